@@ -1,0 +1,3 @@
+"""Self-supervised pretraining for the OpenMMLab toolboxes."""
+
+__version__ = "0.1.0"

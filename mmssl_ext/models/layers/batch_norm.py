@@ -1,0 +1,146 @@
+"""Protection against the BatchNorm leak between a query and its key.
+
+Query and positive key come from the same batch, so shared batch statistics tell which
+key belongs to which query (MoCo, arXiv 1911.05722, section 3.3). The key's batch must
+see other statistics: shuffled over the ranks where there are several, shuffled over
+groups of one batch (SplitBatchNorm, as in the official CIFAR-10 demo) where there is
+one.
+"""
+
+import torch
+from mmengine.dist import all_gather, get_rank, get_world_size
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmssl_ext.registry import MODELS
+
+
+def shuffle_batch(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Permute the images of all ranks.
+
+    Every rank draws the same permutation from ``seed``, so it needs no broadcast, and a
+    resumed run draws what the uninterrupted one would have drawn.
+
+    Args:
+        x: This rank's images, N x ...; N is the same on every rank.
+        seed: E.g. the number of the step; equal on all ranks.
+
+    Returns:
+        This rank's N of the permuted images, and the inverse permutation of all
+        W * N positions for :func:`unshuffle_batch`.
+    """
+    everything = _gather(x)  # W*N x ...
+    generator = torch.Generator(x.device).manual_seed(seed)
+    order = torch.randperm(len(everything), generator=generator, device=x.device)
+    return everything[_own_part(order)], order.argsort()
+
+
+def unshuffle_batch(x: Tensor, inverse: Tensor) -> Tensor:
+    """Undo :func:`shuffle_batch` on anything computed row by row (N x ...)."""
+    return _gather(x)[_own_part(inverse)]
+
+
+def _gather(x: Tensor) -> Tensor:
+    return x if get_world_size() == 1 else torch.cat(all_gather(x.contiguous()))
+
+
+def _own_part(order: Tensor) -> Tensor:
+    return order.view(get_world_size(), -1)[get_rank()]
+
+
+@MODELS.register_module()
+class SplitBatchNorm(_BatchNorm):
+    """BatchNorm whose training statistics come from groups of the batch.
+
+    Sample n belongs to group n mod ``num_splits``. Running statistics are the average
+    over the groups. Evaluation and the state dict equal plain BatchNorm's. A batch of
+    fewer than ``2 * num_splits`` samples is split into groups of at least two.
+
+    Args:
+        num_features: Channels C.
+        num_splits: Number of groups.
+        **kwargs: As for :class:`torch.nn.BatchNorm2d`.
+
+    Raises:
+        ValueError: ``num_splits`` is not positive, or ``momentum`` is None.
+    """
+
+    def __init__(self, num_features: int, num_splits: int = 8, **kwargs) -> None:
+        super().__init__(num_features, **kwargs)
+        if num_splits < 1:
+            raise ValueError(f"num_splits must be at least 1, but is {num_splits}.")
+        if self.momentum is None:
+            raise ValueError(
+                "SplitBatchNorm keeps exponential averages; set momentum to a number."
+            )
+        self.num_splits = num_splits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise N x C x ... inputs."""
+        splits = min(self.num_splits, len(x) // 2)
+        if not self.training or splits < 2:
+            return super().forward(x)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        tracked = [s for s in (self.running_mean, self.running_var) if s is not None]
+        running = [s.repeat(splits, 1) for s in tracked]  # S x C each
+        if len(x) % splits == 0 and x.is_contiguous():
+            # Groups become channels: N x C x ... -> N/S x S*C x ...
+            grouped = x.view(len(x) // splits, splits * x.shape[1], *x.shape[2:])
+            y = self._normalise(grouped, [s.view(-1) for s in running], splits)
+            y = y.view_as(x)
+        else:  # unequal groups, or channels_last, which that view would have to copy
+            y = torch.empty_like(x)
+            for n in range(splits):
+                y[n::splits] = self._normalise(x[n::splits], [s[n] for s in running])
+        for statistic, groups in zip(tracked, running, strict=True):
+            statistic.copy_(groups.mean(0))
+        return y
+
+    def _normalise(self, x: Tensor, running: list[Tensor], repeats: int = 1) -> Tensor:
+        mean, var = running or (None, None)
+        return nn.functional.batch_norm(
+            x,
+            mean,
+            var,
+            None if self.weight is None else self.weight.repeat(repeats),
+            None if self.bias is None else self.bias.repeat(repeats),
+            training=True,
+            momentum=self.momentum or 0.0,
+            eps=self.eps,
+        )
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"Expected N x C x ... but got {tuple(input.shape)}.")
+
+    def extra_repr(self) -> str:
+        """Groups for ``print(model)``."""
+        return f"{super().extra_repr()}, num_splits={self.num_splits}"
+
+
+def split_batch_norm(module: nn.Module, num_splits: int) -> nn.Module:
+    """Replace every plain BatchNorm below ``module``, sharing its parameters.
+
+    Args:
+        module: Changed in place.
+        num_splits: Groups per batch.
+
+    Returns:
+        ``module``, or its replacement if it is itself a BatchNorm.
+    """
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+        split = SplitBatchNorm(
+            module.num_features,
+            num_splits,
+            eps=module.eps,
+            momentum=module.momentum,
+            affine=module.affine,
+            track_running_stats=module.track_running_stats,
+        )
+        split.train(module.training)
+        split._parameters, split._buffers = module._parameters, module._buffers
+        return split
+    for name, child in module.named_children():
+        setattr(module, name, split_batch_norm(child, num_splits))
+    return module

@@ -1,0 +1,195 @@
+"""Softmax over a long queue, computed as attention.
+
+Attention with query ``q`` (N x D) and keys = values = ``queue`` (K x D) at scale
+``1/T`` returns, for p = softmax(q queue^T / T),
+
+    o   = p @ queue                              N x D
+    lse = logsumexp(q queue^T / T)               N
+
+and d lse / d q = o / T. So a contrastive loss *and* its gradient come from one pass,
+and nothing of size N x K is ever stored. The pass runs on torch's fused attention where
+that op is available and agrees with the reference, otherwise on a chunked streaming
+softmax in public ops. Both accumulate in at least fp32.
+"""
+
+from functools import lru_cache
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+# Elements of one N x chunk block of logits: 1 MiB in fp32 stays in a CPU's L2 cache; a
+# GPU wants larger matrix products.
+_BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
+
+
+def queue_logsumexp(q: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Log-sum-exp of the similarities to a queue, differentiable in ``q`` only.
+
+    Args:
+        q: Query features, N x D (usually unit rows).
+        queue: Negative keys, K x D; never receives a gradient and may be overwritten
+            as soon as this returns.
+        temperature: Softmax temperature T > 0.
+
+    Returns:
+        ``logsumexp_j(q_n . queue_j / T)``, shape N, fp32 (fp64 for fp64 input).
+    """
+    return _QueueLogSumExp.apply(q, queue, temperature)
+
+
+class _QueueLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q: Tensor, queue: Tensor, temperature: float) -> Tensor:
+        mean_key, lse = attend(q, queue, 1 / temperature)
+        ctx.save_for_backward(mean_key)
+        ctx.scale, ctx.dtype = 1 / temperature, q.dtype
+        return lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        (mean_key,) = ctx.saved_tensors
+        return (grad[:, None] * mean_key * ctx.scale).to(ctx.dtype), None, None
+
+
+@torch.no_grad()
+def attend(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Softmax-weighted mean key and log-sum-exp of every row of ``q``.
+
+    Args:
+        q: N x D.
+        queue: K x D.
+        scale: Factor on the similarities (1 / temperature).
+
+    Returns:
+        ``o`` (N x D) and ``lse`` (N), fp32 (fp64 where both inputs are fp64).
+
+    Raises:
+        ValueError: The feature sizes differ or the queue is empty.
+    """
+    q, queue = _prepare(q, queue)
+    with torch.autocast(q.device.type, enabled=False):
+        if _fast_path_agrees(q.device.type, q.dtype, q.shape[1]):
+            return _attend_fused(q, queue, scale)
+        return _attend_chunked(q, queue, scale)
+
+
+@torch.no_grad()
+def softmax_jacobian(
+    q: Tensor, queue: Tensor, scale: float, mean_key: Tensor, lse: Tensor, v: Tensor
+) -> Tensor:
+    """Product of the Jacobian d o / d q with ``v``, in one streaming pass.
+
+    ``J v = scale * (sum_j p_j n_j (n_j . v) - o (o . v))`` with p, o = ``mean_key`` and
+    ``lse`` as :func:`attend` returns them. J is symmetric.
+
+    Args:
+        q: N x D.
+        queue: K x D.
+        scale: As given to :func:`attend`.
+        mean_key: N x D.
+        lse: N.
+        v: N x D.
+
+    Returns:
+        N x D.
+    """
+    q, queue = _prepare(q, queue)
+    v = v.to(q.dtype)
+    second_moment = torch.zeros_like(q)
+    with torch.autocast(q.device.type, enabled=False):
+        for block in _blocks(q, queue):  # B x D
+            p = torch.addmm(lse[:, None], q, block.T, beta=-1, alpha=scale).exp_()
+            second_moment.addmm_(p.mul_(v @ block.T), block)
+    along = (mean_key * v).sum(1, keepdim=True)
+    return scale * (second_moment - mean_key * along)
+
+
+def _prepare(q: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
+    if q.shape[1] != queue.shape[1] or not len(queue):
+        raise ValueError(
+            f"The queries are {tuple(q.shape)} (N x D) and the queue is "
+            f"{tuple(queue.shape)} (K x D): D must be equal and K positive. Set feat_dim "
+            "of the algorithm to the output size of its neck."
+        )
+    dtype = torch.promote_types(torch.promote_types(q.dtype, queue.dtype), torch.float)
+    return q.to(dtype), queue.to(dtype)
+
+
+def _blocks(q: Tensor, queue: Tensor) -> tuple[Tensor, ...]:
+    elements = _BLOCK_ELEMENTS.get(q.device.type, _BLOCK_ELEMENTS["cpu"])
+    return queue.split(max(128, elements // max(1, len(q))))
+
+
+def _attend_chunked(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Streaming softmax with a running maximum, in public ops."""
+    peak = q.new_full((len(q), 1), -torch.inf)  # N x 1
+    total = q.new_zeros(len(q), 1)  # N x 1
+    weighted = torch.zeros_like(q)  # N x D
+    for block in _blocks(q, queue):  # B x D
+        logits = (q @ block.T).mul_(scale)  # N x B
+        new_peak = torch.maximum(peak, logits.amax(1, keepdim=True))
+        weights = logits.sub_(new_peak).exp_()
+        decay = (peak - new_peak).exp_()
+        total = total * decay + weights.sum(1, keepdim=True)
+        weighted = (weighted * decay).addmm_(weights, block)
+        peak = new_peak
+    return weighted / total, (peak + total.log()).squeeze(1)
+
+
+def _attend_fused(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Torch's fused attention; a GPU gets the queue in segments to fill its blocks."""
+    segments = _segments(len(q), len(queue)) if q.is_cuda else 1
+    rows = q.expand(1, segments, *q.shape)  # 1 x S x N x D
+    keys = queue.contiguous().view(1, segments, -1, q.shape[1])  # 1 x S x K/S x D
+    if q.is_cuda:
+        op = torch.ops.aten._scaled_dot_product_efficient_attention
+        o, lse = op(rows, keys, keys, None, True, scale=scale)[:2]
+    else:
+        op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        o, lse = op(rows, keys, keys, scale=scale)
+    o, lse = o[0], lse[0, :, : len(q)]  # S x N x D, S x N (padded by the CUDA op)
+    if segments == 1:
+        return o[0], lse[0]
+    total = lse.logsumexp(0)  # N
+    return ((lse - total).exp()[:, :, None] * o).sum(0), total
+
+
+def _segments(num_rows: int, queue_len: int) -> int:
+    """Power of two that divides the queue and gives a few hundred blocks of 64 rows."""
+    segments = 1
+    while segments * -(-num_rows // 64) < 256 and queue_len % (segments * 256) == 0:
+        segments *= 2
+    return segments
+
+
+@lru_cache(maxsize=None)
+def _fast_path_agrees(device: str, dtype: torch.dtype, dim: int) -> bool:
+    """Whether the fused op runs here and equals the chunked form on a small case.
+
+    The op is private to torch, so its presence, signature and result are checked once
+    for every device, dtype and feature size instead of being trusted.
+    """
+    if device not in ("cpu", "cuda"):
+        return False
+    angles = torch.arange(96 * dim, dtype=torch.float64).view(96, dim)
+    rows = torch.nn.functional.normalize(torch.sin(angles * angles), dim=1)
+    rows = rows.to(device, dtype)
+    q, queue = rows[:32], rows[32:]
+    try:
+        fused, chunked = _attend_fused(q, queue, 5.0), _attend_chunked(q, queue, 5.0)
+        agrees = all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+            for a, b in zip(fused, chunked, strict=True)
+        )
+        why = "its result differs from the reference"
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        agrees, why = False, str(error).split("\n")[0]
+    if not agrees:
+        print_log(
+            f"Fused attention is not used for the queue softmax on {device} with "
+            f"{dtype}, D={dim} ({why}); the chunked form takes its place.",
+            logger="current",
+        )
+    return agrees

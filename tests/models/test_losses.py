@@ -1,0 +1,287 @@
+"""Losses against loop-written references, hand-computed cases and gradcheck."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from mmssl_ext.models.heads import ConsistencyHead, InstanceHead
+from mmssl_ext.models.losses import info_nce, queue_attention, queue_consistency
+
+HAND = dict(
+    q=torch.tensor([[0.6, 0.8]], dtype=torch.float64),
+    k=torch.tensor([[0.8, 0.6]], dtype=torch.float64),
+    queue=torch.eye(2, dtype=torch.float64),
+)
+
+
+@pytest.fixture(params=["fused", "chunked"])
+def path(request, monkeypatch):
+    """Run a test on the fused attention and on the chunked fallback."""
+    if request.param == "fused":
+        assert queue_attention._fast_path_agrees("cpu", torch.float32, 16)
+    else:
+        monkeypatch.setattr(queue_attention, "_fast_path_agrees", lambda *_: False)
+        monkeypatch.setattr(queue_attention, "_BLOCK_ELEMENTS", {"cpu": 128 * 8})
+    return request.param
+
+
+def unit(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(*shape, generator=generator, dtype=dtype), dim=1)
+
+
+def loop_info_nce(q, k, queue, temperature):
+    """Equation 1 of MoCo, one query and one negative at a time."""
+    losses = []
+    for n in range(len(q)):
+        positive = sum(a * b for a, b in zip(q[n], k[n], strict=True)) / temperature
+        total = positive.exp()
+        for negative in queue:
+            total = total + (
+                sum(a * b for a, b in zip(q[n], negative, strict=True)) / temperature
+            ).exp()
+        losses.append(total.log() - positive)
+    return torch.stack(losses)
+
+
+def loop_profile(x, queue, temperature):
+    exps = [(torch.dot(x, negative) / temperature).exp() for negative in queue]
+    return [e / sum(exps) for e in exps]
+
+
+def loop_consistency(q, k, queue, temperature):
+    """The two KL terms of CO2, entry by entry, in their explicit form."""
+    losses = []
+    for n in range(len(q)):
+        profile_q = loop_profile(q[n], queue, temperature)
+        profile_p = loop_profile(k[n], queue, temperature)
+        assert len(profile_q) == len(queue)  # the positive is no entry
+        assert float(sum(profile_q).detach()) == pytest.approx(1)
+        kl_pq = sum(
+            p * (p.log() - s.log()) for p, s in zip(profile_p, profile_q, strict=True)
+        )
+        kl_qp = sum(
+            s * (s.log() - p.log()) for p, s in zip(profile_p, profile_q, strict=True)
+        )
+        losses.append(kl_pq / 2 + kl_qp / 2)
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("loss", [info_nce, queue_consistency])
+@pytest.mark.parametrize("temperature", [0.04, 0.2, 1.0])
+def test_value_and_gradient_equal_the_loop(loss, temperature, path):
+    reference = {
+        info_nce: loop_info_nce,
+        queue_consistency: loop_consistency,
+    }[loss]
+    q, k, queue = unit(5, 16), unit(5, 16, seed=1), unit(37, 16, seed=2)
+    weights = torch.linspace(0.5, 1.5, 5, dtype=torch.float64)  # rows apart
+    results = []
+    for function in (loss, reference):
+        leaf = q.clone().requires_grad_()
+        value = function(leaf, k, queue, temperature)
+        (grad,) = torch.autograd.grad(value @ weights, leaf)
+        results.append((value.detach(), grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("loss", [info_nce, queue_consistency])
+def test_gradcheck(loss, path):
+    q = unit(3, 16).requires_grad_()
+    k, queue = unit(3, 16, seed=1), unit(300, 16, seed=2)
+    assert torch.autograd.gradcheck(lambda x: loss(x, k, queue, 0.1), q)
+
+
+def naive(loss, q, k, queue, temperature):
+    """The textbook forms over materialised N x K logits."""
+    negatives = q @ queue.T / temperature
+    if loss is info_nce:
+        positive = (q * k).sum(1, keepdim=True) / temperature
+        logits = torch.cat([positive, negatives], dim=1)
+        return torch.nn.functional.cross_entropy(
+            logits, torch.zeros(len(q), dtype=torch.long), reduction="none"
+        )
+    log_q = negatives.log_softmax(1)
+    log_p = (k @ queue.T / temperature).log_softmax(1)
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1) / 2
+
+
+@pytest.mark.parametrize("loss", [info_nce, queue_consistency])
+def test_full_size_equals_the_naive_form(loss, path):
+    # fp32 at N=256, K=65,536 against the same sums in fp64.
+    q = normalize(unit(256, 128) + 0.5 * unit(1, 128, seed=3), dim=1)
+    k = normalize(q + 0.3 * unit(256, 128, seed=1), dim=1)
+    queue = unit(65536, 128, seed=2)
+    temperature = {info_nce: 0.2, queue_consistency: 0.05}[loss]
+    results = []
+    for function, dtype in ((loss, torch.float32), (naive, torch.float64)):
+        leaf = q.to(dtype).requires_grad_()
+        args = (leaf, k.to(dtype), queue.to(dtype), temperature)
+        value = function(loss, *args) if function is naive else function(*args)
+        value.mean().backward()
+        results.append((value.detach().double(), leaf.grad.double()))
+    for ours, truth in zip(*results, strict=True):
+        assert float((ours - truth).norm() / truth.norm()) < 1e-5
+
+
+def test_info_nce_hand_case(path):
+    assert info_nce(**HAND, temperature=0.2).item() == pytest.approx(0.479104, abs=1e-6)
+
+
+def test_info_nce_of_equal_logits_is_log_k_plus_1(path):
+    q = unit(4, 16)
+    queue = q[:1].expand(65536, 16)
+    loss = info_nce(q[:1], q[:1], queue, 0.2)
+    assert loss.item() == pytest.approx(math.log(65537), abs=1e-6)
+    assert math.log(65537) == pytest.approx(11.0904, abs=1e-4)
+
+
+def test_info_nce_of_a_perfect_query(path):
+    q = torch.eye(1, 16)
+    queue = torch.eye(16)[1:2].expand(65536, 16)
+    assert info_nce(q, q, queue, 0.2).item() == pytest.approx(6.0926, abs=1e-4)
+
+
+def test_info_nce_of_random_vectors_starts_near_its_known_value():
+    loss = info_nce(
+        unit(512, 128), unit(512, 128, seed=1), unit(65536, 128, seed=2), 0.2
+    )
+    assert loss.mean().item() == pytest.approx(11.19, abs=0.05)
+
+
+def test_info_nce_trains_the_key_where_it_has_a_gradient(path):
+    k = HAND["k"].clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: info_nce(HAND["q"], x, HAND["queue"], 0.2), k
+    )
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "temperature", "expected"),
+    [
+        ((0.6, 0.8), (0.8, 0.6), 0.2, 0.462117),
+        ((0.6, 0.8), (0.8, 0.6), 0.05, 3.856110),
+        ((1.0, 0.0), (0.0, 1.0), 1.0, 0.462117),
+        ((1.0, 0.0), (0.0, 1.0), 0.5, 1.523188),
+    ],
+)
+def test_consistency_hand_cases(q, k, temperature, expected, path):
+    q, k = (torch.tensor([x], dtype=torch.float64) for x in (q, k))
+    loss = queue_consistency(q, k, HAND["queue"], temperature)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "total"), [(0.3, 0.617740), (10, 5.100276)])
+def test_total_of_the_heads_by_hand(alpha, total):
+    loss = InstanceHead(temperature=0.2).loss(**HAND)
+    loss = loss + ConsistencyHead(temperature=0.2, weight=alpha).loss(**HAND)
+    assert loss.item() == pytest.approx(total, abs=1e-6)
+
+
+def test_consistency_gradient_by_hand(path):
+    # With the queue an identity, q equals tau * z, so dL/dz = tau * dL/dq.
+    q = HAND["q"].clone().requires_grad_()
+    queue_consistency(q, HAND["k"], HAND["queue"], 0.2).sum().backward()
+    expected = torch.tensor([[-0.427671, 0.427671]], dtype=torch.float64)
+    torch.testing.assert_close(0.2 * q.grad, expected, atol=1e-6, rtol=0)
+
+
+def test_consistency_refuses_to_train_the_target():
+    with pytest.raises(ValueError, match="detach"):
+        queue_consistency(
+            HAND["q"], HAND["k"].clone().requires_grad_(), HAND["queue"], 0.2
+        )
+
+
+def test_consistency_invariants(path):
+    q, k, queue = unit(6, 16), unit(6, 16, seed=1), unit(50, 16, seed=2)
+
+    def loss(q, k, queue, temperature=0.1):
+        return queue_consistency(q, k, queue, temperature)
+
+    base = loss(q, k, queue)
+    assert (base > 0).all() and (base <= 2 / 0.1).all()
+    torch.testing.assert_close(loss(k, q, queue), base)  # symmetric
+    torch.testing.assert_close(loss(q, k, queue.flip(0)), base)  # order of the queue
+    torch.testing.assert_close(loss(q, k, queue.repeat(2, 1)), base)  # duplicates
+    assert loss(q, k, queue, temperature=1e4).max() < 1e-7
+    doubled = loss(q.repeat(2, 1), k.repeat(2, 1), queue)
+    torch.testing.assert_close(doubled.mean(), base.mean())
+
+    leaf = q.clone().requires_grad_()
+    same = loss(leaf, q, queue)
+    same.sum().backward()
+    assert float(same.detach().abs().max()) < 1e-12
+    assert float(leaf.grad.abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("loss", [info_nce, queue_consistency])
+def test_queue_may_be_overwritten_before_backward(loss, path):
+    q, k = unit(4, 16), unit(4, 16, seed=1)
+    grads = []
+    for overwrite in (False, True):
+        queue, leaf = unit(64, 16, seed=2), q.clone().requires_grad_()
+        value = loss(leaf, k, queue, 0.1).sum()
+        if overwrite:
+            queue.normal_()
+        value.backward()
+        grads.append(leaf.grad)
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("loss", [info_nce, queue_consistency])
+def test_half_precision_is_accumulated_in_fp32(loss, path):
+    q, k, queue = unit(8, 16), unit(8, 16, seed=1), unit(4096, 16, seed=2)
+    exact = loss(q, k, queue, 0.05)
+    leaf = q.bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(leaf, k.bfloat16(), queue.float(), 0.05)
+    value.sum().backward()
+    assert value.dtype == torch.float32 and leaf.grad.dtype == torch.bfloat16
+    # What remains is the rounding of the bf16 inputs themselves.
+    rounded = loss(leaf.detach().double(), k.bfloat16().double(), queue, 0.05)
+    torch.testing.assert_close(value.double(), rounded, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(value.double(), exact, rtol=0.1, atol=0.1)
+
+
+def test_small_temperature_does_not_underflow(path):
+    q = torch.eye(1, 16)
+    queue = -q.expand(1000, 16)  # every negative is opposite: logits of -1000
+    loss = info_nce(q, -q, queue, 1e-3)
+    assert loss.item() == pytest.approx(math.log(1001), rel=1e-5)
+
+
+def test_fused_result_is_not_trusted_when_it_differs(monkeypatch):
+    agrees = queue_attention._fast_path_agrees.__wrapped__
+    assert agrees("cpu", torch.float32, 32)
+    fused = queue_attention._attend_fused
+
+    def wrong(*args):
+        o, lse = fused(*args)
+        return o, lse + 0.01
+
+    monkeypatch.setattr(queue_attention, "_attend_fused", wrong)
+    assert not agrees("cpu", torch.float32, 32)
+
+
+def test_feature_sizes_must_agree():
+    with pytest.raises(ValueError, match="feat_dim"):
+        info_nce(unit(2, 16), unit(2, 16), unit(8, 32), 0.2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("loss", [info_nce, queue_consistency])
+@pytest.mark.parametrize("rows", [3, 256])
+def test_gpu_equals_cpu(loss, rows):
+    q, k, queue = unit(rows, 128), unit(rows, 128, seed=1), unit(65536, 128, seed=2)
+    assert queue_attention._fast_path_agrees("cuda", torch.float32, 128)
+    results = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
+        leaf = q.to(device, dtype).requires_grad_()
+        value = loss(leaf, k.to(device, dtype), queue.to(device, dtype), 0.1)
+        value.mean().backward()
+        results.append((value.detach().cpu().double(), leaf.grad.cpu().double()))
+    for ours, truth in zip(*results, strict=True):
+        assert float((ours - truth).norm() / truth.norm()) < 1e-4

@@ -1,0 +1,112 @@
+"""Key queue and momentum encoder."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from mmssl_ext.models.memory import KeyQueue, MomentumEncoder
+
+from ..distributed import run_ranks
+
+
+def unit(*shape):
+    return normalize(torch.randn(*shape), dim=1)
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 4, 4], [3, 3, 3, 3], [1, 7, 10, 25, 2, 31]])
+def test_queue_equals_a_list(sizes):
+    torch.manual_seed(0)
+    queue = KeyQueue(10, 4)
+    reference, ptr = list(queue.keys.clone()), 0
+    for size in sizes:
+        keys = unit(size, 4)
+        for key in keys:  # one at a time, overwriting the oldest
+            reference[ptr] = key
+            ptr = (ptr + 1) % 10
+        queue.enqueue(keys)
+        assert torch.equal(queue.keys, torch.stack(reference))
+        assert queue.ptr.item() == ptr
+    torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(10))
+
+
+def enqueue_on_a_rank(rank, batches):
+    torch.manual_seed(0)
+    queue = KeyQueue(10, 4)
+    for batch in batches:
+        queue.enqueue(batch.chunk(2)[rank])
+    return queue.state_dict()
+
+
+def test_queue_gathers_ranks_in_order():
+    torch.manual_seed(1)
+    batches = [unit(6, 4), unit(14, 4), unit(2, 4)]
+    torch.manual_seed(0)
+    single = KeyQueue(10, 4)
+    for batch in batches:
+        single.enqueue(batch)
+    for state in run_ranks(enqueue_on_a_rank, 2, batches):
+        assert torch.equal(state["keys"], single.keys)
+        assert torch.equal(state["ptr"], single.ptr)
+
+
+def test_queue_needs_a_size():
+    with pytest.raises(ValueError, match="queue_len"):
+        KeyQueue(0, 4)
+
+
+def encoder(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+
+def test_first_update_copies_and_the_next_averages():
+    query = encoder(0)
+    key = MomentumEncoder(0.999, net=query)
+    for p in query.parameters():
+        p.data.uniform_()
+    key.update(net=query)
+    for old, new in zip(key.parameters(), query.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert not old.requires_grad
+    before = [p.clone() for p in key.parameters()]
+    for p in query.parameters():
+        p.data.uniform_()
+    key.update(net=query)
+    for old, new, now in zip(
+        before, query.parameters(), key.parameters(), strict=True
+    ):
+        torch.testing.assert_close(now, 0.999 * old + 0.001 * new)
+    assert key.steps.item() == key.num_steps == 2
+
+
+def test_key_encoder_keeps_its_own_batch_norm_statistics():
+    query = encoder(0)
+    key = MomentumEncoder(0.999, net=query)
+    key.update(net=query)
+    query(torch.randn(8, 4))
+    key.net(torch.randn(8, 4) + 3)
+    statistics = key.net[1].running_mean.clone()
+    key.update(net=query)
+    assert torch.equal(key.net[1].running_mean, statistics)
+    assert not torch.allclose(statistics, query[1].running_mean)
+
+
+def test_a_restored_encoder_goes_on_averaging():
+    query = encoder(0)
+    key = MomentumEncoder(0.9, net=query)
+    key.update(net=query)
+    for p in query.parameters():
+        p.data.uniform_()
+    restored = MomentumEncoder(0.9, net=encoder(1))
+    restored.load_state_dict(key.state_dict())
+    key.update(net=query)
+    restored.update(net=query)
+    for name, value in key.state_dict().items():
+        assert torch.equal(value, restored.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("momentum", [0.001, 0.0, 0.49, 1.01])
+def test_the_other_momentum_convention_is_refused(momentum):
+    with pytest.raises(ValueError, match=r"0\.999.*1 minus that"):
+        MomentumEncoder(momentum, net=encoder(0))
