@@ -3,7 +3,8 @@
 With ``default_scope = "mmssl_ext"`` a name is looked up here first and then upwards:
 ``CO2`` is ours, ``ResNet`` is mmpretrain's, ``CheckpointHook`` is mmengine's. The
 modules at ``locations`` are imported at the first look-up, so a config needs no
-``custom_imports``.
+``custom_imports``. All of upstream's registries have a child here, else mmengine warns
+at each look-up.
 """
 
 from mmengine.registry import Registry
@@ -18,11 +19,27 @@ def _child(parent: Registry, location: str) -> Registry:
     )
 
 
+RUNNERS = _child(upstream.RUNNERS, "engine")
+RUNNER_CONSTRUCTORS = _child(upstream.RUNNER_CONSTRUCTORS, "engine")
+LOOPS = _child(upstream.LOOPS, "engine")
+HOOKS = _child(upstream.HOOKS, "engine")
+LOG_PROCESSORS = _child(upstream.LOG_PROCESSORS, "engine")
+OPTIMIZERS = _child(upstream.OPTIMIZERS, "engine")
+OPTIM_WRAPPERS = _child(upstream.OPTIM_WRAPPERS, "engine")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(upstream.OPTIM_WRAPPER_CONSTRUCTORS, "engine")
+PARAM_SCHEDULERS = _child(upstream.PARAM_SCHEDULERS, "engine")
+
 MODELS = _child(upstream.MODELS, "models")
+MODEL_WRAPPERS = _child(upstream.MODEL_WRAPPERS, "models")
 WEIGHT_INITIALIZERS = _child(upstream.WEIGHT_INITIALIZERS, "models")
+TASK_UTILS = _child(upstream.TASK_UTILS, "models")
+
 DATASETS = _child(upstream.DATASETS, "datasets")
 DATA_SAMPLERS = _child(upstream.DATA_SAMPLERS, "datasets")
 TRANSFORMS = _child(upstream.TRANSFORMS, "datasets")
-HOOKS = _child(upstream.HOOKS, "engine")
-LOOPS = _child(upstream.LOOPS, "engine")
+
 METRICS = _child(upstream.METRICS, "evaluation")
+EVALUATORS = _child(upstream.EVALUATORS, "evaluation")
+
+VISUALIZERS = _child(upstream.VISUALIZERS, "visualization")
+VISBACKENDS = _child(upstream.VISBACKENDS, "visualization")

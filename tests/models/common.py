@@ -19,9 +19,7 @@ def model_config(type_="CO2", **changes) -> dict:
     config = dict(
         type=type_,
         backbone=BACKBONE,
-        neck=dict(
-            type="MoCoV2Neck", in_channels=64, hid_channels=64, out_channels=16
-        ),
+        neck=dict(type="MoCoV2Neck", in_channels=64, hid_channels=64, out_channels=16),
         head=dict(type="InstanceHead", temperature=0.2),
         queue_len=64,
         feat_dim=16,

@@ -26,7 +26,9 @@ def reference(x, groups, bn):
     return y, torch.stack(means).mean(0), torch.stack(variances).mean(0)
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last]
+)
 @pytest.mark.parametrize(
     ("batch", "groups"), [(16, 4), (16, 8), (10, 4), (7, 3), (5, 2)]
 )

@@ -39,9 +39,13 @@ def loop_info_nce(q, k, queue, temperature):
         positive = sum(a * b for a, b in zip(q[n], k[n], strict=True)) / temperature
         total = positive.exp()
         for negative in queue:
-            total = total + (
-                sum(a * b for a, b in zip(q[n], negative, strict=True)) / temperature
-            ).exp()
+            total = (
+                total
+                + (
+                    sum(a * b for a, b in zip(q[n], negative, strict=True))
+                    / temperature
+                ).exp()
+            )
         losses.append(total.log() - positive)
     return torch.stack(losses)
 

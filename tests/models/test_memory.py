@@ -73,9 +73,7 @@ def test_first_update_copies_and_the_next_averages():
     for p in query.parameters():
         p.data.uniform_()
     key.update(net=query)
-    for old, new, now in zip(
-        before, query.parameters(), key.parameters(), strict=True
-    ):
+    for old, new, now in zip(before, query.parameters(), key.parameters(), strict=True):
         torch.testing.assert_close(now, 0.999 * old + 0.001 * new)
     assert key.steps.item() == key.num_steps == 2
 

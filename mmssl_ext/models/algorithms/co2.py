@@ -15,6 +15,8 @@ remembered rather than read in the paper (unverified): alpha = 10, tau_con = 0.0
 MoCo v1; alpha = 0.3, tau_con = 0.05 on MoCo v2; no ramp-up of alpha.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from mmssl_ext.registry import MODELS
@@ -32,7 +34,7 @@ class CO2(MoCo):
         **kwargs: As for :class:`MoCo`; ``head.temperature`` is tau_ins.
     """
 
-    def __init__(self, consistency: dict, **kwargs) -> None:
+    def __init__(self, consistency: dict, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.consistency = MODELS.build(consistency)
 

@@ -24,6 +24,7 @@ Differs from the reference code:
 """
 
 import warnings
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
@@ -98,7 +99,7 @@ class MoCo(BaseSelfSupervisor):
         super().init_weights()
         self.encoder_k.copy_from(**self.query_parts)
 
-    def loss(self, inputs: list[Tensor], data_samples=None) -> dict[str, Tensor]:
+    def loss(self, inputs: list[Tensor], data_samples: Any = None) -> dict[str, Tensor]:
         """Losses of one batch.
 
         Args:
@@ -110,8 +111,8 @@ class MoCo(BaseSelfSupervisor):
         """
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             raise ValueError(
-                f"{type(self).__name__} takes two views per image; let the pipeline end "
-                "in MakeViews with two views."
+                f"{type(self).__name__} takes two views per image; let the pipeline "
+                "make them by MakeViews with two views."
             )
         q = self.encode_query(inputs[0])  # N x D
         k = self.encode_key(inputs[1])  # N x D
@@ -138,7 +139,9 @@ class MoCo(BaseSelfSupervisor):
         """Named losses of N x D queries and keys against the queue as it stands."""
         return {"loss_instance": self.head.loss(q, k, self.queue.keys)}
 
-    def forward(self, inputs, data_samples=None, mode: str = "tensor"):
+    def forward(
+        self, inputs: Any, data_samples: Any = None, mode: str = "tensor"
+    ) -> Any:
         """Dispatch on ``mode``.
 
         Args:
@@ -152,7 +155,7 @@ class MoCo(BaseSelfSupervisor):
             N x C) and ``embedding`` (N x D), not normalised.
         """
         if mode in ("embed", "embed_key"):
-            encoder = self if mode == "embed" else self.encoder_k
+            encoder: Any = self if mode == "embed" else self.encoder_k
             maps = encoder.backbone(inputs)  # tuple; last N x C x h x w
             return {
                 "backbone": maps[-1].flatten(2).mean(2),
@@ -189,8 +192,8 @@ class MoCo(BaseSelfSupervisor):
             return True
         if bn_splits == 1:
             warnings.warn(
-                "bn_splits=1 on one device: query and key share batch statistics, which "
-                "leak the answer. Set bn_splits=8 unless this is a comparison.",
+                "bn_splits=1 on one device: query and key share batch statistics, "
+                "which leak the answer. Set bn_splits=8 unless this is a comparison.",
                 stacklevel=3,
             )
             return False

@@ -68,7 +68,7 @@ class ConsistencyHead(BaseModule):
         self.weight = weight
 
     def loss(self, q: Tensor, k: Tensor, queue: Tensor) -> Tensor:
-        """alpha times the mean divergence of N x D queries and keys, a scalar."""
+        """Alpha times the mean divergence of N x D queries and keys, a scalar."""
         if self.weight == 0:
             return q.new_zeros(())
         return self.weight * queue_consistency(q, k, queue, self.temperature).mean()

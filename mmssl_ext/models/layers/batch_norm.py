@@ -7,6 +7,8 @@ groups of one batch (SplitBatchNorm, as in the official CIFAR-10 demo) where the
 one.
 """
 
+from typing import Any
+
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size
 from torch import Tensor, nn
@@ -65,7 +67,7 @@ class SplitBatchNorm(_BatchNorm):
         ValueError: ``num_splits`` is not positive, or ``momentum`` is None.
     """
 
-    def __init__(self, num_features: int, num_splits: int = 8, **kwargs) -> None:
+    def __init__(self, num_features: int, num_splits: int = 8, **kwargs: Any) -> None:
         super().__init__(num_features, **kwargs)
         if num_splits < 1:
             raise ValueError(f"num_splits must be at least 1, but is {num_splits}.")

@@ -1,5 +1,7 @@
 """Consistency of two similarity profiles over a queue (CO2, arXiv 2010.02217)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,7 @@ def queue_consistency(
 class _QueueConsistency(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, q: Tensor, k: Tensor, queue: Tensor, temperature: float
+        ctx: Any, q: Tensor, k: Tensor, queue: Tensor, temperature: float
     ) -> Tensor:
         scale = 1 / temperature
         mean_key, lse = attend(torch.cat([q, k]), queue, scale)  # 2N x D, 2N
@@ -59,6 +61,6 @@ class _QueueConsistency(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
         return (grad[:, None] * slope).to(ctx.dtype), None, None, None

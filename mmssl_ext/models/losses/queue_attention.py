@@ -12,7 +12,8 @@ that op is available and agrees with the reference, otherwise on a chunked strea
 softmax in public ops. Both accumulate in at least fp32.
 """
 
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -40,7 +41,7 @@ def queue_logsumexp(q: Tensor, queue: Tensor, temperature: float) -> Tensor:
 
 class _QueueLogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, queue: Tensor, temperature: float) -> Tensor:
         mean_key, lse = attend(q, queue, 1 / temperature)
         ctx.save_for_backward(mean_key)
         ctx.scale, ctx.dtype = 1 / temperature, q.dtype
@@ -48,7 +49,7 @@ class _QueueLogSumExp(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (mean_key,) = ctx.saved_tensors
         return (grad[:, None] * mean_key * ctx.scale).to(ctx.dtype), None, None
 
@@ -110,8 +111,8 @@ def _prepare(q: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     if q.shape[1] != queue.shape[1] or not len(queue):
         raise ValueError(
             f"The queries are {tuple(q.shape)} (N x D) and the queue is "
-            f"{tuple(queue.shape)} (K x D): D must be equal and K positive. Set feat_dim "
-            "of the algorithm to the output size of its neck."
+            f"{tuple(queue.shape)} (K x D): D must be equal and K positive. Set "
+            "feat_dim of the algorithm to the output size of its neck."
         )
     dtype = torch.promote_types(torch.promote_types(q.dtype, queue.dtype), torch.float)
     return q.to(dtype), queue.to(dtype)
@@ -164,7 +165,7 @@ def _segments(num_rows: int, queue_len: int) -> int:
     return segments
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fast_path_agrees(device: str, dtype: torch.dtype, dim: int) -> bool:
     """Whether the fused op runs here and equals the chunked form on a small case.
 

@@ -1,6 +1,7 @@
 """The momentum-updated key encoder (MoCo, arXiv 1911.05722, equation 2)."""
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class MomentumEncoder(nn.Module):
     """
 
     steps: Tensor
+    backbone: nn.Module  # the parts that every method has
+    neck: nn.Module
 
     def __init__(self, momentum: float, **parts: nn.Module) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class MomentumEncoder(nn.Module):
         self.num_steps += 1
         self.steps += 1
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.num_steps = int(self.steps)
 
