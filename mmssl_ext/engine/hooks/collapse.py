@@ -1,0 +1,170 @@
+"""Watch the embeddings: are they collapsing?"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from mmssl_ext.evaluation.health import embedding_health
+from mmssl_ext.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CollapseMonitorHook(Hook):
+    """Log the health of the embeddings and warn of a collapse.
+
+    Every ``interval`` iterations the figures of
+    :func:`mmssl_ext.evaluation.embedding_health`, taken over this rank's last batch,
+    join the training log as ``health/std_ratio`` and so on; one readable line per
+    epoch. Between the intervals nothing is computed and the device is never waited
+    for. Two warnings, each once: the spread is nearly gone, or the loss stays at
+    ln(K + 1), the value of a model that cannot tell its own key from the queue.
+    Neither counts before the queue is full: as long as it holds noise, a healthy
+    model narrows its spread, because nothing pushes the images apart.
+
+    A model takes part by ``last_embeddings`` (``query`` and ``key``, N x D unit rows)
+    and, for what concerns the queue, ``queue.keys`` (K x D).
+
+    Args:
+        interval: Iterations between two checks.
+        min_std_ratio: Warn below this ``std_ratio``.
+        loss_name: The loss that is compared with ln(K + 1).
+        pinned_checks: Consecutive checks at ln(K + 1), within 0.01, before the warning.
+    """
+
+    priority = "NORMAL"  # before LoggerHook (60), which writes the figures
+
+    def __init__(
+        self,
+        interval: int = 50,
+        min_std_ratio: float = 0.1,
+        loss_name: str = "loss_instance",
+        pinned_checks: int = 4,
+    ) -> None:
+        self.interval = interval
+        self.min_std_ratio = min_std_ratio
+        self.loss_name = loss_name
+        self.pinned_checks = pinned_checks
+
+    def before_train(self, runner: Any) -> None:
+        """Say what the loss will look like at first."""
+        self._pinned = 0
+        self._warned: set[str] = set()
+        self._latest: dict[str, float] = {}
+        self._max_rank = 0
+        queue = _queue(runner)
+        if queue is not None and runner.iter == 0:
+            runner.logger.info(
+                f"With {len(queue)} keys in the queue, a loss of ln(K + 1) = "
+                f"{math.log(len(queue) + 1):.2f} means that the model cannot tell an "
+                "image from others. The queue starts as noise, which is easy to tell "
+                f"apart: {self.loss_name} starts lower, first rises towards about that "
+                "value while the queue fills with real keys, and only then falls. That "
+                "is normal."
+            )
+
+    def after_train_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Check at the interval."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        embeddings = getattr(_model(runner), "last_embeddings", None)
+        if not embeddings or len(embeddings["query"]) < 2:
+            self._warn(
+                runner,
+                "inactive",
+                "The collapse monitor is inactive: "
+                f"{type(_model(runner)).__name__} offers no last_embeddings with two "
+                "or more rows.",
+            )
+            return
+        queue = _queue(runner)
+        figures = embedding_health(embeddings["query"], embeddings.get("key"), queue)
+        loss = (outputs or {}).get(self.loss_name)
+        if loss is not None:
+            figures["loss"] = torch.as_tensor(loss).detach().to(figures["std_ratio"])
+        values = torch.stack(list(figures.values())).tolist()  # the one device sync
+        if not all(math.isfinite(value) for value in values):
+            return  # the non-finite guard speaks up
+        health = dict(zip(figures, values, strict=True))
+        self._max_rank = min(embeddings["query"].shape)
+        loss = health.pop("loss", None)
+        seen = (runner.iter + 1) * len(embeddings["query"]) * runner.world_size
+        if queue is None or seen > len(queue):
+            self._judge(runner, health, loss, queue)
+        self._publish(runner, health)
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """One readable line."""
+        if self._latest:
+            extra = "".join(
+                f", {name.replace('_', ' ')} {self._latest[name]:.3f}"
+                for name in ("alignment", "uniformity", "pos_neg_gap")
+                if name in self._latest
+            )
+            runner.logger.info(
+                f"Embeddings in epoch {runner.epoch + 1}: std ratio "
+                f"{self._latest['std_ratio']:.3f} (1 spread, 0 collapsed), effective "
+                f"rank {self._latest['effective_rank']:.1f} of at most "
+                f"{self._max_rank}{extra}"
+            )
+
+    def _publish(self, runner: Any, health: dict[str, float]) -> None:
+        self._latest = health
+        for name, value in health.items():
+            runner.message_hub.update_scalar(f"train/health/{name}", value)
+
+    def _judge(
+        self,
+        runner: Any,
+        health: dict[str, float],
+        loss: float | None,
+        queue: torch.Tensor | None,
+    ) -> None:
+        if health["std_ratio"] < self.min_std_ratio:
+            self._warn(
+                runner,
+                "collapse",
+                f"The embeddings are collapsing at iteration {runner.iter + 1}: their "
+                f"standard deviation is {health['std_ratio']:.3f} of that of a uniform "
+                f"spread, effective rank {health['effective_rank']:.1f}. Check that "
+                "the two views of an image differ, that the learning rate is not too "
+                "high and that the key encoder's momentum is near 0.999.",
+            )
+        if loss is None or queue is None:
+            return
+        chance = math.log(len(queue) + 1)
+        self._pinned = self._pinned + 1 if abs(loss - chance) < 0.01 else 0
+        if self._pinned >= self.pinned_checks:
+            self._warn(
+                runner,
+                "pinned",
+                f"{self.loss_name} has stayed at ln(K + 1) = {chance:.2f} for "
+                f"{self._pinned} checks up to iteration {runner.iter + 1}: the model "
+                "cannot tell an image from the queue. Check the learning rate, that "
+                "images are decoded rightly (look at a batch) and that the embedding "
+                "is not constant.",
+            )
+
+    def _warn(self, runner: Any, kind: str, text: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            runner.logger.warning(text)
+
+
+def _model(runner: Any) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _queue(runner: Any) -> torch.Tensor | None:
+    keys = getattr(getattr(_model(runner), "queue", None), "keys", None)
+    return keys if isinstance(keys, torch.Tensor) else None

@@ -1,0 +1,327 @@
+"""From a config file and options to a Runner; the tools only parse arguments."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import Runner
+
+from .checkpoint import find_resumable, load_checkpoint_file
+from .config_check import check_config, closest
+from .errors import ConfigError, UserError
+
+Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log
+
+# Read by mmengine's Runner: its arguments and what it looks up in the config besides.
+_RUNNER_KEYS = {
+    *inspect.signature(Runner).parameters,
+    *("compile", "sync_bn", "find_unused_parameters", "model_wrapper_cfg"),
+    *("activation_checkpointing", "efficient_conv_bn_eval", "custom_imports"),
+    "runner_type",
+}
+# The hooks that mmengine itself switches off where a config sets them to None.
+_RUNNER_HOOKS = "runtime_info timer sampler_seed logger param_scheduler checkpoint"
+_WORLD_SIZE = {
+    "none": "",
+    "pytorch": "WORLD_SIZE",
+    "slurm": "SLURM_NTASKS",
+    "mpi": "OMPI_COMM_WORLD_SIZE",
+}
+
+
+def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    Raises:
+        ConfigError: The file or one of its bases is missing or no valid config, or an
+            option names nothing that takes effect.
+    """
+    path = Path(path)
+    if not path.is_file():
+        names = [file.name for file in path.parent.glob("*.py")]
+        raise ConfigError(
+            f"Config {path} does not exist (looked from {Path.cwd()})."
+            f"{closest(path.name, names)}"
+        )
+    try:
+        cfg = Config.fromfile(str(path))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"Config {path} needs a file that does not exist: {error}. Check _base_."
+        ) from error
+    except SyntaxError as error:
+        raise ConfigError(
+            f"Config {path} or one of its bases is not valid Python: line "
+            f"{error.lineno}: {error.msg}."
+        ) from error
+    except (OSError, KeyError, TypeError) as error:  # suffix, duplicate or odd keys
+        raise ConfigError(f"Config {path} cannot be read: {error}") from error
+    for option in cfg_options or {}:
+        _check_option(option, cfg)
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            f"--cfg-options cannot be applied to {path}: {error}"
+        ) from error
+    cfg.setdefault("default_scope", "mmssl_ext")
+    return cfg
+
+
+def prepare(
+    cfg: Config,
+    work_dir: str | None = None,
+    resume: bool | str = False,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    launcher: str = "none",
+    tensorboard: bool = False,
+) -> Notices:
+    """Complete and check a config in place, so that ``Runner.from_cfg`` can take it.
+
+    Args:
+        cfg: From :func:`load_config`.
+        work_dir: Folder of the run; else the config's or ``work_dirs/<config name>``.
+        resume: ``True`` for the newest readable checkpoint of the work_dir, or a path.
+        amp: Train in mixed precision where there is a GPU.
+        auto_scale_lr: Scale the learning rate by the true batch over
+            ``auto_scale_lr.base_batch_size``.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        tensorboard: Also write TensorBoard files.
+
+    Returns:
+        What the user should read in the log.
+
+    Raises:
+        UserError: Something in the config or a file cannot be used.
+    """
+    notices: Notices = []
+    hooks = cfg.get("default_hooks") or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in _RUNNER_HOOKS.split():
+            hooks.pop(name)
+    if cfg.default_scope == "mmssl_ext":
+        check_config(cfg)
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs", Path(cfg.filename or "run").stem))
+    _set_precision(cfg, amp, notices)
+    _scale_lr(cfg, auto_scale_lr, launcher, notices)
+    _set_backend(cfg, launcher, notices)
+    _set_checkpoint(cfg, resume or bool(cfg.get("resume")), notices)
+    if tensorboard:
+        _add_tensorboard(cfg)
+    return notices
+
+
+def train(config: str | Path, cfg_options: dict | None = None, **options: Any) -> None:
+    """Train a config; ``options`` are those of :func:`prepare`.
+
+    Raises:
+        UserError: Something that the user can mend stops the run.
+    """
+    cfg = load_config(config, cfg_options)
+    notices = prepare(cfg, **options)
+    runner = build_runner(cfg, notices)
+    runner.train()
+
+
+def build_runner(cfg: Config, notices: Notices = []) -> Runner:  # noqa: B006
+    """Build the Runner of a prepared config and log the notices of the preparation."""
+    on_host = cfg.launcher == "pytorch" and get_device() == "cpu"
+    if on_host and not dist.is_initialized():
+        # mmengine's launcher would select a CUDA device.
+        dist.init_process_group(cfg.env_cfg.dist_cfg.backend)
+    runner = Runner.from_cfg(cfg)
+    for level, text in notices:
+        runner.logger.log(level, text)
+    return runner
+
+
+def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
+    """Turn a tool's function into one that returns the exit code.
+
+    Errors that the user can mend are printed without traceback by rank 0 and end
+    with exit code 2, a run stopped by a non-finite loss with 3; all others keep their
+    traceback.
+    """
+
+    @functools.wraps(main)
+    def run() -> int:
+        try:
+            main()
+        except (UserError, FileNotFoundError, NotADirectoryError) as error:
+            if _rank() == 0 and not getattr(error, "logged", False):
+                print(f"Error: {error}", file=sys.stderr)
+            return getattr(error, "exit_code", UserError.exit_code)
+        finally:
+            if dist.is_available() and dist.is_initialized():
+                dist.destroy_process_group()
+        return 0
+
+    return run
+
+
+def _rank() -> int:
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def _check_option(option: str, cfg: Config) -> None:
+    """Refuse an option that the Runner would never look at."""
+    root = option.split(".")[0]
+    if root in _RUNNER_KEYS:
+        return
+    if root not in cfg:
+        raise ConfigError(
+            f"--cfg-options {option}: the config has no '{root}'."
+            f"{closest(root, _RUNNER_KEYS | set(cfg))}"
+        )
+    places = [p for name in sorted(_RUNNER_KEYS) for p in _places(cfg, name, cfg[root])]
+    raise ConfigError(
+        f"--cfg-options {option}: '{root}' is a variable that the config file has "
+        "already put to use, so changing it would have no effect. Edit the file, or "
+        f"change where its value stands: {', '.join(places[:6]) or 'see the config'}."
+    )
+
+
+def _places(node: Any, path: str, value: Any) -> list[str]:
+    """Where a value stands below a key of a config."""
+    item = node.get(path.rpartition(".")[2])
+    if type(item) is type(value) and item == value:
+        return [path]
+    if isinstance(item, list):
+        item = {str(i): part for i, part in enumerate(item)}
+    names = item if isinstance(item, dict) else ()
+    return [p for name in names for p in _places(item, f"{path}.{name}", value)]
+
+
+def _set_precision(cfg: Config, amp: bool, notices: Notices) -> None:
+    wrapper = cfg.get("optim_wrapper")
+    if wrapper is None:
+        return
+    mixed = wrapper.get("type", "OptimWrapper").endswith("AmpOptimWrapper")
+    if get_device() == "cpu" and (amp or mixed):
+        for name in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(name, None)
+        wrapper.type = "OptimWrapper"
+        notices.append(
+            (logging.WARNING, "No GPU here: no mixed precision, training in fp32.")
+        )
+    elif amp and not mixed:
+        if not wrapper.get("type", "OptimWrapper").endswith("OptimWrapper"):
+            raise ConfigError(
+                f"--amp replaces OptimWrapper, but optim_wrapper.type is {wrapper.type}"
+                "; set its precision in the config."
+            )
+        bfloat16 = torch.cuda.is_available() and (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.dtype = "bfloat16" if bfloat16 else "float16"
+        # bfloat16 has the range of fp32: its gradients need no scaling.
+        wrapper.loss_scale = {"enabled": False} if bfloat16 else "dynamic"
+        notices.append((logging.INFO, f"Mixed precision: {wrapper.dtype}."))
+
+
+def _scale_lr(cfg: Config, wanted: bool, launcher: str, notices: Notices) -> None:
+    rule = cfg.get("auto_scale_lr") or {}
+    if not (wanted or rule.get("enable")) or cfg.get("optim_wrapper") is None:
+        return
+    base = rule.get("base_batch_size")
+    if not base or "optimizer" not in cfg.optim_wrapper:
+        raise ConfigError(
+            "--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...), the "
+            "batch that optim_wrapper.optimizer.lr is meant for, in the config."
+        )
+    loader = cfg.train_dataloader
+    per_rank = loader.get("batch_size") or loader.batch_sampler.batch_size
+    ranks = int(os.environ.get(_WORLD_SIZE[launcher], 1))
+    steps = cfg.optim_wrapper.get("accumulative_counts", 1)
+    batch = per_rank * ranks * steps
+    optimizer = cfg.optim_wrapper.optimizer
+    old, optimizer.lr = optimizer.lr, optimizer.lr * batch / base
+    # mmengine would scale again, without the accumulation. The new lr belongs to the
+    # new batch, so a second pass over this config changes nothing.
+    cfg.auto_scale_lr = {"enable": False, "base_batch_size": batch}
+    notices.append(
+        (
+            logging.INFO,
+            f"Learning rate {old:g} x {batch}/{base} = {optimizer.lr:g}: {per_rank} "
+            f"images x {ranks} ranks x {steps} accumulated steps, base {base}.",
+        )
+    )
+
+
+def _set_backend(cfg: Config, launcher: str, notices: Notices) -> None:
+    if launcher == "none":
+        return
+    names = [_WORLD_SIZE[launcher]] + (["RANK"] if launcher == "pytorch" else [])
+    if missing := [name for name in names if name not in os.environ]:
+        raise ConfigError(
+            f"--launcher {launcher} needs {' and '.join(missing)} in the environment: "
+            "start by tools/dist_train.sh or torchrun (pytorch), srun (slurm) or "
+            "mpirun (mpi)."
+        )
+    # `Config.setdefault` returns the default itself, not what it stored.
+    cfg.env_cfg = cfg.get("env_cfg") or {}
+    cfg.env_cfg.dist_cfg = cfg.env_cfg.get("dist_cfg") or {}
+    if torch.cuda.is_available():
+        cfg.env_cfg.dist_cfg.setdefault("backend", "nccl")
+    elif get_device() == "cpu":
+        cfg.env_cfg.dist_cfg.backend = "gloo"
+        cfg.model_wrapper_cfg = {
+            "type": "MMDistributedDataParallel",
+            "broadcast_buffers": False,
+            "find_unused_parameters": cfg.get("find_unused_parameters", False),
+            **(cfg.get("model_wrapper_cfg") or {}),
+            "device_ids": None,  # mmengine would name a GPU
+        }
+        notices.append((logging.INFO, "No GPU here: ranks work on the CPU over gloo."))
+
+
+def _set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
+    """Settle what to load; mmengine would unpickle anything, so verify it here."""
+    given = resume if isinstance(resume, str) else cfg.get("load_from")
+    if given is not None:
+        if "://" in given:
+            raise ConfigError(f"Download {given} first and give the path of the file.")
+        load_checkpoint_file(given)
+        cfg.load_from, cfg.resume = given, bool(resume)
+    elif resume:
+        found, passed_over = find_resumable(cfg.work_dir)
+        notices += [(logging.WARNING, text) for text in passed_over]
+        if found is None:
+            text = f"--resume: {cfg.work_dir} holds no checkpoint; starting afresh."
+            notices.append((logging.WARNING, text))
+        else:
+            cfg.load_from = str(found)
+        cfg.resume = found is not None
+    if cfg.get("resume"):
+        notices.append((logging.INFO, f"Resuming from {cfg.load_from}."))
+
+
+def _add_tensorboard(cfg: Config) -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "--tensorboard needs the tensorboard package: pip install tensorboard"
+        )
+    visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
+    backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
+    if not any(b["type"].endswith("TensorboardVisBackend") for b in backends):
+        backends.append({"type": "TensorboardVisBackend"})
+    cfg.visualizer = {**visualizer, "vis_backends": backends}

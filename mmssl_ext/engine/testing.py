@@ -1,0 +1,125 @@
+"""Evaluate a checkpoint: kNN accuracy and features on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from mmssl_ext.evaluation.features import Features, extract_features
+from mmssl_ext.evaluation.knn import knn_accuracy
+from mmssl_ext.registry import MODELS
+
+from .checkpoint import load_checkpoint_file
+from .config_check import check_config
+from .errors import CheckpointFileError, ConfigError
+
+
+def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
+    """Load a checkpoint into a model; every name and shape must match.
+
+    Raises:
+        CheckpointFileError: The file cannot be read, or does not fit the model; the
+            message lists what is missing, unexpected or of another shape.
+    """
+    checkpoint = load_checkpoint_file(path)
+    state = checkpoint.get("state_dict", checkpoint)
+    wanted = model.state_dict()
+    shapes = [
+        f"{name} ({tuple(state[name].shape)} in the file, {tuple(value.shape)} here)"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    problems = {
+        "missing in the file": sorted(wanted.keys() - state.keys()),
+        "unexpected in the file": sorted(state.keys() - wanted.keys()),
+        "of another shape": shapes,
+    }
+    if any(problems.values()):
+        listed = "".join(
+            f"\n  {len(names)} {what}: {', '.join(names[:10])}"
+            f"{', ...' if len(names) > 10 else ''}"
+            for what, names in problems.items()
+            if names
+        )
+        raise CheckpointFileError(
+            f"Checkpoint {path} does not fit the model of the config; give the config "
+            f"that it was trained with.{listed}"
+        )
+    model.load_state_dict(state)
+
+
+def evaluate_checkpoint(
+    cfg: Config,
+    checkpoint: str | Path,
+    encoder: str | None = None,
+    k: int | None = None,
+    temperature: float | None = None,
+    features: str | Path | None = None,
+) -> dict[str, float]:
+    """Classify by kNN with a checkpoint, by the settings of the config's kNN hook.
+
+    Args:
+        cfg: Config with ``default_hooks.knn``, which names both sets of images.
+        checkpoint: Its weights; they must fit the model exactly.
+        encoder: ``query``, ``key`` or ``both``; else the hook's.
+        k: Number of voters; else the hook's.
+        temperature: Of the vote; else the hook's.
+        features: Write the features of the query set to this .npz: one n x C array per
+            feature, ``labels`` (-1 where there is none) and ``paths``. Images without
+            labels are then allowed and give no accuracy.
+
+    Returns:
+        Accuracies in percent, empty without labels.
+
+    Raises:
+        UserError: Config, checkpoint or data cannot be used.
+    """
+    hook = (cfg.get("default_hooks") or {}).get("knn")
+    if hook is None:
+        raise ConfigError(
+            "The config has no default_hooks.knn, which names the images to "
+            "evaluate on (bank_dataloader and query_dataloader)."
+        )
+    check_config({"model": cfg.model, "default_hooks": {"knn": hook}})
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model).to(get_device())
+    load_strictly(model, checkpoint)
+    encoder = encoder or hook.get("encoder", "query")
+
+    def extract(name: str) -> Features:
+        return extract_features(model, Runner.build_dataloader(hook[name]), encoder)
+
+    query = extract("query_dataloader")
+    if features is not None:
+        _write(features, query)
+    if query.labels is None:
+        if features is None:
+            raise ConfigError(
+                "kNN needs labelled images in default_hooks.knn; without labels only "
+                "--features can be written."
+            )
+        return {}
+    k = k or hook.get("k", 200)
+    temperature = temperature or hook.get("temperature", 0.1)
+    bank = extract("bank_dataloader")
+    if bank.labels is None:
+        raise ConfigError(
+            "default_hooks.knn.bank_dataloader has images without labels."
+        )
+    return knn_accuracy(query, bank, k, temperature, device=get_device())
+
+
+def _write(path: str | Path, found: Features) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {n: value.numpy() for n, value in found.features.items()}
+    none = np.full(len(found.paths), -1)
+    arrays["labels"] = none if found.labels is None else found.labels.numpy()
+    np.savez(path, paths=np.array(found.paths), **arrays)

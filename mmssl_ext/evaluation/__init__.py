@@ -1,0 +1,15 @@
+"""Evaluation of features: weighted kNN and embedding health."""
+
+from .features import Features, evaluating, extract_features, preserved_rng
+from .health import embedding_health
+from .knn import knn_accuracy, weighted_knn
+
+__all__ = [
+    "Features",
+    "embedding_health",
+    "evaluating",
+    "extract_features",
+    "knn_accuracy",
+    "preserved_rng",
+    "weighted_knn",
+]

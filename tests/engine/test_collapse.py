@@ -1,0 +1,130 @@
+"""The collapse alarm fires on a collapse, once, and not on healthy embeddings."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from torch.nn.functional import normalize
+
+from mmssl_ext.engine.hooks.collapse import CollapseMonitorHook
+from tests.engine.support import config, log_rows, log_text, make_runner, write_images
+
+K, D, N = 64, 16, 32
+
+
+class Log(list):
+    info = warning = list.append
+
+
+def run(hook, embed, losses=(), start=0, queue=None):
+    """Feed a hook with ``embed(i)``; returns the log lines and the message hub."""
+    queue = normalize(torch.randn(K, D), dim=1) if queue is None else queue
+    model = SimpleNamespace(queue=SimpleNamespace(keys=queue))
+    hub = MessageHub(f"collapse{id(hook)}")
+    runner = SimpleNamespace(
+        model=model, iter=start, epoch=0, world_size=1, logger=Log(), message_hub=hub
+    )
+    hook.before_train(runner)
+    losses = list(losses) or [2.0] * 40
+    for i, loss in enumerate(losses):
+        runner.iter = start + i
+        rows = embed(i)
+        model.last_embeddings = {"query": rows, "key": rows}
+        hook.after_train_iter(runner, i, outputs={"loss_instance": torch.tensor(loss)})
+    hook.after_train_epoch(runner)
+    return runner.logger, hub
+
+
+def spread(i):
+    return normalize(torch.randn(N, D), dim=1)
+
+
+def constant(i):
+    return torch.eye(D)[:1].expand(N, -1)
+
+
+def test_random_embeddings_raise_no_alarm():
+    log, hub = run(CollapseMonitorHook(interval=5), spread)
+    assert len(log) == 2  # the sentence at the start and the line of the epoch
+    assert "ln(K + 1) = 4.17" in log[0]
+    assert "rises" in log[0]
+    assert "std ratio" in log[1]
+    assert f"of at most {D}" in log[1]
+    assert len(hub.get_scalar("train/health/std_ratio").data[0]) == 8
+
+
+def test_constant_embeddings_raise_one_alarm():
+    log, hub = run(CollapseMonitorHook(interval=5), constant)
+    alarms = [line for line in log if "collapsing" in line]
+    assert len(alarms) == 1
+    assert "iteration 5:" in alarms[0]
+    assert hub.get_scalar("train/health/std_ratio").current() == pytest.approx(0)
+
+
+def test_noise_in_the_queue_holds_the_alarm_back():
+    queue = normalize(torch.randn(10_000, D), dim=1)
+    log, _ = run(CollapseMonitorHook(interval=5), constant, queue=queue)
+    assert not [line for line in log if "collapsing" in line]
+    log, _ = run(CollapseMonitorHook(interval=5), constant, queue=queue, start=320)
+    assert [line for line in log if "collapsing" in line]
+
+
+def test_pinned_loss_is_an_alarm_only_when_it_stays():
+    chance = math.log(K + 1)
+    stays = [chance + 0.009, chance - 0.009] * 20
+    log, _ = run(CollapseMonitorHook(interval=5), spread, stays)
+    alarms = [line for line in log if "has stayed at ln(K + 1) = 4.17" in line]
+    assert len(alarms) == 1
+    # three checks at chance, one away, again
+    passes = [chance if (i // 5) % 4 else 3.0 for i in range(60)]
+    log, _ = run(CollapseMonitorHook(interval=5), spread, passes)
+    assert not [line for line in log if "stayed" in line]
+
+
+def test_nothing_is_computed_between_the_intervals():
+    seen = []
+
+    class Rows(dict):
+        def __getitem__(self, key):
+            seen.append(key)
+            return super().__getitem__(key)
+
+    hook = CollapseMonitorHook(interval=5)
+    rows = Rows(query=spread(0), key=spread(0))
+    model = SimpleNamespace(last_embeddings=rows)
+    runner = SimpleNamespace(
+        model=model, iter=0, epoch=0, world_size=1, logger=Log(), message_hub=None
+    )
+    hook.before_train(runner)
+    for runner.iter in (0, 1, 2, 3, 5, 6):
+        hook.after_train_iter(runner, 0, outputs={"loss_instance": None})
+    assert seen == []
+
+
+def test_a_model_without_embeddings_is_told_once():
+    hook = CollapseMonitorHook(interval=1)
+    log = Log()
+    runner = SimpleNamespace(
+        model=torch.nn.Linear(1, 1), iter=0, epoch=0, world_size=1, logger=log
+    )
+    hook.before_train(runner)
+    for runner.iter in range(3):
+        hook.after_train_iter(runner, 0, outputs={})
+    hook.after_train_epoch(runner)
+    assert len(log) == 1
+    assert "inactive: Linear offers no last_embeddings" in log[0]
+
+
+def test_figures_join_the_training_log(tmp_path):
+    images = write_images(tmp_path / "images")
+    monitor = {"type": "CollapseMonitorHook", "interval": 2}
+    runner = make_runner(config(images, tmp_path / "run", collapse=monitor))
+    runner.train()
+    rows = [row for row in log_rows(runner) if "loss" in row]
+    assert len(rows) == 2
+    names = ("std_ratio", "effective_rank", "alignment", "uniformity", "pos_neg_gap")
+    for row in rows:
+        assert all(math.isfinite(row[f"health/{name}"]) for name in names)
+    assert "With 64 keys in the queue" in log_text(runner)

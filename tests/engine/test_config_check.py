@@ -1,0 +1,112 @@
+"""Mistakes in a config are named before anything is built."""
+
+from pathlib import Path
+
+import pytest
+
+from mmssl_ext.engine import ConfigError
+from mmssl_ext.engine.config_check import check_config
+from mmssl_ext.engine.launch import load_config
+from tests.engine.support import REPO, config, loader
+
+SHIPPED = sorted((REPO / "configs").glob("[!_]*/**/*.py"))
+
+
+def base():
+    return config(Path("images"), Path("run"), knn={"type": "KNNHook"})
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        (
+            "model.head.temprature",
+            "InstanceHead has no option 'temprature'. Did you mean",
+        ),
+        ("model.backbone.frozen_stags", "ResNet has no option"),
+        ("model.queue_length", "Did you mean queue_len?"),
+        ("train_dataloader.batchsize", "Did you mean batch_size"),
+        ("train_dataloader.sampler.shufle", "DefaultSampler has no option 'shufle'"),
+        ("train_dataloader.dataset.rot", "Did you mean root"),
+        ("train_dataloader.dataset.pipeline.1.view", "MakeViews has no option 'view'"),
+        ("train_dataloader.dataset.pipeline.1.views.0.0.siz", "Did you mean size"),
+        ("default_hooks.checkpoint.intervall", "Did you mean interval?"),
+        ("default_hooks.knn.querry_dataloader", "Did you mean query_dataloader"),
+        ("default_hooks.logger.intervals", "LoggerHook has no option"),
+        ("optim_wrapper.optimizer.momentun", "Did you mean momentum?"),
+        ("optim_wrapper.acumulative_counts", "Did you mean accumulative_counts?"),
+        ("param_scheduler.0.etamin", "CosineAnnealingLR has no option"),
+        ("train_cfg.max_epoch", "Did you mean max_epochs"),
+    ],
+)
+def test_unknown_options(place, sentence):
+    cfg = base()
+    *parents, name = place.split(".")
+    node = cfg
+    for parent in parents:
+        node = node[int(parent) if parent.isdigit() else parent]
+    node[name] = 1
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg)
+    written = "".join(f"[{p}]" if p.isdigit() else f".{p}" for p in [*parents, name])
+    assert str(caught.value).startswith(written[1:] + ": ")
+    assert sentence in str(caught.value)
+    assert "Options: " in str(caught.value)
+    assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "meant"),
+    [
+        ("model", "MoCoo", "MoCo"),
+        ("model.neck", "MoCoV2Nek", "MoCoV2Neck"),
+        ("train_dataloader.dataset", "ImageFoldr", "ImageFolder"),
+        ("train_dataloader.collate_fn", "default_colate", "default_collate"),
+        ("default_hooks.knn", "KNNHok", "KNNHook"),
+        ("optim_wrapper.optimizer", "SDG", "SGD"),
+    ],
+)
+def test_unknown_types(place, name, meant):
+    cfg = base()
+    node = cfg
+    for part in place.split("."):
+        node = node[part]
+    node.type = name
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg)
+    text = str(caught.value)
+    assert text.startswith(f"{place}.type: there is no '{name}' among the ")
+    assert meant in text.partition("Did you mean")[2]
+
+
+def test_all_mistakes_are_listed_at_once():
+    cfg = base()
+    cfg.model.head.temprature = 1
+    cfg.default_hooks.knn.bank_dataloader = loader("x") | {"batch": 1}
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_what_upstream_takes_out_or_passes_on_is_accepted():
+    cfg = base()
+    cfg.model.backbone = {  # ResNet_CIFAR passes its **kwargs on to ResNet
+        "type": "mmpretrain.ResNet_CIFAR",
+        "depth": 18,
+        "zero_init_residual": False,
+        "norm_cfg": {"type": "BN", "anything": 1},
+        "init_cfg": {"type": "Kaiming", "layer": "Conv2d", "override": {"name": "x"}},
+    }
+    cfg.default_hooks.logger.priority = "LOW"
+    cfg.optim_wrapper.update(
+        clip_grad={"max_norm": 1, "type": "x"}, paramwise_cfg={"bias_lr_mult": 2}
+    )
+    cfg.param_scheduler[0].convert_to_iter_based = True
+    check_config(cfg)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_configs_are_free_of_mistakes(path):
+    cfg = load_config(path)
+    if cfg.default_scope == "mmssl_ext":
+        check_config(cfg)

@@ -1,0 +1,205 @@
+"""What `prepare` makes of a config and its options."""
+
+import importlib.util
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from mmssl_ext.engine import CheckpointFileError, ConfigError
+from mmssl_ext.engine.launch import build_runner, load_config, prepare
+from tests.engine.support import config, log_text, make_runner, write_images
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def cfg(images, tmp_path):
+    return config(images, tmp_path / "run")
+
+
+def texts(notices):
+    return [text for _, text in notices]
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_default_work_dir_is_named_by_the_config(cfg, tmp_path):
+    cfg.work_dir = None
+    path = tmp_path / "some_name.py"
+    path.write_text(cfg.pretty_text)
+    found = load_config(path)
+    prepare(found)
+    assert found.work_dir == "work_dirs/some_name"
+    prepare(found, work_dir="elsewhere")
+    assert found.work_dir == "elsewhere"
+
+
+def test_hooks_switched_off_by_name(cfg, tmp_path):
+    cfg.default_hooks.guard = {"type": "NonFiniteGuardHook"}
+    path = tmp_path / "c.py"
+    path.write_text(cfg.pretty_text)
+    off = {"default_hooks.guard": None, "default_hooks.logger": None}
+    found = load_config(path, off)
+    prepare(found)
+    assert "guard" not in found.default_hooks
+    names = {type(hook).__name__ for hook in build_runner(found).hooks}
+    assert not names & {"NonFiniteGuardHook", "LoggerHook"}
+    assert "DrawKeyHook" in names
+
+
+@pytest.mark.parametrize(
+    ("ranks", "steps", "batch"), [(1, 1, 4), (1, 3, 12), (16, 1, 64), (16, 3, 192)]
+)
+def test_lr_is_scaled_once_by_the_true_batch(cfg, monkeypatch, ranks, steps, batch):
+    launcher = "none"
+    if ranks > 1:  # two nodes of eight: what counts is the world, not the node
+        launcher = "slurm"
+        monkeypatch.setenv("SLURM_NTASKS", str(ranks))
+        monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    cfg.auto_scale_lr = {"base_batch_size": 256}
+    cfg.optim_wrapper.accumulative_counts = steps
+    notices = texts(prepare(cfg, auto_scale_lr=True, launcher=launcher))
+    expected = 0.05 * batch / 256
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(expected)
+    assert any(f"0.05 x {batch}/256 = {expected:g}" in text for text in notices)
+    assert not cfg.auto_scale_lr.enable  # else mmengine would scale again
+    prepare(cfg, auto_scale_lr=True, launcher=launcher)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(expected)
+
+
+def test_lr_scale_reaches_the_optimizer(cfg):
+    cfg.auto_scale_lr = {"enable": True, "base_batch_size": 8}
+    runner = make_runner(cfg)
+    runner.train()
+    first = runner.message_hub.get_scalar("train/lr").data[0][0]
+    assert first == pytest.approx(0.025)
+    assert "0.05 x 4/8 = 0.025" in log_text(runner)
+
+
+def test_lr_stays_without_the_option_and_needs_a_base(cfg):
+    prepare(cfg)
+    assert cfg.optim_wrapper.optimizer.lr == 0.05
+    with pytest.raises(ConfigError, match="base_batch_size"):
+        prepare(cfg, auto_scale_lr=True)
+
+
+@pytest.mark.parametrize("in_config", [True, False])
+def test_amp_without_a_gpu_is_one_notice_and_fp32(cfg, no_gpu, in_config):
+    if in_config:
+        cfg.optim_wrapper.update(
+            type="AmpOptimWrapper", dtype="bfloat16", loss_scale="dynamic"
+        )
+    runner = make_runner(cfg, amp=not in_config)
+    runner.train()
+    assert type(runner.optim_wrapper) is OptimWrapper
+    assert log_text(runner).count("no mixed precision, training in fp32") == 1
+
+
+@pytest.mark.parametrize(
+    ("supported", "dtype", "scale"),
+    [(True, "bfloat16", {"enabled": False}), (False, "float16", "dynamic")],
+)
+def test_amp_takes_bfloat16_where_the_gpu_has_it(
+    cfg, monkeypatch, supported, dtype, scale
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
+    monkeypatch.setattr("mmssl_ext.engine.launch.get_device", lambda: "cuda")
+    prepare(cfg, amp=True)
+    assert cfg.optim_wrapper.type == "AmpOptimWrapper"
+    assert cfg.optim_wrapper.dtype == dtype
+    assert cfg.optim_wrapper.loss_scale == scale
+
+
+def test_resume_without_a_checkpoint_starts_afresh(cfg):
+    runner = make_runner(cfg, resume=True)
+    assert f"{cfg.work_dir} holds no checkpoint; starting afresh" in log_text(runner)
+    runner.train()
+    assert runner.iter == 4
+
+
+def test_resume_names_bad_files(cfg, tmp_path):
+    with pytest.raises(CheckpointFileError, match="does not exist"):
+        prepare(cfg, resume=str(tmp_path / "none.pth"))
+    cfg.load_from = "https://example.org/x.pth"
+    with pytest.raises(ConfigError, match="Download"):
+        prepare(cfg)
+    cfg.load_from = str(tmp_path / "bad.pth")
+    (tmp_path / "bad.pth").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointFileError, match="damaged"):
+        prepare(cfg)
+
+
+def test_resume_passes_over_a_damaged_checkpoint(images, tmp_path):
+    cfg = config(images, tmp_path, epochs=2)
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 3
+    make_runner(cfg).train()
+    newest = tmp_path / "epoch_2.pth"
+    newest.write_bytes(newest.read_bytes()[:5000])
+    runner = make_runner(config(images, tmp_path, epochs=2), resume=True)
+    text = log_text(runner)
+    assert "WARNING - Checkpoint" in text
+    assert f"Resuming from {tmp_path / 'epoch_1.pth'}" in text
+    runner.train()
+    assert runner.epoch == 2
+
+
+def test_tensorboard_joins_the_backends_or_says_how_to_install(cfg, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    prepare(cfg, tensorboard=True)
+    prepare(cfg, tensorboard=True)
+    types = [backend["type"] for backend in cfg.visualizer.vis_backends]
+    assert types == ["LocalVisBackend", "TensorboardVisBackend"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install tensorboard"):
+        prepare(cfg, tensorboard=True)
+
+
+def test_ranks_on_the_cpu_use_gloo(cfg, no_gpu, monkeypatch):
+    with pytest.raises(ConfigError, match="WORLD_SIZE and RANK"):
+        prepare(cfg, launcher="pytorch")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cfg.env_cfg.dist_cfg = {"backend": "nccl"}
+    prepare(cfg, launcher="pytorch")
+    assert cfg.env_cfg.dist_cfg.backend == "gloo"
+    assert cfg.model_wrapper_cfg.device_ids is None
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_config_files_that_cannot_be_used(tmp_path):
+    write(tmp_path / "co2_r50.py", "lr = 1")
+    with pytest.raises(ConfigError, match=r"co2_r5\.py does not exist.*co2_r50\.py"):
+        load_config(tmp_path / "co2_r5.py")
+    with pytest.raises(ConfigError, match=r"gone\.py.*_base_"):
+        load_config(write(tmp_path / "a.py", "_base_ = 'gone.py'"))
+    with pytest.raises(ConfigError, match=r"b\.py .*line 2"):
+        load_config(write(tmp_path / "b.py", "x = 1\ny = = 2"))
+    with pytest.raises(ConfigError, match=r"c\.txt"):
+        load_config(write(tmp_path / "c.txt", "x = 1"))
+
+
+def test_options_without_effect_are_refused(tmp_path):
+    text = "epochs = 7\ntrain_cfg = dict(by_epoch=True, max_epochs=epochs)"
+    path = write(tmp_path / "c.py", text)
+    with pytest.raises(ConfigError, match=r"no 'trian_cfg'\. Did you mean train_cfg"):
+        load_config(path, {"trian_cfg.max_epochs": 3})
+    with pytest.raises(ConfigError, match=r"no effect.*train_cfg\.max_epochs"):
+        load_config(path, {"epochs": 3})
+    cfg = load_config(path, {"train_cfg.max_epochs": 3, "randomness.seed": 5})
+    assert isinstance(cfg, Config)
+    assert cfg.train_cfg.max_epochs == 3
+    assert cfg.randomness.seed == 5
+    assert cfg.default_scope == "mmssl_ext"

@@ -1,0 +1,67 @@
+import json
+import sys
+
+import pytest
+
+from mmssl_ext.engine.hooks.report import ReportHook
+
+from .toy_run import BATCH, toy_runner
+
+
+def test_report_and_facts_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tools/train.py", "a config.py"])
+    toy_runner(tmp_path, "reported", ReportHook()).train()
+    (path,) = tmp_path.glob("*/run.json")
+    facts = json.loads(path.read_text())
+    assert facts["method"] == "ToyModel"
+    assert facts["dataset"] == "ToyData 'toys'"
+    assert facts["seed"] == 3
+    assert facts["images"] == 24
+    assert facts["batch_size"] == BATCH
+    assert facts["queue_length"] is None
+    assert facts["max_epochs"] == 2
+    assert facts["max_iters"] == 12
+    assert facts["command"].endswith("tools/train.py 'a config.py'")
+    page = (tmp_path / "report.html").read_text()
+    assert "ToyModel on ToyData" in page
+    assert "2 epochs, 24 images" in page
+    assert (tmp_path / "loss_curve.png").is_file()
+    (log,) = tmp_path.glob("*/*.log")
+    assert f"Report: {tmp_path / 'report.html'}" in log.read_text()
+
+
+def test_a_failing_report_does_not_end_the_run(tmp_path, monkeypatch):
+    def fail(work_dir):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr("mmssl_ext.visualization.report.write_report", fail)
+    monkeypatch.setattr("mmssl_ext.engine.hooks.report.run_facts", fail)
+    runner = toy_runner(tmp_path, "unreported", ReportHook())
+    runner.train()
+    assert runner.iter == 12
+    (log,) = tmp_path.glob("*/*.log")
+    text = log.read_text()
+    assert "ERROR" in text
+    assert "no space left" in text
+    assert f"mmssl_ext.visualization.report {tmp_path}" in text
+
+
+def test_other_ranks_write_nothing(tmp_path, monkeypatch):
+    runner = toy_runner(tmp_path, "report_rank1", ReportHook())
+    monkeypatch.setattr(runner, "_rank", 1)
+    runner.train()
+    assert not list(tmp_path.rglob("run.json"))
+    assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.parametrize("length", [5, 1024])
+def test_queue_length_is_found(tmp_path, length):
+    import torch
+
+    from mmssl_ext.engine.hooks.report import run_facts
+
+    runner = toy_runner(tmp_path, f"queue{length}", epochs=1)
+    runner.model.queue = torch.nn.Module()
+    runner.model.queue.register_buffer("keys", torch.zeros(length, 2))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    assert run_facts(runner)["queue_length"] == length

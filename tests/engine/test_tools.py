@@ -1,0 +1,169 @@
+"""The command line tools, as a user starts them."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mmssl_ext.engine import CheckpointFileError, ConfigError, NonFiniteLossError
+from mmssl_ext.engine.launch import load_config, run_tool, train
+from mmssl_ext.engine.testing import evaluate_checkpoint
+from tests.engine.support import REPO, config, loader, write_images
+
+TRAIN, TEST = (str(REPO / "tools" / name) for name in ("train.py", "test.py"))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A config file, its images and one finished epoch."""
+    root = tmp_path_factory.mktemp("tools")
+    images = write_images(root / "images")
+    knn = {
+        "type": "KNNHook",
+        "k": 3,
+        "bank_dataloader": loader(images),
+        "query_dataloader": loader(images),
+    }
+    cfg = config(images, root / "unused", knn=knn)
+    cfg.work_dir = None
+    (root / "small.py").write_text(cfg.pretty_text)
+    return root
+
+
+def tool(*args, cwd, **env):
+    """Run without PYTHONPATH: a clone that nobody installed."""
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", *map(str, args)],
+        cwd=cwd,
+        env=variables | {"OMP_NUM_THREADS": "1"} | env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(run_dir):
+    done = tool(TRAIN, "small.py", "--tensorboard", "--amp", cwd=run_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_dir / "work_dirs" / "small"
+
+
+def test_train_writes_to_the_default_work_dir(trained):
+    assert (trained / "epoch_1.pth").is_file()
+    assert list(trained.glob("*/vis_data/events.out*"))
+
+
+def test_test_reports_knn_and_writes_features(trained, run_dir):
+    done = tool(
+        TEST,
+        run_dir / "small.py",
+        trained / "epoch_1.pth",
+        *("--encoder", "both", "--features", "out/features.npz", "--k", "1"),
+        cwd=run_dir,
+    )
+    assert done.returncode == 0, done.stderr
+    # k = 1 with the query set as bank: every image is its own nearest neighbour
+    assert "knn backbone_top1: 100.00 %" in done.stdout
+    assert "knn key_embedding_top1: 100.00 %" in done.stdout
+    found = np.load(run_dir / "out" / "features.npz")
+    assert found["backbone"].shape == (16, 64)
+    assert found["embedding"].shape == (16, 16)
+    assert found["labels"].tolist() == [0] * 8 + [1] * 8
+    assert found["paths"][0].endswith("class0/0.png")
+
+
+def test_test_refuses_a_checkpoint_that_does_not_fit(trained, run_dir):
+    checkpoint = torch.load(trained / "epoch_1.pth", weights_only=True)
+    state = checkpoint["state_dict"]
+    state["head.extra"] = state.pop("neck.mlp.0.bias")
+    state["queue.ptr"] = torch.zeros(2)
+    torch.save(checkpoint, run_dir / "other.pth")
+    with pytest.raises(CheckpointFileError) as caught:
+        evaluate_checkpoint(load_config(run_dir / "small.py"), run_dir / "other.pth")
+    text = str(caught.value)
+    assert "1 missing in the file: neck.mlp.0.bias" in text
+    assert "1 unexpected in the file: head.extra" in text
+    assert "queue.ptr ((2,) in the file, (1,) here)" in text
+
+
+def test_features_of_images_without_labels(trained, run_dir):
+    cfg = load_config(run_dir / "small.py")
+    cfg.default_hooks.knn.query_dataloader.dataset.labels = "none"
+    checkpoint = trained / "epoch_1.pth"
+    with pytest.raises(ConfigError, match="labelled images"):
+        evaluate_checkpoint(cfg, checkpoint)
+    out = run_dir / "unlabelled.npz"
+    assert evaluate_checkpoint(cfg, checkpoint, features=out) == {}
+    assert np.load(out)["labels"].tolist() == [-1] * 16
+
+
+def test_user_errors_have_exit_code_2_and_no_traceback(run_dir):
+    done = tool(TRAIN, "gone.py", cwd=run_dir)
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("Error: Config gone.py does not exist")
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"model.head.temprature": 1},
+            "Error: model.head.temprature: InstanceHead has",
+        ),
+        ({"train_dataloader.dataset.root": "nowhere"}, "The image folder 'nowhere'"),
+        ({"default_hooks.knn.bank_dataloader.dataset.labels": "none"}, "kNN needs"),
+    ],
+)
+def test_errors_of_config_and_data_are_the_users(run_dir, capsys, options, sentence):
+    work_dir = str(run_dir / "failed")
+    options = options | {"experiment_name": sentence}  # a logger of its own
+    main = run_tool(lambda: train(run_dir / "small.py", options, work_dir=work_dir))
+    assert main() == 2
+    errors = capsys.readouterr().err
+    assert sentence in errors
+    assert "Traceback" not in errors
+
+
+def test_a_non_finite_loss_has_an_exit_code_of_its_own(capsys):
+    def main():
+        raise NonFiniteLossError("stands in the log already")
+
+    assert run_tool(main)() == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_tool(lambda: 1 / 0)()
+
+
+@pytest.mark.slow
+def test_several_processes_on_the_cpu(run_dir):
+    script = REPO / "tools" / "dist_train.sh"
+    done = subprocess.run(
+        [
+            *("bash", str(script), "small.py", "2", "--work-dir", "two"),
+            *("--auto-scale-lr", "--cfg-options", "auto_scale_lr.base_batch_size=4"),
+        ],
+        cwd=run_dir,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (run_dir / "two" / "epoch_1.pth").is_file()
+    log = "".join(path.read_text() for path in (run_dir / "two").glob("*/*.log"))
+    assert "0.05 x 8/4 = 0.1: 4 images x 2 ranks" in log
+    assert "[2/2]" in log
+    assert log.count("epoch 1: backbone") == 1

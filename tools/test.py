@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+"""Report the kNN accuracy of a checkpoint, and write its features."""
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("mmssl_ext") is None:  # a clone that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import DictAction
+
+from mmssl_ext.engine.launch import load_config, run_tool
+from mmssl_ext.engine.testing import evaluate_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file, with default_hooks.knn")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument(
+        "--encoder", choices=["query", "key", "both"], help="[as in the config]"
+    )
+    parser.add_argument(
+        "--features",
+        metavar="OUT.npz",
+        help="write features, labels and paths of the query set",
+    )
+    parser.add_argument("--k", type=int, help="number of voters [as in the config]")
+    parser.add_argument(
+        "--temperature", type=float, help="sharpness of the vote [as in the config]"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings",
+    )
+    return parser.parse_args()
+
+
+@run_tool
+def main() -> None:
+    """Run the command."""
+    args = vars(parse_args())
+    cfg = load_config(args.pop("config"), args.pop("cfg_options"))
+    scores = evaluate_checkpoint(cfg, **args)
+    for name, value in scores.items():
+        print(f"knn {name}: {value:.2f} %")
+    if args["features"]:
+        print(f"Features: {args['features']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+#!/usr/bin/env python
+"""Train a self-supervised model from a config."""
+
+import argparse
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("mmssl_ext") is None:  # a clone that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import DictAction
+
+from mmssl_ext.engine.launch import run_tool, train
+
+
+def parse_args() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--work-dir", help="folder of checkpoints and logs [work_dirs/<config name>]"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="CKPT",
+        help="continue from CKPT, or from the newest checkpoint of the work dir",
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision on a GPU")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the true batch over the config's base batch",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write TensorBoard files"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings, e.g. train_cfg.max_epochs=20 default_hooks.knn=None",
+    )
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
+    )
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=0)
+    return parser.parse_args()
+
+
+@run_tool
+def main() -> None:
+    """Run the command."""
+    args = vars(parse_args())
+    os.environ.setdefault("LOCAL_RANK", str(args.pop("local_rank")))
+    train(**args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
