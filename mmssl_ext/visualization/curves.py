@@ -1,0 +1,278 @@
+"""Figures of a run: loss, kNN accuracy, health of the embeddings.
+
+Every function returns a free-standing matplotlib figure, or None where the log holds
+nothing to draw; nothing touches pyplot or needs a display.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from .health import PANELS, Panel
+from .logs import RunLog
+
+INK, FAINT = "#24292f", "#6e7781"
+# Okabe and Ito's palette, told apart with every kind of colour blindness; the line
+# styles say the same once more.
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+COLORS = {"ink": INK, "faint": FAINT, "blue": BLUE, "orange": ORANGE, "green": GREEN}
+
+_STYLES = ((BLUE, "--"), (ORANGE, "-."), (GREEN, ":"))
+_DOTS = (0, (1, 2))
+_MAX_POINTS = 300
+# Inches; small, so that the text is still readable when a phone scales them down.
+_WIDE, _SMALL = (4.6, 3.2), (3.6, 2.4)
+
+
+def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
+    """Draw the total loss and its terms.
+
+    Args:
+        log: The run.
+        queue_length: Number of negatives K; adds the line ln(K + 1), the instance
+            loss of an encoder that cannot tell the positive from the negatives.
+    """
+    if not log.train:
+        return None
+    figure, axes = _figure(_WIDE)
+    terms = [key for key in log.train_keys() if re.fullmatch(r"loss_\w+", key)]
+    x, total = _over_time(log, "loss")
+    _line(axes, x, total, INK, label="total")
+    if len(terms) > 1:  # a single term is the total
+        for i, key in enumerate(terms):
+            color, style = _STYLES[i % len(_STYLES)]
+            label = key.removeprefix("loss_")
+            _line(axes, *_over_time(log, key), color, style, label)
+        _legend(figure)
+    if queue_length:
+        chance = math.log(queue_length + 1)
+        _mark(axes, chance, f"chance level: ln({queue_length:,} + 1) = {chance:.2f}")
+    axes.set_title("Training loss", loc="left")
+    axes.set_xlabel(_time_label(log))
+    axes.set_ylabel("loss (nats)")
+    axes.margins(y=0.12)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def knn_figure(log: RunLog) -> Figure | None:
+    """Draw kNN top-1 of backbone and embedding, the start of the backbone marked."""
+    names = [n for n in ("backbone", "embedding") if log.knn_series(n)[1]]
+    if not names:
+        return None
+    figure, axes = _figure(_WIDE)
+    looks = {"backbone": (BLUE, "-", "o"), "embedding": (ORANGE, "--", "s")}
+    alignment = dict.fromkeys(names, "center")
+    if len(names) > 1:  # the higher number goes up, the lower down: they never touch
+        low, high = sorted(names, key=lambda name: log.knn_series(name)[1][-1])
+        alignment = {low: "top", high: "bottom"}
+    for name in names:
+        x, y = log.knn_series(name)
+        color, style, marker = looks[name]
+        axes.plot(
+            x,
+            y,
+            color=color,
+            linestyle=style,
+            linewidth=1.8,
+            marker=marker,
+            markersize=5 if len(x) <= 30 else 0,
+            label=name,
+        )
+        axes.annotate(
+            f"{y[-1]:.1f}",
+            (x[-1], y[-1]),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va=alignment[name],
+            fontsize=10,
+            fontweight="bold",
+            color=color,
+        )
+    before = log.knn_before()
+    if before is not None:
+        label = f"start: {before:.1f}"
+        axes.axhline(before, color=FAINT, linewidth=1.3, linestyle=_DOTS, label=label)
+    _legend(figure)
+    axes.set_title("kNN accuracy on held-out images", loc="left")
+    axes.set_xlabel("epoch (0: before training)")
+    axes.set_ylabel("top-1 accuracy (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.1, y=0.18)
+    return figure
+
+
+def health_figures(log: RunLog) -> dict[str, Figure]:
+    """Draw one small figure per health measure in the log, by its key."""
+    figures = {}
+    for panel in _panels(log):
+        figure, axes = _figure(_SMALL)
+        _draw_panel(axes, log, panel)
+        figures[panel.key] = figure
+    return figures
+
+
+def health_figure(log: RunLog) -> Figure | None:
+    """Draw all health measures in the log as small multiples of one figure."""
+    panels = _panels(log)
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    size = (_SMALL[0] * columns, _SMALL[1] * rows)
+    figure = _canvas(size)
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        _draw_panel(axes, log, panel)
+        _style(axes)
+    return figure
+
+
+def save_png(figure: Figure, path: str | Path) -> None:
+    """Write ``figure`` as PNG on white, two pixels per point of a usual screen."""
+    _restyle(figure)
+    figure.savefig(path, dpi=200, facecolor="white")
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Return ``figure`` as an inline ``<svg>`` element that follows the page's theme.
+
+    Its colours are the page's CSS variables ``--ink``, ``--faint``, ``--blue``,
+    ``--orange`` and ``--green``, its text stays text, and it names no outside address.
+
+    Args:
+        figure: The figure.
+        name: Different for every figure of a page; its element ids follow from it.
+    """
+    _restyle(figure)
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"| (width|height)="[\d.]+pt"', "", svg)
+    # Groups are numbered alike in every figure; only markers and clips need their id.
+    svg = re.sub(r'<g id="[a-z]+\w*\.?\w*_\d+"', "<g", svg)
+    for variable, color in COLORS.items():
+        svg = svg.replace(color, f"var(--{variable})")
+    return re.sub(r"\s*\n\s*", "\n", svg).strip()
+
+
+def _panels(log: RunLog) -> list[Panel]:
+    return [panel for panel in PANELS if log.series(panel.key)[1]]
+
+
+def _draw_panel(axes: Axes, log: RunLog, panel: Panel) -> None:
+    _line(axes, *_over_time(log, panel.key), BLUE)
+    axes.margins(y=0.15)
+    for value, label in panel.marks:
+        _mark(axes, value, label)
+    if panel.ymin is not None:
+        axes.set_ylim(bottom=panel.ymin)
+    axes.set_title(panel.title, loc="left")
+    axes.set_xlabel(_time_label(log))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = _canvas(size)
+    return figure, figure.add_subplot()
+
+
+def _canvas(size: tuple[float, float]) -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=size, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _legend(figure: Figure) -> None:
+    figure.legend(
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=INK,
+        handlelength=2.4,
+    )
+
+
+def _restyle(figure: Figure) -> None:
+    for axes in figure.axes:
+        _style(axes)
+
+
+def _style(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelcolor=INK, labelsize=9, color=FAINT)
+    axes.grid(axis="y", color=FAINT, alpha=0.2, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(INK)
+        label.set_fontsize(9.5)
+    axes.set_title(
+        axes.get_title("left"), loc="left", color=INK, fontsize=11, fontweight="bold"
+    )
+
+
+def _mark(axes: Axes, value: float, label: str) -> None:
+    """Draw a dotted level with its label at the right end."""
+    axes.axhline(value, color=FAINT, linewidth=1.3, linestyle=_DOTS)
+    axes.annotate(
+        label,
+        (1.0, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+        color=FAINT,
+    )
+
+
+def _line(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    color: str,
+    style: str = "-",
+    label: str | None = None,
+) -> None:
+    xs, ys = thin(x, y)
+    marker = "o" if len(xs) < 3 else None
+    axes.plot(xs, ys, style, color=color, linewidth=1.5, label=label, marker=marker)
+
+
+def thin(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Average neighbours until at most 300 points are left; NaN stays a gap."""
+    step = max(math.ceil(len(x) / _MAX_POINTS), 1)
+    starts = np.arange(0, len(x), step)
+    counts = np.diff(np.append(starts, len(x)))
+    means = [np.add.reduceat(np.asarray(v, float), starts) / counts for v in (x, y)]
+    return means[0], means[1]
+
+
+def _over_time(log: RunLog, key: str) -> tuple[list[float], list[float]]:
+    """Return ``key`` over epochs done (with fractions), or iterations."""
+    steps, values = log.series(key)
+    per_epoch = log.iterations_per_epoch or 1
+    return [step / per_epoch for step in steps], values
+
+
+def _time_label(log: RunLog) -> str:
+    return "epoch" if log.iterations_per_epoch else "iteration"

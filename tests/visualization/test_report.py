@@ -1,0 +1,190 @@
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import pytest
+from PIL import Image
+
+from mmssl_ext.visualization import curves, logs
+from mmssl_ext.visualization.report import main, write_report
+
+from .conftest import QUEUE, knn_row, make_run, train_row, write_session
+
+
+class Page(HTMLParser):
+    """Tags, attributes and visible text of a page, with its nesting checked."""
+
+    VOID = ("meta", "link", "br", "img")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text, self._open = [], [], "", []
+        self.feed(text)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open[-1:] != ["style"]:
+            self.text += data
+
+
+def read(work_dir):
+    text = write_report(work_dir).read_text(encoding="utf-8")
+    return Page(text), text
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A run with its report: work directory, parsed page, text of the page."""
+    before = plt.get_fignums()
+    work_dir = make_run(tmp_path_factory.mktemp("run"))
+    page, text = read(work_dir)
+    assert plt.get_fignums() == before  # no global figure is left
+    return work_dir, page, text
+
+
+def test_page_needs_nothing_but_itself(reported):
+    _, page, text = reported
+    assert "script" not in page.tags
+    assert not re.search(r"https?:|//\w+\.|@import", text)
+    inside = re.compile(r"#|data:|url\(#")
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href", "clip-path"):
+            assert inside.match(value), (name, value)
+    assert page.tags.count("svg") == 2 + 5  # loss, kNN, five health panels
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {v[1:] for n, v in page.attributes if n.endswith("href") and v[0] == "#"}
+    assert targets <= set(ids)
+
+
+def test_numbers_are_those_of_the_log(reported):
+    _, page, _ = reported
+    assert "CO2 on ImageFolder 'photos & more'" in page.text
+    assert "4 epochs, 1,280 images, 40 s of training" in page.text
+    assert "31.4 %→55.6 %" in page.text
+    assert "24.2 points above the start (31.4\N{NO-BREAK SPACE}%)" in page.text
+    for value in ("0.876", "45.7", "0.432", "-3.21"):  # the health table
+        assert value in page.text
+    assert "64 img/s (median)" in page.text
+    assert "20.0% of the step time" in page.text
+    assert f"ln({QUEUE:,} + 1) = 6.93" in page.text
+    assert hashlib.sha256(b"weights").hexdigest() in page.text
+    assert "2 unreadable images" in page.text
+    assert "A worker died." in page.text
+    assert "not complete" not in page.text
+
+
+def test_everything_is_escaped(reported):
+    _, page, text = reported
+    assert "type='<b>CO2</b>'" in page.text
+    assert "<b>" not in text
+    assert "Image <i>.jpg was replaced. (2 times)" in page.text
+    assert "<i>" not in text
+
+
+def test_figures_follow_the_theme(reported):
+    _, _, text = reported
+    svgs = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert "prefers-color-scheme: dark" in text
+    used = set(re.findall(r"var\(--(\w+)\)", svgs))
+    assert used >= {"ink", "faint", "blue", "orange"}
+    assert all(text.count(f"--{name}: #") == 2 for name in used)  # light and dark
+    assert "<text" in svgs  # letters stay letters
+
+
+def test_pngs_are_written(reported):
+    work_dir = reported[0]
+    for name in ("loss_curve", "knn_curve", "health"):
+        with Image.open(work_dir / f"{name}.png") as image:
+            assert image.width >= 900
+
+
+def test_curves_hold_the_points_of_the_log(work_dir):
+    log = logs.read_run(work_dir)
+    (axes,) = curves.loss_figure(log, QUEUE).axes
+    total, instance, _, chance = axes.get_lines()
+    assert list(total.get_xdata()) == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]  # epochs
+    assert list(total.get_ydata()) == [6.5] * 4 + [4.5] * 4
+    assert list(instance.get_ydata()) == [6] * 4 + [4] * 4
+    assert chance.get_ydata()[0] == pytest.approx(6.9324, abs=1e-4)  # ln 1025
+    (axes,) = curves.knn_figure(log).axes
+    backbone, embedding, start = axes.get_lines()
+    assert list(backbone.get_xdata()) == [0, 1, 4]
+    assert list(backbone.get_ydata()) == [31.37, 40.0, 55.62]
+    assert list(embedding.get_ydata()) == [27.9, 35.0, 50.5]
+    assert start.get_ydata()[0] == 31.37
+
+
+def test_missing_parts_leave_a_sentence(tmp_path):
+    rows = [train_row(step) for step in (10, 20)]
+    for row in rows:
+        for key in [key for key in row if key.startswith("health/")]:
+            del row[key]
+    write_session(tmp_path, "1", rows)
+    page, _ = read(tmp_path)
+    assert page.tags.count("svg") == 1
+    for sentence in (
+        "kNN accuracy was not measured",
+        "There is no kNN curve",
+        "No health measures are in the logs",
+        "There is no checkpoint file",
+        "No configuration was found",
+        "The run left no run.json",
+    ):
+        assert sentence in page.text
+    assert not (tmp_path / "knn_curve.png").exists()
+
+
+def test_empty_and_broken_runs_still_give_a_page(tmp_path):
+    page, _ = read(tmp_path)
+    assert "No training step is in the logs." in page.text
+    write_session(tmp_path, "1", [train_row(10, float("nan")), train_row(20)])
+    page, _ = read(tmp_path)
+    assert "The loss was not finite in some log lines." in page.text
+
+
+def test_collapse_is_said_at_the_top(tmp_path):
+    row = train_row(10) | {"health/std_ratio": 0.012}
+    write_session(tmp_path, "1", [row])
+    page, _ = read(tmp_path)
+    alarm = page.text.index("The embeddings have collapsed: their spread is 0.012")
+    assert alarm < page.text.index("Curves")
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [(20.04, "11.4 points BELOW the start"), (31.4, "level with the start")],
+)
+def test_no_gain_is_not_sold_as_one(tmp_path, last, words):
+    rows = [knn_row(0, 31.37, 1.0), train_row(20), knn_row(1, last, 1.0)]
+    write_session(tmp_path, "1", rows)
+    assert words in read(tmp_path)[0].text
+
+
+def test_command_line_on_an_interrupted_run(work_dir, capsys):
+    facts = next(work_dir.glob("*/run.json"))
+    facts.write_text(facts.read_text().replace('"max_epochs": 4', '"max_epochs": 8'))
+    assert main([str(work_dir)]) == 0
+    path = work_dir / "report.html"
+    assert capsys.readouterr().out.strip() == str(path)
+    assert "4 of 8 epochs, not complete" in path.read_text()
+
+
+def test_command_line_without_a_run(work_dir, capsys):
+    assert main([str(work_dir / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
