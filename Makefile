@@ -1,0 +1,109 @@
+# Targets for daily work; `make` alone lists them. Everything runs in .venv, which is
+# built on first use. Another interpreter: make clean, then make venv PYTHON=python3.11.
+
+PYTHON ?= python3
+DEMO_CONFIG ?= configs/co2/co2_r18_demo.py
+DEMO_DATA ?= data/demo
+DEMO_RUN ?= work_dirs/demo
+PYTEST_ARGS ?=
+
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+# Byte-compiling all of torch takes 45 s; importing once compiles what is needed in 10 s.
+INSTALL := $(PIP) install --quiet --no-compile
+
+# .venv holds absolute paths: rebuild it where the folder was moved or copied.
+export REPOSITORY := $(CURDIR)
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+REBUILD := FORCE
+endif
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint typecheck format bench clean FORCE
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+venv: $(STAMP) ## Build .venv with the pinned dependencies and this package
+
+# The stamp is written last, so an interrupted installation starts afresh.
+$(STAMP): requirements/pinned.txt setup.cfg pyproject.toml $(REBUILD)
+	@$(CHECK_PYTHON)
+	@if [[ "$$(cat $(STAMP) 2>/dev/null)" == "$$REPOSITORY" ]]; then rm $(STAMP); \
+	else $(CREATE_VENV); fi
+	@echo "Installing the pinned dependencies into .venv (about 3 GB, one to three minutes)"
+	@$(INSTALL) -c requirements/pinned.txt torch torchvision
+	@$(INSTALL) --no-deps -r requirements/pinned.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -W ignore -c "$$FIRST_IMPORT" >/dev/null
+	@echo "$$REPOSITORY" > $(STAMP)
+
+demo: venv ## Draw demo scenes, pretrain CO2 on them, write the report
+	$(PY) -m mmssl_ext.datasets.demo --out $(DEMO_DATA)
+	@if [[ -e $(DEMO_RUN) ]]; then rm -rf $(DEMO_RUN).previous; \
+	mv $(DEMO_RUN) $(DEMO_RUN).previous; \
+	echo "The earlier run is kept in $(DEMO_RUN).previous"; fi
+	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_RUN)
+	@$(PY) -m mmssl_ext.visualization.report $(DEMO_RUN)
+
+test: export OMP_NUM_THREADS ?= 2
+test: export OMP_WAIT_POLICY ?= PASSIVE
+test: venv ## Check the environment, lint, type-check and run the tests
+	$(PY) -m mmssl_ext.check_env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy mmssl_ext
+	$(PY) -m pytest -q $(PYTEST_ARGS)
+
+lint: venv ## Check style with ruff
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+typecheck: venv ## Check types with mypy
+	$(PY) -m mypy mmssl_ext
+
+format: venv ## Format the code and fix what ruff can fix
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: venv ## Run the benchmarks
+	@shopt -s nullglob; files=(benchmarks/*.py); \
+	if (( $${#files[@]} == 0 )); then echo "There are no benchmarks yet."; fi; \
+	for file in "$${files[@]}"; do echo "== $$file"; $(PY) "$$file"; done
+
+clean: ## Remove .venv, caches and build leftovers; data and runs stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define FIRST_IMPORT
+import cv2, matplotlib.pyplot, rich.console, torchvision
+import mmpretrain.datasets, mmpretrain.engine, mmpretrain.models
+import sklearn.linear_model, sklearn.svm, torch.utils.tensorboard
+import _pytest.config, mmssl_ext
+endef
+export FIRST_IMPORT
+
+define CHECK_PYTHON
+command -v "$(PYTHON)" >/dev/null || { \
+  echo "No '$(PYTHON)' was found. Name a Python 3.10 to 3.12: make venv PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+version="$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
+case "$$version" in \
+  3.10|3.11|3.12) ;; \
+  2.*|3.[0-9]) echo "'$(PYTHON)' is Python $$version, but mmssl_ext needs 3.10 or newer. Name another one: make venv PYTHON=python3.11" >&2; exit 1 ;; \
+  *) echo "Warning: '$(PYTHON)' is Python $$version; the pinned dependencies are tested with 3.10 to 3.12." >&2 ;; \
+esac
+endef
+
+# Debian and Ubuntu ship python3 without ensurepip; there virtualenv or the system's pip
+# can still fill the environment.
+define CREATE_VENV
+rm -rf .venv; \
+"$(PYTHON)" -m venv .venv >/dev/null 2>&1 \
+|| { rm -rf .venv; "$(PYTHON)" -m virtualenv --quiet .venv 2>/dev/null; } \
+|| { rm -rf .venv; "$(PYTHON)" -m venv --without-pip .venv 2>/dev/null \
+     && "$(PYTHON)" -m pip --python $(PY) install --quiet pip 2>/dev/null; } \
+|| { rm -rf .venv; echo "'$(PYTHON)' cannot create a virtual environment. On Debian or Ubuntu: apt install python3-venv; elsewhere: $(PYTHON) -m pip install virtualenv" >&2; exit 1; }
+endef
