@@ -1,0 +1,99 @@
+"""What the benchmarks share: interleaved timing, peak memory, CSV with versions.
+
+Arms are timed in turn (A, B, A, B, ...), as process CPU time of one thread, so that
+another load on the machine changes both alike. A ratio is the median of the ratios of
+its blocks, with a bootstrap interval.
+"""
+
+import csv
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+Arms = dict[str, Callable[[], object]]
+
+
+def time_arms(
+    arms: Arms, blocks: int, steps: int, warmups: int = 2
+) -> dict[str, list[float]]:
+    """CPU seconds per call of each arm, one value per block of ``steps`` calls."""
+    for arm in arms.values():
+        for _ in range(warmups):
+            arm()
+    seconds: dict[str, list[float]] = {name: [0.0] * blocks for name in arms}
+    for block in range(blocks):
+        for _ in range(steps):
+            for name, arm in arms.items():
+                start = time.process_time()
+                arm()
+                seconds[name][block] += (time.process_time() - start) / steps
+    return seconds
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> tuple[float, ...]:
+    """Median of the block ratios and its 95 % bootstrap interval."""
+    ratios = np.array(numerator) / np.array(denominator)
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """Bytes by which a call raises the resident memory of this process at most.
+
+    Linux only: the kernel's high-water mark is reset before the call.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    call()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(x.split()[1]) * 1024 for x in lines if x.startswith(key + ":"))
+
+
+def describe_machine() -> dict[str, str]:
+    """Versions and hardware, for every row of a result."""
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    names = ("torch", "onedl-mmpretrain", "onedl-mmengine")
+    return {name: version(name) for name in names} | {
+        "python": platform.python_version(),
+        "cpu": cpu,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def write_rows(name: str, rows: list[dict]) -> None:
+    """Print the rows and write them to ``results/<name>.csv``."""
+    rows = [row | describe_machine() for row in rows]
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / f"{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print({k: v for k, v in row.items() if k not in describe_machine()})
+
+
+def median_ms(seconds: list[float]) -> float:
+    """Median of the blocks in milliseconds."""
+    return round(1000 * statistics.median(seconds), 2)
