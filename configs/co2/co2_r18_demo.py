@@ -93,9 +93,7 @@ default_hooks = dict(
     ),
 )
 
-optim_wrapper = dict(
-    optimizer=dict(type="SGD", lr=lr, momentum=0.9, weight_decay=5e-4)
-)
+optim_wrapper = dict(optimizer=dict(type="SGD", lr=lr, momentum=0.9, weight_decay=5e-4))
 param_scheduler = [
     dict(type="CosineAnnealingLR", T_max=max_epochs, by_epoch=True, end=max_epochs)
 ]

@@ -1,0 +1,5 @@
+"""Device-side preprocessing of collated batches."""
+
+from .multi_view import MultiViewPreprocessor
+
+__all__ = ["MultiViewPreprocessor"]

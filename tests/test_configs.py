@@ -1,0 +1,169 @@
+"""Every shipped config: loads, is checked, builds, makes views and takes a step."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
+from PIL import Image
+
+from mmssl_ext.engine.launch import load_config, prepare
+from mmssl_ext.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
+
+ROOT = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(
+    str(p.relative_to(ROOT)) for p in ROOT.rglob("*.py") if "_base_" not in p.parts
+)
+
+
+def load(name):
+    cfg = load_config(ROOT / name)
+    prepare(cfg, work_dir="unused")
+    init_default_scope("mmssl_ext")
+    return cfg
+
+
+def rates(name):
+    """Learning rate of every epoch, from the config's own schedule."""
+    cfg = load(name)
+    optimizer = torch.optim.SGD(
+        [torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr
+    )
+    schedulers = [
+        PARAM_SCHEDULERS.build(s | dict(optimizer=optimizer))
+        for s in cfg.param_scheduler
+    ]
+    history = []
+    for _ in range(cfg.train_cfg.max_epochs):
+        history.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return history
+
+
+def test_configs_are_found():
+    assert {
+        "co2/co2_mocov1_r50_imagenet.py",
+        "co2/co2_r18_cifar10.py",
+        "co2/co2_r18_demo.py",
+        "co2/co2_r50_imagenet.py",
+        "mocov2/mocov2_r18_cifar10.py",
+        "mocov2/mocov2_r50_imagenet.py",
+    } <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.filterwarnings("error:bn_splits")
+def test_takes_a_step(name):
+    cfg = load(name)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    photo = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (80, 90, 3), "u1")
+    )
+    views = make_views(cfg.train_dataloader.dataset.pipeline, photo)
+    assert views[0].shape == views[1].shape
+    small = torch.randint(256, (2, 8, 3, 64, 64), dtype=torch.uint8)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=cfg.optim_wrapper.optimizer.lr,
+    )
+    before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
+    log = model.train().train_step(
+        dict(inputs=list(small), data_samples=[]), OptimWrapper(optimizer)
+    )
+    assert torch.isfinite(log["loss"])
+    assert ("loss_consistency" in log) == (cfg.model.type == "CO2")
+    for key, old in before.items():
+        assert not torch.equal(old, model.get_parameter(key)), key
+
+
+def make_views(pipeline, photo):
+    from mmssl_ext.datasets.base import SSLDataset
+
+    class One(SSLDataset):
+        def describe(self, row):
+            return dict(img_path="photo", img=photo)
+
+    transforms = [TRANSFORMS.build(t) for t in pipeline]
+    return One(1, transforms)[0]["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("co2/co2_r50_imagenet.py", 224), ("co2/co2_r18_cifar10.py", 32)],
+)
+def test_size_of_the_views(name, size):
+    photo = Image.new("RGB", (300, 200))
+    views = make_views(load(name).train_dataloader.dataset.pipeline, photo)
+    assert [tuple(v.shape) for v in views] == [(3, size, size)] * 2
+
+
+@pytest.mark.parametrize(
+    "name", ["mocov2/mocov2_r50_imagenet.py", "co2/co2_r50_imagenet.py"]
+)
+def test_imagenet_recipe(name):
+    cfg = load(name)
+    assert cfg.train_dataloader.batch_size == 32
+    assert cfg.auto_scale_lr.base_batch_size == 256
+    assert cfg.optim_wrapper.optimizer == dict(
+        type="SGD", lr=0.03, momentum=0.9, weight_decay=1e-4
+    )
+    model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.parameters()) == 55_933_312
+    assert model.queue.keys.shape == (65536, 128)
+    lr = rates(name)
+    assert len(lr) == 200
+    assert [lr[0], lr[100], lr[199]] == pytest.approx([0.03, 0.015, 1.85e-6], rel=1e-3)
+
+
+def test_co2_differs_from_moco_by_the_term_alone():
+    moco, co2 = load("mocov2/mocov2_r50_imagenet.py"), load("co2/co2_r50_imagenet.py")
+    term = co2.model.pop("consistency")
+    assert term == dict(type="ConsistencyHead", temperature=0.05, weight=0.3)
+    assert co2.model == moco.model | dict(type="CO2")
+    for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"):
+        assert co2[key] == moco[key]
+
+
+def test_mocov1_recipe():
+    name = "co2/co2_mocov1_r50_imagenet.py"
+    cfg = load(name)
+    assert cfg.model.head.temperature == 0.07
+    assert cfg.model.consistency == dict(
+        type="ConsistencyHead", temperature=0.04, weight=10
+    )
+    layers = [
+        m
+        for m in MODELS.build(cfg.model).neck.modules()
+        if not list(m.children()) and list(m.parameters())
+    ]
+    assert [(m.in_features, m.out_features) for m in layers] == [(2048, 128)]
+    lr = rates(name)
+    assert [lr[0], lr[119], lr[120], lr[160]] == pytest.approx(
+        [0.03, 0.03, 0.003, 0.0003]
+    )
+    view = cfg.train_dataloader.dataset.pipeline[1]["views"][0]
+    assert [t.type for t in view] == [
+        "RandomResizedCrop",
+        "RandomGrayscale",
+        "ColorJitter",
+        "RandomFlip",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["mocov2/mocov2_r18_cifar10.py", "co2/co2_r18_cifar10.py"]
+)
+def test_cifar10_recipe(name):
+    cfg = load(name)
+    assert cfg.train_dataloader.batch_size == 512
+    assert (cfg.model.queue_len, cfg.model.momentum) == (4096, 0.99)
+    assert (cfg.model.head.temperature, cfg.model.bn_splits) == (0.1, 8)
+    assert cfg.optim_wrapper.optimizer.lr == 0.06
+    assert cfg.train_cfg.max_epochs == 200
+    assert (cfg.default_hooks.knn.k, cfg.default_hooks.knn.temperature) == (200, 0.1)
