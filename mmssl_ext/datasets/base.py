@@ -1,0 +1,151 @@
+"""Base of the datasets: lazy decoding, keyed randomness and unreadable images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from mmssl_ext.registry import TRANSFORMS
+
+from .draws import SUBSTITUTE, DrawKey, SampleDraws
+from .transforms.decode import UnreadableImageError
+
+Transform = Callable[[dict], dict]
+MAX_SUBSTITUTES = 20
+
+
+def build_pipeline(pipeline: Sequence[dict | Transform]) -> list[Transform]:
+    """Build transforms from config dicts; callables are kept as they are."""
+    return [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline]
+
+
+class SSLDataset(Dataset):
+    """Images with optional labels, read one by one when asked for.
+
+    A subclass finds its images, calls ``super().__init__`` and implements
+    :meth:`describe`. An item is whatever the last transform of the pipeline returns,
+    with :class:`PackViews` ``dict(inputs=..., data_samples=DataSample)``.
+
+    Args:
+        size: Number of images found.
+        pipeline: Transforms, as config dicts or callables ``dict -> dict``.
+        labels: Class index of each image, or None.
+        classes: Class names, or None.
+        on_error: What to do with an unreadable image: ``"raise"`` an error that names
+            it, or ``"skip"`` it, i.e. return another image in its place and list the
+            path in ``skipped`` of the item's data sample.
+        max_images: Use only so many images, evenly spaced over the whole set.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        pipeline: Sequence[dict | Transform] = (),
+        *,
+        labels: np.ndarray | None = None,
+        classes: Sequence[str] | None = None,
+        on_error: str = "raise",
+        max_images: int | None = None,
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(
+                f'on_error must be "raise" or "skip", but is {on_error!r}.'
+            )
+        if max_images is not None and max_images < 1:
+            raise ValueError(
+                f"max_images must be at least 1, or None for all images, but is "
+                f"{max_images!r}."
+            )
+        count = size if max_images is None else min(size, max_images)
+        self._rows = np.arange(count, dtype=np.int64) * size // max(count, 1)
+        self.labels = None if labels is None else np.asarray(labels)[self._rows]
+        self._metainfo = {} if classes is None else {"classes": tuple(classes)}
+        self.pipeline = build_pipeline(pipeline)
+        self.on_error = on_error
+        self._draw_key = DrawKey()
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """A copy of the meta information; holds ``classes`` where they are known."""
+        return dict(self._metainfo)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def set_draw_key(self, seed: int, epoch: int) -> None:
+        """Make all draws depend only on (seed, epoch, sample index, view).
+
+        Call it before the iteration over the loader starts; it reaches persistent
+        workers too. Without a key each visit of a sample draws afresh.
+        """
+        self._draw_key.set(seed, epoch)
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Return ``img_path`` of image ``row`` (and ``img`` if it is in memory)."""
+        raise NotImplementedError
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        """Return path, index and label of a sample without decoding its image."""
+        info = self.describe(int(self._rows[index]))
+        info["sample_idx"] = int(index)
+        if self.labels is not None:
+            info["gt_label"] = int(self.labels[index])
+        return info
+
+    def __getitem__(self, index: int) -> Any:
+        """Return item ``index``.
+
+        The substitute of an unreadable image keeps the draws of the sample it stands
+        for, and carries its own path, label and ``sample_idx``.
+
+        Raises:
+            UnreadableImageError: With ``on_error="raise"`` for the first unreadable
+                image, with ``"skip"`` when the substitutes were unreadable as well.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(
+                f"Sample {index} was asked for, but the dataset has {len(self)}."
+            )
+        index = int(index) % len(self)
+        draws = self._draw_key.sample(index)
+        try:
+            return self._run(index, draws, ())
+        except UnreadableImageError as error:
+            if self.on_error == "raise":
+                raise UnreadableImageError(
+                    f"{error} Delete or replace this file, or set "
+                    'on_error="skip" in the dataset to go on without it.'
+                ) from error
+            return self._substitute(index, draws, error)
+
+    def _run(self, index: int, draws: SampleDraws, skipped: tuple[str, ...]) -> Any:
+        results = self.get_data_info(index)
+        results.update(skipped=skipped, draws=draws, rng=draws.stream())
+        for transform in self.pipeline:
+            results = transform(results)
+        return results
+
+    def _substitute(
+        self, index: int, draws: SampleDraws, error: UnreadableImageError
+    ) -> Any:
+        # Deterministic also without a key, so that an evaluation repeats itself.
+        key = self._draw_key.get() or (0, 0)
+        rng = SampleDraws(key, index).stream(SUBSTITUTE)
+        errors = [error]
+        skipped = [self.get_data_info(index)["img_path"]]
+        for _ in range(MAX_SUBSTITUTES):
+            other = int(rng.integers(len(self)))
+            try:
+                return self._run(other, draws, tuple(skipped))
+            except UnreadableImageError as other_error:
+                errors.append(other_error)
+                skipped.append(self.get_data_info(other)["img_path"])
+        listing = "\n  ".join(str(e) for e in errors[:5])
+        raise UnreadableImageError(
+            f'{len(errors)} images in a row could not be read, so on_error="skip" '
+            f"gives up. Check that the dataset is complete and mounted. The first "
+            f"ones are:\n  {listing}"
+        ) from error

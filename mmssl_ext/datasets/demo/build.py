@@ -1,0 +1,124 @@
+"""Building of the demo data: all of it or nothing, and only once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from .layouts import LayoutWriter
+from .scenes import draw_scene
+from .shapes import CLASSES
+
+MANIFEST = "demo.json"
+VERSION = 1  # to be raised whenever other scenes are drawn from the same arguments
+
+
+def make_demo(
+    out: str | os.PathLike,
+    train: int = 3000,
+    test: int = 600,
+    size: int = 96,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Draw the demo scenes into a folder, unless they are there already.
+
+    The folder appears under its name when it is complete. The same arguments give the
+    same bytes with the same versions of NumPy and Pillow on the same kind of machine.
+
+    Args:
+        out: Output folder; new, empty, or an earlier output.
+        train: Number of training scenes, the classes in turn.
+        test: Number of test scenes.
+        size: Side of the square images in pixels.
+        seed: Seed of all draws.
+        force: Replace an earlier output that was drawn from other arguments.
+        progress: Show a progress bar.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        FileExistsError: The folder holds other files, or scenes from other arguments
+            and ``force`` is False.
+        ValueError: An argument is out of range.
+    """
+    out = Path(out).absolute()
+    for name, value, low in (("train", train, 1), ("test", test, 1),
+                             ("size", size, 32), ("seed", seed, 0)):  # fmt: skip
+        if value < low:
+            raise ValueError(f"{name} must be at least {low}, but is {value}.")
+    manifest = {
+        "content": "mmssl_ext demo scenes",
+        "version": VERSION,
+        "seed": seed,
+        "train": train,
+        "test": test,
+        "size": size,
+        "classes": list(CLASSES),
+    }
+    if _is_complete(out, manifest, force):
+        return out
+    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        _draw_all(partial, manifest, progress)
+        if _is_complete(out, manifest, force):  # another process was faster
+            return out
+        if out.is_dir():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _is_complete(out: Path, manifest: dict[str, Any], force: bool) -> bool:
+    """Return whether the wanted scenes are there, False if they may be written."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        found = json.loads((out / MANIFEST).read_text())
+    except (OSError, ValueError):
+        found = {}
+    if not isinstance(found, dict) or found.get("content") != manifest["content"]:
+        raise FileExistsError(
+            f"'{out}' holds files that are not demo scenes (there is no valid "
+            f"{MANIFEST}). Choose another folder; this one is left as it is."
+        )
+    if found == manifest:
+        return True
+    if force:
+        return False
+    changes = ", ".join(
+        f"{key}={found.get(key)!r} instead of {manifest[key]!r}"
+        for key in manifest
+        if found.get(key) != manifest[key]
+    )
+    raise FileExistsError(
+        f"'{out}' holds demo scenes from other arguments: {changes}. Choose another "
+        f"folder, or replace them with --force (force=True)."
+    )
+
+
+def _draw_all(root: Path, manifest: dict[str, Any], progress: bool) -> None:
+    number = 0
+    for split_id, split in enumerate(("train", "test")):
+        writer = LayoutWriter(root, split)
+        steps = track(
+            range(manifest[split]),
+            description=f"Drawing {split} scenes",
+            disable=not progress,
+        )
+        for i in steps:
+            number += 1
+            key = (manifest["seed"], split_id, i)
+            writer.write(number, draw_scene(i % len(CLASSES), manifest["size"], key))
+        writer.finish()
+    (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -1,0 +1,202 @@
+"""Writers of the demo scenes in the layouts of ImageNet, VOC, COCO and Cityscapes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+from PIL import Image
+
+from .scenes import Scene
+from .shapes import CLASSES
+
+# The demo classes stand in for the eight classes of Cityscapes that have instances
+# (person, rider, car, truck, bus, train, motorcycle, bicycle) and the background for
+# "sky", so that stock tools and 19-class configs read the files as they are.
+CITYSCAPES_IDS = (23, 24, 25, 26, 27, 28, 31, 32, 33)  # background, classes
+CITYSCAPES_TRAIN_IDS = (10, 11, 12, 13, 14, 15, 16, 17, 18)
+
+
+def voc_palette() -> list[int]:
+    """Return the colour map of VOC label images: 256 RGB triples in one list."""
+    index = np.arange(256)
+    colours = np.zeros((256, 3), int)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+    return colours.ravel().tolist()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let ``target`` share the bytes of ``source``, or copy where that fails."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _save_png(path: Path, values: np.ndarray, palette: list[int] | None = None) -> None:
+    img = Image.fromarray(values)
+    if palette is not None:
+        img.putpalette(palette)
+    img.save(path, compress_level=1)
+
+
+class LayoutWriter:
+    """Writes the scenes of one split in all four layouts.
+
+    ImageNet, VOC and COCO share one JPEG file by hard links; Cityscapes has a PNG of
+    its own, as its file names demand.
+
+    Args:
+        root: Output folder.
+        split: ``"train"`` or ``"test"``; the latter is ``val`` in COCO and Cityscapes.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        coco_split = "train" if split == "train" else "val"
+        self.split, self.coco_split = split, coco_split
+        self.imagenet = root / "imagenet" / split
+        self.voc = root / "VOCdevkit" / "VOC2007"
+        self.coco = root / "coco"
+        self.coco_images = self.coco / f"{coco_split}2017"
+        self.city = root / "cityscapes"
+        self.city_images = self.city / "leftImg8bit" / coco_split / "demo"
+        self.city_labels = self.city / "gtFine" / coco_split / "demo"
+        for name in CLASSES:
+            (self.imagenet / name).mkdir(parents=True)
+        for name in ("JPEGImages", "Annotations", "ImageSets/Main",
+                     "ImageSets/Segmentation", "SegmentationClass",
+                     "SegmentationObject"):  # fmt: skip
+            (self.voc / name).mkdir(parents=True, exist_ok=True)
+        for folder in (self.coco_images, self.city_images, self.city_labels):
+            folder.mkdir(parents=True)
+        for folder in (self.coco, self.city):
+            (folder / "annotations").mkdir(exist_ok=True)
+        self._palette = voc_palette()
+        self._records: list[tuple[int, set[int]]] = []  # VOC number, classes shown
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def write(self, number: int, scene: Scene) -> None:
+        """Write a scene; ``number`` is unique over both splits and at least 1."""
+        name = CLASSES[scene.objects[0].label]
+        jpeg = self.imagenet / name / f"{name}_{number:06d}.jpg"
+        Image.fromarray(scene.image).save(jpeg, quality=92)
+        _link(jpeg, self.voc / "JPEGImages" / f"{number:06d}.jpg")
+        _link(jpeg, self.coco_images / f"{number:012d}.jpg")
+        self._write_voc(number, scene)
+        self._write_cityscapes(number, scene)
+        self._add_coco(number, scene)
+        self._records.append((number, {o.label for o in scene.objects}))
+
+    def _write_voc(self, number: int, scene: Scene) -> None:
+        height, width, depth = scene.image.shape
+        root = ET.Element("annotation")
+        ET.SubElement(root, "folder").text = "VOC2007"
+        ET.SubElement(root, "filename").text = f"{number:06d}.jpg"
+        shape = ET.SubElement(root, "size")
+        for tag, value in (("width", width), ("height", height), ("depth", depth)):
+            ET.SubElement(shape, tag).text = str(value)
+        ET.SubElement(root, "segmented").text = "1"
+        for obj in scene.objects:
+            node = ET.SubElement(root, "object")
+            ET.SubElement(node, "name").text = CLASSES[obj.label]
+            ET.SubElement(node, "pose").text = "Unspecified"
+            ET.SubElement(node, "truncated").text = "0"
+            ET.SubElement(node, "difficult").text = "0"
+            left, upper, right, lower = obj.box
+            box = ET.SubElement(node, "bndbox")
+            # VOC counts pixels from 1 and includes the last one.
+            corners = (left + 1, upper + 1, right, lower)
+            for tag, value in zip(
+                ("xmin", "ymin", "xmax", "ymax"), corners, strict=True
+            ):
+                ET.SubElement(box, tag).text = str(value)
+        ET.indent(root)
+        xml = ET.tostring(root, encoding="unicode")
+        (self.voc / "Annotations" / f"{number:06d}.xml").write_text(xml + "\n")
+        name = f"{number:06d}.png"
+        _save_png(self.voc / "SegmentationClass" / name, scene.semantic, self._palette)
+        objects = self.voc / "SegmentationObject" / name
+        _save_png(objects, scene.instances, self._palette)
+
+    def _write_cityscapes(self, number: int, scene: Scene) -> None:
+        stem = f"demo_{number:06d}_000019"
+        _save_png(self.city_images / f"{stem}_leftImg8bit.png", scene.image)
+        semantic, instances = scene.semantic, scene.instances
+        label_ids = np.array(CITYSCAPES_IDS, np.uint8)[semantic]
+        train_ids = np.array(CITYSCAPES_TRAIN_IDS, np.uint8)[semantic]
+        # label id * 1000 + number of the object; the label id alone without instances
+        single = label_ids.astype(np.uint16)
+        instance_ids = np.where(instances, single * 1000 + instances - 1, single)
+        for kind, values in (
+            ("labelIds", label_ids),
+            ("labelTrainIds", train_ids),
+            ("instanceIds", instance_ids.astype(np.uint16)),
+        ):
+            _save_png(self.city_labels / f"{stem}_gtFine_{kind}.png", values)
+
+    def _add_coco(self, number: int, scene: Scene) -> None:
+        height, width = scene.image.shape[:2]
+        self._images.append({"id": number, "width": width, "height": height})
+        for obj in scene.objects:
+            left, upper, right, lower = obj.box
+            annotation = {
+                "id": len(self._annotations) + 1,
+                "image_id": number,
+                "category_id": obj.label + 1,
+                "bbox": [left, upper, right - left, lower - upper],
+                "area": int(obj.mask.sum()),
+                "iscrowd": 0,
+                "segmentation": [np.round(obj.outline, 2).ravel().tolist()],
+            }
+            self._annotations.append(annotation)
+
+    def finish(self) -> None:
+        """Write the lists of images and the JSON files."""
+        self._write_json(
+            self.coco / "annotations" / f"instances_{self.coco_split}2017.json",
+            "{:012d}.jpg",
+            tuple(range(len(CLASSES) + 1)),
+        )
+        self._write_json(
+            self.city / "annotations"
+            / f"instancesonly_filtered_gtFine_{self.coco_split}.json",
+            "demo/demo_{:06d}_000019_leftImg8bit.png",
+            CITYSCAPES_IDS,
+        )  # fmt: skip
+        names = ("train", "trainval") if self.split == "train" else ("val", "test")
+        lines = "".join(f"{number:06d}\n" for number, _ in self._records)
+        for name in names:
+            for task in ("Main", "Segmentation"):
+                (self.voc / "ImageSets" / task / f"{name}.txt").write_text(lines)
+            for label, kind in enumerate(CLASSES):
+                signs = "".join(
+                    f"{number:06d} {1 if label in shown else -1:2d}\n"
+                    for number, shown in self._records
+                )
+                path = self.voc / "ImageSets" / "Main" / f"{kind}_{name}.txt"
+                path.write_text(signs)
+
+    def _write_json(self, path: Path, file_name: str, ids: tuple[int, ...]) -> None:
+        images = [{**i, "file_name": file_name.format(i["id"])} for i in self._images]
+        annotations = [
+            {**a, "category_id": ids[a["category_id"]]} for a in self._annotations
+        ]
+        categories = [
+            {"id": ids[i], "name": name, "supercategory": "demo"}
+            for i, name in enumerate(CLASSES, start=1)
+        ]
+        content = {
+            "info": {"description": "mmssl_ext demo scenes"},
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        }
+        path.write_text(json.dumps(content))

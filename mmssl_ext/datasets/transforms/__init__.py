@@ -1,0 +1,20 @@
+"""Transforms that run in the loader's workers, on one decoded image."""
+
+from .color import ColorJitter, GaussianBlur, RandomGrayscale
+from .decode import DecodeImage, UnreadableImageError
+from .geometry import CenterCrop, RandomFlip, RandomResizedCrop, ResizeShort
+from .views import MakeViews, PackViews
+
+__all__ = [
+    "CenterCrop",
+    "ColorJitter",
+    "DecodeImage",
+    "GaussianBlur",
+    "MakeViews",
+    "PackViews",
+    "RandomFlip",
+    "RandomGrayscale",
+    "RandomResizedCrop",
+    "ResizeShort",
+    "UnreadableImageError",
+]

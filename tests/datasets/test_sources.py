@@ -1,0 +1,231 @@
+"""Finding images: folders, lists and CIFAR-10."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.runner import Runner
+
+from mmssl_ext.datasets import CIFAR10, ImageFolder, ImageList
+from mmssl_ext.registry import DATASETS
+
+from .helpers import EVALUATION, TWO_VIEWS, picture, write_cifar, write_folder
+
+CIFAR_COPY = (
+    Path(__file__).parents[2].parent / "shared/datasets/cifar10/cifar-10-batches-py"
+)
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def names(dataset, root):
+    paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+    return [os.path.relpath(p, root).replace(os.sep, "/") for p in paths]
+
+
+def test_folder_is_scanned_in_stable_order(tmp_path):
+    wanted = ["B.JPEG", "a.jpg", "b/1.PNG", "b/c/d/2.webp", "é ü.png"]
+    touch(tmp_path, *wanted, ".hidden.jpg", ".dir/x.jpg", "notes.txt", "b/x.jpg.txt")
+    dataset = ImageFolder(str(tmp_path))
+    assert names(dataset, tmp_path) == wanted
+    assert dataset.labels is None
+    assert dataset.metainfo == {}
+    assert names(ImageFolder(str(tmp_path), extensions=(".TXT",)), tmp_path) == [
+        "b/x.jpg.txt",
+        "notes.txt",
+    ]
+
+
+def test_links_are_followed_but_never_in_circles(tmp_path):
+    touch(tmp_path, "real/1.jpg", "root/2.jpg", "root/sub/3.jpg")
+    root = tmp_path / "root"
+    (root / "linked").symlink_to(tmp_path / "real")
+    (root / "sub" / "up").symlink_to(root)
+    (root / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    (root / "self").symlink_to(root / "self")
+    dataset = ImageFolder(str(root))
+    assert names(dataset, root) == ["2.jpg", "gone.jpg", "linked/1.jpg", "sub/3.jpg"]
+
+
+def test_subfolders_are_classes(tmp_path):
+    touch(tmp_path, "dog/1.JPEG", "cat/x/2.jpg", "cat/3.jpg", "stray.jpg", "bird/a.txt")
+    dataset = ImageFolder(str(tmp_path), labels="subfolders")
+    assert names(dataset, tmp_path) == ["cat/3.jpg", "cat/x/2.jpg", "dog/1.JPEG"]
+    assert dataset.metainfo["classes"] == ("bird", "cat", "dog")
+    assert dataset.labels.tolist() == [1, 1, 2]
+    assert dataset.get_data_info(2)["gt_label"] == 2
+
+
+def test_max_images_is_an_evenly_spaced_subset(tmp_path):
+    touch(tmp_path, *(f"{c}/{i}.jpg" for c in "abcd" for i in range(5)))
+    dataset = ImageFolder(str(tmp_path), labels="subfolders", max_images=8)
+    assert len(dataset) == 8
+    assert np.bincount(dataset.labels).tolist() == [2, 2, 2, 2]
+    assert names(dataset, tmp_path)[:3] == ["a/0.jpg", "a/2.jpg", "b/0.jpg"]
+    assert [dataset.get_data_info(i)["sample_idx"] for i in range(8)] == list(range(8))
+    assert len(ImageFolder(str(tmp_path), max_images=100)) == 20
+
+
+def test_folders_without_images_are_explained(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*does not exist"):
+        ImageFolder(str(tmp_path / "nowhere"))
+    touch(tmp_path, "file.txt")
+    with pytest.raises(FileNotFoundError, match=r"No image was found.*\.jpg, \.jpeg"):
+        ImageFolder(str(tmp_path))
+    with pytest.raises(NotADirectoryError, match="ImageList"):
+        ImageFolder(str(tmp_path / "file.txt"))
+    touch(tmp_path, "1.jpg")
+    with pytest.raises(FileNotFoundError, match="in the subfolders of"):
+        ImageFolder(str(tmp_path), labels="subfolders")
+    for kwargs in ({"labels": "yes"}, {"on_error": "ignore"}, {"max_images": 0}):
+        with pytest.raises(ValueError, match=next(iter(kwargs))):
+            ImageFolder(str(tmp_path), **kwargs)
+
+
+def test_index_out_of_range(tmp_path):
+    write_folder(tmp_path, 3)
+    dataset = ImageFolder(str(tmp_path), pipeline=EVALUATION)
+    assert dataset[-1]["data_samples"].sample_idx == 2
+    assert len(list(dataset)) == 3
+    with pytest.raises(IndexError, match="has 3"):
+        dataset[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "paths", "labels"),
+    [
+        ("a.jpg\n\n# note\nb c.png\r\n", ["a.jpg", "b c.png"], None),
+        ("a b.jpg 3\n  c.jpg\t0  \n", ["a b.jpg", "c.jpg"], [3, 0]),
+        ("\ufeffa.jpg 1", ["a.jpg"], [1]),
+        ("trip 2019\ntrip two", ["trip 2019", "trip two"], None),
+        ("x.jpg copy/é.png", ["x.jpg copy/é.png"], None),
+        ("a.jpg 10 2\nb.jpg 4 1", ["a.jpg 10", "b.jpg 4"], [2, 1]),
+    ],
+)
+def test_list_formats(tmp_path, text, paths, labels):
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8", newline="")
+    dataset = ImageList(str(tmp_path / "list.txt"), root=str(tmp_path))
+    assert names(dataset, tmp_path) == paths
+    assert (None if dataset.labels is None else dataset.labels.tolist()) == labels
+    assert ("classes" in dataset.metainfo) == (labels is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg 1\n\nb.jpg\n", "Line 3 .*no integer label.*'b.jpg'"),
+        ("a.jpg 1\nb.jpg -1\n", "Line 2 .*negative"),
+        ("a.jpg\nb.jpg cat\n", "Line 2 .*not an integer"),
+        ("a.jpg\nb\0.jpg\n", "Line 2 .*zero byte"),
+        ("a.jpg 1\nb\0.jpg 2\n", "Line 2 .*zero byte"),
+        ("\n# only a note\n", "is empty"),
+    ],
+)
+def test_malformed_lists_are_explained(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        ImageList(str(tmp_path / "list.txt"))
+
+
+def test_list_and_its_root_must_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match="ann_file"):
+        ImageList(str(tmp_path / "list.txt"))
+    (tmp_path / "list.txt").write_text("a.jpg 4")
+    with pytest.raises(FileNotFoundError, match=r"`root`"):
+        ImageList(str(tmp_path / "list.txt"), root=str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"label 4.*2 classes"):
+        ImageList(str(tmp_path / "list.txt"), classes=("a", "b"))
+
+
+def test_cifar_pixels_labels_and_names(tmp_path):
+    pixels = write_cifar(tmp_path)
+    pipeline = [{"type": "DecodeImage"}, {"type": "PackViews"}]
+    dataset = CIFAR10(str(tmp_path), pipeline, verify_md5=False, max_images=10)
+    assert len(dataset) == 10
+    for index in range(10):
+        item = dataset[index]
+        assert torch.equal(item["inputs"], torch.from_numpy(pixels[3 * index]))
+        assert item["data_samples"].img_path == f"cifar10/train/{3 * index:05d}"
+        assert item["data_samples"].gt_label.item() == dataset.labels[index]
+    assert len(dataset.metainfo["classes"]) == 10
+    assert len(CIFAR10(str(tmp_path), split="test", verify_md5=False)) == 6
+
+
+def test_cifar_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cifar-10-batches-py.*download=True"):
+        CIFAR10(str(tmp_path))
+    write_cifar(tmp_path)
+    with pytest.raises(ValueError, match="verify_md5=False"):
+        CIFAR10(str(tmp_path))
+    (tmp_path / "cifar-10-batches-py" / "test_batch").unlink()
+    with pytest.raises(ValueError, match="incomplete"):
+        CIFAR10(str(tmp_path), verify_md5=False)
+    with pytest.raises(ValueError, match="split"):
+        CIFAR10(str(tmp_path), split="val")
+
+
+@pytest.mark.skipif(
+    not CIFAR_COPY.is_dir(), reason=f"no unpacked CIFAR-10 in {CIFAR_COPY.name}"
+)
+def test_cifar_statistics():
+    dataset = CIFAR10(str(CIFAR_COPY.parent), verify_md5=False)
+    assert np.bincount(dataset.labels).tolist() == [5000] * 10
+    mean = dataset.images.mean(axis=(0, 1, 2)) / 255
+    assert np.allclose(mean, [0.4914, 0.4822, 0.4465], atol=1e-3)
+
+
+@pytest.fixture
+def scope():
+    before = DefaultScope.get_current_instance()
+    init_default_scope("mmssl_ext")
+    yield
+    if before is not None:
+        init_default_scope(before.scope_name)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_runner_builds_a_loader_from_a_config(tmp_path, workers, scope):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(5):
+            picture(i).save(tmp_path / label / f"{i}.png")
+    dataset = {
+        "type": "ImageFolder",
+        "root": str(tmp_path),
+        "labels": "subfolders",
+        "pipeline": TWO_VIEWS,
+    }
+    config = {
+        "dataset": dataset,
+        "batch_size": 4,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "drop_last": True,
+        "sampler": {"type": "DefaultSampler", "shuffle": True},
+        "collate_fn": {"type": "default_collate"},
+    }
+    data_loader = Runner.build_dataloader(config, seed=0)
+    data_loader.dataset.set_draw_key(0, 0)
+    batches = list(data_loader)
+    assert len(batches) == 2
+    for batch in batches:
+        assert [v.shape for v in batch["inputs"]] == [(4, 3, 24, 24)] * 2
+        assert {v.dtype for v in batch["inputs"]} == {torch.uint8}
+        for sample in batch["data_samples"]:
+            assert sample.gt_label.item() == sample.sample_idx // 5
+
+
+def test_unknown_transform_is_named_by_the_registry(tmp_path):
+    write_folder(tmp_path, 1)
+    config = {"type": "ImageFolder", "root": str(tmp_path), "pipeline": [{"type": "Q"}]}
+    with pytest.raises(KeyError, match=r"Q is not in the .*transform"):
+        DATASETS.build(config)
