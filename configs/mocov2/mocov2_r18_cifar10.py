@@ -29,7 +29,7 @@ model = dict(
     feat_dim=128,
     queue_len=queue_len,
     momentum=momentum,
-    bn_splits=8,  # one GPU only; several GPUs shuffle the keys
+    bn_splits=8,  # groups of 64
 )
 
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=lr, momentum=0.9, weight_decay=5e-4))

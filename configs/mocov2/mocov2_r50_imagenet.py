@@ -25,7 +25,7 @@ model = dict(
     feat_dim=128,
     queue_len=queue_len,
     momentum=momentum,
-    bn_splits=8,  # one GPU only; several GPUs shuffle the keys
+    bn_splits=8,  # one GPU only: with a batch of 256, groups of 32 as on 8 GPUs
 )
 
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=lr, momentum=0.9, weight_decay=1e-4))

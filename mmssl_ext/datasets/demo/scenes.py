@@ -1,9 +1,9 @@
-"""Drawing of the demo scenes: textured objects on noisy backgrounds.
+"""Drawing of the demo scenes: textured objects on noisy ground.
 
 A scene shows one dominant object, whose class is that of the image, and up to two
-smaller ones of other classes, without overlap. Objects of a class tend to one hue that
-overlaps with those of its neighbours. Saturation, value, pose, scale, texture phase,
-background, illumination, blur and grain are random and independent of the class.
+smaller ones of other classes, without overlap. A class has a few individuals with two
+colours each, which recur in many scenes; hues are independent of the class. Pose,
+scale, texture phase, ground, illumination, blur and grain are random.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def draw_scene(label: int, size: int, key: tuple[int, ...]) -> Scene:
     others = rng.permutation([i for i in range(len(CLASSES)) if i != label])
     for number, kind in enumerate([label, *others[: rng.integers(3)]]):
         for _ in range(8):
-            span = rng.uniform(0.3, 0.42) if number == 0 else rng.uniform(0.08, 0.12)
+            span = rng.uniform(0.34, 0.46) if number == 0 else rng.uniform(0.08, 0.12)
             outline, center, turn = _pose(rng, kind, span * size, size)
             coverage = _coverage(outline, size)
             if not taken[coverage > 0].any():
@@ -99,17 +99,30 @@ def draw_scene(label: int, size: int, key: tuple[int, ...]) -> Scene:
     return Scene(_photograph(rng, canvas, light), objects)
 
 
-def _colour(rng: np.random.Generator, saturation: float = 0.8) -> Array:
-    hue, saturation, value = rng.random(), saturation * rng.random(), rng.random()
-    value = 0.2 + 0.75 * value
-    return np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
+_GROUND = (0.1, 0.25, 0.6)  # hue, saturation, value
+_INDIVIDUALS = 4  # of a class
 
 
-def _object_colour(rng: np.random.Generator, kind: int) -> Array:
-    # As in nature, things of a kind tend to have a hue, but overlap with others.
-    hue = (kind / len(CLASSES) + rng.normal(0, 0.08)) % 1
-    saturation, value = 0.3 + 0.6 * rng.random(), 0.2 + 0.75 * rng.random()
-    return np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
+def _colour(rng: np.random.Generator, base: tuple[float, float, float]) -> Array:
+    hue, saturation, value = base + rng.uniform(-1, 1, 3) * (0.09, 0.15, 0.12)
+    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32)
+
+
+def _paints(rng: np.random.Generator, kind: int) -> tuple[Array, Array]:
+    """Return the two colours of a random individual of a class."""
+    own = np.random.default_rng((kind, int(rng.integers(_INDIVIDUALS))))
+    first = second = np.zeros(3, np.float32)
+    while np.abs(first - second).mean() < 0.25:  # the texture has to be visible
+        first, second = (
+            np.array(
+                colorsys.hsv_to_rgb(
+                    own.random(), own.uniform(0.3, 0.9), own.uniform(0.3, 0.95)
+                ),
+                np.float32,
+            )
+            for _ in range(2)
+        )
+    return first, second
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int) -> Array:
@@ -124,19 +137,16 @@ def _coordinates(size: int) -> tuple[Array, Array]:
 
 
 def _background(rng: np.random.Generator, size: int) -> Array:
-    octaves = zip((2, 5, 11, 24), rng.uniform(0.1, 0.5, 4), strict=True)
+    octaves = zip((2, 5, 11, 24), (0.1, 0.2, 0.2, 0.3), strict=True)
     field = sum(_noise(rng, size, cells) * weight for cells, weight in octaves)
-    blend = (0.5 + 0.5 * np.tanh(field))[..., None]
-    first = _colour(rng, 0.35)
-    second = first + rng.uniform(0.15, 0.5) * (_colour(rng, 0.35) - first)
-    return first * (1 - blend) + second * blend
+    return _colour(rng, _GROUND) * (1 + 0.12 * field[..., None])
 
 
 def _pose(
     rng: np.random.Generator, kind: int, radius: float, size: int
 ) -> tuple[Array, Array, float]:
     points = SHAPES[CLASSES[kind].split("_")[1]]
-    turn = rng.uniform(0, 2 * np.pi)
+    turn = rng.uniform(-0.35, 0.35)
     stretch = np.exp(rng.uniform(-0.18, 0.18))
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     points = (points * [stretch, 1 / stretch]) @ rotation
@@ -190,17 +200,15 @@ def _paint(
         shadow.size, Image.Transform.AFFINE, (1, 0, shift[0], 0, 1, shift[1])
     )
     fall = np.asarray(moved, np.float32) / 255
-    canvas *= (1 - rng.uniform(0.1, 0.5) * fall)[..., None]
+    canvas *= (1 - 0.3 * fall)[..., None]
 
-    tilt = turn + rng.uniform(-0.4, 0.4)
-    wave = rng.uniform(6.5, 10.5)
+    tilt = turn + rng.uniform(-0.15, 0.15)
+    wave = rng.uniform(7.5, 9.5)
     u = wave * (dx * np.cos(tilt) + dy * np.sin(tilt)) + rng.uniform(0, 2 * np.pi)
     v = wave * (dy * np.cos(tilt) - dx * np.sin(tilt)) + rng.uniform(0, 2 * np.pi)
     texture = TEXTURES[CLASSES[kind].split("_")[0]](u, v, rng)
-    blend = (0.5 + 0.5 * np.tanh(rng.uniform(1.2, 4.0) * texture))[..., None]
-    first, second = _object_colour(rng, kind), _object_colour(rng, kind)
-    while np.abs(first - second).mean() < 0.2:  # the texture has to be visible
-        second = _object_colour(rng, kind)
+    blend = (0.5 + 0.5 * np.tanh(rng.uniform(2.0, 4.0) * texture))[..., None]
+    first, second = _paints(rng, kind)
     shade = 1 + rng.uniform(0.0, 0.35) * (dx * np.cos(light) + dy * np.sin(light))
     body = (first * (1 - blend) + second * blend) * np.clip(shade, 0.4, 1.5)[..., None]
     canvas += coverage[..., None] * (body - canvas)
@@ -211,10 +219,12 @@ def _photograph(rng: np.random.Generator, canvas: Array, light: float) -> Array:
     size = len(canvas)
     x, y = _coordinates(size)
     slope = ((x - size / 2) * np.cos(light) + (y - size / 2) * np.sin(light)) / size
-    exposure = np.exp(rng.uniform(-0.3, 0.25)) * (1 + rng.uniform(0, 0.7) * slope)
-    tint = np.exp(rng.normal(0, 0.08, 3)).astype(np.float32)
+    exposure = np.exp(rng.uniform(-0.2, 0.15)) * (1 + rng.uniform(0, 0.3) * slope)
+    tint = np.exp(rng.normal(0, 0.01, 3)).astype(np.float32)
     picture = canvas * exposure[..., None].astype(np.float32) * tint
-    contrast = rng.uniform(0.7, 1.1)
+    contrast, saturation = rng.uniform(0.85, 1.1), rng.uniform(0.8, 1.1)
+    gray = picture.mean(axis=2, keepdims=True)
+    picture = gray + saturation * (picture - gray)
     picture = picture.mean() + contrast * (picture - picture.mean())
     picture += rng.normal(0, rng.uniform(0.003, 0.015), picture.shape)
     pixels = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))

@@ -50,7 +50,8 @@ class MoCo(BaseSelfSupervisor):
         feat_dim: Size D of the embedding.
         momentum: Share of the key encoder that each step keeps.
         bn_splits: Groups of the batch with BatchNorm statistics of their own when
-            training runs on one device; 1 leaves plain BatchNorm, unprotected. Several
+            training runs on one device; 1 leaves plain BatchNorm, unprotected. Groups
+            below 16 images make the statistics noisy: choose it by the batch. Several
             devices shuffle the keys among themselves instead.
         data_preprocessor: Config of the preprocessor, ``MultiViewPreprocessor``.
         init_cfg: As for every mmengine module.
