@@ -23,9 +23,7 @@ def run_ranks(function: Callable, world_size: int, *args) -> list:
     """
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_start, (function, world_size, folder, args), nprocs=world_size)
-        return [
-            torch.load(Path(folder, f"{rank}.pt")) for rank in range(world_size)
-        ]
+        return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(world_size)]
 
 
 def _start(rank: int, function: Callable, world_size: int, folder: str, args) -> None:
