@@ -138,7 +138,9 @@ def _coordinates(size: int) -> tuple[Array, Array]:
 
 def _background(rng: np.random.Generator, size: int) -> Array:
     octaves = zip((2, 5, 11, 24), (0.1, 0.2, 0.2, 0.3), strict=True)
-    field = sum(_noise(rng, size, cells) * weight for cells, weight in octaves)
+    field = np.zeros((size, size), np.float32)
+    for cells, weight in octaves:
+        field += _noise(rng, size, cells) * weight
     return _colour(rng, _GROUND) * (1 + 0.12 * field[..., None])
 
 
