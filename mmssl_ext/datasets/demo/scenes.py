@@ -108,21 +108,14 @@ def _colour(rng: np.random.Generator, base: tuple[float, float, float]) -> Array
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32)
 
 
-def _paints(rng: np.random.Generator, kind: int) -> tuple[Array, Array]:
-    """Return the two colours of a random individual of a class."""
+def _paints(rng: np.random.Generator, kind: int) -> Array:
+    """Return the two colours of a random individual of a class, 2 x 3."""
     own = np.random.default_rng((kind, int(rng.integers(_INDIVIDUALS))))
-    first = second = np.zeros(3, np.float32)
-    while np.abs(first - second).mean() < 0.25:  # the texture has to be visible
-        first, second = (
-            np.array(
-                colorsys.hsv_to_rgb(
-                    own.random(), own.uniform(0.3, 0.9), own.uniform(0.3, 0.95)
-                ),
-                np.float32,
-            )
-            for _ in range(2)
-        )
-    return first, second
+    while True:
+        hsv = own.uniform((0, 0.3, 0.3), (1, 0.9, 0.95), (2, 3))
+        paints = np.array([colorsys.hsv_to_rgb(*colour) for colour in hsv], np.float32)
+        if np.abs(paints[0] - paints[1]).mean() >= 0.25:  # the texture is visible
+            return paints
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int) -> Array:
