@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,14 +158,22 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
 
     Errors that the user can mend are printed without traceback by rank 0 and end
     with exit code 2, a run stopped by a non-finite loss with 3; all others keep their
-    traceback.
+    traceback. Values that this package itself refuses count as the user's.
     """
 
     @functools.wraps(main)
     def run() -> int:
         try:
             main()
-        except (UserError, FileNotFoundError, NotADirectoryError) as error:
+        except (
+            UserError,
+            FileNotFoundError,
+            NotADirectoryError,
+            ValueError,
+            TypeError,
+        ) as error:
+            if isinstance(error, (ValueError, TypeError)) and not _refused(error):
+                raise
             if _rank() == 0 and not getattr(error, "logged", False):
                 print(f"Error: {error}", file=sys.stderr)
             return getattr(error, "exit_code", UserError.exit_code)
@@ -174,6 +183,17 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
         return 0
 
     return run
+
+
+def _refused(error: Exception) -> bool:
+    """Whether this package raised an error on purpose, with a sentence."""
+    if isinstance(error, UserError):
+        return True
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    package = Path(__file__).parents[1]
+    return package in Path(raised.filename).parents and (
+        (raised.line or "").startswith("raise ")
+    )
 
 
 def _rank() -> int:

@@ -120,6 +120,9 @@ def test_user_errors_have_exit_code_2_and_no_traceback(run_dir):
             {"model.head.temprature": 1},
             "Error: model.head.temprature: InstanceHead has",
         ),
+        ({"model.momentum": 0.001}, "set momentum to 1 minus that"),
+        ({"model.head.temperature": 0}, "must be positive"),
+        ({"model.feat_dim": 7}, "make neck.out_channels and feat_dim equal"),
         ({"train_dataloader.dataset.root": "nowhere"}, "The image folder 'nowhere'"),
         ({"default_hooks.knn.bank_dataloader.dataset.labels": "none"}, "kNN needs"),
     ],
@@ -145,6 +148,8 @@ def test_a_non_finite_loss_has_an_exit_code_of_its_own(capsys):
 def test_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_tool(lambda: 1 / 0)()
+    with pytest.raises(ValueError, match="invalid literal"):
+        run_tool(lambda: int("x"))()
 
 
 @pytest.mark.slow
