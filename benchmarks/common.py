@@ -1,12 +1,11 @@
 """What the benchmarks share: interleaved timing, peak memory, CSV with versions.
 
-Arms are timed in turn (A, B, A, B, ...), as process CPU time of one thread, so that
-another load on the machine changes both alike. A ratio is the median of the ratios of
-its blocks, with a bootstrap interval.
+Arms are timed in turn (A, B, A, B, ...) by the wall clock, so that another load on the
+machine changes both alike. A ratio is the median of the ratios of its blocks, with a
+bootstrap interval.
 """
 
 import csv
-import os
 import platform
 import statistics
 import time
@@ -14,10 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import numpy as np
-import torch
 
 RESULTS = Path(__file__).parent / "results"
 Arms = dict[str, Callable[[], object]]
@@ -26,7 +22,7 @@ Arms = dict[str, Callable[[], object]]
 def time_arms(
     arms: Arms, blocks: int, steps: int, warmups: int = 2
 ) -> dict[str, list[float]]:
-    """CPU seconds per call of each arm, one value per block of ``steps`` calls."""
+    """Wall-clock seconds per call of each arm, one value per block of steps."""
     for arm in arms.values():
         for _ in range(warmups):
             arm()
@@ -34,9 +30,9 @@ def time_arms(
     for block in range(blocks):
         for _ in range(steps):
             for name, arm in arms.items():
-                start = time.process_time()
+                start = time.perf_counter()
                 arm()
-                seconds[name][block] += (time.process_time() - start) / steps
+                seconds[name][block] += (time.perf_counter() - start) / steps
     return seconds
 
 
@@ -78,7 +74,6 @@ def describe_machine() -> dict[str, str]:
     return {name: version(name) for name in names} | {
         "python": platform.python_version(),
         "cpu": cpu,
-        "threads": str(torch.get_num_threads()),
     }
 
 

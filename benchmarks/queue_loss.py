@@ -6,6 +6,7 @@ are compared before anything is timed. Run: python benchmarks/queue_loss.py
 """
 
 import multiprocessing as mp
+import os
 from collections.abc import Callable
 
 import common
@@ -116,41 +117,47 @@ def memory(rows: int, arm: str) -> int:
     return result
 
 
+def compare(losses: Losses) -> None:
+    """Fail unless every arm equals its peer in loss and gradient."""
+    for ours, peer in PEERS.items():
+        (value, grad), (peer_value, peer_grad) = (
+            getattr(losses, name)() for name in (ours, peer)
+        )
+        torch.testing.assert_close(value, peer_value, rtol=1e-5, atol=1e-6)
+        assert (grad - peer_grad).norm() / peer_grad.norm() < 1e-5
+
+
 def main() -> None:
     """Compare, time, write."""
-    torch.set_num_threads(1)
+    names = sorted({*PEERS, *PEERS.values()})
     rows = []
     for size in SIZES:
         losses = Losses(size)
-        for ours, peer in PEERS.items():
-            (value, grad), (peer_value, peer_grad) = (
-                getattr(losses, name)() for name in (ours, peer)
-            )
-            torch.testing.assert_close(value, peer_value, rtol=1e-5, atol=1e-6)
-            assert (grad - peer_grad).norm() / peer_grad.norm() < 1e-5
-        names = sorted({*PEERS, *PEERS.values()})
-        blocks, steps = (5, 5) if size < 1000 else (5, 1)
-        arms = {name: getattr(losses, name) for name in names}
-        seconds = common.time_arms(arms, blocks, steps)
+        compare(losses)
         peaks = {name: memory(size, name) for name in names}
-        for ours, peer in PEERS.items():
-            speedup, low, high = common.ratio(seconds[peer], seconds[ours])
-            rows.append(
-                {
-                    "n": size,
-                    "k": QUEUE_LEN,
-                    "arm": ours,
-                    "peer": peer,
-                    "arm_ms": common.median_ms(seconds[ours]),
-                    "peer_ms": common.median_ms(seconds[peer]),
-                    "speedup": round(speedup, 2),
-                    "speedup_low": round(low, 2),
-                    "speedup_high": round(high, 2),
-                    "arm_peak_mb": round(peaks[ours] / 1e6, 1),
-                    "peer_peak_mb": round(peaks[peer] / 1e6, 1),
-                    "peer_over_arm_memory": round(peaks[peer] / max(peaks[ours], 1), 1),
-                }
-            )
+        for threads in sorted({1, os.cpu_count() or 1}):
+            torch.set_num_threads(threads)
+            arms = {name: getattr(losses, name) for name in names}
+            steps = 5 if size < 1000 else 1
+            seconds = common.time_arms(arms, blocks=5, steps=steps)
+            for ours, peer in PEERS.items():
+                speedup, low, high = common.ratio(seconds[peer], seconds[ours])
+                rows.append(
+                    {
+                        "n": size,
+                        "k": QUEUE_LEN,
+                        "threads": threads,
+                        "arm": ours,
+                        "peer": peer,
+                        "arm_ms": common.median_ms(seconds[ours]),
+                        "peer_ms": common.median_ms(seconds[peer]),
+                        "speedup": round(speedup, 2),
+                        "speedup_low": round(low, 2),
+                        "speedup_high": round(high, 2),
+                        "arm_peak_mb": round(peaks[ours] / 1e6, 1),
+                        "peer_peak_mb": round(peaks[peer] / 1e6, 1),
+                    }
+                )
     common.write_rows("queue_loss_cpu", rows)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,7 @@ from mmssl_ext.registry import DATASETS
 
 from .helpers import EVALUATION, TWO_VIEWS, picture, write_cifar, write_folder
 
-CIFAR_COPY = (
-    Path(__file__).parents[2].parent / "shared/datasets/cifar10/cifar-10-batches-py"
-)
+CIFAR_UNPACKER = Path(__file__).parents[3] / "shared/datasets/cifar10/unpack_cifar10.py"
 
 
 def touch(root, *names):
@@ -173,14 +174,22 @@ def test_cifar_errors(tmp_path):
         CIFAR10(str(tmp_path), split="val")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
-    not CIFAR_COPY.is_dir(), reason=f"no unpacked CIFAR-10 in {CIFAR_COPY.name}"
+    not CIFAR_UNPACKER.is_file(), reason="no copy of CIFAR-10 beside the repository"
 )
-def test_cifar_statistics():
-    dataset = CIFAR10(str(CIFAR_COPY.parent), verify_md5=False)
-    assert np.bincount(dataset.labels).tolist() == [5000] * 10
-    mean = dataset.images.mean(axis=(0, 1, 2)) / 255
-    assert np.allclose(mean, [0.4914, 0.4822, 0.4465], atol=1e-3)
+def test_real_cifar_pixels(tmp_path):
+    command = [sys.executable, CIFAR_UNPACKER, CIFAR_UNPACKER.parent, tmp_path]
+    subprocess.run(command, check=True)
+    digests = {
+        "train": "a18ec1384dc5d809e0d73440086ff118438410f1c69d02fae1db07327c5f9a40",
+        "test": "4674ac8c77f372061aaf9216c8857c99599d5df0bb9f6b16a3de613ef8eb348a",
+    }
+    for split, digest in digests.items():
+        dataset = CIFAR10(str(tmp_path), split=split, verify_md5=False)
+        assert np.bincount(dataset.labels).tolist() == [len(dataset) // 10] * 10
+        pixels = np.ascontiguousarray(dataset.images)  # n x 32 x 32 x 3
+        assert hashlib.sha256(pixels.data).hexdigest() == digest
 
 
 @pytest.fixture

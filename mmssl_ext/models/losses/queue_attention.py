@@ -69,45 +69,15 @@ def attend(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The feature sizes differ or the queue is empty.
     """
-    q, queue = _prepare(q, queue)
+    q, queue = to_compute_dtype(q, queue)
     with torch.autocast(q.device.type, enabled=False):
         if _fast_path_agrees(q.device.type, q.dtype, q.shape[1]):
             return _attend_fused(q, queue, scale)
         return _attend_chunked(q, queue, scale)
 
 
-@torch.no_grad()
-def softmax_jacobian(
-    q: Tensor, queue: Tensor, scale: float, mean_key: Tensor, lse: Tensor, v: Tensor
-) -> Tensor:
-    """Product of the Jacobian d o / d q with ``v``, in one streaming pass.
-
-    ``J v = scale * (sum_j p_j n_j (n_j . v) - o (o . v))`` with p, o = ``mean_key`` and
-    ``lse`` as :func:`attend` returns them. J is symmetric.
-
-    Args:
-        q: N x D.
-        queue: K x D.
-        scale: As given to :func:`attend`.
-        mean_key: N x D.
-        lse: N.
-        v: N x D.
-
-    Returns:
-        N x D.
-    """
-    q, queue = _prepare(q, queue)
-    v = v.to(q.dtype)
-    second_moment = torch.zeros_like(q)
-    with torch.autocast(q.device.type, enabled=False):
-        for block in _blocks(q, queue):  # B x D
-            p = torch.addmm(lse[:, None], q, block.T, beta=-1, alpha=scale).exp_()
-            second_moment.addmm_(p.mul_(v @ block.T), block)
-    along = (mean_key * v).sum(1, keepdim=True)
-    return scale * (second_moment - mean_key * along)
-
-
-def _prepare(q: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
+def to_compute_dtype(q: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
+    """Check N x D and K x D features and bring them to one dtype, fp32 or wider."""
     if q.shape[1] != queue.shape[1] or not len(queue):
         raise ValueError(
             f"The queries are {tuple(q.shape)} (N x D) and the queue is "
@@ -118,7 +88,8 @@ def _prepare(q: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(dtype), queue.to(dtype)
 
 
-def _blocks(q: Tensor, queue: Tensor) -> tuple[Tensor, ...]:
+def queue_blocks(q: Tensor, queue: Tensor) -> tuple[Tensor, ...]:
+    """Split the queue (K x D) so that the logits of N x D rows stay in the cache."""
     elements = _BLOCK_ELEMENTS.get(q.device.type, _BLOCK_ELEMENTS["cpu"])
     return queue.split(max(128, elements // max(1, len(q))))
 
@@ -128,7 +99,7 @@ def _attend_chunked(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Ten
     peak = q.new_full((len(q), 1), -torch.inf)  # N x 1
     total = q.new_zeros(len(q), 1)  # N x 1
     weighted = torch.zeros_like(q)  # N x D
-    for block in _blocks(q, queue):  # B x D
+    for block in queue_blocks(q, queue):  # B x D
         logits = (q @ block.T).mul_(scale)  # N x B
         new_peak = torch.maximum(peak, logits.amax(1, keepdim=True))
         weights = logits.sub_(new_peak).exp_()
