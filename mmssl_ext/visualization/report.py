@@ -75,6 +75,12 @@ def write_report(work_dir: str | Path) -> Path:
     return path
 
 
+def headline(work_dir: str | Path) -> str:
+    """Say in plain words what the run reached, as the report does on top."""
+    log = logs.read_run(Path(work_dir))
+    return _sentence(log, *log.knn_series("backbone"), log.knn_before())
+
+
 def _method(facts: dict[str, Any]) -> str:
     return facts.get("method") or "Unnamed method"
 
@@ -312,7 +318,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("work_dir", help="work directory of the run")
     args = parser.parse_args(argv)
     try:
-        print(write_report(args.work_dir))
+        path = write_report(args.work_dir)
+        print(f"{headline(args.work_dir)}\nReport: {path}")
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1

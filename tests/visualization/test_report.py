@@ -181,7 +181,10 @@ def test_command_line_on_an_interrupted_run(work_dir, capsys):
     facts.write_text(facts.read_text().replace('"max_epochs": 4', '"max_epochs": 8'))
     assert main([str(work_dir)]) == 0
     path = work_dir / "report.html"
-    assert capsys.readouterr().out.strip() == str(path)
+    headline, where = capsys.readouterr().out.strip().splitlines()
+    assert "55.6 % of cases" in headline
+    assert "above the start (31.4 %)" in headline
+    assert where == f"Report: {path}"
     assert "4 of 8 epochs, not complete" in path.read_text()
 
 
