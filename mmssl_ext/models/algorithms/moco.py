@@ -23,18 +23,16 @@ Differs from the reference code:
 * the first momentum update is an exact copy, whatever set the query's weights.
 """
 
-import warnings
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
 
-from ..layers import SplitBatchNorm, shuffle_batch, split_batch_norm, unshuffle_batch
+from ..layers import protect_batch_norm, shuffle_batch, unshuffle_batch
 from ..memory import KeyQueue, MomentumEncoder
 
 
@@ -85,7 +83,7 @@ class MoCo(BaseSelfSupervisor):
             init_cfg=init_cfg,
         )
         self._check_sizes(feat_dim)
-        self.shuffles = self._protect_batch_norm(bn_splits)
+        self.shuffles = protect_batch_norm(self.query_parts, bn_splits)
         self.encoder_k = MomentumEncoder(momentum, **self.query_parts)
         self.queue = KeyQueue(queue_len, feat_dim)
         self.last_embeddings: dict[str, Tensor] = {}
@@ -177,27 +175,3 @@ class MoCo(BaseSelfSupervisor):
                 f"The backbone returns {channels} channels but the neck takes "
                 f"{linear[0].in_features}; set neck.in_channels to {channels}."
             )
-
-    def _protect_batch_norm(self, bn_splits: int) -> bool:
-        """Set up what keeps a key's batch statistics apart from its query's."""
-        if bn_splits < 1:
-            raise ValueError(
-                f"bn_splits={bn_splits} is no number of groups; 8 is usual, 1 is plain "
-                "BatchNorm."
-            )
-        plain = (nn.BatchNorm1d, nn.BatchNorm2d, SplitBatchNorm)
-        parts = self.query_parts.values()
-        if not any(isinstance(m, plain) for part in parts for m in part.modules()):
-            return False
-        if get_world_size() > 1:
-            return True
-        if bn_splits == 1:
-            warnings.warn(
-                "bn_splits=1 on one device: query and key share batch statistics, "
-                "which leak the answer. Set bn_splits=8 unless this is a comparison.",
-                stacklevel=3,
-            )
-            return False
-        for part in parts:
-            split_batch_norm(part, bn_splits)
-        return True

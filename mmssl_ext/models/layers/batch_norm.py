@@ -7,6 +7,8 @@ groups of one batch (SplitBatchNorm, as in the official CIFAR-10 demo) where the
 one.
 """
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +17,44 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmssl_ext.registry import MODELS
+
+
+def protect_batch_norm(parts: Mapping[str, nn.Module], num_splits: int) -> bool:
+    """Prepare an encoder for keys with batch statistics of their own.
+
+    On one device its plain BatchNorm layers are replaced by :class:`SplitBatchNorm`; on
+    several nothing changes, since shuffling over the ranks is enough.
+
+    Args:
+        parts: The modules of the encoder by name; changed in place.
+        num_splits: Groups of the batch on one device; 1 is plain BatchNorm.
+
+    Returns:
+        Whether the key's batch has to be shuffled (:func:`shuffle_batch`).
+
+    Raises:
+        ValueError: ``num_splits`` is not positive.
+    """
+    if num_splits < 1:
+        raise ValueError(
+            f"bn_splits={num_splits} is no number of groups; 8 is usual, 1 is plain "
+            "BatchNorm."
+        )
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SplitBatchNorm)
+    if not any(isinstance(m, plain) for part in parts.values() for m in part.modules()):
+        return False
+    if get_world_size() > 1:
+        return True
+    if num_splits == 1:
+        warnings.warn(
+            "bn_splits=1 on one device: query and key share batch statistics, which "
+            "leak the answer. Set bn_splits=8 unless this is a comparison.",
+            stacklevel=3,
+        )
+        return False
+    for part in parts.values():
+        split_batch_norm(part, num_splits)
+    return True
 
 
 def shuffle_batch(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
