@@ -69,10 +69,9 @@ format: venv ## Format the code and fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: venv ## Run the benchmarks
-	@shopt -s nullglob; files=(benchmarks/*.py); \
-	if (( $${#files[@]} == 0 )); then echo "There are no benchmarks yet."; fi; \
-	for file in "$${files[@]}"; do echo "== $$file"; $(PY) "$$file"; done
+bench: venv ## Run the benchmarks (some ten minutes on an idle machine)
+	$(PY) benchmarks/queue_loss.py
+	$(PY) benchmarks/step.py
 
 clean: ## Remove .venv, caches and build leftovers; data and runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
