@@ -1,4 +1,4 @@
-"""CO2 on CIFAR-10, shortened to about half an hour of two CPU cores.
+"""CO2 on CIFAR-10, shortened to about half an hour of two idle CPU cores.
 
 Differs from `co2_r18_cifar10.py`: half the width, the first stage strided (1/16 of the
 cost), batch 256 with 4 groups of BatchNorm, 12 epochs. Its figures compare with

@@ -130,6 +130,17 @@ def test_full_size_equals_the_naive_form(loss, path):
         assert float((ours - truth).norm() / truth.norm()) < 1e-5
 
 
+@pytest.mark.parametrize(("rows", "length"), [(800, 512), (800, 510), (7, 512)])
+def test_segments_of_the_queue_are_merged_exactly(rows, length):
+    segments = queue_attention._segments(rows, length, on_gpu=False)
+    assert segments == (4 if (rows, length) == (800, 512) else 1)
+    q, queue = unit(rows, 16), unit(length, 16, seed=2)
+    o, lse = queue_attention.attend(q, queue, 20.0)
+    logits = 20 * q @ queue.T
+    torch.testing.assert_close(lse, logits.logsumexp(1))
+    torch.testing.assert_close(o, logits.softmax(1) @ queue)
+
+
 def test_info_nce_hand_case(path):
     assert info_nce(**HAND, temperature=0.2).item() == pytest.approx(0.479104, abs=1e-6)
 

@@ -111,8 +111,8 @@ def _attend_chunked(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Ten
 
 
 def _attend_fused(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Torch's fused attention; a GPU gets the queue in segments to fill its blocks."""
-    segments = _segments(len(q), len(queue)) if q.is_cuda else 1
+    """Torch's fused attention over segments of the queue, merged by log-sum-exp."""
+    segments = _segments(len(q), len(queue), q.is_cuda)
     rows = q.expand(1, segments, *q.shape)  # 1 x S x N x D
     keys = queue.contiguous().view(1, segments, -1, q.shape[1])  # 1 x S x K/S x D
     if q.is_cuda:
@@ -128,8 +128,14 @@ def _attend_fused(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tenso
     return ((lse - total).exp()[:, :, None] * o).sum(0), total
 
 
-def _segments(num_rows: int, queue_len: int) -> int:
-    """Power of two that divides the queue and gives a few hundred blocks of 64 rows."""
+def _segments(num_rows: int, queue_len: int, on_gpu: bool) -> int:
+    """Power of two that divides the queue and gives every core enough blocks of rows.
+
+    A GPU wants a few hundred blocks of 64 rows. On a CPU many rows make few, large
+    blocks, which spread badly over the threads; few rows are best left alone.
+    """
+    if not on_gpu:
+        return 4 if num_rows >= 768 and queue_len % 4 == 0 else 1
     segments = 1
     while segments * -(-num_rows // 64) < 256 and queue_len % (segments * 256) == 0:
         segments *= 2
@@ -145,7 +151,8 @@ def _fast_path_agrees(device: str, dtype: torch.dtype, dim: int) -> bool:
     """
     if device not in ("cpu", "cuda"):
         return False
-    angles = torch.arange(96 * dim, dtype=torch.float64).view(96, dim)
+    # 32 rows against 512 keys: on a GPU those are several segments.
+    angles = torch.arange(544 * dim, dtype=torch.float64).view(544, dim)
     rows = torch.nn.functional.normalize(torch.sin(angles * angles), dim=1)
     rows = rows.to(device, dtype)
     q, queue = rows[:32], rows[32:]
