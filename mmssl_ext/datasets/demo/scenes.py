@@ -18,6 +18,8 @@ from .shapes import CLASSES, SHAPES, TEXTURES
 
 Array = np.ndarray
 _OVERSAMPLING = 8
+_GROUND = (0.1, 0.25, 0.6)  # mean hue, saturation and value
+_INDIVIDUALS = 4  # of a class
 
 
 @dataclass
@@ -99,15 +101,6 @@ def draw_scene(label: int, size: int, key: tuple[int, ...]) -> Scene:
     return Scene(_photograph(rng, canvas, light), objects)
 
 
-_GROUND = (0.1, 0.25, 0.6)  # hue, saturation, value
-_INDIVIDUALS = 4  # of a class
-
-
-def _colour(rng: np.random.Generator, base: tuple[float, float, float]) -> Array:
-    hue, saturation, value = base + rng.uniform(-1, 1, 3) * (0.09, 0.15, 0.12)
-    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32)
-
-
 def _paints(rng: np.random.Generator, kind: int) -> Array:
     """Return the two colours of a random individual of a class, 2 x 3."""
     own = np.random.default_rng((kind, int(rng.integers(_INDIVIDUALS))))
@@ -134,7 +127,9 @@ def _background(rng: np.random.Generator, size: int) -> Array:
     field = np.zeros((size, size), np.float32)
     for cells, weight in octaves:
         field += _noise(rng, size, cells) * weight
-    return _colour(rng, _GROUND) * (1 + 0.12 * field[..., None])
+    hue, saturation, value = _GROUND + rng.uniform(-1, 1, 3) * (0.09, 0.15, 0.12)
+    colour = np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32)
+    return colour * (1 + 0.12 * field[..., None])
 
 
 def _pose(
