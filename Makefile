@@ -80,6 +80,9 @@ clean: ## Remove .venv, caches and build leftovers; data and runs stay
 define FIRST_IMPORT
 import cv2, matplotlib.pyplot, rich.console, torchvision
 import mmpretrain.datasets, mmpretrain.engine, mmpretrain.models
+from mmssl_ext.transfer import ops; ops.install()
+import mmdet.engine, mmdet.datasets, mmdet.models, mmdet.evaluation
+import mmseg.datasets, mmseg.engine, mmseg.models, mmseg.evaluation
 import sklearn.linear_model, sklearn.svm, torch.utils.tensorboard
 import _pytest.config, mmssl_ext
 endef

@@ -28,6 +28,7 @@ REQUIRED = {
     "PIL": ("Pillow", ""),
     "matplotlib": ("matplotlib", ""),
     "rich": ("rich", ""),
+    "safetensors": ("safetensors", ""),
 }
 OPTIONAL = {
     "mmdet": ("onedl-mmdetection", "detection transfer"),

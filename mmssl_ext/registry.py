@@ -5,6 +5,8 @@ With ``default_scope = "mmssl_ext"`` a name is looked up here first and then upw
 modules at ``locations`` are imported at the first look-up, so a config needs no
 ``custom_imports``. All of upstream's registries have a child here, else mmengine warns
 at each look-up.
+
+From other toolboxes' scopes, as in a detector's config, ``mmssl_ext.CO2`` names ours.
 """
 
 from mmengine.registry import Registry
@@ -13,16 +15,22 @@ from mmpretrain import registry as upstream
 SCOPE = "mmssl_ext"
 
 
-def _child(parent: Registry, location: str) -> Registry:
-    return Registry(
-        parent.name, parent=parent, scope=SCOPE, locations=[f"{SCOPE}.{location}"]
+def _child(parent: Registry, *locations: str) -> Registry:
+    registry = Registry(
+        parent.name,
+        parent=parent,
+        scope=SCOPE,
+        locations=[f"{SCOPE}.{location}" for location in locations],
     )
+    # mmengine looks a scoped name up among the root's own children only.
+    registry.root.children[SCOPE] = registry
+    return registry
 
 
 RUNNERS = _child(upstream.RUNNERS, "engine")
 RUNNER_CONSTRUCTORS = _child(upstream.RUNNER_CONSTRUCTORS, "engine")
-LOOPS = _child(upstream.LOOPS, "engine")
-HOOKS = _child(upstream.HOOKS, "engine")
+LOOPS = _child(upstream.LOOPS, "evaluation")
+HOOKS = _child(upstream.HOOKS, "engine", "transfer")
 LOG_PROCESSORS = _child(upstream.LOG_PROCESSORS, "engine")
 OPTIMIZERS = _child(upstream.OPTIMIZERS, "engine")
 OPTIM_WRAPPERS = _child(upstream.OPTIM_WRAPPERS, "engine")
@@ -31,7 +39,7 @@ PARAM_SCHEDULERS = _child(upstream.PARAM_SCHEDULERS, "engine")
 
 MODELS = _child(upstream.MODELS, "models")
 MODEL_WRAPPERS = _child(upstream.MODEL_WRAPPERS, "models")
-WEIGHT_INITIALIZERS = _child(upstream.WEIGHT_INITIALIZERS, "models")
+WEIGHT_INITIALIZERS = _child(upstream.WEIGHT_INITIALIZERS, "transfer")
 TASK_UTILS = _child(upstream.TASK_UTILS, "models")
 
 DATASETS = _child(upstream.DATASETS, "datasets")

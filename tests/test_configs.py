@@ -14,7 +14,9 @@ from mmssl_ext.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
-    str(p.relative_to(ROOT)) for p in ROOT.rglob("*.py") if "_base_" not in p.parts
+    str(p.relative_to(ROOT))
+    for p in ROOT.rglob("*.py")
+    if not {"_base_", "transfer", "chains"} & set(p.relative_to(ROOT).parts)
 )
 
 

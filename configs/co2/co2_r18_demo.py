@@ -1,9 +1,9 @@
 """CO2 on the demo scenes: minutes on two CPU cores, to see everything work.
 
 `make demo` draws the scenes into data/demo (or set DEMO_ROOT), trains and reports. The
-recipe follows that of CIFAR-10, for speed: a ResNet-18 of half the width with a strided
-first stage, small batches and a short queue. The crops are larger, since the objects
-fill only a part of a scene.
+recipe follows that of CIFAR-10, for speed: a ResNet-18 of half the width, small batches
+and a short queue. The stem is the usual 7x7 one, so that detectors and segmentors take
+the weights, and the crops are larger, since the objects fill only a part of a scene.
 """
 
 _base_ = "../_base_/default_runtime.py"
@@ -11,7 +11,7 @@ _base_ = "../_base_/default_runtime.py"
 data_root = "{{$DEMO_ROOT:data/demo}}/imagenet"
 max_epochs = 30
 batch_size = 64
-image_size = 32
+image_size = 64
 lr = 0.06
 alpha = 0.3  # weight of the consistency term
 tau_con = 0.05
@@ -26,11 +26,10 @@ model = dict(
         std=[58.395, 57.12, 57.375],
     ),
     backbone=dict(
-        type="ResNet_CIFAR",
+        type="ResNet",
         depth=18,
         stem_channels=32,
         base_channels=32,
-        strides=(2, 2, 2, 2),
         zero_init_residual=False,
     ),
     neck=dict(

@@ -3,6 +3,7 @@
 from .base import SSLDataset
 from .cifar import CIFAR10
 from .folder import ImageFolder, ImageList
+from .labelled import LabelledFolder, VOCLabels
 from .transforms import (
     CenterCrop,
     ColorJitter,
@@ -25,6 +26,7 @@ __all__ = [
     "GaussianBlur",
     "ImageFolder",
     "ImageList",
+    "LabelledFolder",
     "MakeViews",
     "PackViews",
     "RandomFlip",
@@ -33,4 +35,5 @@ __all__ = [
     "ResizeShort",
     "SSLDataset",
     "UnreadableImageError",
+    "VOCLabels",
 ]

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import _codecs
+import importlib
 import pickle
 import re
 import zipfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 
 from .errors import CheckpointFileError
 
 HISTORY_LENGTH = 10_000  # logged values kept per scalar; smoothing windows are shorter
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """Stand in for the ``getattr`` by which a stored history names its statistics."""
+    if owner is HistoryBuffer and name in ("current", "max", "mean", "min"):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f"GLOBAL builtins.getattr of {owner!r}")
+
+
+# What mmengine's own checkpoints hold besides tensors: the log's histories, with NumPy
+# arrays and numbers. Restoring these runs no code of the file's.
+_multiarray = importlib.import_module(np.ndarray.__reduce__(np.zeros(0))[0].__module__)
+_HARMLESS: list[Any] = [
+    HistoryBuffer,
+    (_history_method, "builtins.getattr"),
+    np.ndarray,
+    np.dtype,
+    _codecs.encode,
+    *(
+        (getattr(_multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for name in ("_reconstruct", "scalar")
+        for core in ("core", "_core")  # of NumPy 1 and 2
+    ),
+    *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"},
+]
 
 
 def load_checkpoint_file(path: str | Path) -> dict:
@@ -43,7 +73,8 @@ def load_checkpoint_file(path: str | Path) -> dict:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
                     raise damaged
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with _histories_allowed():
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if not zipped and named is None:
@@ -63,6 +94,12 @@ def load_checkpoint_file(path: str | Path) -> dict:
             "tensors; it was not written by this package."
         )
     return checkpoint
+
+
+def _histories_allowed() -> AbstractContextManager:
+    if digit_version(torch.__version__) < digit_version("2.6"):
+        return nullcontext()  # has no names of our own choice for what is allowed
+    return torch.serialization.safe_globals(_HARMLESS)
 
 
 def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:

@@ -19,8 +19,11 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
+from mmssl_ext.transfer.data_check import check_data
+
 from .checkpoint import find_resumable, load_checkpoint_file
 from .config_check import check_config, closest
+from .config_variables import read_with_variables, variables
 from .errors import ConfigError, UserError
 
 Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log
@@ -45,6 +48,9 @@ _WORLD_SIZE = {
 def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
+    An option that names a variable at the top level of the file or of one of its bases
+    changes everything that the files compute from it.
+
     Raises:
         ConfigError: The file or one of its bases is missing or no valid config, or an
             option names nothing that takes effect.
@@ -56,8 +62,13 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
             f"Config {path} does not exist (looked from {Path.cwd()})."
             f"{closest(path.name, names)}"
         )
+    options = dict(cfg_options or {})
     try:
-        cfg = Config.fromfile(str(path))
+        changed = _take_variables(path, options)
+        if changed:
+            cfg = read_with_variables(path, changed)
+        else:
+            cfg = Config.fromfile(str(path))
     except FileNotFoundError as error:
         raise ConfigError(
             f"Config {path} needs a file that does not exist: {error}. Check _base_."
@@ -69,10 +80,10 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         ) from error
     except (OSError, KeyError, TypeError) as error:  # suffix, duplicate or odd keys
         raise ConfigError(f"Config {path} cannot be read: {error}") from error
-    for option in cfg_options or {}:
+    for option in options:
         _check_option(option, cfg)
     try:
-        cfg.merge_from_dict(cfg_options or {})
+        cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ConfigError(
             f"--cfg-options cannot be applied to {path}: {error}"
@@ -115,6 +126,8 @@ def prepare(
             hooks.pop(name)
     if cfg.default_scope == "mmssl_ext":
         check_config(cfg)
+    else:
+        notices += check_data(cfg)
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = work_dir
@@ -130,7 +143,9 @@ def prepare(
 
 
 def train(config: str | Path, cfg_options: dict | None = None, **options: Any) -> None:
-    """Train a config; ``options`` are those of :func:`prepare`.
+    """Train a config, or test it where it has no ``train_cfg``.
+
+    ``options`` are those of :func:`prepare`.
 
     Raises:
         UserError: Something that the user can mend stops the run.
@@ -138,7 +153,10 @@ def train(config: str | Path, cfg_options: dict | None = None, **options: Any) -
     cfg = load_config(config, cfg_options)
     notices = prepare(cfg, **options)
     runner = build_runner(cfg, notices)
-    runner.train()
+    if cfg.get("train_cfg") is None:
+        runner.test()
+    else:
+        runner.train()
 
 
 def build_runner(cfg: Config, notices: Notices = []) -> Runner:  # noqa: B006
@@ -201,6 +219,14 @@ def _rank() -> int:
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
+def _take_variables(path: Path, options: dict) -> dict[str, Any]:
+    """Take the options out that name a variable of the config's files."""
+    names = {name for name in options if "." not in name} - _RUNNER_KEYS
+    return (
+        {name: options.pop(name) for name in names & variables(path)} if names else {}
+    )
+
+
 def _check_option(option: str, cfg: Config) -> None:
     """Refuse an option that the Runner would never look at."""
     root = option.split(".")[0]
@@ -211,23 +237,10 @@ def _check_option(option: str, cfg: Config) -> None:
             f"--cfg-options {option}: the config has no '{root}'."
             f"{closest(root, _RUNNER_KEYS | set(cfg))}"
         )
-    places = [p for name in sorted(_RUNNER_KEYS) for p in _places(cfg, name, cfg[root])]
     raise ConfigError(
-        f"--cfg-options {option}: '{root}' is a variable that the config file has "
-        "already put to use, so changing it would have no effect. Edit the file, or "
-        f"change where its value stands: {', '.join(places[:6]) or 'see the config'}."
+        f"--cfg-options {option}: '{root}' is a variable that the config file puts to "
+        f"use as a whole. Give all of it ({root}=...), or change it where it is used."
     )
-
-
-def _places(node: Any, path: str, value: Any) -> list[str]:
-    """Where a value stands below a key of a config."""
-    item = node.get(path.rpartition(".")[2])
-    if type(item) is type(value) and item == value:
-        return [path]
-    if isinstance(item, list):
-        item = {str(i): part for i, part in enumerate(item)}
-    names = item if isinstance(item, dict) else ()
-    return [p for name in names for p in _places(item, f"{path}.{name}", value)]
 
 
 def _set_precision(cfg: Config, amp: bool, notices: Notices) -> None:
@@ -311,6 +324,7 @@ def _set_backend(cfg: Config, launcher: str, notices: Notices) -> None:
             **(cfg.get("model_wrapper_cfg") or {}),
             "device_ids": None,  # mmengine would name a GPU
         }
+        cfg.pop("sync_bn", None)  # torch has it for GPUs only
         notices.append((logging.INFO, "No GPU here: ranks work on the CPU over gloo."))
 
 

@@ -19,6 +19,7 @@ from mmssl_ext.registry import MODELS
 from .checkpoint import load_checkpoint_file
 from .config_check import check_config
 from .errors import CheckpointFileError, ConfigError
+from .load_report import compare
 
 
 def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
@@ -30,27 +31,11 @@ def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
     """
     checkpoint = load_checkpoint_file(path)
     state = checkpoint.get("state_dict", checkpoint)
-    wanted = model.state_dict()
-    shapes = [
-        f"{name} ({tuple(state[name].shape)} in the file, {tuple(value.shape)} here)"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    problems = {
-        "missing in the file": sorted(wanted.keys() - state.keys()),
-        "unexpected in the file": sorted(state.keys() - wanted.keys()),
-        "of another shape": shapes,
-    }
-    if any(problems.values()):
-        listed = "".join(
-            f"\n  {len(names)} {what}: {', '.join(names[:10])}"
-            f"{', ...' if len(names) > 10 else ''}"
-            for what, names in problems.items()
-            if names
-        )
+    report = compare(model.state_dict(), state, whole=True)
+    if not report.complete:
         raise CheckpointFileError(
             f"Checkpoint {path} does not fit the model of the config; give the config "
-            f"that it was trained with.{listed}"
+            f"that it was trained with.{report.details()}"
         )
     model.load_state_dict(state)
 

@@ -192,14 +192,46 @@ def test_config_files_that_cannot_be_used(tmp_path):
 
 
 def test_options_without_effect_are_refused(tmp_path):
-    text = "epochs = 7\ntrain_cfg = dict(by_epoch=True, max_epochs=epochs)"
+    text = "plan = dict(epochs=7)\ntrain_cfg = dict(max_epochs=plan['epochs'])"
     path = write(tmp_path / "c.py", text)
     with pytest.raises(ConfigError, match=r"no 'trian_cfg'\. Did you mean train_cfg"):
         load_config(path, {"trian_cfg.max_epochs": 3})
-    with pytest.raises(ConfigError, match=r"no effect.*train_cfg\.max_epochs"):
-        load_config(path, {"epochs": 3})
+    with pytest.raises(
+        ConfigError, match=r"plan\.epochs.*Give all of it \(plan=\.\.\.\)"
+    ):
+        load_config(path, {"plan.epochs": 3})
     cfg = load_config(path, {"train_cfg.max_epochs": 3, "randomness.seed": 5})
     assert isinstance(cfg, Config)
     assert cfg.train_cfg.max_epochs == 3
     assert cfg.randomness.seed == 5
     assert cfg.default_scope == "mmssl_ext"
+
+
+def test_variables_change_all_that_is_computed_from_them(tmp_path):
+    (tmp_path / "base").mkdir()
+    base = write(
+        tmp_path / "base" / "b.py",
+        "depth = 50\nroot = '{{$SOME_ROOT:data}}'\n"
+        "model = dict(type='X', depth=depth, out=2048 if depth > 34 else 512)\n"
+        "other = dict(root=root)",
+    )
+    path = write(
+        tmp_path / "c.py",
+        "_base_ = ['base/b.py']\nnames = (\n    'a',\n    'b',\n)\n"
+        "train_cfg = dict(by_epoch=True, classes=names, count=len(names))",
+    )
+    options = {"depth": 18, "names": ["it's", "c", "d"], "train_cfg.max_epochs": 2}
+    cfg = load_config(path, options)
+    assert cfg.model == dict(type="X", depth=18, out=512)
+    assert cfg.other.root == "data"
+    assert cfg.train_cfg == dict(
+        by_epoch=True, classes=["it's", "c", "d"], count=3, max_epochs=2
+    )
+    assert cfg.filename == str(path)
+    assert options == {
+        "depth": 18,
+        "names": ["it's", "c", "d"],
+        "train_cfg.max_epochs": 2,
+    }
+    assert load_config(path).model.depth == 50
+    assert "depth = 50" in base.read_text()

@@ -3,19 +3,25 @@
 from .checkpoint import PlainCheckpointHook
 from .collapse import CollapseMonitorHook
 from .draw_key import DrawKeyHook
+from .frozen import FrozenBackboneHook
 from .guard import NonFiniteGuardHook
 from .knn import KNNHook
+from .pictures import PicturesHook
 from .progress import ProgressHook
 from .report import ReportHook
+from .result import ResultHook
 from .unreadable import UnreadableImagesHook
 
 __all__ = [
     "CollapseMonitorHook",
     "DrawKeyHook",
+    "FrozenBackboneHook",
     "KNNHook",
     "NonFiniteGuardHook",
+    "PicturesHook",
     "PlainCheckpointHook",
     "ProgressHook",
     "ReportHook",
+    "ResultHook",
     "UnreadableImagesHook",
 ]

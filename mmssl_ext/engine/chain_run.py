@@ -1,0 +1,433 @@
+"""Run the stages of a chain, each as a process of its own, and never twice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .chain import PRETRAIN, Chain, Stage, check_stages
+from .chain_lock import Lock
+from .chain_results import (
+    CHAIN_FILE,
+    LOG_FILE,
+    STAGE_FILE,
+    Record,
+    read_json,
+    read_record,
+    write_csv,
+    write_json,
+)
+from .errors import UserError
+from .files import sha256
+
+# What a stage is about to do, by its state on disk.
+NEW, RESUME, AGAIN, DONE = "to run", "to go on", "to run again", "finished"
+
+_PATIENCE = 15.0  # seconds that a stopped stage has to end by itself
+_ERROR = re.compile(r"^(Error: |\S*(Error|Exception|Interrupt)\b)")
+
+
+@dataclass
+class Task:
+    """A stage with what is to be done about it.
+
+    Attributes:
+        stage: The stage.
+        todo: ``to run``, ``to go on``, ``to run again`` or ``finished``.
+        changes: What differs from the inputs of the run that is there.
+        loss: Whether running it again would put training time aside.
+    """
+
+    stage: Stage
+    todo: str
+    changes: list[str]
+    loss: bool = False
+
+
+class ChainRunner:
+    """Runs stages of a chain in a work dir.
+
+    Args:
+        chain: The chain.
+        work_dir: Its folder; one subfolder per stage.
+        tools: Folder of train.py and dist_train.sh.
+        gpus: Processes per stage; above one by dist_train.sh.
+    """
+
+    def __init__(
+        self, chain: Chain, work_dir: str | Path, tools: Path, gpus: int = 1
+    ) -> None:
+        self.chain = chain
+        self.work_dir = Path(work_dir)
+        self.tools = tools
+        self.gpus = gpus
+        self._hashes: dict[tuple, str] = {}
+
+    # What is there, and what is to be done
+
+    def tasks(self, stages: list[Stage]) -> list[Task]:
+        """Compare stages with what stands in the work dir."""
+        found: list[Task] = []
+        for stage in stages:
+            pending = any(
+                task.stage.name == stage.needs and task.todo != DONE for task in found
+            )
+            found.append(self._task(stage, pending))
+        return found
+
+    def check(self, stages: list[Stage], rerun: bool = False) -> list[Task]:
+        """Check everything that can be checked before the first stage starts.
+
+        Raises:
+            UserError: A config, an option or a file cannot be used, or a result would
+                have to give way that ``rerun`` does not give up.
+        """
+        check_stages(stages)
+        names = {stage.name for stage in stages}
+        for stage in stages:
+            if stage.needs and stage.needs not in names:
+                self._checkpoint(stage)
+        tasks = self.tasks(stages)
+        if refused := [task for task in tasks if task.loss and not rerun]:
+            listed = "".join(
+                f"\n  {task.stage.name}: {'; '.join(task.changes)}" for task in refused
+            )
+            raise UserError(
+                f"{self.work_dir} holds stages with other inputs than "
+                f"{self.chain.file} asks for now:{listed}\nAdd --rerun to run them "
+                f"again (what is there moves to {self.work_dir / 'old'}), undo the "
+                "change, or name the other stages with --only."
+            )
+        return tasks
+
+    def record(self, stage: Stage) -> Record:
+        """Return what is known of a stage."""
+        return read_record(self.work_dir, _entry(stage))
+
+    def _task(self, stage: Stage, pending: bool) -> Task:
+        record = self.record(stage)
+        if not record.state.get("inputs"):
+            return Task(stage, NEW, [])
+        finished = record.status == "finished"
+        if finished and "output" not in record.state:
+            self._finish(stage, record.result["seconds"])  # the chain was killed
+        changes = _differences(record.state.get("inputs") or {}, stage.inputs())
+        digest = record.state.get("checkpoint_sha256")
+        if pending and (finished or digest):
+            changes.append("the pretraining that it starts from is not finished")
+        elif not pending and stage.checkpoint is not None:
+            now = self._checkpoint(stage)[1]
+            if digest is not None and now != digest:
+                changes.append(f"checkpoint: SHA-256 {digest[:8]} -> {now[:8]}")
+        if changes:
+            kept = finished or _can_resume(record.folder)
+            return Task(stage, AGAIN, changes, loss=kept)
+        return Task(stage, DONE if finished else RESUME, [])
+
+    def _checkpoint(self, stage: Stage) -> tuple[str | None, str]:
+        """Return path and SHA-256 of what a stage starts from."""
+        if stage.checkpoint is None:
+            return None, ""
+        if stage.checkpoint != PRETRAIN:
+            path = Path(stage.checkpoint)
+        else:
+            record = self.record(self.chain.stage(PRETRAIN))
+            if record.status != "finished":
+                raise UserError(
+                    f"Stage {stage.name} starts from the pretraining, which has not "
+                    f"finished in {self.work_dir}. Run the stage pretrain first."
+                )
+            path = Path(str(record.state.get("output")))
+            # The folder may have been moved since.
+            path = path if path.is_file() else record.folder / path.name
+            if not path.is_file():
+                raise UserError(
+                    f"The checkpoint of the pretraining, {path}, is gone. Put it back, "
+                    f"or delete {record.folder / STAGE_FILE} to pretrain again."
+                )
+        path = path.absolute()
+        key = (path, path.stat().st_mtime_ns, path.stat().st_size)
+        if key not in self._hashes:
+            self._hashes[key] = sha256(path)
+        return str(path), self._hashes[key]
+
+    # Running
+
+    def run(
+        self, stages: list[Stage], rerun: bool = False, keep_going: bool = True
+    ) -> int:
+        """Run what is not finished; return 0, or 1 where a stage failed.
+
+        Raises:
+            UserError: Found by :meth:`check`, or another chain is at work here.
+        """
+        with Lock(self.work_dir / "chain.lock", f"The work dir {self.work_dir}").held():
+            return self._run(self.check(stages, rerun), keep_going)
+
+    def run_alone(self, stage: Stage, rerun: bool = False) -> int:
+        """Run one stage beside others that other processes may be running."""
+        return self._run(self.check([stage], rerun), keep_going=True)
+
+    def save_plan(self) -> None:
+        """Write ``chain.json``, by which the results are read."""
+        stages = [_entry(stage) for stage in self.chain.stages]
+        value = {"chain": str(self.chain.file), "stages": stages}
+        write_json(self.work_dir / CHAIN_FILE, value)
+
+    def _run(self, tasks: list[Task], keep_going: bool) -> int:
+        self.save_plan()
+        todo = [task for task in tasks if task.todo != DONE]
+        done = len(tasks) - len(todo)
+        _say(
+            f"Chain {self.chain.file.stem}: {len(todo)} of {len(tasks)} stages to run"
+            f"{f', {done} finished before' if done else ''}. Logs: "
+            f"{self.work_dir / 'STAGE' / LOG_FILE}"
+        )
+        failures: dict[str, str] = {}
+        for number, task in enumerate(todo, start=1):
+            name, needs = task.stage.name, task.stage.needs
+            place = f"[{number}/{len(todo)}] {name}"
+            if needs in failures or (failures and not keep_going):
+                why = (
+                    f"{needs} failed" if needs in failures else "an earlier one failed"
+                )
+                failures[name] = f"not run, because {why}"
+                _say(f"{place}: {failures[name]}")
+                self._set(task.stage, status="skipped", reason=failures[name])
+                continue
+            with Lock(self.work_dir / "locks" / name, f"Stage {name}").held() as lock:
+                reason = self._run_stage(task.stage, place, lock)
+            write_csv(self.work_dir)
+            if reason is not None:
+                log = self.work_dir / name / LOG_FILE
+                failures[name] = f"{reason} (log: {log})"
+                _say(f"{place}: FAILED. {failures[name]}")
+                continue
+            record = self.record(task.stage)
+            metric, value = record.headline
+            text = f"{metric} {value:.2f}, " if value is not None else ""
+            left = self._time_left(todo[number:])
+            _say(
+                f"{place}: {text}{duration(record.state['seconds'])}"
+                f"{f'; about {duration(left)} left' if left else ''}"
+            )
+        write_csv(self.work_dir)
+        if failures:
+            _say(f"{len(failures)} of {len(todo)} stages did not finish:")
+        for name, reason in failures.items():
+            _say(f"  {name}: {reason}")
+        return int(bool(failures))
+
+    def _run_stage(self, stage: Stage, place: str, lock: Lock) -> str | None:
+        """Run a stage; return why it failed, None where it did not."""
+        # Things have changed since the plan: the pretraining may have finished only
+        # now, and another process may have run this stage.
+        task = self._task(stage, pending=False)
+        folder = self.work_dir / stage.name
+        if task.todo == DONE:
+            return None
+        if task.todo == AGAIN:
+            old = self._move_aside(folder)
+            _say(f"{stage.name} has other inputs now: {'; '.join(task.changes)}")
+            _say(f"  what was there is in {old}")
+        checkpoint, digest = self._checkpoint(stage)
+        resume = task.todo == RESUME and _can_resume(folder)
+        _say(f"{place}: {'goes on' if resume else 'starts'} {datetime.now():%H:%M:%S}")
+        config = self.work_dir / "configs" / f"{stage.name}.py"
+        stage.write(config, checkpoint)
+        inputs = stage.inputs()
+        lines = "".join(f"{key} = {value}\n" for key, value in sorted(inputs.items()))
+        spent = self.record(stage).state.get("seconds", 0.0) if resume else 0.0
+        self._set(
+            stage,
+            status="started",
+            reason=None,
+            config=str(stage.config),
+            config_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+            checkpoint=checkpoint,
+            checkpoint_sha256=digest or None,
+            inputs=inputs,
+            started=datetime.now().astimezone().isoformat("T", "seconds"),
+        )
+        start = time.monotonic()
+        try:
+            code = self._call(self.command(stage, config, resume), folder, lock)
+        except KeyboardInterrupt:
+            seconds = round(spent + time.monotonic() - start, 1)
+            self._set(stage, status="interrupted", seconds=seconds)
+            write_csv(self.work_dir)
+            _say(f"Stopped in {stage.name}; the same command goes on from here.")
+            raise
+        seconds = round(spent + time.monotonic() - start, 1)
+        if code == 0 and self.record(stage).result:
+            self._finish(stage, seconds)
+            return None
+        reason = _last_error(folder / LOG_FILE) or f"exit code {code}"
+        if code == 0:
+            reason = "it ended without a result.json"
+        elif code < 0:
+            reason = f"ended by {signal.Signals(-code).name}"
+        self._set(stage, status="failed", reason=reason, seconds=seconds)
+        return reason
+
+    def _finish(self, stage: Stage, seconds: float) -> None:
+        output = self.record(stage).result.get("checkpoint")
+        digest = sha256(output) if output and Path(output).is_file() else None
+        self._set(
+            stage,
+            status="finished",
+            seconds=seconds,
+            output=output,
+            output_sha256=digest,
+        )
+
+    def command(self, stage: Stage, config: Path, resume: bool) -> list[str]:
+        """Command line of a stage."""
+        alone = self.gpus == 1 or stage.load(None).get("train_cfg") is None
+        if alone:
+            command = [sys.executable, str(self.tools / "train.py"), str(config)]
+        else:
+            script = str(self.tools / "dist_train.sh")
+            command = ["bash", script, str(config), str(self.gpus)]
+        command += ["--work-dir", str(self.work_dir / stage.name)]
+        return command + ["--resume"] * resume
+
+    def _call(self, command: list[str], folder: Path, lock: Lock) -> int:
+        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        env.setdefault("PYTHON", sys.executable)
+        with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(command)}\n")
+            log.flush()
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,  # Ctrl-C is ours to pass on
+            )
+        lock.give_to(process.pid)
+        with _stoppable():
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                _stop(process)
+                raise
+
+    def _set(self, stage: Stage, **values: Any) -> None:
+        path = self.work_dir / stage.name / STAGE_FILE
+        write_json(path, {**read_json(path), **values})
+
+    def _move_aside(self, folder: Path) -> Path:
+        old = self.work_dir / "old"
+        old.mkdir(exist_ok=True)
+        number = 1
+        while (target := old / f"{folder.name}.{number}").exists():
+            number += 1
+        return folder.rename(target)
+
+    def _time_left(self, tasks: list[Task]) -> float | None:
+        """Seconds, by what finished runs of the same transfers took, else of any."""
+        taken: dict[str, list[float]] = {}
+        for stage in self.chain.stages:
+            record = self.record(stage)
+            if record.status == "finished" and "seconds" in record.state:
+                taken.setdefault(stage.transfer, []).append(record.state["seconds"])
+        pretraining = taken.pop(PRETRAIN, [])
+        everything = [seconds for times in taken.values() for seconds in times]
+        if not everything:
+            return None
+        taken[PRETRAIN] = pretraining
+        known = [taken.get(task.stage.transfer) or everything for task in tasks]
+        return sum(sum(times) / len(times) for times in known)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _entry(stage: Stage) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "transfer": stage.transfer,
+        "title": stage.title,
+        "source": stage.source,
+        "scratch": stage.transfer != PRETRAIN and stage.checkpoint is None,
+        "seed": stage.seed,
+    }
+
+
+def _differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    texts = [
+        f"{name}: {_short(old.get(name))} -> {_short(new.get(name))}"
+        for name in changed[:4]
+    ]
+    rest = len(changed) - len(texts)
+    return texts + ([f"{rest} settings more"] if rest else [])
+
+
+def _short(value: str | None) -> str:
+    text = "nothing" if value is None else value
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _can_resume(folder: Path) -> bool:
+    return any(any(folder.glob(name)) for name in ("epoch_*.pth", "iter_*.pth"))
+
+
+def _last_error(log: Path) -> str | None:
+    """Return the line of a log that says what went wrong."""
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        lines = [line.strip() for line in deque(stream, 200) if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return next(reversed(errors or lines), None)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Treat a request to terminate, as from Slurm, like Ctrl-C."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE)
+            return
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,206 @@
+"""Ground truth and prediction drawn on the first images of each validation."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.structures import InstanceData, PixelData
+
+from mmssl_ext.evaluation.features import preserved_rng
+from mmssl_ext.registry import HOOKS
+
+from ..files import write_text
+
+FOLDER, INDEX = "predictions", "index.json"
+
+_SHORT, _LONG, _GAP = 288, 1024, 6  # pixels: legible, and no file of many megabytes
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Draw the first images with ground truth (left) and prediction (right).
+
+    The pictures of the newest validation or test are
+    ``work_dir/predictions/<i>.png``, drawn by the runner's visualizer (mmdet's
+    DetLocalVisualizer, mmseg's SegLocalVisualizer); ``index.json`` beside them names
+    their images. Small images are enlarged, with their boxes and masks, so that lines
+    and labels do not hide them. Samples without instances or semantic maps are left
+    out, and what cannot be drawn is a warning, never the end of the run.
+
+    Args:
+        num_images: Number of images, the first of the data set.
+        score_thr: Boxes below this score are not drawn.
+    """
+
+    def __init__(self, num_images: int = 8, score_thr: float = 0.3) -> None:
+        self.num_images = num_images
+        self.score_thr = score_thr
+        self._drawn: list[dict[str, Any]] = []
+        self._failed = False
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Start anew."""
+        self._drawn = []
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Draw until there are enough pictures."""
+        if self._failed or not is_main_process():
+            return
+        for sample in outputs or ():
+            if len(self._drawn) >= self.num_images:
+                return
+            try:
+                with preserved_rng():  # mmdet draws the tints of masks
+                    self._draw(runner, sample)
+            except Exception as error:
+                self._failed = True  # once is enough to read
+                runner.logger.warning(
+                    f"PicturesHook: the predictions could not be drawn "
+                    f"({type(error).__name__}: {error}); the run goes on without."
+                )
+                return
+
+    after_test_iter = after_val_iter
+
+    def _draw(self, runner: Any, sample: Any) -> None:
+        if not ("pred_instances" in sample or "pred_sem_seg" in sample):
+            return
+        image = mmcv.imread(sample.img_path, channel_order="rgb")
+        factor = max(1.0, np.ceil(_SHORT / min(image.shape[:2])))
+        factor = min(factor, _LONG / max(image.shape[:2]))
+        shape = tuple(max(round(side * factor), 1) for side in image.shape[:2])
+        large = mmcv.imresize(image, shape[::-1], interpolation="bicubic")
+        drawn = enlarged(sample.cpu(), shape, factor)
+        folder = Path(runner.work_dir, FOLDER)
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{len(self._drawn)}.png"
+        # mmseg's own labels take seconds on a large image.
+        semantic = "pred_sem_seg" in drawn
+        options = (
+            {"with_labels": False} if semantic else {"pred_score_thr": self.score_thr}
+        )
+        filled = semantic or "masks" in drawn.pred_instances
+        with _see_through(runner.visualizer) if filled else contextlib.nullcontext():
+            runner.visualizer.add_datasample(
+                file.stem, large, drawn, show=False, out_file=str(file), **options
+            )
+        panels = np.split(mmcv.imread(str(file)), _truths(drawn) + 1, axis=1)
+        if semantic:
+            names = runner.visualizer.dataset_meta["classes"]
+            maps = [
+                drawn.get(key) for key in ("gt_sem_seg", "pred_sem_seg") if key in drawn
+            ]
+            for panel, found in zip(panels, maps, strict=True):
+                _name_regions(panel, found.data[0].numpy(), names)
+        gap = np.full((shape[0], _GAP, 3), 255, np.uint8)
+        joined = [part for panel in panels for part in (gap, panel)][1:]
+        mmcv.imwrite(np.concatenate(joined, axis=1), str(file))
+        entry = {"image": Path(sample.img_path).name, "panels": len(panels)}
+        self._drawn.append({"file": file.name, **entry, "gap": _GAP})
+        index = json.dumps({"pictures": self._drawn}, indent=1)
+        write_text(folder / INDEX, index + "\n")
+
+
+@contextlib.contextmanager
+def _see_through(visualizer: Any) -> Iterator[None]:
+    """Let masks show what they cover."""
+    alpha = visualizer.alpha
+    visualizer.alpha = min(alpha, 0.55)
+    try:
+        yield
+    finally:
+        visualizer.alpha = alpha
+
+
+def _truths(sample: Any) -> int:
+    return int("gt_instances" in sample or "gt_sem_seg" in sample)
+
+
+def _name_regions(panel: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Write the class names of the larger regions onto a BGR image, in place."""
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+    for label in np.unique(labels):
+        region = np.pad((labels == label).astype(np.uint8), 1)
+        if label >= len(names) or region.mean() < 0.01:
+            continue
+        distance = cv2.distanceTransform(region, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        row, column = np.unravel_index(distance.argmax(), distance.shape)
+        (width, height), _ = cv2.getTextSize(names[label], font, scale, 1)
+        x = int(np.clip(column - width // 2, 2, panel.shape[1] - width - 2))
+        y = int(np.clip(row + height // 2, height + 4, panel.shape[0] - 4))
+        cv2.rectangle(panel, (x - 2, y - height - 3), (x + width + 2, y + 4), 0, -1)
+        cv2.putText(
+            panel, names[label], (x, y), font, scale, (255,) * 3, 1, cv2.LINE_AA
+        )
+
+
+def enlarged(sample: Any, shape: tuple[int, ...], factor: float) -> Any:
+    """Copy what can be drawn of a data sample for an image scaled by ``factor``.
+
+    Args:
+        sample: Data sample of mmdet or mmseg, on the host.
+        shape: Height and width of the scaled image.
+        factor: New over old size.
+    """
+    copy = type(sample)(metainfo=sample.metainfo)
+    for name in ("gt_instances", "pred_instances"):
+        if name in sample:
+            setattr(copy, name, _instances(sample.get(name), shape, factor))
+    for name in ("gt_sem_seg", "pred_sem_seg"):
+        if name in sample:
+            data = _nearest(
+                _numpy(sample.get(name).data).reshape(-1, *_hw(sample, name)), shape
+            )
+            setattr(copy, name, PixelData(data=torch.from_numpy(data)))
+    return copy
+
+
+def _hw(sample: Any, name: str) -> tuple[int, ...]:
+    return tuple(sample.get(name).data.shape[-2:])
+
+
+def _instances(found: Any, shape: tuple[int, ...], factor: float) -> InstanceData:
+    copy = InstanceData()
+    for name in ("labels", "scores"):
+        if name in found:
+            setattr(copy, name, torch.as_tensor(found.get(name)))
+    if "bboxes" in found:
+        boxes = getattr(found.bboxes, "tensor", found.bboxes)
+        copy.bboxes = torch.as_tensor(boxes, dtype=torch.float32) * factor
+    if "masks" in found:
+        masks = found.masks
+        if hasattr(masks, "to_ndarray"):
+            masks = masks.to_ndarray()
+        copy.masks = torch.from_numpy(_nearest(_numpy(masks).astype(bool), shape))
+    return copy
+
+
+def _numpy(data: Any) -> np.ndarray:
+    return data.numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
+
+
+def _nearest(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Resize N x H x W maps without mixing values."""
+    rows, columns = (
+        (np.arange(new) * old // new)
+        for new, old in zip(shape, maps.shape[1:], strict=True)
+    )
+    return np.ascontiguousarray(maps[:, rows[:, None], columns])

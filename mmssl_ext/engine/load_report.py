@@ -1,0 +1,158 @@
+"""What two sets of named tensors have in common, said in one line or in full."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+_LISTED = 8  # names shown per kind
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How the tensors of a source cover those of a model.
+
+    Attributes:
+        matched: Names with the same shape on both sides.
+        missing: Names that the model has and the source lacks.
+        unexpected: Names that the source has and the model lacks, in parts that both
+            have: a sign of another architecture.
+        mismatched: Names of both sides with different shapes.
+        unused: Names in parts that only the source has, such as its head.
+        shapes: ``name: shape in the source, shape in the model`` of the mismatched.
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    unused: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Number of tensors of the model."""
+        return len(self.matched) + len(self.missing) + len(self.mismatched)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the model's tensors that matched, 0 to 1."""
+        return len(self.matched) / self.total if self.total else 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Every tensor matched and the source has nothing more in the same parts."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def summary(self) -> str:
+        """Return one line of counts."""
+        return (
+            f"{len(self.matched)} of {self.total} tensors matched "
+            f"({100 * self.coverage:.1f} %), {len(self.missing)} missing, "
+            f"{len(self.unexpected)} unexpected, {len(self.mismatched)} of another "
+            f"shape, {len(self.unused)} unused"
+        )
+
+    def details(self) -> str:
+        """Return the names of all that did not match, a line per kind."""
+        kinds = {
+            "missing in the file": self.missing,
+            "unexpected in the file": self.unexpected,
+            "of another shape": self.shapes,
+        }
+        return "".join(
+            f"\n  {len(names)} {kind}: {', '.join(names[:_LISTED])}"
+            f"{', ...' if len(names) > _LISTED else ''}"
+            for kind, names in kinds.items()
+            if names
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts and the coverage as plain data."""
+        counts = {name: len(names) for name, names in asdict(self).items()}
+        counts.pop("shapes")
+        return {**counts, "coverage": self.coverage}
+
+
+def compare(
+    model: Mapping[str, Tensor],
+    source: Mapping[str, Tensor],
+    whole: bool = False,
+    absent: Collection[str] = (),
+) -> LoadReport:
+    """Compare names and shapes.
+
+    Args:
+        model: State that is to be filled.
+        source: State that fills it.
+        whole: Count everything that only the source has as unexpected.
+        absent: Children of the model that the source cannot have; they are left out.
+    """
+    wanted = {
+        name: value for name, value in model.items() if name.split(".")[0] not in absent
+    }
+    # Sources from before torch 0.4.1 have no counters; nothing reads them unless
+    # BatchNorm averages without momentum.
+    if source and not any(name.endswith(_COUNTER) for name in source):
+        wanted = {n: v for n, v in wanted.items() if not n.endswith(_COUNTER)}
+    parts = {name.split(".")[0] for name in wanted}
+    differing = [
+        name
+        for name, value in wanted.items()
+        if name in source and source[name].shape != value.shape
+    ]
+    extra = [name for name in source if name not in wanted]
+    unexpected = [name for name in extra if whole or name.split(".")[0] in parts]
+    return LoadReport(
+        matched=tuple(n for n in wanted if n in source and n not in differing),
+        missing=tuple(n for n in wanted if n not in source),
+        unexpected=tuple(unexpected),
+        mismatched=tuple(differing),
+        unused=tuple(n for n in extra if n not in unexpected),
+        shapes=tuple(
+            f"{n} ({tuple(source[n].shape)} in the file, {tuple(wanted[n].shape)} here)"
+            for n in differing
+        ),
+    )
+
+
+_COUNTER = "num_batches_tracked"
+
+
+def describe_resnet(state: Mapping[str, Tensor]) -> str | None:
+    """Name the ResNet that a state belongs to, by its tensors' names and shapes.
+
+    Returns:
+        Such as ``ResNet-50 (blocks 3-4-6-3, 7x7 stem)``, or None for other networks.
+    """
+    blocks: dict[int, int] = {}
+    for name in state:
+        if found := re.match(r"layer(\d)\.(\d+)\.conv1\.weight$", name):
+            stage, block = int(found[1]), int(found[2])
+            blocks[stage] = max(blocks.get(stage, 0), block + 1)
+    if not blocks:
+        return None
+    bottleneck = any(re.match(r"layer\d\.0\.conv3\.weight$", name) for name in state)
+    counts = tuple(blocks[stage] for stage in sorted(blocks))
+    depth = _DEPTHS.get((bottleneck, counts))
+    facts = [f"blocks {'-'.join(map(str, counts))}"]
+    if "conv1.weight" in state:
+        facts.append("{2}x{3} stem".format(*state["conv1.weight"].shape))
+    elif any(name.startswith(("stem.", "conv1.")) for name in state):
+        facts.append("deep stem")
+    kind = "bottleneck" if bottleneck else "basic"
+    facts += [] if depth else [f"{kind} blocks"]
+    return f"ResNet{f'-{depth}' if depth else ''} ({', '.join(facts)})"
+
+
+_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
+    (False, (2, 2, 2, 2)): 18,
+    (False, (3, 4, 6, 3)): 34,
+    (True, (3, 4, 6, 3)): 50,
+    (True, (3, 4, 23, 3)): 101,
+    (True, (3, 8, 36, 3)): 152,
+}

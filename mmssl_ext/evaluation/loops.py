@@ -1,0 +1,268 @@
+"""Test loops that classify by frozen features: nearest neighbours and linear SVMs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from mmengine.runner.base_loop import BaseLoop
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from mmssl_ext.registry import LOOPS
+
+from .features import Features, extract_features
+from .knn import knn_accuracy
+from .svm import COSTS, LabelledFeatures, full_svm, low_shot_svm
+
+
+class PooledBackbone(nn.Module):
+    """A model with a backbone, as :func:`extract_features` wants it.
+
+    Args:
+        model: Has ``data_preprocessor`` and a ``backbone`` that returns feature maps.
+        pool_kernel: None averages the last feature map, N x C x H x W, to N x C. An
+            integer averages windows of that side, one pixel apart, and concatenates
+            them; at most the map's side.
+    """
+
+    def __init__(self, model: Any, pool_kernel: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.data_preprocessor = model.data_preprocessor
+        self.pool_kernel = pool_kernel
+
+    def forward(
+        self, inputs: Tensor, data_samples: Any = None, mode: str = "embed"
+    ) -> dict[str, Tensor]:
+        """Return ``backbone``: one row per image."""
+        maps = self.model.backbone(inputs)[-1]
+        if self.pool_kernel is None:
+            return {"backbone": maps.mean((2, 3))}
+        kernel = min(self.pool_kernel, *maps.shape[2:])
+        return {"backbone": avg_pool2d(maps, kernel, stride=1).flatten(1)}
+
+
+class FeatureTestLoop(BaseLoop):
+    """Base of the loops that extract features and evaluate them.
+
+    Initialises the model, because ``Runner.test`` leaves that to a checkpoint: so
+    ``init_cfg`` hands the pretrained weights over, or draws random ones. A
+    ``load_from`` comes after that and counts.
+
+    Args:
+        runner: The runner.
+        dataloader: Loader of the images to classify.
+        evaluator: Must be empty: the loop computes its figures itself. mmengine wants
+            ``test_evaluator = []`` in the config.
+        train_dataloader: Loader of the images to learn from.
+        pool_kernel: See :class:`PooledBackbone`.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        train_dataloader: Any,
+        pool_kernel: int | None = None,
+    ) -> None:
+        if evaluator:
+            raise ValueError(
+                f"{type(self).__name__} computes its figures itself; set "
+                "test_evaluator = []."
+            )
+        super().__init__(runner, dataloader)
+        self.train_dataloader = runner.build_dataloader(
+            train_dataloader, seed=runner.seed
+        )
+        self.pool_kernel = pool_kernel
+        runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
+        model = runner.model
+        self.model = model.module if is_model_wrapper(model) else model
+        if not getattr(self.model, "is_init", False):
+            runner._init_model_weights()
+
+    def evaluate(self, train: Features, test: Features) -> dict[str, float]:
+        """Return the figures in percent, and log what they consist of."""
+        raise NotImplementedError
+
+    def run(self) -> dict[str, float]:
+        """Extract the features of both sets and evaluate them."""
+        self.runner.call_hook("before_test")
+        self.runner.call_hook("before_test_epoch")
+        start = time.perf_counter()
+        train, test = (
+            extract_features(
+                PooledBackbone(self.model, self.pool_kernel),
+                loader,
+                progress=self._progress(name),
+            )
+            for name, loader in (
+                ("training", self.train_dataloader),
+                ("test", self.dataloader),
+            )
+        )
+        extracted = time.perf_counter()
+        metrics = self.evaluate(train, test)
+        self.runner.logger.info(
+            f"{len(train.paths)} training and {len(test.paths)} test images, "
+            f"{train.features['backbone'].shape[1]} features each: extracted in "
+            f"{extracted - start:.1f} s, evaluated in "
+            f"{time.perf_counter() - extracted:.1f} s."
+        )
+        self.runner.call_hook("after_test_epoch", metrics=metrics)
+        self.runner.call_hook("after_test")
+        return metrics
+
+    def _progress(self, name: str) -> Callable[[int, int], None]:
+        """A line for each tenth of a long extraction."""
+
+        def report(done: int, batches: int) -> None:
+            if batches >= 100 and done * 10 // batches > (done - 1) * 10 // batches:
+                self.runner.logger.info(
+                    f"Features of the {name} images: batch {done} of {batches}."
+                )
+
+        return report
+
+
+@LOOPS.register_module()
+class KNNTestLoop(FeatureTestLoop):
+    """Weighted kNN classification by pooled backbone features.
+
+    Gives ``knn/top1`` and, above five classes, ``knn/top5``, in percent.
+
+    Args:
+        runner: The runner.
+        dataloader: Loader of the images to classify, with labels.
+        evaluator: Empty; see :class:`FeatureTestLoop`.
+        train_dataloader: Loader of the labelled images that vote.
+        k: Number of voters; all images vote where there are fewer.
+        temperature: Sharpness of the vote, exp(similarity / temperature).
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        train_dataloader: Any,
+        k: int = 200,
+        temperature: float = 0.1,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, train_dataloader)
+        self.k = k
+        self.temperature = temperature
+
+    def evaluate(self, train: Features, test: Features) -> dict[str, float]:
+        """Classify the test images."""
+        found = knn_accuracy(
+            test,
+            train,
+            self.k,
+            self.temperature,
+            device=next(self.model.parameters()).device,
+        )
+        return {n.replace("backbone_", "knn/"): value for n, value in found.items()}
+
+
+@LOOPS.register_module()
+class SVMTestLoop(FeatureTestLoop):
+    """Linear SVMs on pooled backbone features of a multi-label set.
+
+    The datasets give ``targets``, as :class:`VOCLabels` does. Without ``shots`` all
+    labels are used: ``svm/mAP`` and ``svm/AP/<class>`` in percent. With them
+    ``lowshot/k<k>``, the mean over the draws, and ``lowshot/k<k>_std``.
+
+    Args:
+        runner: The runner.
+        dataloader: Loader of the test images.
+        evaluator: Empty; see :class:`FeatureTestLoop`.
+        train_dataloader: Loader of the training images.
+        pool_kernel: See :class:`PooledBackbone`.
+        costs: Grid of the SVM's cost; None for the protocol's 26 values.
+        folds: Parts of the cross-validation that chooses the cost.
+        shots: Numbers of positives per class for low-shot training.
+        trials: Independent draws of low-shot training.
+        jobs: Processes on this machine, -1 for one per core.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        train_dataloader: Any,
+        pool_kernel: int | None = None,
+        costs: Sequence[float] | None = None,
+        folds: int = 3,
+        shots: Sequence[int] | None = None,
+        trials: int = 5,
+        jobs: int = -1,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, train_dataloader, pool_kernel)
+        self.costs = tuple(costs) if costs else COSTS
+        self.folds = folds
+        self.shots = tuple(shots) if shots else None
+        self.trials = trials
+        self.jobs = jobs
+
+    def evaluate(self, train: Features, test: Features) -> dict[str, float]:
+        """Train and test the SVMs."""
+        learn, judge = (
+            LabelledFeatures(
+                found.features["backbone"].numpy(),
+                loader.dataset.targets,
+                loader.dataset.metainfo["classes"],
+            )
+            for found, loader in (
+                (train, self.train_dataloader),
+                (test, self.dataloader),
+            )
+        )
+        if self.shots:
+            return self._low_shot(self.shots, learn, judge)
+        return self._full(learn, judge)
+
+    def _full(
+        self, train: LabelledFeatures, test: LabelledFeatures
+    ) -> dict[str, float]:
+        results = full_svm(train, test, self.costs, self.folds, self.jobs)
+        each = dict(zip(test.classes, results, strict=True))
+        self.runner.logger.info(
+            "Linear SVM, AP (cost): "
+            + ", ".join(
+                f"{name} {100 * result.ap:.2f} ({result.cost:.3g})"
+                for name, result in each.items()
+            )
+        )
+        return {
+            "svm/mAP": 100 * sum(r.ap for r in results) / len(results),
+            **{f"svm/AP/{name}": 100 * result.ap for name, result in each.items()},
+        }
+
+    def _low_shot(
+        self, shots: Sequence[int], train: LabelledFeatures, test: LabelledFeatures
+    ) -> dict[str, float]:
+        results = low_shot_svm(
+            train,
+            test,
+            shots,
+            self.trials,
+            self.costs,
+            self.jobs,
+            seed=self.runner.seed,
+        )
+        metrics = {}
+        for k, result in results.items():
+            metrics[f"lowshot/k{k}"] = 100 * result.mean
+            metrics[f"lowshot/k{k}_std"] = 100 * result.std
+            self.runner.logger.info(
+                f"Low-shot SVM, {k} positives: mAP {100 * result.mean:.2f} "
+                f"± {100 * result.std:.2f} over {self.trials} draws (cost "
+                f"{result.cost:.3g})."
+            )
+        return metrics

@@ -1,0 +1,296 @@
+"""Linear SVMs on frozen features of a multi-label set, as in VOC07 classification.
+
+The protocol of Goyal et al. (arXiv 1905.01235, section 4 and its published code): one
+LinearSVC per class against the rest on L2-normalised features. With all labels the cost
+of each class is chosen by 3-fold cross-validation. With few, k positives and
+(C - 1) * k negatives of each class are drawn, five times over.
+
+Labels are those of VOC: 1 present, -1 absent, 0 ignored (only difficult objects).
+Differs from that code: an ignored image is left out of training too, where the code
+counts it as absent.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.dist import all_gather_object, get_dist_info
+
+# 10^-7 to 10^2 and 2^-19 to 2^-4
+COSTS = (*(10.0**e for e in range(-7, 3)), *(0.5**e for e in range(4, 20)))
+SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
+
+
+class LabelledFeatures(NamedTuple):
+    """Features with the labels of several classes.
+
+    Attributes:
+        features: n x D, not normalised.
+        targets: n x C of 1, -1 and 0.
+        classes: The C names.
+    """
+
+    features: np.ndarray
+    targets: np.ndarray
+    classes: Sequence[str]
+
+
+class FullResult(NamedTuple):
+    """Of one class: average precision on the test set, in [0, 1]; chosen cost."""
+
+    ap: float
+    cost: float
+
+
+class LowShotResult(NamedTuple):
+    """For one k: mean and deviation over the draws, in [0, 1]; chosen cost."""
+
+    mean: float
+    std: float
+    cost: float
+
+
+def average_precision(scores: np.ndarray, signs: np.ndarray) -> float:
+    """Area below the interpolated precision-recall curve, all points.
+
+    Args:
+        scores: n.
+        signs: n of 1 and -1, at least one 1.
+    """
+    order = np.argsort(-scores, kind="stable")
+    positive = signs[order] > 0
+    precision = np.cumsum(positive) / np.arange(1, len(signs) + 1)
+    # The best precision at this recall or above; recall grows only at a positive.
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(best[positive].mean())
+
+
+def low_shot_draw(
+    targets: np.ndarray, k: int, trial: int, seed: int = 0
+) -> list[np.ndarray]:
+    """Draw the images that each class may learn from.
+
+    The draw depends on (seed, k, trial, class) alone; other k draw afresh, so a larger
+    one does not contain a smaller one.
+
+    Args:
+        targets: n x C of 1, -1 and 0.
+        k: Positives per class; (C - 1) * k negatives, or all where there are fewer.
+        trial: Number of the draw.
+        seed: Seed of all draws.
+
+    Returns:
+        Sorted row numbers for each class.
+    """
+    classes = targets.shape[1]
+    drawn = []
+    for label in range(classes):
+        rng = np.random.default_rng((seed, k, trial, label))
+        positive, negative = (np.flatnonzero(targets[:, label] == s) for s in (1, -1))
+        count = min(len(negative), max(1, classes - 1) * k)
+        rows = [rng.choice(positive, k, False), rng.choice(negative, count, False)]
+        drawn.append(np.sort(np.concatenate(rows)))
+    return drawn
+
+
+def full_svm(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    costs: Sequence[float] = COSTS,
+    folds: int = 3,
+    jobs: int = 1,
+) -> list[FullResult]:
+    """Train on all labels and test; ranks and processes share the work.
+
+    Args:
+        train: Training features.
+        test: Test features.
+        costs: The grid; a class takes the cost of the best mean average precision over
+            the folds, the first of several equal ones.
+        folds: Parts of the cross-validation, stratified.
+        jobs: Processes on this machine, -1 for one per core.
+
+    Returns:
+        One result per class.
+
+    Raises:
+        ValueError: A class has too few positive or negative images.
+        UserError: scikit-learn is not installed.
+    """
+    _require_sklearn()
+    _check_costs(costs)
+    _check(train, "training", folds, folds)
+    _check(test, "test")
+    (x, y), (test_x, test_y) = (_normalised(part) for part in (train, test))
+    classes = range(y.shape[1])
+    scores = np.reshape(
+        _share(
+            _cross_validate,
+            [(x, y[:, label], cost, folds) for label in classes for cost in costs],
+            jobs,
+        ),
+        (len(classes), len(costs)),
+    )
+    chosen = [costs[i] for i in scores.argmax(1)]
+    found = _share(
+        _fit_and_test,
+        [(x, y[:, c], (chosen[c],), test_x, test_y[:, c]) for c in classes],
+        jobs,
+    )
+    return [FullResult(ap[0], cost) for ap, cost in zip(found, chosen, strict=True)]
+
+
+def low_shot_svm(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    shots: Sequence[int] = SHOTS,
+    trials: int = 5,
+    costs: Sequence[float] = COSTS,
+    jobs: int = 1,
+    seed: int = 0,
+) -> dict[int, LowShotResult]:
+    """Train on a few labels and test; ranks and processes share the work.
+
+    As in the published code there is no validation set: for each k that cost is
+    reported whose mAP on the test set, averaged over the draws, is best.
+
+    Args:
+        train: Training features.
+        test: Test features.
+        shots: Numbers k of positives per class.
+        trials: Independent draws.
+        costs: The grid.
+        jobs: Processes on this machine, -1 for one per core.
+        seed: Seed of the draws.
+
+    Returns:
+        A result for each k.
+
+    Raises:
+        ValueError: A class has too few positive images.
+        UserError: scikit-learn is not installed.
+    """
+    _require_sklearn()
+    _check_costs(costs)
+    _check(train, "training", max(shots))
+    _check(test, "test")
+    (x, y), (test_x, test_y) = (_normalised(part) for part in (train, test))
+    tasks = []
+    for k in shots:
+        for trial in range(trials):
+            for label, rows in enumerate(low_shot_draw(y, k, trial, seed)):
+                tasks.append((x, y[:, label], costs, test_x, test_y[:, label], rows))
+    shape = (len(shots), trials, y.shape[1], len(costs))
+    maps = np.reshape(_share(_fit_and_test, tasks, jobs), shape).mean(2)
+    results = {}
+    for k, per_trial in zip(shots, maps, strict=True):  # trials x costs
+        best = int(per_trial.mean(0).argmax())
+        chosen = per_trial[:, best]
+        results[k] = LowShotResult(
+            float(chosen.mean()), float(chosen.std()), costs[best]
+        )
+    return results
+
+
+def _require_sklearn() -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        from mmssl_ext.engine.errors import UserError
+
+        raise UserError(
+            "Linear SVMs need scikit-learn, which is not installed: "
+            "pip install scikit-learn"
+        ) from error
+
+
+def _check_costs(costs: Sequence[float]) -> None:
+    if not costs or min(costs) <= 0:
+        raise ValueError(f"costs={costs!r} must be positive, and at least one.")
+
+
+def _check(
+    part: LabelledFeatures, name: str, positives: int = 1, negatives: int = 1
+) -> None:
+    for sign, kind, least in ((1, "show", positives), (-1, "lack", negatives)):
+        counts = (part.targets == sign).sum(0)
+        if (counts < least).any():
+            label = int(counts.argmin())
+            raise ValueError(
+                f"Only {counts[label]} {name} images {kind} the class "
+                f"'{part.classes[label]}', but {least} are needed. Take it out of "
+                "`classes`, add images, or ask for fewer `shots`."
+            )
+
+
+def _normalised(part: LabelledFeatures) -> tuple[np.ndarray, np.ndarray]:
+    x = np.ascontiguousarray(part.features, np.float64)
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / (norms + 1e-5), np.asarray(part.targets)
+
+
+def _share(function: Callable, tasks: list[tuple], jobs: int) -> list[Any]:
+    """Call a function for each task; all ranks get the results in order."""
+    from joblib import Parallel, delayed
+
+    rank, ranks = get_dist_info()
+    mine = Parallel(n_jobs=jobs)(delayed(function)(*t) for t in tasks[rank::ranks])
+    results: list[Any] = [None] * len(tasks)
+    for other, share in enumerate(all_gather_object(mine)):
+        results[other::ranks] = share
+    return results
+
+
+def _svm(cost: float) -> Any:
+    from sklearn.svm import LinearSVC
+
+    return LinearSVC(
+        C=cost,
+        class_weight={1: 2, -1: 1},
+        dual=True,
+        max_iter=2000,
+        random_state=0,
+    )
+
+
+def _cross_validate(x: np.ndarray, signs: np.ndarray, cost: float, folds: int) -> float:
+    from sklearn.model_selection import cross_val_score
+
+    kept = signs != 0
+    with warnings.catch_warnings():
+        _expect_no_convergence()
+        scores = cross_val_score(
+            _svm(cost), x[kept], signs[kept], cv=folds, scoring="average_precision"
+        )
+    return float(scores.mean())
+
+
+def _fit_and_test(
+    x: np.ndarray,
+    signs: np.ndarray,
+    costs: Sequence[float],
+    test_x: np.ndarray,
+    test_signs: np.ndarray,
+    rows: np.ndarray | None = None,
+) -> list[float]:
+    """Average precision for each cost, trained on some rows or on all not ignored."""
+    kept = np.flatnonzero(signs) if rows is None else rows
+    test_kept = test_signs != 0
+    with warnings.catch_warnings():
+        _expect_no_convergence()
+        fitted = [_svm(cost).fit(x[kept], signs[kept]) for cost in costs]
+    weights = np.concatenate([f.coef_ for f in fitted])
+    bias = np.concatenate([f.intercept_ for f in fitted])
+    scores = (test_x @ weights.T + bias)[test_kept]
+    signs = test_signs[test_kept]
+    return [average_precision(column, signs) for column in scores.T]
+
+
+def _expect_no_convergence() -> None:
+    """The protocol's 2,000 iterations end early at the high costs of its grid."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    warnings.simplefilter("ignore", ConvergenceWarning)

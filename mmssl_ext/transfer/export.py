@@ -1,0 +1,117 @@
+"""Write a pretrained backbone in the layouts of other libraries, and read it back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mmssl_ext
+from mmssl_ext.engine.errors import CheckpointFileError, UserError
+from mmssl_ext.engine.load_report import describe_resnet
+
+from .handover import file_sha256, fingerprint, read_backbone, read_tensors
+from .layouts import to_detectron2
+
+State = dict[str, Tensor]
+
+#: Layout -> end of the file's name.
+LAYOUTS = {
+    "mm": "_mm.pth",
+    "torchvision": "_torchvision.pth",
+    "timm": "_timm.pth",
+    "detectron2": "_detectron2.pth",
+    "safetensors": ".safetensors",
+}
+
+
+def export_backbone(
+    checkpoint: str | Path,
+    out: str | Path,
+    layouts: Sequence[str] = tuple(LAYOUTS),
+    encoder: str = "query",
+    prefix: str | None = None,
+) -> dict[str, Path]:
+    """Export the ResNet of a checkpoint.
+
+    * ``mm``: ``state_dict`` without prefix beside ``meta``, for mmengine's own
+      ``init_cfg=dict(type="Pretrained", checkpoint=...)`` on a backbone.
+    * ``torchvision``, ``timm``: the plain dict of tensors that ``load_state_dict`` of
+      their ResNets takes (``strict=False``: it has no classifier).
+    * ``detectron2``: renamed, to be set as ``MODEL.WEIGHTS`` with RGB input,
+      ``MODEL.PIXEL_STD`` and ``RESNETS.STRIDE_IN_1X1=False``.
+    * ``safetensors``: torchvision's names; the origin stands in its metadata.
+
+    Every file is read back and its tensors compared by hash before it gets its name.
+
+    Args:
+        checkpoint: Source of any layout that ``PretrainedBackbone`` reads.
+        out: Path and beginning of the files' names: ``weights/co2`` gives
+            ``weights/co2_mm.pth`` and so on.
+        layouts: Keys of :data:`LAYOUTS`.
+        encoder: ``query`` or ``key``.
+        prefix: As for ``PretrainedBackbone``.
+
+    Returns:
+        Path of each layout's file.
+
+    Raises:
+        UserError: The layout is unknown, or the source cannot be read.
+    """
+    if unknown := [name for name in layouts if name not in LAYOUTS]:
+        raise UserError(
+            f"There is no layout {', '.join(unknown)}; there are {', '.join(LAYOUTS)}."
+        )
+    state, found = read_backbone(checkpoint, encoder, prefix)
+    origin = {
+        "source": Path(checkpoint).name,
+        "source_sha256": file_sha256(checkpoint),
+        "prefix": found,
+        "encoder": encoder,
+        "architecture": describe_resnet(state) or "",
+        "fingerprint": fingerprint(state),
+        "mmssl_ext": mmssl_ext.__version__,
+    }
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for name in layouts:
+        path = Path(f"{out}{LAYOUTS[name]}")
+        # safetensors and the reader go by the suffix, so the draft keeps it.
+        draft = path.with_name(f".{os.getpid()}-{path.name}")
+        try:
+            _write(draft, name, state, origin)
+            if fingerprint(read_tensors(draft)) != origin["fingerprint"]:
+                raise CheckpointFileError(
+                    f"What was written to {draft} differs from the source after "
+                    "reading it back; the disk or its file system is at fault."
+                )
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        written[name] = path
+    return written
+
+
+def _write(path: Path, layout: str, state: State, origin: dict[str, str]) -> None:
+    state = {name: value.contiguous() for name, value in state.items()}
+    content: dict[str, Any] = dict(state)
+    if layout == "safetensors":
+        from safetensors.torch import save_file
+
+        save_file(state, path, metadata={"mmssl_ext": json.dumps(origin)})
+        return
+    if layout == "mm":
+        content = {"state_dict": state, "meta": origin}
+    elif layout == "detectron2":
+        # By this flag detectron2 finds the names below `backbone.bottom_up`.
+        content = {
+            "model": to_detectron2(state),
+            "matching_heuristics": True,
+            "__author__": json.dumps(origin),
+        }
+    torch.save(content, path)

@@ -1,0 +1,491 @@
+"""Chains of stages that are real processes, but train nothing and take no time."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmssl_ext.engine.chain import read_chain
+from mmssl_ext.engine.chain_lock import Lock
+from mmssl_ext.engine.chain_results import read_records, write_csv
+from mmssl_ext.engine.chain_run import ChainRunner
+from mmssl_ext.engine.errors import ConfigError, UserError
+from mmssl_ext.engine.files import sha256
+
+from .support import REPO, config, loader, write_images
+
+# Stands for tools/train.py: "trains" by writing its arguments and a result.
+TRAIN = """
+import json, pathlib, runpy, sys, time
+cfg = runpy.run_path(sys.argv[1])
+folder = pathlib.Path(sys.argv[3])
+with open(folder / "calls.txt", "a") as file:
+    file.write(" ".join(sys.argv[4:]) + ".")
+model = cfg["model"]
+(folder / "seen.json").write_text(json.dumps([model, repr(model)]))
+if model["fails"] in ("always", folder.name):
+    (folder / "iter_1.pth").write_text("half")
+    print("Traceback\\nRuntimeError: out of paper")
+    sys.exit(1)
+if model["fails"] == "hangs":
+    time.sleep(60)
+(folder / "iter_2.pth").write_text(f"weights {model['score']}")
+found = {"AP50": 60.5, "zAP": model["score"] + cfg["randomness"]["seed"]}
+metrics = {name: found[name] for name in cfg["metrics"]}
+(folder / "result.json").write_text(json.dumps({
+    "metrics": metrics, "headline": next(iter(metrics)), "seconds": 2, "memory_mb": 3,
+    "seed": cfg["randomness"]["seed"], "checkpoint": str(folder / "iter_2.pth"),
+    "versions": {"torch": "2.x"}, "device": "none"}))
+"""
+CONFIG = """
+checkpoint = None
+score = 40
+fails = ""
+pair = ()
+model = dict(type="Toy", checkpoint=checkpoint, score=score, fails=fails, pair=pair)
+randomness = dict(seed=0)
+default_scope = "mmengine"
+metrics = {"zAP": 1, "AP50": 2}
+"""
+CHAIN = """
+pretrain = dict(config="toy.py", options=dict(score=70))
+sources = {"random": None, "pretrained": "pretrain"}
+transfers = dict(
+    voc=dict(config="toy.py", title="VOC detection"),
+    city=dict(config="toy.py", options={"pair": (1, "a b"), "model.type": "Other"}),
+)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "train.py").write_text(TRAIN)
+    (tmp_path / "toy.py").write_text(CONFIG)
+    (tmp_path / "small.py").write_text(CHAIN)
+    return tmp_path
+
+
+def run(folder, text=None, only=(), **options):
+    if text is not None:
+        (folder / "small.py").write_text(text)
+    chain = read_chain("small.py")
+    runner = ChainRunner(chain, "wd", folder / "tools")
+    return runner.run(chain.select(list(only)), **options)
+
+
+def calls(folder):
+    """How often each stage was started, with '--resume' where it was resumed."""
+    return {
+        path.parent.name: path.read_text() for path in folder.glob("wd/*/calls.txt")
+    }
+
+
+def seen(folder, stage):
+    return json.loads((folder / "wd" / stage / "seen.json").read_text())
+
+
+def rows(folder):
+    with (folder / "wd" / "results.csv").open() as file:
+        return {row["stage"]: row for row in csv.DictReader(file)}
+
+
+def test_runs_every_combination_once(folder, capsys):
+    assert run(folder) == 0
+    out = capsys.readouterr().out
+    names = [
+        f"{t}-{s}-seed0" for t in ("voc", "city") for s in ("random", "pretrained")
+    ]
+    assert calls(folder) == dict.fromkeys(["pretrain", *names], ".")
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("[")] == [
+        name for stage in ["pretrain", *names] for name in (f"{stage}:", f"{stage}:")
+    ]
+    assert "[2/5] voc-random-seed0: zAP 40.00, " in out
+    assert seen(folder, "voc-random-seed0")[0]["checkpoint"] is None
+    given = folder / "wd" / "pretrain" / "iter_2.pth"
+    assert seen(folder, "voc-pretrained-seed0")[0]["checkpoint"] == str(given)
+    assert "(1, 'a b')" in seen(folder, "city-random-seed0")[1]  # a tuple still
+    assert seen(folder, "city-random-seed0")[0]["type"] == "Other"
+
+    found = rows(folder)
+    assert list(found) == ["pretrain", *names]
+    row = found["voc-pretrained-seed0"]
+    assert (row["transfer"], row["source"], row["seed"]) == ("voc", "pretrained", "0")
+    assert (row["metric"], row["value"], row["AP50"]) == ("zAP", "40", "60.5")
+    assert row["source_sha256"] == found["pretrain"]["output_sha256"] == sha256(given)
+    assert len(row["config_sha256"]) == 64
+    assert found["voc-random-seed0"]["source_sha256"] == ""
+    assert row["torch_version"] == "2.x"
+    assert row["status"] == "finished"
+
+    assert run(folder) == 0  # nothing is left to do
+    assert calls(folder) == dict.fromkeys(["pretrain", *names], ".")
+    assert "0 of 5 stages to run, 5 finished before" in capsys.readouterr().out
+
+
+def test_a_comment_changes_nothing_but_a_value_does(folder, capsys):
+    run(folder, only=["voc", "pretrain"])
+    (folder / "toy.py").write_text(CONFIG.replace("score = 40", "# best\nscore = 40"))
+    run(folder, only=["voc"])
+    assert calls(folder)["voc-random-seed0"] == "."
+    (folder / "toy.py").write_text(CONFIG.replace("score = 40", "score = 41"))
+    with pytest.raises(UserError) as caught:
+        run(folder)
+    text = str(caught.value)
+    assert "voc-random-seed0: score: 40 -> 41; model.score: 40 -> 41\n" in text
+    assert "pretrain:" not in text  # its score is an option
+    assert "--rerun" in text
+    assert "city" not in " ".join(calls(folder))  # nothing at all was started
+
+    assert run(folder, rerun=True) == 0
+    old = folder / "wd" / "old" / "voc-random-seed0.1"
+    assert json.loads((old / "result.json").read_text())["metrics"]["zAP"] == 40
+    assert rows(folder)["voc-random-seed0"]["zAP"] == "41"
+    assert calls(folder)["pretrain"] == "."
+
+
+def test_a_new_pretraining_renews_what_starts_from_it(folder):
+    run(folder)
+    changed = CHAIN.replace("score=70", "score=71")
+    with pytest.raises(UserError, match="voc-pretrained-seed0: the pretraining that"):
+        run(folder, changed)
+    assert run(folder, changed, rerun=True) == 0
+    aside = {path.name for path in (folder / "wd" / "old").iterdir()}
+    assert aside == {
+        "pretrain.1",
+        "voc-pretrained-seed0.1",
+        "city-pretrained-seed0.1",
+    }
+    found = rows(folder)
+    digest = found["pretrain"]["output_sha256"]
+    assert found["voc-pretrained-seed0"]["source_sha256"] == digest
+    # A checkpoint of a finished stage that was replaced is noticed without any option.
+    (folder / "wd" / "pretrain" / "iter_2.pth").write_text("others")
+    with pytest.raises(UserError, match=r"checkpoint: SHA-256 \w{8} -> "):
+        run(folder)
+
+
+def test_a_failed_stage_leaves_the_others_and_goes_on_later(folder, capsys):
+    text = CHAIN + 'options = dict(fails="voc-random-seed0")\n'
+    assert run(folder, text) == 1
+    out = capsys.readouterr().out
+    assert (
+        "  voc-random-seed0: RuntimeError: out of paper (log: "
+        f"{Path('wd', 'voc-random-seed0', 'chain.log')})\n"
+    ) in out
+    found = rows(folder)
+    assert found["voc-random-seed0"]["status"] == "failed"
+    assert found["voc-random-seed0"]["reason"] == "RuntimeError: out of paper"
+    assert [row["status"] for row in found.values()].count("finished") == 4
+    run(folder)
+    assert calls(folder)["voc-random-seed0"] == ".--resume."
+    assert calls(folder)["voc-pretrained-seed0"] == "."
+
+
+def test_a_mended_config_just_runs_where_no_training_is_lost(folder):
+    broken = CHAIN + 'options = dict(fails="always")\n'
+    name = "voc-random-seed0"
+    assert run(folder, broken, only=[name]) == 1
+    with pytest.raises(UserError, match="voc-random-seed0: fails: 'always' -> ''"):
+        run(folder, CHAIN, only=[name])
+    (folder / "wd" / name / "iter_1.pth").unlink()  # else it could be resumed
+    assert run(folder, CHAIN, only=[name]) == 0
+    assert (folder / "wd" / "old" / f"{name}.1" / "chain.log").is_file()
+    assert calls(folder)[name] == "."
+
+
+def test_failed_pretraining_spares_random_initialisation_only(folder, capsys):
+    text = CHAIN.replace("score=70", 'fails="always"')
+    assert run(folder, text) == 1
+    states = {name: row["status"] for name, row in rows(folder).items()}
+    assert states == {
+        "pretrain": "failed",
+        "voc-random-seed0": "finished",
+        "voc-pretrained-seed0": "skipped",
+        "city-random-seed0": "finished",
+        "city-pretrained-seed0": "skipped",
+    }
+    assert "voc-pretrained-seed0: not run, because pretrain failed" in (
+        capsys.readouterr().out
+    )
+    assert run(folder, keep_going=False) == 1
+    with pytest.raises(UserError, match="Run the stage pretrain first"):
+        run(folder, only=["voc-pretrained-seed0"])
+
+
+def test_a_stage_whose_chain_was_killed_counts_by_its_result(folder):
+    run(folder)
+    path = folder / "wd" / "pretrain" / "stage.json"
+    state = json.loads(path.read_text())
+    for key in ("output", "output_sha256", "seconds"):
+        del state[key]
+    path.write_text(json.dumps(state | {"status": "started"}))
+    assert run(folder) == 0
+    assert calls(folder)["pretrain"] == "."
+    assert json.loads(path.read_text())["output_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (("pretrain = ", "pretrian = "), "a chain has no 'pretrian'. Did you mean"),
+        (
+            ('config="toy.py", title', 'config="tyo.py", title'),
+            "there is no file tyo.py",
+        ),
+        (("score=70", "scroe=70"), "Stage pretrain: --cfg-options scroe: the config"),
+        (
+            ('"pretrain"}', '"gone.pth"}'),
+            "sources['pretrained']: there is no file gone",
+        ),
+        (("title=", "titel="), "transfers.voc: 'titel' is none of"),
+        (("voc=", "**{'a b': 1}, voc="), "use letters, digits"),
+        (('"random": None', '"random": 3'), "must be None, 'pretrain' or a path"),
+        (("score=70", "checkpoint=object"), "must be a plain Python value"),
+        (("pair", "checkpoint"), "the chain sets the option checkpoint"),
+        (("pretrain = ", "seeds = (1, 1)\npretrain = "), "seeds must be different"),
+        (
+            ('"model.type"', '"modle.type"'),
+            "Stage city-random-seed0: --cfg-options modl",
+        ),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(folder, changed, sentence):
+    assert changed[0] in CHAIN
+    with pytest.raises(ConfigError) as caught:
+        run(folder, CHAIN.replace(*changed, 1))
+    assert sentence in str(caught.value)
+    assert not calls(folder)
+
+
+def test_configs_are_checked_before_anything_starts(folder):
+    cfg = config(folder / "images", folder)
+    cfg.model.momentun = 0.9
+    (folder / "real.py").write_text("checkpoint = None\n" + cfg.pretty_text)
+    text = CHAIN.replace('config="toy.py", title', 'config="real.py", title')
+    with pytest.raises(ConfigError, match=r"Stage voc-random-seed0: model\.momentun"):
+        run(folder, text)
+    assert not calls(folder)
+
+
+def test_names_of_transfers_and_sources_select_stages(folder):
+    chain = read_chain("small.py")
+    names = [stage.name for stage in chain.select(["random"])]
+    assert names == ["voc-random-seed0", "city-random-seed0"]
+    assert [s.name for s in chain.select(["pretrain"])] == ["pretrain"]
+    with pytest.raises(
+        ConfigError, match=r"no stage 'vco-random-seed0'\. Did you mean voc-"
+    ):
+        chain.select(["vco-random-seed0"])
+
+
+def test_seeds_and_a_checkpoint_file_as_source(folder):
+    (folder / "given.pth").write_text("x")
+    text = 'sources = {"given": "given.pth"}\nseeds = (0, 5)\n'
+    text += 'transfers = dict(voc=dict(config="toy.py"))\n'
+    assert run(folder, text) == 0
+    found = rows(folder)
+    assert {name: row["zAP"] for name, row in found.items()} == {
+        "voc-given-seed0": "40",
+        "voc-given-seed5": "45",
+    }
+    assert found["voc-given-seed5"]["source_sha256"] == sha256("given.pth")
+    (folder / "moved").mkdir()
+    (folder / "given.pth").rename(folder / "moved" / "given.pth")
+    run(folder, text.replace("given.pth", "moved/given.pth"))  # the content counts
+    assert calls(folder)["voc-given-seed0"] == "."
+
+
+def test_two_chains_in_one_folder(folder):
+    with (
+        Lock(folder / "wd" / "chain.lock", "x").held(),
+        pytest.raises(UserError, match=f"wd is in use by process {os.getpid()} on "),
+    ):
+        run(folder)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    lock = Lock(folder / "wd" / "chain.lock", "x")
+    with lock.held():
+        lock.give_to(dead.pid)
+        dead.wait()
+        assert run(folder) == 0  # the process is gone: a stale lock
+
+
+def test_a_lock_of_another_host_counts_but_not_of_the_same_job(folder, monkeypatch):
+    path = folder / "chain.lock"
+    owner = {"pid": 1, "host": "elsewhere", "job": "77", "start": None}
+    path.write_text(json.dumps(owner))
+    with pytest.raises(UserError, match="on elsewhere"), Lock(path, "It").held():
+        pass
+    monkeypatch.setenv("SLURM_JOB_ID", "77")  # requeued to this node
+    with Lock(path, "It").held():
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
+    (folder / "small.py").write_text(CHAIN + 'options = dict(fails="hangs")\n')
+    # The tool itself, with the folder of fake tools, in a process of its own.
+    code = (
+        "import sys, pathlib; sys.argv = ['chain.py', 'small.py', '--work-dir', 'wd',"
+        f" '--only', 'voc-random-seed0']; sys.path.insert(0, {str(REPO / 'tools')!r});"
+        "import chain; chain.TOOLS = pathlib.Path('tools'); sys.exit(chain.main())"
+    )
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    lock = folder / "wd" / "locks" / "voc-random-seed0"
+    started = folder / "wd" / "voc-random-seed0" / "seen.json"
+    for _ in range(600):
+        if started.exists():
+            break
+        time.sleep(0.1)
+    child = json.loads(lock.read_text())["pid"]
+    assert child != process.pid
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped in voc-random-seed0; the same command goes on" in out
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert not lock.exists()
+    assert not (folder / "wd" / "chain.lock").exists()
+    assert rows(folder)["voc-random-seed0"]["status"] == "interrupted"
+
+
+def test_slurm_script_submits_the_stages_with_their_dependencies(folder):
+    bin_ = folder / "bin"
+    bin_.mkdir()
+    (bin_ / "sbatch").write_text(
+        "#!/bin/bash\n"
+        "n=$(($(wc -l < jobs.txt 2>/dev/null || echo 0) + 1))\n"
+        'printf "%s\\x1f" "$@" >> jobs.txt; echo >> jobs.txt\n'
+        "echo $((100 + n))\n"
+    )
+    (bin_ / "sbatch").chmod(0o755)
+    env = os.environ | {
+        "PATH": f"{bin_}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(REPO),
+        "WORK_DIR": "wd x",
+        "GPUS": "4",
+    }
+    done = subprocess.run(
+        ["bash", str(REPO / "tools" / "slurm_chain.sh"), "small.py", "gpu", "--time=9"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = [
+        line.split("\x1f")[:-1]
+        for line in (folder / "jobs.txt").read_text().splitlines()
+    ]
+    assert len(jobs) == 6
+    names = [job[job.index("--job-name") + 1] for job in jobs]
+    assert names == [
+        "pretrain",
+        "voc-random-seed0",
+        "voc-pretrained-seed0",
+        "city-random-seed0",
+        "city-pretrained-seed0",
+        "report",
+    ]
+    depends = [
+        [part for part in job if part.startswith("--dependency=")] for job in jobs
+    ]
+    assert depends == [
+        [],
+        [],
+        ["--dependency=afterok:101"],
+        [],
+        ["--dependency=afterok:101"],
+        ["--dependency=afterany:101:102:103:104:105"],
+    ]
+    for job in jobs:
+        assert "--time=9" in job
+        assert job[job.index("--partition") + 1] == "gpu"
+    assert "--gres=gpu:4" in jobs[2] and "--gres=gpu:4" not in jobs[5]
+    command = jobs[2][-1]
+    assert "--stage voc-pretrained-seed0" in command
+    assert "--gpus 4" in command
+    assert "wd\\ x" in command
+    assert "--report" in jobs[5][-1]
+
+
+def test_more_than_one_gpu_goes_through_dist_train(folder):
+    chain = read_chain("small.py")
+    runner = ChainRunner(chain, "wd", folder / "tools", gpus=4)
+    stage = chain.stages[0]
+    command = runner.command(stage, Path("x.py"), resume=True)
+    assert command[0] != "bash"  # nothing is trained, so there is nothing to share
+    (folder / "toy.py").write_text(CONFIG + "train_cfg = dict(max_iters=1)\n")
+    command = runner.command(stage, Path("x.py"), resume=True)
+    assert command == [
+        "bash",
+        str(folder / "tools" / "dist_train.sh"),
+        "x.py",
+        "4",
+        "--work-dir",
+        str(Path("wd", "pretrain")),
+        "--resume",
+    ]
+
+
+def test_no_results_without_a_chain(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no chain\.json"):
+        write_csv(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_chain_of_real_runs(tmp_path):
+    """tools/chain.py, a real pretraining and real training from its checkpoint."""
+    images = write_images(tmp_path / "images")
+    knn = {
+        "type": "KNNHook",
+        "k": 3,
+        "bank_dataloader": loader(images),
+        "query_dataloader": loader(images),
+    }
+    cfg = config(images, tmp_path, knn=knn)
+    cfg.work_dir = None
+    (tmp_path / "toy.py").write_text(
+        "checkpoint = None\nload_from = checkpoint\n" + cfg.pretty_text
+    )
+    chain = 'pretrain = dict(config="toy.py")\n'
+    chain += 'sources = dict(pretrained="pretrain")\n'
+    chain += 'transfers = dict(again=dict(config="toy.py"))\n'
+    (tmp_path / "real.py").write_text(chain)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(REPO / "tools" / "chain.py"), "real.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    work_dir = tmp_path / "work_dirs" / "real"
+    assert f"Report: {Path('work_dirs', 'real', 'chain.html')}" in done.stdout
+    pretrain, pretrained = read_records(work_dir)
+    assert pretrain.headline[0] == "knn/backbone_top1"
+    written = work_dir / "pretrain" / "epoch_1.pth"
+    assert pretrained.state["checkpoint"] == str(written)
+    assert pretrained.state["checkpoint_sha256"] == sha256(written)
+    log = "".join(p.read_text() for p in pretrained.folder.glob("*/*.log"))
+    assert f"Load checkpoint from {written}" in log
+    assert pretrained.result["iterations"] == 4
+    assert pretrained.result["curve"]["epochs"] == [0, 1]
+    assert pretrained.result["memory_mb"] > 100

@@ -1,0 +1,291 @@
+import json
+import logging
+import types
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
+from mmengine.structures import InstanceData, PixelData
+from PIL import Image
+
+from mmssl_ext.engine.errors import UserError
+from mmssl_ext.engine.hooks import PlainCheckpointHook, ResultHook
+from mmssl_ext.engine.hooks.pictures import PicturesHook, enlarged
+
+from .toy_run import BATCH, ToyData, toy_runner
+
+
+class Scores(BaseMetric):
+    """Gives what the test says, one dict per validation."""
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = list(found)
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return self.found.pop(0)
+
+
+def toy(work_dir, name, found, hook, *hooks, epochs=2):
+    runner = toy_runner(work_dir, name, hook, *hooks, epochs=epochs)
+    data = torch.utils.data.DataLoader(ToyData(), batch_size=BATCH)
+    runner.model.val_step = lambda batch: [0]
+    runner.model.test_step = lambda batch: [0]
+    runner._val_dataloader = runner._test_dataloader = data
+    runner._val_loop, runner._test_loop = {}, {}
+    runner._val_evaluator = runner._test_evaluator = Evaluator([Scores(found)])
+    return runner
+
+
+def result(work_dir):
+    return json.loads((work_dir / "result.json").read_text())
+
+
+def test_result_of_a_training_with_validation(tmp_path):
+    found = [
+        {"coco/bbox_mAP": 0.1, "coco/bbox_mAP_s": -1.0, "aAcc": 40.0},
+        {"coco/bbox_mAP": 0.25, "coco/bbox_mAP_s": -1.0, "aAcc": 50.0},
+    ]
+    named = {"AP": "coco/bbox_mAP", "small": "coco/bbox_mAP_s", "accuracy": "aAcc"}
+    runner = toy(tmp_path, "validated", found, ResultHook(named))
+    report = types.SimpleNamespace(as_dict=lambda: {"sha256": "ab", "matched": 3})
+    runner.model.linear.handover = report
+    (tmp_path / "result.json").write_text("an earlier one")
+    (tmp_path / "last_checkpoint").write_text("some/iter_12.pth")
+    runner.train()
+    got = result(tmp_path)
+    assert got["metrics"] == {"AP": 25.0, "small": None, "accuracy": 50.0}
+    assert next(iter(got["metrics"])) == got["headline"] == "AP"
+    assert got["curve"] == {
+        "iterations": [6, 12],
+        "epochs": [1, 2],
+        "values": [10.0, 25.0],
+    }
+    assert (got["iterations"], got["epochs"], got["seed"]) == (12, 2, 3)
+    assert got["handover"] == {"sha256": "ab", "matched": 3}
+    assert got["checkpoint"] == "some/iter_12.pth"
+    assert got["versions"]["torch"] == torch.__version__
+    assert got["memory_of"] == "process" and 50 < got["memory_mb"] < 100_000
+    assert (tmp_path / "result.old.json").read_text() == "an earlier one"
+
+
+def test_a_metric_that_was_not_produced_is_named_at_the_first_validation(tmp_path):
+    hook = ResultHook({"AP": "coco/bbox_map"})
+    runner = toy(tmp_path, "misnamed", [{"coco/bbox_mAP": 0.1, "x": 1}], hook)
+    with pytest.raises(UserError, match=r"no coco/bbox_map\. .*: coco/bbox_mAP, x\."):
+        runner.train()
+    assert runner.iter == 6
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_no_detection_at_all_counts_as_nothing(tmp_path):
+    """mmdet's CocoMetric then returns an empty dict."""
+    hook = ResultHook({"AP": "coco/bbox_mAP"})
+    runner = toy(tmp_path, "nothing", [{}, {}], hook)
+    runner.train()
+    assert result(tmp_path)["metrics"] == {"AP": 0.0}
+    (log,) = tmp_path.glob("*/*.log")
+    assert "returned no metric" in log.read_text()
+
+
+def test_an_interrupted_run_leaves_none_and_its_resume_a_whole_one(tmp_path):
+    class Interrupt(Hook):
+        priority = "LOWEST"
+
+        def after_train_epoch(self, runner):
+            raise KeyboardInterrupt
+
+    save = PlainCheckpointHook(interval=1)
+    runner = toy(tmp_path, "cut", [], ResultHook(), save, Interrupt())
+    runner._val_loop = None
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert not (tmp_path / "result.json").exists()
+    time_before = torch.load(tmp_path / "epoch_1.pth", weights_only=True)
+    time_before = time_before["message_hub"]["runtime_info"]["result_seconds"]
+    assert time_before > 0
+
+    # The last checkpoint was written, its validation never made: it is made up for.
+    saved = [{"top1": 30.0}]
+    runner = toy(tmp_path, "cut 2", saved, ResultHook(), epochs=1)
+    runner._load_from, runner._resume = str(tmp_path / "epoch_1.pth"), True
+    runner.train()
+    got = result(tmp_path)
+    assert got["metrics"] == {"top1": 30.0}
+    assert got["curve"]["iterations"] == [6]
+    assert got["seconds"] >= round(time_before, 1)
+
+
+def test_the_curve_goes_on_after_a_resume(tmp_path):
+    save = PlainCheckpointHook(interval=1, by_epoch=True)
+    found = [{"top1": 1.0}, {"top1": 2.0}]
+    toy(tmp_path, "first", found, ResultHook(), save).train()
+    runner = toy(tmp_path, "second", [{"top1": 3.0}], ResultHook(), save, epochs=3)
+    runner._load_from, runner._resume = str(tmp_path / "epoch_2.pth"), True
+    runner.train()
+    curve = result(tmp_path)["curve"]
+    # The checkpoint of epoch 2 was written before the validation of epoch 2.
+    assert curve["iterations"] == [6, 18]
+    assert curve["values"] == [1.0, 3.0]
+
+
+def test_evaluation_alone_never_replaces_the_result_of_a_training(tmp_path):
+    named = {"AP": "voc"}
+    runner = toy(tmp_path, "tested", [{"voc": 12.5}], ResultHook(named))
+    runner._train_loop = runner.optim_wrapper = None
+    runner.test()
+    assert result(tmp_path)["metrics"] == {"AP": 12.5}
+    assert result(tmp_path)["trained"] is False
+    (tmp_path / "result.json").write_text('{"trained": true}')
+    runner = toy(tmp_path, "tested 2", [{"voc": 13.0}], ResultHook(named))
+    runner._train_loop = runner.optim_wrapper = None
+    runner.test()
+    assert result(tmp_path) == {"trained": True}
+    other = json.loads((tmp_path / "evaluation.json").read_text())
+    assert other["metrics"] == {"AP": 13.0}
+
+
+def test_pretraining_gives_its_last_knn(tmp_path):
+    class KNN(Hook):
+        def after_train(self, runner):
+            rows = [
+                {"epoch": 0, "iter": 0, "backbone_top1": 20.0, "embedding_top1": 10.0},
+                {"epoch": 2, "iter": 12, "backbone_top1": 61.0, "embedding_top1": 50.0},
+            ]
+            runner.message_hub.update_info("knn_history", rows)
+
+    toy_runner(tmp_path, "pretrained", ResultHook(), KNN()).train()
+    got = result(tmp_path)
+    assert got["metrics"] == {"knn/backbone_top1": 61.0, "knn/embedding_top1": 50.0}
+    assert got["curve"]["values"] == [20.0, 61.0]
+
+
+class Sample:
+    """What the hook needs of a data sample of mmdet or mmseg."""
+
+    def __init__(self, metainfo=None, **fields):
+        self.metainfo = metainfo or {}
+        self.__dict__.update(fields)
+
+    def __contains__(self, name):
+        return hasattr(self, name)
+
+    def get(self, name):
+        return getattr(self, name)
+
+    def cpu(self):
+        return self
+
+    @property
+    def img_path(self):
+        return self.metainfo["img_path"]
+
+
+class Visualizer:
+    """Paints a panel per side: 10 for the truth, 200 for a prediction."""
+
+    alpha = 0.8
+
+    def __init__(self):
+        self.seen = []
+        self.dataset_meta = {"classes": ("sky", "road")}
+
+    def add_datasample(self, name, image, sample, show, out_file, **options):
+        np.random.rand()
+        self.seen.append((image.shape, sample, self.alpha, options))
+        sides = [np.full_like(image, 10), np.full_like(image, 200)]
+        cv2.imwrite(out_file, np.concatenate(sides, axis=1))
+
+
+def draw(tmp_path, samples, **options):
+    log = []
+    logger = logging.getLogger("pictures")
+    logger.warning = log.append
+    vis = Visualizer()
+    runner = types.SimpleNamespace(work_dir=tmp_path, visualizer=vis, logger=logger)
+    hook = PicturesHook(**options)
+    hook.before_val_epoch(runner)
+    for i, sample in enumerate(samples):
+        hook.after_val_iter(runner, i, None, [sample])
+    return vis.seen, log
+
+
+def instances(path, masks=False):
+    boxes = torch.tensor([[1.0, 2.0, 11.0, 12.0]])
+    kinds = {"gt_instances": {}, "pred_instances": {"scores": torch.tensor([0.9])}}
+    fields = {}
+    for name, extra in kinds.items():
+        found = InstanceData(bboxes=boxes, labels=torch.tensor([1]), **extra)
+        if masks:
+            found.masks = torch.zeros(1, 24, 32, dtype=torch.bool)
+            found.masks[0, 3, 5] = True
+        fields[name] = found
+    return Sample({"img_path": str(path)}, **fields)
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "small image.png"
+    Image.new("RGB", (32, 24), "red").save(path)
+    return path
+
+
+def test_small_images_are_enlarged_with_their_boxes_and_masks(tmp_path, image):
+    state = np.random.get_state()[1].copy()
+    seen, log = draw(tmp_path, [instances(image, masks=True)] * 3, num_images=2)
+    assert not log
+    assert len(seen) == 2
+    shape, sample, alpha, options = seen[0]
+    assert shape == (288, 384, 3)  # 12 times: the short side is at least 256
+    assert sample.pred_instances.bboxes.tolist() == [[12.0, 24.0, 132.0, 144.0]]
+    mask = sample.gt_instances.masks[0]
+    assert mask.sum() == 144 and mask[36:48, 60:72].all()
+    assert options == {"pred_score_thr": 0.3}
+    assert alpha < 0.8
+    picture = cv2.imread(str(tmp_path / "predictions" / "0.png"))
+    assert picture.shape == (288, 2 * 384 + 6, 3)
+    assert picture[:, :384].max() == 10 and picture[:, 390:].min() == 200
+    index = json.loads((tmp_path / "predictions" / "index.json").read_text())
+    assert [e["file"] for e in index["pictures"]] == ["0.png", "1.png"]
+    assert index["pictures"][0]["image"] == "small image.png"
+    assert index["pictures"][0]["panels"] == 2
+    # mmdet draws random tints: training must not notice.
+    assert (np.random.get_state()[1] == state).all()
+
+
+def test_semantic_maps_get_the_names_of_their_regions(tmp_path, image):
+    labels = torch.zeros(1, 24, 32, dtype=torch.long)
+    labels[:, :, 16:] = 1
+    labels[:, 0] = 255  # ignored
+    maps = {name: PixelData(data=labels) for name in ("gt_sem_seg", "pred_sem_seg")}
+    seen, log = draw(tmp_path, [Sample({"img_path": str(image)}, **maps)])
+    assert not log
+    _, sample, _, options = seen[0]
+    assert options == {"with_labels": False}
+    assert sample.pred_sem_seg.data.shape == (1, 288, 384)
+    assert (sample.pred_sem_seg.data[0, 24:, 192:] == 1).all()
+    truth = cv2.imread(str(tmp_path / "predictions" / "0.png"))[:, :384]
+    assert (truth[:, :192] == 255).any() and (truth[:, 192:] == 255).any()
+
+
+def test_large_images_are_reduced_and_boxes_of_a_box_type_read():
+    boxes = types.SimpleNamespace(tensor=torch.tensor([[0.0, 0.0, 200.0, 100.0]]))
+    found = types.SimpleNamespace(bboxes=boxes, labels=torch.tensor([0]))
+    found = type("Found", (Sample,), {})(bboxes=boxes, labels=found.labels)
+    small = enlarged(Sample(pred_instances=found), (100, 200), 0.5)
+    assert small.pred_instances.bboxes.tolist() == [[0.0, 0.0, 100.0, 50.0]]
+
+
+def test_what_cannot_be_drawn_is_one_warning(tmp_path):
+    gone = instances(tmp_path / "gone.png")
+    seen, log = draw(tmp_path, [gone, gone])
+    assert not seen
+    assert len(log) == 1 and "gone.png" in log[0] and "goes on without" in log[0]
+    seen, log = draw(tmp_path, [Sample(pred_label=3)])  # classification
+    assert (seen, log) == ([], [])

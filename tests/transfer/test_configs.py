@@ -1,0 +1,176 @@
+"""Every transfer config takes the pretrained weights whole and runs on tiny data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+
+from mmssl_ext.datasets.demo import make_demo
+from mmssl_ext.engine.config_variables import config_files, variables
+from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.engine.launch import build_runner, load_config, prepare, train
+from mmssl_ext.transfer import fingerprint
+from mmssl_ext.transfer.handover import handovers
+
+from .support import source_checkpoint
+
+ROOT = Path(__file__).parents[2] / "configs"
+CONFIGS = sorted(
+    str(p.relative_to(ROOT / "transfer"))
+    for p in (ROOT / "transfer").rglob("*.py")
+    if "_base_" not in p.parts
+)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "demo"
+    return make_demo(out, train=24, test=8, size=64, progress=False)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Per depth: checkpoint, width and the state of its backbone."""
+    folder = tmp_path_factory.mktemp("sources")
+    found = {}
+    for depth, width in ((18, 16), (50, 64)):
+        path = folder / f"r{depth}.pth"
+        found[depth] = (path, width, source_checkpoint(path, depth, width))
+    return found
+
+
+def options(name, demo, source):
+    """Tiny values for the variables that a config has."""
+    path, width, _ = source
+    classes = json.loads((demo / "demo.json").read_text())["classes"]
+    layout = next(k for k in ("voc", "coco", "cityscapes", "imagenet") if k in name)
+    if "segmentation" in name:
+        own = ["background", *classes] if layout == "voc" else None
+    else:
+        own = classes
+    root = {"voc": "VOCdevkit"}.get(layout, layout)
+    tiny = dict(
+        checkpoint=str(path), depth=18, base_channels=width, batch_size=2,
+        test_batch_size=4, num_workers=0, jobs=1, max_iters=1, max_epochs=1,
+        val_interval=1, data_root=str(demo / root), classes=own, num_classes=8,
+        test_folder="test", test_split="test", release="VOC2007",
+        train_splits=[["VOC2007", "trainval"]], short_sides=[64], test_size=64,
+        max_size=96, crop_size=[32, 32], scale=[64, 64], image_size=32, resize=32,
+        pool_kernel=1, costs=[0.1, 1.0], shots=[1, 2], trials=1, roi_samples=16,
+        rpn_samples=16, head_channels=16, fpn_channels=64, fc_channels=16,
+        bank_images=None, fraction=0.5, k=3, lr=1.0,
+    )  # fmt: skip
+    if "detection" in name and layout == "voc":
+        tiny["test_split"] = ["VOC2007", "test"]
+    if "segmentation" in name and layout == "voc":
+        lists, labels = "ImageSets/Segmentation", "SegmentationClass"
+        tiny["train_splits"] = [[f"{lists}/train.txt", labels]]
+        tiny["val_split"] = [f"{lists}/val.txt", labels]
+    present = variables(ROOT / "transfer" / name)
+    computed = {"num_classes"} if "classes" in present else set()
+    chosen = {k: v for k, v in tiny.items() if k in present - computed}
+    return chosen
+
+
+def test_configs_are_found():
+    kinds = [name.split("/")[0] for name in CONFIGS]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "classification": 6,
+        "detection": 9,
+        "segmentation": 5,
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_stands_on_this_repository_alone(name):
+    """No `_base_` of another package, whose path may vanish; a recipe in words."""
+    for file in config_files(ROOT / "transfer" / name):
+        assert ROOT in file.parents
+        assert "::" not in file.read_text()
+    text = (ROOT / "transfer" / name).read_text()
+    assert text.startswith('"""')
+    assert "tools/" in text
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_backbone_tensor_arrives(name, depth, sources):
+    """Built as configured, initialised as the Runner does, compared by hash."""
+    path, width, state = sources[depth]
+    cfg = load_config(
+        ROOT / "transfer" / name,
+        dict(checkpoint=str(path), depth=depth, base_channels=width),
+    )
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    taken = {}
+    for child, handover in handovers(model).items():
+        held = model.get_submodule(child).state_dict()
+        part = {n: held[n] for n in handover.report.matched}
+        assert fingerprint(part) == fingerprint({n: state[n] for n in part})
+        assert not taken.keys() & part.keys()
+        taken |= part
+    assert taken.keys() == state.keys()  # C4's RoI head takes res5
+    frozen = [n for n, p in model.backbone.named_parameters() if not p.requires_grad]
+    assert bool(frozen) == ("linear" in name)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_runs_on_tiny_data(name, demo, sources, tmp_path):
+    """One optimizer step by the Runner, or the evaluation, and its figures."""
+    chosen = options(name, demo, sources[18])
+    cfg = load_config(ROOT / "transfer" / name, chosen)
+    runner = build_runner(cfg, prepare(cfg, work_dir=str(tmp_path)))
+    if cfg.get("train_cfg") is None:
+        runner.test()
+    else:
+        model = runner.model
+        model.init_weights()
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        runner.train()
+        moved = {n for n, p in model.named_parameters() if not p.equal(before[n])}
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert moved <= trained
+        backbone = {n for n in moved if n.startswith("backbone.")}
+        assert moved - backbone, "no head has moved"
+        assert bool(backbone) == ("linear" not in name)
+        assert runner.iter >= 1
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["metrics"]
+    assert result["handover"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["detection/retinanet_r50_fpn_coco_1x.py", "segmentation/fcn_r50_voc12aug.py"],
+)
+def test_the_runner_stops_at_a_checkpoint_that_does_not_fit(
+    name, demo, sources, tmp_path
+):
+    """Through mmdet's and mmseg's own loading: nothing is trained."""
+    chosen = options(name, demo, sources[18])
+    content = torch.load(chosen["checkpoint"], weights_only=True)
+    state = content["state_dict"]
+    names = [n for n in state if n.startswith("backbone.")]
+    bad = {
+        "another depth": dict(chosen, depth=34),
+        "sixty percent": {n: state[n] for n in names[: int(0.6 * len(names))]},
+        "wrong prefix": {
+            f"other.{n.replace('conv', 'c')}": v for n, v in state.items()
+        },
+    }
+    for cause, value in bad.items():
+        these = chosen
+        if cause == "another depth":
+            these = value
+        else:
+            torch.save({"state_dict": value}, tmp_path / "bad.pth")
+            these = dict(chosen, checkpoint=str(tmp_path / "bad.pth"))
+        with pytest.raises(CheckpointFileError, match=r"tensors matched"):
+            train(ROOT / "transfer" / name, these, work_dir=str(tmp_path / cause))
+        assert not list((tmp_path / cause).glob("*.pth"))

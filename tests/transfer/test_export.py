@@ -1,0 +1,153 @@
+"""What the exporter writes loads where it is meant to, with the same features."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from mmpretrain.models import ResNet
+from safetensors import safe_open
+from torch import nn
+
+from mmssl_ext.engine.errors import UserError
+from mmssl_ext.transfer import fingerprint
+from mmssl_ext.transfer.export import LAYOUTS, export_backbone
+from mmssl_ext.transfer.handover import PretrainedBackbone, read_tensors
+from mmssl_ext.transfer.layouts import from_detectron2, to_detectron2
+
+from .support import backbone_state, source_checkpoint
+from .test_handover import assert_holds
+
+
+@pytest.fixture
+def source(tmp_path):
+    return tmp_path / "run.pth", source_checkpoint(tmp_path / "run.pth", 50)
+
+
+def test_every_layout_hands_the_same_tensors_over(source, tmp_path):
+    path, state = source
+    files = export_backbone(path, tmp_path / "out" / "co2")
+    assert {n: p.name for n, p in files.items()} == {
+        n: f"co2{end}" for n, end in LAYOUTS.items()
+    }
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        p.name for p in files.values()
+    )
+    for file in files.values():
+        assert fingerprint(read_tensors(file)) == fingerprint(state)
+        model = ResNet(50, stem_channels=16, base_channels=16)
+        PretrainedBackbone(str(file))(model)
+        assert_holds(model, state)
+
+
+def test_torchvision_computes_the_same_features(tmp_path):
+    torch.manual_seed(0)
+    ours = ResNet(50)
+    ours.eval()  # returns nothing in mmpretrain
+    for module in ours.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    state = {f"backbone.{n}": v for n, v in ours.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    files = export_backbone(tmp_path / "a.pth", tmp_path / "a", ["torchvision"])
+    theirs = torchvision.models.resnet50()
+    weights = torch.load(files["torchvision"], weights_only=True)
+    result = theirs.load_state_dict(weights, strict=False)
+    assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
+    assert not result.unexpected_keys
+    theirs.fc = nn.Identity()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = ours(images)[-1].mean((2, 3))
+        torch.testing.assert_close(theirs.eval()(images), expected)
+
+
+def test_mmengines_own_initializer_takes_the_mm_file(source, tmp_path):
+    path, state = source
+    files = export_backbone(path, tmp_path / "a", ["mm"])
+    model = ResNet(
+        50, stem_channels=16, base_channels=16,
+        init_cfg=dict(type="Pretrained", checkpoint=str(files["mm"])),
+    )  # fmt: skip
+    model.init_weights()
+    assert_holds(model, state)
+
+
+def test_detectron2s_names():
+    """As detectron2's ResNet names its modules, written down by hand."""
+    state = dict.fromkeys(
+        ["conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight",
+         "layer1.0.bn3.bias", "layer3.5.bn2.running_var",
+         "layer4.0.downsample.0.weight", "layer4.0.downsample.1.weight"],
+        torch.zeros(1),
+    )  # fmt: skip
+    assert list(to_detectron2(state)) == [
+        "stem.conv1.weight",
+        "stem.conv1.norm.running_mean",
+        "res2.0.conv1.weight",
+        "res2.0.conv3.norm.bias",
+        "res4.5.conv2.norm.running_var",
+        "res5.0.shortcut.weight",
+        "res5.0.shortcut.norm.weight",
+    ]
+    names = backbone_state(50)
+    assert list(from_detectron2(to_detectron2(names))) == list(names)
+    assert len(to_detectron2(names)) == len(names)
+
+
+def test_detectron2s_file_is_what_its_checkpointer_reads(source, tmp_path):
+    path, _ = source
+    file = export_backbone(path, tmp_path / "a", ["detectron2"])["detectron2"]
+    content = torch.load(file, weights_only=True)
+    assert content["matching_heuristics"] is True
+    assert all(isinstance(v, torch.Tensor) for v in content["model"].values())
+
+
+def test_the_origin_travels_along(source, tmp_path):
+    path, state = source
+    files = export_backbone(path, tmp_path / "a", ["mm", "safetensors"], encoder="key")
+    meta = torch.load(files["mm"], weights_only=True)["meta"]
+    assert (meta["source"], meta["encoder"]) == ("run.pth", "key")
+    assert meta["architecture"].startswith("ResNet-50")
+    with safe_open(files["safetensors"], "pt") as file:
+        assert meta["source_sha256"] in file.metadata()["mmssl_ext"]
+        assert torch.equal(file.get_tensor("bn1.bias"), state["bn1.bias"] + 1)
+
+
+def test_a_bad_write_leaves_no_file(source, tmp_path, monkeypatch):
+    from mmssl_ext.transfer import export
+
+    def corrupt(content, path):
+        content["meta"] = {}
+        content["state_dict"] = {n: v * 0 for n, v in content["state_dict"].items()}
+        save(content, path)
+
+    save = torch.save
+    monkeypatch.setattr(export.torch, "save", corrupt)
+    (tmp_path / "a_mm.pth").write_text("earlier")
+    with pytest.raises(UserError, match="differs from the source"):
+        export_backbone(source[0], tmp_path / "a", ["mm"])
+    assert (tmp_path / "a_mm.pth").read_text() == "earlier"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a_mm.pth", "run.pth"]
+
+
+def test_the_tool(source, tmp_path):
+    def run(*args):
+        return subprocess.run(
+            [sys.executable, "tools/export_backbone.py", *map(str, args)],
+            capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    done = run(source[0], "--layouts", "timm", "detectron2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("(written, read back, equal)") == 2
+    assert (tmp_path / "run_timm.pth").is_file()
+    done = run(source[0], "--prefix", "other.")
+    assert done.returncode == 2
+    assert "holds no ResNet below 'other.'" in done.stderr
+    assert "Traceback" not in done.stderr

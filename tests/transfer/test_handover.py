@@ -1,0 +1,381 @@
+"""Every source layout arrives whole; everything else is refused with its cause."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from mmengine.registry import init_default_scope
+from mmengine.runner import save_checkpoint
+from safetensors.torch import save_file
+
+from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.transfer import HandoverHook, fingerprint, ops
+from mmssl_ext.transfer.handover import below, find_prefix, handovers, read_tensors
+from mmssl_ext.transfer.layouts import to_detectron2
+
+from .support import backbone_state, source_checkpoint
+
+ops.install()
+import mmdet.models  # noqa: E402
+import mmpretrain.models  # noqa: E402
+import mmseg.models  # noqa: E402
+
+LIBRARIES = {"mmdet": mmdet, "mmseg": mmseg, "mmpretrain": mmpretrain}
+
+
+def backbone(path, library="mmdet", depth=18, kind="ResNet", init=None, **options):
+    """A library's backbone that names a checkpoint, not yet initialised."""
+    init_cfg = dict(type="mmssl_ext.PretrainedBackbone", checkpoint=str(path))
+    init_default_scope(library)
+    width = dict(stem_channels=16, base_channels=16)
+    cls = getattr(LIBRARIES[library].models, kind)
+    return cls(depth=depth, init_cfg=init_cfg | (init or {}), **(width | options))
+
+
+def initialised(path, *args, **options):
+    model = backbone(path, *args, **options)
+    model.init_weights()
+    return model
+
+
+def assert_holds(model, state):
+    filled = model.state_dict()
+    assert filled.keys() == state.keys()
+    for name, value in state.items():
+        assert torch.equal(filled[name], value), name
+
+
+# Writers of the layouts: the path and what the file must hand over.
+
+
+def official_moco(folder):
+    """As main_moco.py of the MoCo repository saves, in the format before torch 1.6."""
+    state = backbone_state()
+    head = {"fc.0.weight": torch.ones(2, 2), "fc.2.weight": torch.ones(2, 2)}
+    full = {f"module.encoder_q.{n}": v for n, v in (state | head).items()}
+    full |= {f"module.encoder_k.{n}": v + 1 for n, v in (state | head).items()}
+    full["module.queue"] = torch.zeros(4, 8)
+    content = {"epoch": 200, "arch": "resnet18", "state_dict": full, "optimizer": {}}
+    path = folder / "moco.pth.tar"
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    return path, state
+
+
+def mmpretrain_run(folder):
+    """A whole checkpoint of mmengine's, with the log's histories in it."""
+    from mmengine.logging import MessageHub
+    from mmpretrain.registry import MODELS
+
+    init_default_scope("mmpretrain")
+    neck = dict(
+        type="MoCoV2Neck", in_channels=128, hid_channels=8, out_channels=4,
+        with_avg_pool=True,
+    )  # fmt: skip
+    model = MODELS.build(
+        dict(
+            type="MoCo", queue_len=8, feat_dim=4, momentum=0.001,
+            backbone=dict(
+                type="ResNet", depth=18, stem_channels=16, base_channels=16
+            ),
+            neck=neck,
+            head=dict(
+                type="ContrastiveHead", loss=dict(type="CrossEntropyLoss"),
+                temperature=0.2,
+            ),
+        )
+    )  # fmt: skip
+    state = backbone_state()
+    model.backbone.load_state_dict(state)
+    hub = MessageHub("handover_test")
+    hub.update_scalar("train/loss", 1.5)
+    hub.update_info("iter", 3)
+    path = folder / "epoch_1.pth"
+    content = dict(state_dict=model.state_dict(), message_hub=hub.state_dict())
+    save_checkpoint(content | dict(meta=dict(epoch=1)), str(path))
+    return path, state
+
+
+def ours(folder):
+    path = folder / "ours.pth"
+    return path, source_checkpoint(path)
+
+
+def published(folder):
+    state = backbone_state()
+    path = folder / "published.pth"
+    torch.save({"state_dict": {f"backbone.{n}": v for n, v in state.items()}}, path)
+    return path, state
+
+
+def torchvision_model(folder):
+    model = torchvision.models.resnet18()
+    path = folder / "torchvision.pth"
+    torch.save(model.state_dict(), path)
+    state = model.state_dict()
+    return path, {n: v for n, v in state.items() if not n.startswith("fc.")}
+
+
+def safetensors_file(folder):
+    state = backbone_state()
+    path = folder / "timm.safetensors"
+    save_file(state | {"fc.weight": torch.ones(2, 2)}, path)
+    return path, state
+
+
+def detectron2_file(folder):
+    state = backbone_state()
+    path = folder / "d2.pth"
+    torch.save({"model": to_detectron2(state), "matching_heuristics": True}, path)
+    return path, state
+
+
+def wrapped_ddp(folder):
+    state = backbone_state()
+    path = folder / "ddp.pth"
+    torch.save({f"module.backbone.{n}": v for n, v in state.items()}, path)
+    return path, state
+
+
+SOURCES = [
+    ours, official_moco, mmpretrain_run, published, torchvision_model,
+    safetensors_file, detectron2_file, wrapped_ddp,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", SOURCES, ids=lambda f: f.__name__)
+def test_every_layout_arrives_whole(tmp_path, write, caplog):
+    path, state = write(tmp_path)
+    width = state["conv1.weight"].shape[0]
+    model = initialised(path, base_channels=width, stem_channels=width)
+    assert_holds(model, state)
+    assert model.handover.report.coverage == 1
+    assert model.handover.fingerprint == fingerprint(state)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("depth", [18, 50])
+def test_every_library_keeps_what_arrived(tmp_path, library, depth):
+    """mmpretrain's zero_init_residual would erase the last norm of each block."""
+    state = source_checkpoint(tmp_path / "a.pth", depth)
+    model = initialised(tmp_path / "a.pth", library, depth)
+    assert_holds(model, state)
+    (found,) = handovers(model).values()
+    assert len(found.report.matched) == len(state) == {18: 120, 50: 318}[depth]
+
+
+def test_one_line_names_the_facts(tmp_path):
+    state = source_checkpoint(tmp_path / "a.pth")
+    line = initialised(tmp_path / "a.pth").handover.line()
+    digest = initialised(tmp_path / "a.pth").handover.sha256
+    assert f"{tmp_path / 'a.pth'} (sha256 {digest[:12]}), prefix 'backbone.'" in line
+    assert f"{len(state)} of {len(state)} tensors matched (100.0 %), 0 missing" in line
+
+
+@pytest.mark.parametrize("write", [ours, official_moco, mmpretrain_run])
+def test_the_key_encoder_by_choice(tmp_path, write):
+    path, state = write(tmp_path)
+    model = initialised(path, init=dict(encoder="key"))
+    prefix = model.handover.prefix
+    assert "encoder_k" in prefix
+    kept = below(read_tensors(path), prefix)
+    assert_holds(model, {n: v for n, v in kept.items() if not n.startswith("fc.")})
+    if write is not mmpretrain_run:
+        assert not torch.equal(
+            model.state_dict()["conv1.weight"], state["conv1.weight"]
+        )
+
+
+def test_a_source_without_a_key_encoder_says_so(tmp_path):
+    path, _ = published(tmp_path)
+    with pytest.raises(CheckpointFileError, match=r"no key encoder.*'backbone\.'"):
+        initialised(path, init=dict(encoder="key"))
+
+
+def save(path, state):
+    torch.save({"state_dict": {f"backbone.{n}": v for n, v in state.items()}}, path)
+
+
+def refused(path, match, *args, **options):
+    """The model refuses with the cause and keeps every tensor that it had."""
+    model = backbone(path, *args, **options)
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    with pytest.raises(CheckpointFileError, match=f"(?s){match}") as error:
+        model.init_weights()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_wrong_prefix_names_the_likely_one(tmp_path):
+    source_checkpoint(tmp_path / "a.pth")
+    text = refused(
+        tmp_path / "a.pth",
+        r"0 of 120 tensors matched.*likely prefix is 'backbone\.'",
+        init=dict(prefix="encoder."),
+    )
+    assert "120 missing in the file: conv1.weight, bn1.weight" in text
+
+
+def test_no_backbone_at_all(tmp_path):
+    torch.save({"decoder.weight": torch.ones(2)}, tmp_path / "a.pth")
+    text = refused(tmp_path / "a.pth", "0 of 120 backbone tensors matched")
+    assert "file's names begin: decoder.weight" in text
+    assert "model's names begin: conv1.weight, bn1.weight" in text
+
+
+def test_part_of_the_keys(tmp_path):
+    state = backbone_state()
+    part = dict(list(state.items())[: int(0.6 * len(state))])
+    save(tmp_path / "a.pth", part)
+    text = refused(tmp_path / "a.pth", "72 of 120 tensors matched \\(60.0 %\\)")
+    assert "48 missing in the file" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "cause"),
+    [
+        (50, 18, "model is a ResNet-18 .*holds a ResNet-50 .blocks 3-4-6-3, 7x7 stem"),
+        (18, 50, "model is a ResNet-50 .*holds a ResNet-18"),
+        (34, 18, "model is a ResNet-18 .*holds a ResNet-34"),  # has all tensors of it
+        (101, 50, "model is a ResNet-50 .*holds a ResNet-101"),
+    ],
+)
+def test_another_depth(tmp_path, source, target, cause):
+    save(tmp_path / "a.pth", backbone_state(source))
+    refused(tmp_path / "a.pth", cause, depth=target)
+
+
+def test_another_width(tmp_path):
+    save(tmp_path / "a.pth", backbone_state(18, 8))
+    refused(tmp_path / "a.pth", r"conv1.weight \(\(8, 3, 7, 7\) in the file, \(16, 3")
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_truncated_bytes(tmp_path, size):
+    source_checkpoint(tmp_path / "a.pth")
+    data = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(data[:size])
+    refused(tmp_path / "a.pth", "truncated or damaged")
+    save_file(backbone_state(), tmp_path / "b.safetensors")
+    data = (tmp_path / "b.safetensors").read_bytes()
+    (tmp_path / "b.safetensors").write_bytes(data[:size])
+    refused(tmp_path / "b.safetensors", "damaged")
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_payload_does_not_run(tmp_path):
+    sign = tmp_path / "it_ran"
+    content = dict(state_dict=backbone_state(), extra=Payload(sign))
+    torch.save(content, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "Python objects.*could run code")
+    assert not sign.exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert sign.exists()  # the payload works where it is let
+
+
+def test_a_missing_file(tmp_path):
+    refused(tmp_path / "none.pth", "does not exist")
+
+
+@pytest.mark.parametrize("library", ["mmdet", "mmseg"])
+def test_other_stems_and_styles(tmp_path, library):
+    path = tmp_path / "a.pth"
+    source_checkpoint(path, 50)
+    refused(path, "deep stem of three 3x3.*type='ResNet'", library, 50,
+            deep_stem=True)  # fmt: skip
+    refused(path, "averages before it down-samples", library, 50, avg_down=True)
+    refused(path, "caffe style.*set style='pytorch'", library, 50, style="caffe")
+
+
+def test_fewer_stages_take_what_they_have(tmp_path):
+    """R50-C4's backbone ends before res5, which its RoI head takes."""
+    state = source_checkpoint(tmp_path / "a.pth", 50)
+    model = initialised(
+        tmp_path / "a.pth", "mmdet", 50, num_stages=3,
+        strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,),
+    )  # fmt: skip
+    wanted = {n: v for n, v in state.items() if not n.startswith("layer4.")}
+    assert_holds(model, wanted)
+    assert len(model.handover.report.unused) == len(state) - len(wanted)
+
+
+def test_two_networks_that_fit_must_be_told_apart():
+    one = {"a.w": torch.ones(2), "b.w": torch.ones(2)}
+    assert find_prefix(["w"], one, "query", "file") == "a."
+    one["b.w"] = torch.zeros(2)
+    with pytest.raises(CheckpointFileError, match=r"'a\.' and 'b\.'.*prefix='a\.'"):
+        find_prefix(["w"], one, "query", "file")
+
+
+def test_fingerprint_sees_every_kind_of_change():
+    state = {"a": torch.arange(4.0), "b": torch.tensor(3)}
+    found = {
+        fingerprint(state),
+        fingerprint(state | {"a": torch.tensor([0.0, 1, 2, 3.0000002])}),
+        fingerprint(state | {"a": torch.arange(4.0).view(2, 2)}),
+        fingerprint(state | {"a": torch.arange(4.0).double()}),
+        fingerprint(state | {"b": torch.tensor(4)}),
+        fingerprint({"c": state["a"], "b": state["b"]}),
+    }
+    assert len(found) == 6
+    assert fingerprint(dict(reversed(state.items()))) == fingerprint(state)
+
+
+def fake_runner(model, caplog, **preprocessor):
+    logger = logging.getLogger("handover_test")
+    logger.setLevel("INFO")
+    model.data_preprocessor = SimpleNamespace(**preprocessor)
+    return SimpleNamespace(model=model, iter=0, _load_from=None, logger=logger)
+
+
+def test_the_hook_finds_what_was_initialised_again(tmp_path, caplog):
+    source_checkpoint(tmp_path / "a.pth")
+    model = initialised(tmp_path / "a.pth")
+    runner = fake_runner(model, caplog)
+    with caplog.at_level("INFO", "handover_test"):
+        HandoverHook().before_train(runner)
+    assert re.search("120 of 120 tensors.*All stand in the model", caplog.text)
+    with torch.no_grad():
+        model.layer4[1].bn2.weight[3] += 1e-6
+    with pytest.raises(CheckpointFileError, match="changed before training began"):
+        HandoverHook().before_train(runner)
+    runner.iter = 5  # a resumed run has trained them
+    HandoverHook().before_train(runner)
+
+
+@pytest.mark.parametrize(
+    ("mean", "swaps", "warned"),
+    [
+        ((123.7, 116.3, 103.5), True, False),
+        ((123.7, 116.3, 103.5), False, True),
+        ((103.5, 116.3, 123.7), True, True),
+    ],
+)
+def test_the_hook_warns_of_bgr(tmp_path, caplog, mean, swaps, warned):
+    source_checkpoint(tmp_path / "a.pth")
+    model = initialised(tmp_path / "a.pth")
+    facts = dict(mean=torch.tensor(mean).view(3, 1, 1), _channel_conversion=swaps)
+    with caplog.at_level("INFO", "handover_test"):
+        HandoverHook().before_train(fake_runner(model, caplog, **facts))
+    assert ("seems to deliver BGR" in caplog.text) == warned
+
+
+def test_the_hook_says_that_a_model_starts_at_random(caplog):
+    model = mmdet.models.ResNet(18)
+    with caplog.at_level("INFO", "handover_test"):
+        HandoverHook().before_train(fake_runner(model, caplog))
+    assert "starts at random" in caplog.text

@@ -1,0 +1,234 @@
+"""Segmentation configs: the protocol's facts, and real runs on tiny scenes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import PolyLR
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from mmssl_ext.datasets.demo import make_demo
+from mmssl_ext.engine import launch
+from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.transfer import fingerprint, segmentation  # noqa: F401  (fills registries)
+from tests.engine.support import REPO
+from tests.transfer.support import source_checkpoint
+
+from mmseg.registry import DATASETS, MODELS  # isort: skip  (needs mmcv's ops)
+
+CONFIGS = REPO / "configs/transfer/segmentation"
+FCN_VOC, FCN_CITY, UPERNET = (
+    "fcn_r50_voc12aug.py",
+    "fcn_r50_cityscapes_40k.py",
+    "upernet_r50_cityscapes_40k.py",
+)
+TINY = dict(depth=18, base_channels=16, num_workers=0, batch_size=2, max_iters=2)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo") / "demo"
+    return make_demo(root, train=4, test=2, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
+
+
+def load(name, **variables):
+    return launch.load_config(CONFIGS / name, variables)
+
+
+def voc(demo):
+    return dict(
+        data_root=str(demo / "VOCdevkit"),
+        release="VOC2007",
+        train_splits=[("ImageSets/Segmentation/train.txt", "SegmentationClass")],
+        scale=(96, 96),
+        crop_size=(96, 96),
+    )
+
+
+def city(demo):
+    root = str(demo / "cityscapes")
+    return dict(data_root=root, scale=(96, 96), crop_size=(64, 96))
+
+
+@pytest.mark.parametrize(
+    ("name", "iters", "batch", "gpus", "classes", "crop"),
+    [
+        (FCN_VOC, 20000, 16, 4, 21, (512, 512)),
+        (FCN_CITY, 40000, 8, 4, 19, (769, 769)),
+        ("fcn_r50_cityscapes_80k.py", 80000, 8, 4, 19, (769, 769)),
+        (UPERNET, 40000, 16, 8, 19, (512, 1024)),
+        ("upernet_r50_cityscapes_80k.py", 80000, 16, 8, 19, (512, 1024)),
+    ],
+)
+def test_protocol(name, iters, batch, gpus, classes, crop):
+    cfg = load(name)
+    assert cfg.train_cfg.max_iters == iters
+    assert cfg.train_dataloader.batch_size * gpus == batch
+    assert cfg.auto_scale_lr.base_batch_size == batch
+    assert cfg.optim_wrapper.optimizer == dict(
+        type="SGD", lr=0.01, momentum=0.9, weight_decay=5e-4
+    )
+    (poly,) = cfg.param_scheduler
+    assert poly.end == iters and poly.by_epoch is False
+    model = cfg.model
+    assert model.data_preprocessor.size == crop and model.data_preprocessor.bgr_to_rgb
+    assert model.auxiliary_head.loss_decode.loss_weight == 0.4
+    assert model.decode_head.num_classes == model.auxiliary_head.num_classes == classes
+    assert model.backbone.type == "ResNet" and not model.get("pretrained")
+    assert model.backbone.init_cfg.type == "mmssl_ext.PretrainedBackbone"
+    assert cfg.sync_bn == "torch" and cfg.default_hooks.checkpoint.by_epoch is False
+    # The paths of all configs stay inside this repository.
+    assert "::" not in (CONFIGS / name).read_text()
+
+
+def test_window_and_corners_of_cityscapes():
+    model = load(FCN_CITY).model
+    assert model.test_cfg == dict(mode="slide", crop_size=(769, 769), stride=[513, 513])
+    assert model.decode_head.align_corners and model.auxiliary_head.align_corners
+    model = load(UPERNET).model
+    assert model.test_cfg == dict(mode="whole") and not model.decode_head.align_corners
+
+
+@pytest.mark.parametrize("name", [FCN_VOC, FCN_CITY, UPERNET])
+def test_learning_rate_follows_the_polynomial(name):
+    """From 0.01 to 1e-4 at the last iteration, in a shortened run as well."""
+    cfg = load(name, max_iters=50)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    options = dict(cfg.param_scheduler[0])
+    scheduler = PolyLR(optimizer, **{k: v for k, v in options.items() if k != "type"})
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    expected = [0.0099 * (1 - t / 49) ** 0.9 + 1e-4 for t in range(50)]
+    assert rates == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"), [(FCN_VOC, (4, 8, 8, 8)), (UPERNET, (4, 8, 16, 32))]
+)
+def test_backbone_is_the_plain_dilated_resnet(name, strides):
+    cfg = load(name, checkpoint=None)
+    assert cfg.model.backbone.init_cfg is None
+    backbone = MODELS.build(cfg.model.backbone)
+    backbone.eval()
+    assert type(backbone).__name__ == "ResNet"
+    assert backbone.conv1.kernel_size == (7, 7) and not hasattr(backbone, "stem")
+    with torch.no_grad():
+        shapes = [tuple(out.shape) for out in backbone(torch.zeros(1, 3, 64, 64))]
+    expected = [(1, 256 << i, 64 // s, 64 // s) for i, s in enumerate(strides)]
+    assert shapes == expected
+    if strides[-1] == 8:
+        # contract_dilation: the first block of a stage has half its dilation.
+        assert [b.conv2.dilation[0] for b in backbone.layer3] == [1, 2, 2, 2, 2, 2]
+        assert [b.conv2.dilation[0] for b in backbone.layer4] == [2, 4, 4]
+
+
+@pytest.mark.parametrize("name", [FCN_VOC, UPERNET])
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_heads_fit_every_depth(name, depth):
+    model = load(name, depth=depth, base_channels=32, classes=["a", "b"]).model
+    last = 32 * 8 * (1 if depth < 50 else 4)
+    channels = model.decode_head.in_channels
+    assert (channels if name == FCN_VOC else channels[-1]) == last
+    assert model.auxiliary_head.in_channels == last // 2
+    assert model.decode_head.num_classes == 2
+
+
+def run(name, tmp_path, checkpoint, **variables):
+    launch.train(
+        CONFIGS / name,
+        dict(TINY, checkpoint=checkpoint and str(checkpoint), **variables),
+        work_dir=str(tmp_path / "run"),
+    )
+    return json.loads((tmp_path / "run/result.json").read_text())
+
+
+@pytest.mark.parametrize("name", [FCN_VOC, UPERNET])
+def test_run_from_a_checkpoint(name, tmp_path, demo):
+    state = source_checkpoint(tmp_path / "source.pth", 18, 16)
+    data = voc(demo) if name == FCN_VOC else city(demo) | dict(head_channels=32)
+    result = run(name, tmp_path, tmp_path / "source.pth", **data)
+    assert next(iter(result["metrics"])) == "mIoU"
+    assert all(0 <= result["metrics"][key] <= 100 for key in ("mIoU", "mAcc", "aAcc"))
+    assert result["handover"]["coverage"] == 1.0
+    assert result["handover"]["fingerprint"] == fingerprint(state)
+    assert result["iterations"] == 2
+    assert (tmp_path / "run/predictions/0.png").is_file()
+
+
+def test_run_from_random_init_by_windows_with_own_classes(tmp_path, demo):
+    """The demo's own nine labels in Cityscapes' tree, from label maps of VOC."""
+    names = ["ground", *json.loads((demo / "demo.json").read_text())["classes"]]
+    root = tmp_path / "own"
+    for part, split in (("a", "train"), ("b", "val")):
+        (root / "pictures" / part).mkdir(parents=True)
+        (root / "masks" / part).mkdir(parents=True)
+        source = demo / "VOCdevkit/VOC2007"
+        numbers = (source / f"ImageSets/Segmentation/{split}.txt").read_text().split()
+        for number in numbers:
+            img = Image.open(source / f"JPEGImages/{number}.jpg")
+            img.save(root / f"pictures/{part}/{number}.bmp")
+            labels = Image.open(source / f"SegmentationClass/{number}.png")
+            labels.save(root / f"masks/{part}/{number}_mask.png")
+    result = run(
+        FCN_CITY,
+        tmp_path,
+        None,
+        data_root=str(root),
+        train_images="pictures/a",
+        train_labels="masks/a",
+        val_images="pictures/b",
+        val_labels="masks/b",
+        img_suffix=".bmp",
+        seg_map_suffix="_mask.png",
+        classes=names,
+        scale=(96, 96),
+        crop_size=(65, 65),
+    )
+    assert result["handover"] in (None, {})
+    assert 0 <= result["metrics"]["mIoU"] <= 100
+
+
+def test_labels_of_a_sample(demo):
+    """What reaches the loss: label maps as drawn, or one lower without the zero."""
+    source = demo / "VOCdevkit/VOC2007/SegmentationClass/000001.png"
+    drawn = np.array(Image.open(source)).astype(int)
+    names = [str(i) for i in range(8)]
+    for variables, expected in (
+        (dict(), drawn),
+        (
+            dict(classes=names, reduce_zero_label=True),
+            np.where(drawn == 0, 255, drawn - 1),
+        ),
+    ):
+        cfg = load(FCN_VOC, **voc(demo), **variables)
+        part = cfg.val_dataloader.dataset
+        part.ann_file = "ImageSets/Segmentation/train.txt"
+        dataset = DATASETS.build(part)
+        labels = dataset[0]["data_samples"].gt_sem_seg.data[0].numpy()
+        assert set(np.unique(drawn)) - {0} and np.array_equal(labels, expected)
+
+
+def test_deep_stem_is_refused(tmp_path, demo):
+    source_checkpoint(tmp_path / "source.pth", 18, 16)
+    options = {"model.backbone.type": "ResNetV1c"}
+    with pytest.raises(CheckpointFileError, match="deep stem"):
+        run(FCN_VOC, tmp_path, tmp_path / "source.pth", **voc(demo), **options)
+
+
+def test_bases_of_mmseg_are_found(tmp_path):
+    """By the name of the package, with the maintained build too."""
+    file = tmp_path / "own.py"
+    file.write_text("_base_ = 'mmseg::_base_/schedules/schedule_20k.py'\n")
+    assert Config.fromfile(str(file)).train_cfg.max_iters == 20000

@@ -1,0 +1,93 @@
+"""A work dir as a chain leaves it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+DIGEST = "0123456789abcdef" * 4
+TITLES = {"voc": "VOC detection", "city": "Cityscapes <segmentation>"}
+METRICS = {"voc": ("AP", "AP50"), "city": ("mIoU",)}
+
+
+def result(metrics: dict[str, float], **changes) -> dict:
+    values = list(metrics.values())
+    return {
+        "metrics": metrics,
+        "headline": next(iter(metrics)),
+        "curve": {
+            "iterations": [100, 200, 300],
+            "epochs": [0, 0, 0],
+            "values": [values[0] * part for part in (0.3, 0.8, 1)],
+        },
+        "trained": True,
+        "iterations": 300,
+        "seed": 0,
+        "seconds": 83.4,
+        "memory_mb": 2048,
+        "memory_of": "process",
+        "checkpoint": "iter_300.pth",
+        "device": "cpu (x86_64)",
+        "versions": {"mmssl_ext": "0.1", "torch": "2.11.0", "mmdet": "3.5.1"},
+        "finished": "2026-11-21T20:00:00+00:00",
+    } | changes
+
+
+def write_stage(work_dir: Path, name: str, found: dict | None, **state) -> None:
+    folder = work_dir / name
+    folder.mkdir(parents=True)
+    state = {"status": "finished", "config": "configs/some.py"} | state
+    state |= {"config_sha256": DIGEST, "output_sha256": DIGEST[::-1]}
+    (folder / "stage.json").write_text(json.dumps(state))
+    if found is not None:
+        (folder / "result.json").write_text(json.dumps(found))
+
+
+def write_pictures(folder: Path, color: str, count: int = 2) -> None:
+    """Two panels of 400 x 200 with a gap of 6: white truth, coloured prediction."""
+    target = folder / "predictions"
+    target.mkdir()
+    entries = []
+    for i in range(count):
+        picture = Image.new("RGB", (806, 200), "white")
+        picture.paste(Image.new("RGB", (400, 200), color), (406, 0))
+        picture.save(target / f"{i}.png")
+        name = f"scene{i}.jpg"
+        entries.append({"file": f"{i}.png", "image": name, "panels": 2, "gap": 6})
+    (target / "index.json").write_text(json.dumps({"pictures": entries}))
+
+
+def make_chain(
+    work_dir: Path,
+    scores: dict[str, dict[str, list[tuple[float, ...]]]],
+    pretrained: bool = True,
+) -> Path:
+    """Write finished stages; ``scores[transfer][source]`` holds metrics per seed."""
+    stages = []
+    if pretrained:
+        entry = {"name": "pretrain", "transfer": "pretrain", "title": "Pretraining"}
+        stages.append(entry | {"source": None, "scratch": False, "seed": None})
+        knn = result({"knn/backbone_top1": 61.25})
+        write_stage(work_dir, "pretrain", knn)
+    for transfer, sources in scores.items():
+        for source, seeds in sources.items():
+            for seed, values in enumerate(seeds):
+                name = f"{transfer}-{source}-seed{seed}"
+                entry = {"name": name, "transfer": transfer, "seed": seed}
+                entry |= {"title": TITLES[transfer], "source": source}
+                stages.append(entry | {"scratch": source == "random"})
+                if not values:
+                    continue
+                metrics = dict(zip(METRICS[transfer], values, strict=True))
+                digest = None if source == "random" else DIGEST[::-1]
+                write_stage(
+                    work_dir,
+                    name,
+                    result(metrics, seed=seed),
+                    checkpoint_sha256=digest,
+                )
+    text = json.dumps({"chain": "configs/chains/small.py", "stages": stages})
+    (work_dir / "chain.json").write_text(text)
+    return work_dir

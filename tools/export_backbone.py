@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Write the backbone of a checkpoint for mm, torchvision, timm and detectron2."""
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("mmssl_ext") is None:  # a clone that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmssl_ext.engine.launch import run_tool
+from mmssl_ext.transfer.export import LAYOUTS, export_backbone
+
+
+def parse_args() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", help="checkpoint or safetensors file")
+    parser.add_argument(
+        "--out",
+        metavar="START",
+        help="path and beginning of the names to write [the checkpoint's, no suffix]",
+    )
+    parser.add_argument(
+        "--layouts",
+        nargs="+",
+        choices=list(LAYOUTS),
+        default=list(LAYOUTS),
+        help="[all of them]",
+    )
+    parser.add_argument(
+        "--encoder",
+        choices=["query", "key"],
+        default="query",
+        help="trained encoder or its momentum average [query]",
+    )
+    parser.add_argument(
+        "--prefix", help="what stands before its names [found by itself]"
+    )
+    return parser.parse_args()
+
+
+@run_tool
+def main() -> None:
+    """Run the command."""
+    args = vars(parse_args())
+    out = args.pop("out") or Path(args["checkpoint"]).with_suffix("")
+    for layout, path in export_backbone(out=out, **args).items():
+        print(f"{layout:<12} {path}  (written, read back, equal)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
