@@ -2,7 +2,7 @@
 # built on first use. Another interpreter: make clean, then make venv PYTHON=python3.11.
 
 PYTHON ?= python3
-DEMO_CONFIG ?= configs/co2/co2_r18_demo.py
+DEMO_CHAIN ?= configs/chains/demo.py
 DEMO_DATA ?= data/demo
 DEMO_RUN ?= work_dirs/demo
 PYTEST_ARGS ?=
@@ -41,13 +41,11 @@ $(STAMP): requirements/pinned.txt setup.cfg pyproject.toml $(REBUILD)
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -W ignore -c "$$FIRST_IMPORT" >/dev/null
 	@echo "$$REPOSITORY" > $(STAMP)
 
-demo: venv ## Draw demo scenes, pretrain CO2 on them, write the report
+demo: export DEMO_ROOT := $(DEMO_DATA)
+demo: export OMP_WAIT_POLICY ?= PASSIVE
+demo: venv ## Draw demo scenes, pretrain CO2, carry it to every transfer, report
 	$(PY) -m mmssl_ext.datasets.demo --out $(DEMO_DATA)
-	@if [[ -e $(DEMO_RUN) ]]; then rm -rf $(DEMO_RUN).previous; \
-	mv $(DEMO_RUN) $(DEMO_RUN).previous; \
-	echo "The earlier run is kept in $(DEMO_RUN).previous"; fi
-	$(PY) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_RUN)
-	@$(PY) -m mmssl_ext.visualization.report $(DEMO_RUN)
+	$(PY) tools/chain.py $(DEMO_CHAIN) --work-dir $(DEMO_RUN) --rerun
 
 test: export OMP_NUM_THREADS ?= 2
 test: export OMP_WAIT_POLICY ?= PASSIVE

@@ -13,6 +13,8 @@ from pathlib import Path
 if find_spec("mmssl_ext") is None:  # a clone that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmengine.logging import MMLogger
+
 from mmssl_ext.engine.chain import read_chain
 from mmssl_ext.engine.chain_results import write_csv
 from mmssl_ext.engine.chain_run import ChainRunner
@@ -57,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     action.add_argument(
         "--list",
         action="store_true",
-        help="the same for programs: stage, the stage it needs or -, and state, by tabs",
+        help="the same for programs: stage, what it needs or -, state, by tabs",
     )
     action.add_argument(
         "--stage", metavar="NAME", help="run this one, beside other processes"
@@ -106,6 +108,8 @@ def report(work_dir: Path) -> None:
 def main() -> int:
     """Run the command; Ctrl-C is no error to explain."""
     args = parse_args()
+    # A line per stage: what reading the configs has to say stands in the stages' logs.
+    MMLogger.get_current_instance().setLevel("WARNING")
     codes: list[int] = []
     try:
         return run_tool(lambda: codes.append(run(args)))() or codes[0]

@@ -1,6 +1,5 @@
 """Our parts of a detector; a config names this module in ``custom_imports``."""
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import contextlib
@@ -20,6 +19,7 @@ from torch import Tensor
 from mmssl_ext.registry import DATASETS, METRICS, MODELS
 
 from . import ops
+from .imports import quietly
 from .voc_metric import THRESHOLDS, Match, average_precisions, match_image
 
 _IMGAUG = (
@@ -47,11 +47,11 @@ def _spare_imgaug() -> Iterator[None]:
 
 
 ops.install()  # mmdet does not import without mmcv's ops
-with _spare_imgaug():
+with quietly(), _spare_imgaug():
     from mmdet.datasets import VOCDataset
-from mmdet.evaluation import CocoMetric
-from mmdet.models.backbones import ResNet
-from mmdet.models.layers import ResLayer
+    from mmdet.evaluation import CocoMetric
+    from mmdet.models.backbones import ResNet
+    from mmdet.models.layers import ResLayer
 
 
 @MODELS.register_module()

@@ -1,9 +1,9 @@
 """Makes mmseg usable; a segmentation config names this module in ``custom_imports``."""
 
-# ruff: noqa: E402
 from mmengine.config import utils
 
 from . import ops
+from .imports import quietly
 
 ops.install()  # mmseg does not import without mmcv's ops
 # mmengine looks for a distribution named mmsegmentation, but the maintained build has
@@ -11,8 +11,9 @@ ops.install()  # mmseg does not import without mmcv's ops
 utils.MODULE2PACKAGE["mmseg"] = "mmseg"
 
 # Their import fills the registries, so that types are found before anything is built.
-import mmseg.datasets
-import mmseg.engine
-import mmseg.evaluation
-import mmseg.models
-import mmseg.visualization  # noqa: F401
+with quietly():
+    import mmseg.datasets
+    import mmseg.engine
+    import mmseg.evaluation
+    import mmseg.models
+    import mmseg.visualization  # noqa: F401

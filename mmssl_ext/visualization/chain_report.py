@@ -371,7 +371,7 @@ def _provenance(results: Results) -> str:
     ]
     files = ("Started from", "Wrote", "Config")
     note = (
-        "The last three columns are the first 12 digits of SHA-256: of checkpoint "
+        "The last three columns are the first 8 digits of SHA-256: of checkpoint "
         "files and of the settings that took effect. results.csv has them whole, "
         "configs/ has the settings."
     )
@@ -386,7 +386,7 @@ def _provenance(results: Results) -> str:
 
 
 def _short(digest: str | None) -> str:
-    return (digest or "")[:12]
+    return (digest or "")[:8]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -87,7 +87,7 @@ def test_failed_stages_and_provenance(reported):
     work_dir, page, text = reported
     assert "voc-other-seed1 failed: RuntimeError: <out of memory>" in page.text
     assert "voc-other-seed1/chain.log" in page.text
-    assert DIGEST[:12] in page.text and DIGEST not in text
+    assert DIGEST[:8] in page.text and DIGEST not in text
     assert "mmdet 3.5.1" in page.text
     assert "1 min 23 s" in page.text
     assert "2.0 GiB" in page.text

@@ -15,7 +15,7 @@ from .scenes import draw_scene
 from .shapes import CLASSES
 
 MANIFEST = "demo.json"
-VERSION = 1  # to be raised whenever other scenes are drawn from the same arguments
+VERSION = 2  # to be raised whenever other scenes are drawn from the same arguments
 
 
 def make_demo(

@@ -138,6 +138,7 @@ class LayoutWriter:
         for kind, values in (
             ("labelIds", label_ids),
             ("labelTrainIds", train_ids),
+            ("demoIds", semantic),  # 0 is the background, then the demo's own classes
             ("instanceIds", instance_ids.astype(np.uint16)),
         ):
             _save_png(self.city_labels / f"{stem}_gtFine_{kind}.png", values)
