@@ -46,9 +46,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmssl_ext.files import write_text
+
 from .config_check import closest
 from .errors import ConfigError
-from .files import write_text
 from .launch import load_config, prepare
 
 PRETRAIN = "pretrain"

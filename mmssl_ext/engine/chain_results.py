@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .files import write_text
+from mmssl_ext.files import write_text
 
 CHAIN_FILE, CSV_FILE = "chain.json", "results.csv"
 STAGE_FILE, RESULT_FILE, LOG_FILE = "stage.json", "result.json", "chain.log"

@@ -18,6 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mmssl_ext.files import sha256
+from mmssl_ext.visualization.page import duration
+
 from .chain import PRETRAIN, Chain, Stage, check_stages
 from .chain_lock import Lock
 from .chain_results import (
@@ -31,7 +34,6 @@ from .chain_results import (
     write_json,
 )
 from .errors import UserError
-from .files import sha256
 
 # What a stage is about to do, by its state on disk.
 NEW, RESUME, AGAIN, DONE = "to run", "to go on", "to run again", "finished"
@@ -353,15 +355,6 @@ class ChainRunner:
         taken[PRETRAIN] = pretraining
         known = [taken.get(task.stage.transfer) or everything for task in tasks]
         return sum(sum(times) / len(times) for times in known)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _entry(stage: Stage) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor
 import mmssl_ext
 from mmssl_ext.engine.errors import CheckpointFileError, UserError
 from mmssl_ext.engine.load_report import describe_resnet
+from mmssl_ext.files import sha256
 
-from .handover import file_sha256, fingerprint, read_backbone, read_tensors
+from .handover import fingerprint, read_backbone, read_tensors
 from .layouts import to_detectron2
 
 State = dict[str, Tensor]
@@ -70,7 +71,7 @@ def export_backbone(
     state, found = read_backbone(checkpoint, encoder, prefix)
     origin = {
         "source": Path(checkpoint).name,
-        "source_sha256": file_sha256(checkpoint),
+        "source_sha256": sha256(checkpoint),
         "prefix": found,
         "encoder": encoder,
         "architecture": describe_resnet(state) or "",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.engine.load_report import LoadReport, compare, describe_resnet
+from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
 
 from .layouts import from_detectron2, is_detectron2
@@ -135,7 +136,7 @@ class PretrainedBackbone:
         filled = module.state_dict()
         handover = Handover(
             str(self.checkpoint),
-            file_sha256(self.checkpoint),
+            sha256(self.checkpoint),
             prefix,
             report,
             fingerprint({name: filled[name] for name in found}),
@@ -277,15 +278,6 @@ def fingerprint(tensors: nn.Module | Mapping[str, Tensor]) -> str:
         value = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with Path(path).expanduser().open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
     return digest.hexdigest()
 
 

@@ -45,7 +45,7 @@ def comparison_figure(results: Results) -> Figure | None:
     ]
     if not shown:
         return None
-    figure, axes = curves._figure((5.4, 1.4 + 0.45 * len(shown)))
+    figure, axes = curves.new_figure((5.4, 1.4 + 0.45 * len(shown)))
     for row, (_, metric, transfer) in enumerate(shown):
         cells = {s: results.cell(transfer, s, metric) for s in results.sources}
         means = [cell.mean for cell in cells.values() if cell]
@@ -85,7 +85,7 @@ def comparison_figure(results: Results) -> Figure | None:
     axes.set_xlabel("percent")
     axes.margins(x=0.08)
     axes.set_title("Headline metrics", loc="left")
-    curves._legend(figure)
+    curves.legend_below(figure)
     return figure
 
 
@@ -98,7 +98,7 @@ def curve_figure(results: Results, transfer: str, title: str) -> Figure | None:
     ]
     if not lines:
         return None
-    figure, axes = curves._figure((4.6, 3.2))
+    figure, axes = curves.new_figure((4.6, 3.2))
     order = sorted(lines, key=lambda line: results.sources.index(line[0]))
     seen = set()
     for source, steps, values in order:
@@ -108,7 +108,7 @@ def curve_figure(results: Results, transfer: str, title: str) -> Figure | None:
         axes.plot(
             steps, values, color=color, linestyle=style, linewidth=1.6, label=label
         )
-    curves._legend(figure)
+    curves.legend_below(figure)
     axes.set_title(title, loc="left")
     axes.set_xlabel("iteration")
     axes.set_ylabel(f"{results.metrics(transfer)[0]} (%)")

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mmssl_ext.engine.chain_results import read_json
-from mmssl_ext.engine.files import write_text
+from mmssl_ext.files import write_text
 
 from . import chain_plots, curves, page
 from . import report as pretraining
@@ -352,7 +352,7 @@ def _provenance(results: Results) -> str:
             (
                 record.name,
                 "none" if value is None else f"{metric} {value:.2f}",
-                pretraining._duration(result["seconds"]),
+                page.duration(result["seconds"]),
                 f"{memory / 1024:.1f} GiB{of}" if memory else "",
                 str(result.get("seed", "")),
                 _short(state.get("checkpoint_sha256")) or "random",

@@ -46,7 +46,7 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     """
     if not log.train:
         return None
-    figure, axes = _figure(_WIDE)
+    figure, axes = new_figure(_WIDE)
     terms = [key for key in log.train_keys() if re.fullmatch(r"loss_\w+", key)]
     x, total = _over_time(log, "loss")
     _line(axes, x, total, INK, label="total")
@@ -55,7 +55,7 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
             color, style = _STYLES[i % len(_STYLES)]
             label = key.removeprefix("loss_")
             _line(axes, *_over_time(log, key), color, style, label)
-        _legend(figure)
+        legend_below(figure)
     if queue_length:
         chance = math.log(queue_length + 1)
         _mark(axes, chance, f"chance level: ln({queue_length:,} + 1) = {chance:.2f}")
@@ -72,7 +72,7 @@ def knn_figure(log: RunLog) -> Figure | None:
     names = [n for n in ("backbone", "embedding") if log.knn_series(n)[1]]
     if not names:
         return None
-    figure, axes = _figure(_WIDE)
+    figure, axes = new_figure(_WIDE)
     looks = {"backbone": (BLUE, "-", "o"), "embedding": (ORANGE, "--", "s")}
     alignment = dict.fromkeys(names, "center")
     if len(names) > 1:  # the higher number goes up, the lower down: they never touch
@@ -105,7 +105,7 @@ def knn_figure(log: RunLog) -> Figure | None:
     if before is not None:
         label = f"start: {before:.1f}"
         axes.axhline(before, color=FAINT, linewidth=1.3, linestyle=_DOTS, label=label)
-    _legend(figure)
+    legend_below(figure)
     axes.set_title("kNN accuracy on held-out images", loc="left")
     axes.set_xlabel("epoch (0: before training)")
     axes.set_ylabel("top-1 accuracy (%)")
@@ -118,7 +118,7 @@ def health_figures(log: RunLog) -> dict[str, Figure]:
     """Draw one small figure per health measure in the log, by its key."""
     figures = {}
     for panel in _panels(log):
-        figure, axes = _figure(_SMALL)
+        figure, axes = new_figure(_SMALL)
         _draw_panel(axes, log, panel)
         figures[panel.key] = figure
     return figures
@@ -188,7 +188,8 @@ def _draw_panel(axes: Axes, log: RunLog, panel: Panel) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Return an empty figure of a size in inches, and its axes."""
     figure = _canvas(size)
     return figure, figure.add_subplot()
 
@@ -200,7 +201,8 @@ def _canvas(size: tuple[float, float]) -> Figure:
     return figure
 
 
-def _legend(figure: Figure) -> None:
+def legend_below(figure: Figure) -> None:
+    """Put the legend of a figure below its axes."""
     figure.legend(
         loc="outside lower center",
         ncols=4,

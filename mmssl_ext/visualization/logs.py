@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from mmssl_ext.files import sha256
 
 FACTS_FILE = "run.json"
 """Name of the file with the facts of a session, in its log directory."""
@@ -195,12 +196,4 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[tuple[Path, int, s
         if path.is_file()
     ]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [(path, path.stat().st_size, _sha256(path)) for path in files[:limit]]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return [(path, path.stat().st_size, sha256(path)) for path in files[:limit]]

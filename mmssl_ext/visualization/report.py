@@ -124,7 +124,7 @@ def _extent(log: logs.RunLog, facts: dict[str, Any]) -> str:
         text = f"{steps:,.0f} iterations"
     if facts.get("images"):
         text += f", {facts['images']:,} images"
-    return f"{text}, {_duration(log.seconds())} of training"
+    return f"{text}, {page.duration(log.seconds())} of training"
 
 
 def _sentence(
@@ -219,7 +219,7 @@ def _facts(log: logs.RunLog, facts: dict[str, Any]) -> str:
     if facts.get("queue_length"):
         rows.append(("Queue", f"{facts['queue_length']:,} keys"))
     if log.train:
-        rows.append(("Training time", _duration(log.seconds())))
+        rows.append(("Training time", page.duration(log.seconds())))
     speeds = sorted(log.series("img_per_s")[1])
     if speeds:
         rows.append(("Speed", f"{speeds[len(speeds) // 2]:,.0f} img/s (median)"))
@@ -299,14 +299,6 @@ def _warnings(work_dir: Path) -> str:
 
 def _times(count: int) -> str:
     return f" ({count} times)" if count > 1 else ""
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from mmssl_ext.engine.chain_lock import Lock
 from mmssl_ext.engine.chain_results import read_records, write_csv
 from mmssl_ext.engine.chain_run import ChainRunner
 from mmssl_ext.engine.errors import ConfigError, UserError
-from mmssl_ext.engine.files import sha256
+from mmssl_ext.files import sha256
 
 from .support import REPO, config, loader, write_images
 

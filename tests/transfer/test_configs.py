@@ -10,13 +10,15 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 
 from mmssl_ext.datasets.demo import make_demo
+from mmssl_ext.engine.chain import read_chain
 from mmssl_ext.engine.config_variables import config_files, variables
 from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.launch import build_runner, load_config, prepare, train
+from mmssl_ext.engine.launch import build_runner, load_config, prepare
 from mmssl_ext.transfer import fingerprint
 from mmssl_ext.transfer.handover import handovers
 
-from .support import source_checkpoint
+from .support import backbone_state, source_checkpoint
+from .test_handover import Payload
 
 ROOT = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(
@@ -96,6 +98,24 @@ def test_stands_on_this_repository_alone(name):
     assert "tools/" in text
 
 
+CHAINS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "chains").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_chain_names_configs_and_options_that_exist(name):
+    stages = read_chain(ROOT / name).stages
+    for stage in stages:
+        assert stage.load().get("model")
+    assert [s.name for s in stages if s.transfer == "pretrain"] == ["pretrain"]
+
+
+def test_the_whole_protocol_is_one_chain():
+    stages = read_chain(ROOT / "chains" / "co2_r50.py").stages
+    where = (ROOT / "transfer").resolve()
+    named = {str(s.config.resolve().relative_to(where)) for s in stages[1:]}
+    assert named == set(CONFIGS)
+
+
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_backbone_tensor_arrives(name, depth, sources):
@@ -152,25 +172,32 @@ def test_runs_on_tiny_data(name, demo, sources, tmp_path):
 def test_the_runner_stops_at_a_checkpoint_that_does_not_fit(
     name, demo, sources, tmp_path
 ):
-    """Through mmdet's and mmseg's own loading: nothing is trained."""
-    chosen = options(name, demo, sources[18])
-    content = torch.load(chosen["checkpoint"], weights_only=True)
-    state = content["state_dict"]
-    names = [n for n in state if n.startswith("backbone.")]
-    bad = {
-        "another depth": dict(chosen, depth=34),
-        "sixty percent": {n: state[n] for n in names[: int(0.6 * len(names))]},
-        "wrong prefix": {
-            f"other.{n.replace('conv', 'c')}": v for n, v in state.items()
-        },
+    """Through mmdet's and mmseg's own Runner: nothing runs, loads or trains."""
+    good, _, state = sources[18]
+    bad = tmp_path / "bad.pth"
+    sign = tmp_path / "it_ran"
+
+    def write(tensors, **more):
+        full = {f"backbone.{n}": v for n, v in tensors.items()}
+        torch.save({"state_dict": full, **more}, bad)
+
+    part = dict(list(state.items())[: int(0.6 * len(state))])
+    renamed = {n.replace(".", "_"): v for n, v in state.items()}
+    cases = {
+        r"0 of 120 backbone tensors matched": lambda: write(renamed),
+        r"\(60\.0 %\), 48 missing": lambda: write(part),
+        "holds a ResNet-34": lambda: write(backbone_state(34, 16)),
+        "truncated or damaged": lambda: bad.write_bytes(good.read_bytes()[:100_000]),
+        "could run code": lambda: write(state, extra=Payload(sign)),
     }
-    for cause, value in bad.items():
-        these = chosen
-        if cause == "another depth":
-            these = value
-        else:
-            torch.save({"state_dict": value}, tmp_path / "bad.pth")
-            these = dict(chosen, checkpoint=str(tmp_path / "bad.pth"))
-        with pytest.raises(CheckpointFileError, match=r"tensors matched"):
-            train(ROOT / "transfer" / name, these, work_dir=str(tmp_path / cause))
-        assert not list((tmp_path / cause).glob("*.pth"))
+    chosen = options(name, demo, sources[18]) | {"checkpoint": str(bad)}
+    cfg = load_config(ROOT / "transfer" / name, chosen)
+    runner = build_runner(cfg, prepare(cfg, work_dir=str(tmp_path / "run")))
+    before = fingerprint(runner.model.backbone)
+    for cause, make in cases.items():
+        make()
+        with pytest.raises(CheckpointFileError, match=cause):
+            runner.train()
+        assert fingerprint(runner.model.backbone) == before
+    assert not sign.exists()
+    assert not list((tmp_path / "run").glob("*.pth"))

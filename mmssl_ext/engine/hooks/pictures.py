@@ -17,9 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.structures import InstanceData, PixelData
 
 from mmssl_ext.evaluation.features import preserved_rng
+from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS
-
-from ..files import write_text
 
 FOLDER, INDEX = "predictions", "index.json"
 

@@ -16,10 +16,10 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
+from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS
 
 from ..errors import UserError
-from ..files import write_text
 from .knn import HISTORY as KNN_HISTORY
 
 RESULT_FILE = "result.json"
