@@ -5,6 +5,7 @@ PYTHON ?= python3
 DEMO_CHAIN ?= configs/chains/demo.py
 DEMO_DATA ?= data/demo
 DEMO_RUN ?= work_dirs/demo
+DEMO_JOBS ?= 2
 PYTEST_ARGS ?=
 
 PY := .venv/bin/python
@@ -45,7 +46,8 @@ demo: export DEMO_ROOT := $(DEMO_DATA)
 demo: export OMP_WAIT_POLICY ?= PASSIVE
 demo: venv ## Draw demo scenes, pretrain CO2, carry it to every transfer, report
 	$(PY) -m mmssl_ext.datasets.demo --out $(DEMO_DATA)
-	$(PY) tools/chain.py $(DEMO_CHAIN) --work-dir $(DEMO_RUN) --rerun
+	$(PY) tools/chain.py $(DEMO_CHAIN) --work-dir $(DEMO_RUN) --rerun \
+		--jobs $(DEMO_JOBS)
 
 test: export OMP_NUM_THREADS ?= 2
 test: export OMP_WAIT_POLICY ?= PASSIVE
@@ -78,9 +80,7 @@ clean: ## Remove .venv, caches and build leftovers; data and runs stay
 define FIRST_IMPORT
 import cv2, matplotlib.pyplot, rich.console, torchvision
 import mmpretrain.datasets, mmpretrain.engine, mmpretrain.models
-from mmssl_ext.transfer import ops; ops.install()
-import mmdet.engine, mmdet.datasets, mmdet.models, mmdet.evaluation
-import mmseg.datasets, mmseg.engine, mmseg.models, mmseg.evaluation
+import mmssl_ext.transfer.detection, mmssl_ext.transfer.segmentation
 import sklearn.linear_model, sklearn.svm, torch.utils.tensorboard
 import _pytest.config, mmssl_ext
 endef

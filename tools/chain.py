@@ -52,6 +52,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--gpus", type=int, default=1, help="GPUs per stage (or CPU processes)"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="stages at once, on GPUs of their own [1]"
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--dry-run", action="store_true", help="check all and say what would run"
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     chain = read_chain(args.chain)
     work_dir = Path(args.work_dir or Path("work_dirs", chain.file.stem))
-    runner = ChainRunner(chain, work_dir, TOOLS, args.gpus)
+    runner = ChainRunner(chain, work_dir, TOOLS, args.gpus, args.jobs)
     if args.stage:
         return runner.run_alone(chain.stage(args.stage), args.rerun)
     if args.report:

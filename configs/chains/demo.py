@@ -27,21 +27,27 @@ sources = {"random": None, "co2": "pretrain"}
 options = dict(depth=18, base_channels=32, num_workers=1)
 
 folder = dict(data_root=data_root + "/imagenet", test_folder="test", num_classes=8)
-detector = dict(
-    classes=classes,
-    max_iters=300,
-    val_interval=300,
-    batch_size=8,
-    lr=0.01,
-    short_sides=(96, 112),
-    test_size=104,
-    max_size=300,
-    fpn_channels=64,
-    fc_channels=128,
-    anchor_sizes=(16, 32, 64, 128, 256),
-    rpn_samples=64,
-    roi_samples=64,
-)
+detector = {
+    "classes": classes,
+    "max_iters": 600,
+    "val_interval": 600,
+    "batch_size": 4,
+    "lr": 0.01,
+    "short_sides": (96, 112),
+    "test_size": 104,
+    "max_size": 300,
+    "fpn_channels": 64,
+    "fc_channels": 128,
+    "anchor_sizes": (16, 32, 64, 128, 256),
+    "rpn_samples": 64,
+    "roi_samples": 64,
+    # Proposals: a scene has few objects, and NMS of thousands takes a third of a step.
+    "model.train_cfg.rpn_proposal.nms_pre": 500,
+    "model.train_cfg.rpn_proposal.max_per_img": 200,
+    "model.test_cfg.rpn.nms_pre": 300,
+    "model.test_cfg.rpn.max_per_img": 100,
+    "val_dataloader.dataset.indices": 200,
+}
 transfers = dict(
     knn=dict(
         config=where + "classification/knn_r50_imagenet.py",
@@ -68,7 +74,6 @@ transfers = dict(
             **detector,
             "data_root": data_root + "/VOCdevkit",
             "train_splits": (("VOC2007", "trainval"),),
-            "val_dataloader.dataset.indices": 200,
         },
     ),
     coco=dict(

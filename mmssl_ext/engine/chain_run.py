@@ -10,13 +10,17 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mmssl_ext.files import sha256
 from mmssl_ext.visualization.page import duration
@@ -67,15 +71,25 @@ class ChainRunner:
         work_dir: Its folder; one subfolder per stage.
         tools: Folder of train.py and dist_train.sh.
         gpus: Processes per stage; above one by dist_train.sh.
+        jobs: Stages that run at once; each gets GPUs of its own as far as there are.
     """
 
     def __init__(
-        self, chain: Chain, work_dir: str | Path, tools: Path, gpus: int = 1
+        self,
+        chain: Chain,
+        work_dir: str | Path,
+        tools: Path,
+        gpus: int = 1,
+        jobs: int = 1,
     ) -> None:
         self.chain = chain
         self.work_dir = Path(work_dir)
         self.tools = tools
         self.gpus = gpus
+        self.jobs = jobs
+        self._processes: list[subprocess.Popen] = []
+        self._guard = threading.Lock()  # of stdout and of starting processes
+        self._stopping = False
         self._hashes: dict[tuple, str] = {}
 
     # What is there, and what is to be done
@@ -198,34 +212,7 @@ class ChainRunner:
             f"{f', {done} finished before' if done else ''}. Logs: "
             f"{self.work_dir / 'STAGE' / LOG_FILE}"
         )
-        failures: dict[str, str] = {}
-        for number, task in enumerate(todo, start=1):
-            name, needs = task.stage.name, task.stage.needs
-            place = f"[{number}/{len(todo)}] {name}"
-            if needs in failures or (failures and not keep_going):
-                why = (
-                    f"{needs} failed" if needs in failures else "an earlier one failed"
-                )
-                failures[name] = f"not run, because {why}"
-                _say(f"{place}: {failures[name]}")
-                self._set(task.stage, status="skipped", reason=failures[name])
-                continue
-            with Lock(self.work_dir / "locks" / name, f"Stage {name}").held() as lock:
-                reason = self._run_stage(task.stage, place, lock)
-            write_csv(self.work_dir)
-            if reason is not None:
-                log = self.work_dir / name / LOG_FILE
-                failures[name] = f"{reason} (log: {log})"
-                _say(f"{place}: FAILED. {failures[name]}")
-                continue
-            record = self.record(task.stage)
-            metric, value = record.headline
-            text = f"{metric} {value:.2f}, " if value is not None else ""
-            left = self._time_left(todo[number:])
-            _say(
-                f"{place}: {text}{duration(record.state['seconds'])}"
-                f"{f'; about {duration(left)} left' if left else ''}"
-            )
+        failures = self._run_tasks(todo, keep_going)
         write_csv(self.work_dir)
         if failures:
             _say(f"{len(failures)} of {len(todo)} stages did not finish:")
@@ -233,8 +220,103 @@ class ChainRunner:
             _say(f"  {name}: {reason}")
         return int(bool(failures))
 
-    def _run_stage(self, stage: Stage, place: str, lock: Lock) -> str | None:
+    def _run_tasks(self, todo: list[Task], keep_going: bool) -> dict[str, str]:
+        """Run tasks, some at once; return why stages failed by their names."""
+        failures: dict[str, str] = {}
+        waiting = {task.stage.name: task for task in todo}
+        running: dict[Future[str | None], tuple[str, int]] = {}
+        slots = list(range(self.jobs))
+        with ThreadPoolExecutor(self.jobs) as pool, _stoppable():
+            try:
+                while waiting or running:
+                    for name, task in list(waiting.items()):
+                        needs = task.stage.needs
+                        if needs in failures or (failures and not keep_going):
+                            self._skip(waiting.pop(name).stage, needs, failures)
+                        elif slots and not self._awaits(needs, waiting, running):
+                            slot = slots.pop(0)
+                            start = pool.submit(self._attempt, waiting.pop(name), slot)
+                            running[start] = name, slot
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        name, slot = running.pop(future)
+                        slots.append(slot)
+                        if (reason := future.result()) is not None:
+                            log = self.work_dir / name / LOG_FILE
+                            failures[name] = f"{reason} (log: {log})"
+                        left = [task for task in todo if task.stage.name in waiting]
+                        done = len(todo) - len(left) - len(running)
+                        place = f"[{done}/{len(todo)}] {name}"
+                        self._tell(name, place, failures, left)
+            except KeyboardInterrupt:
+                self._stop_all()
+                names = ", ".join(sorted(name for name, _ in running.values()))
+                wait(running)
+                write_csv(self.work_dir)
+                _say(f"Stopped in {names}; the same command goes on from here.")
+                raise
+        return failures
+
+    @staticmethod
+    def _awaits(needs: str | None, waiting: dict, running: dict) -> bool:
+        return needs in waiting or needs in [name for name, _ in running.values()]
+
+    def _skip(self, stage: Stage, needs: str | None, failures: dict[str, str]) -> None:
+        why = f"{needs} failed" if needs in failures else "an earlier one failed"
+        failures[stage.name] = f"not run, because {why}"
+        _say(f"{stage.name}: {failures[stage.name]}")
+        self._set(stage, status="skipped", reason=failures[stage.name])
+
+    def _tell(
+        self, name: str, place: str, failures: dict[str, str], left: list[Task]
+    ) -> None:
+        """Say how a stage ended and what time the rest will take."""
+        write_csv(self.work_dir)
+        if name in failures:
+            with self._guard:
+                _say(f"{place}: FAILED. {failures[name]}")
+            return
+        record = self.record(self.chain.stage(name))
+        metric, value = record.headline
+        text = f"{metric} {value:.2f}, " if value is not None else ""
+        rest = (self._time_left(left) or 0) / self.jobs
+        with self._guard:
+            _say(
+                f"{place}: {text}{duration(record.state['seconds'])}"
+                f"{f'; about {duration(rest)} left' if rest else ''}"
+            )
+
+    def _attempt(self, task: Task, slot: int) -> str | None:
+        name = task.stage.name
+        with Lock(self.work_dir / "locks" / name, f"Stage {name}").held() as lock:
+            return self._run_stage(task.stage, lock, slot)
+
+    def _run_stage(self, stage: Stage, lock: Lock, slot: int) -> str | None:
         """Run a stage; return why it failed, None where it did not."""
+        with self._guard:  # one after the other: reading a config diverts stdout
+            prepared = self._prepare(stage)
+        if prepared is None:
+            return None
+        command, spent = prepared
+        folder = self.work_dir / stage.name
+        start = time.monotonic()
+        code = self._call(command, folder, lock, slot)
+        seconds = round(spent + time.monotonic() - start, 1)
+        if code == 0 and self.record(stage).result:
+            self._finish(stage, seconds)
+            return None
+        if self._stopping:
+            self._set(stage, status="interrupted", seconds=seconds)
+            return None
+        reason = _last_error(folder / LOG_FILE) or f"exit code {code}"
+        if code == 0:
+            reason = "it ended without a result.json"
+        elif code < 0:
+            reason = f"ended by {signal.Signals(-code).name}"
+        self._set(stage, status="failed", reason=reason, seconds=seconds)
+        return reason
+
+    def _prepare(self, stage: Stage) -> tuple[list[str], float] | None:
+        """Return the command of a stage and the seconds spent; None if it is done."""
         # Things have changed since the plan: the pretraining may have finished only
         # now, and another process may have run this stage.
         task = self._task(stage, pending=False)
@@ -247,7 +329,8 @@ class ChainRunner:
             _say(f"  what was there is in {old}")
         checkpoint, digest = self._checkpoint(stage)
         resume = task.todo == RESUME and _can_resume(folder)
-        _say(f"{place}: {'goes on' if resume else 'starts'} {datetime.now():%H:%M:%S}")
+        verb = "goes on" if resume else "starts"
+        _say(f"{datetime.now():%H:%M:%S} {stage.name} {verb}")
         config = self.work_dir / "configs" / f"{stage.name}.py"
         stage.write(config, checkpoint)
         inputs = stage.inputs()
@@ -264,26 +347,7 @@ class ChainRunner:
             inputs=inputs,
             started=datetime.now().astimezone().isoformat("T", "seconds"),
         )
-        start = time.monotonic()
-        try:
-            code = self._call(self.command(stage, config, resume), folder, lock)
-        except KeyboardInterrupt:
-            seconds = round(spent + time.monotonic() - start, 1)
-            self._set(stage, status="interrupted", seconds=seconds)
-            write_csv(self.work_dir)
-            _say(f"Stopped in {stage.name}; the same command goes on from here.")
-            raise
-        seconds = round(spent + time.monotonic() - start, 1)
-        if code == 0 and self.record(stage).result:
-            self._finish(stage, seconds)
-            return None
-        reason = _last_error(folder / LOG_FILE) or f"exit code {code}"
-        if code == 0:
-            reason = "it ended without a result.json"
-        elif code < 0:
-            reason = f"ended by {signal.Signals(-code).name}"
-        self._set(stage, status="failed", reason=reason, seconds=seconds)
-        return reason
+        return self.command(stage, config, resume), spent
 
     def _finish(self, stage: Stage, seconds: float) -> None:
         output = self.record(stage).result.get("checkpoint")
@@ -307,10 +371,10 @@ class ChainRunner:
         command += ["--work-dir", str(self.work_dir / stage.name)]
         return command + ["--resume"] * resume
 
-    def _call(self, command: list[str], folder: Path, lock: Lock) -> int:
-        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        env.setdefault("PYTHON", sys.executable)
-        with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+    def _call(self, command: list[str], folder: Path, lock: Lock, slot: int) -> int:
+        with (folder / LOG_FILE).open("a", encoding="utf-8") as log, self._guard:
+            if self._stopping:
+                return 1
             log.write(f"$ {shlex.join(command)}\n")
             log.flush()
             process = subprocess.Popen(
@@ -318,16 +382,35 @@ class ChainRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=env,
+                env=self._environment(slot),
                 start_new_session=True,  # Ctrl-C is ours to pass on
             )
+            self._processes.append(process)
         lock.give_to(process.pid)
-        with _stoppable():
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
+        return process.wait()
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        """Environment of a stage; beside others it has its share of the machine."""
+        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        env.setdefault("PYTHON", sys.executable)
+        if self.jobs > 1:
+            threads = max((os.cpu_count() or 1) // self.jobs, 1)
+            env.setdefault("OMP_NUM_THREADS", str(threads))
+            given = os.environ.get("CUDA_VISIBLE_DEVICES")
+            count = range(torch.cuda.device_count())
+            devices = given.split(",") if given else [str(i) for i in count]
+            if len(devices) > 1:
+                first = slot * self.gpus
+                own = [devices[(first + i) % len(devices)] for i in range(self.gpus)]
+                env["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        return env
+
+    def _stop_all(self) -> None:
+        with self._guard:  # no further process starts
+            self._stopping = True
+        for process in self._processes:
+            if process.poll() is None:
                 _stop(process)
-                raise
 
     def _set(self, stage: Stage, **values: Any) -> None:
         path = self.work_dir / stage.name / STAGE_FILE

@@ -1,5 +1,10 @@
 """Models: algorithms, and the heads, losses, layers and memory they share."""
 
+from mmssl_ext.imports import quietly
+
+with quietly():  # it tries to import mmdet, which complains of ops that are not needed
+    import mmpretrain.models  # noqa: F401
+
 from mmssl_ext import preprocessing
 
 from . import algorithms, heads, layers

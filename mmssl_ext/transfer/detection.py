@@ -16,10 +16,10 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmssl_ext.imports import quietly
 from mmssl_ext.registry import DATASETS, METRICS, MODELS
 
 from . import ops
-from .imports import quietly
 from .voc_metric import THRESHOLDS, Match, average_precisions, match_image
 
 _IMGAUG = (
@@ -222,13 +222,22 @@ class VOCDetectionMetric(BaseMetric):
 class CocoDetectionMetric(CocoMetric):
     """mmdet's ``CocoMetric``, but a model that detects nothing has AP 0.
 
-    There mmdet reports no metric at all, as if nothing had been evaluated.
+    There mmdet reports no metric at all, as if nothing had been evaluated. Of a data
+    set that was cut short (``indices``) the images that were seen count; the log says
+    how many.
     """
 
     _ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate by pycocotools; fractions, as mmdet's."""
+        seen = sorted({predicted["img_id"] for _, predicted in results})
+        self.img_ids = None
+        if self._coco_api is not None and len(seen) < len(self._coco_api.imgs):
+            self.img_ids = seen
+            MMLogger.get_current_instance().info(
+                f"Evaluated on {len(seen)} of {len(self._coco_api.imgs)} images."
+            )
         found = super().compute_metrics(results)
         if any(len(predicted["scores"]) for _, predicted in results):
             return found

@@ -2,8 +2,9 @@
 
 from mmengine.config import utils
 
+from mmssl_ext.imports import quietly
+
 from . import ops
-from .imports import quietly
 
 ops.install()  # mmseg does not import without mmcv's ops
 # mmengine looks for a distribution named mmsegmentation, but the maintained build has

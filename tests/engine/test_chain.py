@@ -22,7 +22,7 @@ from .support import REPO, config, loader, write_images
 
 # Stands for tools/train.py: "trains" by writing its arguments and a result.
 TRAIN = """
-import json, pathlib, runpy, sys, time
+import json, os, pathlib, runpy, sys, time
 cfg = runpy.run_path(sys.argv[1])
 folder = pathlib.Path(sys.argv[3])
 with open(folder / "calls.txt", "a") as file:
@@ -33,6 +33,10 @@ if model["fails"] in ("always", folder.name):
     (folder / "iter_1.pth").write_text("half")
     print("Traceback\\nRuntimeError: out of paper")
     sys.exit(1)
+if model["fails"] == "meets":
+    (folder / "here").write_text(os.environ["OMP_NUM_THREADS"])
+    while len(list(folder.parent.glob("*/here"))) < 2:
+        time.sleep(0.05)
 if model["fails"] == "hangs":
     time.sleep(60)
 (folder / "iter_2.pth").write_text(f"weights {model['score']}")
@@ -73,11 +77,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(folder, text=None, only=(), **options):
+def run(folder, text=None, only=(), jobs=1, **options):
     if text is not None:
         (folder / "small.py").write_text(text)
     chain = read_chain("small.py")
-    runner = ChainRunner(chain, "wd", folder / "tools")
+    runner = ChainRunner(chain, "wd", folder / "tools", jobs=jobs)
     return runner.run(chain.select(list(only)), **options)
 
 
@@ -105,8 +109,11 @@ def test_runs_every_combination_once(folder, capsys):
     ]
     assert calls(folder) == dict.fromkeys(["pretrain", *names], ".")
     assert [line.split()[1] for line in out.splitlines() if line.startswith("[")] == [
-        name for stage in ["pretrain", *names] for name in (f"{stage}:", f"{stage}:")
+        f"{stage}:" for stage in ["pretrain", *names]
     ]
+    assert [line.split()[1] for line in out.splitlines() if line[2] == ":"] == [
+        "pretrain", *names
+    ]  # fmt: skip
     assert "[2/5] voc-random-seed0: zAP 40.00, " in out
     assert seen(folder, "voc-random-seed0")[0]["checkpoint"] is None
     given = folder / "wd" / "pretrain" / "iter_2.pth"
@@ -128,6 +135,28 @@ def test_runs_every_combination_once(folder, capsys):
     assert run(folder) == 0  # nothing is left to do
     assert calls(folder) == dict.fromkeys(["pretrain", *names], ".")
     assert "0 of 5 stages to run, 5 finished before" in capsys.readouterr().out
+
+
+def test_stages_at_once_wait_for_the_pretraining_only(folder, monkeypatch, capsys):
+    """Each transfer waits for another one to run beside it."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    (folder / "small.py").write_text(CHAIN + 'options = dict(fails="meets")\n')
+    assert run(folder, jobs=2) == 0
+    out = capsys.readouterr().out
+    assert (out.count(" starts\n"), out.count("/5] ")) == (5, 5)
+    assert {row["status"] for row in rows(folder).values()} == {"finished"}
+    pretrained = rows(folder)["pretrain"]["output_sha256"]
+    assert rows(folder)["voc-pretrained-seed0"]["source_sha256"] == pretrained
+    assert (folder / "wd" / "voc-random-seed0" / "here").read_text() == "3"
+
+
+def test_stages_at_once_have_gpus_of_their_own(folder, monkeypatch):
+    chain = read_chain(folder / "small.py")
+    runner = ChainRunner(chain, folder / "wd", folder / "tools", gpus=2, jobs=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    devices = [runner._environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)]
+    assert devices == ["4,5", "6,7"]
 
 
 def test_a_comment_changes_nothing_but_a_value_does(folder, capsys):

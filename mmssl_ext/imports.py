@@ -1,4 +1,4 @@
-"""Import mmdet and mmseg without what they say of parts that are not used here."""
+"""Import other toolboxes without what they say of parts that are not used here."""
 
 from __future__ import annotations
 
