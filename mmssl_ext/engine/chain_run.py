@@ -425,7 +425,15 @@ class ChainRunner:
         return folder.rename(target)
 
     def _time_left(self, tasks: list[Task]) -> float | None:
-        """Seconds, by what finished runs of the same transfers took, else of any."""
+        """Seconds, by what finished runs of the same transfers took, else of any.
+
+        None before there are any, and while stages wait for a pretraining whose
+        end nobody knows.
+        """
+        needed = {task.stage.needs for task in tasks} - {None}
+        for name in needed:
+            if self.record(self.chain.stage(str(name))).status != "finished":
+                return None
         taken: dict[str, list[float]] = {}
         for stage in self.chain.stages:
             record = self.record(stage)
