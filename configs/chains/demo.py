@@ -30,7 +30,7 @@ folder = dict(data_root=data_root + "/imagenet", test_folder="test", num_classes
 detector = {
     "classes": classes,
     "max_iters": 600,
-    "val_interval": 600,
+    "val_interval": 300,
     "batch_size": 4,
     "lr": 0.01,
     "short_sides": (96, 112),
@@ -93,7 +93,7 @@ transfers = dict(
             "scale": (192, 96),
             "batch_size": 16,
             "max_iters": 150,
-            "val_interval": 150,
+            "val_interval": 75,
             "val_dataloader.dataset.indices": 200,
         },
     ),
