@@ -43,6 +43,7 @@ GOOD = {
         "PIL": package("12.0", pillow="12.0"),
         "matplotlib": package("3.10", matplotlib="3.10"),
         "rich": package("14.0", rich="14.0"),
+        "safetensors": package("0.5", safetensors="0.5"),
         **{name: absent(name) for name in ("mmdet", "mmseg", "sklearn", "tensorboard")},
     },
     "torch": {

@@ -1,6 +1,6 @@
 """CO2 on the demo scenes: minutes on two CPU cores, to see everything work.
 
-`make demo` draws the scenes into data/demo (or set DEMO_ROOT), trains and reports. The
+The first stage of `make demo`, which draws the scenes into data/demo or DEMO_ROOT. The
 recipe follows that of CIFAR-10, for speed: a ResNet-18 of half the width, small batches
 and a short queue. The stem is the usual 7x7 one, so that detectors and segmentors take
 the weights, and the crops are larger, since the objects fill only a part of a scene.

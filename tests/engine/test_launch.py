@@ -225,7 +225,7 @@ def test_variables_change_all_that_is_computed_from_them(tmp_path):
     assert cfg.model == dict(type="X", depth=18, out=512)
     assert cfg.other.root == "data"
     assert cfg.train_cfg == dict(
-        by_epoch=True, classes=["it's", "c", "d"], count=3, max_epochs=2
+        by_epoch=True, classes=("it's", "c", "d"), count=3, max_epochs=2
     )
     assert cfg.filename == str(path)
     assert options == {
