@@ -13,7 +13,7 @@ A chain file is a config file, for instance::
     }
     transfers = dict(
         voc=dict(
-            config="configs/transfer/detection/faster-rcnn_r50-c4_voc0712.py",
+            config="configs/transfer/detection/faster_rcnn_r50_c4_voc0712.py",
             title="VOC07+12 detection",    # for the reader; else the name
             options=dict(max_iters=12000),
         ),
