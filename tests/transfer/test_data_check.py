@@ -15,6 +15,7 @@ from PIL import Image
 from mmssl_ext.datasets.demo import make_demo
 from mmssl_ext.engine.errors import ConfigError
 from mmssl_ext.engine.launch import load_config, prepare
+from mmssl_ext.transfer import data_check_voc
 from mmssl_ext.transfer.data_check import check_data
 from tests.engine.support import REPO
 
@@ -333,6 +334,19 @@ def test_label_maps_that_are_missing(data):
     )
 
 
+def test_a_sample_of_voc_accuses_no_class_before_all_files_are_read(data, monkeypatch):
+    names = json.loads((data / "demo.json").read_text())["classes"]
+    monkeypatch.setattr(data_check_voc, "NUM_XMLS", 2)
+    found = texts(check_data(load(VOC, data)))
+    assert not any(
+        "train_dataloader" in text and "but not in" in text for text in found
+    )
+    refused(
+        load(VOC, data, classes=[*names[:-1], names[-1] + "z"]),
+        f"train_dataloader.dataset.datasets[0]: {names[-1]}z: named in metainfo",
+    )
+
+
 def test_lists_of_segmentation(data):
     voc = data / "VOCdevkit/VOC2007"
     (voc / "ImageSets/Segmentation/val.txt").write_text("")
@@ -474,6 +488,7 @@ def test_nothing_of_the_toolboxes_is_imported(drawn):
     code = f"""
 import sys
 from mmengine.config import Config
+from mmssl_ext.transfer import data_check_voc
 from mmssl_ext.transfer.data_check import check_data
 data = dict(type="CocoDataset", data_root={str(drawn / "coco")!r}, ann_file="no.json")
 for scope, name in (("mmdet", "CocoDataset"), ("mmdet", "CityscapesDataset"),
