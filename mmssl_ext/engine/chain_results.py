@@ -22,8 +22,10 @@ from typing import Any
 
 from mmssl_ext.files import write_text
 
+from .hooks.result import RESULT_FILE
+
 CHAIN_FILE, CSV_FILE = "chain.json", "results.csv"
-STAGE_FILE, RESULT_FILE, LOG_FILE = "stage.json", "result.json", "chain.log"
+STAGE_FILE, LOG_FILE = "stage.json", "chain.log"
 
 _PACKAGES = ("mmssl_ext", "torch", "torchvision", "mmengine")
 _OPENMMLAB = ("mmcv", "mmpretrain", "mmdet", "mmseg")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 _LISTED = 8  # names shown per kind
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,16 @@ def compare(
     Args:
         model: State that is to be filled.
         source: State that fills it.
-        whole: Count everything that only the source has as unexpected.
+        whole: Every name must match: all that only the source has is unexpected, and
+            no BatchNorm counter may be absent.
         absent: Children of the model that the source cannot have; they are left out.
     """
     wanted = {
         name: value for name, value in model.items() if name.split(".")[0] not in absent
     }
-    # Sources from before torch 0.4.1 have no counters; nothing reads them unless
+    # Backbones from before torch 0.4.1 have no counters; nothing reads them unless
     # BatchNorm averages without momentum.
-    if source and not any(name.endswith(_COUNTER) for name in source):
+    if source and not whole and not any(name.endswith(_COUNTER) for name in source):
         wanted = {n: v for n, v in wanted.items() if not n.endswith(_COUNTER)}
     parts = {name.split(".")[0] for name in wanted}
     differing = [
@@ -118,9 +120,6 @@ def compare(
             for n in differing
         ),
     )
-
-
-_COUNTER = "num_batches_tracked"
 
 
 def describe_resnet(state: Mapping[str, Tensor]) -> str | None:

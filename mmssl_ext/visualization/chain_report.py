@@ -8,7 +8,6 @@ after some stages failed. The page needs no network and no JavaScript.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import datetime
 import io
@@ -391,19 +390,8 @@ def _short(digest: str | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the report of a chain; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmssl_ext.visualization.chain_report",
-        description="(Re)make chain.html and the plots of a chain.",
-    )
-    parser.add_argument("work_dir", help="work dir of the chain")
-    args = parser.parse_args(argv)
-    try:
-        path = write_chain_report(args.work_dir)
-        print(f"{headline(args.work_dir)}\nReport: {path}")
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    text = "(Re)make chain.html and the plots of a chain."
+    return pretraining.command_line(argv, text, write_chain_report, headline)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ import argparse
 import datetime
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from mmssl_ext.files import write_text
 
 from . import curves, logs, page
 from .health import COLLAPSE_BELOW, PANELS
@@ -68,10 +70,7 @@ def write_report(work_dir: str | Path) -> Path:
     ]
     title = f"{_method(facts)}: pretraining report"
     path = work_dir / REPORT_FILE
-    # A reader of the old page must never find half of a new one.
-    draft = path.with_suffix(".html.tmp")
-    draft.write_text(page.page(title, body), encoding="utf-8")
-    draft.replace(path)
+    write_text(path, page.page(title, body))
     return path
 
 
@@ -301,21 +300,36 @@ def _times(count: int) -> str:
     return f" ({count} times)" if count > 1 else ""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make the report of a work directory; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmssl_ext.visualization.report",
-        description="(Re)make report.html and the figures of a pretraining run.",
-    )
-    parser.add_argument("work_dir", help="work directory of the run")
+def command_line(
+    argv: Sequence[str] | None,
+    description: str,
+    write: Callable[[str], Path],
+    headline: Callable[[str], str],
+) -> int:
+    """Write the report of the folder named on the command line; return the exit code.
+
+    Args:
+        argv: Arguments; None takes the process's.
+        description: Of the command.
+        write: Writes the report of a folder.
+        headline: Says what is on top of it.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("work_dir", help="work dir of the run or chain")
     args = parser.parse_args(argv)
     try:
-        path = write_report(args.work_dir)
+        path = write(args.work_dir)
         print(f"{headline(args.work_dir)}\nReport: {path}")
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the report of a pretraining run; return the exit code."""
+    text = "(Re)make report.html and the figures of a pretraining run."
+    return command_line(argv, text, write_report, headline)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from mmssl_ext.datasets import LabelledFolder, VOCLabels
 from mmssl_ext.datasets.demo import make_demo
 from mmssl_ext.datasets.demo.shapes import CLASSES
 from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.hooks import FrozenBackboneHook
 from mmssl_ext.engine.launch import load_config, train
 from mmssl_ext.registry import DATASETS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmssl_ext.transfer import FrozenBackboneHook
 from mmssl_ext.transfer.handover import fingerprint
 
 CONFIGS = Path(__file__).parents[2] / "configs/transfer/classification"

@@ -15,6 +15,7 @@ from mmengine.runner import save_checkpoint
 from safetensors.torch import save_file
 
 from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.engine.load_report import compare
 from mmssl_ext.transfer import HandoverHook, fingerprint, ops
 from mmssl_ext.transfer.handover import below, find_prefix, handovers, read_tensors
 from mmssl_ext.transfer.layouts import to_detectron2
@@ -379,3 +380,10 @@ def test_the_hook_says_that_a_model_starts_at_random(caplog):
     with caplog.at_level("INFO", "handover_test"):
         HandoverHook().before_train(fake_runner(model, caplog))
     assert "starts at random" in caplog.text
+
+
+def test_counters_may_be_absent_from_a_backbone_but_not_from_a_whole_model():
+    state = backbone_state()
+    old = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+    assert compare(state, old).complete
+    assert not compare(state, old, whole=True).complete

@@ -3,7 +3,6 @@
 from .checkpoint import PlainCheckpointHook
 from .collapse import CollapseMonitorHook
 from .draw_key import DrawKeyHook
-from .frozen import FrozenBackboneHook
 from .guard import NonFiniteGuardHook
 from .knn import KNNHook
 from .pictures import PicturesHook
@@ -15,7 +14,6 @@ from .unreadable import UnreadableImagesHook
 __all__ = [
     "CollapseMonitorHook",
     "DrawKeyHook",
-    "FrozenBackboneHook",
     "KNNHook",
     "NonFiniteGuardHook",
     "PicturesHook",

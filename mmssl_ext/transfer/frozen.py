@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from mmssl_ext.engine.errors import ConfigError
 from mmssl_ext.registry import HOOKS
 
-from ..errors import ConfigError
+from .handover import fingerprint, unwrapped
 
 _HASHES = "frozen_modules"  # in the message hub: survives a resume
 
@@ -52,8 +52,6 @@ class FrozenBackboneHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Compare and say so."""
-        from mmssl_ext.transfer.handover import fingerprint
-
         self._check(runner, "by the end of training")
         runner.logger.info(
             f"Frozen: '{self.module}' ({len(self._start)} tensors) is unchanged after "
@@ -61,13 +59,9 @@ class FrozenBackboneHook(Hook):
         )
 
     def _frozen(self, runner: Any) -> Any:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        return model.get_submodule(self.module)
+        return unwrapped(runner.model).get_submodule(self.module)
 
     def _hashes(self, runner: Any) -> dict[str, str]:
-        # Imported here: the package of transfer needs that of the engine.
-        from mmssl_ext.transfer.handover import fingerprint
-
         state = self._frozen(runner).state_dict()
         return {name: fingerprint({name: value}) for name, value in state.items()}
 
