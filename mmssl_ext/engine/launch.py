@@ -183,6 +183,8 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
     def run() -> int:
         try:
             main()
+            if dist.is_available() and dist.is_initialized():
+                dist.barrier()  # a rank that leaves early can abort in gloo's threads
         except (
             UserError,
             FileNotFoundError,
