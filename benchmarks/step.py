@@ -1,9 +1,11 @@
-"""A whole training step: CO2 against MoCo, against the sum of its parts, and a peer.
+"""A whole training step: the methods against MoCo, MoCo against its parts, and peers.
 
 ResNet-18 with 32 images of 96 x 96 pixels, and the paper's ResNet-50 at 224 x 224 with
-8 images; K = 65,536, SGD, fp32. The parts are one forward and backward of the query
-encoder, one forward of the key encoder and the optimizer: no momentum update, no
-shuffle, no loss, no queue. Run: python benchmarks/step.py
+8 images; K = 65,536, SGD, fp32. DetCo's patches have 27 and 64 pixels. The parts are
+one forward and backward of the query encoder, one forward of the key encoder and the
+optimizer: no momentum update, no shuffle, no loss, no queue. Run:
+
+    python benchmarks/step.py
 """
 
 from collections.abc import Callable
@@ -17,6 +19,17 @@ from torch.nn.functional import normalize
 from mmssl_ext.registry import MODELS
 
 QUEUE_LEN = 65536
+PATCHES = {96: 27, 224: 64}  # side of DetCo's patches by that of the image
+
+RATIOS = (  # name, numerator, denominator
+    ("co2_over_moco", "co2", "moco"),
+    ("densecl_over_moco", "densecl", "moco"),
+    ("regionclm_over_moco", "regionclm", "moco"),
+    ("detco_over_moco", "detco", "moco"),
+    ("moco_over_parts", "moco", "parts"),
+    ("mmpretrain_over_moco", "mmpretrain_moco", "moco"),
+    ("mmpretrain_over_densecl", "mmpretrain_densecl", "densecl"),
+)
 
 
 def config(kind: str, depth: int) -> dict:
@@ -58,6 +71,15 @@ def config(kind: str, depth: int) -> dict:
             "temperature": 0.05,
             "weight": 0.3,
         }
+    if kind.endswith("DenseCL"):
+        model["neck"] = model["neck"] | {"type": "DenseCLNeck"}
+    if kind == "RegionCLM":
+        model["region"] = {"cells": (3, 5) if depth == 50 else (1, 2), "stride": 32}
+    if kind == "DetCo":
+        stages = [channels // 8, channels // 4, channels // 2, channels]
+        model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
+        model["neck"] = {"type": "MultiLevelNeck", "in_channels": stages}
+        model["head"] = {"type": "MultiLevelHead"}
     return model
 
 
@@ -93,22 +115,24 @@ def parts(depth: int, batch: dict) -> Callable[[], object]:
 
 def measure(depth: int, batch_size: int, size: int, steps: int) -> list[dict]:
     """Time the arms at one size."""
-    shape = (2, batch_size, 3, size, size)
-    images = torch.randint(256, shape, dtype=torch.uint8)
+    images = torch.randint(256, (2, batch_size, 3, size, size), dtype=torch.uint8)
+    side = PATCHES[size]
+    patches = torch.randint(256, (2, batch_size, 9, 3, side, side), dtype=torch.uint8)
     batch = {"inputs": list(images), "data_samples": []}
+    more = {"inputs": [*images, *patches], "data_samples": []}
     arms = {
         "moco": whole_step("MoCo", depth, batch),
         "co2": whole_step("CO2", depth, batch),
+        "densecl": whole_step("DenseCL", depth, batch),
+        "regionclm": whole_step("RegionCLM", depth, batch),
+        "detco": whole_step("DetCo", depth, more),
         "parts": parts(depth, batch),
         "mmpretrain_moco": whole_step("mmpretrain.MoCo", depth, batch),
+        "mmpretrain_densecl": whole_step("mmpretrain.DenseCL", depth, batch),
     }
     seconds = common.time_arms(arms, blocks=7, steps=steps)
     rows = []
-    for name, numerator, denominator in (
-        ("co2_over_moco", "co2", "moco"),
-        ("moco_over_parts", "moco", "parts"),
-        ("mmpretrain_over_moco", "mmpretrain_moco", "moco"),
-    ):
+    for name, numerator, denominator in RATIOS:
         value, low, high = common.ratio(seconds[numerator], seconds[denominator])
         rows.append(
             {

@@ -54,6 +54,9 @@ def test_configs_are_found():
         "co2/co2_r50_imagenet.py",
         "mocov2/mocov2_r18_cifar10.py",
         "mocov2/mocov2_r50_imagenet.py",
+        "densecl/densecl_r50_coco.py",
+        "regioncl/regionclm_r50_imagenet-b256.py",
+        "detco/detco_r50_imagenet.py",
     } <= set(CONFIGS)
 
 
@@ -68,20 +71,29 @@ def test_takes_a_step(name):
         np.random.default_rng(0).integers(0, 256, (80, 90, 3), "u1")
     )
     views = make_views(cfg.train_dataloader.dataset.pipeline, photo)
-    assert views[0].shape == views[1].shape
-    small = torch.randint(256, (2, 8, 3, 64, 64), dtype=torch.uint8)
+    assert [v.shape for v in views[0::2]] == [v.shape for v in views[1::2]]
+    model.train().check_views([v[None] for v in views])
+    # Blocks that start as the identity learn from the second step on, and little.
+    steps, factor = (2, 100) if cfg.model.backbone.zero_init_residual else (1, 1)
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],
-        lr=cfg.optim_wrapper.optimizer.lr,
+        lr=factor * cfg.optim_wrapper.optimizer.lr,
     )
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
-    log = model.train().train_step(
-        dict(inputs=list(small), data_samples=[]), OptimWrapper(optimizer)
-    )
+    for _ in range(steps):
+        batch = dict(inputs=small_batch(cfg, views), data_samples=[])
+        log = model.train_step(batch, OptimWrapper(optimizer))
     assert torch.isfinite(log["loss"])
     assert ("loss_consistency" in log) == (cfg.model.type == "CO2")
     for key, old in before.items():
         assert not torch.equal(old, model.get_parameter(key)), key
+
+
+def small_batch(cfg, views):
+    """Noise of few pixels; the regions of RegionCL need the size of the config."""
+    batch, side = (4, views[0].shape[-1]) if "region" in cfg.model else (8, 64)
+    shapes = [(3, side, side) if v.ndim == 3 else (9, 3, 32, 32) for v in views]
+    return [torch.randint(256, (batch, *s), dtype=torch.uint8) for s in shapes]
 
 
 def make_views(pipeline, photo):
@@ -169,3 +181,90 @@ def test_cifar10_recipe(name):
     assert cfg.optim_wrapper.optimizer.lr == 0.06
     assert cfg.train_cfg.max_epochs == 200
     assert (cfg.default_hooks.knn.k, cfg.default_hooks.knn.temperature) == (200, 0.1)
+
+
+def test_densecl_recipe():
+    cfg, coco = (
+        load("densecl/densecl_r50_imagenet.py"),
+        load("densecl/densecl_r50_coco.py"),
+    )
+    model = MODELS.build(cfg.model)
+    # As many as mmpretrain quotes for the same parts.
+    assert sum(p.numel() for p in model.parameters()) == 64_850_560
+    assert model.dense_queue.keys.shape == model.queue.keys.shape == (65536, 128)
+    assert (model.loss_lambda, model.head.temperature) == (0.5, 0.2)
+    assert cfg.custom_hooks == [dict(type="DenseCLHook", start_iters=10_000)]
+    assert rates("densecl/densecl_r50_imagenet.py")[0] == pytest.approx(0.03)
+
+    assert coco.model == cfg.model and coco.custom_hooks == cfg.custom_hooks
+    assert coco.train_dataloader.dataset.root.endswith("coco/train2017")
+    assert "labels" not in coco.train_dataloader.dataset
+    assert "knn" not in coco.default_hooks
+    lr = rates("densecl/densecl_r50_coco.py")
+    assert len(lr) == 800
+    assert [lr[0], lr[400]] == pytest.approx([0.3, 0.15])
+
+
+def test_regioncl_recipes():
+    official = load("regioncl/regionclm_r50_imagenet.py")
+    assert official.train_dataloader.batch_size == 128
+    assert official.auto_scale_lr.base_batch_size == 1024
+    assert official.optim_wrapper.optimizer.lr == 0.15
+    small = load("regioncl/regionclm_r50_imagenet-b256.py")
+    moco = load("mocov2/mocov2_r50_imagenet.py")
+    term = dict(region=dict(cells=(3, 5), stride=32), region_weight=1.0)
+    assert small.model == official.model == moco.model | dict(type="RegionCLM", **term)
+    for key in (
+        "train_dataloader",
+        "optim_wrapper",
+        "param_scheduler",
+        "auto_scale_lr",
+    ):
+        assert small[key] == moco[key]
+    dense = load("densecl/densecl_r50_imagenet.py")
+    both = load("regioncl/regioncld_r50_imagenet-b256.py")
+    assert both.model == dense.model | dict(type="RegionCLD", **term)
+    lr = rates("regioncl/regioncld_r50_imagenet-b256.py")
+    assert len(lr) == 200
+    assert lr[0] < 1e-4 and lr[5] == pytest.approx(0.03) and lr[199] < 1e-4
+    assert load("regioncl/regioncls_r50_imagenet.py").model == load(
+        "simsiam/simsiam_r50_imagenet.py"
+    ).model | dict(type="RegionCLS", **term)
+
+
+def test_detco_recipe():
+    cfg = load("detco/detco_r50_imagenet.py")
+    model = MODELS.build(cfg.model)
+    assert model.queue.keys.shape == (8, 65536, 128)
+    torch.testing.assert_close(
+        model.head.factors, torch.tensor([[0.1, 0.4, 0.7, 1.0]] * 3)
+    )
+    views = make_views(
+        cfg.train_dataloader.dataset.pipeline, Image.new("RGB", (300, 200))
+    )
+    assert [tuple(v.shape) for v in views] == [(3, 224, 224)] * 2 + [(9, 3, 64, 64)] * 2
+    patches = cfg.train_dataloader.dataset.pipeline[1]["views"][2]
+    assert patches[0] == dict(type="RandomResizedCrop", size=255, scale=(0.6, 1.0))
+    moco = load("mocov2/mocov2_r50_imagenet.py")
+    assert patches[1:-1] == moco.train_dataloader.dataset.pipeline[1]["views"][0][1:]
+    assert cfg.optim_wrapper == moco.optim_wrapper
+
+
+@pytest.mark.parametrize("name", ["mocov2", "densecl", "regionclm", "detco"])
+def test_short_runs_of_the_methods_compare(name):
+    """The demo and the CPU configs differ from MoCo's by the method alone."""
+    folder = name.removesuffix("m")
+    for data in ("r18_demo", "r18_cifar10-cpu"):
+        ours, moco = (
+            load(f"{folder}/{name}_{data}.py"),
+            load(f"mocov2/mocov2_{data}.py"),
+        )
+        for key in ("optim_wrapper", "param_scheduler", "train_cfg", "randomness"):
+            assert ours[key] == moco[key]
+        for key in ("queue_len", "feat_dim", "momentum", "bn_splits"):
+            assert ours.model[key] == moco.model[key]
+        levels = dict(out_indices=(0, 1, 2, 3)) if name == "detco" else {}
+        assert ours.model.backbone == moco.model.backbone | levels
+        assert ours.model.head.temperature == moco.model.head.temperature
+        assert ours.train_dataloader.batch_size == moco.train_dataloader.batch_size
+        assert ours.default_hooks.knn == moco.default_hooks.knn

@@ -11,6 +11,7 @@ default_hooks = dict(
     # From mmssl_ext; `--cfg-options default_hooks.NAME=None` switches one off
     checkpoint=dict(type="PlainCheckpointHook", interval=10, max_keep_ckpts=3),
     draw_key=dict(type="DrawKeyHook"),
+    input_check=dict(type="InputCheckHook"),
     guard=dict(type="NonFiniteGuardHook"),
     collapse=dict(type="CollapseMonitorHook", interval=50),
     unreadable=dict(type="UnreadableImagesHook"),

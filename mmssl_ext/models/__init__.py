@@ -1,4 +1,4 @@
-"""Models: algorithms, and the heads, losses, layers and memory they share."""
+"""Models: algorithms, and the necks, heads, losses, layers and memory they share."""
 
 from mmssl_ext.imports import quietly
 
@@ -7,6 +7,6 @@ with quietly():  # it tries to import mmdet, which complains of ops that are not
 
 from mmssl_ext import preprocessing
 
-from . import algorithms, heads, layers
+from . import algorithms, heads, layers, necks
 
-__all__ = ["algorithms", "heads", "layers", "preprocessing"]
+__all__ = ["algorithms", "heads", "layers", "necks", "preprocessing"]

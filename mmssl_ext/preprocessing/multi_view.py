@@ -45,15 +45,16 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         """Prepare a batch.
 
         Args:
-            data: ``inputs``: uint8 tensor N x 3 x H x W or list of them, one per view;
-                ``data_samples``: optional list of N data samples.
+            data: ``inputs``: uint8 tensor N x 3 x H x W, or N x P x 3 x H x W for
+                views of P patches, or list of them, one per view; ``data_samples``:
+                optional list of N data samples.
             training: Unused; no augmentation happens here yet.
 
         Returns:
             ``inputs``: the same structure in float32 on the device; ``data_samples``.
 
         Raises:
-            TypeError: The inputs are not collated.
+            TypeError: The inputs are not collated, or of another shape.
         """
         views = data["inputs"]
         single = isinstance(views, torch.Tensor)
@@ -74,7 +75,8 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
             sample.gt_label = label
 
     def _normalise(self, view: Any) -> torch.Tensor:
-        if not isinstance(view, torch.Tensor) or view.ndim != 4 or view.size(1) != 3:
+        collated = isinstance(view, torch.Tensor) and view.ndim in (4, 5)
+        if not collated or view.size(-3) != 3:
             raise TypeError(_explain(view))
         view = view.to(self.device, non_blocking=self._non_blocking)
         # Subtracting a float tensor converts uint8 on the way, without another copy.
@@ -82,7 +84,10 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
 
 
 def _explain(view: Any) -> str:
-    expected = "MultiViewPreprocessor expects each view as one tensor N x 3 x H x W"
+    expected = (
+        "MultiViewPreprocessor expects each view as one tensor, N x 3 x H x W, or "
+        "N x P x 3 x H x W of patches"
+    )
     advice = 'set collate_fn=dict(type="default_collate") in the dataloader'
     if isinstance(view, torch.Tensor) and view.ndim != 3:
         return f"{expected}, but got the shape {tuple(view.shape)}."

@@ -1,9 +1,16 @@
-"""A small model that the algorithm tests share."""
+"""Small models that the algorithm tests share."""
 
 import torch
 from mmengine.registry import init_default_scope
 
 from mmssl_ext.registry import MODELS
+
+ALGORITHMS = (
+    *("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo"),
+    *("SimSiam", "RegionCLS"),
+)
+QUEUE_ALGORITHMS = ALGORITHMS[:6]
+CELL_ALGORITHMS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS")
 
 BACKBONE = dict(
     type="ResNet",
@@ -12,10 +19,25 @@ BACKBONE = dict(
     base_channels=8,
     zero_init_residual=False,  # else half of the layers start without a gradient
 )
+DENSE_NECK = dict(type="DenseCLNeck", in_channels=64, hid_channels=64, out_channels=16)
+REGION = dict(cells=(1, 1), stride=32)
+
+
+def _mlp(in_channels, hid_channels, **changes):
+    """A SimSiam projector or predictor of two layers and 32 outputs."""
+    return dict(
+        type="NonLinearNeck",
+        in_channels=in_channels,
+        hid_channels=hid_channels,
+        out_channels=32,
+        num_layers=2,
+        norm_cfg=dict(type="BN1d"),
+        **changes,
+    )
 
 
 def model_config(type_="CO2", **changes) -> dict:
-    """A ResNet-18 of 1/8 width on a queue of 64 keys; ``changes`` replace keys."""
+    """A ResNet-18 of 1/8 width on queues of 64 keys; ``changes`` replace keys."""
     config = dict(
         type=type_,
         backbone=BACKBONE,
@@ -26,9 +48,37 @@ def model_config(type_="CO2", **changes) -> dict:
         momentum=0.9,
         bn_splits=1,
     )
+    if type_ in ("SimSiam", "RegionCLS"):
+        config = dict(
+            type=type_,
+            backbone=BACKBONE,
+            neck=_mlp(64, 32, with_last_bn_affine=False),
+            head=dict(
+                type="LatentPredictHead",
+                loss=dict(type="CosineSimilarityLoss"),
+                predictor=_mlp(
+                    *(32, 8),
+                    with_avg_pool=False,
+                    with_last_bn=False,
+                    with_last_bias=True,
+                ),
+            ),
+        )
     if type_ == "CO2":
         config["consistency"] = dict(
             type="ConsistencyHead", temperature=0.05, weight=0.3
+        )
+    if type_ in ("DenseCL", "RegionCLD"):
+        config["neck"] = DENSE_NECK
+    if type_.startswith("RegionCL"):
+        config["region"] = REGION
+    if type_ == "DetCo":
+        config |= dict(
+            backbone=BACKBONE | dict(out_indices=(0, 1, 2, 3)),
+            neck=dict(
+                type="MultiLevelNeck", in_channels=(8, 16, 32, 64), out_channels=16
+            ),
+            head=dict(type="MultiLevelHead", temperature=0.2),
         )
     return config | changes
 
@@ -42,7 +92,26 @@ def build(type_="CO2", seed=0, **changes):
     return model.train()
 
 
-def views(batch, seed=0, size=32):
-    """Two float views per image."""
+def views(batch, seed=0, size=None, type_="CO2"):
+    """Float views of the images: two, and for DetCo two sets of nine patches more.
+
+    Images are 32 pixels wide, where a method looks at cells 64 (2 x 2 of them).
+    """
+    if size is None:
+        size = 64 if type_ in CELL_ALGORITHMS else 32
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(batch, 3, size, size, generator=generator) for _ in range(2)]
+    images = [torch.randn(batch, 3, size, size, generator=generator) for _ in range(2)]
+    if type_ != "DetCo":
+        return images
+    return images + [
+        torch.randn(batch, 9, 3, 32, 32, generator=generator) for _ in range(2)
+    ]
+
+
+def step(model, inputs, optimizer):
+    """One optimizer step; the losses and other figures by name."""
+    losses = model(inputs, mode="loss")
+    optimizer.zero_grad()
+    sum(v for k, v in losses.items() if "loss" in k).backward()
+    optimizer.step()
+    return {k: v.item() for k, v in losses.items()}

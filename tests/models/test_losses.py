@@ -7,7 +7,13 @@ import torch
 from torch.nn.functional import normalize
 
 from mmssl_ext.models.heads import ConsistencyHead, InstanceHead
-from mmssl_ext.models.losses import info_nce, queue_attention, queue_consistency
+from mmssl_ext.models.losses import (
+    info_nce,
+    match_cells,
+    queue_attention,
+    queue_consistency,
+    take_cells,
+)
 
 HAND = dict(
     q=torch.tensor([[0.6, 0.8]], dtype=torch.float64),
@@ -132,7 +138,7 @@ def test_full_size_equals_the_naive_form(loss, path):
 
 @pytest.mark.parametrize(("rows", "length"), [(800, 512), (800, 510), (7, 512)])
 def test_segments_of_the_queue_are_merged_exactly(rows, length):
-    segments = queue_attention._segments(rows, length, on_gpu=False)
+    segments = queue_attention._segments(1, rows, length, on_gpu=False)
     assert segments == (4 if (rows, length) == (800, 512) else 1)
     q, queue = unit(rows, 16), unit(length, 16, seed=2)
     o, lse = queue_attention.attend(q, queue, 20.0)
@@ -284,6 +290,162 @@ def test_fused_result_is_not_trusted_when_it_differs(monkeypatch):
 def test_feature_sizes_must_agree():
     with pytest.raises(ValueError, match="feat_dim"):
         info_nce(unit(2, 16), unit(2, 16), unit(8, 32), 0.2)
+
+
+def groups(*shape, seed=0):
+    """Unit rows, B x N x 16."""
+    return unit(math.prod(shape), 16, seed=seed).view(*shape, 16)
+
+
+def loop_info_nce_with_own(q, k, queue, temperature, negatives):
+    """Each query with the queue and one negative of its own, one pair at a time."""
+    rows = [
+        loop_info_nce(q[n : n + 1], k[n : n + 1], [*queue, negatives[n]], temperature)
+        for n in range(len(q))
+    ]
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("temperature", [0.04, 0.2, 1.0])
+def test_own_negatives_equal_the_loop(temperature, path):
+    inputs = [unit(5, 16, seed=seed) for seed in (0, 1, 3)]
+    queue = unit(37, 16, seed=2)
+    weights = torch.linspace(0.5, 1.5, 5, dtype=torch.float64)
+    results = []
+    for function in (info_nce, loop_info_nce_with_own):
+        q, k, own = (x.clone().requires_grad_() for x in inputs)
+        value = function(q, k, queue, temperature, negatives=own)
+        grads = torch.autograd.grad(value @ weights, (q, k, own))
+        results.append((value.detach(), *grads))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-11)
+
+
+def test_own_negatives_gradcheck(path):
+    leaves = [unit(3, 16, seed=seed).requires_grad_() for seed in (0, 1, 3)]
+    queue = unit(300, 16, seed=2)
+    assert torch.autograd.gradcheck(
+        lambda q, k, own: info_nce(q, k, queue, 0.1, own), leaves
+    )
+
+
+def test_own_negatives_by_hand(path):
+    # Logits: positive 4.8, queue 3 and 4, its own (1, 0) . (0.6, 0.8) / 0.2 = 3.
+    own = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    loss = info_nce(**HAND, temperature=0.2, negatives=own)
+    assert loss.item() == pytest.approx(0.576572, abs=1e-6)
+    # Sent through the head, and as good as one more key in the queue.
+    queue = torch.cat([HAND["queue"], own])
+    head = InstanceHead(temperature=0.2)
+    torch.testing.assert_close(head.loss(**HAND, negatives=own), loss[0])
+    torch.testing.assert_close(info_nce(HAND["q"], HAND["k"], queue, 0.2), loss)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["queue", "own_negatives"])
+@pytest.mark.parametrize("shape", [(3, 5, 37), (2, 1, 8), (1, 4, 300)])
+def test_several_queues_at_once_equal_the_loop(shape, own, path):
+    batch, rows, length = shape
+    inputs = [groups(batch, rows, seed=seed) for seed in (0, 1, 3)]
+    queues = groups(batch, length, seed=2)
+    weights = torch.linspace(0.5, 1.5, batch * rows).double().view(batch, rows)
+
+    def loop(q, k, queues, temperature, negatives):
+        if negatives is None:
+            parts = zip(q, k, queues, strict=True)
+            return torch.stack([loop_info_nce(*x, temperature) for x in parts])
+        parts = zip(q, k, queues, negatives, strict=True)
+        return torch.stack(
+            [loop_info_nce_with_own(*x, temperature, n) for *x, n in parts]
+        )
+
+    results = []
+    for function in (info_nce, loop):
+        leaves = [x.clone().requires_grad_() for x in inputs[: 2 + own]]
+        value = function(*leaves[:2], queues, 0.1, leaves[2] if own else None)
+        assert value.shape == (batch, rows)
+        results.append(
+            (value.detach(), *torch.autograd.grad((value * weights).sum(), leaves))
+        )
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-11)
+
+
+def test_several_queues_gradcheck(path):
+    q, k = (groups(2, 3, seed=seed).requires_grad_() for seed in (0, 1))
+    queues = groups(2, 300, seed=2)
+    assert torch.autograd.gradcheck(lambda q, k: info_nce(q, k, queues, 0.1), (q, k))
+
+
+def test_segments_of_several_queues_are_merged_exactly():
+    assert queue_attention._segments(2, 800, 512, on_gpu=False) == 4
+    q, queues = groups(2, 800), groups(2, 512, seed=2)
+    o, lse = queue_attention.attend(q, queues, 20.0)
+    for b in range(2):
+        logits = 20 * q[b] @ queues[b].T
+        torch.testing.assert_close(lse[b], logits.logsumexp(1))
+        torch.testing.assert_close(o[b], logits.softmax(1) @ queues[b])
+
+
+@pytest.mark.parametrize(
+    "queues", [groups(3, 8), groups(8), unit(16, 32).view(2, 8, 32), groups(2, 0)]
+)
+def test_queues_must_fit_the_queries(queues, path):
+    with pytest.raises(ValueError, match="feat_dim"):
+        info_nce(groups(2, 4), groups(2, 4, seed=1), queues, 0.2)
+
+
+def loop_match(query, key):
+    """The key cell of the largest cosine, one pair at a time."""
+    match = []
+    for cells, others in zip(query.tolist(), key.tolist(), strict=True):
+        match.append([])
+        for cell in cells:
+            similarity = [
+                sum(x * y for x, y in zip(cell, other, strict=True)) for other in others
+            ]
+            match[-1].append(similarity.index(max(similarity)))
+    return match
+
+
+@pytest.mark.parametrize(("own", "others"), [(7, 7), (5, 9), (9, 1)])
+def test_match_and_take_equal_the_loop(own, others):
+    query, key = groups(4, own).requires_grad_(), groups(4, others, seed=1)
+    match = match_cells(query, key)
+    expected = loop_match(query, key)
+    assert match.tolist() == expected and not match.requires_grad
+    if others > 1:
+        assert any(len(set(m)) < own for m in expected)  # some key cells twice
+
+    cells = torch.randn(4, 3, others).double().transpose(1, 2).requires_grad_()
+    taken = take_cells(cells, match)
+    for n in range(4):
+        for a in range(own):
+            assert torch.equal(taken[n, a], cells[n, expected[n][a]])
+    weights = torch.randn(4, own, 3).double()
+    (taken * weights).sum().backward()
+    truth = torch.zeros(4, others, 3).double()
+    for n in range(4):
+        for a in range(own):
+            truth[n, expected[n][a]] += weights[n, a]
+    torch.testing.assert_close(cells.grad, truth)
+
+
+def test_match_by_hand():
+    query = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]]])
+    key = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    assert match_cells(query[:, :2], key).tolist() == [[1, 0]]  # crossed
+    # One-directional: the first key cell serves three; a cell need not be like any.
+    assert match_cells(query, key).tolist() == [[1, 0, 0, 0]]
+    assert match_cells(query, key.repeat(1, 2, 1)).tolist() == [[1, 0, 0, 0]]  # ties
+    taken = take_cells(
+        torch.tensor([[[10.0, 11.0], [20.0, 21.0]]]), match_cells(query, key)
+    )
+    assert taken.tolist() == [[[20, 21], [10, 11], [10, 11], [10, 11]]]
+
+
+def test_every_image_is_matched_within_itself():
+    query = groups(1, 6).expand(3, 6, 16)
+    orders = torch.stack([torch.arange(6), torch.arange(6).flip(0), torch.arange(6)])
+    key = take_cells(query, orders)
+    assert torch.equal(match_cells(query, key), orders)  # flips are their own inverse
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
@@ -41,6 +43,15 @@ def test_views_are_normalised_and_the_structure_is_kept(preprocessor):
     assert single["data_samples"] is None
 
 
+def test_patches_are_normalised_as_images_are(preprocessor):
+    image, patches = view(0), torch.stack([view(1), view(2)], dim=1)
+    result = preprocessor({"inputs": [image, patches]})["inputs"]
+    assert result[1].shape == (4, 2, 3, 6, 6)
+    for number in range(2):
+        alone = preprocessor({"inputs": view(number + 1)})["inputs"]
+        assert torch.equal(result[1][:, number], alone)
+
+
 def test_float_inputs_are_not_changed_in_place(preprocessor):
     image = view(0).float()
     before = image.clone()
@@ -70,8 +81,17 @@ def test_uncollated_batches_are_explained(preprocessor):
     mixed = {"inputs": [[torch.zeros(3, 4, 4), torch.zeros(3, 5, 4)]]}
     with pytest.raises(TypeError, match=r"differ in size.*\(3, 4, 4\), \(3, 5, 4\)"):
         preprocessor(mixed)
-    with pytest.raises(TypeError, match=r"the shape \(2, 1, 8, 8\)"):
-        preprocessor({"inputs": torch.zeros(2, 1, 8, 8)})
+    patches = [{"inputs": [torch.zeros(9, 3, 4, 4)] * 2} for _ in range(3)]
+    with pytest.raises(TypeError, match=r'one by one.*type="default_collate"'):
+        preprocessor(pseudo_collate(patches))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 1, 8, 8), (1, 2, 9, 3, 8, 8)])
+def test_other_shapes_are_explained(preprocessor, shape):
+    with pytest.raises(
+        TypeError, match=re.escape(f"patches, but got the shape {shape}")
+    ):
+        preprocessor({"inputs": torch.zeros(shape)})
 
 
 def test_wrong_statistics_are_explained():

@@ -3,11 +3,13 @@
 from .color import ColorJitter, GaussianBlur, RandomGrayscale
 from .decode import DecodeImage, UnreadableImageError
 from .geometry import CenterCrop, RandomFlip, RandomResizedCrop, ResizeShort
+from .patches import CutPatches
 from .views import MakeViews, PackViews
 
 __all__ = [
     "CenterCrop",
     "ColorJitter",
+    "CutPatches",
     "DecodeImage",
     "GaussianBlur",
     "MakeViews",

@@ -12,16 +12,22 @@ from PIL import Image
 
 from mmssl_ext.registry import TRANSFORMS
 
+from .patches import CutPatches
+
 
 @TRANSFORMS.register_module()
 class MakeViews:
     """Cut all views from the one decoded image.
 
-    Reads ``results["img"]`` and writes ``results["views"]``, a list of PIL images.
-    View v draws from its own stream, so its draws do not depend on the other views.
+    Reads ``results["img"]`` and writes ``results["views"]``, a list with one PIL image,
+    or list of PIL images after :class:`CutPatches`, per view. View v draws from its
+    own stream, so its draws do not depend on the other views.
 
     Args:
         views: The transforms of each view: a list of lists.
+
+    Raises:
+        ValueError: ``views`` is no such list, or a transform follows CutPatches.
     """
 
     def __init__(self, views: Sequence[Sequence[Any]]) -> None:
@@ -34,6 +40,12 @@ class MakeViews:
             [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in view]
             for view in views
         ]
+        for pipeline in self.pipelines:
+            if any(isinstance(t, CutPatches) for t in pipeline[:-1]):
+                raise ValueError(
+                    "MakeViews: CutPatches turns the image into a list of patches, "
+                    "which no other transform takes; put it last in its view."
+                )
 
     def __call__(self, results: dict) -> dict:
         """Add ``results["views"]``."""
@@ -47,8 +59,10 @@ class MakeViews:
         return results
 
 
-def to_tensor(img: Image.Image) -> torch.Tensor:
-    """Return a PIL image in RGB as a uint8 tensor 3 x H x W."""
+def to_tensor(img: Image.Image | list[Image.Image]) -> torch.Tensor:
+    """Return PIL images in RGB as uint8: one as 3 x H x W, a list as P x 3 x H x W."""
+    if isinstance(img, list):
+        return torch.stack([to_tensor(patch) for patch in img])
     planes = np.asarray(img).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(planes))
 
@@ -57,9 +71,10 @@ def to_tensor(img: Image.Image) -> torch.Tensor:
 class PackViews:
     """Pack ``dict(inputs=..., data_samples=DataSample)``.
 
-    ``inputs`` is a list of uint8 RGB tensors 3 x H x W, one per view, or a single
-    tensor for a pipeline without :class:`MakeViews`. The data sample holds
-    ``sample_idx``, ``img_path``, ``skipped`` and, where labelled, ``gt_label``.
+    ``inputs`` is a list of uint8 RGB tensors, one per view, or a single tensor for a
+    pipeline without :class:`MakeViews`: 3 x H x W of an image, P x 3 x H x W of P
+    patches. The data sample holds ``sample_idx``, ``img_path``, ``skipped`` and, where
+    labelled, ``gt_label``.
     """
 
     def __call__(self, results: dict) -> dict:

@@ -3,7 +3,9 @@
 from .checkpoint import PlainCheckpointHook
 from .collapse import CollapseMonitorHook
 from .draw_key import DrawKeyHook
+from .fixed_rate import FixedRateHook
 from .guard import NonFiniteGuardHook
+from .input_check import InputCheckHook
 from .knn import KNNHook
 from .pictures import PicturesHook
 from .progress import ProgressHook
@@ -14,6 +16,8 @@ from .unreadable import UnreadableImagesHook
 __all__ = [
     "CollapseMonitorHook",
     "DrawKeyHook",
+    "FixedRateHook",
+    "InputCheckHook",
     "KNNHook",
     "NonFiniteGuardHook",
     "PicturesHook",

@@ -33,11 +33,11 @@ class DrawKeyHook(Hook):
     def before_train_epoch(self, runner: Any) -> None:
         """Set the key of the epoch that is about to start."""
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            for dataset in _keyed(runner.train_dataloader.dataset):
+            for dataset in keyed_datasets(runner.train_dataloader.dataset):
                 dataset.set_draw_key(self._seed, runner.epoch)
 
 
-def _keyed(dataset: Any) -> Iterator[Any]:
+def keyed_datasets(dataset: Any) -> Iterator[Any]:
     """The datasets with ``set_draw_key``: this one, or those that it wraps."""
     if hasattr(dataset, "set_draw_key"):
         yield dataset
@@ -45,4 +45,4 @@ def _keyed(dataset: Any) -> Iterator[Any]:
     inner = [getattr(dataset, name, None) for name in ("dataset", "_dataset")]
     for part in [*inner, *(getattr(dataset, "datasets", None) or [])]:
         if part is not None:
-            yield from _keyed(part)
+            yield from keyed_datasets(part)

@@ -1,6 +1,19 @@
 """One algorithm, one file, read from top to bottom like the paper."""
 
 from .co2 import CO2
+from .densecl import DenseCL
+from .detco import DetCo
 from .moco import MoCo
+from .regioncl import RegionCLD, RegionCLM, RegionCLS
+from .simsiam import SimSiam
 
-__all__ = ["CO2", "MoCo"]
+__all__ = [
+    "CO2",
+    "DenseCL",
+    "DetCo",
+    "MoCo",
+    "RegionCLD",
+    "RegionCLM",
+    "RegionCLS",
+    "SimSiam",
+]

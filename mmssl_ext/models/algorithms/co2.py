@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmssl_ext.registry import MODELS
 
+from .base import Features
 from .moco import MoCo
 
 
@@ -38,8 +39,9 @@ class CO2(MoCo):
         super().__init__(**kwargs)
         self.consistency = MODELS.build(consistency)
 
-    def contrast(self, q: Tensor, k: Tensor) -> dict[str, Tensor]:
+    def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
         """``loss_instance`` of MoCo and ``loss_consistency`` (times alpha)."""
-        losses = super().contrast(q, k)
+        q, k = query["embedding"], key["embedding"]  # N x D
+        losses = super().contrast(query, key)
         losses["loss_consistency"] = self.consistency.loss(q, k, self.queue.keys)
         return losses

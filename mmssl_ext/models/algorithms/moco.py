@@ -26,7 +26,6 @@ Differs from the reference code:
 from typing import Any
 
 import torch
-from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -34,10 +33,11 @@ from mmssl_ext.registry import MODELS
 
 from ..layers import protect_batch_norm, shuffle_batch, unshuffle_batch
 from ..memory import KeyQueue, MomentumEncoder
+from .base import Features, SSLAlgorithm
 
 
 @MODELS.register_module()
-class MoCo(BaseSelfSupervisor):
+class MoCo(SSLAlgorithm):
     """Momentum contrast, the base of the queue methods.
 
     Args:
@@ -53,9 +53,6 @@ class MoCo(BaseSelfSupervisor):
             devices shuffle the keys among themselves instead.
         data_preprocessor: Config of the preprocessor, ``MultiViewPreprocessor``.
         init_cfg: As for every mmengine module.
-
-    Attributes:
-        last_embeddings: ``query`` and ``key`` of the last loss, N x D unit rows.
 
     Raises:
         ValueError: Sizes do not fit, or a value is outside its range.
@@ -73,20 +70,11 @@ class MoCo(BaseSelfSupervisor):
         data_preprocessor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(
-            backbone=MODELS.build(backbone),
-            neck=MODELS.build(neck),
-            head=MODELS.build(head),
-            data_preprocessor=MODELS.build(
-                {"type": "MultiViewPreprocessor"} | (data_preprocessor or {})
-            ),
-            init_cfg=init_cfg,
-        )
-        self._check_sizes(feat_dim)
+        super().__init__(backbone, neck, head, data_preprocessor, init_cfg)
+        self.check_sizes(feat_dim)
         self.shuffles = protect_batch_norm(self.query_parts, bn_splits)
         self.encoder_k = MomentumEncoder(momentum, **self.query_parts)
         self.queue = KeyQueue(queue_len, feat_dim)
-        self.last_embeddings: dict[str, Tensor] = {}
 
     @property
     def query_parts(self) -> dict[str, nn.Module]:
@@ -102,76 +90,60 @@ class MoCo(BaseSelfSupervisor):
         """Losses of one batch.
 
         Args:
-            inputs: Query view and key view, each N x 3 x H x W.
+            inputs: Views of N images; query and key views take turns, here one of
+                each, N x 3 x H x W.
             data_samples: Unused; the images need no annotation.
 
         Returns:
-            ``loss_instance``, a scalar.
+            ``loss_instance`` and the terms of the method, scalars.
         """
-        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
-            raise ValueError(
-                f"{type(self).__name__} takes two views per image; let the pipeline "
-                "make them by MakeViews with two views."
-            )
-        q = self.encode_query(inputs[0])  # N x D
-        k = self.encode_key(inputs[1])  # N x D
-        losses = self.contrast(q, k)
-        self.queue.enqueue(k)
-        self.last_embeddings = {"query": q.detach(), "key": k}
+        self.check_views(inputs)
+        query = self.encode_query(*inputs[0::2])
+        key = self.encode_key(*inputs[1::2])
+        losses = self.contrast(query, key)
+        self.enqueue(key)
+        q, k = query["embedding"].detach(), key["embedding"]
+        self.last_embeddings = {"query": q, "key": k}
         return losses
 
-    def encode_query(self, view: Tensor) -> Tensor:
-        """Unit embeddings of the query view, N x D, with gradient."""
-        return normalize(self.neck(self.backbone(view))[0].float(), dim=1)
-
-    @torch.no_grad()
-    def encode_key(self, view: Tensor) -> Tensor:
-        """Update the key encoder, then unit embeddings of the key view, N x D."""
-        self.encoder_k.update(**self.query_parts)
-        if self.shuffles:
-            view, inverse = shuffle_batch(view, seed=self.encoder_k.num_steps)
-        k = self.encoder_k.neck(self.encoder_k.backbone(view))[0]
-        k = normalize(k.float(), dim=1)
-        return unshuffle_batch(k, inverse) if self.shuffles else k
-
-    def contrast(self, q: Tensor, k: Tensor) -> dict[str, Tensor]:
-        """Named losses of N x D queries and keys against the queue as it stands."""
-        return {"loss_instance": self.head.loss(q, k, self.queue.keys)}
-
-    def forward(
-        self, inputs: Any, data_samples: Any = None, mode: str = "tensor"
-    ) -> Any:
-        """Dispatch on ``mode``.
+    def encode(self, encoder: Any, view: Tensor) -> Features:
+        """Features of a view by the query encoder (the model itself) or the key's.
 
         Args:
-            inputs: Two views for ``loss``, else one batch, N x 3 x H x W.
-            data_samples: Passed to :meth:`loss`.
-            mode: ``loss``; ``tensor`` for the backbone's feature maps; ``embed`` and
-                ``embed_key`` for the features of the query and key encoder.
+            encoder: What has the ``query_parts`` as attributes.
+            view: N x 3 x H x W.
 
         Returns:
-            For ``embed`` and ``embed_key`` a dict of ``backbone`` (globally pooled,
-            N x C) and ``embedding`` (N x D), not normalised.
+            ``embedding``: unit rows, N x D; a method adds what it needs.
         """
-        if mode in ("embed", "embed_key"):
-            encoder: Any = self if mode == "embed" else self.encoder_k
-            maps = encoder.backbone(inputs)  # tuple; last N x C x h x w
-            return {
-                "backbone": maps[-1].flatten(2).mean(2),
-                "embedding": encoder.neck(maps)[0],
-            }
-        return super().forward(inputs, data_samples, mode)
+        embedding = encoder.neck(encoder.backbone(view))[0]
+        return {"embedding": normalize(embedding.float(), dim=1)}
 
-    def _check_sizes(self, feat_dim: int) -> None:
-        linear = [m for m in self.neck.modules() if isinstance(m, nn.Linear)]
-        channels = getattr(self.backbone, "feat_dim", None)
-        if linear and linear[-1].out_features != feat_dim:
-            raise ValueError(
-                f"The neck returns {linear[-1].out_features} features but feat_dim is "
-                f"{feat_dim}; make neck.out_channels and feat_dim equal."
-            )
-        if linear and channels and linear[0].in_features != channels:
-            raise ValueError(
-                f"The backbone returns {channels} channels but the neck takes "
-                f"{linear[0].in_features}; set neck.in_channels to {channels}."
-            )
+    def encode_query(self, *views: Tensor) -> Features:
+        """Features of the query views, with gradient."""
+        return self.encode(self, *views)
+
+    @torch.no_grad()
+    def encode_key(self, *views: Tensor) -> Features:
+        """Update the key encoder, then features of the key views, in their order."""
+        self.encoder_k.update(**self.query_parts)
+        if not self.shuffles:
+            return self.encode(self.encoder_k, *views)
+        pairs = [shuffle_batch(view, self.encoder_k.num_steps) for view in views]
+        key = self.encode(self.encoder_k, *(shuffled for shuffled, _ in pairs))
+        inverse = pairs[0][1]  # the same for all views
+        return {name: unshuffle_batch(x, inverse) for name, x in key.items()}
+
+    def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
+        """Named losses of queries and keys against the queue as it stands."""
+        q, k = query["embedding"], key["embedding"]  # N x D
+        return {"loss_instance": self.head.loss(q, k, self.queue.keys)}
+
+    def enqueue(self, key: Features) -> None:
+        """Let the keys be negatives from the next step on."""
+        self.queue.enqueue(key["embedding"])
+
+    @property
+    def negatives(self) -> Tensor:
+        """The K x D keys that ``last_embeddings`` are told apart from."""
+        return self.queue.keys

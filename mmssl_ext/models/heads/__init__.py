@@ -1,5 +1,5 @@
 """Heads: features in, named losses out; temperatures and weights are theirs."""
 
-from .queue_heads import ConsistencyHead, InstanceHead
+from .queue_heads import ConsistencyHead, InstanceHead, MultiLevelHead
 
-__all__ = ["ConsistencyHead", "InstanceHead"]
+__all__ = ["ConsistencyHead", "InstanceHead", "MultiLevelHead"]

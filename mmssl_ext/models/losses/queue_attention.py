@@ -28,13 +28,14 @@ def queue_logsumexp(q: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Log-sum-exp of the similarities to a queue, differentiable in ``q`` only.
 
     Args:
-        q: Query features, N x D (usually unit rows).
-        queue: Negative keys, K x D; never receives a gradient and may be overwritten
-            as soon as this returns.
+        q: Query features, N x D (usually unit rows), or B x N x D.
+        queue: Negative keys, K x D, or B x K x D, one queue for each of the B; never
+            receives a gradient and may be overwritten as soon as this returns.
         temperature: Softmax temperature T > 0.
 
     Returns:
-        ``logsumexp_j(q_n . queue_j / T)``, shape N, fp32 (fp64 for fp64 input).
+        ``logsumexp_j(q_n . queue_j / T)``, shape N or B x N, fp32 (fp64 for fp64
+        input).
     """
     return _QueueLogSumExp.apply(q, queue, temperature)
 
@@ -51,7 +52,7 @@ class _QueueLogSumExp(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (mean_key,) = ctx.saved_tensors
-        return (grad[:, None] * mean_key * ctx.scale).to(ctx.dtype), None, None
+        return (grad[..., None] * mean_key * ctx.scale).to(ctx.dtype), None, None
 
 
 @torch.no_grad()
@@ -59,26 +60,31 @@ def attend(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Softmax-weighted mean key and log-sum-exp of every row of ``q``.
 
     Args:
-        q: N x D.
-        queue: K x D.
+        q: N x D, or B x N x D.
+        queue: K x D, or B x K x D.
         scale: Factor on the similarities (1 / temperature).
 
     Returns:
-        ``o`` (N x D) and ``lse`` (N), fp32 (fp64 where both inputs are fp64).
+        ``o`` (like q) and ``lse`` (without D), fp32 (fp64 where both inputs are fp64).
 
     Raises:
         ValueError: The feature sizes differ or the queue is empty.
     """
     q, queue = to_compute_dtype(q, queue)
+    shape = q.shape
+    q, queue = q.reshape(-1, *shape[-2:]), queue.reshape(-1, *queue.shape[-2:])
     with torch.autocast(q.device.type, enabled=False):
-        if _fast_path_agrees(q.device.type, q.dtype, q.shape[1]):
-            return _attend_fused(q, queue, scale)
-        return _attend_chunked(q, queue, scale)
+        if _fast_path_agrees(q.device.type, q.dtype, shape[-1]):
+            o, lse = _attend_fused(q, queue, scale)
+        else:
+            o, lse = _attend_chunked(q, queue, scale)
+    return o.view(shape), lse.view(shape[:-1])
 
 
 def to_compute_dtype(q: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     """Check N x D and K x D features and bring them to one dtype, fp32 or wider."""
-    if q.shape[1] != queue.shape[1] or not len(queue):
+    *groups, length, dim = queue.shape
+    if q.shape[-1] != dim or list(q.shape[:-2]) != groups or not length:
         raise ValueError(
             f"The queries are {tuple(q.shape)} (N x D) and the queue is "
             f"{tuple(queue.shape)} (K x D): D must be equal and K positive. Set "
@@ -95,12 +101,18 @@ def queue_blocks(q: Tensor, queue: Tensor) -> tuple[Tensor, ...]:
 
 
 def _attend_chunked(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Streaming softmax with a running maximum, in public ops."""
+    """Streaming softmax with a running maximum, in public ops; one queue at a time."""
+    parts = [_stream(*pair, scale) for pair in zip(q, queue, strict=True)]
+    means, lses = zip(*parts, strict=True)
+    return torch.stack(means), torch.stack(lses)  # B x N x D, B x N
+
+
+def _stream(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     peak = q.new_full((len(q), 1), -torch.inf)  # N x 1
     total = q.new_zeros(len(q), 1)  # N x 1
     weighted = torch.zeros_like(q)  # N x D
-    for block in queue_blocks(q, queue):  # B x D
-        logits = (q @ block.T).mul_(scale)  # N x B
+    for block in queue_blocks(q, queue):  # b x D
+        logits = (q @ block.T).mul_(scale)  # N x b
         new_peak = torch.maximum(peak, logits.amax(1, keepdim=True))
         weights = logits.sub_(new_peak).exp_()
         decay = (peak - new_peak).exp_()
@@ -112,23 +124,25 @@ def _attend_chunked(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Ten
 
 def _attend_fused(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Torch's fused attention over segments of the queue, merged by log-sum-exp."""
-    segments = _segments(len(q), len(queue), q.is_cuda)
-    rows = q.expand(1, segments, *q.shape)  # 1 x S x N x D
-    keys = queue.contiguous().view(1, segments, -1, q.shape[1])  # 1 x S x K/S x D
+    batch, num_rows, dim = q.shape
+    segments = _segments(batch, num_rows, queue.shape[1], q.is_cuda)
+    rows = q[:, None].expand(batch, segments, num_rows, dim)
+    keys = queue.contiguous().view(batch, segments, -1, dim)  # B x S x K/S x D
     if q.is_cuda:
         op = torch.ops.aten._scaled_dot_product_efficient_attention
         o, lse = op(rows, keys, keys, None, True, scale=scale)[:2]
     else:
         op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         o, lse = op(rows, keys, keys, scale=scale)
-    o, lse = o[0], lse[0, :, : len(q)]  # S x N x D, S x N (padded by the CUDA op)
+    lse = lse[:, :, :num_rows]  # B x S x N, padded by the CUDA op
     if segments == 1:
-        return o[0], lse[0]
-    total = lse.logsumexp(0)  # N
-    return ((lse - total).exp()[:, :, None] * o).sum(0), total
+        return o[:, 0], lse[:, 0]
+    total = lse.logsumexp(1)  # B x N
+    weights = (lse - total[:, None]).exp()
+    return (weights[..., None] * o).sum(1), total
 
 
-def _segments(num_rows: int, queue_len: int, on_gpu: bool) -> int:
+def _segments(batch: int, num_rows: int, queue_len: int, on_gpu: bool) -> int:
     """Power of two that divides the queue and gives every core enough blocks of rows.
 
     A GPU wants a few hundred blocks of 64 rows. On a CPU many rows make few, large
@@ -136,8 +150,8 @@ def _segments(num_rows: int, queue_len: int, on_gpu: bool) -> int:
     """
     if not on_gpu:
         return 4 if num_rows >= 768 and queue_len % 4 == 0 else 1
-    segments = 1
-    while segments * -(-num_rows // 64) < 256 and queue_len % (segments * 256) == 0:
+    segments, blocks = 1, batch * -(-num_rows // 64)
+    while segments * blocks < 256 and queue_len % (segments * 256) == 0:
         segments *= 2
     return segments
 
@@ -151,11 +165,11 @@ def _fast_path_agrees(device: str, dtype: torch.dtype, dim: int) -> bool:
     """
     if device not in ("cpu", "cuda"):
         return False
-    # 32 rows against 512 keys: on a GPU those are several segments.
+    # Twice 16 rows against 256 keys: on a GPU those are several segments.
     angles = torch.arange(544 * dim, dtype=torch.float64).view(544, dim)
     rows = torch.nn.functional.normalize(torch.sin(angles * angles), dim=1)
     rows = rows.to(device, dtype)
-    q, queue = rows[:32], rows[32:]
+    q, queue = rows[:32].view(2, 16, dim), rows[32:].view(2, 256, dim)
     try:
         fused, chunked = _attend_fused(q, queue, 5.0), _attend_chunked(q, queue, 5.0)
         agrees = all(

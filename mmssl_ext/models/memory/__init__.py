@@ -2,5 +2,6 @@
 
 from .momentum_encoder import MomentumEncoder
 from .queue import KeyQueue
+from .step_counter import StepCounter
 
-__all__ = ["KeyQueue", "MomentumEncoder"]
+__all__ = ["KeyQueue", "MomentumEncoder", "StepCounter"]

@@ -1,13 +1,14 @@
 """The momentum-updated key encoder (MoCo, arXiv 1911.05722, equation 2)."""
 
 from copy import deepcopy
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from .step_counter import StepCounter
 
 
-class MomentumEncoder(nn.Module):
+class MomentumEncoder(StepCounter):
     """Copies of the query encoder's parts that follow them slowly.
 
     ``theta_k <- m * theta_k + (1 - m) * theta_q`` for parameters. Buffers are not
@@ -19,14 +20,10 @@ class MomentumEncoder(nn.Module):
         **parts: Query modules by name; ``encoder.backbone`` is then the copy of
             ``backbone=...``.
 
-    Attributes:
-        steps: Number of updates so far, shape 1, on the device and in the checkpoint.
-
     Raises:
         ValueError: ``momentum`` is outside [0.5, 1].
     """
 
-    steps: Tensor
     backbone: nn.Module  # the parts that every method has
     neck: nn.Module
 
@@ -42,9 +39,6 @@ class MomentumEncoder(nn.Module):
         self.momentum = momentum
         for name, part in parts.items():
             self.add_module(name, deepcopy(part).requires_grad_(False))
-        self.register_buffer("steps", torch.zeros(1, dtype=torch.long))
-        # The same number for Python, so that no step waits for the device.
-        self.num_steps = 0
 
     @torch.no_grad()
     def copy_from(self, **parts: nn.Module) -> None:
@@ -63,12 +57,7 @@ class MomentumEncoder(nn.Module):
                 [p for part in parts.values() for p in part.parameters()],
                 1 - self.momentum,
             )
-        self.num_steps += 1
-        self.steps += 1
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self.num_steps = int(self.steps)
+        self.count_step()
 
     def extra_repr(self) -> str:
         """Momentum for ``print(model)``."""

@@ -15,9 +15,11 @@ class KeyQueue(nn.Module):
     Args:
         length: Number of keys K.
         dim: Feature size D.
+        groups: Number G of queues that are written together, for methods with several
+            keys per image; None is one queue without that dimension.
 
     Attributes:
-        keys: K x D, unit rows; starts as normalised Gaussian noise.
+        keys: K x D or G x K x D, unit rows; starts as normalised Gaussian noise.
         ptr: Shape 1, position of the next write.
 
     Raises:
@@ -27,14 +29,15 @@ class KeyQueue(nn.Module):
     keys: Tensor
     ptr: Tensor
 
-    def __init__(self, length: int, dim: int) -> None:
+    def __init__(self, length: int, dim: int, groups: int | None = None) -> None:
         super().__init__()
         if length < 1 or dim < 1:
             raise ValueError(
                 f"A queue of {length} keys of size {dim} cannot hold anything; set "
                 "queue_len and feat_dim to positive numbers."
             )
-        noise = nn.functional.normalize(torch.randn(length, dim), dim=1)
+        shape = (length, dim) if groups is None else (groups, length, dim)
+        noise = nn.functional.normalize(torch.randn(shape), dim=-1)
         self.register_buffer("keys", noise)
         self.register_buffer("ptr", torch.zeros(1, dtype=torch.long))
 
@@ -43,17 +46,19 @@ class KeyQueue(nn.Module):
         """Replace the oldest keys by those of all ranks, in rank order.
 
         Args:
-            keys: This rank's keys, N x D; N is the same on every rank.
+            keys: This rank's keys, N x D or N x G x D; N is the same on every rank.
         """
         if get_world_size() > 1:
             keys = torch.cat(all_gather(keys.contiguous()))
-        length, new = len(self.keys), keys[-len(self.keys) :]
+        length = self.keys.shape[-2]
+        new = keys[-length:]
         # Position of each new key, as if those that do not fit had been written too.
         first = self.ptr + (len(keys) - len(new))
         where = (first + torch.arange(len(new), device=first.device)) % length
-        self.keys.index_copy_(0, where, new.to(self.keys.dtype))
+        self.keys.index_copy_(-2, where, new.movedim(0, -2).to(self.keys.dtype))
         self.ptr.add_(len(keys)).remainder_(length)
 
     def extra_repr(self) -> str:
         """Length and size for ``print(model)``."""
-        return f"length={len(self.keys)}, dim={self.keys.shape[1]}"
+        *groups, length, dim = self.keys.shape
+        return f"length={length}, dim={dim}" + "".join(f", groups={g}" for g in groups)

@@ -1,0 +1,45 @@
+"""DetCo on CIFAR-10 in the recipe of the official MoCo demo; no published figure.
+
+Patches of 8 px are a check of the method, not its use: expect a kNN below MoCo's.
+"""
+
+_base_ = "../mocov2/mocov2_r18_cifar10.py"
+
+level_weights = (0.1, 0.4, 0.7, 1.0)  # of res2, res3, res4, res5
+tau_ins = 0.1
+hid_channels = None  # hidden width of the heads; None: the channels of each stage
+patch_source = 33  # px: the crop that is cut into 3 x 3 cells ...
+patch_size = 8  # ... of which each gives a patch of this side
+
+model = dict(
+    type="DetCo",
+    backbone=dict(out_indices=(0, 1, 2, 3)),
+    neck=dict(
+        _delete_=True,
+        type="MultiLevelNeck",
+        in_channels=(64, 128, 256, 512),
+        hid_channels=hid_channels,
+        out_channels=128,
+        num_patches=9,
+    ),
+    head=dict(
+        _delete_=True,
+        type="MultiLevelHead",
+        temperature=tau_ins,
+        level_weights=level_weights,
+    ),
+)
+
+view = _base_.view
+patches = [
+    dict(type="RandomResizedCrop", size=patch_source, scale=(0.6, 1.0)),
+    *view[1:],  # the changes of the whole view
+    dict(type="CutPatches", size=patch_size, grid=3),
+]
+train_pipeline = [
+    dict(type="DecodeImage"),
+    dict(type="MakeViews", views=[view, view, patches, patches]),
+    dict(type="PackViews"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+default_hooks = dict(collapse=dict(loss_name="nce_instance"))

@@ -1,0 +1,13 @@
+"""RegionCL-M on the demo scenes: minutes on two CPU cores."""
+
+_base_ = "../mocov2/mocov2_r18_demo.py"
+
+cells = (2, 3)  # smallest and largest side of a region in cells, of 4
+stride = 16  # pixels per cell, of the last stage
+region_weight = 1.0
+
+model = dict(
+    type="RegionCLM",
+    region=dict(cells=cells, stride=stride),
+    region_weight=region_weight,
+)

@@ -1,0 +1,85 @@
+"""Does the model accept what the training pipeline makes?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch.utils.data import IterableDataset
+
+from mmssl_ext.datasets import SSLDataset, UnreadableImageError
+from mmssl_ext.evaluation.features import evaluating, preserved_rng
+from mmssl_ext.registry import HOOKS
+
+from ..errors import ConfigError
+from .draw_key import keyed_datasets
+
+_TRIES = 5
+
+
+@HOOKS.register_module()
+class InputCheckHook(Hook):
+    """Try the training pipeline, and the model on it, before any work is done.
+
+    The first sample is made in the main process, collated to a batch of one and
+    preprocessed. A model takes part by ``check_inputs(inputs)``, called in eval mode
+    and without gradients, which raises ValueError or TypeError, with a sentence for
+    the user, where the views do not suit it. Training is the same with and without
+    this hook: modes, buffers, generators and draws are left as they were.
+
+    An image that cannot be read is passed over, for the dataset's ``on_error`` decides
+    about it; so is a dataset without indices.
+
+    Raises:
+        ConfigError: Pipeline and model do not fit.
+    """
+
+    priority = "HIGH"  # before KNNHook (60) embeds whole datasets
+
+    def before_train(self, runner: Any) -> None:
+        """Check one sample."""
+        loader = runner.train_dataloader
+        if isinstance(loader.dataset, IterableDataset):
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        with preserved_rng(), _preserved_draws(loader.dataset):
+            item = _first_item(loader.dataset)
+            if item is None:
+                return
+            try:
+                with evaluating(model), torch.no_grad():
+                    data = model.data_preprocessor(loader.collate_fn([item]), False)
+                    if hasattr(model, "check_inputs"):
+                        model.check_inputs(data["inputs"])
+            except (ValueError, TypeError) as error:
+                raise ConfigError(str(error)) from error
+
+
+def _first_item(dataset: Any) -> Any:
+    """Return the first of a few samples whose image can be read, or None."""
+    for index in range(min(_TRIES, len(dataset))):
+        try:
+            return dataset[index]
+        except UnreadableImageError:
+            continue
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"The training pipeline fails on sample {index}: {error}"
+            ) from error
+    return None
+
+
+@contextmanager
+def _preserved_draws(dataset: Any) -> Iterator[None]:
+    """Take back what a dataset without a key counts: its fresh draws."""
+    keys = [d._draw_key for d in keyed_datasets(dataset) if isinstance(d, SSLDataset)]
+    counts = [key._fresh_draws for key in keys]
+    try:
+        yield
+    finally:
+        for key, count in zip(keys, counts, strict=True):
+            key._fresh_draws = count

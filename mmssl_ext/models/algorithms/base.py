@@ -1,0 +1,147 @@
+"""What every algorithm shares: its parts, the check of its views, evaluation."""
+
+from typing import Any
+
+import torch
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from torch import Tensor, nn
+
+from mmssl_ext.registry import MODELS
+
+Features = dict[str, Tensor]  # by name, the batch in the first dimension
+
+
+class SSLAlgorithm(BaseSelfSupervisor):
+    """Base of the algorithms.
+
+    Args:
+        backbone: Config of the backbone.
+        neck: Config of the projection head.
+        head: Config of the loss head.
+        data_preprocessor: Config of the preprocessor, ``MultiViewPreprocessor``.
+        init_cfg: As for every mmengine module.
+
+    Attributes:
+        num_views: Views of an image that :meth:`loss` takes.
+        last_embeddings: ``query`` and ``key`` of the last loss, N x D unit rows.
+    """
+
+    num_views = 2
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=MODELS.build(backbone),
+            neck=MODELS.build(neck),
+            head=MODELS.build(head),
+            data_preprocessor=MODELS.build(
+                {"type": "MultiViewPreprocessor"} | (data_preprocessor or {})
+            ),
+            init_cfg=init_cfg,
+        )
+        self.last_embeddings: Features = {}
+
+    def forward(
+        self, inputs: Any, data_samples: Any = None, mode: str = "tensor"
+    ) -> Any:
+        """Dispatch on ``mode``.
+
+        Args:
+            inputs: The views for ``loss`` and ``inspect``, else one batch,
+                N x 3 x H x W.
+            data_samples: Passed to :meth:`loss`.
+            mode: ``loss``; ``tensor`` for the backbone's feature maps; ``embed`` and
+                ``embed_key`` for the features of the query and key encoder;
+                ``inspect`` for what can be drawn of the method on a few images.
+
+        Returns:
+            For ``embed`` and ``embed_key`` a dict of ``backbone`` (globally pooled,
+            N x C) and ``embedding`` (N x D), not normalised.
+        """
+        if mode == "embed":
+            return self.embed(self, inputs)
+        if mode == "embed_key":
+            if not hasattr(self, "encoder_k"):
+                raise ValueError(f"{type(self).__name__} has no key encoder.")
+            return self.embed(self.encoder_k, inputs)
+        if mode == "inspect":
+            return self.inspect(inputs)
+        return super().forward(inputs, data_samples, mode)
+
+    def embed(self, encoder: Any, view: Tensor) -> Features:
+        """Backbone features and embedding of N x 3 x H x W images, as evaluated."""
+        maps = encoder.backbone(view)  # tuple; last N x C x h x w
+        return {
+            "backbone": maps[-1].flatten(2).mean(2),
+            "embedding": encoder.neck(maps)[0],
+        }
+
+    def inspect(self, inputs: list[Tensor]) -> dict[str, Any]:
+        """What the method makes of its views, for :mod:`mmssl_ext.visualization`."""
+        raise ValueError(f"{type(self).__name__} has nothing to draw of its own.")
+
+    def check_views(self, inputs: Any) -> None:
+        """Refuse anything but a list of ``num_views`` views that the method can take.
+
+        Raises:
+            ValueError: The pipeline made another number or kind of views.
+        """
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != self.num_views:
+            count = len(inputs) if isinstance(inputs, (list, tuple)) else 1
+            raise ValueError(
+                f"{type(self).__name__} takes {self.num_views} views per image, not "
+                f"{count}; let the pipeline make them by MakeViews with "
+                f"{self.num_views} lists of transforms."
+            )
+        self.check_shapes([tuple(view.shape[1:]) for view in inputs])
+
+    def check_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Refuse views that are no images 3 x H x W; ``shapes`` are those of an image.
+
+        Raises:
+            ValueError: A view is a set of patches.
+        """
+        if any(len(shape) != 3 for shape in shapes):
+            raise ValueError(
+                f"{type(self).__name__} takes whole images, but the views of an image "
+                f"are {shapes}; leave out CutPatches."
+            )
+
+    def check_sizes(self, feat_dim: int | None = None) -> None:
+        """Compare the neck with the backbone and with ``feat_dim``.
+
+        Raises:
+            ValueError: Their sizes differ; the message says what to set.
+        """
+        linear = [m for m in self.neck.modules() if isinstance(m, nn.Linear)]
+        channels = getattr(self.backbone, "feat_dim", None)
+        if linear and feat_dim and linear[-1].out_features != feat_dim:
+            raise ValueError(
+                f"The neck returns {linear[-1].out_features} features but feat_dim is "
+                f"{feat_dim}; make neck.out_channels and feat_dim equal."
+            )
+        if linear and channels and linear[0].in_features != channels:
+            raise ValueError(
+                f"The backbone returns {channels} channels but the neck takes "
+                f"{linear[0].in_features}; set neck.in_channels to {channels}."
+            )
+
+    def encode_query(self, *views: Tensor) -> Features:
+        """Features of the query views, with gradient."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def check_inputs(self, inputs: Any) -> None:
+        """Try one preprocessed batch before training; in eval mode nothing changes.
+
+        Raises:
+            ValueError: The views do not fit the method.
+        """
+        self.check_views(inputs)
+        self.encode_query(*inputs[0::2])

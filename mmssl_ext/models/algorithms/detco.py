@@ -1,0 +1,174 @@
+"""DetCo: contrast at several levels, between whole images and sets of patches.
+
+Paper: arXiv 2102.04803 (ICCV 2021), on MoCo v2.
+
+Features of every stage, not of the last alone, must tell images apart; and what is
+pooled from nine small patches of an image must agree with what is seen in the whole.
+
+    four views of an image: I_q, I_k, and sets of nine patches P_q, P_k
+    q^g_i = normalise(mlp^g_i(mean f_i(I_q)))                          N x D
+    q^l_i = normalise(mlp^l_i(concat_9 mean f_i(patches of P_q)))      N x D
+    k^g_i, k^l_i: the same of I_k and P_k by the momentum encoder      i = res2 .. res5
+    L = sum_i w_i [ InfoNCE(q^g_i, k^g_i, queue^g_i)       global
+                  + InfoNCE(q^l_i, k^l_i, queue^l_i)       local
+                  + InfoNCE(q^l_i, k^g_i, queue^g_i) ]     cross
+
+There is no official pretraining code. From memory or from unofficial code, unverified:
+w = (0.1, 0.4, 0.7, 1.0); the hidden width of the heads, here the C_i of the stage. The
+RandAugment of the second version is not part of the configs (its strength is unknown).
+
+Differs from the unofficial codes: patches have crops and an order of their own for
+each image and set; key patches are shuffled image by image and put in order again; the
+key encoder starts as a copy; the queues advance by the batch of all ranks.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mmssl_ext.registry import MODELS
+
+from ..layers import SplitBatchNorm
+from ..memory import KeyQueue
+from .base import Features
+from .moco import MoCo
+
+
+@MODELS.register_module()
+class DetCo(MoCo):
+    """Multi-level contrast of images and patch sets.
+
+    Args:
+        **kwargs: As for :class:`MoCo`. ``backbone.out_indices`` names the L levels,
+            ``neck`` is a ``MultiLevelNeck`` with a head for each, ``head`` a
+            ``MultiLevelHead`` with a weight for each.
+
+    Attributes:
+        queue: All 2L queues, 2L x K x D, the global levels before the local.
+
+    Raises:
+        ValueError: Levels, heads and weights differ in number, or views do not fit.
+    """
+
+    num_views = 4  # I_q, I_k, P_q, P_k
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        length, dim = self.queue.keys.shape
+        self.queue = KeyQueue(length, dim, groups=2 * self.num_levels)
+
+    @property
+    def num_levels(self) -> int:
+        """Levels L."""
+        return len(self.neck.in_channels)
+
+    def check_sizes(self, feat_dim: int | None = None) -> None:
+        """Compare the number of levels, heads and weights, and ``feat_dim``."""
+        levels = len(getattr(self.backbone, "out_indices", self.neck.in_channels))
+        weights = len(self.head.level_weights)
+        if not levels == self.num_levels == weights:
+            raise ValueError(
+                f"The backbone returns {levels} levels (out_indices), the neck has "
+                f"heads for {self.num_levels} (in_channels) and the head weights for "
+                f"{weights} (level_weights); give each the same levels."
+            )
+        size = self.neck.global_heads[-1][-1].out_features
+        if size != feat_dim:
+            raise ValueError(
+                f"The neck returns {size} features but feat_dim is {feat_dim}; make "
+                "neck.out_channels and feat_dim equal."
+            )
+
+    def check_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Refuse anything but two views of images and two of patch sets."""
+        patches = self.neck.num_patches
+        if any(len(s) != 3 for s in shapes[:2]) or any(
+            len(s) != 4 or s[0] != patches for s in shapes[2:]
+        ):
+            raise ValueError(
+                f"DetCo takes two views of whole images and two of {patches} patches, "
+                f"in this order, but the views of an image are {shapes}; let "
+                "CutPatches be the last transform of the third and fourth list of "
+                "MakeViews, and its grid squared neck.num_patches."
+            )
+
+    def encode(self, encoder: Any, view: Tensor, *more: Tensor) -> Features:
+        """Encode images and patch sets.
+
+        Args:
+            encoder: What has the ``query_parts`` as attributes.
+            view: Images, N x 3 x H x W.
+            *more: Their patches, N x P x 3 x h x w.
+
+        Returns:
+            ``levels``: unit rows, N x 2L x D, global before local; ``embedding``: that
+            of the deepest global level, N x D.
+        """
+        (patches,) = more
+        self._check_groups(len(view))
+        # Patch-major rows keep the patches of an image in one group of SplitBatchNorm.
+        rows = patches.transpose(0, 1).flatten(0, 1)  # P*N x 3 x h x w
+        levels = encoder.neck(encoder.backbone(view), encoder.backbone(rows))
+        levels = normalize(levels.float(), dim=2)
+        return {"levels": levels, "embedding": levels[:, self.num_levels - 1]}
+
+    def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
+        """``loss_global``, ``loss_local`` and ``loss_cross``, weighted sums of levels.
+
+        ``nce_instance`` is the deepest global loss alone, not weighted.
+        """
+        losses = self.head.loss(
+            self._by_level(query["levels"]),
+            self._by_level(key["levels"]),
+            self.queue.keys.unflatten(0, (2, -1)),
+        )  # 3 x L
+        names = ("loss_global", "loss_local", "loss_cross")
+        terms = dict(zip(names, self.head.weigh(losses).unbind(), strict=True))
+        return terms | {"nce_instance": losses[0, -1].detach()}
+
+    def enqueue(self, key: Features) -> None:
+        """Fill all queues."""
+        self.queue.enqueue(key["levels"])
+
+    @property
+    def negatives(self) -> Tensor:
+        """The queue of the deepest global level, K x D."""
+        return self.queue.keys[self.num_levels - 1]
+
+    def embed(self, encoder: Any, view: Tensor) -> Features:
+        """Features of the deepest global level."""
+        maps = encoder.backbone(view)
+        pooled = maps[-1].flatten(2).mean(2)
+        return {"backbone": pooled, "embedding": encoder.neck(maps)[:, -1]}
+
+    @torch.no_grad()
+    def inspect(self, inputs: list[Tensor]) -> dict[str, Any]:
+        """Agreement of images and patch sets.
+
+        Returns:
+            ``cross``: cosine of each local query and its global key, N x L.
+        """
+        self.check_views(inputs)
+        query = self.encode(self, *inputs[0::2])["levels"]
+        key = self.encode(self.encoder_k, *inputs[1::2])["levels"]
+        cut = self.num_levels
+        return {"cross": (query[:, cut:] * key[:, :cut]).sum(2)}
+
+    def _by_level(self, levels: Tensor) -> Tensor:
+        """N x 2L x D as 2 x L x N x D."""
+        return levels.transpose(0, 1).unflatten(0, (2, -1))
+
+    def _check_groups(self, num_images: int) -> None:
+        norm = next(
+            (m for m in self.backbone.modules() if isinstance(m, SplitBatchNorm)), None
+        )
+        if self.training and norm is not None and num_images % norm.num_splits:
+            warnings.warn(
+                f"The batch of {num_images} images is no multiple of bn_splits="
+                f"{norm.num_splits}: patches of an image fall into different groups of "
+                "BatchNorm, which weakens its protection. Choose a batch that is.",
+                stacklevel=2,
+            )

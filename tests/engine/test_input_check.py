@@ -1,0 +1,184 @@
+"""The input check speaks before any work is done, and leaves no trace."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel
+from torch.utils.data import DataLoader, IterableDataset
+
+from mmssl_ext.engine import ConfigError
+from mmssl_ext.engine.hooks import InputCheckHook
+from tests.engine.support import config, loader, make_runner, write_images
+from tests.engine.toy_run import ToyData, toy_runner
+
+HOOK = {"type": "InputCheckHook"}
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images")
+
+
+class Trace(Hook):
+    """What reaches the training: views, generators, modes."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        views = [view.tolist() for view in data_batch["inputs"]]
+        draws = torch.rand(1).item(), np.random.rand(), random.random()
+        self.seen.append((views, draws))
+
+
+def watch(model, fail=None):
+    """Give a model a check that notes what it sees, and tries to leave traces."""
+    calls = []
+
+    def check_inputs(inputs):
+        shapes = [tuple(view.shape) for view in inputs]
+        modes = {module.training for module in model.modules()}
+        calls.append((shapes, modes, torch.is_grad_enabled()))
+        torch.rand(1), np.random.rand(), random.random()
+        model.neck(model.backbone(inputs[0]))
+        if fail:
+            raise fail
+
+    model.check_inputs = check_inputs
+    return calls
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_training_is_the_same_with_and_without(images, tmp_path, keyed):
+    traces, states = [], []
+    for name, hooks in (("with", {"input_check": HOOK}), ("without", {})):
+        cfg = config(images, tmp_path / name, epochs=1, **hooks)
+        if not keyed:
+            del cfg.default_hooks.draw_key
+        trace = Trace()
+        runner = make_runner(cfg, trace)
+        calls = watch(runner.model)
+        runner.train()
+        traces.append(trace.seen)
+        states.append(runner.model.state_dict())
+        assert calls == [([(1, 3, 16, 16)] * 2, {False}, False)] * len(hooks)
+    assert traces[0] == traces[1]
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_modes_and_buffers_are_given_back_also_after_a_failure(images, tmp_path):
+    for fail in (None, ValueError("The views do not suit.")):
+        runner = make_runner(config(images, tmp_path))
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        model = runner.model.train()
+        watch(model, fail)
+        model.backbone.bn1.eval()
+        modes = [module.training for module in model.modules()]
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        torch.manual_seed(1)
+        expected = torch.get_rng_state()
+        if fail:
+            with pytest.raises(ConfigError):
+                InputCheckHook().before_train(runner)
+        else:
+            InputCheckHook().before_train(runner)
+        assert [module.training for module in model.modules()] == modes
+        assert torch.equal(torch.get_rng_state(), expected)
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError])
+def test_a_failing_check_is_one_sentence_before_any_work(images, tmp_path, kind):
+    knn = {
+        "type": "KNNHook",
+        "bank_dataloader": loader(images),
+        "query_dataloader": loader(images),
+    }
+    cfg = config(images, tmp_path, knn=knn, input_check=HOOK)
+    runner = make_runner(cfg)
+    watch(runner.model, kind("The views do not suit."))
+    with pytest.raises(ConfigError, match=r"^The views do not suit\.$"):
+        runner.train()
+    assert runner.iter == 0
+    assert runner.message_hub.get_info("knn_history") is None
+
+
+def test_a_wrapped_model_is_checked(images, tmp_path, monkeypatch):
+    runner = make_runner(config(images, tmp_path))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    calls = watch(runner.model)
+    wrapper = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
+    torch.nn.Module.__init__(wrapper)
+    wrapper.module = runner.model
+    runner.model = wrapper
+    InputCheckHook().before_train(runner)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda data: (
+                data.dataset.pipeline[1]
+                .views[1]
+                .append({"type": "CutPatches", "size": 6, "grid": 3})
+            ),
+            "The training pipeline fails on sample 0: CutPatches: an image of 16 x 16 "
+            "pixels has cells of 5 x 5",
+        ),
+        (
+            lambda data: data.collate_fn.update(type="pseudo_collate"),
+            "MultiViewPreprocessor expects each view as one tensor",
+        ),
+    ],
+    ids=["pipeline", "collate"],
+)
+def test_a_failing_pipeline_is_one_sentence(images, tmp_path, change, sentence):
+    cfg = config(images, tmp_path, input_check=HOOK)
+    change(cfg.train_dataloader)
+    runner = make_runner(cfg)
+    with pytest.raises(ConfigError) as caught:
+        runner.train()
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("unreadable", [2, 16])
+def test_unreadable_images_are_passed_over(images, tmp_path, unreadable):
+    paths = sorted(images.rglob("*.png"))
+    for path in paths[:unreadable]:
+        path.write_bytes(b"no image")
+    runner = make_runner(config(images, tmp_path))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    calls = watch(runner.model)
+    InputCheckHook().before_train(runner)
+    assert len(calls) == (unreadable < 16)
+
+
+def test_a_model_without_a_check_trains(tmp_path):
+    runner = toy_runner(tmp_path, "input_check_toy", InputCheckHook(), epochs=1)
+    runner.train()
+    assert runner.iter == 6
+
+
+def test_a_dataset_without_indices_is_left_alone(tmp_path):
+    class Stream(IterableDataset):
+        def __len__(self):
+            return 24
+
+        def __iter__(self):
+            return (ToyData()[i] for i in range(24))
+
+        def __getitem__(self, index):
+            raise AssertionError("no index here")
+
+    runner = toy_runner(tmp_path, "input_check_stream", InputCheckHook(), epochs=1)
+    runner._train_dataloader = DataLoader(Stream(), batch_size=4)
+    runner.train()
+    assert runner.iter == 6
