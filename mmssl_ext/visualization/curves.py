@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -26,10 +27,13 @@ from .logs import RunLog
 INK, FAINT = "#24292f", "#6e7781"
 # Okabe and Ito's palette, told apart with every kind of colour blindness; the line
 # styles say the same once more.
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-COLORS = {"ink": INK, "faint": FAINT, "blue": BLUE, "orange": ORANGE, "green": GREEN}
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+COLORS = {
+    **{"ink": INK, "faint": FAINT, "blue": BLUE},
+    **{"orange": ORANGE, "green": GREEN, "pink": PINK},
+}
 
-_STYLES = ((BLUE, "--"), (ORANGE, "-."), (GREEN, ":"))
+_STYLES = ((BLUE, "--"), (ORANGE, "-."), (GREEN, ":"), (PINK, (0, (6, 1, 1, 1))))
 _DOTS = (0, (1, 2))
 _MAX_POINTS = 300
 # Inches; small, so that the text is still readable when a phone scales them down.
@@ -39,6 +43,8 @@ _WIDE, _SMALL = (4.6, 3.2), (3.6, 2.4)
 def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     """Draw the total loss and its terms.
 
+    Of a term that is logged before its weight (``nce_x`` beside ``loss_x``), that one.
+
     Args:
         log: The run.
         queue_length: Number of negatives K; adds the line ln(K + 1), the instance
@@ -47,13 +53,16 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     if not log.train:
         return None
     figure, axes = new_figure(_WIDE)
-    terms = [key for key in log.train_keys() if re.fullmatch(r"loss_\w+", key)]
+    keys = log.train_keys()
+    weighted = {key.replace("nce_", "loss_") for key in keys if key.startswith("nce_")}
+    terms = [key for key in keys if re.fullmatch(r"(loss|nce)_\w+", key)]
+    terms = [key for key in terms if key not in weighted]
     x, total = _over_time(log, "loss")
     _line(axes, x, total, INK, label="total")
     if len(terms) > 1:  # a single term is the total
         for i, key in enumerate(terms):
             color, style = _STYLES[i % len(_STYLES)]
-            label = key.removeprefix("loss_")
+            label = re.sub("nce_(.*)", r"\1, not weighted", key).removeprefix("loss_")
             _line(axes, *_over_time(log, key), color, style, label)
         legend_below(figure)
     if queue_length:
@@ -61,9 +70,10 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
         _mark(axes, chance, f"chance level: ln({queue_length:,} + 1) = {chance:.2f}")
     axes.set_title("Training loss", loc="left")
     axes.set_xlabel(_time_label(log))
-    axes.set_ylabel("loss (nats)")
+    axes.set_ylabel("loss (nats)" if queue_length else "loss")
     axes.margins(y=0.12)
-    axes.set_ylim(bottom=0)
+    if not any(value < 0 for value in total):  # SimSiam's is
+        axes.set_ylim(bottom=0)
     return figure
 
 
@@ -150,7 +160,8 @@ def to_svg(figure: Figure, name: str) -> str:
     """Return ``figure`` as an inline ``<svg>`` element that follows the page's theme.
 
     Its colours are the page's CSS variables ``--ink``, ``--faint``, ``--blue``,
-    ``--orange`` and ``--green``, its text stays text, and it names no outside address.
+    ``--orange``, ``--green`` and ``--pink``; its text stays text, and it names no
+    outside address.
 
     Args:
         figure: The figure.
@@ -252,12 +263,13 @@ def _line(
     x: Sequence[float],
     y: Sequence[float],
     color: str,
-    style: str = "-",
+    style: Any = "-",
     label: str | None = None,
 ) -> None:
     xs, ys = thin(x, y)
     marker = "o" if len(xs) < 3 else None
-    axes.plot(xs, ys, style, color=color, linewidth=1.5, label=label, marker=marker)
+    looks = {"color": color, "linestyle": style, "marker": marker}
+    axes.plot(xs, ys, linewidth=1.5, label=label, **looks)
 
 
 def thin(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,12 @@ from html import escape
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #24292f; --faint: #6e7781; --page: #f6f8fa;
-  --card: #fff; --line: #d8dee4; --blue: #0072b2; --orange: #c05000; --green: #007a5a; }
+  --card: #fff; --line: #d8dee4; --blue: #0072b2; --orange: #c05000; --green: #007a5a;
+  --pink: #a0527d; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --faint: #9198a1; --page: #0d1117; --card: #161b22;
-    --line: #30363d; --blue: #58b4f0; --orange: #f59a4a; --green: #3fcf9f; } }
+    --line: #30363d; --blue: #58b4f0; --orange: #f59a4a; --green: #3fcf9f;
+    --pink: #e39ac3; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 66rem; padding: 1rem clamp(.75rem, 3vw, 2rem) 3rem;
   background: var(--page); color: var(--ink); line-height: 1.5;

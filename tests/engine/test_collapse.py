@@ -21,7 +21,7 @@ class Log(list):
 def run(hook, embed, losses=(), start=0, queue=None):
     """Feed a hook with ``embed(i)``; returns the log lines and the message hub."""
     queue = normalize(torch.randn(K, D), dim=1) if queue is None else queue
-    model = SimpleNamespace(queue=SimpleNamespace(keys=queue))
+    model = SimpleNamespace(negatives=queue)
     hub = MessageHub(f"collapse{id(hook)}")
     runner = SimpleNamespace(
         model=model, iter=start, epoch=0, world_size=1, logger=Log(), message_hub=hub

@@ -61,7 +61,6 @@ def test_queue_length_is_found(tmp_path, length):
     from mmssl_ext.engine.hooks.report import run_facts
 
     runner = toy_runner(tmp_path, f"queue{length}", epochs=1)
-    runner.model.queue = torch.nn.Module()
-    runner.model.queue.register_buffer("keys", torch.zeros(length, 2))
+    runner.model.register_buffer("negatives", torch.zeros(length, 2))
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     assert run_facts(runner)["queue_length"] == length

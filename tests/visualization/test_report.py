@@ -130,6 +130,33 @@ def test_curves_hold_the_points_of_the_log(work_dir):
     assert start.get_ydata()[0] == 31.37
 
 
+def test_terms_are_drawn_before_their_weight(tmp_path):
+    """Of DenseCL's kind: what is comparable with ln(K + 1), not half of it."""
+    rows = [
+        train_row(step)
+        | {"loss_dense": 3.0, "nce_dense": 6.0, "nce_instance": 8.0, "loss_region": 5.0}
+        for step in (10, 20)
+    ]
+    for row in rows:
+        del row["loss_consistency"]
+    write_session(tmp_path, "1", rows)
+    figure = curves.loss_figure(logs.read_run(tmp_path), QUEUE)
+    labels = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert list(labels)[1:4] == [
+        *("dense, not weighted", "instance, not weighted", "region"),
+    ]
+    assert set(labels["instance, not weighted"].get_ydata()) == {8.0}
+    assert curves.to_svg(figure, "loss").count("--pink") == 0
+
+
+def test_negative_losses_are_shown(tmp_path):
+    rows = [train_row(step) | {"loss": -0.5} for step in (10, 20)]
+    write_session(tmp_path, "1", rows)
+    figure = curves.loss_figure(logs.read_run(tmp_path))
+    assert figure.axes[0].get_ylim()[0] < -0.5
+    assert figure.axes[0].get_ylabel() == "loss"
+
+
 def test_missing_parts_leave_a_sentence(tmp_path):
     rows = [train_row(step) for step in (10, 20)]
     for row in rows:

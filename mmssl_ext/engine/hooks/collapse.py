@@ -27,12 +27,13 @@ class CollapseMonitorHook(Hook):
     model narrows its spread, because nothing pushes the images apart.
 
     A model takes part by ``last_embeddings`` (``query`` and ``key``, N x D unit rows)
-    and, for what concerns the queue, ``queue.keys`` (K x D).
+    and, for what concerns the queue, ``negatives`` (K x D).
 
     Args:
         interval: Iterations between two checks.
         min_std_ratio: Warn below this ``std_ratio``.
-        loss_name: The loss that is compared with ln(K + 1).
+        loss_name: The loss that is compared with ln(K + 1); where a method weighs its
+            instance loss, the one before that.
         pinned_checks: Consecutive checks at ln(K + 1), within 0.01, before the warning.
     """
 
@@ -166,5 +167,5 @@ def _model(runner: Any) -> Any:
 
 
 def _queue(runner: Any) -> torch.Tensor | None:
-    keys = getattr(getattr(_model(runner), "queue", None), "keys", None)
-    return keys if isinstance(keys, torch.Tensor) else None
+    negatives = getattr(_model(runner), "negatives", None)
+    return negatives if isinstance(negatives, torch.Tensor) else None

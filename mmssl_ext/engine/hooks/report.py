@@ -66,7 +66,7 @@ class ReportHook(Hook):
 def run_facts(runner: Any) -> dict[str, Any]:
     """Return what the report needs beside the logs, ready for JSON."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    keys = getattr(getattr(model, "queue", None), "keys", None)
+    negatives = getattr(model, "negatives", None)  # K x D
     dataset = runner.train_dataloader.dataset
     batch = getattr(runner.train_dataloader, "batch_size", None)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -78,7 +78,7 @@ def run_facts(runner: Any) -> dict[str, Any]:
         "method": type(model).__name__,
         "dataset": " ".join([type(dataset).__name__, *_source(dataset)]),
         "images": len(dataset),
-        "queue_length": int(keys.shape[0]) if torch.is_tensor(keys) else None,
+        "queue_length": len(negatives) if torch.is_tensor(negatives) else None,
         "seed": runner.seed,
         "batch_size": batch * runner.world_size if batch else None,
         "max_epochs": runner.max_epochs,
