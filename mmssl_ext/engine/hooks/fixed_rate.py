@@ -40,4 +40,4 @@ class FixedRateHook(Hook):
     ) -> None:
         """Undo what the schedule did to them."""
         for group in self._groups:
-            group["lr"] = group["initial_lr"]
+            group["lr"] = group.get("initial_lr", group["lr"])

@@ -32,6 +32,7 @@ no negatives, so here each region of the mixed first view predicts the second vi
 projection of its own image (our reading, unverified).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -87,10 +88,13 @@ class RegionContrast(SSLAlgorithm):
         maps = self.backbone(mixed)[-1]  # N x C x h x w
         stride = self.region.stride
         if [stride * size for size in maps.shape[2:]] != list(view.shape[2:]):
+            # A power of two, of which the map rounds what is left over up to a cell.
+            true = 2 ** math.ceil(math.log2(view.shape[2] / maps.shape[2]))
             raise ValueError(
                 f"The backbone turns {view.shape[2]} x {view.shape[3]} pixels into "
                 f"{maps.shape[2]} x {maps.shape[3]} cells, which are not {stride} "
-                f"pixels wide; set region.stride to {view.shape[2] // maps.shape[2]}."
+                f"pixels wide; set region.stride to {true} and crop to a multiple of "
+                "it."
             )
         pooled = torch.cat(pool_regions(maps, cells))  # 2N x C
         canvas, paste = self.neck((pooled[:, :, None, None],))[0].chunk(2)
