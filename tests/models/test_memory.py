@@ -5,13 +5,13 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from mmssl_ext.models.memory import KeyQueue, MomentumEncoder
+from mmssl_ext.models.memory import KeyQueue, MomentumEncoder, StepCounter
 
 from ..distributed import run_ranks
 
 
 def unit(*shape):
-    return normalize(torch.randn(*shape), dim=1)
+    return normalize(torch.randn(*shape), dim=-1)
 
 
 @pytest.mark.parametrize("sizes", [[4, 4, 4, 4], [3, 3, 3, 3], [1, 7, 10, 25, 2, 31]])
@@ -30,29 +30,69 @@ def test_queue_equals_a_list(sizes):
     torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(10))
 
 
-def enqueue_on_a_rank(rank, batches):
+@pytest.mark.parametrize("sizes", [[4, 4, 4], [25, 10, 7], [1, 11, 3]])
+def test_grouped_queue_equals_separate_queues(sizes):
+    """Wrapping around, and batches that are larger than the queue."""
     torch.manual_seed(0)
-    queue = KeyQueue(10, 4)
-    for batch in batches:
-        queue.enqueue(batch.chunk(2)[rank])
-    return queue.state_dict()
+    grouped = KeyQueue(10, 4, groups=3)
+    assert grouped.keys.shape == (3, 10, 4)
+    torch.testing.assert_close(grouped.keys.norm(dim=2), torch.ones(3, 10))
+    assert len({float(x) for x in grouped.keys[:, 0, 0]}) == 3  # noise of their own
+    separate = [KeyQueue(10, 4) for _ in range(3)]
+    for queue, keys in zip(separate, grouped.keys, strict=True):
+        queue.keys.copy_(keys)
+    for size in sizes:
+        batch = unit(size, 3, 4)
+        grouped.enqueue(batch)
+        for g, queue in enumerate(separate):
+            queue.enqueue(batch[:, g])
+            assert torch.equal(grouped.keys[g], queue.keys)
+            assert torch.equal(grouped.ptr, queue.ptr)
+
+
+def enqueue_on_a_rank(rank, batches, groups):
+    torch.manual_seed(0)
+    queues = [KeyQueue(10, 4, n) for n in groups]
+    for steps in batches:
+        for queue, batch in zip(queues, steps, strict=True):
+            queue.enqueue(batch.chunk(2)[rank])
+    return [queue.state_dict() for queue in queues]
 
 
 def test_queue_gathers_ranks_in_order():
     torch.manual_seed(1)
-    batches = [unit(6, 4), unit(14, 4), unit(2, 4)]
+    groups = (None, 3)
+    batches = [(unit(n, 4), unit(n, 3, 4)) for n in (6, 14, 2)]
     torch.manual_seed(0)
-    single = KeyQueue(10, 4)
-    for batch in batches:
-        single.enqueue(batch)
-    for state in run_ranks(enqueue_on_a_rank, 2, batches):
-        assert torch.equal(state["keys"], single.keys)
-        assert torch.equal(state["ptr"], single.ptr)
+    queues = [KeyQueue(10, 4, n) for n in groups]
+    for steps in batches:
+        for queue, batch in zip(queues, steps, strict=True):
+            queue.enqueue(batch)
+    for states in run_ranks(enqueue_on_a_rank, 2, batches, groups):
+        for state, queue in zip(states, queues, strict=True):
+            assert torch.equal(state["keys"], queue.keys)
+            assert torch.equal(state["ptr"], queue.ptr)
 
 
-def test_queue_needs_a_size():
+@pytest.mark.parametrize("size", [(0, 4), (4, 0)])
+def test_queue_needs_a_size(size):
     with pytest.raises(ValueError, match="queue_len"):
-        KeyQueue(0, 4)
+        KeyQueue(*size)
+
+
+def test_steps_are_counted_twice_and_go_on_after_a_restart():
+    counter = StepCounter()
+    for n in range(3):
+        assert counter.num_steps == counter.steps.item() == n
+        counter.count_step()
+    state = {f"part.{k}": v.clone() for k, v in counter.state_dict().items()}
+    assert state.keys() == {"part.steps"}
+    restored = nn.ModuleDict({"part": StepCounter()})
+    restored.load_state_dict(state)
+    assert type(restored["part"].num_steps) is int
+    restored["part"].count_step()
+    assert restored["part"].num_steps == restored["part"].steps.item() == 4
+    assert counter.num_steps == 3
 
 
 def encoder(seed):

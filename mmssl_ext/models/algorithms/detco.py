@@ -67,6 +67,12 @@ class DetCo(MoCo):
 
     def check_sizes(self, feat_dim: int | None = None) -> None:
         """Compare the number of levels, heads and weights, and ``feat_dim``."""
+        for part, mark, kind in (
+            (self.neck, "global_heads", "neck.type to MultiLevelNeck"),
+            (self.head, "level_weights", "head.type to MultiLevelHead"),
+        ):
+            if not hasattr(part, mark):
+                raise ValueError(f"{type(part).__name__} knows no levels; set {kind}.")
         levels = len(getattr(self.backbone, "out_indices", self.neck.in_channels))
         weights = len(self.head.level_weights)
         if not levels == self.num_levels == weights:

@@ -1,0 +1,273 @@
+"""What every algorithm must keep, whatever it contrasts."""
+
+import copy
+import re
+from unittest import mock
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from mmssl_ext.models.algorithms import regioncl
+from mmssl_ext.models.layers import SplitBatchNorm, region
+from mmssl_ext.models.memory import KeyQueue
+
+from ..distributed import run_ranks
+from .common import ALGORITHMS, QUEUE_ALGORITHMS, build, step, views
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:bn_splits=1"),
+    pytest.mark.filterwarnings("ignore:The batch of .* no multiple of bn_splits"),
+]
+every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+every_queue_algorithm = pytest.mark.parametrize("name", QUEUE_ALGORITHMS)
+
+
+def variants(*bn_splits):
+    """Each algorithm with each ``bn_splits``, where it has that at all."""
+    cases = [(name, dict(bn_splits=n)) for name in QUEUE_ALGORITHMS for n in bn_splits]
+    cases += [(name, {}) for name in ALGORITHMS[len(QUEUE_ALGORITHMS) :]]
+    ids = ["-".join([name, *map(str, changes.values())]) for name, changes in cases]
+    return pytest.mark.parametrize(("name", "changes"), cases, ids=ids)
+
+
+def queues(model):
+    """Every queue by its name."""
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, KeyQueue)}
+
+
+def assert_same_state(ours, theirs):
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
+
+
+def embedding(name):
+    """The name of the feature that is the embedding."""
+    return "embedding" if name in QUEUE_ALGORITHMS else "projection"
+
+
+@variants(1, 4)
+def test_every_parameter_learns_and_no_key_does(name, changes):
+    model = build(name, **changes)
+    contrast, seen = model.contrast, {}
+
+    def spy(query, key):
+        seen.update(query=query, key=key)
+        return contrast(query, key)
+
+    with mock.patch.object(model, "contrast", spy):
+        losses = model(views(8, type_=name), mode="loss")
+    sum(v for k, v in losses.items() if "loss" in k).backward()
+    for key, parameter in model.named_parameters():
+        if key.startswith("encoder_k."):
+            assert not parameter.requires_grad and parameter.grad is None, key
+        else:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+    assert seen["query"][embedding(name)].requires_grad
+    if name in QUEUE_ALGORITHMS:  # others stop the gradient in the head
+        assert not any(x.requires_grad for x in seen["key"].values())
+    constants = dict(model.named_buffers()) | model.last_embeddings
+    assert not any(x.requires_grad for x in constants.values())
+
+
+@every_algorithm
+def test_losses_are_named_scalars_and_the_rest_is_constant(name):
+    losses = build(name)(views(8, type_=name), mode="loss")
+    assert "loss_instance" in losses or name == "DetCo"
+    for key, value in losses.items():
+        assert value.shape == (), key
+        assert value.requires_grad == key.startswith("loss_"), key
+
+
+@variants(1, 8)
+def test_any_batch_size(name, changes):
+    model, total = build(name, **changes), 0  # queues of 64
+    for seed, batch in enumerate((1, 5, 8, 100)):
+        if name not in QUEUE_ALGORITHMS:
+            batch = max(2, batch)  # the neck has BatchNorm
+        losses = model(views(batch, seed, 64, type_=name), mode="loss")
+        assert all(torch.isfinite(v) for v in losses.values())
+        total += batch
+        for queue in queues(model).values():
+            assert queue.ptr.item() == total % 64
+        for x in model.last_embeddings.values():
+            assert len(x) == batch
+            torch.testing.assert_close(x.norm(dim=1), torch.ones(batch))
+    for queue in queues(model).values():
+        norms = queue.keys.norm(dim=-1)
+        torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+@every_queue_algorithm
+def test_keys_become_negatives_after_their_own_step(name):
+    model = build(name)
+    model(views(8, 0, type_=name), mode="loss")
+    before = copy.deepcopy(model)
+    inputs = views(8, 1, type_=name)
+    losses = model(inputs, mode="loss")
+    key = before.encode_key(*inputs[1::2])
+    again = before.contrast(before.encode_query(*inputs[0::2]), key)
+    for term, value in losses.items():  # against the queue as it stood before
+        torch.testing.assert_close(again[term], value)
+    torch.testing.assert_close(model.last_embeddings["key"], key["embedding"])
+    assert torch.equal(model.negatives[8:16], model.last_embeddings["key"])
+    for part, queue in queues(model).items():
+        old = dict(before.named_modules())[part].keys
+        changed = (queue.keys != old).any(-1)  # K or G x K
+        assert changed[..., 8:16].all()
+        assert not changed[..., :8].any() and not changed[..., 16:].any()
+
+
+def by_halves(num_images, device=None):
+    """The pairing of two ranks, in one process."""
+    half = region.pairing(num_images // 2, device)
+    return torch.cat([half, half + num_images // 2])
+
+
+def train(name, rank, world_size):
+    """Three steps on this rank's part of twelve images, BatchNorm frozen."""
+    model = build(name)
+    assert name not in QUEUE_ALGORITHMS or model.shuffles == (world_size > 1)
+    call = DistributedDataParallel(model) if world_size > 1 else model
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    history = []
+    with mock.patch.object(region, "get_rank", return_value=0):  # one for all
+        for seed in range(3):
+            inputs = [v.chunk(world_size)[rank] for v in views(12, seed, type_=name)]
+            history.append(step(call, inputs, optimizer))
+    return model.state_dict(), history
+
+
+def train_on_a_rank(rank):
+    torch.use_deterministic_algorithms(True)
+    return {name: train(name, rank, 2) for name in ALGORITHMS}
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return run_ranks(train_on_a_rank, 2)  # all at once: starting processes is slow
+
+
+@every_algorithm
+def test_two_ranks_equal_one(name, ranks):
+    """Same global batch: same losses, queues and weights."""
+    with mock.patch.object(regioncl, "pairing", by_halves):
+        truth, history = train(name, 0, 1)
+    for t, losses in enumerate(history):
+        for key, value in losses.items():
+            mean = sum(r[name][1][t][key] for r in ranks) / 2
+            assert mean == pytest.approx(value, rel=1e-5, abs=1e-5), key
+    for state, _ in (r[name] for r in ranks):
+        assert state.keys() == truth.keys()
+        for key, value in truth.items():
+            torch.testing.assert_close(state[key], value, rtol=1e-5, atol=1e-5)
+
+
+@every_queue_algorithm
+def test_one_device_splits_and_shuffles_the_keys(name):
+    model = build(name, bn_splits=4)
+    split = [m for m in model.modules() if isinstance(m, SplitBatchNorm)]
+    plain = [m for m in model.modules() if type(m) is torch.nn.BatchNorm2d]
+    assert len(split) == 2 * 20 and not plain
+    assert model.shuffles
+    # The key sees another grouping than the query would with the same images ...
+    inputs = views(16, type_=name)[0::2]
+    key, query = model.encode_key(*inputs), model.encode_query(*inputs)
+    assert key.keys() <= query.keys()
+    for part, value in key.items():
+        assert not torch.allclose(value, query[part], atol=1e-2), part
+    # ... and comes back in order: without batch statistics nothing is left of it.
+    model.eval()
+    model.encoder_k.copy_from(**model.query_parts)
+    key, query = model.encode_key(*inputs), model.encode_query(*inputs)
+    for part, value in key.items():
+        torch.testing.assert_close(value, query[part])
+        assert not torch.allclose(value, value.roll(1, 0), atol=1e-2), part
+
+
+@variants(4)
+def test_state_dict_holds_everything(name, changes):
+    model = build(name, **changes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step(model, views(8, type_=name), optimizer)
+    restored = build(name, seed=1, **changes)
+    restored.load_state_dict(model.state_dict())
+    other = torch.optim.SGD(restored.parameters(), lr=0.1)
+    for seed in (1, 2):
+        inputs = views(8, seed, type_=name)
+        assert step(model, inputs, optimizer) == step(restored, inputs, other)
+    assert_same_state(restored, model)
+
+
+@every_algorithm
+def test_embed_modes(name):
+    model = build(name)
+    model(views(8, type_=name), mode="loss")
+    with torch.no_grad():
+        model.backbone.conv1.weight.add_(1)
+    model.eval()
+    inputs = views(5, type_=name)
+    query = model(inputs[0], mode="embed")
+    maps = model(inputs[0], mode="tensor")[-1]
+    torch.testing.assert_close(query["backbone"], maps.mean((2, 3)))
+    trained = normalize(model.encode_query(*inputs[0::2])[embedding(name)], dim=1)
+    torch.testing.assert_close(normalize(query["embedding"], dim=1), trained)
+    if name not in QUEUE_ALGORITHMS:
+        with pytest.raises(ValueError, match=f"{name} has no key encoder"):
+            model(inputs[0], mode="embed_key")
+        return
+    key = model(inputs[0], mode="embed_key")
+    old = model.encode(model.encoder_k, *inputs[0::2])["embedding"]
+    torch.testing.assert_close(normalize(key["embedding"], dim=1), old)
+    assert not torch.allclose(query["backbone"], key["backbone"], atol=1e-2)
+
+
+@every_algorithm
+def test_wrong_number_of_views_is_refused(name):
+    model, inputs = build(name), views(4, type_=name)
+    right = len(inputs)
+    wrong = {1: inputs[0], right - 1: inputs[:-1], right + 1: [*inputs, inputs[0]]}
+    for count, given in wrong.items():
+        message = re.escape(f"{name} takes {right} views per image, not {count};")
+        with pytest.raises(ValueError, match=message):
+            model(given, mode="loss")
+        with pytest.raises(ValueError, match=message):
+            model.check_inputs(given)
+
+
+@pytest.mark.parametrize("name", ["MoCo", "CO2", "SimSiam"])
+def test_nothing_to_inspect_is_said(name):
+    with pytest.raises(ValueError, match=f"{name} has nothing to draw"):
+        build(name)(views(4), mode="inspect")
+
+
+@variants(4)
+def test_looking_does_not_change_training(name, changes):
+    """Neither the check of the inputs nor a drawing or evaluation, in eval mode."""
+    looked_at, left_alone = build(name, **changes), build(name, **changes)
+    for seed in range(2):
+        looked_at.eval()
+        looked_at.check_inputs(views(1, 7, type_=name))
+        looked_at(views(2, 8, type_=name)[0], mode="embed")
+        if name not in ("MoCo", "CO2", "SimSiam"):
+            looked_at(views(2, 8, type_=name), mode="inspect")
+        assert_same_state(looked_at, left_alone)
+        looked_at.train()
+        figures = [
+            step(
+                model,
+                views(8, seed, type_=name),
+                torch.optim.SGD(model.parameters(), lr=0.1),
+            )
+            for model in (looked_at, left_alone)
+        ]
+        assert figures[0] == figures[1]
+    assert_same_state(looked_at, left_alone)
