@@ -71,6 +71,7 @@ format: venv ## Format the code and fix what ruff can fix
 
 bench: venv ## Run the benchmarks (some ten minutes on an idle machine)
 	$(PY) benchmarks/queue_loss.py
+	$(PY) benchmarks/dense_loss.py
 	$(PY) benchmarks/step.py
 
 clean: ## Remove .venv, caches and build leftovers; data and runs stay

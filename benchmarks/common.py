@@ -6,14 +6,19 @@ bootstrap interval.
 """
 
 import csv
+import ctypes
+import multiprocessing as mp
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
 Arms = dict[str, Callable[[], object]]
@@ -47,12 +52,67 @@ def ratio(numerator: list[float], denominator: list[float]) -> tuple[float, ...]
 def peak_memory(call: Callable[[], object]) -> int:
     """Bytes by which a call raises the resident memory of this process at most.
 
-    Linux only: the kernel's high-water mark is reset before the call.
+    Linux with glibc only: what earlier calls freed is given back first, since a call
+    would else take it unseen, and the kernel's high-water mark is reset.
     """
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     call()
     return max(0, _status("VmHWM") - before)
+
+
+def fresh_peak_memory(losses: type, size: int, arm: str) -> int:
+    """Peak extra bytes of ``losses(size).arm()`` in a fresh process, on one thread.
+
+    Args:
+        losses: A class of the benchmark's main module.
+        size: Of the inputs.
+        arm: Name of the method to call.
+    """
+    context = mp.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_peak_of_arm, losses, size, arm).result()
+
+
+def _peak_of_arm(losses: type, size: int, arm: str) -> int:
+    torch.set_num_threads(1)
+    call = getattr(losses(size), arm)
+    getattr(losses(8), arm)()  # one-time allocations of libraries
+    return peak_memory(call)
+
+
+def loss_and_gradient(loss: Callable[[], Tensor], leaf: Tensor) -> tuple[Tensor, ...]:
+    """Value of a loss and its gradient with respect to ``leaf``."""
+    leaf.grad = None
+    value = loss()
+    value.backward()
+    assert leaf.grad is not None
+    return value.detach(), leaf.grad
+
+
+def compare(result: tuple[Tensor, ...], peer: tuple[Tensor, ...]) -> None:
+    """Fail unless two results of :func:`loss_and_gradient` are the same."""
+    torch.testing.assert_close(result[0], peer[0], rtol=1e-5, atol=1e-6)
+    assert (result[1] - peer[1]).norm() / peer[1].norm() < 1e-5
+
+
+def against_peer(
+    arm: str, peer: str, seconds: dict[str, list[float]], peaks: dict[str, int]
+) -> dict:
+    """Columns that compare time and peak extra memory of an arm with its peer's."""
+    speedup, low, high = ratio(seconds[peer], seconds[arm])
+    return {
+        "arm": arm,
+        "peer": peer,
+        "arm_ms": median_ms(seconds[arm]),
+        "peer_ms": median_ms(seconds[peer]),
+        "speedup": round(speedup, 2),
+        "speedup_low": round(low, 2),
+        "speedup_high": round(high, 2),
+        "arm_peak_mb": round(peaks[arm] / 1e6, 1),
+        "peer_peak_mb": round(peaks[peer] / 1e6, 1),
+    }
 
 
 def _status(key: str) -> int:

@@ -5,7 +5,6 @@ with the features: two einsums, the copy of the queue, the head. Values and grad
 are compared before anything is timed. Run: python benchmarks/queue_loss.py
 """
 
-import multiprocessing as mp
 import os
 from collections.abc import Callable
 
@@ -40,13 +39,10 @@ class Losses:
             temperature=TEMPERATURE,
         )
 
-    def _run(self, loss: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        self.q.grad = None
-        value = loss()
-        value.backward()
-        return value.detach(), self.q.grad
+    def _run(self, loss: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+        return common.loss_and_gradient(loss, self.q)
 
-    def mmpretrain(self) -> tuple[Tensor, Tensor]:
+    def mmpretrain(self) -> tuple[Tensor, ...]:
         """The peer: einsums, copy of the queue, ContrastiveHead."""
 
         def loss() -> Tensor:
@@ -56,13 +52,13 @@ class Losses:
 
         return self._run(loss)
 
-    def ours(self) -> tuple[Tensor, Tensor]:
+    def ours(self) -> tuple[Tensor, ...]:
         """The queue softmax as attention."""
         return self._run(
             lambda: info_nce(self.q, self.k, self.queue, TEMPERATURE).mean()
         )
 
-    def ours_chunked(self) -> tuple[Tensor, Tensor]:
+    def ours_chunked(self) -> tuple[Tensor, ...]:
         """The fallback in public ops."""
         fused = queue_attention._fast_path_agrees
         queue_attention._fast_path_agrees = lambda *_: False
@@ -71,13 +67,13 @@ class Losses:
         finally:
             queue_attention._fast_path_agrees = fused
 
-    def consistency(self) -> tuple[Tensor, Tensor]:
+    def consistency(self) -> tuple[Tensor, ...]:
         """The term of CO2."""
         return self._run(
             lambda: queue_consistency(self.q, self.k, self.queue, 0.05).mean()
         )
 
-    def consistency_naive(self) -> tuple[Tensor, Tensor]:
+    def consistency_naive(self) -> tuple[Tensor, ...]:
         """Two KL divergences of materialised profiles."""
 
         def loss() -> Tensor:
@@ -98,66 +94,23 @@ PEERS = {
 }
 
 
-def measure_memory(rows: int, arm: str, pipe) -> None:
-    """In a fresh process: peak extra bytes of the second call."""
-    torch.set_num_threads(1)
-    call = getattr(Losses(rows), arm)
-    getattr(Losses(8), arm)()  # one-time allocations of libraries
-    pipe.send(common.peak_memory(call))
-
-
-def memory(rows: int, arm: str) -> int:
-    """Peak extra bytes of an arm."""
-    ours, theirs = mp.get_context("spawn").Pipe(duplex=False)
-    context = mp.get_context("spawn")
-    process = context.Process(target=measure_memory, args=(rows, arm, theirs))
-    process.start()
-    result = ours.recv()
-    process.join()
-    return result
-
-
-def compare(losses: Losses) -> None:
-    """Fail unless every arm equals its peer in loss and gradient."""
-    for ours, peer in PEERS.items():
-        (value, grad), (peer_value, peer_grad) = (
-            getattr(losses, name)() for name in (ours, peer)
-        )
-        torch.testing.assert_close(value, peer_value, rtol=1e-5, atol=1e-6)
-        assert (grad - peer_grad).norm() / peer_grad.norm() < 1e-5
-
-
 def main() -> None:
     """Compare, time, write."""
     names = sorted({*PEERS, *PEERS.values()})
     rows = []
     for size in SIZES:
         losses = Losses(size)
-        compare(losses)
-        peaks = {name: memory(size, name) for name in names}
+        for ours, peer in PEERS.items():
+            common.compare(getattr(losses, ours)(), getattr(losses, peer)())
+        peaks = {name: common.fresh_peak_memory(Losses, size, name) for name in names}
         for threads in sorted({1, os.cpu_count() or 1}):
             torch.set_num_threads(threads)
             arms = {name: getattr(losses, name) for name in names}
             steps = 5 if size < 1000 else 1
             seconds = common.time_arms(arms, blocks=5, steps=steps)
             for ours, peer in PEERS.items():
-                speedup, low, high = common.ratio(seconds[peer], seconds[ours])
-                rows.append(
-                    {
-                        "n": size,
-                        "k": QUEUE_LEN,
-                        "threads": threads,
-                        "arm": ours,
-                        "peer": peer,
-                        "arm_ms": common.median_ms(seconds[ours]),
-                        "peer_ms": common.median_ms(seconds[peer]),
-                        "speedup": round(speedup, 2),
-                        "speedup_low": round(low, 2),
-                        "speedup_high": round(high, 2),
-                        "arm_peak_mb": round(peaks[ours] / 1e6, 1),
-                        "peer_peak_mb": round(peaks[peer] / 1e6, 1),
-                    }
-                )
+                figures = common.against_peer(ours, peer, seconds, peaks)
+                rows.append({"n": size, "k": QUEUE_LEN, "threads": threads} | figures)
     common.write_rows("queue_loss_cpu", rows)
 
 

@@ -19,7 +19,7 @@ Differs from the reference code:
 * ``DenseCLHook`` stands in the configs: the paper starts with lambda = 0 (10,000
   iterations, the author's word), the released configs left it out;
 * with ``num_grid`` the matching uses maps pooled like the dense features; the reference
-  matches on the unpooled maps and then takes wrong cells;
+  matches on the unpooled maps and then takes wrong cells or none;
 * whatever is encoded from a shuffled batch is put in order again, all of it.
 """
 
