@@ -6,10 +6,7 @@ VOC detection 58.72 AP. The rate rises over 5 epochs and then falls along a cosi
 
 _base_ = "../densecl/densecl_r50_imagenet.py"
 
-cells = (
-    3,
-    5,
-)  # smallest and largest side of a region in cells, of 7: 96, 128 or 160 of 224 px
+cells = (3, 5)  # sides of a region, of 7 cells: 96, 128 or 160 of 224 px
 stride = 32  # pixels per cell, of the last stage
 region_weight = 1.0
 warmup_epochs = 5

@@ -2,7 +2,7 @@
 
 _base_ = "../mocov2/mocov2_r18_cifar10.py"
 
-cells = (2, 3)  # smallest and largest side of a region in cells, of 4
+cells = (2, 3)  # sides of a region, of 4 cells
 stride = 8  # pixels per cell, of the last stage
 region_weight = 1.0
 

@@ -6,10 +6,7 @@ No published figure: the paper's comes from a batch of 1024 and a rate of 0.15
 
 _base_ = "../mocov2/mocov2_r50_imagenet.py"
 
-cells = (
-    3,
-    5,
-)  # smallest and largest side of a region in cells, of 7: 96, 128 or 160 of 224 px
+cells = (3, 5)  # sides of a region, of 7 cells: 96, 128 or 160 of 224 px
 stride = 32  # pixels per cell, of the last stage
 region_weight = 1.0
 
