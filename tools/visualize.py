@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Draw what a trained method does to a few images: matches, regions or patches."""
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("mmssl_ext") is None:  # a clone that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import DictAction
+
+from mmssl_ext.engine.launch import load_config, run_tool
+from mmssl_ext.visualization.method_pictures import write_picture
+
+
+def parse_args() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of DenseCL, RegionCL or DetCo")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument(
+        "--images", required=True, metavar="FOLDER", help="any folder of images"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FILE.png", help="picture to write"
+    )
+    parser.add_argument(
+        "--num", type=int, default=4, help="number of images, the first by name [4]"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random views [0]")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings",
+    )
+    return parser.parse_args()
+
+
+@run_tool
+def main() -> None:
+    """Run the command."""
+    args = vars(parse_args())
+    cfg = load_config(args.pop("config"), args.pop("cfg_options"))
+    print(f"Picture: {write_picture(cfg, **args)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
