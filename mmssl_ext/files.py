@@ -9,10 +9,18 @@ from pathlib import Path
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in one step: whoever reads it sees the old or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file in one step; where that fails, the old one stays."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def sha256(path: str | Path) -> str:

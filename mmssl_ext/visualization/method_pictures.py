@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 from mmssl_ext.engine.config_check import check_config
 from mmssl_ext.engine.errors import ConfigError
 from mmssl_ext.engine.testing import load_strictly
+from mmssl_ext.files import write_bytes
 from mmssl_ext.registry import MODELS
 
 from .method_figures import DRAWINGS, to_images
@@ -60,7 +61,9 @@ def write_picture(
         raise ValueError(f"The picture is a PNG; let --out end in .png, not {out}.")
     sheet = draw_picture(cfg, checkpoint, images, num, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write_png(sheet.pixels(), out)
+    png = io.BytesIO()
+    Image.fromarray(sheet.pixels()).save(png, format="PNG", optimize=True)
+    write_bytes(out, png.getvalue())
     return out
 
 
@@ -154,13 +157,3 @@ def shortened(name: str, length: int = 32) -> str:
     """Leave out the middle of a long file name."""
     half = length // 2
     return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
-
-
-def _write_png(pixels: np.ndarray, path: Path) -> None:
-    """Write H x W x 3 in one step."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(pixels).save(draft, format="PNG", optimize=True)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

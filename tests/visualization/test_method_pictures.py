@@ -17,7 +17,6 @@ from mmssl_ext.engine.launch import load_config
 from mmssl_ext.models.layers.region import Region, pool_regions
 from mmssl_ext.preprocessing import MultiViewPreprocessor
 from mmssl_ext.visualization import method_figures as figures
-from mmssl_ext.visualization import method_pictures
 from mmssl_ext.visualization.method_pictures import draw_picture, shortened
 from mmssl_ext.visualization.sheet import SCALE, Box
 from tests.engine.support import REPO, config, write_images
@@ -320,18 +319,6 @@ def test_an_image_does_not_depend_on_the_others(root):
     # In training mode BatchNorm would mix them.
     few, many = (rows(picture(root, "DenseCL", num)) for num in (1, 4))
     assert few == many[:1]
-
-
-def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
-    def fail(image, file, **options):
-        file.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    (tmp_path / "a.png").write_bytes(b"old")
-    monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        method_pictures._write_png(np.zeros((4, 4, 3), np.uint8), tmp_path / "a.png")
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
 
 def test_long_names_lose_their_middle():
