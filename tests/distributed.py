@@ -21,8 +21,14 @@ def run_ranks(function: Callable, world_size: int, *args) -> list:
     Returns:
         What each rank returned (tensors and plain data), in rank order.
     """
+    # Forked from a server that has imported the packages and done nothing else yet.
+    mp.get_context("forkserver").set_forkserver_preload(["mmssl_ext.models"])
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_start, (function, world_size, folder, args), nprocs=world_size)
+        mp.start_processes(
+            *(_start, (function, world_size, folder, args)),
+            nprocs=world_size,
+            start_method="forkserver",
+        )
         return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(world_size)]
 
 
