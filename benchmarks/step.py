@@ -154,6 +154,7 @@ def measure(depth: int, batch_size: int, size: int, steps: int) -> list[dict]:
 
 def main() -> None:
     """Time and write."""
+    common.keep_freed_memory()
     rows = measure(depth=18, batch_size=32, size=96, steps=4)
     rows += measure(depth=50, batch_size=8, size=224, steps=1)
     common.write_rows("step_cpu", rows)

@@ -149,7 +149,7 @@ def _segments(batch: int, num_rows: int, queue_len: int, on_gpu: bool) -> int:
     blocks, which spread badly over the threads; few rows are best left alone.
     """
     if not on_gpu:
-        return 4 if num_rows >= 768 and queue_len % 4 == 0 else 1
+        return 4 if num_rows >= 256 and queue_len % 4 == 0 else 1
     segments, blocks = 1, batch * -(-num_rows // 64)
     while segments * blocks < 256 and queue_len % (segments * 256) == 0:
         segments *= 2
