@@ -43,7 +43,7 @@ _WIDE, _SMALL = (4.6, 3.2), (3.6, 2.4)
 def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     """Draw the total loss and its terms.
 
-    Of a term that is logged before its weight (``nce_x`` beside ``loss_x``), that one.
+    Of a term that is logged before its weight (``nce_x``), that one as "raw x".
 
     Args:
         log: The run.
@@ -62,7 +62,7 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     if len(terms) > 1:  # a single term is the total
         for i, key in enumerate(terms):
             color, style = _STYLES[i % len(_STYLES)]
-            label = re.sub("nce_(.*)", r"\1, not weighted", key).removeprefix("loss_")
+            label = re.sub("nce_(.*)", r"raw \1", key).removeprefix("loss_")
             _line(axes, *_over_time(log, key), color, style, label)
         legend_below(figure)
     if queue_length:

@@ -143,9 +143,9 @@ def test_terms_are_drawn_before_their_weight(tmp_path):
     figure = curves.loss_figure(logs.read_run(tmp_path), QUEUE)
     labels = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert list(labels)[1:4] == [
-        *("dense, not weighted", "instance, not weighted", "region"),
+        *("raw dense", "raw instance", "region"),
     ]
-    assert set(labels["instance, not weighted"].get_ydata()) == {8.0}
+    assert set(labels["raw instance"].get_ydata()) == {8.0}
     assert curves.to_svg(figure, "loss").count("--pink") == 0
 
 
