@@ -3,6 +3,7 @@
 from mmssl_ext.imports import quietly
 
 with quietly():  # it tries to import mmdet, which complains of ops that are not needed
+    import mmpretrain.engine  # configs name its DenseCLHook
     import mmpretrain.models  # noqa: F401
 
 from mmssl_ext import preprocessing

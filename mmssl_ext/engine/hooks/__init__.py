@@ -1,10 +1,5 @@
 """Hooks of the training loop; importing this package registers them."""
 
-from mmssl_ext.imports import quietly
-
-with quietly():  # configs name mmpretrain's hooks too
-    import mmpretrain.engine  # noqa: F401
-
 from .checkpoint import PlainCheckpointHook
 from .collapse import CollapseMonitorHook
 from .draw_key import DrawKeyHook
