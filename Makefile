@@ -69,9 +69,10 @@ format: venv ## Format the code and fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: venv ## Run the benchmarks (some ten minutes on an idle machine)
+bench: venv ## Run the benchmarks (some fifteen minutes, idle machine)
 	$(PY) benchmarks/queue_loss.py
 	$(PY) benchmarks/dense_loss.py
+	$(PY) benchmarks/inter_branch.py
 	$(PY) benchmarks/step.py
 
 clean: ## Remove .venv, caches and build leftovers; data and runs stay

@@ -1,9 +1,11 @@
 """A whole training step: the methods against MoCo, MoCo against its parts, and peers.
 
 ResNet-18 with 32 images of 96 x 96 pixels, and the paper's ResNet-50 at 224 x 224 with
-8 images; K = 65,536, SGD, fp32. DetCo's patches have 27 and 64 pixels. The parts are
-one forward and backward of the query encoder, one forward of the key encoder and the
-optimizer: no momentum update, no shuffle, no loss, no queue. Run:
+8 images; K = 65,536, SGD, fp32. DetCo's patches have 27 and 64 pixels. InterCLR has
+ImageNet's bank of 1,281,167 features, 10,000 clusters and 16,384 negatives, in the arm
+``interclr_fast`` with ``exact=False``. The parts are one forward and backward of the
+query encoder, one forward of the key encoder and the optimizer: no momentum update, no
+shuffle, no loss, no queue. Run:
 
     python benchmarks/step.py
 """
@@ -14,11 +16,13 @@ import common
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
+from mmpretrain.structures import DataSample
 from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
 
 QUEUE_LEN = 65536
+IMAGES, CLUSTERS = 1_281_167, 10_000
 PATCHES = {96: 27, 224: 64}  # side of DetCo's patches by that of the image
 
 RATIOS = (  # name, numerator, denominator
@@ -26,6 +30,8 @@ RATIOS = (  # name, numerator, denominator
     ("densecl_over_moco", "densecl", "moco"),
     ("regionclm_over_moco", "regionclm", "moco"),
     ("detco_over_moco", "detco", "moco"),
+    ("interclr_over_moco", "interclr", "moco"),
+    ("interclr_fast_over_moco", "interclr_fast", "moco"),
     ("moco_over_parts", "moco", "parts"),
     ("mmpretrain_over_moco", "mmpretrain_moco", "moco"),
     ("mmpretrain_over_densecl", "mmpretrain_densecl", "densecl"),
@@ -80,6 +86,13 @@ def config(kind: str, depth: int) -> dict:
         model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
         model["neck"] = {"type": "MultiLevelNeck", "in_channels": stages}
         model["head"] = {"type": "MultiLevelHead"}
+    if kind.startswith("InterCLR"):
+        model |= {
+            "type": "InterCLR",
+            "pseudo_labels": {"type": "OnlineLabels", "num_clusters": CLUSTERS},
+            "negatives": {"type": "SemiHardNegatives", "exact": kind == "InterCLR"},
+            "inter_head": {"type": "MarginHead"},
+        }
     return model
 
 
@@ -88,6 +101,9 @@ def build(kind: str, depth: int):
     init_default_scope("mmpretrain" if kind.startswith("mmpretrain") else "mmssl_ext")
     torch.manual_seed(0)
     model = MODELS.build(config(kind, depth)).train()
+    if kind.startswith("InterCLR"):  # time does not depend on what is in the bank
+        model.bank.fill(torch.randn(IMAGES, 128))
+        model.pseudo_labels.set_labels(torch.arange(IMAGES) % CLUSTERS, model.bank)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.03, momentum=0.9, weight_decay=1e-4)
     return model, OptimWrapper(optimizer)
@@ -118,14 +134,18 @@ def measure(depth: int, batch_size: int, size: int, steps: int) -> list[dict]:
     images = torch.randint(256, (2, batch_size, 3, size, size), dtype=torch.uint8)
     side = PATCHES[size]
     patches = torch.randint(256, (2, batch_size, 9, 3, side, side), dtype=torch.uint8)
-    batch = {"inputs": list(images), "data_samples": []}
-    more = {"inputs": [*images, *patches], "data_samples": []}
+    numbers = torch.randperm(IMAGES)[:batch_size].tolist()
+    samples = [DataSample(metainfo={"sample_idx": i}) for i in numbers]
+    batch = {"inputs": list(images), "data_samples": samples}
+    more = batch | {"inputs": [*images, *patches]}
     arms = {
         "moco": whole_step("MoCo", depth, batch),
         "co2": whole_step("CO2", depth, batch),
         "densecl": whole_step("DenseCL", depth, batch),
         "regionclm": whole_step("RegionCLM", depth, batch),
         "detco": whole_step("DetCo", depth, more),
+        "interclr": whole_step("InterCLR", depth, batch),
+        "interclr_fast": whole_step("InterCLR-fast", depth, batch),
         "parts": parts(depth, batch),
         "mmpretrain_moco": whole_step("mmpretrain.MoCo", depth, batch),
         "mmpretrain_densecl": whole_step("mmpretrain.DenseCL", depth, batch),

@@ -10,7 +10,9 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from mmssl_ext.engine.launch import load_config, prepare
-from mmssl_ext.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
+from mmssl_ext.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
+
+from .models.common import samples
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
@@ -57,6 +59,7 @@ def test_configs_are_found():
         "densecl/densecl_r50_coco.py",
         "regioncl/regionclm_r50_imagenet-b256.py",
         "detco/detco_r50_imagenet.py",
+        "interclr/interclr_r50_imagenet.py",
     } <= set(CONFIGS)
 
 
@@ -79,9 +82,14 @@ def test_takes_a_step(name):
         [p for p in model.parameters() if p.requires_grad],
         lr=factor * cfg.optim_wrapper.optimizer.lr,
     )
+    if cfg.model.type == "InterCLR":
+        labels = torch.arange(2 * model.pseudo_labels.num_clusters) // 2
+        model.bank.fill(torch.randn(len(labels), cfg.model.feat_dim))
+        model.pseudo_labels.set_labels(labels, model.bank)
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
     for _ in range(steps):
-        batch = dict(inputs=small_batch(cfg, views), data_samples=[])
+        inputs = small_batch(cfg, views)
+        batch = dict(inputs=inputs, data_samples=samples(len(inputs[0])))
         log = model.train_step(batch, OptimWrapper(optimizer))
     assert torch.isfinite(log["loss"])
     assert ("loss_consistency" in log) == (cfg.model.type == "CO2")
@@ -181,6 +189,32 @@ def test_cifar10_recipe(name):
     assert cfg.optim_wrapper.optimizer.lr == 0.06
     assert cfg.train_cfg.max_epochs == 200
     assert (cfg.default_hooks.knn.k, cfg.default_hooks.knn.temperature) == (200, 0.1)
+
+
+def test_interclr_recipe():
+    cfg = load("interclr/interclr_r50_imagenet.py")
+    model = MODELS.build(cfg.model)
+    assert (model.loss_lambda, model.head.temperature) == (0.25, 0.2)
+    assert (model.inter_head.margin, model.inter_head.temperature) == (-0.5, 0.2)
+    labels, bank = model.pseudo_labels, model.bank
+    assert (labels.num_clusters, labels.interval, labels.min_size) == (10_000, 10, 20)
+    assert model.sampler.sizes(1_281_167) == (16_384, 128_000)
+    assert model.sampler.exact and model.sampler.complaint(1_281_167) is None
+    assert (bank.momentum, bank.features.dtype) == (0, torch.float32)
+    moco = load("mocov2/mocov2_r50_imagenet.py")
+    for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"):
+        assert cfg[key] == moco[key]
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n.startswith("interclr/")])
+def test_interclr_hook(name):
+    (hook,) = load(name).custom_hooks
+    pipeline = hook["pipeline"]
+    photo = Image.new("RGB", (300, 200))
+    view = make_views(pipeline, photo)
+    assert view.ndim == 3  # one, without random parts
+    assert torch.equal(view, make_views(pipeline, photo))
+    HOOKS.build(hook)
 
 
 def test_densecl_recipe():

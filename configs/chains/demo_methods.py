@@ -20,6 +20,7 @@ sources = dict(
     densecl=runs + "/densecl_r18_demo/epoch_30.pth",
     regionclm=runs + "/regionclm_r18_demo/epoch_30.pth",
     detco=runs + "/detco_r18_demo/epoch_30.pth",
+    interclr=runs + "/interclr_r18_demo/epoch_30.pth",
 )
 transfers = dict(
     knn=dict(options={"model.backbone.strides": (1, 2, 2, 1)}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,6 +88,18 @@ class SSLDataset(Dataset):
     def describe(self, row: int) -> dict[str, Any]:
         """Return ``img_path`` of image ``row`` (and ``img`` if it is in memory)."""
         raise NotImplementedError
+
+    def fingerprint(self) -> int:
+        """A number that follows from which images there are and in which order.
+
+        It is positive, below 2^63, and stays when the root folder moves.
+        """
+        digest = hashlib.sha256()
+        root = os.path.join(getattr(self, "root", ""), "")
+        for row in self._rows:
+            path = str(self.describe(int(row))["img_path"]).removeprefix(root)
+            digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
+        return 1 + int.from_bytes(digest.digest()[:8], "big") // 2 % (2**63 - 1)
 
     def get_data_info(self, index: int) -> dict[str, Any]:
         """Return path, index and label of a sample without decoding its image."""

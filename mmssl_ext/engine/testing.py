@@ -31,6 +31,9 @@ def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
     """
     checkpoint = load_checkpoint_file(path)
     state = checkpoint.get("state_dict", checkpoint)
+    for name, module in model.named_modules():
+        if hasattr(module, "adopt_sizes"):  # a bank is as long as its dataset
+            module.adopt_sizes(state, f"{name}.")
     report = compare(model.state_dict(), state, whole=True)
     if not report.complete:
         raise CheckpointFileError(

@@ -1,5 +1,6 @@
 """Evaluation of features: weighted kNN, linear SVMs and embedding health."""
 
+from .clusters import cluster_figures
 from .features import Features, evaluating, extract_features, preserved_rng
 from .health import embedding_health
 from .knn import knn_accuracy, weighted_knn
@@ -9,6 +10,7 @@ __all__ = [
     "Features",
     "KNNTestLoop",
     "SVMTestLoop",
+    "cluster_figures",
     "embedding_health",
     "evaluating",
     "extract_features",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -71,6 +71,7 @@ def extract_features(
     dataloader: DataLoader,
     encoder: str = "query",
     progress: Callable[[int, int], None] | None = None,
+    names: Collection[str] | None = None,
 ) -> Features:
     """Run a dataset through ``forward(mode="embed")`` or ``"embed_key"``.
 
@@ -84,6 +85,7 @@ def extract_features(
         dataloader: Loader of evaluation items (one view per image).
         encoder: ``query``, ``key`` or ``both``.
         progress: Called with (batches done, batches in all) after every batch.
+        names: Keep only these features, e.g. ``["embedding"]``; None keeps all.
 
     Raises:
         ValueError: ``encoder`` is unknown, the loader's order cannot be known, or it
@@ -101,7 +103,8 @@ def extract_features(
             data = module.data_preprocessor(batch, False)
             for mode, prefix in _MODES[encoder].items():
                 for name, value in module(**data, mode=mode).items():
-                    rows.setdefault(prefix + name, []).append(value.float().cpu())
+                    if names is None or prefix + name in names:
+                        rows.setdefault(prefix + name, []).append(value.float().cpu())
             for sample in data["data_samples"]:
                 labels.append(int(sample.gt_label) if "gt_label" in sample else -1)
                 paths.append(str(sample.get("img_path", "")))

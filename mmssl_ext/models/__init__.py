@@ -8,6 +8,6 @@ with quietly():  # it tries to import mmdet, which complains of ops that are not
 
 from mmssl_ext import preprocessing
 
-from . import algorithms, heads, layers, necks
+from . import algorithms, heads, layers, memory, necks
 
-__all__ = ["algorithms", "heads", "layers", "necks", "preprocessing"]
+__all__ = ["algorithms", "heads", "layers", "memory", "necks", "preprocessing"]

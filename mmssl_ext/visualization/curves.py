@@ -1,4 +1,4 @@
-"""Figures of a run: loss, kNN accuracy, health of the embeddings.
+"""Figures of a run: loss, kNN accuracy, and small ones of other measures.
 
 Every function returns a free-standing matplotlib figure, or None where the log holds
 nothing to draw; nothing touches pyplot or needs a display.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from .health import PANELS, Panel
 from .logs import RunLog
+from .panels import Panel, number
 
 INK, FAINT = "#24292f", "#6e7781"
 # Okabe and Ito's palette, told apart with every kind of colour blindness; the line
@@ -33,7 +33,8 @@ COLORS = {
     **{"orange": ORANGE, "green": GREEN, "pink": PINK},
 }
 
-_STYLES = ((BLUE, "--"), (ORANGE, "-."), (GREEN, ":"), (PINK, (0, (6, 1, 1, 1))))
+_COLORS = (BLUE, ORANGE, GREEN, PINK)
+_STYLES = tuple(zip(_COLORS, ("--", "-.", ":", (0, (6, 1, 1, 1))), strict=True))
 _DOTS = (0, (1, 2))
 _MAX_POINTS = 300
 # Inches; small, so that the text is still readable when a phone scales them down.
@@ -124,26 +125,26 @@ def knn_figure(log: RunLog) -> Figure | None:
     return figure
 
 
-def health_figures(log: RunLog) -> dict[str, Figure]:
-    """Draw one small figure per health measure in the log, by its key."""
-    figures = {}
-    for panel in _panels(log):
+def panel_figures(log: RunLog, panels: Iterable[Panel]) -> list[tuple[Panel, Figure]]:
+    """Draw one small figure for each of the panels that the log has the values of."""
+    drawn = []
+    for panel in _known(log, panels):
         figure, axes = new_figure(_SMALL)
         _draw_panel(axes, log, panel)
-        figures[panel.key] = figure
-    return figures
+        drawn.append((panel, figure))
+    return drawn
 
 
-def health_figure(log: RunLog) -> Figure | None:
-    """Draw all health measures in the log as small multiples of one figure."""
-    panels = _panels(log)
-    if not panels:
+def panels_figure(log: RunLog, panels: Iterable[Panel]) -> Figure | None:
+    """Draw the same as small multiples of one figure."""
+    known = _known(log, panels)
+    if not known:
         return None
-    columns = min(2, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    columns = min(2, len(known))
+    rows = math.ceil(len(known) / columns)
     size = (_SMALL[0] * columns, _SMALL[1] * rows)
     figure = _canvas(size)
-    for i, panel in enumerate(panels):
+    for i, panel in enumerate(known):
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_panel(axes, log, panel)
         _style(axes)
@@ -183,20 +184,56 @@ def to_svg(figure: Figure, name: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
 
-def _panels(log: RunLog) -> list[Panel]:
-    return [panel for panel in PANELS if log.series(panel.key)[1]]
+def _known(log: RunLog, panels: Iterable[Panel]) -> list[Panel]:
+    return [p for p in panels if all(log.series(key)[1] for key in p.lines.values())]
 
 
 def _draw_panel(axes: Axes, log: RunLog, panel: Panel) -> None:
-    _line(axes, *_over_time(log, panel.key), BLUE)
-    axes.margins(y=0.15)
+    axes.margins(y=0.12)
+    if panel.log_scale:
+        # Linear from 0, an empty cluster, to 1; labels of both have room.
+        axes.set_yscale("symlog", linthresh=1, linscale=0.5, subs=range(2, 10))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    ends = []
+    for (name, key), color in zip(panel.lines.items(), _COLORS, strict=False):
+        x, y = _over_time(log, key)
+        _line(axes, x, y, color)
+        if name:
+            ends.append((x[-1], y[-1], f"{name} {number(y[-1])}", color))
     for value, label in panel.marks:
         _mark(axes, value, label)
     if panel.ymin is not None:
+        axes.update_datalim([(0, panel.ymin)], updatex=False)  # the margin counts it
         axes.set_ylim(bottom=panel.ymin)
+    if ends:
+        _name_ends(axes, ends)
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(_time_label(log))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_ylabel(panel.unit)
+
+
+def _name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Write (x, y, text, colour) beside the ends of lines, none upon another."""
+    ends = sorted(ends, key=lambda end: end[1])
+    axes.get_ylim()  # settles the limits
+    to_axes = axes.transScale + axes.transLimits
+    heights = to_axes.transform([end[:2] for end in ends])[:, 1]  # 0 to 1
+    stack = 0.1 * np.arange(len(ends))  # as dense as the texts may be
+    heights = np.maximum.accumulate(heights.clip(min=0.06) - stack)
+    heights = heights.clip(max=1 - stack[-1]) + stack
+    for (x, _, text, color), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            text,
+            (x, height),
+            xycoords=("data", "axes fraction"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=color,
+        )
 
 
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -232,7 +269,7 @@ def _restyle(figure: Figure) -> None:
 def _style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(labelcolor=INK, labelsize=9, color=FAINT)
+    axes.tick_params(which="both", labelcolor=INK, labelsize=9, color=FAINT)
     axes.grid(axis="y", color=FAINT, alpha=0.2, linewidth=0.8)
     axes.set_axisbelow(True)
     for label in (axes.xaxis.label, axes.yaxis.label):

@@ -36,7 +36,7 @@ p { margin: .5rem 0; max-width: 46rem; }
 .grid { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
-div.card + div.card, .grid + div.card, .grid + p { margin-top: 1rem; }
+div.card + div.card, .grid + div.card, .grid + p, p + .grid { margin-top: 1rem; }
 figure { margin: 0; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif

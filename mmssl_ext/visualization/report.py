@@ -12,7 +12,7 @@ import argparse
 import datetime
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from mmssl_ext.files import write_text
 
 from . import curves, logs, page
-from .health import COLLAPSE_BELOW, PANELS
+from .panels import CLUSTERS, COLLAPSE_BELOW, HEALTH, Panel, number
 
 REPORT_FILE = "report.html"
 UNREADABLE_FILE = "unreadable_images.txt"
@@ -29,8 +29,8 @@ UNREADABLE_FILE = "unreadable_images.txt"
 def write_report(work_dir: str | Path) -> Path:
     """Write ``report.html`` and the figures as PNG into ``work_dir``.
 
-    The figures are ``loss_curve.png``, ``knn_curve.png`` and ``health.png``, as far as
-    the logs hold what they show.
+    The figures are ``loss_curve.png``, ``knn_curve.png``, ``health.png`` and
+    ``clusters.png``, as far as the logs hold what they show.
 
     Returns:
         The path of the page.
@@ -43,7 +43,8 @@ def write_report(work_dir: str | Path) -> Path:
     drawn = {
         "loss_curve": curves.loss_figure(log, facts.get("queue_length")),
         "knn_curve": curves.knn_figure(log),
-        "health": curves.health_figure(log),
+        "health": curves.panels_figure(log, HEALTH),
+        "clusters": curves.panels_figure(log, CLUSTERS),
     }
     for name, figure in drawn.items():
         if figure is not None:
@@ -53,6 +54,7 @@ def write_report(work_dir: str | Path) -> Path:
         _answer(log, facts, _alarms(work_dir, log)),
         _curves(drawn, facts),
         _health(log),
+        _clusters(log),
         _facts(log, facts),
         _checkpoints(work_dir),
         _warnings(work_dir),
@@ -190,22 +192,38 @@ def _curves(drawn: dict[str, Any], facts: dict[str, Any]) -> str:
 
 
 def _health(log: logs.RunLog) -> str:
-    shown = curves.health_figures(log)
-    if not shown:
+    parts = _measures(log, HEALTH)
+    if not parts:
         text = "No health measures are in the logs (CollapseMonitorHook writes them)."
-        return page.section("Health of the embeddings", page.paragraph(text))
+        parts = [page.paragraph(text)]
+    return page.section("Health of the embeddings", *parts)
+
+
+def _clusters(log: logs.RunLog) -> str:
+    """Return the section on pseudo-labels, or nothing for a method without them."""
+    parts = _measures(log, CLUSTERS)
+    if not parts:
+        return ""
+    text = "Images of one cluster share a pseudo-label: training takes them for alike."
+    if log.series("cluster/nmi")[1]:
+        text += (
+            " True labels serve NMI and purity alone, to judge the clusters by; "
+            "training never sees them."
+        )
+    return page.section("Pseudo-labels", page.paragraph(text), *parts)
+
+
+def _measures(log: logs.RunLog, panels: Iterable[Panel]) -> list[str]:
+    """Return small figures and a table of those measures that are in the log."""
     svgs, rows = [], []
-    for panel in PANELS:
-        if panel.key in shown:
-            svgs.append((curves.to_svg(shown[panel.key], panel.key), panel.title))
-            last = log.series(panel.key)[1][-1]
-            rows.append((panel.title, f"{last:.3g}", panel.expected, panel.meaning))
+    for panel, figure in curves.panel_figures(log, panels):
+        svgs.append((curves.to_svg(figure, panel.key), panel.title))
+        last = [number(log.series(key)[1][-1]) for key in panel.lines.values()]
+        rows.append((panel.title, " / ".join(last), panel.expected, panel.meaning))
+    if not svgs:
+        return []
     head = ("Measure", "Last value", "Expected", "Meaning")
-    return page.section(
-        "Health of the embeddings",
-        page.figures(svgs, "small"),
-        page.card(page.table(head, rows)),
-    )
+    return [page.figures(svgs, "small"), page.card(page.table(head, rows))]
 
 
 def _facts(log: logs.RunLog, facts: dict[str, Any]) -> str:

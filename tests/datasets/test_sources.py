@@ -174,6 +174,97 @@ def test_cifar_errors(tmp_path):
         CIFAR10(str(tmp_path), split="val")
 
 
+def test_fingerprint_of_a_folder(tmp_path):
+    root = tmp_path / "root"
+    touch(root, "a/1.jpg", "a/2.jpg", "b/1.jpg")
+
+    def fingerprint(**options):
+        return ImageFolder(str(root), **options).fingerprint()
+
+    first = fingerprint()
+    assert type(first) is int
+    assert 0 < first < 2**63
+    assert fingerprint() == first
+    # pipeline, labels and the way the root is written are no matter
+    assert fingerprint(labels="subfolders", pipeline=EVALUATION) == first
+    assert ImageFolder(f"{root}/").fingerprint() == first
+    assert ImageFolder(os.path.relpath(root)).fingerprint() == first
+    seen = {first}
+    for change in (
+        lambda: touch(root, "b/2.jpg"),  # one more
+        lambda: (root / "b/2.jpg").rename(root / "b/3.jpg"),  # another name
+        lambda: (root / "b/3.jpg").rename(root / "a/3.jpg"),  # another place
+        lambda: (root / "a").rename(root / "c"),  # another folder
+        lambda: touch(root, "stray.jpg"),
+    ):
+        change()
+        assert fingerprint() not in seen
+        seen.add(fingerprint())
+    assert fingerprint(labels="subfolders") not in {fingerprint(), first}
+    last = fingerprint()
+    root.rename(tmp_path / "moved")
+    assert ImageFolder(str(tmp_path / "moved")).fingerprint() == last
+
+
+def test_fingerprint_separates_names(tmp_path):
+    """Joined without a separator, these two lists would be the same."""
+    texts = ("a.jpgb.jpg\nc.jpg\n", "a.jpg\nb.jpgc.jpg\n")
+    seen = set()
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i}.txt").write_text(text)
+        seen.add(ImageList(str(tmp_path / f"{i}.txt")).fingerprint())
+    assert len(seen) == 2
+
+
+def test_fingerprint_of_a_list(tmp_path):
+    root = tmp_path / "root"
+    touch(root, *(f"{i}.jpg" for i in range(4)))
+
+    def fingerprint(*lines, root=root, **options):
+        ann_file = tmp_path / "list.txt"
+        ann_file.write_text("\n".join(lines))
+        return ImageList(str(ann_file), str(root), **options).fingerprint()
+
+    first = fingerprint("0.jpg", "1.jpg", "2.jpg")
+    assert fingerprint("0.jpg 5", "1.jpg 0", "2.jpg 1") == first  # labels
+    assert fingerprint("# note", "0.jpg", "", "1.jpg", "2.jpg") == first
+    others = {
+        fingerprint("1.jpg", "0.jpg", "2.jpg"),
+        fingerprint("0.jpg", "1.jpg"),
+        fingerprint("0.jpg", "1.jpg", "3.jpg"),
+        fingerprint("0.jpg", "1.jpg", "2.jpg", "2.jpg"),
+    }
+    assert len(others | {first}) == 5
+    every_other = fingerprint("0.jpg", "3.jpg", "1.jpg", "3.jpg", max_images=2)
+    assert every_other == fingerprint("0.jpg", "1.jpg")
+    root.rename(tmp_path / "moved")
+    root = tmp_path / "moved"
+    assert fingerprint("0.jpg", "1.jpg", "2.jpg", root=root) == first
+    # a list and a folder of the same images in the same order go together
+    (root / "3.jpg").unlink()
+    assert ImageFolder(str(root)).fingerprint() == first
+
+
+def test_fingerprint_of_cifar_and_of_a_part(tmp_path):
+    write_cifar(tmp_path / "root")
+
+    def fingerprint(root="root", **options):
+        data = CIFAR10(str(tmp_path / root), verify_md5=False, **options)
+        return data.fingerprint()
+
+    train = fingerprint()
+    numbers = {
+        train,
+        fingerprint(split="test"),
+        fingerprint(max_images=6),  # as many as the test set has
+        fingerprint(max_images=7),
+    }
+    assert len(numbers) == 4
+    assert fingerprint(max_images=100) == train
+    (tmp_path / "root").rename(tmp_path / "moved")
+    assert fingerprint("moved") == train
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not CIFAR_UNPACKER.is_file(), reason="no copy of CIFAR-10 beside the repository"

@@ -7,11 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 
 from mmssl_ext.engine import CheckpointFileError, ConfigError, NonFiniteLossError
 from mmssl_ext.engine.launch import load_config, run_tool, train
-from mmssl_ext.engine.testing import evaluate_checkpoint
+from mmssl_ext.engine.testing import evaluate_checkpoint, load_strictly
+from mmssl_ext.registry import MODELS
 from tests.engine.support import REPO, config, loader, write_images
+from tests.models.common import model_config
 
 TRAIN, TEST = (str(REPO / "tools" / name) for name in ("train.py", "test.py"))
 
@@ -89,6 +92,45 @@ def test_test_refuses_a_checkpoint_that_does_not_fit(trained, run_dir):
     assert "1 missing in the file: neck.mlp.0.bias" in text
     assert "1 unexpected in the file: head.extra" in text
     assert "queue.ptr ((2,) in the file, (1,) here)" in text
+
+
+def test_checkpoint_with_a_bank_fits_a_model_that_has_none_yet(tmp_path):
+    """A bank is as long as its dataset, which the config does not tell."""
+
+    def build(**labels):
+        init_default_scope("mmssl_ext")
+        config = model_config("InterCLR")
+        config["pseudo_labels"].update(labels)
+        return MODELS.build(config)
+
+    trained, path = build(), tmp_path / "epoch_1.pth"
+    trained.start_bank(torch.randn(40, 16), fingerprint=3)
+    state = {k: v.clone() for k, v in trained.state_dict().items()}
+    torch.save({"state_dict": state}, path)
+    used = build()
+    used.start_bank(torch.randn(30, 16))
+    for model in (used, build()):
+        load_strictly(model, path)
+        assert len(model.bank) == 40
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, state[name]), name
+
+    with pytest.raises(CheckpointFileError) as caught:
+        load_strictly(build(num_clusters=5), path)
+    assert "pseudo_labels.centroids ((6, 16) in the file, (5, 16)" in str(caught.value)
+    for name, value in {
+        "bank.features": torch.randn(40, 17),
+        "pseudo_labels.sizes": torch.ones(7),
+    }.items():
+        torch.save({"state_dict": state | {name: value}}, path)
+        with pytest.raises(CheckpointFileError, match=f"of another shape: {name}"):
+            load_strictly(build(), path)
+    state.pop("bank.features")
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(
+        CheckpointFileError, match=r"missing in the file: bank\.features"
+    ):
+        load_strictly(build(), path)
 
 
 def test_features_of_images_without_labels(trained, run_dir):

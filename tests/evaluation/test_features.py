@@ -96,6 +96,23 @@ def test_key_encoder_has_names_of_its_own():
     }
 
 
+def test_names_choose_features():
+    def extract(names, encoder="both"):
+        found = extract_features(Model(), loader(Numbers(5)), encoder, names=names)
+        assert found.paths == [f"image{i}" for i in range(5)]
+        return found.features
+
+    everything = extract(None)
+    for names in (["embedding"], {"backbone", "key_embedding"}, ()):
+        found = extract(names)
+        assert set(found) == set(names)
+        for name, value in found.items():
+            assert torch.equal(value, everything[name])
+    # a name counts with its prefix
+    assert set(extract(["embedding"], "key")) == set()
+    assert set(extract(["key_embedding"], "key")) == {"key_embedding"}
+
+
 def seed(value):
     torch.manual_seed(value)
     np.random.seed(value)

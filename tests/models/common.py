@@ -2,14 +2,15 @@
 
 import torch
 from mmengine.registry import init_default_scope
+from mmpretrain.structures import DataSample
 
 from mmssl_ext.registry import MODELS
 
 ALGORITHMS = (
-    *("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo"),
+    *("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR"),
     *("SimSiam", "RegionCLS"),
 )
-QUEUE_ALGORITHMS = ALGORITHMS[:6]
+QUEUE_ALGORITHMS = ALGORITHMS[:7]
 CELL_ALGORITHMS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS")
 
 BACKBONE = dict(
@@ -80,15 +81,29 @@ def model_config(type_="CO2", **changes) -> dict:
             ),
             head=dict(type="MultiLevelHead", temperature=0.2),
         )
+    if type_ == "InterCLR":
+        config |= dict(
+            pseudo_labels=dict(
+                type="OnlineLabels", num_clusters=6, interval=2, min_size=4
+            ),
+            negatives=dict(type="SemiHardNegatives", num=12, pool=0.5),
+            inter_head=dict(type="MarginHead", temperature=0.2, margin=-0.5),
+        )
     return config | changes
 
 
 def build(type_="CO2", seed=0, **changes):
-    """Build and initialise the model of :func:`model_config`, in training mode."""
+    """Build and initialise the model of :func:`model_config`, in training mode.
+
+    InterCLR's bank is filled with noise for 100 images.
+    """
     init_default_scope("mmssl_ext")
     torch.manual_seed(seed)
     model = MODELS.build(model_config(type_, **changes))
     model.init_weights()
+    if hasattr(model, "start_bank"):
+        generator = torch.Generator().manual_seed(seed)
+        model.start_bank(torch.randn(100, 16, generator=generator))
     return model.train()
 
 
@@ -108,9 +123,19 @@ def views(batch, seed=0, size=None, type_="CO2"):
     ]
 
 
-def step(model, inputs, optimizer):
-    """One optimizer step; the losses and other figures by name."""
-    losses = model(inputs, mode="loss")
+def samples(images):
+    """Data samples of the images with these numbers, or of the first so many."""
+    images = range(images) if isinstance(images, int) else images
+    return [DataSample(metainfo=dict(sample_idx=int(i))) for i in images]
+
+
+def step(model, inputs, optimizer, images=None):
+    """One optimizer step; the losses and other figures by name.
+
+    ``images`` are the numbers of the images in the dataset, the first ones unless told.
+    """
+    images = len(inputs[0]) if images is None else images
+    losses = model(inputs, samples(images), mode="loss")
     optimizer.zero_grad()
     sum(v for k, v in losses.items() if "loss" in k).backward()
     optimizer.step()

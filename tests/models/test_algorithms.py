@@ -15,7 +15,7 @@ from mmssl_ext.models.layers import SplitBatchNorm, region
 from mmssl_ext.models.memory import KeyQueue
 
 from ..distributed import run_ranks
-from .common import ALGORITHMS, QUEUE_ALGORITHMS, build, step, views
+from .common import ALGORITHMS, QUEUE_ALGORITHMS, build, samples, step, views
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:bn_splits=1"),
@@ -61,7 +61,7 @@ def test_every_parameter_learns_and_no_key_does(name, changes):
         return contrast(query, key)
 
     with mock.patch.object(model, "contrast", spy):
-        losses = model(views(8, type_=name), mode="loss")
+        losses = model(views(8, type_=name), samples(8), mode="loss")
     sum(v for k, v in losses.items() if "loss" in k).backward()
     for key, parameter in model.named_parameters():
         if key.startswith("encoder_k."):
@@ -77,7 +77,7 @@ def test_every_parameter_learns_and_no_key_does(name, changes):
 
 @every_algorithm
 def test_losses_are_named_scalars_and_the_rest_is_constant(name):
-    losses = build(name)(views(8, type_=name), mode="loss")
+    losses = build(name)(views(8, type_=name), samples(8), mode="loss")
     assert "loss_instance" in losses or name == "DetCo"
     for key, value in losses.items():
         assert value.shape == (), key
@@ -90,7 +90,8 @@ def test_any_batch_size(name, changes):
     for seed, batch in enumerate((1, 5, 8, 100)):
         if name not in QUEUE_ALGORITHMS:
             batch = max(2, batch)  # the neck has BatchNorm
-        losses = model(views(batch, seed, 64, type_=name), mode="loss")
+        inputs = views(batch, seed, 64, type_=name)
+        losses = model(inputs, samples(batch), mode="loss")
         assert all(torch.isfinite(v) for v in losses.values())
         total += batch
         for queue in queues(model).values():
@@ -106,11 +107,11 @@ def test_any_batch_size(name, changes):
 @every_queue_algorithm
 def test_keys_become_negatives_after_their_own_step(name):
     model = build(name)
-    model(views(8, 0, type_=name), mode="loss")
+    model(views(8, 0, type_=name), samples(8), mode="loss")
     before = copy.deepcopy(model)
-    inputs = views(8, 1, type_=name)
-    losses = model(inputs, mode="loss")
-    key = before.encode_key(*inputs[1::2])
+    inputs, images = views(8, 1, type_=name), samples(range(8, 16))
+    losses = model(inputs, images, mode="loss")
+    key = before.encode_key(*inputs[1::2]) | before.identify(images)
     again = before.contrast(before.encode_query(*inputs[0::2]), key)
     for term, value in losses.items():  # against the queue as it stood before
         torch.testing.assert_close(again[term], value)
@@ -142,7 +143,8 @@ def train(name, rank, world_size):
     with mock.patch.object(region, "get_rank", return_value=0):  # one for all
         for seed in range(3):
             inputs = [v.chunk(world_size)[rank] for v in views(12, seed, type_=name)]
-            history.append(step(call, inputs, optimizer))
+            images = torch.arange(12).add(20 * seed).chunk(world_size)[rank]
+            history.append(step(call, inputs, optimizer, images))
     return model.state_dict(), history
 
 
@@ -210,7 +212,7 @@ def test_state_dict_holds_everything(name, changes):
 @every_algorithm
 def test_embed_modes(name):
     model = build(name)
-    model(views(8, type_=name), mode="loss")
+    model(views(8, type_=name), samples(8), mode="loss")
     with torch.no_grad():
         model.backbone.conv1.weight.add_(1)
     model.eval()
@@ -238,12 +240,12 @@ def test_wrong_number_of_views_is_refused(name):
     for count, given in wrong.items():
         message = re.escape(f"{name} takes {right} views per image, not {count};")
         with pytest.raises(ValueError, match=message):
-            model(given, mode="loss")
+            model(given, samples(4), mode="loss")
         with pytest.raises(ValueError, match=message):
             model.check_inputs(given)
 
 
-@pytest.mark.parametrize("name", ["MoCo", "CO2", "SimSiam"])
+@pytest.mark.parametrize("name", ["MoCo", "CO2", "InterCLR", "SimSiam"])
 def test_nothing_to_inspect_is_said(name):
     with pytest.raises(ValueError, match=f"{name} has nothing to draw"):
         build(name)(views(4), mode="inspect")
@@ -257,7 +259,7 @@ def test_looking_does_not_change_training(name, changes):
         looked_at.eval()
         looked_at.check_inputs(views(1, 7, type_=name))
         looked_at(views(2, 8, type_=name)[0], mode="embed")
-        if name not in ("MoCo", "CO2", "SimSiam"):
+        if name not in ("MoCo", "CO2", "InterCLR", "SimSiam"):
             looked_at(views(2, 8, type_=name), mode="inspect")
         assert_same_state(looked_at, left_alone)
         looked_at.train()

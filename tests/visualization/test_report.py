@@ -1,12 +1,14 @@
 import hashlib
+import itertools
 import re
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
-from mmssl_ext.visualization import curves, logs
+from mmssl_ext.visualization import curves, logs, panels
 from mmssl_ext.visualization.report import main, write_report
 
 from .conftest import QUEUE, knn_row, make_run, train_row, write_session
@@ -191,6 +193,120 @@ def test_collapse_is_said_at_the_top(tmp_path):
     page, _ = read(tmp_path)
     alarm = page.text.index("The embeddings have collapsed: their spread is 0.012")
     assert alarm < page.text.index("Curves")
+
+
+def cluster_row(step, sizes, **others):
+    figures = dict(zip(("size_min", "size_median", "size_max"), sizes, strict=True))
+    figures |= {"effective_number": 9876.5, "change_rate": 0.8125} | others
+    return train_row(step) | {f"train/cluster/{k}": v for k, v in figures.items()}
+
+
+def test_pseudo_labels_have_their_section(tmp_path):
+    first = cluster_row(10, (1, 100, 5000), nmi=0.0, purity=0.125)
+    last = cluster_row(20, (20, 1234, 56789), nmi=0.2511, purity=0.334)
+    write_session(tmp_path, "1", [first, last])
+    page, text = read(tmp_path)
+    titles = re.findall("<h2>(.*?)</h2>", text)
+    place = titles.index("Pseudo-labels")
+    assert titles[place - 1] == "Health of the embeddings"
+    section = text.split("<h2>")[place + 1]
+    rows = re.findall(
+        '<tr><th scope="row">(.*?)</th><td class="number".*?>(.*?)<', section
+    )
+    assert rows == [
+        ("Cluster sizes", "20 / 1,234 / 56,789"),
+        ("Effective clusters", "9,876"),
+        ("Change rate", "0.812"),
+        ("NMI with classes", "0.251"),
+        ("Purity", "0.334"),
+    ]
+    assert "training never sees them" in section
+    assert page.tags.count("svg") == 1 + 5 + 5  # loss, health, clusters
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    for svg in re.findall("<svg.*?</svg>", section, flags=re.DOTALL):
+        assert not re.search(r"#[0-9a-f]{6}\b|black", svg)  # unseen on a dark page
+    with Image.open(tmp_path / "clusters.png") as image:
+        assert image.width >= 900
+
+
+def test_pseudo_labels_without_classes(tmp_path):
+    write_session(tmp_path, "1", [cluster_row(10, (20, 100, 500))])
+    page, _ = read(tmp_path)
+    assert page.tags.count("svg") == 1 + 5 + 3
+    for word in ("NMI", "purity", "Purity", "True labels"):
+        assert word not in page.text
+
+
+def test_methods_without_pseudo_labels_do_not_hear_of_them(reported):
+    work_dir, page, _ = reported
+    assert "seudo-label" not in page.text
+    assert not (work_dir / "clusters.png").exists()
+
+
+def test_cluster_sizes_are_drawn_on_a_log_axis_with_zero(tmp_path):
+    rows = [cluster_row(10, (0, 90, 2000)), cluster_row(20, (20, 100, 1500))]
+    write_session(tmp_path, "1", rows)
+    log = logs.read_run(tmp_path)
+    ((_, figure),) = curves.panel_figures(log, panels.CLUSTERS[:1])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    drawn = [list(line.get_ydata()) for line in axes.get_lines()]
+    assert drawn == [[0, 20], [90, 100], [2000, 1500]]
+    y = axes.transData.transform([(0, size) for size in (0, 1, 10, 100, 1000)])[:, 1]
+    assert y[4] - y[3] == pytest.approx(y[3] - y[2]) == pytest.approx(y[2] - y[1])
+    assert y[1] > y[0] == pytest.approx(axes.bbox.y0)
+    ticks = [label.get_text() for label in axes.get_yticklabels()]
+    assert ticks == ["0", "1", "10", "100", "1,000"]
+    assert axes.get_ylabel() == "images"
+
+
+def test_a_flat_line_does_not_stick_to_the_top(tmp_path):
+    rows = [cluster_row(step, (20, 100, 500)) for step in (10, 20, 30)]
+    write_session(tmp_path, "1", rows)
+    drawn = curves.panel_figures(logs.read_run(tmp_path), panels.CLUSTERS[2:])
+    ((panel, figure),) = drawn  # NMI and purity are not in the log
+    assert panel.title == "Change rate"
+    bottom, top = figure.axes[0].get_ylim()
+    assert bottom == 0
+    assert 1.1 * 0.8125 < top < 1.3 * 0.8125
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(20, 100, 1500), (5000, 5000, 5000), (0, 0, 3000), (1, 1, 2), (99, 100, 123456)],
+)
+def test_every_line_of_sizes_is_named_at_its_end(tmp_path, sizes):
+    rows = [cluster_row(10, (1, 50, 1000)), cluster_row(20, sizes)]
+    write_session(tmp_path, "1", rows)
+    panel = panels.CLUSTERS[0]
+    ((_, figure),) = curves.panel_figures(logs.read_run(tmp_path), [panel])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    names, lines = axes.texts, axes.get_lines()
+    parts = zip(("min", "median", "max"), sizes, strict=True)
+    assert [name.get_text() for name in names] == [f"{p} {n:,}" for p, n in parts]
+    colors = [line.get_color() for line in lines]
+    assert [name.get_color() for name in names] == colors
+    assert len(set(colors)) == 3
+
+    boxes = [name.get_window_extent() for name in names]
+    ends = axes.transData.transform([line.get_xydata()[-1] for line in lines])
+    for box, (x, y) in zip(boxes, ends, strict=True):
+        assert x < box.x0 < x + 20
+        if sizes == (20, 100, 1500):  # there is room
+            assert (box.y0 + box.y1) / 2 == pytest.approx(y, abs=2)
+    title = axes.findobj(
+        lambda artist: isinstance(artist, Text) and artist.get_text() == panel.title
+    )
+    boxes += [text.get_window_extent() for text in title]
+    assert len(boxes) == 4
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    for box in boxes:
+        assert box.x1 <= figure.bbox.x1
+        assert axes.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    assert all(box.y0 + box.y1 <= 2 * axes.bbox.y1 + 1 for box in boxes[:3])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from .input_check import InputCheckHook
 from .knn import KNNHook
 from .pictures import PicturesHook
 from .progress import ProgressHook
+from .pseudo_labels import PseudoLabelHook
 from .report import ReportHook
 from .result import ResultHook
 from .unreadable import UnreadableImagesHook
@@ -23,6 +24,7 @@ __all__ = [
     "PicturesHook",
     "PlainCheckpointHook",
     "ProgressHook",
+    "PseudoLabelHook",
     "ReportHook",
     "ResultHook",
     "UnreadableImagesHook",

@@ -3,6 +3,7 @@
 from .co2 import CO2
 from .densecl import DenseCL
 from .detco import DetCo
+from .interclr import InterCLR
 from .moco import MoCo
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
 from .simsiam import SimSiam
@@ -11,6 +12,7 @@ __all__ = [
     "CO2",
     "DenseCL",
     "DetCo",
+    "InterCLR",
     "MoCo",
     "RegionCLD",
     "RegionCLM",

@@ -92,14 +92,14 @@ class MoCo(SSLAlgorithm):
         Args:
             inputs: Views of N images; query and key views take turns, here one of
                 each, N x 3 x H x W.
-            data_samples: Unused; the images need no annotation.
+            data_samples: Passed to :meth:`identify`.
 
         Returns:
             ``loss_instance`` and the terms of the method, scalars.
         """
         self.check_views(inputs)
         query = self.encode_query(*inputs[0::2])
-        key = self.encode_key(*inputs[1::2])
+        key = self.encode_key(*inputs[1::2]) | self.identify(data_samples)
         losses = self.contrast(query, key)
         self.enqueue(key)
         q, k = query["embedding"].detach(), key["embedding"]
@@ -133,6 +133,10 @@ class MoCo(SSLAlgorithm):
         key = self.encode(self.encoder_k, *(shuffled for shuffled, _ in pairs))
         inverse = pairs[0][1]  # the same for all views
         return {name: unshuffle_batch(x, inverse) for name, x in key.items()}
+
+    def identify(self, data_samples: Any) -> Features:
+        """What a method must know of the images beside their views, by name."""
+        return {}
 
     def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
         """Named losses of queries and keys against the queue as it stands."""

@@ -1,7 +1,32 @@
 """State beside the weights, all of it in the checkpoint."""
 
+from .feature_bank import Change, FeatureBank
 from .momentum_encoder import MomentumEncoder
+from .negatives import (
+    EasyNegatives,
+    HardNegatives,
+    Negatives,
+    NegativeSampler,
+    RandomNegatives,
+    SemiHardNegatives,
+)
+from .pseudo_labels import OfflineLabels, OnlineLabels, PseudoLabels
 from .queue import KeyQueue
 from .step_counter import StepCounter
 
-__all__ = ["KeyQueue", "MomentumEncoder", "StepCounter"]
+__all__ = [
+    "Change",
+    "EasyNegatives",
+    "FeatureBank",
+    "HardNegatives",
+    "KeyQueue",
+    "MomentumEncoder",
+    "NegativeSampler",
+    "Negatives",
+    "OfflineLabels",
+    "OnlineLabels",
+    "PseudoLabels",
+    "RandomNegatives",
+    "SemiHardNegatives",
+    "StepCounter",
+]

@@ -1,0 +1,828 @@
+"""InterCLR's bank and pseudo-labels in whole runs: start, upkeep, resume, figures."""
+
+import copy
+import random
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from PIL import Image
+from sklearn.metrics import normalized_mutual_info_score
+from torch.nn.functional import normalize
+from torch.utils.data import ConcatDataset
+
+from mmssl_ext.datasets import ImageFolder
+from mmssl_ext.engine import ConfigError
+from mmssl_ext.models.memory import FeatureBank, OnlineLabels
+from mmssl_ext.models.memory.kmeans import spherical_kmeans
+from tests.distributed import run_ranks
+from tests.engine.support import (
+    config,
+    log_rows,
+    log_text,
+    make_runner,
+    write_images,
+)
+from tests.models.common import model_config
+
+IMAGES, STEPS = 21, 5  # in an epoch, which leaves one image out
+CLUSTERS = 4
+ONLINE = dict(type="OnlineLabels", num_clusters=CLUSTERS, interval=3, min_size=2)
+OFFLINE = dict(type="OfflineLabels", num_clusters=CLUSTERS, interval=2)
+CENTRE = [  # one view for the bank; 12 of 16 pixels, unlike any training view
+    {"type": "DecodeImage"},
+    {"type": "CenterCrop", "size": 12},
+    {"type": "PackViews"},
+]
+MEAN, STD = (120.0, 100.0, 90.0), (50.0, 60.0, 70.0)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), classes=3, per_class=7)
+
+
+def interclr(images, work_dir, epochs=1, labels=ONLINE, *, model=None, **hook):
+    """A run of a tiny InterCLR on unlabelled images; ``hook`` are its options."""
+    cfg = config(images, work_dir, epochs)
+    cfg.train_dataloader.dataset.labels = "none"
+    cfg.model = model or model_config(
+        "InterCLR",
+        pseudo_labels=labels,
+        data_preprocessor=dict(mean=MEAN, std=STD),
+    )
+    feature_pass = {"batch_size": 4, "num_workers": 0}
+    cfg.custom_hooks = [
+        {
+            "type": "PseudoLabelHook",
+            "dataloader": feature_pass,
+            "pipeline": CENTRE,
+            "interval": 2,
+            **hook,
+        }
+    ]
+    return cfg
+
+
+class Stop(Exception):
+    pass
+
+
+class Watch(Hook):
+    """Call functions of the runner at places of the loop, by the places' names."""
+
+    def __init__(self, priority="LOWEST", **functions):
+        self.priority = priority
+        for place, function in functions.items():
+            setattr(self, place, lambda runner, *_, f=function, **__: f(runner))
+
+
+def state_of(runner):
+    return {name: x.clone() for name, x in runner.model.state_dict().items()}
+
+
+def is_memory(name):
+    return name.startswith(("bank.", "pseudo_labels."))
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name, value in state.items():
+        assert torch.equal(value, other[name]), name
+
+
+def embed_centre(model, path):
+    """Unit embedding of the file's 12 x 12 pixels in the middle, in eval mode."""
+    pixels = torch.from_numpy(np.array(Image.open(path))[2:14, 2:14])
+    mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
+    view = (pixels.permute(2, 0, 1).float() - mean) / std
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        embedding = model.neck(model.backbone(view[None]))[0][0]
+    return embedding / embedding.square().sum().sqrt()
+
+
+def paths_of(images):
+    return sorted(images.glob("*/*.png"))
+
+
+# Start
+
+
+def start(cfg, *hooks):
+    """The runner of a config after all that comes before the first step."""
+    runner = make_runner(cfg, *hooks, stop_at(0))
+    with pytest.raises(Stop):
+        runner.train()
+    return runner
+
+
+def stop_at(iteration):
+    def stop(runner):
+        if runner.iter == iteration:
+            raise Stop
+
+    return Watch(before_train_iter=stop)
+
+
+@pytest.fixture(scope="module")
+def started(images, tmp_path_factory):
+    return start(interclr(images, tmp_path_factory.mktemp("started")))
+
+
+def test_bank_starts_as_the_embeddings_of_the_single_images(images, started):
+    bank = started.model.bank.features
+    assert bank.shape == (IMAGES, 16)
+    for path, row in zip(paths_of(images), bank, strict=True):
+        expected = embed_centre(started.model, path)
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+    # the images differ, so that a row in a wrong place would have been seen
+    distance = torch.cdist(bank, bank) + torch.eye(IMAGES)
+    assert distance.min() > 1e-4
+
+
+def test_bank_belongs_to_the_dataset(images, started):
+    dataset = ImageFolder(str(images))
+    assert started.model.bank.fingerprint.tolist() == [dataset.fingerprint()]
+
+
+def test_clusters_follow_from_the_seed_of_the_run(images, started, tmp_path):
+    def clustered(seed):
+        labels = OnlineLabels(CLUSTERS, interval=3, min_size=2)
+        bank = FeatureBank(16)
+        bank.features = started.model.bank.features.clone()
+        labels.start(bank, seed)
+        return labels.state_dict()
+
+    assert started.seed == 0
+    assert_same(started.model.pseudo_labels.state_dict(), clustered(0))
+    other = next(  # a seed that matters
+        seed
+        for seed in range(1, 50)
+        if not torch.equal(clustered(seed)["labels"], clustered(0)["labels"])
+    )
+    weights = {k: v for k, v in state_of(started).items() if not is_memory(k)}
+    cfg = interclr(images, tmp_path)
+    cfg.randomness.seed = other
+    same_weights = Watch(
+        before_train=lambda r: r.model.load_state_dict(weights, strict=False)
+    )
+    runner = start(cfg, same_weights)
+    assert torch.equal(runner.model.bank.features, started.model.bank.features)
+    assert_same(runner.model.pseudo_labels.state_dict(), clustered(other))
+
+
+def test_feature_pass_leaves_no_trace(images, tmp_path):
+    def look(runner):
+        if not seen:
+            runner.model.backbone.layer1.eval()
+        modes = {name: m.training for name, m in runner.model.named_modules()}
+        state = {k: v for k, v in state_of(runner).items() if not is_memory(k)}
+        numpy_ = np.random.get_state()[1].tolist()
+        generators = torch.get_rng_state().tolist(), numpy_, random.getstate()
+        seen.append((modes, generators, state, len(runner.model.bank)))
+
+    seen = []
+    start(
+        interclr(images, tmp_path),
+        Watch("HIGHEST", before_train=look),
+        Watch("ABOVE_NORMAL", before_train_epoch=look),
+    )
+    (modes, generators, state, rows), after = seen
+    assert (rows, after[3]) == (0, IMAGES)
+    assert not modes["backbone.layer1.0.bn1"]
+    assert modes["backbone.layer2.0.bn1"]
+    assert modes == after[0]
+    assert generators == after[1]
+    assert_same(state, after[2])
+
+
+def test_start_is_told(started):
+    text = log_text(started)
+    assert f"Feature bank: {IMAGES} images x 16 as torch.float32, 0.0 MB" in text
+    assert f"{CLUSTERS} clusters made in" in text
+
+
+# Ranks
+
+
+def consistent(state):
+    """Whether sums, sizes and labels of an online run describe its bank, exactly."""
+    bank, labels = state["bank.features"], state["pseudo_labels.labels"].long()
+    sums = torch.zeros(CLUSTERS, bank.shape[1], dtype=torch.long)
+    sizes = [0] * CLUSTERS
+    for row, label in zip(bank, labels, strict=True):
+        sums[label] += (row.double() * 2**30).round().long()
+        sizes[label] += 1
+    return (
+        torch.equal(sums, state["pseudo_labels.sums"])
+        and sizes == state["pseudo_labels.sizes"].tolist()
+    )
+
+
+def train_on_rank(rank, images, work_dir):
+    """Memory before every step and in the end, images and visits of every step."""
+    states, steps, visits = [], [], []
+
+    def model_of(runner):
+        return runner.model if rank is None else runner.model.module
+
+    class Steps(Hook):
+        priority = "HIGHEST"
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            steps.append([sample.sample_idx for sample in data_batch["data_samples"]])
+            look(runner)
+
+        def after_train_iter(self, runner, *args, **kwargs):
+            visits.append(model_of(runner).pseudo_labels.visits.tolist())
+
+    def look(runner):
+        state = model_of(runner).state_dict()
+        states.append({k: v.clone() for k, v in state.items() if is_memory(k)})
+
+    cfg = interclr(images, work_dir, epochs=4)
+    # an epoch is one step, in which the sampler repeats one of the 21 images
+    cfg.train_dataloader.update(batch_size=11, drop_last=rank is None)
+    cfg.randomness.diff_rank_seed = True
+    launcher = "none" if rank is None else "pytorch"
+    runner = make_runner(cfg, Steps(), launcher=launcher)
+    runner.train()
+    look(runner)
+    weight = model_of(runner).backbone.layer1[0].conv1.weight.detach()
+    keys = model_of(runner).last_embeddings["key"]
+    return states, steps, visits, keys, weight, sentence(rank, images, work_dir)
+
+
+def sentence(rank, images, work_dir):
+    """What a rank has to say to too many clusters."""
+    labels = OFFLINE | dict(num_clusters=IMAGES + 1)
+    launcher = "none" if rank is None else "pytorch"
+    runner = make_runner(interclr(images, work_dir, 1, labels), launcher=launcher)
+    try:
+        runner.train()
+    except ConfigError as error:
+        return str(error)
+
+
+def test_ranks_hold_the_same_and_start_as_one_process(images, tmp_path):
+    ranks = run_ranks(train_on_rank, 2, images, tmp_path / "two")
+    (states, steps, visits, keys, weight, text), other = ranks
+    assert len(states) == len(other[0]) == 5
+    for state, state_1 in zip(states, other[0], strict=True):
+        assert_same(state, state_1)
+        assert consistent(state)
+    assert torch.equal(weight, other[4])
+    # no rank may wait for another that gave up
+    assert text == other[5]
+    assert "22 clusters cannot be made of 21 images" in text
+
+    assert visits == other[2]
+    name = "pseudo_labels.centroids"
+    for step in range(4):
+        seen = steps[step] + other[1][step]
+        assert len(seen) == IMAGES + 1
+        assert sorted(set(seen)) == list(range(IMAGES))
+        after = states[step + 1]["bank.features"] @ states[step][name].T
+        changed = after.argmax(1) != states[step]["pseudo_labels.labels"]
+        assert visits[step] == [IMAGES, int(changed.sum())]  # the repeated one once
+    rows = dict(zip(seen, torch.cat([keys, other[3]]), strict=True))  # the last one
+    expected = torch.stack([rows[i] for i in range(IMAGES)])
+    bank = states[-1]["bank.features"]
+    torch.testing.assert_close(bank, expected, atol=1e-6, rtol=0)
+
+    start, alone = states[0], train_on_rank(None, images, tmp_path / "one")[0][0]
+    features = start.pop("bank.features"), alone.pop("bank.features")
+    torch.testing.assert_close(*features, atol=1e-6, rtol=0)
+    for name in ("pseudo_labels.centroids", "pseudo_labels.sums"):  # follow the bank
+        start.pop(name), alone.pop(name)
+    assert_same(start, alone)
+
+
+# Upkeep
+
+
+def test_steps_write_what_they_saw(images, tmp_path):
+    """Rows of the batch hold its keys, all others stay; the sums are exact."""
+    before = {}
+
+    def check(runner):
+        state = state_of(runner)
+        found = before["batch"]
+        keys = runner.model.last_embeddings["key"]
+        expected = before["bank"].clone()
+        for sample, key in zip(found, keys, strict=True):
+            expected[sample.sample_idx] = key
+        torch.testing.assert_close(
+            state["bank.features"], expected, atol=1e-6, rtol=1e-6
+        )
+        rest = sorted(set(range(IMAGES)) - {s.sample_idx for s in found})
+        assert torch.equal(state["bank.features"][rest], expected[rest])
+        assert consistent(state)
+        before["steps"] = before.get("steps", 0) + 1
+
+    class Before(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            before["batch"] = data_batch["data_samples"]
+            before["bank"] = runner.model.bank.features.clone()
+
+    cfg = interclr(images, tmp_path, epochs=2)
+    make_runner(cfg, Before(), Watch(after_train_iter=check)).train()
+    assert before["steps"] == 2 * STEPS
+
+
+def test_unreadable_image_leaves_its_row_and_its_substitute_is_written(tmp_path):
+    images = write_images(tmp_path / "images", classes=3, per_class=7)
+    broken = 4
+    paths_of(images)[broken].write_bytes(b"no image")
+    seen = []
+
+    class Record(Hook):
+        priority = "LOWEST"
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            self.bank = runner.model.bank.features.clone()
+            assert all(s.sample_idx != broken for s in data_batch["data_samples"])
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            keys = runner.model.last_embeddings["key"]
+            bank = runner.model.bank.features
+            written = {}
+            for sample, key in zip(data_batch["data_samples"], keys, strict=True):
+                written[sample.sample_idx] = key  # of one image the last one counts
+                if sample.skipped:
+                    seen.append(sample.sample_idx)
+            for i, row in enumerate(bank):
+                expected = written.get(i, self.bank[i])
+                torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+
+    cfg = interclr(images, tmp_path / "run", epochs=3)
+    cfg.train_dataloader.dataset.on_error = "skip"
+    start = []
+    look = Watch(before_train_epoch=lambda r: start.append(state_of(r)))
+    runner = make_runner(cfg, Record(), look)
+    runner.train()
+    assert runner.iter == 3 * STEPS
+    assert len(seen) >= 2
+    rows = runner.model.bank.features
+    assert torch.equal(rows[broken], start[0]["bank.features"][broken])
+    for index in seen:
+        assert not torch.equal(rows[index], start[0]["bank.features"][index])
+    assert consistent(state_of(runner))
+
+
+def test_epochs_shorter_than_the_label_interval(images, tmp_path):
+    labels = ONLINE | dict(interval=2 * STEPS, min_size=1)
+    states = []
+    look = Watch(before_train_epoch=lambda r: states.append(state_of(r)))
+    cfg = interclr(images, tmp_path, 3, labels, interval=50)
+    runner = make_runner(cfg, look)
+    runner.train()
+    states.append(state_of(runner))
+    start, first, second, third = (s["pseudo_labels.centroids"] for s in states)
+    assert torch.equal(start, first)
+    assert not torch.equal(first, second)  # steps are counted over epochs
+    assert torch.equal(second, third)
+    assert all(consistent(state) for state in states)
+    # figures come at the end of every epoch all the same
+    assert log_text(runner).count("of the images seen changed") == 3
+
+
+def test_offline_labels_cluster_anew_at_the_end_of_their_epochs(images, tmp_path):
+    steps, ends = [], []
+    look = Watch(
+        "HIGHEST",  # before the hook that clusters
+        after_train_iter=lambda r: steps.append(state_of(r)),
+    )
+    after = Watch(after_train_epoch=lambda r: ends.append(state_of(r)))
+    labels = OFFLINE | dict(num_clusters=6)
+    runner = make_runner(interclr(images, tmp_path, 4, labels), look, after)
+    runner.train()
+    name, centroids = "pseudo_labels.labels", "pseudo_labels.centroids"
+    changes = 0
+    for epoch in range(4):
+        last, end = steps[STEPS * (epoch + 1) - 1], ends[epoch]
+        for state in steps[STEPS * epoch : STEPS * (epoch + 1)]:
+            assert torch.equal(state[name], last[name])
+        if epoch % 2 == 0:
+            assert torch.equal(end[name], last[name])
+            continue
+        bank = last["bank.features"]
+        expected = spherical_kmeans(
+            bank, 6, centroids=normalize(last[centroids], dim=1)
+        )
+        assert torch.equal(end[name], expected)
+        for c in range(6):
+            mean = bank[expected == c].mean(0)
+            torch.testing.assert_close(end[centroids][c], mean, atol=1e-6, rtol=0)
+        changes += int((end[name] != last[name]).sum())
+    assert changes > 0
+    lines = re.findall(r"Pseudo-labels in epoch .*", log_text(runner))
+    assert len(lines) == 4
+    moved = [re.search(r"([\d.]+)% of the images", lines[i])[1] for i in (1, 3)]
+    assert sum(map(float, moved)) == pytest.approx(100 * changes / IMAGES, abs=0.11)
+    assert "% of the images" not in lines[0]
+
+
+def test_epochs_without_clustering_have_no_rate(images, tmp_path):
+    runner = make_runner(interclr(images, tmp_path, 3, OFFLINE))
+    runner.train()
+    lines = re.findall(r"Pseudo-labels in epoch .*", log_text(runner))
+    assert ["% of the images" in line for line in lines] == [False, True, False]
+
+
+def test_warm_up_is_moco_and_the_bank_starts_after_it(images, tmp_path):
+    states, banks = [], []
+
+    def look(runner):
+        states.append(state_of(runner))
+        banks.append(states[-1]["bank.features"])
+
+    class Weights(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            ratio = outputs["loss_instance"] / outputs["nce_instance"]
+            assert ratio.item() == pytest.approx(0.75 if runner.epoch else 1)
+
+    cfg = interclr(images, tmp_path / "inter", 3, interval=1, warmup_epochs=1)
+    cfg.default_hooks.logger.interval = 1
+    runner = make_runner(cfg, Watch(before_train_epoch=look), Weights())
+    runner.train()
+    reference = interclr(images, tmp_path / "moco", 1)
+    reference.custom_hooks = []
+    reference.model = model_config("MoCo", data_preprocessor=dict(mean=MEAN, std=STD))
+    moco = make_runner(reference)
+    moco.train()
+    for name, value in moco.model.state_dict().items():
+        assert torch.equal(states[1][name], value), name
+    assert [len(bank) for bank in banks] == [0, IMAGES, IMAGES]
+    model = copy.deepcopy(runner.model)
+    model.load_state_dict(states[1])
+    for path, row in zip(paths_of(images), banks[1], strict=True):
+        torch.testing.assert_close(row, embed_centre(model, path), atol=1e-6, rtol=0)
+    rows = [row for row in log_rows(runner) if "loss_instance" in row]
+    for step, row in enumerate(rows):
+        warm = step >= STEPS
+        assert ("loss_inter" in row) == warm
+        assert bool(cluster_row(row)) == warm
+    assert "Pseudo-labels in epoch 1" not in log_text(runner)
+    assert "Pseudo-labels in epoch 2" in log_text(runner)
+    assert runner.model.loss_lambda == 0.25
+
+
+# Resume
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "warmup"),
+    [
+        (ONLINE, {}, 0),
+        (ONLINE | dict(interval=4), dict(bank_dtype="float16", bank_momentum=0.5), 0),
+        (OFFLINE, {}, 0),
+        (ONLINE, {}, 2),
+    ],
+    ids=["online", "half", "offline", "warm-up"],
+)
+def test_resume_is_bitwise(images, tmp_path, labels, changes, warmup):
+    """Stopped within an epoch; its checkpoint is from between two dates of labels."""
+
+    def run(folder, *hooks, **options):
+        cfg = interclr(images, tmp_path / folder, 3, labels, warmup_epochs=warmup)
+        cfg.model.update(changes)
+        runner = make_runner(cfg, *hooks, **options)
+        runner.train()
+        return runner
+
+    def load(folder, epoch):
+        path = tmp_path / folder / f"epoch_{epoch}.pth"
+        return torch.load(path, weights_only=True)["state_dict"]
+
+    straight = run("a")
+    with pytest.raises(Stop):
+        run("b", stop_at(STEPS + 2))
+    kept = load("b", 1)
+    assert kept["encoder_k.steps"].tolist() == [STEPS]
+    assert len(kept["bank.features"]) == (0 if warmup else IMAGES)
+    begun = []
+    look = Watch(before_train_iter=lambda r: begun or begun.append(state_of(r)))
+    resumed = run("b", look, resume=True)
+    assert_same(begun[0], kept)
+    assert resumed.iter == 3 * STEPS
+    assert_same(straight.model.state_dict(), resumed.model.state_dict())
+    assert_same(straight.model.state_dict(), load("b", 3))
+    names = {"bank.features", "bank.fingerprint", "queue.keys", "encoder_k.steps"}
+    names |= {
+        f"pseudo_labels.{name}"
+        for name in ("labels", "centroids", "sizes", "steps", "visits")
+    }
+    names |= {"pseudo_labels.sums"} if labels["type"] == "OnlineLabels" else set()
+    assert names <= kept.keys()
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A folder with images, their list, and a run of one epoch on the list."""
+    root = tmp_path_factory.mktemp("half")
+    images = write_images(root / "images", classes=3, per_class=7)
+    names = [str(path.relative_to(images)) for path in paths_of(images)]
+    write_list(root, names)
+    make_runner(on_list(root)).train()
+    return root, names
+
+
+def write_list(root, names):
+    (root / "list.txt").write_text("\n".join(names))
+
+
+def on_list(root, epochs=1, images="images", labels=ONLINE, run="run"):
+    cfg = interclr(root / images, root / run, epochs, labels)
+    dataset = cfg.train_dataloader.dataset
+    dataset.pop("labels")
+    dataset.update(
+        type="ImageList", ann_file=str(root / "list.txt"), root=str(root / images)
+    )
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda names: [*names, names[0]],
+        lambda names: names[:-1],
+        lambda names: ["class0/new.png", *names[1:]],
+        lambda names: [names[1], names[0], *names[2:]],
+    ],
+    ids=["more", "fewer", "renamed", "reordered"],
+)
+def test_resume_with_other_images_is_refused(half, change):
+    root, names = half
+    shutil.copy(root / "images" / names[0], root / "images" / "class0" / "new.png")
+    try:
+        write_list(root, change(names))
+        runner = make_runner(on_list(root, epochs=2), resume=True)
+        with pytest.raises(ConfigError, match=r"belongs to 21 other images.*load_from"):
+            runner.train()
+        assert runner.iter == STEPS
+    finally:
+        write_list(root, names)
+
+
+def test_resume_from_a_moved_folder_goes_on(half):
+    root, _ = half
+    shutil.copytree(root / "images", root / "moved")
+    shutil.copytree(root / "run", root / "run_moved")
+    cfg = on_list(root, epochs=2, images="moved", run="run_moved")
+    runner = make_runner(cfg, resume=True)
+    runner.train()
+    assert runner.iter == 2 * STEPS
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ONLINE | dict(num_clusters=CLUSTERS + 1),
+        ONLINE | dict(num_clusters=CLUSTERS - 1),
+        OFFLINE | dict(num_clusters=CLUSTERS + 1),
+    ],
+)
+def test_resume_with_another_number_of_clusters_is_refused(half, labels):
+    runner = make_runner(on_list(half[0], 2, labels=labels), resume=True)
+    sentence = f"do not fit {labels['num_clusters']} clusters; resume with the num_"
+    with pytest.raises(ConfigError, match=sentence):
+        runner.train()
+
+
+def test_resume_as_another_kind_of_labels(half):
+    """A checkpoint of offline labels has no sums."""
+    root, _ = half
+    make_runner(on_list(root, labels=OFFLINE, run="offline")).train()
+    runner = make_runner(on_list(root, 2, run="offline"), resume=True)
+    try:
+        runner.train()
+    except ConfigError:
+        return
+    assert consistent(state_of(runner))
+
+
+def test_load_from_starts_the_bank_anew(half, images, tmp_path):
+    root, _ = half
+    write_list(tmp_path, [str(images / "class1" / f"{i}.png") for i in range(7)])
+    cfg = on_list(tmp_path)
+    checkpoint = root / "run" / "epoch_1.pth"
+    (tmp_path / "images").mkdir()
+    labels = dict(num_clusters=2, min_size=1)  # another number is no matter here
+    cfg.model.pseudo_labels.update(labels)
+    cfg.load_from = str(checkpoint)
+    runner = start(cfg)
+    model = runner.model
+    trained = torch.load(checkpoint, weights_only=True)["state_dict"]
+    for name in ("backbone.layer1.0.conv1.weight", "neck.mlp.0.weight"):
+        assert torch.equal(model.state_dict()[name], trained[name])
+    dataset = runner.train_dataloader.dataset
+    assert model.bank.fingerprint.tolist() == [dataset.fingerprint()]
+    assert len(model.bank) == 7
+    for i in range(7):
+        expected = embed_centre(model, images / "class1" / f"{i}.png")
+        torch.testing.assert_close(model.bank.features[i], expected, atol=1e-6, rtol=0)
+    assert model.pseudo_labels.sizes.sum() == 7
+    assert "Feature bank: 7 images" in log_text(runner)
+    runner = make_runner(cfg)
+    runner.train()
+    assert runner.iter == 1
+
+
+# Refusals
+
+
+def refused(cfg):
+    runner = make_runner(cfg)
+    with pytest.raises(ConfigError) as caught:
+        runner.train()
+    assert runner.iter == 0
+    return str(caught.value)
+
+
+def test_model_without_a_bank(images, tmp_path):
+    text = refused(interclr(images, tmp_path, model=model_config("MoCo")))
+    assert "which MoCo has not; take it out of custom_hooks" in text
+
+
+@pytest.mark.parametrize("labels", [ONLINE, OFFLINE])
+def test_more_clusters_than_images(images, tmp_path, labels):
+    text = refused(interclr(images, tmp_path, 1, labels | dict(num_clusters=22)))
+    assert "num_clusters=22 clusters cannot be made of 21 images" in text
+
+
+def test_clusters_of_at_least_too_many(images, tmp_path):
+    text = refused(interclr(images, tmp_path, 1, ONLINE | dict(min_size=6)))
+    assert "4 clusters of at least min_size=6 images need 24 images" in text
+    assert "there are 21" in text
+    fits = interclr(images, tmp_path, 1, ONLINE | dict(min_size=5))
+    runner = make_runner(fits)
+    runner.train()
+    assert runner.iter == STEPS
+
+
+def test_wrapped_datasets(images, tmp_path):
+    cfg = interclr(images, tmp_path)
+    runner = make_runner(cfg)
+    folder = runner.build_dataloader(cfg.train_dataloader).dataset
+    runner._train_dataloader["dataset"] = ConcatDataset([folder, folder])
+    with pytest.raises(ConfigError, match="A ConcatDataset around datasets numbers"):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    ("labels", "hook"), [(OFFLINE, {}), (ONLINE, dict(warmup_epochs=1))]
+)
+def test_epochs_where_there_are_none(images, tmp_path, labels, hook):
+    cfg = interclr(images, tmp_path, 1, labels, **hook)
+    cfg.train_cfg = {"by_epoch": False, "max_iters": 3}
+    cfg.default_hooks.checkpoint.by_epoch = False
+    assert "set by_epoch=True" in refused(cfg)
+
+
+def test_iterations_without_epochs(images, tmp_path):
+    cfg = interclr(images, tmp_path)
+    cfg.train_cfg = {"by_epoch": False, "max_iters": STEPS + 3}
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4)
+    runner = make_runner(cfg)
+    runner.train()
+    assert runner.iter == STEPS + 3
+    assert consistent(state_of(runner))
+
+
+def test_labels_that_change_the_selection(tmp_path):
+    images = write_images(tmp_path / "images", classes=3, per_class=7)
+    shutil.copy(images / "class0" / "0.png", images / "stray.png")
+    cfg = interclr(images, tmp_path / "run", dataset=dict(labels="subfolders"))
+    assert "has other images than the training set" in refused(cfg)
+
+
+def test_no_bank_without_the_hook(images, tmp_path):
+    cfg = interclr(images, tmp_path)
+    cfg.custom_hooks = []
+    with pytest.raises(ValueError, match="Let PseudoLabelHook fill it"):
+        make_runner(cfg).train()
+
+
+# Figures
+
+
+SIZES = {"size_min", "size_median", "size_max", "effective_number"}
+LABELLED = dict(labels="subfolders")
+
+
+def cluster_row(row):
+    return {k.split("/")[1]: v for k, v in row.items() if k.startswith("cluster/")}
+
+
+def slow_figures(labels, classes):
+    sizes = sorted([labels.count(c) for c in range(CLUSTERS)])
+    entropy = -sum(s / IMAGES * np.log(s / IMAGES) for s in sizes if s)
+    hits = 0
+    for c in set(labels):
+        members = [k for own, k in zip(labels, classes, strict=True) if own == c]
+        hits += max(members.count(k) for k in members)
+    return {
+        "size_min": sizes[0],
+        "size_median": np.median(sizes),
+        "size_max": sizes[-1],
+        "effective_number": np.exp(entropy),
+        "purity": hits / IMAGES,
+        "nmi": normalized_mutual_info_score(classes, labels),
+    }
+
+
+class Follow(Hook):
+    """Assign the images of every step by hand, from the state before it."""
+
+    priority = "HIGHEST"
+
+    def __init__(self):
+        self.visits, self.labels = [], []  # of every step
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        labels = runner.model.pseudo_labels
+        self.before = labels.centroids.clone(), labels.labels.clone()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        seen = {sample.sample_idx for sample in data_batch["data_samples"]}
+        centroids, labels = self.before
+        bank = runner.model.bank.features
+        changed = sum(int((centroids @ bank[i]).argmax() != labels[i]) for i in seen)
+        self.visits.append((len(seen), changed))
+        self.labels.append(runner.model.pseudo_labels.labels.tolist())
+
+
+def test_figures_in_log_and_text(images, tmp_path):
+    cfg = interclr(images, tmp_path, 3, dataset=LABELLED)
+    cfg.default_hooks.logger.interval = 1
+    follow = Follow()
+    runner = make_runner(cfg, follow)
+    runner.train()
+    rows = [cluster_row(row) for row in log_rows(runner) if "loss_inter" in row]
+    assert len(rows) == 3 * STEPS
+    assert rows[0] == {}  # nothing is known before the first interval
+    lines = re.findall(r"Pseudo-labels in epoch .*", log_text(runner))
+    assert len(lines) == 3
+    classes = [0] * 7 + [1] * 7 + [2] * 7
+    since, rates = 0, set()
+    for epoch in range(3):
+        for place in (2, 4, STEPS):  # the interval is 2; and the end of the epoch
+            step = STEPS * epoch + place
+            seen, changed = np.sum(follow.visits[since:step], axis=0)
+            since, rate = step, changed / seen
+            rates.add(rate)
+            expected = slow_figures(follow.labels[step - 1], classes)
+            if place < STEPS:
+                assert rows[step - 1] == pytest.approx(
+                    expected | {"change_rate": rate}, abs=1e-6
+                )
+        assert lines[epoch].startswith(
+            f"Pseudo-labels in epoch {epoch + 1}: 4 clusters of "
+            f"{expected['size_min']} to {expected['size_max']} images (median "
+            f"{expected['size_median']:.0f}), {rate:.1%} of the images seen changed "
+            f"theirs; purity {expected['purity']:.3f}, NMI {expected['nmi']:.3f} ("
+        )
+    assert len(rates) > 3
+    assert len({row.get("purity") for row in rows}) > 3
+
+
+def test_labels_are_for_the_figures_only(images, tmp_path):
+    states, rows, texts = [], [], []
+    for name, hook in (
+        ("with", dict(dataset=LABELLED)),
+        ("without", dict(interval=1)),
+    ):
+        runner = make_runner(interclr(images, tmp_path / name, 2, **hook))
+        runner.train()
+        states.append(state_of(runner))
+        rows.append([cluster_row(row) for row in log_rows(runner)][-1])
+        texts.append(log_text(runner))
+    assert_same(*states)
+    assert set(rows[0]) == SIZES | {"change_rate", "purity", "nmi"}
+    assert set(rows[1]) == SIZES | {"change_rate"}
+    assert "purity" not in texts[1]
+    assert texts[0].count("labels serve these two figures only") == 2
+
+
+def test_the_end_of_an_epoch_on_the_interval_keeps_its_rate(images, tmp_path):
+    """Both ask for the figures after the same step; the second finds no visit."""
+    runner = make_runner(interclr(images, tmp_path, 2, interval=STEPS))
+    rates = []
+    hub = runner.message_hub
+    runner.register_hook(
+        Watch(
+            after_train_iter=lambda r: (
+                r.iter % STEPS == STEPS - 1
+                and rates.append(hub.get_scalar("train/cluster/change_rate").current())
+            )
+        )
+    )
+    runner.train()
+    found = re.findall(r"([\d.]+)% of the images seen", log_text(runner))
+    assert [f"{100 * rate:.1f}" for rate in rates] == found
+    assert len(found) == 2

@@ -1,0 +1,765 @@
+"""Clusterings, and pseudo-labels that follow the network: by definition, in loops."""
+
+import io
+from collections import Counter
+from copy import deepcopy
+from itertools import permutations
+from math import sqrt
+
+import pytest
+import torch
+from scipy import stats
+from sklearn.cluster import KMeans
+from torch import nn
+from torch.nn.functional import normalize
+
+from mmssl_ext.models.memory import (
+    FeatureBank,
+    OfflineLabels,
+    OnlineLabels,
+    PseudoLabels,
+    kmeans,
+    pseudo_labels,
+)
+from mmssl_ext.models.memory.kmeans import (
+    assign,
+    cluster_sizes,
+    cluster_sums,
+    halve,
+    means,
+    plus_plus,
+    spherical_kmeans,
+)
+
+
+def unit(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(*shape, generator=generator), dim=1)
+
+
+def blobs(images, dim, count, spread, seed=0):
+    """Unit rows around ``count`` directions, in turns."""
+    centres = unit(count, dim, seed=seed)[torch.arange(images) % count]
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(images, dim, generator=generator)
+    return normalize(centres + spread / sqrt(dim) * noise, dim=1)
+
+
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def distance(a, b):
+    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+
+
+def mean(rows):
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def unit_row(row):
+    norm = sqrt(dot(row, row))
+    return [x / norm for x in row]
+
+
+def best_of(row, centroids):
+    return max(range(len(centroids)), key=lambda c: dot(row, centroids[c]))
+
+
+# k-means
+
+
+def slow_kmeans(rows, centroids, num_iters):
+    """Spherical k-means in Python floats; an empty cluster takes the worst fit."""
+    labels = None
+    for _ in range(num_iters):
+        new = [best_of(row, centroids) for row in rows]
+        fit = [dot(row, centroids[c]) for row, c in zip(rows, new, strict=True)]
+        keeps = {}  # the best image of every cluster stays
+        for i, c in enumerate(new):
+            if c not in keeps or fit[i] > fit[keeps[c]]:
+                keeps[c] = i
+        spare = sorted(set(range(len(rows))) - set(keeps.values()), key=fit.__getitem__)
+        empty = [c for c in range(len(centroids)) if c not in keeps]
+        for c, i in zip(empty, spare, strict=False):
+            new[i] = c
+        if new == labels:
+            break
+        labels = new
+        members = [[] for _ in centroids]
+        for row, c in zip(rows, labels, strict=True):
+            members[c].append(row)
+        centroids = [unit_row(mean(rows)) for rows in members]
+    return labels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("num_iters", [1, 2, 50])
+@pytest.mark.parametrize("empty", [0, 3])
+def test_kmeans_equals_a_loop(dtype, num_iters, empty, monkeypatch):
+    monkeypatch.setattr(kmeans, "_BLOCK_ROWS", 16)
+    x = unit(90, 5).abs().to(dtype)
+    start = x[:7].float()
+    start[7 - empty :] *= -1  # nobody chooses these
+    labels = spherical_kmeans(x, 7, num_iters, centroids=normalize(start, dim=1))
+    expected = slow_kmeans(x.tolist(), normalize(start, dim=1).tolist(), num_iters)
+    assert labels.tolist() == expected
+    assert labels.dtype == torch.int32
+
+
+def test_kmeans_reports_its_iterations_and_ends_when_nothing_changes():
+    x, told = blobs(60, 4, 3, 0.2), []
+    spherical_kmeans(x, 3, 30, progress=lambda *args: told.append(args))
+    assert told == [(n + 1, 30) for n in range(len(told))]
+    assert 2 <= len(told) < 30
+
+
+@pytest.mark.parametrize("spread", [0.3, 10.0])
+def test_kmeans_is_as_good_as_sklearn(spread):
+    """Its inertia on blobs, and on what are hardly any."""
+
+    def inertia(labels):
+        total = 0.0
+        for c in range(10):
+            members = x[labels == c].double()
+            total += ((members - members.mean(0)) ** 2).sum().item()
+        return total
+
+    x = blobs(600, 6, 10, spread)
+    best = KMeans(10, n_init=10, random_state=0).fit(x.numpy()).inertia_
+    found = [inertia(spherical_kmeans(x, 10, seed=seed)) for seed in range(8)]
+    assert min(found) < 1.01 * best
+    if spread > 1:  # no start can go wrong for good
+        assert max(found) < 1.05 * best
+
+
+def test_kmeans_follows_from_its_seed():
+    x = unit(200, 6)
+    labels = [spherical_kmeans(x, 9, seed=seed) for seed in range(4)]
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    again = [spherical_kmeans(x, 9, seed=seed) for seed in range(4)]
+    for a, b in zip(labels, again, strict=True):
+        assert torch.equal(a, b)
+    assert len({tuple(x.tolist()) for x in labels}) == 4
+    torch.manual_seed(1)
+    after = torch.get_rng_state()
+    spherical_kmeans(x, 9)
+    assert torch.equal(torch.get_rng_state(), after)
+    torch.set_rng_state(state)
+
+
+def rows_of_few_values(images, values):
+    return unit(values, 4)[torch.arange(images) % values]
+
+
+@pytest.mark.parametrize(
+    ("x", "count"),
+    [
+        (unit(1, 4), 1),
+        (unit(30, 4), 1),
+        (unit(30, 4), 29),
+        (unit(30, 4), 30),
+        (unit(200, 4), 150),  # the start draws several at once
+        (rows_of_few_values(40, 1), 7),
+        (rows_of_few_values(40, 1), 40),
+        (rows_of_few_values(40, 3), 8),
+        (torch.cat([unit(20, 4), -unit(20, 4)]), 25),
+    ],
+    ids=lambda value: value if isinstance(value, int) else len(value),
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_cluster_is_ever_empty(x, count, dtype):
+    for num_iters in (1, 2, 20):
+        for seed in range(3):
+            labels = spherical_kmeans(x.to(dtype), count, num_iters, seed)
+            assert set(labels.tolist()) == set(range(count))
+            assert torch.equal(
+                cluster_sizes(labels, count), torch.bincount(labels, minlength=count)
+            )
+
+
+@pytest.mark.parametrize("count", [0, 31])
+def test_more_clusters_than_images_are_refused(count):
+    with pytest.raises(ValueError, match=f"{count} clusters .* of 30 images"):
+        spherical_kmeans(unit(30, 4), count)
+
+
+def test_start_is_drawn_in_proportion_to_the_distance():
+    """All three draws: uniform; 1 - cos; 1 - the larger cos."""
+    angles = torch.tensor([0.0, 0.7, 1.9, 3.5])
+    x = torch.stack([angles.cos(), angles.sin()], dim=1)
+    far = (1 - x @ x.T).tolist()
+    expected = {}
+    for a, b, c in permutations(range(4), 3):
+        second = far[a][b] / sum(far[a])
+        nearest = [min(far[a][i], far[b][i]) for i in range(4)]
+        expected[a, b, c] = second * nearest[c] / sum(nearest) / 4
+    total = 5000
+    counts = Counter()
+    for seed in range(total):
+        found = plus_plus(x, 3, seed)
+        counts[tuple((found @ x.T).argmax(1).tolist())] += 1
+    assert set(counts) <= set(expected)
+    observed = [counts[key] for key in expected]
+    wanted = [total * p for p in expected.values()]
+    assert min(wanted) > 5
+    assert stats.chisquare(observed, wanted).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("images", "count", "block"), [(30, 30, None), (300, 200, None), (300, 5, 8)]
+)
+def test_start_has_distinct_images(images, count, block, monkeypatch):
+    """Also where several are drawn at once, and from a part of the images."""
+    if block:
+        monkeypatch.setattr(kmeans, "_BLOCK_ROWS", block)
+    x = unit(images, 4)
+    for seed in range(5):
+        start = plus_plus(x.half(), count, seed)
+        assert start.shape == (count, 4)
+        assert start.dtype == torch.float32
+        torch.testing.assert_close(start.norm(dim=1), torch.ones(count))
+        nearest = (start @ x.T).max(1)
+        assert (nearest.values > 1 - 1e-3).all()
+        assert len(set(nearest.indices.tolist())) == count
+
+
+def test_start_prefers_what_is_not_there_yet():
+    x = rows_of_few_values(90, 3)
+    for seed in range(20):
+        start = plus_plus(x, 3, seed)
+        assert sorted((start @ x[:3].T).argmax(1).tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_sums_do_not_depend_on_the_order(dtype, monkeypatch):
+    x, labels = unit(70, 6).to(dtype), torch.arange(70).int() % 5
+    labels[labels == 3] = 4  # one is empty
+    rows, exact = x.tolist(), []
+    for c in range(5):
+        members = [rows[i] for i in range(70) if labels[i] == c] or [[0.0] * 6]
+        fixed = [[round(value * 2**30) for value in row] for row in members]
+        exact.append([sum(column) for column in zip(*fixed, strict=True)])
+    for block in (65536, 16):
+        monkeypatch.setattr(kmeans, "_BLOCK_ROWS", block)
+        for seed in range(3):
+            order = torch.randperm(70, generator=torch.Generator().manual_seed(seed))
+            sums = cluster_sums(x[order], labels[order], 5)
+            assert sums.tolist() == exact
+    sizes = cluster_sizes(labels, 5)
+    assert sizes.tolist() == [14, 14, 14, 0, 28]
+    for c in range(5):
+        members = x[labels == c].double()
+        plain = members.sum(0)
+        error = (sums[c].double() / 2**30 - plain).abs().max()
+        assert error <= 28 * 2.0**-31
+        expected = (plain / max(1, len(members))).float()
+        torch.testing.assert_close(
+            means(sums, sizes)[c], expected, atol=2.0**-30, rtol=2.0**-23
+        )
+
+
+def test_images_are_assigned_in_blocks(monkeypatch):
+    x, centroids = unit(50, 6), unit(8, 6, seed=1)
+    for limit in (2**24, 100, 1):
+        monkeypatch.setattr(kmeans, "_BLOCK_ELEMENTS", limit)
+        labels, similarity = assign(x, centroids)
+        for n, row in enumerate(x.tolist()):
+            best = best_of(row, centroids.tolist())
+            assert labels[n] == best
+            assert abs(similarity[n] - dot(row, centroids[best].tolist())) < 1e-6
+
+
+def slow_halves(rows):
+    """2-means from the two far ends, in Python floats."""
+    centre = mean(rows)
+    first = max(rows, key=lambda row: distance(row, centre))
+    second = max(rows, key=lambda row: distance(row, first))
+    side = [False] * len(rows)
+    for _ in range(20):
+        before = side
+        side = [distance(row, second) < distance(row, first) for row in rows]
+        if side == before:
+            break
+        first = mean([r for r, far in zip(rows, side, strict=True) if not far])
+        second = mean([r for r, far in zip(rows, side, strict=True) if far])
+    return side
+
+
+def test_halves_equal_a_loop():
+    sizes = [2, 3, 4, 7, 12, 30, 2, 80]
+    groups = torch.cat([torch.full((n,), g) for g, n in enumerate(sizes)])
+    groups = groups[torch.randperm(len(groups))]
+    x = unit(len(groups), 5)
+    second = halve(x, groups, len(sizes))
+    assert second.dtype == torch.bool
+    for g in range(len(sizes)):
+        assert second[groups == g].tolist() == slow_halves(x[groups == g].tolist())
+
+
+def test_halves_of_clear_pairs_equal_features_and_twos():
+    pairs = torch.arange(24) % 3 == 0  # 8 and 16 around two directions
+    clear = normalize(unit(2, 6)[pairs.long()] + 0.05 * torch.randn(24, 6), dim=1)
+    side = halve(clear, torch.zeros(24, dtype=torch.long), 1)
+    assert torch.equal(side, pairs) or torch.equal(side, ~pairs)
+    for images in (2, 3, 8, 13):
+        equal = unit(1, 6).expand(images, 6)
+        side = halve(equal, torch.zeros(images, dtype=torch.long), 1)
+        assert side.sum().item() == images // 2
+    twos = torch.randperm(40) // 2
+    x = unit(40, 6)
+    x[twos < 10] = x[twos[twos < 10]]  # the two of these are equal
+    side = halve(x, twos, 20)
+    for g in range(20):
+        assert side[twos == g].sum().item() == 1
+
+
+def test_many_groups_are_halved_as_one_at_a_time():
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        parts, groups = [], []
+        for g in range(8):
+            images = int(torch.randint(2, 12, (1,), generator=generator))
+            noise = torch.randn(images, 6, generator=generator)
+            centres = unit(2, 6, seed=seed + g)
+            parts.append(
+                (
+                    normalize(noise, dim=1),
+                    centres[:1].expand(images, 6),
+                    normalize(centres[:1] + 1e-7 * noise, dim=1),
+                    centres[torch.arange(images) % 2],
+                )[g % 4]
+            )
+            groups += [g] * images
+        order = torch.randperm(len(groups), generator=generator)
+        x, group = torch.cat(parts)[order], torch.tensor(groups)[order]
+        together = halve(x, group, 8)
+        for g in range(8):
+            own = group == g
+            alone = halve(x[own], torch.zeros(int(own.sum()), dtype=torch.long), 1)
+            assert torch.equal(together[own], alone)
+            assert 0 < alone.sum() < len(alone)
+
+
+# Labels
+
+
+def memory(images, labels, dim=5, momentum=0.0, dtype="float32", given=None):
+    """A bank of random rows and labels for it: by k-means, or as given."""
+    bank = FeatureBank(dim, momentum, dtype)
+    bank.fill(unit(images, dim))
+    if given is None:
+        labels.start(bank)
+    else:
+        labels.set_labels(torch.as_tensor(given), bank)
+    return bank, labels
+
+
+def members_of(labels):
+    members = [[] for _ in range(labels.num_clusters)]
+    for image, c in enumerate(labels.labels.tolist()):
+        members[c].append(image)
+    return members
+
+
+def check_exact(labels, bank):
+    """Sizes and sums are what anew they would be, to the last bit."""
+    rows, members = bank.features.tolist(), members_of(labels)
+    assert labels.sizes.tolist() == [len(images) for images in members]
+    for c, images in enumerate(members):
+        fixed = [[round(x * 2**30) for x in rows[image]] for image in images]
+        expected = [sum(column) for column in zip(*fixed, strict=True)]
+        assert labels.sums[c].tolist() == (expected or [0] * len(rows[0]))
+
+
+def check_means(labels, bank):
+    for c, images in enumerate(members_of(labels)):
+        expected = torch.tensor(mean([bank.features[i].tolist() for i in images]))
+        torch.testing.assert_close(
+            labels.centroids[c], expected, atol=2.0**-29, rtol=2.0**-22
+        )
+
+
+def batch_of(step, images, dim, size=12):
+    """Rows with repetitions, and features that crowd together."""
+    generator = torch.Generator().manual_seed(step)
+    rows = torch.randint(images, (size,), generator=generator)
+    return rows, blobs(size, dim, 3, 1.0, seed=step // 10)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "momentum"), [("float32", 0.0), ("float16", 0.5), ("bfloat16", 0.0)]
+)
+def test_online_labels_step_by_step(dtype, momentum):
+    """Sheet, 7.6 to 7.8: every state of 60 steps, from the one before it."""
+    interval, min_size = 3, 4
+    labels = OnlineLabels(8, interval, min_size)
+    bank, labels = memory(60, labels, 5, momentum, dtype)
+    mended, repeated, seen, changed = 0, 0, 0, 0
+    for step in range(1, 61):
+        rows, features = batch_of(step, 60, 5)
+        centroids, before = labels.centroids.tolist(), labels.labels.tolist()
+        kept = labels.centroids.clone()
+        labels.update(bank.update(rows, features), bank)
+        expected = list(before)
+        for image in set(rows.tolist()):  # these alone
+            expected[image] = best_of(bank.features[image].tolist(), centroids)
+            seen += 1
+            changed += expected[image] != before[image]
+        repeated += len(rows) - len(set(rows.tolist()))
+        check_exact(labels, bank)
+        assert labels.visits.tolist() == [seen, changed]
+        assert labels.num_steps == step
+        if step % interval:
+            assert labels.labels.tolist() == expected
+            assert torch.equal(labels.centroids, kept)
+            continue
+        counts = Counter(expected)
+        small = [c for c in range(8) if counts[c] < min_size]
+        if not small:
+            assert labels.labels.tolist() == expected
+        else:
+            mended += 1
+            large = [c for c in range(8) if c not in small]
+            for image, c in enumerate(expected):
+                own = int(labels.labels[image])
+                assert c in small or own in (c, *small)
+            assert all(labels.sizes[c] > 0 for c in large)
+        assert labels.sizes.min() >= 1
+        assert labels.sizes.sum() == 60
+        check_means(labels, bank)
+    assert 3 <= mended < 20
+    assert repeated > 20
+
+
+def test_centroids_are_plain_means_of_their_members():
+    """Sheet, 7.7, by hand: two members, one, none."""
+    bank, labels = FeatureBank(2), OnlineLabels(3)
+    bank.fill(torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.0, -1.0]]))
+    labels.set_labels(torch.tensor([0, 0, 1]), bank)
+    labels.centroids = torch.tensor([[9.0, 9.0], [9.0, 9.0], [0.3, 0.4]])
+    labels.update_centroids()
+    torch.testing.assert_close(
+        labels.centroids, torch.tensor([[0.8, 0.4], [0.0, -1.0], [0.3, 0.4]])
+    )
+    assert torch.equal(labels.centroids[1], bank.features[2])
+    assert torch.equal(labels.centroids[2], torch.tensor([0.3, 0.4]))
+
+
+def test_small_clusters_move_to_the_best_larger_one():
+    """Sheet, 7.8; a loop says where to, and only that cluster may then be split."""
+    given = torch.arange(150) % 5
+    given[:3], given[given == 4] = torch.tensor([5, 5, 6]), 3
+    given[10:14] = 4
+    bank, labels = memory(150, OnlineLabels(8, min_size=5), given=given)
+    small = {4, 5, 6, 7}  # of 4, 2, 1 and 0 images
+    assert {c for c in range(8) if labels.sizes[c] < 5} == small
+    centroids = labels.centroids.tolist()
+    goal = given.tolist()
+    for image, c in enumerate(goal):
+        if c in small:
+            row = bank.features[image].tolist()
+            large = [k for k in range(8) if k not in small]
+            goal[image] = max(large, key=lambda k: dot(row, centroids[k]))
+    sizes = Counter(goal)
+    assert len({goal[image] for image, c in enumerate(given) if int(c) in small}) > 1
+    labels.mend_small(bank)
+    check_exact(labels, bank)
+    check_means(labels, bank)
+    parts = {c: set() for c in sizes}
+    for image, c in enumerate(labels.labels.tolist()):
+        parts[goal[image]].add(c)
+    owners = Counter(c for found in parts.values() for c in found)
+    assert owners == Counter(range(8))  # each number holds a part of one, none is free
+    for c, found in parts.items():
+        assert found & {0, 1, 2, 3} == {c}
+    assert len(parts[max(sizes, key=sizes.get)]) > 1
+    assert labels.visits.tolist() == [0, 0]  # nobody looked at these images
+
+
+@pytest.mark.parametrize("free", [1, 2, 4, 20, 64])
+def test_largest_clusters_are_halved_one_after_the_other(free):
+    """Many at once as the reference's one at a time; halves of halves, to the last."""
+    sizes = [20, 37, 2, 9, 1]
+    numbers = torch.randperm(5 + free)[:5].tolist()
+    pairs = zip(numbers, sizes, strict=True)
+    origin = torch.cat([torch.full((n,), c) for c, n in pairs])[torch.randperm(69)]
+    bank, labels = FeatureBank(6), OnlineLabels(5 + free, min_size=1)
+    bank.fill(unit(5 + free, 6)[origin])  # all of a cluster are equal
+    labels.set_labels(origin, bank)
+    labels.mend_small(bank)
+    expected = sorted(sizes)
+    for _ in range(free):
+        largest = expected.pop()
+        expected = sorted([*expected, largest // 2, largest - largest // 2])
+    assert sorted(labels.sizes.tolist()) == expected
+    for images in members_of(labels):
+        assert len({int(origin[image]) for image in images}) == 1
+    for image, c in enumerate(labels.labels.tolist()):
+        assert c == origin[image] or c not in numbers  # one half keeps the number
+    check_exact(labels, bank)
+    check_means(labels, bank)
+
+
+@pytest.mark.parametrize("min_size", [1, 3])
+@pytest.mark.parametrize("giant", [0, 17, 29])
+def test_one_giant_cluster_fills_all_others(giant, min_size):
+    given = torch.full((100,), giant)
+    labels = OnlineLabels(30, min_size=min_size)
+    bank, labels = memory(100, labels, given=given)
+    labels.mend_small(bank)
+    counts = torch.bincount(labels.labels)
+    assert len(counts) == 30
+    assert counts.min() >= 1
+    assert counts.sum() == 100
+    check_exact(labels, bank)
+    check_means(labels, bank)
+
+
+def test_as_many_clusters_as_images():
+    bank, labels = memory(12, OnlineLabels(12, interval=1, min_size=1))
+    for step in range(20):
+        labels.update(bank.update(*batch_of(step, 12, 5)), bank)
+        assert sorted(labels.labels.tolist()) == list(range(12))
+        check_exact(labels, bank)
+        check_means(labels, bank)
+
+
+def test_repetitions_of_an_image_get_one_label():
+    """Centroids that tie but for rounding, which differs by the place in the batch."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        bank, labels = memory(10, OnlineLabels(5), dim=37, given=torch.arange(10) % 5)
+        values = torch.randn(37, generator=generator)
+        orders = [torch.randperm(37, generator=generator) for _ in range(5)]
+        labels.centroids = torch.stack([values[order] for order in orders])
+        for repetitions in range(2, 40):
+            rows = torch.zeros(repetitions, dtype=torch.long)
+            level = torch.full((repetitions, 37), 37**-0.5)
+            labels.update(bank.update(rows, level), bank)
+            assert labels.sizes.tolist() == torch.bincount(labels.labels).tolist()
+
+
+def test_labels_ignore_autocast():
+    bank, labels = memory(200, OnlineLabels(20, interval=2, min_size=5))
+    other_bank, other = deepcopy((bank, labels))
+    for step in range(20):
+        batch = batch_of(step, 200, 5, size=50)
+        labels.update(bank.update(*batch), bank)
+        with torch.autocast("cpu", torch.bfloat16):
+            other.update(other_bank.update(*batch), other_bank)
+        assert torch.equal(other_bank.features, bank.features)
+        assert torch.equal(other.labels, labels.labels)
+        assert torch.equal(other.centroids, labels.centroids)
+
+
+KINDS = {
+    "online": lambda **changes: OnlineLabels(**dict(num_clusters=6) | changes),
+    "offline": lambda **changes: OfflineLabels(**dict(num_clusters=6) | changes),
+}
+every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+
+
+def states(model):
+    return {name: x.clone() for name, x in model.state_dict().items()}
+
+
+@every_kind
+def test_resumed_labels_go_on_bit_for_bit(make):
+    """Sheet, 7.13: from the middle of an interval, mending and clustering later."""
+
+    def new():
+        options = dict(min_size=4) if make is KINDS["online"] else {}
+        labels = make(interval=3, **options)
+        return nn.ModuleDict({"bank": FeatureBank(5, 0.25), "labels": labels})
+
+    def train(model, steps):
+        found = []
+        for step in steps:
+            change = model["bank"].update(*batch_of(step, 40, 5))
+            model["labels"].update(change, model["bank"])
+            if step % 2:
+                model["labels"].end_epoch(step // 2 + 1, model["bank"])
+            found.append(states(model))
+        return found
+
+    model = new()
+    memory(40, model["labels"])
+    model["bank"].fill(unit(40, 5))
+    train(model, range(7))
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    saved = torch.load(file)
+    whole = train(model, range(7, 20))
+    assert not torch.equal(whole[0]["labels.labels"], whole[-1]["labels.labels"])
+
+    resumed = new()
+    for name, module in resumed.items():  # as tools do that compare shapes first
+        module.adopt_sizes(saved, f"{name}.")
+    shapes = {name: x.shape for name, x in resumed.state_dict().items()}
+    assert shapes == {name: x.shape for name, x in saved.items()}
+    resumed = new()
+    resumed.load_state_dict(saved)
+    assert resumed["labels"].num_steps == 7
+    for state, expected in zip(train(resumed, range(7, 20)), whole, strict=True):
+        for name, value in expected.items():
+            assert torch.equal(state[name], value), name
+
+
+@every_kind
+def test_a_state_of_other_clusters_does_not_fit(make):
+    _, labels = memory(200, make())
+    with pytest.raises(RuntimeError, match="size mismatch for sizes"):
+        make(num_clusters=7).load_state_dict(labels.state_dict())
+
+
+def test_members_are_drawn_uniformly_from_the_own_cluster():
+    given = torch.tensor([0] * 1 + [1] * 2 + [3] * 5 + [2] * 12)[torch.randperm(20)]
+    _, labels = memory(20, PseudoLabels(5), given=given)  # one more is empty
+    generator = torch.Generator().manual_seed(0)
+    for c, images in enumerate(members_of(labels)):
+        if not images:
+            continue
+        drawn = labels.draw_members(torch.tensor(images[-1:] * 3000), generator)
+        counts = Counter(drawn.tolist())
+        assert set(counts) == set(images), c
+        if len(images) == 1:
+            assert counts == {images[0]: 3000}
+        else:
+            assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+    rows = torch.randint(20, (500,))
+    drawn = labels.draw_members(rows, generator)
+    assert torch.equal(given[drawn], given[rows])
+    again = [labels.draw_members(rows, generator.manual_seed(1)) for _ in range(2)]
+    assert torch.equal(*again)
+
+
+def test_every_draw_is_independent_of_the_others():
+    """Pairs of draws of one call: all 9 of a cluster of three alike."""
+    _, labels = memory(6, PseudoLabels(2), given=[0, 1, 0, 1, 0, 1])
+    generator = torch.Generator().manual_seed(0)
+    drawn = labels.draw_members(torch.tensor([0, 2] * 3000), generator)
+    counts = Counter(map(tuple, drawn.view(-1, 2).tolist()))
+    assert len(counts) == 9
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_offline_labels_stay_until_their_epoch():
+    bank, labels = memory(120, OfflineLabels(6, interval=2, num_iters=3))
+    start = states(labels)
+    for epoch in range(1, 5):
+        for step in range(5 * epoch - 5, 5 * epoch):
+            labels.update(bank.update(*batch_of(step, 120, 5)), bank)
+            now = states(labels)
+            assert now.pop("steps").item() == labels.num_steps == step + 1
+            for name, value in now.items():
+                assert torch.equal(value, start[name]), name
+        labels.end_epoch(epoch, bank)
+        if epoch % 2:
+            for name in ("labels", "sizes", "centroids", "visits"):
+                assert torch.equal(labels.state_dict()[name], start[name])
+            continue
+        old = [unit_row(c) for c in start["centroids"].tolist()]
+        expected = slow_kmeans(bank.features.tolist(), old, num_iters=3)
+        assert labels.labels.tolist() == expected
+        assert labels.sizes.tolist() == [expected.count(c) for c in range(6)]
+        check_means(labels, bank)
+        changed = sum(a != b for a, b in zip(start["labels"], expected, strict=True))
+        assert 0 < changed < 120
+        assert (
+            labels.visits.tolist()
+            == (start["visits"] + torch.tensor([120, changed])).tolist()
+        )
+        start = states(labels)
+
+
+def test_offline_clusters_keep_their_numbers():
+    bank, labels = FeatureBank(6), OfflineLabels(5)
+    bank.fill(blobs(100, 6, 5, 0.2))
+    labels.start(bank, seed=3)
+    before = labels.labels.clone()
+    bank.fill(blobs(100, 6, 5, 0.25))
+    labels.end_epoch(1, bank)
+    assert torch.equal(labels.labels, before)
+    assert labels.visits.tolist() == [100, 0]
+    fresh = spherical_kmeans(bank.features, 5, seed=4)  # another start, other numbers
+    assert not torch.equal(fresh, before)
+
+
+@every_kind
+def test_start_begins_anew(make):
+    """From the seed alone, with clusters that are large enough and no visits."""
+    bank, labels = memory(200, make())
+    first = states(labels)
+    check_means(labels, bank)
+    for step in range(3):
+        labels.update(bank.update(*batch_of(step, 200, 5)), bank)
+        labels.end_epoch(step + 1, bank)
+    assert labels.visits.sum() > 0
+    bank, labels = memory(200, labels)
+    for name in ("labels", "sizes", "centroids", "visits"):
+        assert torch.equal(states(labels)[name], first[name]), name
+    assert labels.visits.tolist() == [0, 0]
+    told = []
+    labels.start(bank, seed=1, progress=lambda *args: told.append(args))
+    assert not torch.equal(labels.labels, first["labels"])
+    assert told[0] == (1, 20)
+
+
+def test_small_clusters_of_the_start_are_mended():
+    bank, labels = memory(100, OnlineLabels(20, min_size=4))
+    other = OnlineLabels(20, min_size=4)
+    other.set_labels(spherical_kmeans(bank.features, 20), bank)
+    assert other.sizes.min() < 4
+    assert not torch.equal(labels.labels, other.labels)
+    other.mend_small(bank)
+    for name, value in states(other).items():
+        assert torch.equal(states(labels)[name], value), name
+    check_exact(labels, bank)
+    check_means(labels, bank)
+
+
+@every_kind
+def test_one_image_and_one_cluster(make):
+    options = dict(min_size=1) if make is KINDS["online"] else {}
+    bank, labels = memory(1, make(num_clusters=1, interval=1, **options))
+    for epoch in range(1, 4):
+        row = unit(2, 5, seed=epoch)
+        labels.update(bank.update(torch.tensor([0, 0]), row), bank)
+        labels.end_epoch(epoch, bank)
+        assert labels.labels.tolist() == [0]
+        assert labels.sizes.tolist() == [1]
+        torch.testing.assert_close(labels.centroids, row[1:])
+        drawn = labels.draw_members(torch.tensor([0, 0]), torch.Generator())
+        assert drawn.tolist() == [0, 0]
+    assert labels.visits[1] == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@every_kind
+def test_too_few_images_are_refused_on_every_rank(make, rank, monkeypatch):
+    """Only rank 0 clusters; the others must not wait for it in vain."""
+    monkeypatch.setattr(pseudo_labels, "get_rank", lambda: rank)
+    with pytest.raises(ValueError, match=r"num_clusters=6 clusters .* 5 images"):
+        memory(5, make())
+    if make is KINDS["online"]:
+        with pytest.raises(ValueError, match=r"min_size=20 .* need 120 .* are 119"):
+            memory(119, make())
+        make().check_images(120)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (PseudoLabels, "num_clusters"),
+        (PseudoLabels, "num_iters"),
+        (OnlineLabels, "interval"),
+        (OnlineLabels, "min_size"),
+        (OfflineLabels, "interval"),
+    ],
+)
+def test_numbers_below_one_are_refused(kind, name):
+    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+        kind(**dict(num_clusters=5) | {name: 0})
