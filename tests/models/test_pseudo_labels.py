@@ -25,6 +25,7 @@ from mmssl_ext.models.memory.kmeans import (
     assign,
     cluster_sizes,
     cluster_sums,
+    fill_empty,
     halve,
     means,
     plus_plus,
@@ -179,6 +180,16 @@ def test_no_cluster_is_ever_empty(x, count, dtype):
             )
 
 
+def test_empty_clusters_take_the_worst_fits_but_nobodys_last_image():
+    labels = torch.tensor([0, 0, 1, 0, 4], dtype=torch.int32)
+    similarity = torch.tensor([0.8, 0.9, -0.5, 0.7, 0.1])
+    filled = fill_empty(labels, similarity, 5)
+    assert filled.tolist() == [3, 0, 1, 2, 4]
+    assert labels.tolist() == [0, 0, 1, 0, 4]
+    level = fill_empty(torch.zeros(6, dtype=torch.int32), torch.full((6,), 0.3), 6)
+    assert sorted(level.tolist()) == list(range(6))
+
+
 @pytest.mark.parametrize("count", [0, 31])
 def test_more_clusters_than_images_are_refused(count):
     with pytest.raises(ValueError, match=f"{count} clusters .* of 30 images"):
@@ -230,6 +241,10 @@ def test_start_prefers_what_is_not_there_yet():
     for seed in range(20):
         start = plus_plus(x, 3, seed)
         assert sorted((start @ x[:3].T).argmax(1).tolist()) == [0, 1, 2]
+    x = rows_of_few_values(600, 120)  # a round draws two, which may well coincide
+    for seed in range(5):
+        start = plus_plus(x, 120, seed)
+        assert len(set((start @ x[:120].T).argmax(1).tolist())) >= 117
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -611,7 +626,7 @@ def test_resumed_labels_go_on_bit_for_bit(make):
 @every_kind
 def test_a_state_of_other_clusters_does_not_fit(make):
     _, labels = memory(200, make())
-    with pytest.raises(RuntimeError, match="size mismatch for sizes"):
+    with pytest.raises(RuntimeError, match=r"(?s)for sizes.*for centroids"):
         make(num_clusters=7).load_state_dict(labels.state_dict())
 
 

@@ -189,19 +189,10 @@ class PseudoLabelHook(Hook):
                 "mixed up. Resume with the same data, or start a new run from the "
                 "weights alone (load_from)."
             )
-        labels = model.pseudo_labels
-        sums = getattr(labels, "sums", labels.centroids)
-        if sums.shape != labels.centroids.shape:
-            raise ConfigError(
-                "The checkpoint's pseudo-labels are of another type than "
-                f"{type(labels).__name__}; resume with the pseudo_labels that it was "
-                "trained with."
-            )
-        if len(labels.labels) != images or int(labels.sizes.sum()) != images:
-            raise ConfigError(
-                f"The checkpoint's pseudo-labels do not fit {labels.num_clusters} "
-                "clusters; resume with the num_clusters that it was trained with."
-            )
+        try:
+            model.pseudo_labels.check(model.bank)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def _start(self, runner: Any, model: Any) -> None:
         started = time.perf_counter()

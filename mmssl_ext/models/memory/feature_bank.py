@@ -25,12 +25,14 @@ class Change(NamedTuple):
         old: Features before, R x D fp32.
         new: Features now, as stored, R x D fp32.
         counts: True for one entry of every image, R.
+        last: The entry that counts for each one's image, R.
     """
 
     rows: Tensor
     old: Tensor
     new: Tensor
     counts: Tensor
+    last: Tensor
 
 
 class FeatureBank(nn.Module):
@@ -97,8 +99,9 @@ class FeatureBank(nn.Module):
         for block in self.features.split(_BLOCK_ROWS):
             yield block.float()
 
+    @torch.no_grad()
     def similarity(self, q: Tensor) -> Tensor:
-        """Inner products of N x D queries with all rows, N x n fp32."""
+        """Inner products of N x D queries with all rows, N x n like ``q``; constant."""
         out = q.new_empty(len(q), len(self))
         start = 0
         for block in self.blocks():
@@ -124,7 +127,7 @@ class FeatureBank(nn.Module):
         mixed = self.momentum * old + (1 - self.momentum) * features[last].float()
         self.features.index_copy_(0, rows, normalize(mixed, dim=1).to(self.features))
         counts = last == torch.arange(len(rows), device=rows.device)
-        return Change(rows, old, self.read(rows), counts)
+        return Change(rows, old, self.read(rows), counts, last)
 
     def adopt_sizes(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Take the number of images from a state to be loaded, in place of ours."""

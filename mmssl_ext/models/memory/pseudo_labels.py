@@ -108,6 +108,20 @@ class PseudoLabels(StepCounter):
         sums = cluster_sums(bank.features, self.labels, self.num_clusters)
         self.centroids = means(sums, self.sizes)
 
+    def check(self, bank: FeatureBank) -> None:
+        """Refuse labels, as loaded, that do not belong to the bank.
+
+        Raises:
+            ValueError: They were made with another number of clusters.
+        """
+        images = len(bank)
+        if len(self.labels) != images or int(self.sizes.sum()) != images:
+            raise ValueError(
+                f"The checkpoint's pseudo-labels do not fit {self.num_clusters} "
+                "clusters; resume with the num_clusters that it was trained with."
+            )
+        self.check_images(images)
+
     def draw_members(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """For every image one of its own cluster, possibly itself, uniformly: N.
 
@@ -209,7 +223,7 @@ class OnlineLabels(PseudoLabels):
             )
 
     def cluster(self, bank: FeatureBank, **options: Any) -> None:
-        """Set labels and means by k-means; then no cluster is too small."""
+        """Set labels and means by k-means; then mend small clusters."""
         super().cluster(bank, **options)
         self.mend_small(bank)
 
@@ -218,12 +232,33 @@ class OnlineLabels(PseudoLabels):
         super().set_labels(labels, bank)
         self.sums = cluster_sums(bank.features, self.labels, self.num_clusters)
 
+    def check(self, bank: FeatureBank) -> None:
+        """Refuse labels, as loaded, that do not belong to the bank.
+
+        Raises:
+            ValueError: They were made with another number of clusters, by another kind
+                of labels, or of another bank.
+        """
+        super().check(bank)
+        if self.sums.shape != self.centroids.shape:
+            raise ValueError(
+                "The checkpoint's pseudo-labels are of another type than "
+                f"{type(self).__name__}; resume with the pseudo_labels that it was "
+                "trained with."
+            )
+        sums = cluster_sums(bank.features, self.labels, self.num_clusters)
+        if not torch.equal(sums, self.sums):  # integers: they agree to the last bit
+            raise ValueError(
+                "The checkpoint's pseudo-labels are not those of its feature bank; "
+                "resume with the bank_dtype that it was trained with."
+            )
+
     @torch.no_grad()
     def update(self, change: Change, bank: FeatureBank) -> None:
         """Assign the written images anew; at the interval, update the clusters."""
-        rows, old, new, counts = change
+        rows, old, new, counts, last = change
         with torch.autocast(new.device.type, enabled=False):
-            after = (new @ self.centroids.T).argmax(1)
+            after = (new @ self.centroids.T).argmax(1)[last]
             self._move(rows, after, old, new, counts.long())
             self.count_step()
             if self.num_steps % self.interval == 0:
@@ -254,8 +289,9 @@ class OnlineLabels(PseudoLabels):
     def _halve_largest(self, free: Tensor, bank: FeatureBank) -> int:
         """Give halves of large clusters to the first of the free numbers.
 
-        Those that are at least as large as half of the largest: no half of another
-        comes before them.
+        Those are halved that are at least half as large as the largest: the order of
+        one at a time, where halves are about equal. A very unequal half may be larger
+        than a cluster that is halved in the same round.
         """
         sizes, largest = self.sizes.sort(descending=True, stable=True)
         enough = (2 * sizes >= sizes[0]) & (sizes >= 2)
