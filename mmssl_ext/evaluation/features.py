@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine.dist import all_gather, all_gather_object, all_reduce, get_world_size
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
+
+from mmssl_ext.unwrap import unwrap
 
 _MODES = {
     "query": {"embed": ""},
@@ -65,6 +67,21 @@ def preserved_rng() -> Iterator[None]:
             torch.cuda.set_rng_state_all(devices)
 
 
+def log_tenths(logger: logging.Logger, text: str) -> Callable[[int, int], None]:
+    """Progress of something long, 100 steps or more: a line for each tenth.
+
+    Args:
+        logger: Where the lines go.
+        text: What stands before the numbers, e.g. ``Features: batch``.
+    """
+
+    def report(done: int, batches: int) -> None:
+        if batches >= 100 and done * 10 // batches > (done - 1) * 10 // batches:
+            logger.info(f"{text} {done} of {batches}.")
+
+    return report
+
+
 @torch.no_grad()
 def extract_features(
     model: nn.Module,
@@ -93,7 +110,7 @@ def extract_features(
     """
     if encoder not in _MODES:
         raise ValueError(f"encoder='{encoder}' must be one of {', '.join(_MODES)}.")
-    module: Any = model.module if is_model_wrapper(model) else model
+    module: Any = unwrap(model)
     indices = _sample_order(dataloader)
     rows: dict[str, list[Tensor]] = {}
     labels: list[int] = []

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from mmssl_ext.registry import LOOPS
+from mmssl_ext.unwrap import unwrap
 
-from .features import Features, extract_features
+from .features import Features, extract_features, log_tenths
 from .knn import knn_accuracy
 from .svm import COSTS, LabelledFeatures, full_svm, low_shot_svm
 
@@ -81,7 +81,7 @@ class FeatureTestLoop(BaseLoop):
         self.pool_kernel = pool_kernel
         runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
         model = runner.model
-        self.model = model.module if is_model_wrapper(model) else model
+        self.model = unwrap(model)
         if not getattr(self.model, "is_init", False):
             runner._init_model_weights()
 
@@ -98,7 +98,9 @@ class FeatureTestLoop(BaseLoop):
             extract_features(
                 PooledBackbone(self.model, self.pool_kernel),
                 loader,
-                progress=self._progress(name),
+                progress=log_tenths(
+                    self.runner.logger, f"Features of the {name} images: batch"
+                ),
             )
             for name, loader in (
                 ("training", self.train_dataloader),
@@ -116,17 +118,6 @@ class FeatureTestLoop(BaseLoop):
         self.runner.call_hook("after_test_epoch", metrics=metrics)
         self.runner.call_hook("after_test")
         return metrics
-
-    def _progress(self, name: str) -> Callable[[int, int], None]:
-        """A line for each tenth of a long extraction."""
-
-        def report(done: int, batches: int) -> None:
-            if batches >= 100 and done * 10 // batches > (done - 1) * 10 // batches:
-                self.runner.logger.info(
-                    f"Features of the {name} images: batch {done} of {batches}."
-                )
-
-        return report
 
 
 @LOOPS.register_module()

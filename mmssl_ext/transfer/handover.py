@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, is_model_wrapper, update_init_info
+from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
 
 from mmssl_ext.engine.checkpoint import load_checkpoint_file
@@ -24,6 +24,7 @@ from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.engine.load_report import LoadReport, compare, describe_resnet
 from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
+from mmssl_ext.unwrap import unwrap
 
 from .layouts import from_detectron2, is_detectron2
 
@@ -292,7 +293,7 @@ def handovers(model: nn.Module) -> dict[str, Handover]:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model below a DDP wrapper."""
-    inner: Any = model.module if is_model_wrapper(model) else model
+    inner: Any = unwrap(model)
     return inner
 
 

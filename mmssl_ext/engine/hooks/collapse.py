@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmssl_ext.evaluation.health import embedding_health
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -78,13 +78,14 @@ class CollapseMonitorHook(Hook):
         """Check at the interval."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        embeddings = getattr(_model(runner), "last_embeddings", None)
+        model = unwrap(runner.model)
+        embeddings = getattr(model, "last_embeddings", None)
         if not embeddings or len(embeddings["query"]) < 2:
             self._warn(
                 runner,
                 "inactive",
                 "The collapse monitor is inactive: "
-                f"{type(_model(runner)).__name__} offers no last_embeddings with two "
+                f"{type(model).__name__} offers no last_embeddings with two "
                 "or more rows.",
             )
             return
@@ -162,10 +163,6 @@ class CollapseMonitorHook(Hook):
             runner.logger.warning(text)
 
 
-def _model(runner: Any) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _queue(runner: Any) -> torch.Tensor | None:
-    negatives = getattr(_model(runner), "negatives", None)
+    negatives = getattr(unwrap(runner.model), "negatives", None)
     return negatives if isinstance(negatives, torch.Tensor) else None

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
 
 from ..errors import NonFiniteLossError
 
@@ -130,7 +130,7 @@ class NonFiniteGuardHook(Hook):
         )
 
     def _check_weights(self, runner: Any) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         state = {
             name: value
             for name, value in model.state_dict().items()

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch.utils.data import IterableDataset
 
 from mmssl_ext.datasets import SSLDataset, UnreadableImageError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
 from .draw_key import keyed_datasets
@@ -45,7 +45,7 @@ class InputCheckHook(Hook):
         loader = runner.train_dataloader
         if isinstance(loader.dataset, IterableDataset):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         with preserved_rng(), _preserved_draws(loader.dataset):
             item = _first_item(loader.dataset)
             if item is None:

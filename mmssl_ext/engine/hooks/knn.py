@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
 from mmssl_ext.evaluation.features import extract_features, preserved_rng
 from mmssl_ext.evaluation.knn import knn_accuracy
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
 
@@ -99,7 +99,7 @@ class KNNHook(Hook):
 
     def _run(self, runner: Any, epoch: int) -> None:
         start = time.perf_counter()
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         with preserved_rng():
             bank, query = (
                 extract_features(model, loader, self.encoder) for loader in self.loaders

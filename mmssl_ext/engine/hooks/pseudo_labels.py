@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 from rich.console import Console
 from rich.progress import Progress
 
 from mmssl_ext.datasets import SSLDataset
 from mmssl_ext.evaluation.clusters import cluster_figures
-from mmssl_ext.evaluation.features import extract_features, preserved_rng
+from mmssl_ext.evaluation.features import extract_features, log_tenths, preserved_rng
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
 
@@ -74,7 +74,7 @@ class PseudoLabelHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Check that bank and dataset belong together."""
-        model = _model(runner)
+        model = unwrap(runner.model)
         if not hasattr(model, "start_bank"):
             raise ConfigError(
                 f"PseudoLabelHook serves models with a feature bank, which "
@@ -118,7 +118,7 @@ class PseudoLabelHook(Hook):
     def before_train_epoch(self, runner: Any) -> None:
         """Fill the bank when its time has come."""
         self._latest = {}
-        model = _model(runner)
+        model = unwrap(runner.model)
         warm = runner.epoch >= self.warmup_epochs
         model.loss_lambda = self._loss_lambda if warm else 0.0
         if warm and len(model.bank) == 0:
@@ -135,14 +135,14 @@ class PseudoLabelHook(Hook):
     ) -> None:
         """Publish the figures at the interval."""
         # As LoggerHook counts, whose line then has the figures of its own step.
-        if len(_model(runner).bank) and self.every_n_inner_iters(
+        if len(unwrap(runner.model).bank) and self.every_n_inner_iters(
             batch_idx, self.interval
         ):
             self._publish(runner)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Let the labels follow the epoch; one readable line."""
-        model = _model(runner)
+        model = unwrap(runner.model)
         if len(model.bank) == 0:
             return
         labels = model.pseudo_labels
@@ -196,13 +196,13 @@ class PseudoLabelHook(Hook):
 
     def _start(self, runner: Any, model: Any) -> None:
         started = time.perf_counter()
-        with preserved_rng(), _bar(runner, "Embedding the training images") as progress:
+        with preserved_rng(), _progress(runner, "Embedding images: batch") as progress:
             found = extract_features(
                 model, self._loader, progress=progress, names=["embedding"]
             )
         extracted = time.perf_counter()
         features = found.features["embedding"]
-        with _bar(runner, "Clustering them") as progress:
+        with _progress(runner, "Clustering: iteration") as progress:
             model.start_bank(features, self._fingerprint, runner.seed, progress)
         if text := model.sampler.complaint(len(features)):
             runner.logger.warning(text)
@@ -216,29 +216,28 @@ class PseudoLabelHook(Hook):
         )
 
     def _publish(self, runner: Any) -> None:
-        labels = _model(runner).pseudo_labels
+        labels = unwrap(runner.model).pseudo_labels
         figures = cluster_figures(labels.labels, labels.num_clusters, self._classes)
         values = torch.stack([*figures.values(), *labels.visits.double()]).tolist()
         *values, seen, changed = values
-        self._latest = dict(zip(figures, values, strict=True)) | (
-            {"change_rate": changed / seen}
-            if seen
-            else {k: v for k, v in self._latest.items() if k == "change_rate"}
-        )
+        latest = dict(zip(figures, values, strict=True))
+        if seen:
+            latest["change_rate"] = changed / seen
+        elif "change_rate" in self._latest:  # the epoch ended with an interval
+            latest["change_rate"] = self._latest["change_rate"]
+        self._latest = latest
         labels.visits.zero_()
         for name, value in self._latest.items():
             runner.message_hub.update_scalar(f"train/cluster/{name}", value)
 
 
 @contextmanager
-def _bar(runner: Any, text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on rank 0's terminal; elsewhere nothing is drawn."""
+def _progress(runner: Any, text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on rank 0's terminal; elsewhere a log line for each tenth of many steps."""
     console = Console(stderr=True)
-    hidden = runner.rank != 0 or not console.is_terminal
-    with Progress(console=console, disable=hidden, transient=True) as progress:
+    if runner.rank != 0 or not console.is_terminal:
+        yield log_tenths(runner.logger, text)
+        return
+    with Progress(console=console, transient=True) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _model(runner: Any) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

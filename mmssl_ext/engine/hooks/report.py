@@ -17,10 +17,10 @@ import mmengine
 import mmpretrain
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 import mmssl_ext
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
 from mmssl_ext.visualization.logs import FACTS_FILE
 
 
@@ -65,7 +65,7 @@ class ReportHook(Hook):
 
 def run_facts(runner: Any) -> dict[str, Any]:
     """Return what the report needs beside the logs, ready for JSON."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap(runner.model)
     negatives = getattr(model, "negatives", None)  # K x D
     dataset = runner.train_dataloader.dataset
     batch = getattr(runner.train_dataloader, "batch_size", None)

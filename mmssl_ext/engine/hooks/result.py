@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
 
 from ..errors import UserError
 from .knn import HISTORY as KNN_HISTORY
@@ -134,7 +134,7 @@ class ResultHook(Hook):
         headline = next(iter(metrics), None)
         points = [(r, r["metrics"].get(headline)) for r in rows]
         points = [(row, value) for row, value in points if value is not None]
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         pointer = Path(runner.work_dir, "last_checkpoint")
         memory, of = _peak_memory(model)
         return {

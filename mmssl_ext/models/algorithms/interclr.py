@@ -111,9 +111,9 @@ class InterCLR(MoCo):
         Raises:
             ValueError: The bank is empty, or an index is missing or outside of it.
         """
-        if len(self.bank) == 0 and self.loss_lambda == 0:
-            return {}
         if len(self.bank) == 0:
+            if self.loss_lambda == 0:  # warm-up
+                return {}
             raise ValueError(
                 "The feature bank is empty. Let PseudoLabelHook fill it before "
                 "training (custom_hooks, see configs/interclr), or call start_bank."

@@ -10,7 +10,8 @@ from .negatives import (
     RandomNegatives,
     SemiHardNegatives,
 )
-from .pseudo_labels import OfflineLabels, OnlineLabels, PseudoLabels
+from .online_labels import OnlineLabels
+from .pseudo_labels import OfflineLabels, PseudoLabels
 from .queue import KeyQueue
 from .step_counter import StepCounter
 
