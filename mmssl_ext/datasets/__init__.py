@@ -4,9 +4,11 @@ from .base import SSLDataset
 from .cifar import CIFAR10
 from .folder import ImageFolder, ImageList
 from .labelled import LabelledFolder, VOCLabels
+from .shards import ImageShards
 from .transforms import (
     CenterCrop,
     ColorJitter,
+    CutPatches,
     DecodeImage,
     GaussianBlur,
     MakeViews,
@@ -14,6 +16,7 @@ from .transforms import (
     RandomFlip,
     RandomGrayscale,
     RandomResizedCrop,
+    RandomSolarize,
     ResizeShort,
     UnreadableImageError,
 )
@@ -22,16 +25,19 @@ __all__ = [
     "CIFAR10",
     "CenterCrop",
     "ColorJitter",
+    "CutPatches",
     "DecodeImage",
     "GaussianBlur",
     "ImageFolder",
     "ImageList",
+    "ImageShards",
     "LabelledFolder",
     "MakeViews",
     "PackViews",
     "RandomFlip",
     "RandomGrayscale",
     "RandomResizedCrop",
+    "RandomSolarize",
     "ResizeShort",
     "SSLDataset",
     "UnreadableImageError",

@@ -42,6 +42,8 @@ class SSLDataset(Dataset):
         max_images: Use only so many images, evenly spaced over the whole set.
     """
 
+    remedy = "Delete or replace this file"  # for an unreadable image
+
     def __init__(
         self,
         size: int,
@@ -89,16 +91,24 @@ class SSLDataset(Dataset):
         """Return ``img_path`` of image ``row`` (and ``img`` if it is in memory)."""
         raise NotImplementedError
 
+    def read(self, row: int) -> dict[str, Any]:
+        """Return ``img_bytes`` of image ``row`` where it is no file of its own."""
+        return {}
+
+    def name(self, row: int) -> str:
+        """Return the name by which :meth:`fingerprint` knows image ``row``."""
+        root = os.path.join(getattr(self, "root", ""), "")
+        return str(self.describe(row)["img_path"]).removeprefix(root)
+
     def fingerprint(self) -> int:
         """A number that follows from which images there are and in which order.
 
         It is positive, below 2^63, and stays when the root folder moves.
         """
         digest = hashlib.sha256()
-        root = os.path.join(getattr(self, "root", ""), "")
         for row in self._rows:
-            path = str(self.describe(int(row))["img_path"]).removeprefix(root)
-            digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
+            name = self.name(int(row))
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
         return 1 + int.from_bytes(digest.digest()[:8], "big") // 2 % (2**63 - 1)
 
     def get_data_info(self, index: int) -> dict[str, Any]:
@@ -130,13 +140,14 @@ class SSLDataset(Dataset):
         except UnreadableImageError as error:
             if self.on_error == "raise":
                 raise UnreadableImageError(
-                    f"{error} Delete or replace this file, or set "
-                    'on_error="skip" in the dataset to go on without it.'
+                    f'{error} {self.remedy}, or set on_error="skip" in the dataset '
+                    "to go on without it."
                 ) from error
             return self._substitute(index, draws, error)
 
     def _run(self, index: int, draws: SampleDraws, skipped: tuple[str, ...]) -> Any:
         results = self.get_data_info(index)
+        results.update(self.read(int(self._rows[index])))
         results.update(skipped=skipped, draws=draws, rng=draws.stream())
         for transform in self.pipeline:
             results = transform(results)

@@ -42,9 +42,23 @@ def scan_images(
             yield prefix + entry.name
 
 
-def _class_folders(root: str) -> list[str]:
+def class_folders(root: str) -> list[str]:
+    """Return the names of the folders in ``root``, sorted; hidden ones are left out."""
     with os.scandir(root) as entries:
         return sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
+
+
+def warn_of_empty(root: str, classes: Sequence[str], targets: np.ndarray) -> None:
+    """Log which classes have no image, unless there is none at all."""
+    counts = np.bincount(targets, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if len(targets) and empty:
+        print_log(
+            f"{len(empty)} of the {len(classes)} class folders in '{root}' "
+            f"hold no image, e.g. {', '.join(empty[:3])}. They keep their numbers.",
+            logger="current",
+            level=logging.WARNING,
+        )
 
 
 @DATASETS.register_module()
@@ -94,12 +108,12 @@ class ImageFolder(SSLDataset):
         found = scan_images(self.root, endings)
         targets, classes = None, None
         if labels == "subfolders":
-            classes = _class_folders(self.root)
+            classes = class_folders(self.root)
             number = {name: i for i, name in enumerate(classes)}
             kept = [path for path in found if "/" in path]
             targets = np.array([number[p[: p.index("/")]] for p in kept], np.int64)
             self._paths = PackedPaths(kept)
-            self._warn_of_empty(classes, targets)
+            warn_of_empty(self.root, classes, targets)
         else:
             self._paths = PackedPaths(found)
         if not len(self._paths):
@@ -116,17 +130,6 @@ class ImageFolder(SSLDataset):
             on_error=on_error,
             max_images=max_images,
         )
-
-    def _warn_of_empty(self, classes: Sequence[str], targets: np.ndarray) -> None:
-        counts = np.bincount(targets, minlength=len(classes))
-        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-        if len(targets) and empty:
-            print_log(
-                f"{len(empty)} of the {len(classes)} class folders in '{self.root}' "
-                f"hold no image, e.g. {', '.join(empty[:3])}. They keep their numbers.",
-                logger="current",
-                level=logging.WARNING,
-            )
 
     def describe(self, row: int) -> dict[str, Any]:
         """Return ``img_path`` of image ``row``."""

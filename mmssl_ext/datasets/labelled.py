@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmssl_ext.registry import DATASETS
 
 from .base import SSLDataset
-from .folder import ImageFolder, _class_folders
+from .folder import ImageFolder, class_folders
 from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list
 
 
@@ -86,7 +86,7 @@ class LabelledFolder(ImageFolder):
                 f"The folder '{source}' that gives the classes does not exist. Correct "
                 "`classes_from` of the dataset."
             )
-        names = tuple(classes) if classes else tuple(_class_folders(source))
+        names = tuple(classes) if classes else tuple(class_folders(source))
         if len(set(names)) < len(names):
             raise ValueError(f"`classes` names a class twice: {', '.join(names)}.")
         if classes and (absent := [n for n in names if n not in folders]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -41,8 +41,22 @@ class PackedPaths:
         self._ends = np.cumsum(lengths, dtype=np.int64)
         self._buffer = np.frombuffer(buffer, dtype=np.uint8)
 
+    @classmethod
+    def from_arrays(cls, buffer: np.ndarray, ends: np.ndarray) -> PackedPaths:
+        """Take what :meth:`arrays` returned, without a copy."""
+        paths = cls(())
+        paths._buffer, paths._ends = buffer, ends
+        return paths
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all names on end (uint8) and where each ends (int64)."""
+        return self._buffer, self._ends
+
     def __len__(self) -> int:
         return len(self._ends)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> str:
         start = self._ends[index - 1] if index else 0

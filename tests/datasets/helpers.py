@@ -101,3 +101,19 @@ def write_cifar(root: Path, per_batch: int = 6) -> np.ndarray:
     meta = {"label_names": [f"class{i}" for i in range(10)]}
     (folder / "batches.meta").write_bytes(pickle.dumps(meta))
     return np.concatenate(kept[:5]).reshape(-1, 3, 32, 32)
+
+
+def natural(seed: int, size: tuple[int, int] = (160, 120)) -> np.ndarray:
+    """Smooth fields, edges, flat and saturated parts, some noise: H x W x 3, uint8."""
+    rng = np.random.default_rng(seed)
+    img = np.asarray(picture(seed, size)).astype(float)
+    height, width = img.shape[:2]
+    rows, columns = np.indices((height, width))
+    for _ in range(6):
+        y, x, angle = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0, 6.3)
+        side = (rows - y) * np.cos(angle) + (columns - x) * np.sin(angle)
+        inside = (side > 0) & (side < rng.uniform(4, 30))
+        colour = rng.choice([0, 20, 128, 235, 255], 3)  # often saturated
+        img[inside] = colour if rng.random() < 0.6 else 0.5 * img[inside] + colour / 2
+    img[rows < height // 3] += rng.normal(0, 6, (height, width, 3))[rows < height // 3]
+    return np.clip(img, 0, 255).astype(np.uint8)

@@ -13,7 +13,6 @@ from scipy import stats
 from mmssl_ext.datasets import ImageFolder, MakeViews, PackViews
 from mmssl_ext.datasets.draws import SampleDraws
 from mmssl_ext.datasets.transforms import CutPatches
-from mmssl_ext.datasets.transforms.patches import PatchParams
 
 from .helpers import write_folder
 
@@ -27,36 +26,37 @@ def coordinates() -> Image.Image:
     return Image.fromarray(np.stack([columns, rows, rows ^ columns], axis=2))
 
 
-@pytest.fixture(scope="module")
-def corners():
+@pytest.fixture(
+    scope="module", params=[np.asarray, lambda img: img], ids=["array", "pil"]
+)
+def corners(request):
     """First pixel (column, row) of the patches: samples x views x patches x 2."""
     cut = {"type": "CutPatches", "size": 64, "grid": 3}
     make, pack = MakeViews([[cut], [cut]]), PackViews()
     meta, found = {"img_path": "", "skipped": ()}, []
     for index in range(1000):
         draws = SampleDraws((0, 0), index)
-        results = {"img": coordinates(), "draws": draws, "sample_idx": index, **meta}
+        image = request.param(coordinates())
+        results = {"img": image, "draws": draws, "sample_idx": index, **meta}
         views = pack(make(results))["inputs"]
         assert all(v.shape == (9, 3, 64, 64) and v.dtype == torch.uint8 for v in views)
         found.append([v[:, :2, 0, 0].numpy() for v in views])
     return np.array(found, dtype=int)
 
 
-def test_patches_are_cut_from_their_cells():
-    image, rng = coordinates(), np.random.default_rng(0)
-    pixels, cut = np.asarray(image), CutPatches()
-    for offsets in (((0, 0),) * 9, tuple((2 * i, 19 - 2 * i) for i in range(9))):
-        multisets = []
-        for _ in range(3):
-            order = tuple(rng.permutation(9).tolist())
-            patches = cut.apply(image, PatchParams(offsets, order))
-            for cell, patch in zip(order, patches, strict=True):
-                left = cell % 3 * 85 + offsets[cell][0]
-                upper = cell // 3 * 83 + offsets[cell][1]
-                expected = pixels[upper : upper + 64, left : left + 64]
-                assert np.array_equal(np.asarray(patch), expected)
-            multisets.append(sorted(patch.tobytes() for patch in patches))
-        assert multisets[0] == multisets[1] == multisets[2]
+def test_patches_are_cut_where_they_are_drawn():
+    image, rng, cut = coordinates(), np.random.default_rng(0), CutPatches(64, 3)
+    pixels = np.asarray(image)
+    for _ in range(20):
+        corners = cut.draw(rng, image.size)
+        expected = np.empty((9, 64, 64, 3), np.uint8)
+        for j, (left, upper) in enumerate(corners):
+            for row in range(64):
+                expected[j, row] = pixels[upper + row, left : left + 64]
+        from_array, from_pil = cut.apply(pixels, corners), cut.apply(image, corners)
+        assert np.array_equal(from_array, expected)
+        assert [p.tobytes() for p in from_pil] == [e.tobytes() for e in expected]
+        assert cut.encode(corners).tolist() == [64, *np.array(corners).ravel()]
 
 
 def test_every_cell_gives_one_patch_with_uniform_offsets(corners):
@@ -135,5 +135,5 @@ def test_mistakes_are_explained(call, message):
 
 
 def test_the_smallest_image_leaves_no_choice_of_offsets():
-    params = CutPatches().draw(np.random.default_rng(0), (192, 192))
-    assert params.offsets == ((0, 0),) * 9
+    corners = CutPatches().draw(np.random.default_rng(0), (192, 192))
+    assert sorted(corners) == [(x, y) for x in (0, 64, 128) for y in (0, 64, 128)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 from torchvision.transforms import functional as F
@@ -19,7 +19,9 @@ from mmssl_ext.datasets import (
     RandomFlip,
     RandomGrayscale,
     RandomResizedCrop,
+    RandomSolarize,
 )
+from mmssl_ext.datasets.draws import SampleDraws
 from mmssl_ext.registry import TRANSFORMS
 
 from .helpers import TWO_VIEWS, VIEW, picture, write_folder
@@ -69,6 +71,7 @@ def test_crop_of_an_odd_shape_falls_back_to_the_centre(size, box):
         (GaussianBlur(prob=0.5), 0.5),
         (RandomFlip(0.5), 0.5),
         (RandomFlip(0.0), 0.0),
+        (RandomSolarize(prob=0.3), 0.3),
         (ColorJitter(prob=1), 1.0),
     ],
 )
@@ -100,7 +103,7 @@ def by_hand(img, transform, params):
         return img
     if isinstance(transform, RandomResizedCrop):
         size = (transform.size[1], transform.size[0])
-        return img.resize(size, Image.Resampling.BILINEAR, box=params)
+        return img.crop(params).resize(size, Image.Resampling.BILINEAR)
     if isinstance(transform, ColorJitter):
         names = ("brightness", "contrast", "saturation", "hue")
         for op in params.order:
@@ -110,6 +113,8 @@ def by_hand(img, transform, params):
         return F.rgb_to_grayscale(img, num_output_channels=3)
     if isinstance(transform, GaussianBlur):
         return img.filter(ImageFilter.GaussianBlur(params))
+    if isinstance(transform, RandomSolarize):
+        return ImageOps.solarize(img, transform.threshold)
     return F.hflip(img)
 
 
@@ -119,13 +124,17 @@ V1_VIEW = [
     {"type": "ColorJitter", "hue": 0.4, "prob": 1.0},
     {"type": "RandomFlip"},
 ]
+BYOL_VIEW = [*VIEW, {"type": "RandomSolarize", "threshold": 100, "prob": 0.7}]
 
 
-@pytest.mark.parametrize("view", [VIEW, V1_VIEW], ids=["mocov2", "mocov1"])
+@pytest.mark.parametrize(
+    "view", [VIEW, V1_VIEW, BYOL_VIEW], ids=["mocov2", "mocov1", "byol"]
+)
 def test_pipeline_equals_operations_applied_by_hand(tmp_path, view):
     write_folder(tmp_path, 12)
     views = {"type": "MakeViews", "views": [view, view]}
-    pipeline = [{"type": "DecodeImage"}, views, {"type": "PackViews"}]
+    decode = {"type": "DecodeImage", "backend": "pil"}
+    pipeline = [decode, views, {"type": "PackViews"}]
     dataset = ImageFolder(str(tmp_path), pipeline=pipeline)
     dataset.set_draw_key(11, 4)
     transforms = [TRANSFORMS.build(t) for t in view]
@@ -153,16 +162,22 @@ def test_all_views_are_cut_from_one_decoded_image(tmp_path, monkeypatch):
     assert all(len(v) == 2 for v in views)
 
 
-def test_a_view_does_not_change_the_decoded_image():
-    img = picture()
-    before = img.tobytes()
-    view = [{"type": "ColorJitter", "prob": 1.0}, {"type": "GaussianBlur", "prob": 1.0}]
-    from mmssl_ext.datasets.draws import SampleDraws
-
-    results = {"img": img, "draws": SampleDraws((0, 0), 0)}
-    first, second = MakeViews([view, view])(results)["views"]
-    assert img.tobytes() == before
-    assert first.tobytes() != second.tobytes()
+@pytest.mark.parametrize("backend", ["array", "pil"])
+def test_a_view_does_not_change_the_decoded_image(backend):
+    results = {"img": picture(), "draws": SampleDraws((0, 0), 0)}
+    results = DecodeImage(backend)(results)
+    before = results["img"].tobytes()
+    view = [
+        {"type": "RandomFlip", "prob": 1.0},
+        {"type": "ColorJitter", "prob": 1.0},
+        {"type": "RandomGrayscale", "prob": 0.0},
+        {"type": "RandomSolarize", "prob": 1.0},
+        {"type": "GaussianBlur", "prob": 1.0},
+    ]
+    for first in range(len(view)):
+        one, two = MakeViews([view[first:], view[first:]])(results)["views"]
+        assert results["img"].tobytes() == before
+    assert one.tobytes() != two.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -175,6 +190,9 @@ def test_a_view_does_not_change_the_decoded_image():
         (lambda: ColorJitter(hue=0.6), "hue must be a number in"),
         (lambda: ColorJitter(contrast=-1), "contrast must be a number at least 0"),
         (lambda: ColorJitter(prob=1.5), "prob must lie in"),
+        (lambda: RandomSolarize(257), "threshold must be an integer in"),
+        (lambda: DecodeImage("numpy"), 'backend must be "array" or "pil"'),
+        (lambda: MakeViews([[]], "gpu"), 'augment_on must be "worker" or "device"'),
         (lambda: GaussianBlur(2.0), "sigma_range must be a pair"),
         (lambda: MakeViews([{"type": "RandomFlip"}]), "one list of transforms per"),
         (lambda: MakeViews([]), "one list of transforms per view"),

@@ -138,42 +138,72 @@ ODD = {
 }
 
 
+BACKENDS = pytest.mark.parametrize("backend", ["array", "pil"])
+
+
+def check_kind(img, backend):
+    if backend == "pil":
+        assert isinstance(img, Image.Image)
+        assert img.mode == "RGB"
+    else:
+        assert isinstance(img, np.ndarray)
+        assert (img.dtype, img.ndim, img.shape[2]) == (np.uint8, 3, 3)
+        assert img.flags.c_contiguous
+        assert img.flags.writeable  # else torch warns
+
+
+@BACKENDS
 @pytest.mark.parametrize("name", ODD)
-def test_odd_modes_have_a_defined_result(tmp_path, name, recwarn):
+def test_odd_modes_have_a_defined_result(tmp_path, name, recwarn, backend):
     img, expected = ODD[name]
     img.save(tmp_path / "x.png")
-    result = DecodeImage()({"img_path": str(tmp_path / "x.png")})["img"]
-    assert result.mode == "RGB"
+    result = DecodeImage(backend)({"img_path": str(tmp_path / "x.png")})["img"]
+    check_kind(result, backend)
     difference = np.asarray(result).astype(int) - expected
     assert np.abs(difference).max() == 0
     assert not recwarn.list
 
 
-def test_gray16_is_rounded_and_wide_integers_are_refused(tmp_path):
+@BACKENDS
+def test_gray16_is_rounded_and_wide_integers_are_refused(tmp_path, backend):
     values = np.array([[0, 128, 129, 65406, 65407, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "x.tif")
-    result = DecodeImage()({"img_path": str(tmp_path / "x.tif")})["img"]
+    result = DecodeImage(backend)({"img_path": str(tmp_path / "x.tif")})["img"]
     assert np.asarray(result)[0, :, 0].tolist() == [0, 0, 1, 254, 255, 255]
     for dtype, reason in ((np.int32, "outside 0..65535"), (np.float32, "floating")):
         Image.fromarray(np.full((4, 4), 70000, dtype)).save(tmp_path / "y.tif")
         with pytest.raises(UnreadableImageError, match=reason):
-            DecodeImage()({"img_path": str(tmp_path / "y.tif")})
+            DecodeImage(backend)({"img_path": str(tmp_path / "y.tif")})
 
 
-def test_cmyk_jpeg_is_converted(tmp_path):
+@BACKENDS
+def test_cmyk_jpeg_is_converted(tmp_path, backend):
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "x.jpg", quality=95)
-    result = DecodeImage()({"img_path": str(tmp_path / "x.jpg")})["img"]
+    result = DecodeImage(backend)({"img_path": str(tmp_path / "x.jpg")})["img"]
     red = np.asarray(result).reshape(-1, 3).mean(axis=0)
     assert np.abs(red - [255, 0, 0]).max() < 5
 
 
-def test_bytes_and_arrays_decode_like_the_file(tmp_path):
+@BACKENDS
+def test_bytes_and_arrays_decode_like_the_file(tmp_path, backend):
     path = tmp_path / "x.png"
     picture().save(path)
-    decode = DecodeImage()
+    decode = DecodeImage(backend)
     expected = decode({"img_path": str(path)})["img"].tobytes()
     assert decode({"img_bytes": path.read_bytes()})["img"].tobytes() == expected
-    assert decode({"img": np.asarray(picture())})["img"].tobytes() == expected
+    memory = np.asarray(picture())
+    for img in (picture(), memory, memory[:, ::-1][:, ::-1]):
+        result = decode({"img": img})["img"]
+        check_kind(result, backend)
+        assert result.tobytes() == expected
+        if backend == "array":
+            assert not np.shares_memory(result, memory)  # the dataset's own
+    gray = decode({"img": memory[..., 0]})["img"]
+    check_kind(gray, backend)
+    assert np.array_equal(np.asarray(gray), np.stack([memory[..., 0]] * 3, -1))
+    for wrong in (memory[..., 0].astype(np.float64) + 1j, memory.astype(float)):
+        with pytest.raises(UnreadableImageError, match="TypeError"):
+            decode({"img": wrong})
     with pytest.raises(UnreadableImageError, match="in memory"):
         decode({"img_bytes": b""})
 

@@ -1,6 +1,6 @@
 """Transforms that run in the loader's workers, on one decoded image."""
 
-from .color import ColorJitter, GaussianBlur, RandomGrayscale
+from .color import ColorJitter, GaussianBlur, RandomGrayscale, RandomSolarize
 from .decode import DecodeImage, UnreadableImageError
 from .geometry import CenterCrop, RandomFlip, RandomResizedCrop, ResizeShort
 from .patches import CutPatches
@@ -17,6 +17,7 @@ __all__ = [
     "RandomFlip",
     "RandomGrayscale",
     "RandomResizedCrop",
+    "RandomSolarize",
     "ResizeShort",
     "UnreadableImageError",
 ]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
+from simplejpeg import decode_jpeg, decode_jpeg_header
+from torch.utils.data import get_worker_info
 
 from mmssl_ext.registry import TRANSFORMS
+
+from .random import AnyImage
 
 
 class UnreadableImageError(RuntimeError):
@@ -57,13 +62,20 @@ def to_rgb(img: Image.Image) -> Image.Image:
 
 @TRANSFORMS.register_module()
 class DecodeImage:
-    """Decode to a PIL image in RGB.
+    """Decode to 8-bit RGB.
 
     Reads, in this order, ``results["img"]`` (PIL, or uint8 array H x W or H x W x 3),
     ``results["img_bytes"]`` or the file ``results["img_path"]``, and writes
     ``results["img"]``. The EXIF orientation is not applied, as in torchvision.
 
     Args:
+        backend: What ``results["img"]`` becomes, and with it the operations of all
+            transforms that follow; the draws do not depend on it. ``"array"``: a uint8
+            array H x W x 3, changed by fast operations that agree with PIL's up to
+            rounding. JPEG files are decoded without PIL, unless there is anything to
+            complain of; PIL has the last word then. ``"pil"``: a PIL image, changed
+            by PIL's own operations, slower. Choose it too if a transform of your own
+            in the pipeline wants PIL images.
         max_pixels: Refuse larger images before they are decoded. The default is PIL's
             own limit; PIL's error at twice ``PIL.Image.MAX_IMAGE_PIXELS`` remains.
 
@@ -72,11 +84,19 @@ class DecodeImage:
             truncated file, a file of another type, or too many pixels.
     """
 
-    def __init__(self, max_pixels: int = 178_956_970) -> None:
+    def __init__(self, backend: str = "array", max_pixels: int = 178_956_970) -> None:
+        if backend not in ("array", "pil"):
+            raise ValueError(
+                f'DecodeImage: backend must be "array" or "pil", but is {backend!r}.'
+            )
+        self.backend = backend
         self.max_pixels = max_pixels
 
     def __call__(self, results: dict) -> dict:
         """Replace or add ``results["img"]``."""
+        # A worker has one core. One that was not forked from a runner does not know.
+        if self.backend == "array" and get_worker_info() is not None:
+            cv2.setNumThreads(0)
         try:
             results["img"] = self._decode(results)
         except MemoryError:
@@ -88,26 +108,52 @@ class DecodeImage:
             raise UnreadableImageError(path, _reason(error)) from error
         return results
 
-    def _decode(self, results: dict) -> Image.Image:
+    def _decode(self, results: dict) -> AnyImage:
         source: Any = results.get("img")
         if isinstance(source, np.ndarray):
-            return to_rgb(Image.fromarray(source))
+            if self.backend == "array" and _is_rgb(source):
+                return np.array(source, order="C")  # the dataset's own is not touched
+            return self._convert(Image.fromarray(source))
         if isinstance(source, Image.Image):
-            return to_rgb(source)
+            return self._convert(source)
         if "img_bytes" in results:
-            return self._read(io.BytesIO(results["img_bytes"]))
+            return self._read(results["img_bytes"])
         with open(results["img_path"], "rb") as file:
-            return self._read(file)
+            return self._read(file.read())
 
-    def _read(self, file: Any) -> Image.Image:
-        with Image.open(file) as img:
+    def _read(self, data: bytes) -> AnyImage:
+        if self.backend == "array" and data[:2] == b"\xff\xd8":
+            pixels = self._read_jpeg(data)
+            if pixels is not None:
+                return pixels
+        with Image.open(io.BytesIO(data)) as img:
             if img.width * img.height > self.max_pixels:
                 raise ValueError(
                     f"it has {img.width} x {img.height} pixels, more than "
                     f"max_pixels={self.max_pixels}"
                 )
             img.load()
-            return to_rgb(img)
+            return self._convert(img)
+
+    def _read_jpeg(self, data: bytes) -> np.ndarray | None:
+        """The pixels, or None if PIL has to decide."""
+        limit = min(self.max_pixels, Image.MAX_IMAGE_PIXELS or self.max_pixels)
+        try:
+            height, width, colours, _ = decode_jpeg_header(data, strict=True)
+            if height * width > limit or colours in ("CMYK", "YCCK"):
+                return None
+            return decode_jpeg(data, "RGB", strict=True)
+        except ValueError:  # also of libjpeg's warnings
+            return None
+
+    def _convert(self, img: Image.Image) -> AnyImage:
+        img = to_rgb(img)
+        # Not np.asarray: torch cannot hold an array that is read-only.
+        return np.array(img) if self.backend == "array" else img
+
+
+def _is_rgb(source: np.ndarray) -> bool:
+    return source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3
 
 
 def _reason(error: Exception) -> str:

@@ -1,21 +1,56 @@
-"""Crops, resizing and flips of PIL images."""
+"""Crops, resizing and flips of one image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from mmssl_ext.registry import TRANSFORMS
 
-from .random import RandomTransform, check_prob, check_range, check_size, uniform
+from .random import (
+    AnyImage,
+    RandomTransform,
+    check_prob,
+    check_range,
+    check_size,
+    image_size,
+    uniform,
+)
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
 # A strip of 1 x 30,000 pixels resized to a short side of 256 would have 2e9 pixels.
 _MAX_ASPECT = 20
+
+
+def resize(img: AnyImage, size: tuple[int, int], box: Box) -> AnyImage:
+    """Cut ``box`` and resize it to (height, width); bilinear with antialiasing.
+
+    Cut first, as torchvision does: with ``box`` PIL's filter would also read the pixels
+    beyond its edges. The two kinds of image agree up to 1.
+    """
+    if not isinstance(img, np.ndarray):
+        return img.crop(box).resize(size[::-1], Image.Resampling.BILINEAR)
+    left, upper, right, lower = box
+    crop = np.ascontiguousarray(img[upper:lower, left:right])
+    # The batch axis comes before the permutation: torch has to recognise channels_last
+    # by the strides, or it copies to planes and back.
+    batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)  # 1 x 3 x h x w
+    batch = F.interpolate(batch, size, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(batch[0].permute(1, 2, 0).numpy())
+
+
+def flip(img: AnyImage) -> AnyImage:
+    """Mirror left to right."""
+    if isinstance(img, np.ndarray):
+        return cv2.flip(img, 1)
+    return img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def _center_box(size: tuple[int, int], width: int, height: int) -> Box:
@@ -70,15 +105,16 @@ class RandomResizedCrop(RandomTransform):
         left, upper = (width - w) // 2, (height - h) // 2
         return left, upper, left + w, upper + h
 
-    def apply(self, img: Image.Image, params: Box) -> Image.Image:
-        """Cut and resize without a copy of the crop in between."""
-        height, width = self.size
-        return img.resize((width, height), Image.Resampling.BILINEAR, box=params)
+    def apply(self, img: AnyImage, params: Box) -> AnyImage:
+        """Cut and resize."""
+        return resize(img, self.size, params)
 
 
 @TRANSFORMS.register_module()
 class RandomFlip(RandomTransform):
     """Horizontal flip with probability ``prob``."""
+
+    device_name = "RandomFlip"
 
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = check_prob("RandomFlip", prob)
@@ -87,9 +123,13 @@ class RandomFlip(RandomTransform):
         """Draw True (flip) or None."""
         return True if rng.random() < self.prob else None
 
-    def apply(self, img: Image.Image, params: bool) -> Image.Image:
+    def apply(self, img: AnyImage, params: bool) -> AnyImage:
         """Mirror the image left to right."""
-        return img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return flip(img)
+
+    def encode(self, params: bool | None) -> np.ndarray:
+        """Return 1 for a flip, else 0."""
+        return np.array([params is not None], np.float32)
 
 
 @TRANSFORMS.register_module()
@@ -106,16 +146,17 @@ class ResizeShort:
     def __call__(self, results: dict) -> dict:
         """Replace ``results["img"]``."""
         img = results["img"]
-        limit = _MAX_ASPECT * min(img.size)
-        w, h = min(img.width, limit), min(img.height, limit)
-        box = _center_box(img.size, w, h)
-        # Truncated, not rounded, as torchvision does.
+        width, height = image_size(img)
+        limit = _MAX_ASPECT * min(width, height)
+        w, h = min(width, limit), min(height, limit)
+        box = _center_box((width, height), w, h)
+        # (height, width); truncated, not rounded, as torchvision does.
         target = (
-            (self.size, int(self.size * h / w))
+            (int(self.size * h / w), self.size)
             if w <= h
-            else (int(self.size * w / h), self.size)
+            else (self.size, int(self.size * w / h))
         )
-        results["img"] = img.resize(target, Image.Resampling.BILINEAR, box=box)
+        results["img"] = resize(img, target, box)
         return results
 
 
@@ -130,6 +171,20 @@ class CenterCrop:
         """Replace ``results["img"]``."""
         img = results["img"]
         height, width = self.size
-        if img.size != (width, height):
-            results["img"] = img.crop(_center_box(img.size, width, height))
+        if image_size(img) != (width, height):
+            box = _center_box(image_size(img), width, height)
+            crop = _cut if isinstance(img, np.ndarray) else Image.Image.crop
+            results["img"] = crop(img, box)
         return results
+
+
+def _cut(img: np.ndarray, box: Box) -> np.ndarray:
+    left, upper, right, lower = box
+    height, width = img.shape[:2]
+    if min(left, upper) >= 0 and right <= width and lower <= height:
+        return np.ascontiguousarray(img[upper:lower, left:right])
+    out = np.zeros((lower - upper, right - left, 3), np.uint8)
+    inner = img[max(upper, 0) : lower, max(left, 0) : right]
+    y, x = max(-upper, 0), max(-left, 0)
+    out[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
+    return out

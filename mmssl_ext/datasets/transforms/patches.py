@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from mmssl_ext.registry import TRANSFORMS
 
-from .random import RandomTransform
+from .random import AnyImage, RandomTransform
+
+Corners = Sequence[tuple[int, int]]  # left, upper of each patch in pixels
 
 
-class PatchParams(NamedTuple):
-    """Drawn patches of the cells, counted row by row."""
-
-    offsets: tuple[tuple[int, int], ...]  # of cell i: left, upper in pixels within it
-    order: tuple[int, ...]  # patch j is cut from cell order[j]
+def cut_patches(
+    img: AnyImage, size: int, corners: Corners
+) -> np.ndarray | list[Image.Image]:
+    """Cut squares of side ``size``: P x size x size x 3 of an array, a list of PIL."""
+    if isinstance(img, np.ndarray):
+        return np.stack([img[y : y + size, x : x + size] for x, y in corners])
+    return [img.crop((x, y, x + size, y + size)) for x, y in corners]
 
 
 @TRANSFORMS.register_module()
@@ -25,13 +29,16 @@ class CutPatches(RandomTransform):
 
     Follows DetCo (arXiv 2102.04803) after PIRL (arXiv 1912.01991). With H x W pixels
     the cells have H // grid x W // grid; the gaps between patches leave neighbours no
-    common edge by which to match them. ``results["img"]`` becomes a list of grid**2 PIL
-    images, so this must be the last transform of a view.
+    common edge by which to match them. ``results["img"]`` becomes an array
+    P x size x size x 3, or a list, of P = grid**2 images, so this must be the last
+    transform of a view.
 
     Args:
         size: Side of the patches in pixels.
         grid: Number of cells along each side of the image.
     """
+
+    device_name = "CutPatches"
 
     def __init__(self, size: int = 64, grid: int = 3) -> None:
         for name, value in (("size", size), ("grid", grid)):
@@ -42,8 +49,11 @@ class CutPatches(RandomTransform):
         self.size = size
         self.grid = grid
 
-    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> PatchParams:
-        """Draw the offset in each cell and the order of the patches.
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> Corners:
+        """Draw the offset in each cell and the order of the cells.
+
+        Returns:
+            Left and upper edge of each patch in the image, in the drawn order.
 
         Raises:
             ValueError: The cells are smaller than the patches.
@@ -58,19 +68,22 @@ class CutPatches(RandomTransform):
             )
         count = self.grid**2
         highest = (width - self.size, height - self.size)
-        offsets = rng.integers(0, highest, (count, 2), endpoint=True)
-        order = rng.permutation(count)
-        return PatchParams(tuple(map(tuple, offsets.tolist())), tuple(order.tolist()))
+        offsets = rng.integers(0, highest, (count, 2), endpoint=True).tolist()
+        order = rng.permutation(count).tolist()  # patch j is cut from cell order[j]
+        return [
+            (
+                cell % self.grid * width + offsets[cell][0],
+                cell // self.grid * height + offsets[cell][1],
+            )
+            for cell in order
+        ]
 
     def apply(  # type: ignore[override]  # the one transform that returns many images
-        self, img: Image.Image, params: PatchParams
-    ) -> list[Image.Image]:
+        self, img: AnyImage, params: Corners
+    ) -> np.ndarray | list[Image.Image]:
         """Return the patches, ``size`` x ``size`` pixels each."""
-        width, height = (side // self.grid for side in img.size)
-        patches = []
-        for cell in params.order:
-            row, column = divmod(cell, self.grid)
-            left = column * width + params.offsets[cell][0]
-            upper = row * height + params.offsets[cell][1]
-            patches.append(img.crop((left, upper, left + self.size, upper + self.size)))
-        return patches
+        return cut_patches(img, self.size, params)
+
+    def encode(self, params: Corners) -> np.ndarray:
+        """Return the side of the patches, then left and upper edge of each."""
+        return np.array([self.size, *(v for c in params for v in c)], np.float32)

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from PIL import Image
+
+AnyImage: TypeAlias = Image.Image | np.ndarray  # PIL in RGB, or uint8 H x W x 3
+
+
+def image_size(img: AnyImage) -> tuple[int, int]:
+    """Return (width, height)."""
+    if isinstance(img, np.ndarray):
+        return img.shape[1], img.shape[0]
+    return img.size
 
 
 class RandomTransform(ABC):
     """A transform in two steps, so that a device-side version can share the draws.
 
-    ``results["img"]`` (PIL, RGB) is replaced; draws come from ``results["rng"]``.
+    ``results["img"]`` (see :class:`DecodeImage`) is replaced; draws come from
+    ``results["rng"]``, and do not depend on the kind of the image.
     """
+
+    #: Name of the operation on whole batches that ``MakeViews(augment_on="device")``
+    #: leaves to the device, with the parameters that :meth:`encode` gives.
+    device_name: ClassVar[str | None] = None
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> Any:
@@ -24,13 +38,17 @@ class RandomTransform(ABC):
         """
 
     @abstractmethod
-    def apply(self, img: Image.Image, params: Any) -> Image.Image:
-        """Return the transformed image; a pure function of its arguments."""
+    def apply(self, img: AnyImage, params: Any) -> AnyImage:
+        """Return the transformed image, of the same kind; ``img`` stays as it is."""
+
+    def encode(self, params: Any) -> np.ndarray:
+        """Return drawn parameters, or None, as float32 of a fixed length."""
+        raise NotImplementedError(f"{type(self).__name__} has no device version.")
 
     def __call__(self, results: dict) -> dict:
         """Draw and apply."""
         img = results["img"]
-        params = self.draw(results["rng"], img.size)
+        params = self.draw(results["rng"], image_size(img))
         if params is not None:
             results["img"] = self.apply(img, params)
         return results

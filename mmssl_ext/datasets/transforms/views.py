@@ -13,28 +13,45 @@ from PIL import Image
 from mmssl_ext.registry import TRANSFORMS
 
 from .patches import CutPatches
+from .random import image_size
 
 
 @TRANSFORMS.register_module()
 class MakeViews:
     """Cut all views from the one decoded image.
 
-    Reads ``results["img"]`` and writes ``results["views"]``, a list with one PIL image,
-    or list of PIL images after :class:`CutPatches`, per view. View v draws from its
-    own stream, so its draws do not depend on the other views.
+    Reads ``results["img"]`` and writes ``results["views"]``, a list with one image, or
+    the patches of :class:`CutPatches`, per view. View v draws from its own stream, so
+    its draws do not depend on the other views.
+
+    With ``augment_on="device"`` the last transforms of a view are left to the device,
+    which changes whole batches: as many as have a ``device_name``, counted from the
+    end of the view. A transform of your own has none, so it and all before it stay
+    here. The parameters are drawn here all the same, by the same draws, and written to
+    ``results["augment"]``: per view a dict from name to encoded parameters, in the
+    order of application.
 
     Args:
         views: The transforms of each view: a list of lists.
+        augment_on: ``"worker"``, or ``"device"`` for the model's preprocessor.
 
     Raises:
-        ValueError: ``views`` is no such list, or a transform follows CutPatches.
+        ValueError: ``views`` is no such list, a transform follows CutPatches, or the
+            device has nothing to do in a view, or one operation twice.
     """
 
-    def __init__(self, views: Sequence[Sequence[Any]]) -> None:
+    def __init__(
+        self, views: Sequence[Sequence[Any]], augment_on: str = "worker"
+    ) -> None:
         if not views or any(isinstance(v, dict) or callable(v) for v in views):
             raise ValueError(
                 "MakeViews: views must be a list with one list of transforms per view, "
                 f"e.g. [[...], [...]], but is {views!r}."
+            )
+        if augment_on not in ("worker", "device"):
+            raise ValueError(
+                'MakeViews: augment_on must be "worker" or "device", but is '
+                f"{augment_on!r}."
             )
         self.pipelines = [
             [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in view]
@@ -46,21 +63,67 @@ class MakeViews:
                     "MakeViews: CutPatches turns the image into a list of patches, "
                     "which no other transform takes; put it last in its view."
                 )
+        # Per view, how many transforms run here; the rest is for the device.
+        self._kept = [len(pipeline) for pipeline in self.pipelines]
+        if augment_on == "device":
+            self._kept = [_tail(v, p) for v, p in enumerate(self.pipelines)]
 
     def __call__(self, results: dict) -> dict:
-        """Add ``results["views"]``."""
-        draws, views = results["draws"], []
+        """Add ``results["views"]`` and, if the device has to work, ``"augment"``."""
+        draws, views, augment = results["draws"], [], []
         for number, pipeline in enumerate(self.pipelines):
             inner = {**results, "rng": draws.view(number)}
-            for transform in pipeline:
+            kept = self._kept[number]
+            for transform in pipeline[:kept]:
                 inner = transform(inner)
             views.append(inner["img"])
+            if deferred := pipeline[kept:]:
+                size, rng = image_size(inner["img"]), inner["rng"]
+                augment.append(
+                    {t.device_name: t.encode(t.draw(rng, size)) for t in deferred}
+                )
         results["views"] = views
+        if augment:
+            results["augment"] = augment
         return results
 
 
-def to_tensor(img: Image.Image | list[Image.Image]) -> torch.Tensor:
-    """Return PIL images in RGB as uint8: one as 3 x H x W, a list as P x 3 x H x W."""
+def _tail(number: int, pipeline: list[Any]) -> int:
+    """Index of the first transform after which all have a device version."""
+    start = len(pipeline)
+    while start and getattr(pipeline[start - 1], "device_name", None):
+        start -= 1
+    if start == len(pipeline):
+        last = f"ends with {_name(pipeline[-1])}" if pipeline else "is empty"
+        raise ValueError(
+            f'MakeViews: augment_on="device" has nothing to move to the device in view '
+            f"{number}, since it {last}. Let the view end with transforms that have a "
+            'device version, e.g. RandomFlip, or set augment_on="worker".'
+        )
+    names = [t.device_name for t in pipeline[start:]]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(
+            f'MakeViews: augment_on="device" applies an operation once, but view '
+            f"{number} has {' and '.join(sorted(twice))} more than once. Leave one "
+            'out, or set augment_on="worker".'
+        )
+    return start
+
+
+def _name(transform: Any) -> str:
+    return getattr(transform, "__name__", type(transform).__name__)
+
+
+def to_tensor(img: np.ndarray | Image.Image | list[Image.Image]) -> torch.Tensor:
+    """Return images as uint8: one as 3 x H x W, several as P x 3 x H x W.
+
+    Of an array no copy is made: the channels stay next to each other in memory.
+    """
+    if isinstance(img, np.ndarray):
+        # A copy only of what torch cannot hold, e.g. of a mirrored or read-only array.
+        return torch.from_numpy(np.require(img, requirements=["C", "W"])).movedim(
+            -1, -3
+        )
     if isinstance(img, list):
         return torch.stack([to_tensor(patch) for patch in img])
     planes = np.asarray(img).transpose(2, 0, 1)
@@ -74,7 +137,8 @@ class PackViews:
     ``inputs`` is a list of uint8 RGB tensors, one per view, or a single tensor for a
     pipeline without :class:`MakeViews`: 3 x H x W of an image, P x 3 x H x W of P
     patches. The data sample holds ``sample_idx``, ``img_path``, ``skipped`` and, where
-    labelled, ``gt_label``.
+    labelled, ``gt_label``. If MakeViews left work to the device, the item also has
+    ``augment``: per view a dict from the operation's name to its parameters, float32.
     """
 
     def __call__(self, results: dict) -> dict:
@@ -87,4 +151,10 @@ class PackViews:
             inputs: Any = [to_tensor(view) for view in results["views"]]
         else:
             inputs = to_tensor(results["img"])
-        return {"inputs": inputs, "data_samples": data_sample}
+        item = {"inputs": inputs, "data_samples": data_sample}
+        if "augment" in results:
+            item["augment"] = [
+                {name: torch.from_numpy(params) for name, params in view.items()}
+                for view in results["augment"]
+            ]
+        return item

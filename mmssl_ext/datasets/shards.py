@@ -1,0 +1,337 @@
+"""Shards: the images of a folder in a few large tar files, read by random access.
+
+A cluster's file system serves a few large files far better than millions of small ones.
+A folder of shards holds plain tar files, which ``tar`` and webdataset read as well, and
+``index.npz``, which says where in them each image lies::
+
+    shard-00000.tar   n01440764/n01440764_10026.JPEG, ...: the files' own bytes
+    shard-00001.tar   ...
+    index.npz         names, places, labels; written last, so what has it is complete
+
+Names and order are those of :class:`ImageFolder` on the source folder, or of
+:class:`ImageList`; so labels, draws and the fingerprint are the same too.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmssl_ext.files import write_bytes
+from mmssl_ext.registry import DATASETS
+
+from .base import SSLDataset
+from .folder import warn_of_empty
+from .listing import PackedPaths
+from .transforms.decode import UnreadableImageError
+
+INDEX = "index.npz"
+UNFINISHED = "UNFINISHED.txt"  # there while shards are written
+VERSION = 1  # of the index
+_MAX_OPEN = 256  # shards per process; a process may often open 1024 files
+COMMAND = "python tools/make_shards.py"
+
+
+class ShardError(ValueError):
+    """Shards, their index, or what they are to be made from cannot be used."""
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where each image lies; n images in s shards.
+
+    Attributes:
+        names: Paths of the images below the source folder.
+        shard: Number of the shard of each image, n.
+        offset: First byte of each image in its shard, n.
+        size: Number of bytes of each image, n.
+        labels: Class of each image, n; -1 where it has none.
+        labels_from: ``"subfolders"`` (of the source folder) or ``"list"``.
+        classes: Class names.
+        shards: File names of the shards.
+        shard_sizes: Their sizes in bytes, s.
+    """
+
+    names: PackedPaths
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    labels: np.ndarray
+    labels_from: str
+    classes: PackedPaths
+    shards: PackedPaths
+    shard_sizes: np.ndarray
+
+    _ARRAYS = ("shard", "offset", "size", "labels", "shard_sizes")
+    _NAMES = ("names", "classes", "shards")
+
+    def write(self, folder: Path) -> None:
+        """Write the index in one step."""
+        arrays = {name: getattr(self, name) for name in self._ARRAYS}
+        for name in self._NAMES:
+            arrays[name], arrays[f"{name}_ends"] = getattr(self, name).arrays()
+        buffer = io.BytesIO()
+        np.savez(buffer, version=VERSION, labels_from=self.labels_from, **arrays)
+        write_bytes(folder / INDEX, buffer.getvalue())
+
+    @classmethod
+    def load(cls, folder: str) -> ShardIndex:
+        """Read an index and compare it with the shards beside it.
+
+        Raises:
+            FileNotFoundError: The folder, its index or a shard does not exist.
+            ShardError: The index is damaged, or a shard has not the size it had.
+        """
+        path = os.path.join(folder, INDEX)
+        check_existence(folder)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            version = int(arrays["version"])
+            if version == VERSION:
+                packed = {n: (arrays[n], arrays[f"{n}_ends"]) for n in cls._NAMES}
+                fields: dict[str, Any] = {n: arrays[n] for n in cls._ARRAYS}
+                for name, pair in packed.items():
+                    fields[name] = PackedPaths.from_arrays(*pair)
+                index = cls(**fields, labels_from=str(arrays["labels_from"]))
+                index._check_arrays(packed)
+        # Whatever a zip file or the arrays in it can be damaged to.
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError, NotImplementedError),
+            *(EOFError, OSError, zipfile.BadZipFile, zlib.error),
+        ) as error:
+            raise ShardError(
+                f"The index '{path}' is damaged, or no index of shards "
+                f"({type(error).__name__}: {error}). Copy it again from where it came, "
+                f"or delete it and write it anew by `{COMMAND} --index-only {folder}`."
+            ) from error
+        if version != VERSION:
+            raise ShardError(
+                f"The index '{path}' has format {version}, this version of mmssl_ext "
+                f"reads format {VERSION}. The images are not affected: delete the "
+                f"index and write it anew by `{COMMAND} --index-only {folder}`."
+            )
+        index._check_shards(folder)
+        return index
+
+    def _check_arrays(self, packed: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Raise ValueError unless every entry lies inside of what it refers to."""
+        n, s = len(self.names), len(self.shards)
+        lengths = {"shard_sizes": s}
+        for name in self._ARRAYS:
+            array = getattr(self, name)
+            if array.shape != (lengths.get(name, n),) or array.dtype.kind != "i":
+                raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
+        for name, (buffer, ends) in packed.items():
+            lengths_ = np.diff(ends, prepend=0)
+            whole = int(ends[-1]) == len(buffer) if len(ends) else not len(buffer)
+            if buffer.dtype != np.uint8 or (lengths_ <= 0).any() or not whole:
+                raise ValueError(f"the names in '{name}' do not fit their ends")
+        known = (self.shard >= 0) & (self.shard < s)
+        if not known.all():
+            raise ValueError(f"image {known.argmin()} lies in no shard")
+        room = self.shard_sizes[self.shard] - self.size
+        inside = (self.size >= 0) & (self.offset >= 0) & (self.offset <= room)
+        if not inside.all():
+            raise ValueError(f"image {inside.argmin()} lies outside of its shard")
+        if self.labels_from not in ("subfolders", "list"):
+            raise ValueError(f"labels_from is '{self.labels_from}'")
+        if n and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise ValueError("a label has no class name")
+
+    def _check_shards(self, folder: str) -> None:
+        cure = f"Copy it again, or convert the images again by `{COMMAND}`."
+        for name, size in zip(self.shards, self.shard_sizes, strict=True):
+            path = os.path.join(folder, name)
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"The shard '{path}' is missing. {cure}")
+            if (found := os.stat(path).st_size) != size:
+                raise ShardError(
+                    f"The shard '{path}' has {found} bytes, but had {size} when it was "
+                    f"indexed: it is {'truncated' if found < size else 'another'}. "
+                    f"{cure}"
+                )
+
+    def __str__(self) -> str:
+        """Return one line of figures."""
+        classes = f", {len(self.classes)} classes" if len(self.classes) else ""
+        return (
+            f"{len(self.names):,} images in {len(self.shards):,} shards, "
+            f"{format_bytes(self.shard_sizes.sum())} (images alone "
+            f"{format_bytes(self.size.sum())})"
+            f"{classes}"
+        )
+
+
+def check_existence(folder: str) -> None:
+    """Refuse what has no index, and say why.
+
+    Raises:
+        FileNotFoundError: There is no such folder, no index in it, or not yet.
+    """
+    seen = f"'{folder}' (seen from '{os.getcwd()}')"
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            f"The folder of shards {seen} does not exist. Correct `root` of the "
+            f"dataset, or make it by `{COMMAND} FOLDER {folder}`."
+        )
+    if os.path.isfile(os.path.join(folder, INDEX)):
+        return
+    if os.path.exists(os.path.join(folder, UNFINISHED)):
+        raise FileNotFoundError(
+            f"The shards in {seen} are not complete: their conversion is still running "
+            f"or was interrupted. Wait for it, or run `{COMMAND} FOLDER {folder}` "
+            f"again, which starts it anew."
+        )
+    raise FileNotFoundError(
+        f"The folder {seen} has no {INDEX}. If it holds tar files of images, index "
+        f"them by `{COMMAND} --index-only {folder}`; if it holds images, use the "
+        f"dataset ImageFolder or convert them by `{COMMAND}`."
+    )
+
+
+class _OpenFile:
+    """A descriptor that closes when the last reference to it is gone."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+@DATASETS.register_module()
+class ImageShards(SSLDataset):
+    """Images in tar files with an index, as ``tools/make_shards.py`` writes them.
+
+    Equal in everything to :class:`ImageFolder` (or :class:`ImageList`) on what they
+    were made from: images, order, labels, class names, draws, fingerprint. A run that
+    started on one of them resumes on the other.
+
+    Args:
+        root: The folder of the shards.
+        pipeline: See :class:`SSLDataset`.
+        labels: ``"none"``; ``"subfolders"`` for those that ImageFolder takes from class
+            folders, without the images directly in the folder; ``"list"`` for those of
+            the list that the shards were made from.
+        on_error: See :class:`SSLDataset`.
+        max_images: See :class:`SSLDataset`.
+
+    Raises:
+        FileNotFoundError: ``root``, its index or a shard does not exist, or there is no
+            image (in class folders).
+        ShardError: The index is damaged or of another version, or does not fit the
+            shards or ``labels``.
+    """
+
+    remedy = "Restore this shard, or mend the image and convert its folder again"
+
+    def __init__(
+        self,
+        root: str,
+        pipeline: Sequence[Any] = (),
+        labels: str = "none",
+        on_error: str = "raise",
+        max_images: int | None = None,
+    ) -> None:
+        if labels not in ("none", "subfolders", "list"):
+            raise ValueError(
+                f'labels must be "none", "subfolders" or "list", but is {labels!r}.'
+            )
+        self.root = os.fspath(root)
+        self.index = ShardIndex.load(self.root)
+        self._open: dict[int, _OpenFile] = {}
+        self._members: np.ndarray | None = None  # of the rows; None: row is member
+        size, targets, classes = len(self.index.names), None, None
+        if labels != "none":
+            if labels != self.index.labels_from:
+                raise ShardError(
+                    f"The shards in '{self.root}' have no labels from {labels}, but "
+                    f'from {self.index.labels_from}: set labels="'
+                    f'{self.index.labels_from}" or "none".'
+                )
+            self._members = np.flatnonzero(self.index.labels >= 0)
+            targets = self.index.labels[self._members].astype(np.int64)
+            size, classes = len(targets), list(self.index.classes)
+            warn_of_empty(self.root, classes, targets)
+        if not size:
+            where = " that belongs to a class" if labels != "none" else ""
+            raise FileNotFoundError(
+                f"The shards in '{self.root}' hold no image{where}."
+            )
+        super().__init__(
+            size,
+            pipeline,
+            labels=targets,
+            classes=classes,
+            on_error=on_error,
+            max_images=max_images,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open files behind: another process opens its own."""
+        return {**self.__dict__, "_open": {}}
+
+    def _member(self, row: int) -> int:
+        return row if self._members is None else int(self._members[row])
+
+    def name(self, row: int) -> str:
+        """Return the path of image ``row`` below the folder it came from."""
+        return self.index.names[self._member(row)]
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Return ``img_path`` of image ``row``: root, shard and name."""
+        shard = self.index.shards[int(self.index.shard[self._member(row)])]
+        return {"img_path": os.path.join(self.root, shard, self.name(row))}
+
+    def read(self, row: int) -> dict[str, Any]:
+        """Return ``img_bytes`` of image ``row``.
+
+        Raises:
+            UnreadableImageError: The shard has vanished, has become shorter, or its
+                disk fails.
+        """
+        member, index = self._member(row), self.index
+        shard, offset = int(index.shard[member]), int(index.offset[member])
+        missing, parts = int(index.size[member]), []
+        try:
+            file = self._file(shard)
+            while missing:  # the system may return less than it was asked for
+                # pread: no position, so forked workers can share a descriptor.
+                part = os.pread(file.descriptor, missing, offset)
+                if not part:
+                    raise OSError("the shard ends before the image does")
+                parts.append(part)
+                offset, missing = offset + len(part), missing - len(part)
+        except OSError as error:
+            path = self.describe(row)["img_path"]
+            reason = f"its shard fails, {error.strerror or error}"
+            raise UnreadableImageError(path, reason) from error
+        return {"img_bytes": parts[0] if len(parts) == 1 else b"".join(parts)}
+
+    def _file(self, shard: int) -> _OpenFile:
+        file = self._open.get(shard)
+        if file is None:
+            file = _OpenFile(os.path.join(self.root, self.index.shards[shard]))
+            if len(self._open) >= _MAX_OPEN:
+                self._open.pop(next(iter(self._open)))
+            self._open[shard] = file
+        return file
+
+
+def format_bytes(count: int) -> str:
+    """Write a number of bytes with a unit."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

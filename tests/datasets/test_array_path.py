@@ -1,0 +1,414 @@
+"""Arrays against PIL: the same pixels, up to rounding, from the same parameters."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.utils.dl_utils import set_multi_processing
+from PIL import Image, ImageFilter, ImageOps
+from torchvision.transforms import functional as F
+
+from mmssl_ext.datasets import (
+    CenterCrop,
+    DecodeImage,
+    ImageFolder,
+    MakeViews,
+    PackViews,
+    RandomResizedCrop,
+    ResizeShort,
+    UnreadableImageError,
+)
+from mmssl_ext.datasets.draws import SampleDraws
+from mmssl_ext.datasets.transforms import color, decode
+from mmssl_ext.datasets.transforms.geometry import flip
+from mmssl_ext.datasets.transforms.random import RandomTransform
+
+from .helpers import VIEW, loader, natural, picture, png_header, write_folder
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+IMAGES = [natural(seed) for seed in range(8)]
+
+
+def difference(ours, reference):
+    """PIL's minus ours, in 8-bit steps."""
+    assert isinstance(ours, np.ndarray)
+    assert ours.dtype == np.uint8
+    assert ours.flags.c_contiguous
+    return np.asarray(reference).astype(int) - ours
+
+
+# Bounds: the largest and the mean absolute difference, and the mean difference.
+@pytest.mark.parametrize(
+    ("ours", "reference", "values", "bounds"),
+    [
+        (
+            color.adjust_brightness,
+            F.adjust_brightness,
+            (0.0, 0.3, 0.61, 1.0, 1.39, 2.7),
+            (0, 0, 0),
+        ),
+        (
+            color.adjust_contrast,
+            F.adjust_contrast,
+            (0.0, 0.3, 0.61, 1.0, 1.39, 2.7),
+            (1, 1e-3, 1e-3),
+        ),
+        (
+            color.adjust_saturation,
+            F.adjust_saturation,
+            (0.0, 0.3, 0.61, 1.0, 1.39, 2.7),
+            (2, 2e-3, 5e-4),
+        ),
+        (
+            color.adjust_hue,
+            F.adjust_hue,
+            (-0.5, -0.31, -0.1, -0.003, 0.0, 0.02, 0.1, 0.4, 0.5),
+            (6, 3e-3, 2e-3),
+        ),
+        (
+            lambda img, _: color.to_gray(img),
+            lambda img, _: F.rgb_to_grayscale(img, 3),
+            (0,),
+            (1, 2e-3, 1e-3),
+        ),
+        (
+            color.solarize,
+            ImageOps.solarize,
+            (0, 1, 128, 255, 256),
+            (0, 0, 0),
+        ),
+        (
+            color.blur,
+            lambda img, sigma: img.filter(ImageFilter.GaussianBlur(sigma)),
+            (0.1, 0.3, 0.6, 0.9, 1.3, 1.7, 2.0, 5.0),
+            (3, 0.3, 0.02),
+        ),
+        (lambda img, _: flip(img), lambda img, _: F.hflip(img), (0,), (0, 0, 0)),
+    ],
+    ids=[
+        "brightness",
+        "contrast",
+        "saturation",
+        "hue",
+        "gray",
+        "solarize",
+        "blur",
+        "flip",
+    ],
+)
+def test_operations_agree_with_pil(ours, reference, values, bounds):
+    for value in values:
+        before = [img.copy() for img in IMAGES]
+        d = np.stack(
+            [
+                difference(ours(img, value), reference(Image.fromarray(img), value))
+                for img in IMAGES
+            ]
+        )
+        assert all(map(np.array_equal, IMAGES, before))
+        found = np.abs(d).max(), np.abs(d).mean(), np.abs(d.mean(axis=(0, 1, 2))).max()
+        assert (np.array(found) <= bounds).all(), (value, found)
+
+
+def test_every_colour_has_pils_hue():
+    """A cube of 40^3 colours, all shifts that occur: few pixels are a step apart."""
+    levels = np.linspace(0, 255, 40).astype(np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(200, 320, 3)
+    img = Image.fromarray(cube)
+    for shift in np.linspace(-0.5, 0.5, 21):
+        d = difference(color.adjust_hue(cube, shift), F.adjust_hue(img, shift))
+        assert (d != 0).mean() < 0.01
+        assert np.abs(d).mean() < 0.02
+        assert np.abs(d.mean(axis=(0, 1))).max() < 0.01
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.45, 0.8, 1.0, 1.5, 2.0, 3.3, 7.0])
+def test_three_boxes_are_pils_blur(sigma):
+    box = color.box_kernel(sigma)
+    kernel = np.convolve(np.convolve(box, box), box)
+    reach = len(kernel) // 2
+    assert len(kernel) == 2 * reach + 1
+    assert np.isclose(kernel.sum(), 1)
+    assert np.allclose(kernel, kernel[::-1], rtol=1e-12)
+    places = np.arange(-reach, reach + 1)
+    assert np.isclose((kernel * places**2).sum(), sigma**2)  # the design of the boxes
+    img = IMAGES[0]
+    blurred = np.asarray(Image.fromarray(img).filter(ImageFilter.GaussianBlur(sigma)))
+    total = img.astype(float)
+    for axis in (0, 1):
+        total = sum(
+            k * np.roll(total, p, axis) for k, p in zip(kernel, places, strict=True)
+        )
+    inner = slice(reach, -reach or None)
+    d = (blurred - total)[inner, inner]
+    assert np.abs(d).max() < 3  # PIL rounds six times
+    assert np.abs(d).mean() < 0.5
+
+
+def test_blur_agrees_at_the_edge_of_the_image():
+    """There the kernel alone is off: each of PIL's passes repeats an edge."""
+    for img in IMAGES:
+        pil = Image.fromarray(img).filter(ImageFilter.GaussianBlur(2.0))
+        d = difference(color.blur(img, 2.0), pil)
+        d[7:-7, 7:-7] = 0
+        assert np.abs(d).max() <= 2
+        assert np.abs(d).sum() / (d != 0).sum() < 1.1
+
+
+BOXES = [
+    ((160, 120), (0, 0, 160, 120), (64, 64)),
+    ((160, 120), (13, 7, 101, 90), (64, 48)),
+    ((160, 120), (13, 7, 44, 40), (56, 72)),  # enlarged
+    ((160, 120), (3, 20, 150, 30), (32, 32)),
+    ((32, 32), (2, 3, 30, 28), (32, 32)),
+    ((3000, 1), (500, 0, 501, 1), (8, 8)),
+    ((1, 1), (0, 0, 1, 1), (8, 8)),
+    ((6000, 2), (0, 0, 6000, 2), (24, 24)),
+]
+
+
+@pytest.mark.parametrize(("size", "box", "target"), BOXES)
+def test_crops_are_torchvisions(size, box, target):
+    crop = RandomResizedCrop(target)
+    d = []
+    for seed in range(4):
+        img = natural(seed, size)
+        pil = Image.fromarray(img)
+        height, width = target
+        reference = pil.crop(box).resize((width, height), Image.Resampling.BILINEAR)
+        assert crop.apply(pil, box) == reference
+        d.append(difference(crop.apply(img, box), reference))
+    assert np.abs(d).max() <= 1
+    assert np.abs(d).mean() < 0.02
+    assert np.abs(np.mean(d)) < 0.01
+
+
+@pytest.mark.parametrize("size", [(160, 120), (120, 160), (33, 57), (1, 50), (9000, 3)])
+def test_short_side_is_resized_as_by_pil(size):
+    img = natural(1, size)
+    pil = ResizeShort(40)({"img": Image.fromarray(img)})["img"]
+    ours = ResizeShort(40)({"img": img})["img"]
+    limit = 20 * min(size)  # a longer image is cut first
+    width, height = (min(side, limit) for side in size)
+    left, upper = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    part = Image.fromarray(img[upper : upper + height, left : left + width])
+    d = difference(ours, part.resize(pil.size, Image.Resampling.BILINEAR))
+    assert np.abs(d).max() <= 1
+    assert np.abs(d).mean() < 0.02
+    assert np.abs(difference(ours, pil)).max() <= 1
+
+
+@pytest.mark.parametrize("target", [24, (50, 30), (30, 50), (60, 60), (41, 24)])
+def test_central_crops_are_pils(target):
+    img = natural(2, (41, 33))
+    ours, reference = (
+        CenterCrop(target)({"img": i})["img"] for i in (img, Image.fromarray(img))
+    )
+    assert not difference(ours, reference).any()
+
+
+def logged(monkeypatch):
+    """Everything that RandomTransform.draw returns from now on."""
+    log = []
+    for cls in RandomTransform.__subclasses__():
+
+        def draw(self, rng, size, draw=cls.draw):
+            log.append((type(self).__name__, size, draw(self, rng, size)))
+            return log[-1][-1]
+
+        monkeypatch.setattr(cls, "draw", draw)
+    return log
+
+
+BYOL_VIEW = [*VIEW[:3], {"type": "RandomSolarize", "prob": 0.5}, *VIEW[3:]]
+PATCHES = [*VIEW, {"type": "CutPatches", "size": 7, "grid": 3}]
+
+
+def test_equal_keys_give_equal_draws_and_similar_views(tmp_path, monkeypatch):
+    for seed in range(40):
+        Image.fromarray(natural(seed)).save(tmp_path / f"{seed:02d}.jpg", quality=95)
+    log = logged(monkeypatch)
+    views = {"type": "MakeViews", "views": [VIEW, BYOL_VIEW, PATCHES]}
+    runs, draws = [], []
+    for backend in ("array", "pil"):
+        pipeline = [
+            {"type": "DecodeImage", "backend": backend},
+            views,
+            {"type": "PackViews"},
+        ]
+        dataset = ImageFolder(str(tmp_path), pipeline=pipeline)
+        dataset.set_draw_key(3, 5)
+        log.clear()
+        runs.append([dataset[i]["inputs"] for i in range(len(dataset))])
+        draws.append(list(log))
+    assert len(draws[0]) == 40 * (5 + 6 + 6)
+    assert draws[0] == draws[1]
+    assert {name for name, *_ in draws[0]} >= {"RandomSolarize", "CutPatches"}
+    for ours, reference in zip(*runs, strict=True):
+        for a, b in zip(ours, reference, strict=True):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    for v in range(3):
+        d = torch.stack([b[v].int() - a[v].int() for a, b in zip(*runs, strict=True)])
+        assert d.abs().float().mean() < 0.4
+        assert d.float().mean().abs() < 0.05
+
+
+def jpeg(img, **options):
+    file = io.BytesIO()
+    img.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def exif(orientation):
+    data = Image.Exif()
+    data[274] = orientation
+    return data
+
+
+WHOLE = {
+    "plain": jpeg(picture(1)),
+    "fine": jpeg(picture(2), quality=97, subsampling=0),
+    "odd": jpeg(picture(3, (45, 37)), subsampling=1),
+    "progressive": jpeg(picture(4), progressive=True),
+    "restarts": jpeg(picture(5), restart_marker_blocks=2),
+    "gray": jpeg(picture(6).convert("L")),
+    "rgb": jpeg(picture(7), keep_rgb=True),
+    "cmyk": jpeg(picture(8).convert("CMYK")),
+    "exif": jpeg(picture(9), exif=exif(6), comment="turned", dpi=(72, 72)),
+    "garbage": jpeg(picture(10)) + b"more\xff\xd9",
+}
+
+
+def outcome(backend, data):
+    try:
+        return np.asarray(DecodeImage(backend)({"img_bytes": data})["img"])
+    except UnreadableImageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_jpeg_files_decode_as_with_pil(name):
+    ours, reference = (outcome(b, WHOLE[name]) for b in ("array", "pil"))
+    assert ours.shape == reference.shape
+    assert np.array_equal(ours, reference)
+
+
+@pytest.mark.filterwarnings("ignore")  # PIL's, of damaged metadata
+@pytest.mark.parametrize("name", WHOLE)
+def test_damaged_jpeg_files_decode_as_with_pil(name):
+    whole, rng = WHOLE[name], np.random.default_rng(0)
+    damaged = [
+        whole[:n]
+        for n in {*range(0, len(whole), 9), *range(len(whole) - 8, len(whole))}
+    ]
+    for i in range(500):
+        data = bytearray(whole)
+        reach = 700 if i % 2 else len(data)  # the header is most of what can differ
+        for place in rng.integers(0, min(reach, len(data)), rng.integers(1, 4)):
+            data[place] = rng.integers(256)
+        damaged.append(bytes(data))
+    errors = 0
+    for data in damaged:
+        ours, reference = (outcome(b, data) for b in ("array", "pil"))
+        assert type(ours) is type(reference)
+        if isinstance(ours, str):
+            errors += 1
+            assert ours == reference
+        else:
+            assert np.array_equal(ours, reference)
+    assert 50 < errors < len(damaged) - 50  # both happen
+
+
+def test_jpeg_goes_the_fast_way_and_the_rest_through_pil(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("another decoder was used")
+
+    path = tmp_path / "x.jpg"
+    path.write_bytes(WHOLE["exif"])
+    with monkeypatch.context() as m:
+        m.setattr(Image, "open", refuse)
+        img = DecodeImage()({"img_path": str(path)})["img"]
+        view = memoryview(bytearray(WHOLE["exif"]))
+        assert np.array_equal(DecodeImage()({"img_bytes": view})["img"], img)
+    assert img.shape == (40, 48, 3)
+    with monkeypatch.context() as m:
+        m.setattr(decode, "decode_jpeg", refuse)
+        DecodeImage("pil")({"img_path": str(path)})
+        DecodeImage()({"img_bytes": WHOLE["cmyk"]})
+        picture().save(tmp_path / "x.jpg", "PNG")  # the name is no matter
+        DecodeImage()({"img_path": str(path)})
+
+
+@pytest.mark.parametrize("backend", ["array", "pil"])
+def test_too_many_pixels_are_refused_before_they_are_decoded(backend, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(decode, "decode_jpeg", refuse)
+    monkeypatch.setattr(Image.Image, "load", refuse)
+    for data in (WHOLE["plain"], png_header(48, 40)):
+        with pytest.raises(
+            UnreadableImageError, match=r"48 x 40 pixels.*max_pixels=99"
+        ):
+            DecodeImage(backend, max_pixels=99)({"img_bytes": data})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # PIL refuses twice as many
+    with pytest.raises(UnreadableImageError, match="DecompressionBomb"):
+        DecodeImage(backend)({"img_bytes": WHOLE["plain"]})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(UnreadableImageError, match="it was decoded"):
+        DecodeImage(backend, max_pixels=48 * 40)({"img_bytes": WHOLE["plain"]})
+
+
+def test_a_transform_of_the_users_gets_what_the_backend_says():
+    seen = []
+
+    def mine(results):
+        seen.append(type(results["img"]))
+        return results
+
+    for backend in ("array", "pil"):
+        results = DecodeImage(backend)({"img_bytes": WHOLE["plain"]})
+        results["draws"] = SampleDraws((0, 0), 0)
+        MakeViews([[VIEW[0], mine, *VIEW[1:], mine]])(results)
+    assert seen == [np.ndarray, np.ndarray, Image.Image, Image.Image]
+
+
+def test_odd_arrays_of_the_user_are_packed(recwarn):
+    """Mirrored, cut and read-only arrays, which torch does not hold as they are."""
+    base = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    fixed = base.copy()
+    fixed.flags.writeable = False
+    meta = {"sample_idx": 0, "img_path": "", "skipped": ()}
+    for array in (base, base[:, ::-1], base[1:4, 2:5], fixed, np.stack([base] * 4)):
+        tensor = PackViews()({"img": array, **meta})["inputs"]
+        assert np.array_equal(tensor.numpy(), np.moveaxis(array, -1, -3))
+    whole = PackViews()({"img": base, **meta})["inputs"]
+    assert whole.numpy().base is not None
+    base[0, 0, 0] = 77
+    assert whole[0, 0, 0] == 77  # no copy
+    assert not recwarn.list
+
+
+def test_workers_use_one_thread(tmp_path):
+    write_folder(tmp_path, 2)
+
+    def count(results):
+        return cv2.getNumThreads()
+
+    pipeline = [{"type": "DecodeImage"}, count]
+    dataset, before = ImageFolder(str(tmp_path), pipeline=pipeline), cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        assert max(n.item() for n in loader(dataset, batch_size=1, num_workers=2)) == 1
+        assert dataset[0] == 4  # not ours to change here; the runner does it:
+        runtime = Config.fromfile(CONFIGS / "_base_/default_runtime.py")
+        set_multi_processing(**runtime.env_cfg.mp_cfg)
+        assert dataset[0] == 1
+    finally:
+        cv2.setNumThreads(before)

@@ -1,0 +1,246 @@
+"""Parameters shipped to the device: drawn as ever, and all that is needed there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from PIL import Image
+
+from mmssl_ext.datasets import (
+    ColorJitter,
+    CutPatches,
+    DecodeImage,
+    GaussianBlur,
+    ImageFolder,
+    MakeViews,
+    RandomFlip,
+    RandomGrayscale,
+    RandomSolarize,
+)
+from mmssl_ext.datasets.transforms import color
+from mmssl_ext.datasets.transforms.color import JitterParams
+from mmssl_ext.registry import TRANSFORMS
+
+from .helpers import VIEW, loader, natural
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SOLARIZE = {"type": "RandomSolarize", "threshold": 77, "prob": 0.5}
+CROP = {"type": "RandomResizedCrop", "size": [48, 40]}
+VIEWS = [
+    [{"type": "RandomResizedCrop", "size": 24}, {"type": "RandomFlip"}],
+    [CROP, *VIEW[1:4], SOLARIZE, VIEW[4]],
+    [CROP, *VIEW[1:], {"type": "CutPatches", "size": 9, "grid": 3}],
+]
+NAMES = [
+    ["RandomFlip"],
+    ["ColorJitter", "RandomGrayscale", "GaussianBlur", "RandomSolarize", "RandomFlip"],
+    ["ColorJitter", "RandomGrayscale", "GaussianBlur", "RandomFlip", "CutPatches"],
+]
+LENGTHS = {
+    "ColorJitter": 8,
+    "RandomGrayscale": 1,
+    "GaussianBlur": 1,
+    "RandomSolarize": 1,
+    "RandomFlip": 1,
+    "CutPatches": 19,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photographs")
+    for seed in range(30):
+        Image.fromarray(natural(seed)).save(root / f"{seed:02d}.jpg", quality=95)
+    return str(root)
+
+
+def dataset(folder, augment_on, backend="array", views=VIEWS):
+    pipeline = [
+        {"type": "DecodeImage", "backend": backend},
+        {"type": "MakeViews", "views": views, "augment_on": augment_on},
+        {"type": "PackViews"},
+    ]
+    made = ImageFolder(folder, pipeline=pipeline)
+    made.set_draw_key(5, 2)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("transform", "params", "expected"),
+    [
+        (
+            ColorJitter(),
+            JitterParams((2, 0, 3, 1), (0.75, 1.25, 1.5, -0.0625)),
+            [2, 0, 3, 1, 0.75, 1.25, 1.5, -0.0625],
+        ),
+        (ColorJitter(), None, [0, 1, 2, 3, 1, 1, 1, 0]),
+        (RandomGrayscale(), True, [1]),
+        (RandomGrayscale(), None, [0]),
+        (GaussianBlur(), 1.75, [1.75]),
+        (GaussianBlur(), None, [0]),
+        (RandomSolarize(99), True, [99]),
+        (RandomSolarize(99), None, [256]),
+        (RandomFlip(), True, [1]),
+        (RandomFlip(), None, [0]),
+        (
+            CutPatches(5, 2),
+            ((3, 4), (20, 0), (1, 2), (0, 9)),
+            [5, 3, 4, 20, 0, 1, 2, 0, 9],
+        ),
+    ],
+)
+def test_encoding(transform, params, expected):
+    values = transform.encode(params)
+    assert values.dtype == np.float32
+    assert values.tolist() == expected
+
+
+def test_operations_without_strength_are_neutral():
+    jitter = ColorJitter(0.4, 0, 0.4, 0, prob=1)
+    values = jitter.encode(jitter.draw(np.random.default_rng(0), (8, 8)))
+    assert values[[5, 7]].tolist() == [1, 0]
+    assert (values[[4, 6]] != 1).all()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("backend", ["array", "pil"])
+def test_batches_hold_crops_and_the_parameters_drawn(folder, num_workers, backend):
+    data = dataset(folder, "device", backend)
+    batches = list(loader(data, batch_size=10, num_workers=num_workers))
+    assert len(batches) == 3
+    first = [TRANSFORMS.build(view[0]) for view in VIEWS]
+    rest = [[TRANSFORMS.build(t) for t in view[1:]] for view in VIEWS]
+    for start, batch in zip((0, 10, 20), batches, strict=True):
+        assert set(batch) == {"inputs", "data_samples", "augment"}
+        assert isinstance(batch["augment"], list)
+        assert [list(view) for view in batch["augment"]] == NAMES  # order kept
+        for v, (view, augment) in enumerate(
+            zip(batch["inputs"], batch["augment"], strict=True)
+        ):
+            height, width = first[v].size
+            assert view.shape == (10, 3, height, width)
+            assert view.dtype == torch.uint8
+            for name, values in augment.items():
+                assert values.shape == (10, LENGTHS[name])
+                assert values.dtype == torch.float32
+                assert values.device.type == "cpu"
+            for i in range(10):
+                # What the transforms draw, called one after the other by hand.
+                rng = data._draw_key.sample(start + i).view(v)
+                path = f"{folder}/{start + i:02d}.jpg"
+                img = DecodeImage(backend)({"img_path": path})["img"]
+                crop = first[v].apply(img, first[v].draw(rng, (160, 120)))
+                shipped = view[i].permute(1, 2, 0).numpy()
+                assert np.array_equal(shipped, np.asarray(crop))
+                for transform, values in zip(rest[v], augment.values(), strict=True):
+                    expected = transform.encode(transform.draw(rng, (width, height)))
+                    assert values[i].tolist() == expected.tolist()
+
+
+def by_numbers(img, augment):
+    """The pixels that follow from the crop and the shipped numbers alone."""
+    for name, values in augment.items():
+        values = values.tolist()
+        if name == "ColorJitter":
+            adjust = (
+                color.adjust_brightness,
+                color.adjust_contrast,
+                color.adjust_saturation,
+                color.adjust_hue,
+            )
+            for op in map(int, values[:4]):
+                if values[4 + op] != (0 if op == 3 else 1):
+                    img = adjust[op](img, values[4 + op])
+        elif name == "RandomGrayscale" and values[0]:
+            img = color.to_gray(img)
+        elif name == "GaussianBlur" and values[0]:
+            img = color.blur(img, values[0])
+        elif name == "RandomSolarize":
+            img = np.where(img < values[0], img, 255 - img)
+        elif name == "RandomFlip" and values[0]:
+            img = np.ascontiguousarray(img[:, ::-1])
+        elif name == "CutPatches":
+            size, *corners = map(int, values)
+            pairs = zip(corners[::2], corners[1::2], strict=True)
+            img = np.stack([img[y : y + size, x : x + size] for x, y in pairs])
+    return img
+
+
+def test_both_modes_draw_the_same_and_lead_to_the_same_pixels(folder):
+    worker, device = dataset(folder, "worker"), dataset(folder, "device")
+    changed = 0
+    for index in range(len(worker)):
+        whole, parts = worker[index], device[index]
+        assert "augment" not in whole
+        for done, crop, augment in zip(
+            whole["inputs"], parts["inputs"], parts["augment"], strict=True
+        ):
+            img = by_numbers(crop.permute(1, 2, 0).numpy(), augment)
+            assert np.array_equal(np.moveaxis(img, -1, -3), done.numpy())
+            changed += done.shape != crop.shape or not torch.equal(done, crop)
+    assert changed > 60  # of 90
+
+
+def mine(results):
+    results["img"] = 255 - results["img"]
+    return results
+
+
+def test_all_up_to_a_transform_of_the_users_stays_in_the_worker(folder):
+    jitter = {"type": "ColorJitter", "prob": 1.0}
+    views = [[CROP, VIEW[4], jitter, mine, VIEW[3], VIEW[2]], [CROP, VIEW[4]]]
+    ours = dataset(folder, "device", views=views)
+    here = dataset(folder, "worker", views=[views[0][:4], [CROP]])
+    for index in range(3):
+        item, reference = ours[index], here[index]
+        assert list(item["augment"][0]) == ["GaussianBlur", "RandomGrayscale"]
+        assert list(item["augment"][1]) == ["RandomFlip"]
+        assert all(map(torch.equal, item["inputs"], reference["inputs"]))
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ([[CROP, VIEW[4]], [CROP]], r"in view 1, since it ends with RandomResizedCrop"),
+        ([[CROP, VIEW[4], mine]], r"in view 0, since it ends with mine"),
+        ([[]], r"in view 0, since it is empty"),
+        ([[CROP, VIEW[4], VIEW[1], VIEW[4]]], r"view 0 has RandomFlip more than once"),
+    ],
+)
+def test_views_without_work_for_the_device_are_refused(views, message):
+    MakeViews(views, augment_on="worker")
+    with pytest.raises(ValueError, match=message + r'.*augment_on="worker"'):
+        MakeViews(views, augment_on="device")
+
+
+def test_a_name_that_stays_in_the_worker_may_occur_again_on_the_device(folder):
+    item = dataset(folder, "device", views=[[VIEW[4], CROP, VIEW[4]]])[0]
+    assert list(item["augment"][0]) == ["RandomFlip"]
+
+
+def test_collated_crops_keep_their_pixels_in_any_memory_format(folder):
+    data = dataset(folder, "device")
+    items = [data[i] for i in range(4)]
+    for view in range(3):
+        tensor = items[0]["inputs"][view]
+        assert tensor.stride() == (1, 3 * tensor.shape[2], 3)  # no copy was made
+    batch = default_collate(items)
+    for view in range(3):
+        for i in range(4):
+            assert torch.equal(batch["inputs"][view][i], items[i]["inputs"][view])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "demo", "imagenet"])
+def test_configs_have_one_switch(name):
+    cfg = Config.fromfile(CONFIGS / f"_base_/datasets/{name}.py")
+    assert cfg.augment_on == ("worker" if name == "demo" else "device")
+    (make,) = [
+        t for t in cfg.train_dataloader.dataset.pipeline if t["type"] == "MakeViews"
+    ]
+    assert make["augment_on"] == cfg.augment_on
+    TRANSFORMS.build({**make, "augment_on": "device"})

@@ -1,0 +1,746 @@
+"""Shards: equal to the folder they were made from, and clear about damage."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import runpy
+import shutil
+import subprocess
+import tarfile
+import tracemalloc
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmssl_ext.datasets import (
+    ImageFolder,
+    ImageList,
+    ImageShards,
+    UnreadableImageError,
+    shard_writer,
+)
+from mmssl_ext.datasets import shards as shards_module
+from mmssl_ext.datasets.listing import PackedPaths
+from mmssl_ext.datasets.shard_writer import index_shards, make_shards, read_size
+from mmssl_ext.datasets.shards import ShardError, ShardIndex
+from mmssl_ext.registry import DATASETS
+
+from .helpers import EVALUATION, TWO_VIEWS, loader, picture
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_shards.py"
+# In the order of a walk: by name in each folder, where "a" precedes "a-b" and "a.jpg".
+NAMES = [
+    "a/1.jpg",
+    "a/2/deep.PNG",
+    f"a/{'long' * 30}.jpg",
+    "a-b/é ü.jpg",
+    "a.jpg",
+    "b/1.JPEG",
+    "b/x.y.jpg",
+    os.fsdecode(b"c\xff/not utf-8 \xe9.jpg"),
+    "stray.jpg",
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of all kinds of names, an empty class, and what is no image."""
+    root = tmp_path / "images"
+    for i, name in enumerate(NAMES):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(i, (40 + i, 36)).save(path, format="PNG" if i % 2 else "JPEG")
+        os.utime(path, (1_600_000_000 + i, 1_600_000_000 + i))
+    (root / "empty").mkdir()
+    (root / "a" / "notes.txt").write_text("no image")
+    (root / ".hidden.jpg").write_text("hidden")
+    return str(root)
+
+
+@pytest.fixture
+def made(folder, tmp_path):
+    """The same in shards of about three images."""
+    make_shards(folder, str(tmp_path / "made"), shard_size=9000)
+    return str(tmp_path / "made")
+
+
+def items(dataset, **kwargs):
+    """What the model sees, by sample: views, label, index."""
+    found = {}
+    for batch in loader(dataset, **kwargs):
+        for i, sample in enumerate(batch["data_samples"]):
+            views = torch.stack([view[i] for view in batch["inputs"]])
+            label = sample.gt_label.item() if "gt_label" in sample else None
+            found[sample.sample_idx] = (views, label)
+    return [found[i] for i in sorted(found)]
+
+
+def assert_equal(one, two):
+    assert len(one) == len(two) > 0
+    for (views, label), (others, other) in zip(one, two, strict=True):
+        assert torch.equal(views, others)
+        assert label == other
+
+
+def contents(root):
+    root = Path(root)
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.*")}
+
+
+# -- The same as the folder ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", ["none", "subfolders"])
+@pytest.mark.parametrize("max_images", [None, 5])
+def test_a_run_sees_exactly_what_the_folder_gives(folder, made, labels, max_images):
+    kwargs = dict(pipeline=TWO_VIEWS, labels=labels, max_images=max_images)
+    files = DATASETS.build(dict(type="ImageFolder", root=folder, **kwargs))
+    shards = DATASETS.build(dict(type="ImageShards", root=made, **kwargs))
+    assert len(shards) == len(files) == (max_images or 9 - 2 * (labels != "none"))
+    assert shards.fingerprint() == files.fingerprint()
+    assert shards.metainfo == files.metainfo
+    assert np.array_equal(shards.labels, files.labels)  # None equals None
+    if labels == "subfolders":
+        assert shards.metainfo["classes"][:4] == (
+            "a",
+            "a-b",
+            "b",
+            os.fsdecode(b"c\xff"),
+        )
+        assert shards.metainfo["classes"][4] == "empty"
+        assert shards.labels.dtype == files.labels.dtype
+    for epoch, workers in ((0, 0), (1, 2)):
+        files.set_draw_key(7, epoch)
+        shards.set_draw_key(7, epoch)
+        seen = items(shards, num_workers=workers, shuffle=True)
+        assert_equal(seen, items(files))
+
+
+def test_names_are_in_the_order_of_a_walk(made):
+    dataset = ImageShards(made)
+    assert [dataset.name(row) for row in range(len(dataset))] == NAMES
+    path = dataset.get_data_info(0)["img_path"]
+    assert path == f"{made}/shard-00000.tar/a/1.jpg"
+
+
+def test_the_fingerprint_is_that_of_the_names_and_needs_no_bytes(made, monkeypatch):
+    dataset, expected = ImageShards(made), ImageShards(made).fingerprint()
+    monkeypatch.setattr(os, "pread", None)
+    assert dataset.fingerprint() == expected
+    assert ImageShards(made, max_images=8).fingerprint() != expected
+
+
+def test_tar_files_are_plain_and_the_index_points_into_them(folder, made):
+    index = ShardIndex.load(made)
+    assert len(index.shards) > 2
+    found = []
+    for number, name in enumerate(index.shards):
+        assert os.path.getsize(f"{made}/{name}") % 10240 == 0
+        with tarfile.open(f"{made}/{name}", errors="surrogateescape") as tar:
+            for member in tar:
+                assert member.isreg() and member.mode == 0o644
+                assert member.mtime == 1_600_000_000 + len(found)
+                place = (number, member.offset_data, member.size)
+                found.append((member.name, *place))
+                source = Path(folder, member.name).read_bytes()
+                assert tar.extractfile(member).read() == source
+    columns = (index.names, index.shard, index.offset, index.size)
+    assert found == list(zip(*columns, strict=True))
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar here")
+def test_the_system_tar_gives_the_folder_back(folder, made, tmp_path):
+    (tmp_path / "back").mkdir()
+    for tar in sorted(Path(made).glob("*.tar")):
+        done = subprocess.run(
+            ["tar", "-xf", tar, "-C", tmp_path / "back"], capture_output=True
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+    back = ImageFolder(str(tmp_path / "back"))
+    assert back.fingerprint() == ImageFolder(folder).fingerprint()
+    for name in NAMES:
+        assert (tmp_path / "back" / name).read_bytes() == Path(
+            folder, name
+        ).read_bytes()
+
+
+def test_shards_end_after_the_size_that_was_asked_for(folder, tmp_path):
+    limit = 6000
+    index = make_shards(folder, str(tmp_path / "made"), shard_size=limit)
+    ends = index.offset + index.size + -index.size % 512
+    for number in range(len(index.shards)):
+        mine = np.flatnonzero(index.shard == number)
+        assert (ends[mine[:-1]] < limit).all()  # the last image began before it
+        assert ends[mine[-1]] >= limit or number == len(index.shards) - 1
+    assert (np.diff(index.shard) >= 0).all()
+
+
+def test_an_archive_ends_also_where_its_last_record_is_full(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "x.jpg").write_bytes(bytes(10240 - 512))
+    make_shards(str(tmp_path / "images"), str(tmp_path / "made"))
+    assert (tmp_path / "made" / "shard-00000.tar").stat().st_size == 20480
+
+
+def test_the_same_files_give_the_same_bytes(folder, made, tmp_path):
+    make_shards(folder, str(tmp_path / "again"), shard_size=9000)
+    assert contents(tmp_path / "again") == contents(made)
+
+
+def test_a_list_gives_its_order_and_labels(folder, tmp_path):
+    lines = [f"stray.jpg 2\n{folder}/b/1.JPEG 0\n./a/1.jpg 2\nstray.jpg 2\n"]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    listed = ImageList(str(tmp_path / "list.txt"), folder, EVALUATION)
+    make_shards(folder, str(tmp_path / "made"), str(tmp_path / "list.txt"))
+    shards = ImageShards(str(tmp_path / "made"), EVALUATION, labels="list")
+    assert shards.fingerprint() == listed.fingerprint()
+    assert shards.metainfo == listed.metainfo == {"classes": ("0", "1", "2")}
+    assert shards.labels.tolist() == [2, 0, 2, 2]
+    assert_equal(items(shards), items(listed))
+    assert ImageShards(str(tmp_path / "made")).labels is None
+    with pytest.raises(ShardError, match='set labels="list"'):
+        ImageShards(str(tmp_path / "made"), labels="subfolders")
+    (tmp_path / "plain.txt").write_text("b/1.JPEG\nstray.jpg\na/1.jpg\n")
+    make_shards(folder, str(tmp_path / "plain"), str(tmp_path / "plain.txt"))
+    assert ImageShards(
+        str(tmp_path / "plain"), labels="subfolders"
+    ).labels.tolist() == [
+        2,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("name", ["../images/a/1.jpg", "/elsewhere/1.jpg"])
+def test_a_list_stays_below_its_folder(folder, tmp_path, name):
+    (tmp_path / "list.txt").write_text(f"a.jpg\n{name}\n")
+    with pytest.raises(ShardError, match="not below"):
+        make_shards(folder, str(tmp_path / "made"), str(tmp_path / "list.txt"))
+    assert not (tmp_path / "made").exists()
+
+
+# -- Processes, descriptors, memory ----------------------------------------------------
+
+
+def read_all(dataset):
+    return [dataset.read(row)["img_bytes"] for row in range(len(dataset))]
+
+
+def open_shards(made):
+    links = Path("/proc/self/fd").iterdir()
+    return sum(os.path.realpath(link).startswith(f"{made}/shard-") for link in links)
+
+
+def test_forked_processes_read_at_the_same_time(folder, made):
+    expected = [Path(folder, name).read_bytes() for name in NAMES]
+    dataset = ImageShards(made)
+    read_all(dataset)  # so that the children inherit descriptors
+    children = []
+    for _ in range(2):
+        if (child := os.fork()) == 0:
+            right = all(read_all(dataset) == expected for _ in range(50))
+            os._exit(0 if right else 1)
+        children.append(child)
+    assert all(read_all(dataset) == expected for _ in range(50))
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    for file in dataset._open.values():  # the position is what forked processes share
+        assert os.lseek(file.descriptor, 0, os.SEEK_CUR) == 0
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))]
+)
+def test_copies_open_the_shards_anew(made, copied):
+    dataset = ImageShards(made)
+    expected, before = read_all(dataset), open_shards(made)
+    twin = copied(dataset)
+    assert before == len(dataset.index.shards)
+    assert open_shards(made) == before
+    assert read_all(twin) == expected
+    assert open_shards(made) == 2 * before
+    del dataset
+    assert open_shards(made) == before
+    assert read_all(twin) == expected
+
+
+@pytest.mark.slow
+def test_spawned_workers_see_the_same(folder, made):
+    dataset = ImageShards(made, TWO_VIEWS)
+    dataset.read(0)
+    dataset.set_draw_key(1, 2)
+    expected = items(dataset)
+    spawned = items(dataset, num_workers=1, multiprocessing_context="spawn")
+    assert_equal(spawned, expected)
+
+
+def test_few_files_are_open_at_once(made, monkeypatch):
+    monkeypatch.setattr(shards_module, "_MAX_OPEN", 2)
+    dataset = ImageShards(made)
+    expected = read_all(ImageShards(made))
+    for row in np.random.permutation(np.arange(len(dataset)).repeat(20)):
+        assert dataset.read(int(row))["img_bytes"] == expected[row]
+        assert open_shards(made) <= 2
+    assert len(dataset.index.shards) > 2
+
+
+def test_short_reads_are_completed(made, monkeypatch):
+    expected, pread = read_all(ImageShards(made)), os.pread
+    monkeypatch.setattr(os, "pread", lambda f, n, at: pread(f, min(n, 1000), at))
+    assert max(map(len, expected)) > 1000
+    assert read_all(ImageShards(made)) == expected
+
+
+def test_the_index_is_arrays_not_objects(tmp_path):
+    """Objects would be copied into each worker, as they count their references."""
+    n = 20_000
+    place = np.arange(n, dtype=np.int64)
+    ShardIndex(
+        PackedPaths(f"n{i % 100}/{i}.JPEG" for i in range(n)),
+        *(np.zeros(n, np.int32), place, np.ones(n, np.int64)),
+        *(np.zeros(n, np.int32), "subfolders", PackedPaths(["n0"])),
+        *(PackedPaths(["shard-00000.tar"]), np.array([n])),
+    ).write(tmp_path)
+    (tmp_path / "shard-00000.tar").write_bytes(bytes(n))
+    ImageShards(str(tmp_path))  # what is allocated once stays out of the count
+    tracemalloc.start()
+    before = tracemalloc.take_snapshot()
+    dataset = ImageShards(str(tmp_path), labels="subfolders")
+    after = tracemalloc.take_snapshot()
+    tracemalloc.stop()
+    blocks = sum(stat.count_diff for stat in after.compare_to(before, "lineno"))
+    assert len(dataset) == n
+    assert blocks < 1000
+
+
+# -- Damage ----------------------------------------------------------------------------
+
+
+def rewrite(made, **changes):
+    """Change arrays of an index; by a function of the old value, or None to drop it."""
+    with np.load(f"{made}/index.npz") as file:
+        arrays = dict(file)
+    for name, change in changes.items():
+        value = arrays.pop(name)
+        if change is not None:
+            arrays[name] = change(value)
+    np.savez(f"{made}/index.npz", **arrays)
+
+
+def changed(row, value):
+    def change(array):
+        array = array.copy()
+        array[row] = value
+        return array
+
+    return change
+
+
+def flip(path):
+    """Change a byte in the middle, as a failing disk does."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+INDEX_DAMAGE = {
+    "text": lambda d: (d / "index.npz").write_text("no npz"),
+    "empty": lambda d: (d / "index.npz").write_bytes(b""),
+    "half": lambda d: os.truncate(d / "index.npz", 3000),
+    "bit": lambda d: flip(d / "index.npz"),
+    "npy": lambda d: np.save((d / "index.npz").open("wb"), np.zeros(3)),
+    "other npz": lambda d: np.savez(d / "index.npz", x=np.zeros(3)),
+    "pickle": lambda d: rewrite(d, names=lambda a: np.array([{}], object)),
+    "an array less": lambda d: rewrite(d, offset=None),
+    "a row less": lambda d: rewrite(d, size=lambda a: a[1:]),
+    "floats": lambda d: rewrite(d, offset=lambda a: a.astype(float)),
+    "scalar names": lambda d: rewrite(d, names_ends=lambda a: a[0]),
+    "names cut": lambda d: rewrite(d, names=lambda a: a[:-1]),
+    "names mixed": lambda d: rewrite(d, names_ends=lambda a: a[::-1]),
+    "names crossed": lambda d: rewrite(d, names_ends=changed(3, 1)),
+    "past the end": lambda d: rewrite(d, offset=changed(4, 10**6)),
+    "almost past": lambda d: rewrite(
+        d, offset=lambda a: a + (os.path.getsize(d / "shard-00000.tar"))
+    ),
+    "before the start": lambda d: rewrite(d, offset=changed(4, -1)),
+    "overflowing": lambda d: rewrite(d, size=changed(4, 2**63 - 1)),
+    "negative size": lambda d: rewrite(d, size=changed(4, -5)),
+    "no such shard": lambda d: rewrite(d, shard=changed(4, 77)),
+    "shard -1": lambda d: rewrite(d, shard=changed(4, -1)),
+    "no such class": lambda d: rewrite(d, labels=changed(4, 77)),
+    "odd labels": lambda d: rewrite(d, labels_from=lambda a: np.array("guess")),
+}
+
+
+@pytest.mark.parametrize("kind", INDEX_DAMAGE)
+def test_a_damaged_index_is_named(made, kind):
+    INDEX_DAMAGE[kind](Path(made))
+    with pytest.raises(ShardError, match="is damaged") as caught:
+        ImageShards(made)
+    assert f"'{made}/index.npz'" in str(caught.value)
+    assert f"--index-only {made}" in str(caught.value)
+
+
+def test_the_cure_of_a_damaged_index_works(folder, made):
+    os.remove(f"{made}/index.npz")
+    os.rmdir(f"{folder}/empty")  # a tar file knows of no empty folder
+    index_shards(made)
+    for labels in ("none", "subfolders"):
+        shards = ImageShards(made, EVALUATION, labels=labels)
+        files = ImageFolder(folder, EVALUATION, labels=labels)
+        assert shards.fingerprint() == files.fingerprint()
+        assert shards.metainfo == files.metainfo
+        assert_equal(items(shards), items(files))
+
+
+def test_an_index_of_another_version_is_refused(made):
+    rewrite(made, version=lambda v: v + 1, offset=None)
+    with pytest.raises(ShardError, match=r"has format 2.* reads format 1"):
+        ImageShards(made)
+
+
+def test_a_missing_shard_is_named(made):
+    os.remove(f"{made}/shard-00001.tar")
+    with pytest.raises(
+        FileNotFoundError, match=r"shard-00001.tar' is missing. Copy it"
+    ):
+        ImageShards(made)
+
+
+@pytest.mark.parametrize(("change", "word"), [(-1, "truncated"), (1, "another")])
+def test_a_shard_of_another_size_is_named(made, change, word):
+    size = os.path.getsize(f"{made}/shard-00001.tar")
+    os.truncate(f"{made}/shard-00001.tar", size + change)
+    with pytest.raises(ShardError, match=f"shard-00001.tar' has {size + change}") as e:
+        ImageShards(made)
+    assert f"had {size}" in str(e.value) and f"it is {word}" in str(e.value)
+
+
+def test_folders_without_shards_are_explained(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*does not exist"):
+        ImageShards(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="use the dataset ImageFolder"):
+        ImageShards(folder)
+    with pytest.raises(ValueError, match="labels must be"):
+        ImageShards(folder, labels="folders")
+    shutil.copytree(f"{folder}/a", tmp_path / "flat")
+    shutil.rmtree(tmp_path / "flat" / "2")
+    make_shards(str(tmp_path / "flat"), str(tmp_path / "made"))
+    with pytest.raises(FileNotFoundError, match="no image that belongs to a class"):
+        ImageShards(str(tmp_path / "made"), labels="subfolders")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed"])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_shard_that_breaks_during_a_run(made, damage, num_workers):
+    strict = ImageShards(made, EVALUATION)
+    lenient = ImageShards(made, EVALUATION, on_error="skip")
+    assert set(strict.index.shard[:2]) == {0}
+    if damage == "truncated":
+        os.truncate(f"{made}/shard-00000.tar", strict.index.offset[1] + 100)
+        reason = "the shard ends before the image does"
+    else:
+        os.remove(f"{made}/shard-00000.tar")
+        reason = "No such file"
+    first = 1 if damage == "truncated" else 0
+    bad = f"{made}/shard-00000.tar/{NAMES[first]}"
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
+        list(loader(strict))
+    assert f"'{bad}'" in str(caught.value)
+    assert "Restore this shard" in str(caught.value)
+    samples = [
+        sample
+        for batch in loader(lenient, num_workers=num_workers)
+        for sample in batch["data_samples"]
+    ]
+    lost = [i for i in range(len(lenient)) if lenient.index.shard[i] == 0][first:]
+    assert [i for i, sample in enumerate(samples) if sample.skipped] == lost
+    assert samples[first].skipped[0] == bad
+
+
+def test_a_broken_image_is_as_broken_as_in_its_folder(folder, tmp_path):
+    Path(folder, "a/1.jpg").write_bytes(b"")
+    Path(folder, "b/1.JPEG").write_bytes(Path(folder, "b/1.JPEG").read_bytes()[:300])
+    make_shards(folder, str(tmp_path / "made"))
+    shards = ImageShards(str(tmp_path / "made"), EVALUATION)
+    files = ImageFolder(folder, EVALUATION)
+    for row in (NAMES.index("a/1.jpg"), NAMES.index("b/1.JPEG")):
+        reasons = []
+        for dataset in (shards, files):
+            with pytest.raises(UnreadableImageError) as caught:
+                dataset[row]
+            text = str(caught.value.__cause__)
+            reasons.append(text[text.index("cannot be read") :])
+        assert reasons[0] == reasons[1]
+
+
+# -- Conversion ------------------------------------------------------------------------
+
+
+def test_an_interrupted_conversion_is_recognised_and_starts_anew(
+    folder, made, tmp_path, monkeypatch
+):
+    out, add = tmp_path / "out", shard_writer._Writer.add
+
+    def stop(self, name, data, mtime):
+        if name == NAMES[7]:
+            raise KeyboardInterrupt
+        return add(self, name, data, mtime)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_writer._Writer, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make_shards(folder, str(out), shard_size=1)
+    assert (out / "shard-00006.tar").exists()  # more of them than the next attempt has
+    for use in (ImageShards, index_shards):
+        with pytest.raises(FileNotFoundError, match="is still running or was inter"):
+            use(str(out))
+    (out / "mine.tar").write_text("of the user")
+    make_shards(folder, str(out), shard_size=9000)
+    assert (out / "mine.tar").read_text() == "of the user"
+    (out / "mine.tar").unlink()
+    assert contents(out) == contents(made)
+
+
+def test_the_shards_are_on_the_disk_before_the_index(folder, tmp_path, monkeypatch):
+    events, write = [], shards_module.write_bytes
+    out = str(tmp_path / "out")
+
+    def sync(descriptor):
+        path = os.path.realpath(f"/proc/self/fd/{descriptor}")
+        events.append((os.path.basename(path), os.path.getsize(path)))
+
+    def note(path, data):
+        events.append(path.name)
+        write(path, data)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(shards_module, "write_bytes", note)
+    index = make_shards(folder, out, shard_size=9000)
+    shards = zip(index.shards, index.shard_sizes.tolist(), strict=True)
+    assert events == [*shards, "index.npz"]
+
+
+def test_the_index_comes_last(folder, tmp_path, monkeypatch):
+    def fail(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards_module, "write_bytes", fail)
+    with pytest.raises(ShardError, match=r"No space left.*starts anew"):
+        make_shards(folder, str(tmp_path / "out"))
+    with pytest.raises(FileNotFoundError, match="not complete"):
+        ImageShards(str(tmp_path / "out"))
+
+
+def test_nothing_is_overwritten(folder, made):
+    before = contents(made)
+    with pytest.raises(ShardError, match="holds complete shards already"):
+        make_shards(folder, made)
+    with pytest.raises(ShardError, match=r"has an index.npz already"):
+        index_shards(made)
+    assert contents(made) == before
+    os.remove(f"{made}/index.npz")  # tar files of whoever
+    del before["index.npz"]
+    with pytest.raises(ShardError, match="no folder of shards and not empty"):
+        make_shards(folder, made)
+    with pytest.raises(ShardError, match="no folder of shards and not empty"):
+        make_shards(folder, f"{made}/shard-00000.tar")
+    assert contents(made) == before
+
+
+def test_absent_images_are_named_before_anything_is_written(folder, tmp_path):
+    Path(folder, "gone.jpg").symlink_to(tmp_path / "nothing")
+    os.mkfifo(f"{folder}/pipe.jpg")  # would be waited for without an end
+    named = r"2 of the 11 images .* missing.*: 'gone\.jpg', 'pipe\.jpg'\. Restore"
+    with pytest.raises(ShardError, match=named):
+        make_shards(folder, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_vanish_meanwhile_are_named(folder, tmp_path, monkeypatch):
+    check = shard_writer._check_space
+
+    def vanish(*args):
+        check(*args)
+        os.remove(f"{folder}/b/1.JPEG")
+
+    monkeypatch.setattr(shard_writer, "_check_space", vanish)
+    with pytest.raises(ShardError, match=r"b/1.JPEG' cannot be read: No such file"):
+        make_shards(folder, str(tmp_path / "out"))
+
+
+def test_the_disk_is_looked_at_first(tmp_path, monkeypatch):
+    root = tmp_path / "images"
+    root.mkdir()
+    for i in range(200):  # names and padding count more than the images
+        (root / f"{'long' * 30}{i:03d}.jpg").write_bytes(bytes(513))
+    make_shards(str(root), str(tmp_path / "made"))
+    written = sum(map(len, contents(tmp_path / "made").values()))
+    usage = namedtuple("usage", "free")
+    out = str(tmp_path / "new" / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(written - 1))
+    with pytest.raises(ShardError, match=r"need .* free\. Make room"):
+        make_shards(str(root), out)
+    assert not os.path.exists(out)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1.05 * written))
+    make_shards(str(root), out)
+
+
+def test_sizes_in_words():
+    sizes = {"1G": 10**9, "1.5g": 1_500_000_000, "500M": 5 * 10**8, "10kB": 10**4}
+    assert {text: read_size(text) for text in (*sizes, "7")} == {**sizes, "7": 7}
+    for text in ("", "G", "1X", "-1G", "1 000"):
+        with pytest.raises(ShardError, match="is no size"):
+            read_size(text)
+
+
+# -- Tar files of others ---------------------------------------------------------------
+
+
+def write_tar(path, members, **kwargs):
+    with tarfile.open(path, "w", **kwargs) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            if data is None:
+                member.type = tarfile.DIRTYPE
+            else:
+                member.size = len(data)
+            tar.addfile(member, io.BytesIO(data or b""))
+
+
+def test_existing_tar_files_are_indexed_as_if_extracted(folder, tmp_path):
+    data = {name: Path(folder, name).read_bytes() for name in NAMES}
+    halves = [NAMES[5::-1], NAMES[6:]]  # in any order
+    extra = [("./", None), ("./a", None), ("./a/._1.jpg", b"x"), ("./n.txt", b"x")]
+    for i, names in enumerate(halves):
+        members = extra + [(f"./{name}", data[name]) for name in names]
+        kind = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)[i]
+        write_tar(tmp_path / f"{i}.tar", members, format=kind, errors="surrogateescape")
+    before = contents(tmp_path)
+    index_shards(str(tmp_path))
+    shards = ImageShards(str(tmp_path), labels="subfolders")
+    files = ImageFolder(folder, labels="subfolders")
+    assert shards.fingerprint() == files.fingerprint()
+    assert shards.labels.tolist() == files.labels.tolist()
+    assert shards.metainfo["classes"] == files.metainfo["classes"][:-1]  # not the empty
+    assert read_all(ImageShards(str(tmp_path))) == list(data.values())
+    assert {**before, **contents(tmp_path)} == contents(tmp_path)
+
+
+def test_a_tar_file_can_stand_for_a_class(folder, tmp_path):
+    """ImageNet's own archives: n01440764.tar holds n01440764_18.JPEG, ..."""
+    (tmp_path / "tars").mkdir()
+    for name in ("a", "b"):
+        paths = [p for p in Path(folder, name).iterdir() if p.suffix != ".txt"]
+        members = [(p.name, p.read_bytes()) for p in paths if p.is_file()]
+        write_tar(tmp_path / "tars" / f"{name}.tar", members)
+    index_shards(str(tmp_path / "tars"), tar_is_folder=True)
+    for name in ("a-b", "empty", os.fsdecode(b"c\xff"), "a/2"):
+        shutil.rmtree(Path(folder, name))
+    shards = ImageShards(str(tmp_path / "tars"), EVALUATION, labels="subfolders")
+    files = ImageFolder(folder, EVALUATION, labels="subfolders")
+    assert shards.fingerprint() == files.fingerprint()
+    assert shards.metainfo == files.metainfo == {"classes": ("a", "b")}
+    assert_equal(items(shards), items(files))
+
+
+def gzipped(path):
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.jpg"))
+
+
+def linked(path):
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.type, member.linkname = tarfile.LNKTYPE, "b.jpg"
+        tar.addfile(member)
+
+
+def truncated(path):
+    write_tar(path, [("a.jpg", b"x" * 5000), ("b.jpg", b"y" * 5000)])
+    os.truncate(path, 7000)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (gzipped, "without compression"),
+        (linked, "is a link"),
+        (truncated, "unexpected end of data.* complete tar file"),
+        (lambda path: path.write_bytes(b"x" * 2000), "without compression"),
+    ],
+)
+def test_tar_files_that_cannot_be_indexed_are_named(tmp_path, write, message):
+    write_tar(tmp_path / "0.tar", [("x.jpg", b"x")])
+    write(tmp_path / "1.tar")
+    with pytest.raises(ShardError, match=message) as caught:
+        index_shards(str(tmp_path))
+    assert f"'{tmp_path}/1.tar'" in str(caught.value)
+    assert not (tmp_path / "index.npz").exists()
+
+
+def test_a_folder_without_tar_files_has_nothing_to_index(folder):
+    with pytest.raises(FileNotFoundError, match="no tar file with an image"):
+        index_shards(folder)
+
+
+# -- The tool --------------------------------------------------------------------------
+
+
+def run_tool(monkeypatch, *args):
+    monkeypatch.setattr("sys.argv", [str(TOOL), *map(str, args)])
+    return runpy.run_path(str(TOOL))["main"]()
+
+
+def test_the_tool_converts_and_verifies(tmp_path, monkeypatch, capsys):
+    for i in range(120):
+        (tmp_path / "images" / f"c{i % 3}").mkdir(parents=True, exist_ok=True)
+        picture(i % 5).save(tmp_path / "images" / f"c{i % 3}" / f"{i:03d}.png")
+    broken = [tmp_path / "images/c1/022.png", tmp_path / "images/c0/090.png"]
+    args = (tmp_path / "images", tmp_path / "out")
+    assert run_tool(monkeypatch, *args, "--shard-size", "100k", "--verify") == 0
+    out = capsys.readouterr().out
+    tenths = [line for line in out.splitlines() if line.startswith("Copied: ")]
+    assert tenths[0] == "Copied: 12 of 120."
+    assert len(tenths) == 10
+    total = sum(p.stat().st_size for p in (tmp_path / "out").glob("*.tar"))
+    count = len(list((tmp_path / "out").glob("*.tar")))
+    images = sum(p.stat().st_size for p in (tmp_path / "images").rglob("*.png"))
+    assert (
+        f"120 images in {count} shards, {total / 1e3:.1f} kB (images alone "
+        f"{images / 1e3:.1f} kB), 3 classes: {tmp_path / 'out'}\n" in out
+    )
+    assert out.endswith("Every image can be decoded.\n")
+    assert run_tool(monkeypatch, *args) == 2
+    assert "holds complete shards already" in capsys.readouterr().err
+    for path in broken:
+        path.write_bytes(b"nothing")
+    shutil.rmtree(tmp_path / "out")
+    assert run_tool(monkeypatch, *args) == 0
+    capsys.readouterr()
+    assert run_tool(monkeypatch, tmp_path / "out", "--verify", "--workers", 0) == 2
+    captured = capsys.readouterr()
+    listed = [line for line in captured.out.splitlines() if "cannot be read" in line]
+    assert len(listed) == 2
+    assert "/shard-00000.tar/c0/090.png'" in listed[0]
+    assert "/shard-00000.tar/c1/022.png'" in listed[1]
+    assert "2 of the 120 images" in captured.err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["x"], ["x", "y", "--index-only"], ["x", "--verify", "--list", "l"],
+     ["x", "y", "--tar-is-folder"], []],
+)  # fmt: skip
+def test_the_tool_refuses_options_that_do_not_fit(monkeypatch, args):
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, *args)
