@@ -149,6 +149,11 @@ def _first_images(dataset: ImageFolder, num: int) -> tuple[dict, list[str]]:
         for view in views
     ]
     batch["inputs"] = views[0] if single else views
+    if "augment" in batch:
+        batch["augment"] = [
+            {name: torch.stack(list(params)) for name, params in operations.items()}
+            for operations in batch["augment"]
+        ]
     paths = [Path(item["data_samples"].img_path) for item in items]
     return batch, [shortened(path.name) for path in paths]
 

@@ -116,9 +116,25 @@ def test_what_is_drawn_follows_from_what_is_found(root, method):
 
 def test_seed_changes_the_views(root):
     first, again, other = (
-        rows(picture(root, "DenseCL", 1, seed)) for seed in (0, 0, 1)
+        picture(root, "DenseCL", 1, seed).pixels() for seed in (0, 0, 1)
     )
-    assert first == again != other
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("method", ["DenseCL", "DetCo"])
+def test_views_that_the_device_augments_are_shown_augmented(root, method):
+    sheets = []
+    for augment_on in ("worker", "device"):
+        cfg = load_config(root / f"{method}.py")
+        make = cfg.train_dataloader.dataset.pipeline[1]
+        for view in make.views:
+            view.insert(1, dict(type="ColorJitter", brightness=0.8, prob=1))
+        make.augment_on = augment_on
+        sheet = draw_picture(cfg, root / f"{method}.pth", root / "images", 3)
+        sheets.append(sheet.pixels())
+    assert np.array_equal(*sheets)
+    assert not np.array_equal(sheets[0], picture(root, method, 3).pixels())
 
 
 def test_cell_centres_by_hand():
