@@ -1,17 +1,14 @@
-"""SplitBatchNorm and the key shuffle."""
+"""SplitBatchNorm."""
 
 import pytest
 import torch
 from torch import nn
 
-from mmssl_ext.models.layers import (
-    SplitBatchNorm,
-    shuffle_batch,
-    split_batch_norm,
-    unshuffle_batch,
-)
+from mmssl_ext.models.layers import SplitBatchNorm, split_batch_norm
 
-from ..distributed import run_ranks
+both_formats = pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last]
+)
 
 
 def reference(x, groups, bn):
@@ -26,9 +23,7 @@ def reference(x, groups, bn):
     return y, torch.stack(means).mean(0), torch.stack(variances).mean(0)
 
 
-@pytest.mark.parametrize(
-    "memory_format", [torch.contiguous_format, torch.channels_last]
-)
+@both_formats
 @pytest.mark.parametrize(
     ("batch", "groups"), [(16, 4), (16, 8), (10, 4), (7, 3), (5, 2)]
 )
@@ -42,6 +37,7 @@ def test_equals_one_call_per_group(batch, groups, memory_format):
     x = torch.randn(batch, 3, 5, 4) * 2 + torch.arange(batch).view(-1, 1, 1, 1)
     leaf = x.clone().to(memory_format=memory_format).requires_grad_()
     y = split(leaf)
+    assert y.is_contiguous(memory_format=memory_format)
     expected, mean, var = reference(x, groups, plain)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(split.running_mean, mean)
@@ -55,6 +51,63 @@ def test_equals_one_call_per_group(batch, groups, memory_format):
     (y * out).sum().backward()
     (reference(x2, groups, plain2)[0] * out).sum().backward()
     torch.testing.assert_close(leaf.grad, x2.grad, atol=1e-5, rtol=1e-4)
+    assert leaf.grad.is_contiguous(memory_format=memory_format)
+
+
+def standardised(x):
+    """From the definition, over all but the channels."""
+    mean = x.mean((0, 2, 3), keepdim=True)
+    return (x - mean) / (x.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+
+
+@both_formats
+def test_gradients_of_scale_and_offset(memory_format):
+    torch.manual_seed(0)
+    split = SplitBatchNorm(3, 2)
+    x, slope = torch.randn(6, 3, 5, 4), torch.randn(6, 3, 5, 4)
+    split(x.contiguous(memory_format=memory_format)).backward(slope)
+    hat = torch.stack([standardised(x[0::2]), standardised(x[1::2])], 1).flatten(0, 1)
+    close = dict(rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(split.bias.grad, slope.sum((0, 2, 3)), **close)
+    torch.testing.assert_close(split.weight.grad, (slope * hat).sum((0, 2, 3)), **close)
+
+
+@both_formats
+@pytest.mark.parametrize("batch", [8, 7])
+def test_bfloat16_has_statistics_in_fp32(batch, memory_format):
+    """The mean of many values near 100, where bf16 has steps of one half."""
+    torch.manual_seed(0)
+    split = SplitBatchNorm(2, 2)
+    x = (100 + 3 * torch.randn(batch, 2, 32, 32)).bfloat16()
+    groups = [x[n::2].float() for n in range(2)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = split(x.contiguous(memory_format=memory_format))
+    assert y.dtype == torch.bfloat16
+    mean = sum(g.mean((0, 2, 3)) for g in groups) / 2
+    var = sum(g.var((0, 2, 3)) for g in groups) / 2
+    torch.testing.assert_close(split.running_mean, 0.1 * mean, rtol=1e-5, atol=0)
+    torch.testing.assert_close(split.running_var, 0.9 + 0.1 * var, rtol=1e-4, atol=0)
+    for n, group in enumerate(groups):
+        # Within half a step of bf16, whose mantissa has 8 bits.
+        torch.testing.assert_close(
+            y[n::2].float(), standardised(group), rtol=2**-8, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (12, 5, 7), (12, 5, 3, 2, 2)])
+@pytest.mark.parametrize("innermost", [False, True])
+def test_any_number_of_dimensions(shape, innermost):
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    given = x.movedim(1, -1).contiguous().movedim(-1, 1) if innermost else x
+    split = SplitBatchNorm(5, 3, affine=False, track_running_stats=False)
+    expected = torch.empty_like(x)
+    for n in range(3):
+        group = x[n::3].flatten(2) if x.ndim > 2 else x[n::3, :, None]
+        expected[n::3] = standardised(group[..., None]).view_as(x[n::3])
+    y = split(given)
+    torch.testing.assert_close(y, expected)
+    assert y.stride() == given.stride() or len(shape) == 3
 
 
 def test_tiny_batches_and_evaluation_equal_plain_batch_norm():
@@ -85,29 +138,3 @@ def test_bad_values():
         SplitBatchNorm(3, 0)
     with pytest.raises(ValueError, match="momentum"):
         SplitBatchNorm(3, 4, momentum=None)
-
-
-def test_shuffle_on_one_device_restores_and_is_keyed():
-    x = torch.arange(16)
-    shuffled, inverse = shuffle_batch(x, seed=3)
-    assert not torch.equal(shuffled, x)
-    assert torch.equal(unshuffle_batch(shuffled, inverse), x)
-    assert torch.equal(shuffle_batch(x, seed=3)[0], shuffled)
-    assert not torch.equal(shuffle_batch(x, seed=4)[0], shuffled)
-    state = torch.get_rng_state()
-    shuffle_batch(x, seed=5)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def shuffle_on_a_rank(rank):
-    x = torch.arange(8) + 8 * rank
-    shuffled, inverse = shuffle_batch(x, seed=1)
-    return shuffled, unshuffle_batch(shuffled * 10, inverse)
-
-
-def test_shuffle_mixes_ranks_and_restores():
-    (first, first_back), (second, second_back) = run_ranks(shuffle_on_a_rank, 2)
-    assert sorted([*first.tolist(), *second.tolist()]) == list(range(16))
-    assert (first >= 8).any() and (first < 8).any()  # images did change ranks
-    assert torch.equal(first_back, 10 * torch.arange(8))
-    assert torch.equal(second_back, 10 * torch.arange(8, 16))

@@ -1,5 +1,7 @@
 """Key queue and momentum encoder."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -142,6 +144,59 @@ def test_a_restored_encoder_goes_on_averaging():
     restored.update(net=query)
     for name, value in key.state_dict().items():
         assert torch.equal(value, restored.state_dict()[name]), name
+
+
+def convolutions(seed):
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 2)
+    return nn.Sequential(*layers)
+
+
+def as_channels_last(key, query):
+    for module in (key, query):
+        module.to(memory_format=torch.channels_last)
+
+
+def one_as_channels_last(key, query):
+    key.to(memory_format=torch.channels_last)
+
+
+def with_new_parameters(key, query):
+    """As a layer that is replaced, or loaded by assignment."""
+    for module in (key.net, query):
+        state = {k: v.clone() for k, v in module.state_dict().items()}
+        module.load_state_dict(state, assign=True)
+        module[2] = copy.deepcopy(module[2])
+
+
+def in_two_precisions(key, query):
+    for module in (key.net, query):
+        module[2].double()
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])  # that many updates
+@pytest.mark.parametrize(
+    "change",
+    [as_channels_last, one_as_channels_last, with_new_parameters, in_two_precisions],
+)
+def test_averages_whatever_becomes_of_the_parameters(change, after):
+    """Memory format, identity and precision may change between updates."""
+    query = convolutions(0)
+    key = MomentumEncoder(0.9, net=query)
+    truth = {name: p.clone() for name, p in query.named_parameters()}
+    for t in range(4):
+        if t == after:
+            change(key, query)
+        for p in query.parameters():
+            p.data.normal_()
+        key.update(net=query)
+        for name, p in query.named_parameters():
+            truth[name] = p.clone() if t == 0 else 0.9 * truth[name] + 0.1 * p
+            torch.testing.assert_close(
+                key.net.get_parameter(name), truth[name], check_dtype=False
+            )
+    layout = key.net[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert layout == ("channels_last" in change.__name__)
 
 
 @pytest.mark.parametrize("momentum", [0.001, 0.0, 0.49, 1.01])

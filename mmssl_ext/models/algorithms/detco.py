@@ -116,7 +116,7 @@ class DetCo(MoCo):
         (patches,) = more
         self._check_groups(len(view))
         # Patch-major rows keep the patches of an image in one group of SplitBatchNorm.
-        rows = patches.transpose(0, 1).flatten(0, 1)  # P*N x 3 x h x w
+        rows = torch.cat(patches.unbind(1))  # P*N x 3 x h x w, in channels_last too
         levels = encoder.neck(encoder.backbone(view), encoder.backbone(rows))
         levels = normalize(levels.float(), dim=2)
         return {"levels": levels, "embedding": levels[:, self.num_levels - 1]}

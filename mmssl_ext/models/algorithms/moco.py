@@ -20,12 +20,14 @@ Differs from the reference code:
   reference's shuffle has no effect;
 * the permutation follows from the step, so ranks need no broadcast and a resumed run
   continues exactly;
+* key images change ranks as uint8, each to the one rank that encodes it;
 * the first momentum update is an exact copy, whatever set the query's weights.
 """
 
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -75,6 +77,8 @@ class MoCo(SSLAlgorithm):
         self.shuffles = protect_batch_norm(self.query_parts, bn_splits)
         self.encoder_k = MomentumEncoder(momentum, **self.query_parts)
         self.queue = KeyQueue(queue_len, feat_dim)
+        if self.shuffles and get_world_size() > 1:
+            self._exchange_uint8()
 
     @property
     def query_parts(self) -> dict[str, nn.Module]:
@@ -130,9 +134,18 @@ class MoCo(SSLAlgorithm):
         if not self.shuffles:
             return self.encode(self.encoder_k, *views)
         pairs = [shuffle_batch(view, self.encoder_k.num_steps) for view in views]
-        key = self.encode(self.encoder_k, *(shuffled for shuffled, _ in pairs))
-        inverse = pairs[0][1]  # the same for all views
-        return {name: unshuffle_batch(x, inverse) for name, x in key.items()}
+        shuffled = [
+            x if x.is_floating_point() else self.data_preprocessor.normalise(x)
+            for x, _ in pairs
+        ]
+        key = self.encode(self.encoder_k, *shuffled)
+        back = pairs[0][1]  # the same for all views
+        return {name: unshuffle_batch(x, back) for name, x in key.items()}
+
+    def _exchange_uint8(self) -> None:
+        """Get key views as uint8: they change ranks before they are normalised."""
+        if hasattr(self.data_preprocessor, "raw_views"):
+            self.data_preprocessor.raw_views = frozenset(range(1, self.num_views, 2))
 
     def identify(self, data_samples: Any) -> Features:
         """What a method must know of the images beside their views, by name."""

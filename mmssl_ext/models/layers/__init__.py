@@ -1,15 +1,19 @@
 """Layers shared by the algorithms."""
 
-from .batch_norm import (
-    SplitBatchNorm,
-    protect_batch_norm,
+from .batch_norm import SplitBatchNorm, protect_batch_norm, split_batch_norm
+from .exchange import (
+    Exchange,
+    exchange_rows,
+    plan_exchange,
     shuffle_batch,
-    split_batch_norm,
     unshuffle_batch,
 )
 
 __all__ = [
+    "Exchange",
     "SplitBatchNorm",
+    "exchange_rows",
+    "plan_exchange",
     "protect_batch_norm",
     "shuffle_batch",
     "split_batch_norm",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather, get_rank, get_world_size
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -30,7 +30,8 @@ def protect_batch_norm(parts: Mapping[str, nn.Module], num_splits: int) -> bool:
         num_splits: Groups of the batch on one device; 1 is plain BatchNorm.
 
     Returns:
-        Whether the key's batch has to be shuffled (:func:`shuffle_batch`).
+        Whether the key's batch has to be shuffled
+        (:func:`~mmssl_ext.models.layers.shuffle_batch`).
 
     Raises:
         ValueError: ``num_splits`` is not positive.
@@ -55,39 +56,6 @@ def protect_batch_norm(parts: Mapping[str, nn.Module], num_splits: int) -> bool:
     for part in parts.values():
         split_batch_norm(part, num_splits)
     return True
-
-
-def shuffle_batch(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Permute the images of all ranks.
-
-    Every rank draws the same permutation from ``seed``, so it needs no broadcast, and a
-    resumed run draws what the uninterrupted one would have drawn.
-
-    Args:
-        x: This rank's images, N x ...; N is the same on every rank.
-        seed: E.g. the number of the step; equal on all ranks.
-
-    Returns:
-        This rank's N of the permuted images, and the inverse permutation of all
-        W * N positions for :func:`unshuffle_batch`.
-    """
-    everything = _gather(x)  # W*N x ...
-    generator = torch.Generator(x.device).manual_seed(seed)
-    order = torch.randperm(len(everything), generator=generator, device=x.device)
-    return everything[_own_part(order)], order.argsort()
-
-
-def unshuffle_batch(x: Tensor, inverse: Tensor) -> Tensor:
-    """Undo :func:`shuffle_batch` on anything computed row by row (N x ...)."""
-    return _gather(x)[_own_part(inverse)]
-
-
-def _gather(x: Tensor) -> Tensor:
-    return x if get_world_size() == 1 else torch.cat(all_gather(x.contiguous()))
-
-
-def _own_part(order: Tensor) -> Tensor:
-    return order.view(get_world_size(), -1)[get_rank()]
 
 
 @MODELS.register_module()
@@ -126,15 +94,23 @@ class SplitBatchNorm(_BatchNorm):
             self.num_batches_tracked.add_(1)
         tracked = [s for s in (self.running_mean, self.running_var) if s is not None]
         running = [s.repeat(splits, 1) for s in tracked]  # S x C each
-        if len(x) % splits == 0 and x.is_contiguous():
-            # Groups become channels: N x C x ... -> N/S x S*C x ...
-            grouped = x.view(len(x) // splits, splits * x.shape[1], *x.shape[2:])
-            y = self._normalise(grouped, [s.view(-1) for s in running], splits)
-            y = y.view_as(x)
-        else:  # unequal groups, or channels_last, which that view would have to copy
+        flat = [statistic.view(-1) for statistic in running]
+        if len(x) % splits:  # unequal groups: one call for each
             y = torch.empty_like(x)
             for n in range(splits):
                 y[n::splits] = self._normalise(x[n::splits], [s[n] for s in running])
+        elif x.is_contiguous():
+            # Groups become channels: N x C x ... -> N/S x S*C x ...
+            grouped = x.view(len(x) // splits, splits * x.shape[1], *x.shape[2:])
+            y = self._normalise(grouped, flat, splits).view_as(x)
+        else:
+            # In channels_last too, by a copy of whole rows of C there and back:
+            # N x ... x C -> N/S x S x ... x C -> N/S x ... x S*C
+            rows = x.movedim(1, -1).unflatten(0, (-1, splits))
+            grouped = rows.movedim(1, -2).flatten(-2).movedim(-1, 1)
+            y = self._normalise(grouped, flat, splits)
+            rows = y.movedim(1, -1).unflatten(-1, (splits, -1)).movedim(-2, 1)
+            y = rows.flatten(0, 1).movedim(-1, 1)
         for statistic, groups in zip(tracked, running, strict=True):
             statistic.copy_(groups.mean(0))
         return y

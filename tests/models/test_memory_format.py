@@ -1,0 +1,146 @@
+"""Every algorithm in channels_last memory and under bfloat16 autocast."""
+
+import copy
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .common import ALGORITHMS, QUEUE_ALGORITHMS, build, samples, views
+
+pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
+every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+
+
+def channels_last(x):
+    """The same images, or sets of patches, with the channels innermost in memory."""
+    return x.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def splits(name):
+    return dict(bn_splits=4) if name in QUEUE_ALGORITHMS else {}
+
+
+def update(model, inputs, seed):
+    """Losses and gradients of a step, whose weights it then takes."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    count = len(inputs[0])
+    numbers = range(count * seed, count * seed + count)
+    losses = model(inputs, samples(numbers), mode="loss")
+    optimizer.zero_grad()
+    sum(v for k, v in losses.items() if "loss" in k).backward()
+    gradients = {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
+    optimizer.step()
+    return losses, gradients
+
+
+@every_algorithm
+def test_channels_last_changes_nothing(name):
+    """Two steps of encoders in fp64: losses, gradients, key encoder, queues."""
+    plain = build(name, **splits(name))
+    for part in ("backbone", "neck", "head", "encoder_k"):
+        getattr(plain, part, nn.Identity()).double()
+    model = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    for seed in range(2):
+        inputs = [x.double() for x in views(8, seed, type_=name)]
+        expected = update(plain, inputs, seed)
+        found = update(model, [channels_last(x) for x in inputs], seed)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_close(ours, theirs)
+    assert_close(model.state_dict(), plain.state_dict())
+
+
+def assert_close(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-6)
+
+
+@every_algorithm
+def test_maps_stay_in_channels_last(name):
+    """Nothing between images and pooled features changes the format, or back."""
+    model = build(name, **splits(name)).to(memory_format=torch.channels_last)
+    seen = set()
+
+    def watch(key, x):
+        if x.ndim == 4 and min(x.shape[2:]) > 1:
+            seen.add(key)
+            assert x.is_contiguous(memory_format=torch.channels_last), key
+
+    def watch_both(key, y):
+        watch(f"result of {key}", y)
+        if y.requires_grad:
+            y.register_hook(lambda slope: watch(f"gradient of {key}", slope))
+
+    for key, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, _BatchNorm, nn.ReLU, nn.MaxPool2d)):
+            module.register_forward_pre_hook(lambda m, x, key=key: watch(key, x[0]))
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, x, y, key=key: watch_both(key, y))
+    update(model, [channels_last(x) for x in views(8, type_=name)], 0)
+    assert seen >= {"backbone.bn1", "gradient of backbone.conv1"}
+    assert ("encoder_k.backbone.conv1" in seen) == (name in QUEUE_ALGORITHMS)
+
+
+def round_operands(model):
+    """Let every layer with weights compute with bf16 operands and results, in fp32."""
+
+    def rounded(x):
+        return x.bfloat16().float()
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.weight.data = rounded(module.weight.data)
+            module.register_forward_pre_hook(lambda m, x: (rounded(x[0]),))
+            module.register_forward_hook(lambda m, x, y: rounded(y))
+    return model
+
+
+def distance(gradients, truth):
+    ours, theirs = (
+        torch.cat([g.ravel() for g in x.values()]) for x in (gradients, truth)
+    )
+    return (ours - theirs).norm() / theirs.norm()
+
+
+@every_algorithm
+def test_bfloat16_autocast(name):
+    """Encoders in bf16; what is compared, losses, queues and gradients in fp32."""
+    plain = build(name, **splits(name))
+    model, rounded = copy.deepcopy(plain), round_operands(copy.deepcopy(plain))
+    inputs = views(16, size=64, type_=name)
+    expected, slopes = update(plain, inputs, 0)
+    contrast, again = model.contrast, {}
+
+    def spy(query, key):
+        """The same features once more, without autocast."""
+        if name in QUEUE_ALGORITHMS:  # the head of the others has layers
+            with torch.autocast("cpu", enabled=False), torch.no_grad():
+                again.update(contrast(query, key))
+        return contrast(query, key)
+
+    with (
+        mock.patch.object(model, "contrast", spy),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
+        losses, gradients = update(model, inputs, 0)
+    assert losses.keys() == expected.keys()
+    for key, value in losses.items():
+        assert abs(value - expected[key]) < 0.03 * max(1, abs(expected[key])), key
+    for key, value in again.items():
+        torch.testing.assert_close(losses[key].detach(), value, rtol=1e-6, atol=0)
+    # Not further from the truth than rounding of the operands explains.
+    assert {g.dtype for g in gradients.values()} == {torch.float32}
+    noise = distance(update(rounded, inputs, 0)[1], slopes)
+    assert distance(gradients, slopes) < 1.5 * noise
+    state = plain.state_dict()
+    for key, value in model.state_dict().items():
+        assert value.dtype == state[key].dtype, key
+    if name in QUEUE_ALGORITHMS:  # keys were not rounded to bf16 on their way
+        keys = model.negatives[:16]
+        assert torch.equal(keys, model.last_embeddings["key"])
+        assert not torch.equal(keys, keys.bfloat16().float())
