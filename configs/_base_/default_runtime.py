@@ -9,6 +9,8 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     # From mmssl_ext; `--cfg-options default_hooks.NAME=None` switches one off
+    runtime_info=dict(type="DeferredRuntimeInfoHook"),
+    performance=dict(type="PerformanceHook"),
     checkpoint=dict(type="PlainCheckpointHook", interval=10, max_keep_ckpts=3),
     draw_key=dict(type="DrawKeyHook"),
     input_check=dict(type="InputCheckHook"),

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 
 from mmssl_ext.transfer.data_check import check_data
 
-from .checkpoint import find_resumable, load_checkpoint_file
+from .checkpoint import find_resumable, load_checkpoint_file, wait_for_checkpoints
 from .config_check import check_config, closest
 from .config_variables import read_with_variables, variables
 from .errors import ConfigError, UserError
@@ -155,8 +155,11 @@ def train(config: str | Path, cfg_options: dict | None = None, **options: Any) -
     runner = build_runner(cfg, notices)
     if cfg.get("train_cfg") is None:
         runner.test()
-    else:
+        return
+    try:
         runner.train()
+    finally:
+        wait_for_checkpoints()  # also where an exception ends the run
 
 
 def build_runner(cfg: Config, notices: Notices = []) -> Runner:  # noqa: B006
@@ -165,10 +168,27 @@ def build_runner(cfg: Config, notices: Notices = []) -> Runner:  # noqa: B006
     if on_host and not dist.is_initialized():
         # mmengine's launcher would select a CUDA device.
         dist.init_process_group(cfg.env_cfg.dist_cfg.backend)
-    runner = Runner.from_cfg(cfg)
+    runner = _Runner.from_cfg(cfg)
     for level, text in notices:
         runner.logger.log(level, text)
     return runner
+
+
+class _Runner(Runner):
+    """Settles the memory layout before the model is wrapped for several devices.
+
+    DistributedDataParallel lays out its buckets by the strides of the parameters, and
+    mixes up gradients where these change later.
+    """
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
+        """Wrap a model in the layout that PerformanceHook is configured for."""
+        default, custom = (self.cfg.get(f"{k}_hooks") for k in ("default", "custom"))
+        for hook in [*(default or {}).values(), *(custom or ())]:
+            wanted = isinstance(hook, dict) and hook.get("channels_last")
+            if wanted and self.distributed:  # else the hook does it, after the start
+                model.to(memory_format=torch.channels_last)
+        return super().wrap_model(model_wrapper_cfg, model)
 
 
 def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
@@ -250,27 +270,35 @@ def _set_precision(cfg: Config, amp: bool, notices: Notices) -> None:
     if wrapper is None:
         return
     mixed = wrapper.get("type", "OptimWrapper").endswith("AmpOptimWrapper")
-    if get_device() == "cpu" and (amp or mixed):
+    if not (amp or mixed):
+        return
+    if get_device() in ("cpu", "mps"):
         for name in ("loss_scale", "dtype", "use_fsdp"):
             wrapper.pop(name, None)
         wrapper.type = "OptimWrapper"
         notices.append(
             (logging.WARNING, "No GPU here: no mixed precision, training in fp32.")
         )
-    elif amp and not mixed:
+        return
+    if not mixed:
         if not wrapper.get("type", "OptimWrapper").endswith("OptimWrapper"):
             raise ConfigError(
                 f"--amp replaces OptimWrapper, but optim_wrapper.type is {wrapper.type}"
                 "; set its precision in the config."
             )
-        bfloat16 = torch.cuda.is_available() and (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-        wrapper.type = "AmpOptimWrapper"
-        wrapper.dtype = "bfloat16" if bfloat16 else "float16"
+        wrapper.type, wrapper.dtype = "AmpOptimWrapper", "bfloat16"
         # bfloat16 has the range of fp32: its gradients need no scaling.
-        wrapper.loss_scale = {"enabled": False} if bfloat16 else "dynamic"
-        notices.append((logging.INFO, f"Mixed precision: {wrapper.dtype}."))
+        wrapper.loss_scale = {"enabled": False}
+    if str(wrapper.get("dtype")).endswith("bfloat16") and not _has_bfloat16():
+        wrapper.dtype, wrapper.loss_scale = "float16", "dynamic"
+        text = "This GPU has no bfloat16: float16 with a dynamic loss scale instead."
+        notices.append((logging.WARNING, text))
+
+
+def _has_bfloat16() -> bool:
+    if not torch.cuda.is_available():  # an accelerator of another kind
+        return True
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _scale_lr(cfg: Config, wanted: bool, launcher: str, notices: Notices) -> None:

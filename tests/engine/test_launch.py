@@ -103,20 +103,35 @@ def test_amp_without_a_gpu_is_one_notice_and_fp32(cfg, no_gpu, in_config):
     assert log_text(runner).count("no mixed precision, training in fp32") == 1
 
 
-@pytest.mark.parametrize(
-    ("supported", "dtype", "scale"),
-    [(True, "bfloat16", {"enabled": False}), (False, "float16", "dynamic")],
-)
-def test_amp_takes_bfloat16_where_the_gpu_has_it(
-    cfg, monkeypatch, supported, dtype, scale
-):
+@pytest.mark.parametrize("given", ["--amp", "bfloat16", "float16"])
+@pytest.mark.parametrize("supported", [True, False])
+def test_mixed_precision_takes_what_the_gpu_has(cfg, monkeypatch, supported, given):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
     monkeypatch.setattr("mmssl_ext.engine.launch.get_device", lambda: "cuda")
-    prepare(cfg, amp=True)
+    if given != "--amp":
+        cfg.optim_wrapper.update(
+            type="AmpOptimWrapper",
+            dtype=given,
+            loss_scale={"enabled": given == "float16"},
+        )
+    notices = texts(prepare(cfg, amp=given == "--amp"))
     assert cfg.optim_wrapper.type == "AmpOptimWrapper"
-    assert cfg.optim_wrapper.dtype == dtype
-    assert cfg.optim_wrapper.loss_scale == scale
+    found = cfg.optim_wrapper.dtype, cfg.optim_wrapper.loss_scale
+    replaced = not supported and given != "float16"
+    if given == "float16":
+        assert found == ("float16", {"enabled": True})
+    else:
+        expected = ("float16", "dynamic"), ("bfloat16", {"enabled": False})
+        assert found == expected[supported]
+    assert sum("no bfloat16: float16" in text for text in notices) == replaced
+
+
+def test_fp32_on_a_gpu_stays(cfg, monkeypatch):
+    monkeypatch.setattr("mmssl_ext.engine.launch.get_device", lambda: "cuda")
+    before = cfg.optim_wrapper.to_dict()
+    assert not texts(prepare(cfg))
+    assert cfg.optim_wrapper.to_dict() == before
 
 
 def test_resume_without_a_checkpoint_starts_afresh(cfg):

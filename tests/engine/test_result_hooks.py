@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
+from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.errors import UserError
 from mmssl_ext.engine.hooks import PlainCheckpointHook, ResultHook
 from mmssl_ext.engine.hooks.pictures import PicturesHook, enlarged
@@ -107,7 +108,7 @@ def test_an_interrupted_run_leaves_none_and_its_resume_a_whole_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         runner.train()
     assert not (tmp_path / "result.json").exists()
-    time_before = torch.load(tmp_path / "epoch_1.pth", weights_only=True)
+    time_before = load_checkpoint_file(tmp_path / "epoch_1.pth")
     time_before = time_before["message_hub"]["runtime_info"]["result_seconds"]
     assert time_before > 0
 

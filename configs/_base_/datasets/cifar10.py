@@ -12,6 +12,7 @@ download = False
 verify_md5 = True  # False for a re-packed copy of the same pixels
 batch_size = 512
 num_workers = 4
+augment_on = "device"  # only decode and crop on the loader's CPU cores; "worker": all
 
 mean = [125.307, 122.961, 113.8575]
 std = [51.5865, 50.847, 51.255]
@@ -31,7 +32,7 @@ view = [
 ]
 train_pipeline = [
     dict(type="DecodeImage"),
-    dict(type="MakeViews", views=[view, view]),
+    dict(type="MakeViews", views=[view, view], augment_on=augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [dict(type="DecodeImage"), dict(type="PackViews")]

@@ -8,6 +8,7 @@ _base_ = "../default_runtime.py"
 
 data_root = "{{$DEMO_ROOT:data/demo}}/imagenet"
 batch_size = 64
+augment_on = "worker"  # all on the loader's CPU cores; "device": only decode and crop
 image_size = 64
 mean = [123.675, 116.28, 103.53]
 std = [58.395, 57.12, 57.375]
@@ -27,7 +28,7 @@ view = [
 ]
 train_pipeline = [
     dict(type="DecodeImage"),
-    dict(type="MakeViews", views=[view, view]),
+    dict(type="MakeViews", views=[view, view], augment_on=augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [

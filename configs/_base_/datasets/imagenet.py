@@ -6,11 +6,13 @@ image below `train/` and no labels; kNN takes its labels from the class folders
 `--cfg-options default_hooks.knn=None`.
 """
 
-_base_ = "../default_runtime.py"
+_base_ = "../runtime_fast.py"
 
 data_root = "{{$IMAGENET_ROOT:data/imagenet}}"
+storage = "ImageFolder"  # or "ImageShards", by tools/make_shards.py, for train and val
 batch_size = 32  # per GPU; 8 GPUs make the paper's 256
 num_workers = 8
+augment_on = "device"  # only decode and crop on the loader's CPU cores; "worker": all
 on_unreadable = "raise"  # or "skip": another image takes its place, counted and listed
 
 view = [
@@ -29,7 +31,7 @@ view = [
 ]
 train_pipeline = [
     dict(type="DecodeImage"),
-    dict(type="MakeViews", views=[view, view]),
+    dict(type="MakeViews", views=[view, view], augment_on=augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [
@@ -48,7 +50,7 @@ train_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=True),
     collate_fn=dict(type="default_collate"),
     dataset=dict(
-        type="ImageFolder",
+        type=storage,
         root=data_root + "/train",
         pipeline=train_pipeline,
         on_error=on_unreadable,
@@ -70,7 +72,7 @@ default_hooks = dict(
         bank_dataloader=dict(
             **knn_dataloader,
             dataset=dict(
-                type="ImageFolder",
+                type=storage,
                 root=data_root + "/train",
                 labels="subfolders",
                 pipeline=eval_pipeline,
@@ -80,7 +82,7 @@ default_hooks = dict(
         query_dataloader=dict(
             **knn_dataloader,
             dataset=dict(
-                type="ImageFolder",
+                type=storage,
                 root=data_root + "/val",
                 labels="subfolders",
                 pipeline=eval_pipeline,

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
+from ..checkpoint import wait_for_checkpoints
 from ..errors import NonFiniteLossError
 
 _NEVER = 2**62
@@ -72,7 +73,8 @@ class NonFiniteGuardHook(Hook):
             if self._first is None:
                 self._first = torch.tensor(_NEVER, device=values.device)
             bad = ~values.isfinite().all() & (self._first == _NEVER)
-            self._first = torch.where(bad, runner.iter, self._first)
+            # The iteration goes along with the kernel: copying it would wait.
+            self._first = self._first.masked_fill(bad, runner.iter)
             self._steps.append(
                 _Step(runner.iter, tuple(outputs), values, _paths(data_batch))
             )
@@ -188,7 +190,11 @@ class NonFiniteGuardHook(Hook):
 def _stack(values: list[Any]) -> Tensor:
     """Means of tensors or numbers in one new tensor on the device of the tensors."""
     device = next((x.device for x in values if isinstance(x, Tensor)), None)
-    tensors = [torch.as_tensor(x, device=device).detach() for x in values]
+    tensors = [
+        # Written by a kernel: copying a number to the device would wait for it.
+        x.detach() if isinstance(x, Tensor) else torch.full((), x, device=device)
+        for x in values
+    ]
     return torch.stack([x.float().mean() for x in tensors])
 
 
@@ -204,6 +210,7 @@ def _paths(data_batch: Any) -> list[str]:
 
 
 def _last_checkpoint(runner: Any) -> str | None:
+    wait_for_checkpoints()  # the last one may still be on its way to the disk
     path = runner.message_hub.get_info("last_ckpt")
     if path is None:
         pointer = Path(runner.work_dir) / "last_checkpoint"

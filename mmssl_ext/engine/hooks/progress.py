@@ -220,7 +220,7 @@ class _Bar:
             left=str(eta),
         )
         scalars = {
-            key.removeprefix("train/"): buffer.current()
+            key.removeprefix("train/"): getattr(buffer, "latest", buffer.current)()
             for key, buffer in hub.log_scalars.items()
             if key.endswith(("/loss", "/lr", "backbone_top1"))
         }

@@ -1,0 +1,116 @@
+"""Copy the next batch to the GPU while the step of the last one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Handover = Callable[[], Any]  # returns a batch whose copy has been started
+
+
+class PrefetchLoader:
+    """A data loader that is one batch ahead.
+
+    Order, length, number of batches and exceptions are those of the loader: an error
+    is raised where the loader would have raised it, after the batches before it.
+    Every attribute of the loader can be read here.
+
+    Args:
+        loader: The loader to wrap; best with ``pin_memory=True``, for the copy of other
+            memory needs a second one on the host.
+        start: Starts the copy of a batch and returns a function that hands it over;
+            e.g. a :class:`CopyToDevice`.
+    """
+
+    def __init__(self, loader: Any, start: Callable[[Any], Handover]) -> None:
+        self.loader = loader
+        self.start = start
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # not there yet while a copy is made
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        handover = self._next(batches)
+        while handover is not None:
+            if isinstance(handover, _Raise):
+                raise handover.error
+            # Before this batch is used, so that the copy runs beside its whole step.
+            following = self._next(batches)
+            yield handover()
+            handover = following
+
+    def _next(self, batches: Iterator[Any]) -> Handover | _Raise | None:
+        try:
+            return self.start(next(batches))
+        except StopIteration:
+            return None
+        except Exception as error:
+            return _Raise(error)
+
+
+class _Raise:
+    """In place of a batch: what the loader raised instead."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class CopyToDevice:
+    """Copies of the views of a batch on a stream of their own.
+
+    Only ``inputs`` go to the device: labels and the parameters of the augmentation
+    (``augment``) are read on the host.
+
+    Args:
+        device: A CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+        self.device = device
+
+    def __call__(self, batch: Any) -> Handover:
+        """Start the copy."""
+        if not isinstance(batch, dict) or "inputs" not in batch:
+            return lambda: batch
+        with torch.cuda.stream(self.stream):
+            inputs = _map(self._copy, batch["inputs"])
+        copied = self.stream.record_event()
+
+        def hand_over() -> dict:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(copied)  # not for the stream: the next copy is in it
+            # The memory belongs to the side stream: it must not give it to the next
+            # copy while kernels of this stream may still read it.
+            _map(lambda view: view.record_stream(current), inputs)
+            return {**batch, "inputs": inputs}
+
+        return hand_over
+
+    def _copy(self, view: Tensor) -> Tensor:
+        if view.is_cuda:
+            return view
+        pinned = view if view.is_pinned() else view.pin_memory()
+        return pinned.to(self.device, non_blocking=True)
+
+
+def _map(function: Callable[[Tensor], Any], inputs: Any) -> Any:
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    return [_map(function, view) for view in inputs]
+
+
+def prefetch(loop: Any, start: Callable[[Any], Handover]) -> None:
+    """Let a training loop of mmengine take its batches from a PrefetchLoader."""
+    loop.dataloader = PrefetchLoader(loop.dataloader, start)
+    if hasattr(loop, "dataloader_iterator"):  # of IterBasedTrainLoop, not yet in use
+        loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)

@@ -1,0 +1,667 @@
+"""Checkpoints are written whole or not at all, and the loop does not wait for disks."""
+
+import errno
+import os
+import random
+import resource
+import signal
+import threading
+import time
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from mmssl_ext.engine import CheckpointFileError, checkpoint
+from mmssl_ext.engine.checkpoint import (
+    Saving,
+    load_checkpoint_file,
+    save_checkpoint_file,
+    start_saving,
+    wait_for_checkpoints,
+)
+from mmssl_ext.engine.hooks import PlainCheckpointHook
+from mmssl_ext.files import write_text
+from tests.distributed import run_ranks
+
+from .toy_run import BATCH, ToyData, toy_runner
+
+LARGE = 1_000_000  # bytes of a buffer, well above what logs hold
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    yield
+    wait_for_checkpoints()
+
+
+def names(folder):
+    """Files but for mmengine's copy of the config."""
+    files = [p for p in Path(folder).iterdir() if p.is_file()]
+    return sorted(p.name for p in files if p.suffix != ".py")
+
+
+def pointer(folder):
+    return Path(folder, "last_checkpoint").read_text()
+
+
+def equal(a, b, where="", ignored=("meta.time",)):
+    """Compare nested data and types, tensors bit by bit."""
+    if where in ignored:
+        return
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            equal(a[key], b[key], f"{where}.{key}".strip("."), ignored)
+        assert getattr(a, "_metadata", 0) == getattr(b, "_metadata", 0), where
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            equal(x, y, f"{where}[{i}]", ignored)
+    else:
+        assert a == b, where
+
+
+class Gate:
+    """A slow disk: ``os.fsync`` waits until the gate is opened."""
+
+    def __init__(self, monkeypatch):
+        self.opened = threading.Event()
+        monkeypatch.setattr(checkpoint.os, "fsync", self.fsync)
+
+    def fsync(self, file):
+        if not self.opened.wait(20):
+            raise OSError(errno.EIO, "somebody waited for this gate in vain")
+
+    def open_after(self, seconds):
+        threading.Timer(seconds, self.opened.set).start()
+
+
+# The file
+
+
+def test_the_bytes_are_those_of_torch_with_checksums(tmp_path):
+    """All but torch's random id of the file, which holds no checksum of ours."""
+    shared = torch.arange(5000, dtype=torch.float32)
+    content = {
+        "state": {"all": shared, "rows": shared.view(50, 100)[::7, 3:], "n": [shared]},
+        "half": torch.randn(300).bfloat16(),
+        "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(7),
+        "plain": ("text", 1.5, None, {2: True}),
+    }
+    save_checkpoint_file(content, tmp_path / "a.pth")
+    with open(tmp_path / "b.pth", "wb") as file:
+        torch.save(content, file)
+    a, b = ((tmp_path / name).read_bytes() for name in ("a.pth", "b.pth"))
+    with zipfile.ZipFile(tmp_path / "b.pth") as archive:
+        assert zipfile.ZipFile(tmp_path / "a.pth").testzip() is None
+        assert len(archive.infolist()) >= 10
+        secret = next(x for x in archive.infolist() if x.filename.endswith("_id"))
+        directory = archive.start_dir
+    assert len(a) == len(b)
+    differing = [i for i in range(len(a)) if a[i] != b[i]]
+    assert len(differing) <= 40 + 4 + 4  # the id and its two checksums
+    assert all(secret.header_offset < i for i in differing)
+    assert sum(directory <= i for i in differing) <= 4
+    loaded = load_checkpoint_file(tmp_path / "a.pth")
+    equal(loaded, content)
+    state = loaded["state"]
+    assert state["all"].data_ptr() == state["n"][0].data_ptr()
+    assert names(tmp_path) == ["a.pth", "b.pth"]
+    assert torch.serialization.get_crc32_options()
+
+
+def test_tensors_of_a_device_are_saved_as_the_hosts():
+    storage = SimpleNamespace(device=torch.device("cuda:1"))
+    tag = torch.serialization.location_tag
+    assert tag(torch.zeros(1).untyped_storage()) == "cpu"
+    with checkpoint._as_if_on_host():
+        assert tag(storage) == "cpu"
+        assert tag(torch.zeros(1, device="meta").untyped_storage()) == "meta"
+    assert tag(storage) == "cuda:1"  # nobody else's files are changed
+
+
+def test_the_tensors_may_change_while_the_disk_is_slow(tmp_path, monkeypatch):
+    gate = Gate(monkeypatch)
+    path, weight = tmp_path / "x.pth", torch.ones(1000)
+    save_earlier = threading.Event()
+    saving = start_saving({"w": weight}, path, save_earlier.set)
+    weight.zero_()
+    assert not path.exists() and not save_earlier.is_set()
+    gate.open_after(0.2)
+    # reading waits by itself
+    assert load_checkpoint_file(path)["w"].eq(1).all()
+    saving.finish()
+    assert save_earlier.is_set()
+
+
+@contextmanager
+def file_size_limit(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("reserves", [True, False])
+def test_a_limit_leaves_the_old_file(tmp_path, monkeypatch, reserves):
+    """Found when room is reserved or, where that cannot be, by torch's writer."""
+    path = tmp_path / "x.pth"
+    save_checkpoint_file({"w": torch.ones(3)}, path)
+    before = path.read_bytes()
+    if not reserves:
+        monkeypatch.setattr(checkpoint, "_reserve", lambda file, size: None)
+    content = {"a": torch.ones(LARGE // 4), "b": torch.ones(LARGE // 4)}
+    with (
+        file_size_limit(LARGE * 3 // 2),
+        pytest.raises(CheckpointFileError) as caught,
+    ):
+        save_checkpoint_file(content, path)
+    text = str(caught.value)
+    assert str(path) in text and "File too large" in text
+    assert f"about {2 * LARGE} bytes" in text
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["x.pth"]
+
+
+def test_room_is_reserved_for_shared_memory_once(tmp_path, monkeypatch):
+    """The limit lies between what is written and what the views add up to."""
+    weight = torch.ones(LARGE // 4)
+    with file_size_limit(LARGE * 3 // 2):
+        save_checkpoint_file({"w": weight, "v": [weight[1:]]}, tmp_path / "x.pth")
+    assert (tmp_path / "x.pth").stat().st_size < LARGE * 1.1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch, error):
+    path = tmp_path / "x.pth"
+    save_checkpoint_file({"w": torch.ones(3)}, path)
+
+    def half(content, file):
+        file.write(b"PK\x03\x04 and so on")
+        raise error
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(error):
+        save_checkpoint_file({"w": torch.zeros(3)}, path)
+    assert load_checkpoint_file(path)["w"].eq(1).all()
+    assert names(tmp_path) == ["x.pth"]
+
+
+def test_a_missing_folder_is_made_and_a_forbidden_one_named(tmp_path):
+    save_checkpoint_file({}, tmp_path / "new" / "x.pth")
+    assert load_checkpoint_file(tmp_path / "new" / "x.pth") == {}
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointFileError, match=r"file/x\.pth was not written"):
+        save_checkpoint_file({}, tmp_path / "file" / "x.pth")
+
+
+def _save_for_ever(folder):
+    for step in range(10**9):
+        path = folder / f"epoch_{step}.pth"
+        old = folder / f"epoch_{step - 1}.pth"
+
+        def then(path=path, old=old):
+            write_text(folder / "last_checkpoint", str(path))
+            old.unlink(missing_ok=True)
+
+        start_saving({"w": torch.full((LARGE // 4,), step)}, path, then).finish()
+
+
+def test_a_kill_at_any_time_leaves_a_whole_checkpoint(tmp_path):
+    rng = random.Random(0)
+    for trial in range(10):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        if (child := os.fork()) == 0:
+            try:
+                _save_for_ever(folder)
+            finally:
+                os._exit(1)
+        deadline = time.monotonic() + 20
+        while not (folder / "last_checkpoint").exists():
+            assert time.monotonic() < deadline
+        time.sleep(rng.random() / 20)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        path = Path(pointer(folder))
+        step = int(path.stem.removeprefix("epoch_"))
+        assert load_checkpoint_file(path)["w"].eq(step).all()
+
+
+# The hook
+
+
+class Watch(Hook):
+    """Calls a function at an event of the run, with the runner."""
+
+    priority = "LOWEST"
+
+    def __init__(self, **events):
+        for event, call in events.items():
+            setattr(self, event, lambda runner, call=call, **kwargs: call(runner))
+
+
+class Scores(BaseMetric):
+    def __init__(self, found):
+        super().__init__()
+        self.found = list(found)
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {"acc": self.found.pop(0)}
+
+
+def toy(work_dir, name, *hooks, epochs=2, scores=(), buffer=0, iters=None):
+    torch.manual_seed(0)
+    runner = toy_runner(work_dir, name, *hooks, epochs=epochs)
+    if buffer:
+        runner.model.register_buffer("large", torch.zeros(buffer // 4))
+    if iters:
+        runner._train_loop = {"type": "IterBasedTrainLoop", "max_iters": iters}
+    if scores:
+        runner.model.val_step = lambda batch: [0]
+        runner._val_dataloader = torch.utils.data.DataLoader(ToyData(), BATCH)
+        runner._val_loop = {}
+        runner._val_evaluator = Evaluator([Scores(scores)])
+    return runner
+
+
+SETTINGS = {
+    "plain": {"interval": 1},
+    "keep two": {"interval": 1, "max_keep_ckpts": 2},
+    "last only": {"interval": 3, "save_optimizer": False},
+    "no last": {"interval": 2, "save_last": False, "save_param_scheduler": False},
+    "begin": {"interval": 1, "save_begin": 3, "filename_tmpl": "e{}.pt"},
+    "elsewhere": {"interval": 2, "out_dir": True},
+    "iterations": {"interval": 4, "by_epoch": False, "max_keep_ckpts": 1},
+    "best": {"interval": 1, "max_keep_ckpts": 1, "save_best": "acc"},
+    "auto": {"interval": 3, "save_best": "auto", "rule": "greater"},
+    "published": {
+        "interval": 2,
+        "save_best": ["acc"],
+        "published_keys": ["meta", "state_dict"],
+    },
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_leaves_what_mmengine_leaves(tmp_path, monkeypatch, setting):
+    """Names of files and what they hold, after 4 epochs, from mmengine's own hook.
+
+    The disk is as slow as can be: no file is complete before the hook waits for it.
+    """
+    gate = Gate(monkeypatch)
+
+    class Ours(PlainCheckpointHook):
+        def _finish(self):
+            gate.opened.set()
+            super()._finish()
+            gate.opened.clear()
+
+    class Peer(PlainCheckpointHook):
+        """mmengine's way, with content that can be compared."""
+
+        before_run = after_run = Hook.before_run
+        before_train = CheckpointHook.before_train
+        after_train_iter = CheckpointHook.after_train_iter
+        after_train_epoch = CheckpointHook.after_train_epoch
+        after_train = CheckpointHook.after_train
+        _save_checkpoint_with_step = CheckpointHook._save_checkpoint_with_step
+        _save_best_checkpoint = CheckpointHook._save_best_checkpoint
+
+    found = {}
+    for kind in (Ours, Peer):
+        options = dict(SETTINGS[setting])
+        work_dir = tmp_path / kind.__name__ / "run"
+        folder = work_dir
+        if options.get("out_dir"):
+            options["out_dir"] = str(tmp_path / kind.__name__ / "out")
+            folder = Path(options["out_dir"], "run")
+        iters = 10 if setting == "iterations" else None
+        scores = [0.2, 0.5, 0.4, 0.6] if "save_best" in options else ()
+        hook = kind(**options)
+        name = f"equal {kind.__name__} {setting}"
+        runner = toy(work_dir, name, hook, epochs=4, scores=scores, iters=iters)
+        runner.train()
+        listed = {
+            (p.name.split("-")[0] if "-" in p.name else p.name): p
+            for p in folder.glob("*.p*")
+            if p.suffix in (".pth", ".pt")
+        }
+        files = {n: load_checkpoint_file(p) for n, p in listed.items()}
+        assert not [*folder.glob(".*")]
+        found[kind] = files, Path(pointer(work_dir)).relative_to(tmp_path)
+    (ours, our_pointer), (theirs, their_pointer) = found.values()
+    assert our_pointer.parts[1:] == their_pointer.parts[1:]
+    assert ours and ours.keys() == theirs.keys()
+    varying = (
+        *("meta.time", "meta.cfg", "meta.experiment_name"),
+        *("message_hub.runtime_info.cfg", "message_hub.runtime_info.experiment_name"),
+        *("message_hub.log_scalars", "message_hub.runtime_info.eta"),  # seconds
+    )
+    for name, file in ours.items():
+        for one in (file, theirs[name]):
+            info = one.get("message_hub", {}).get("runtime_info", {})
+            for key in info.keys() & {"last_ckpt", "best_ckpt"}:
+                info[key] = Path(info[key]).name
+        equal(file, theirs[name], "", varying)
+    if setting == "best":
+        assert sorted(ours) == ["best_acc_epoch_4.pth", "epoch_4.pth"]
+        assert "optimizer" not in ours["best_acc_epoch_4.pth"]
+
+
+def test_the_content_is_that_of_mmengines_runner(tmp_path):
+    """Both ways in one run: config, histories, schedulers and all."""
+    saved = []
+
+    def also(runner):
+        meta = {"epoch": runner.epoch + 1, "iter": runner.iter}
+        runner.save_checkpoint(str(tmp_path), f"mm_{meta['epoch']}.pth", meta=meta)
+        saved.append(runner.cfg.pretty_text)
+        runner.cfg.note = "changed while training"
+
+    hook = PlainCheckpointHook(interval=1)
+    runner = toy(tmp_path, "content", hook, Watch(after_train_epoch=also), epochs=2)
+    runner.param_schedulers = [
+        {"type": "MultiStepLR", "milestones": [1]},
+        {"type": "MultiStepMomentum", "milestones": [1]},
+    ]
+    runner._train_dataloader.dataset.metainfo = {"classes": ("a", "b")}
+    runner.train()
+    for epoch in (1, 2):
+        ours = load_checkpoint_file(tmp_path / f"epoch_{epoch}.pth")
+        equal(ours, load_checkpoint_file(tmp_path / f"mm_{epoch}.pth"))
+        assert ours["meta"]["cfg"] == saved[epoch - 1]
+    assert len(ours["param_schedulers"]) == 2
+    assert ours["meta"]["dataset_meta"] == {"classes": ("a", "b")}
+    assert len(set(saved)) == 2
+
+
+def test_the_loop_does_not_wait_for_the_disk_but_the_end_does(tmp_path, monkeypatch):
+    gate = Gate(monkeypatch)
+    seen = []
+
+    def look(runner):
+        if runner.iter == 9:  # in epoch 2, whose weights must not be in the file
+            seen.append(names(tmp_path))
+            gate.opened.set()
+        if runner.iter == 11:
+            wait_for_checkpoints()
+            gate.opened.clear()
+            gate.open_after(0.3)  # the end of training is reached long before
+
+    def last(runner):
+        assert names(tmp_path) == ["epoch_2.pth", "last_checkpoint"]
+
+    watch = Watch(before_train_iter=look, after_train=last)
+    hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
+    toy(tmp_path, "slow disk", hook, watch).train()
+    assert seen == [[f".epoch_1.pth.{os.getpid()}.tmp"]]
+    assert gate.opened.is_set()
+    assert pointer(tmp_path) == str(tmp_path / "epoch_2.pth")
+
+
+def test_a_save_waits_for_the_one_before(tmp_path, monkeypatch):
+    seen = []
+
+    def slow(file):
+        time.sleep(0.1)  # two epochs take less
+        seen.append([name for name in names(tmp_path) if name.endswith(".tmp")])
+
+    monkeypatch.setattr(checkpoint.os, "fsync", slow)
+    toy(tmp_path, "wait", PlainCheckpointHook(interval=1), epochs=3).train()
+    drafts = [[f".epoch_{i}.pth.{os.getpid()}.tmp"] for i in (1, 2, 3)]
+    assert seen == [drafts[0], [], drafts[1], [], drafts[2], []]
+
+
+def test_what_a_validation_after_the_training_saves_is_waited_for(
+    tmp_path, monkeypatch
+):
+    """It has the name of the best one before it, which must not be deleted then."""
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda file: time.sleep(0.1))
+    seen = []
+    watch = Watch(
+        after_train=lambda runner: runner.val_loop.run(),
+        after_run=lambda runner: seen.append(names(tmp_path)),
+    )
+    hook = PlainCheckpointHook(interval=1, save_best="acc")
+    toy(tmp_path, "late", hook, watch, epochs=1, scores=[0.2, 0.5]).train()
+    assert seen == [["best_acc_epoch_1.pth", "epoch_1.pth", "last_checkpoint"]]
+    hub = load_checkpoint_file(tmp_path / "best_acc_epoch_1.pth")["message_hub"]
+    assert hub["runtime_info"]["best_score"] == 0.5
+
+
+def test_the_pointer_is_changed_after_the_file_and_old_files_go_last(
+    tmp_path, monkeypatch
+):
+    """At every flush and renaming the pointer names a file that loads."""
+    steps = []
+
+    def state(what):
+        files = [name for name in names(tmp_path) if not name.startswith(".")]
+        files = [name for name in files if name.startswith("epoch_")]
+        named = None
+        if (tmp_path / "last_checkpoint").exists():
+            named = Path(pointer(tmp_path))
+            torch.load(named, weights_only=True)
+            named = named.name
+        steps.append((what, named, files))
+
+    def recorded(owner, what):
+        call = getattr(owner, what)
+
+        def record(*args, **kwargs):
+            state(what)
+            return call(*args, **kwargs)
+
+        monkeypatch.setattr(owner, what, record)
+
+    recorded(os, "fsync")
+    recorded(Path, "replace")
+    hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
+    toy(tmp_path, "order", hook, epochs=2).train()
+    one, two = "epoch_1.pth", "epoch_2.pth"
+    assert steps == [
+        ("fsync", None, []),  # the file
+        ("replace", None, []),
+        ("fsync", None, [one]),  # the folder
+        ("replace", None, [one]),  # the pointer
+        ("fsync", one, [one]),
+        ("replace", one, [one]),
+        ("fsync", one, [one, two]),
+        ("replace", one, [one, two]),
+    ]
+    assert names(tmp_path) == [two, "last_checkpoint"]
+
+
+@pytest.mark.parametrize("where", ["loop", "thread", "best"])
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, where):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(runner):
+        wait_for_checkpoints()
+        if runner.iter != 8:
+            return
+        if where == "thread":
+            monkeypatch.setattr(checkpoint.os, "fsync", full)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE // 2, limit[1]))
+
+    def full(file):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    options = {"save_best": "acc"} if where == "best" else {}
+    hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1, **options)
+    if where == "best":
+        hook.interval, hook.save_last = -1, False
+    watch = Watch(before_train_iter=fill)
+    scores = [0.1, 0.2, 0.3] if where == "best" else ()
+    runner = toy(
+        tmp_path, f"full {where}", hook, watch, epochs=3, buffer=LARGE, scores=scores
+    )
+    try:
+        with pytest.raises(CheckpointFileError) as caught:
+            runner.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    text = str(caught.value)
+    reason = "Disk quota exceeded" if where == "thread" else "File too large"
+    lost = "best_acc_epoch_2.pth" if where == "best" else "epoch_2.pth"
+    assert f"{tmp_path / lost} was not written: {reason}" in text
+    assert f"about {LARGE}"[:7] in text and " bytes" in text
+    if where == "thread":
+        assert runner.iter == 12  # the first iteration after it
+        log = "".join(p.read_text() for p in tmp_path.glob("*/*.log"))
+        assert text in log and caught.value.logged
+    monkeypatch.undo()
+    if where == "best":
+        assert names(tmp_path) == ["best_acc_epoch_1.pth"]
+        assert load_checkpoint_file(tmp_path / "best_acc_epoch_1.pth")
+        return
+    assert names(tmp_path) == ["epoch_1.pth", "last_checkpoint"]
+    assert pointer(tmp_path) == str(tmp_path / "epoch_1.pth")
+    resumed = toy(tmp_path, f"full {where} 2", hook, epochs=3, buffer=LARGE)
+    resumed._load_from, resumed._resume = pointer(tmp_path), True
+    resumed.train()
+    assert resumed.iter == 18
+    assert names(tmp_path) == ["epoch_3.pth", "last_checkpoint"]
+
+
+def test_a_run_resumes_right_after_one_that_was_interrupted(tmp_path, monkeypatch):
+    gate = Gate(monkeypatch)
+
+    def interrupt(runner):
+        raise KeyboardInterrupt
+
+    hook = PlainCheckpointHook(interval=1)
+    runner = toy(tmp_path, "cut", hook, Watch(after_train_epoch=interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert not (tmp_path / "epoch_1.pth").exists()
+    gate.open_after(0.2)
+    resumed = toy(tmp_path, "cut 2", PlainCheckpointHook(interval=1))
+    resumed._load_from, resumed._resume = str(tmp_path / "epoch_1.pth"), True
+    resumed.train()
+    assert resumed.iter == 12
+    assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "last_checkpoint"]
+
+
+def test_drafts_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".epoch_7.pth.123.tmp").touch()
+    others = [".epoch_7.pth", "epoch_7.pth", ".notes.tmp"]
+    for name in others:
+        (tmp_path / name).touch()
+    toy(tmp_path, "drafts", PlainCheckpointHook(interval=-1, save_last=False)).train()
+    assert names(tmp_path) == sorted(others)
+
+
+def test_kept_checkpoints_survive_a_resume(tmp_path):
+    options = {"interval": 1, "max_keep_ckpts": 2}
+    toy(tmp_path, "keep", PlainCheckpointHook(**options), epochs=3).train()
+    assert names(tmp_path)[:-1] == ["epoch_2.pth", "epoch_3.pth"]
+    resumed = toy(tmp_path, "keep on", PlainCheckpointHook(**options), epochs=4)
+    resumed._load_from, resumed._resume = pointer(tmp_path), True
+    resumed.train()
+    assert names(tmp_path)[:-1] == ["epoch_3.pth", "epoch_4.pth"]
+
+
+def test_a_file_system_that_cannot_reserve_is_no_error(tmp_path, monkeypatch):
+    def refuse(*args):
+        checkpoint.ctypes.set_errno(errno.EOPNOTSUPP)
+        return -1
+
+    library = SimpleNamespace(fallocate=refuse)
+    monkeypatch.setattr(checkpoint.ctypes, "CDLL", lambda *args, **kwargs: library)
+    save_checkpoint_file({"w": torch.ones(3)}, tmp_path / "x.pth")
+    assert load_checkpoint_file(tmp_path / "x.pth")["w"].eq(1).all()
+    monkeypatch.setattr(
+        checkpoint.ctypes, "CDLL", lambda *args, **kwargs: SimpleNamespace()
+    )
+    save_checkpoint_file({"w": torch.ones(3)}, tmp_path / "y.pth")  # not on Linux
+
+
+def train_on_rank(rank, folder, case):
+    """A run whose second save fails on rank 0; what each rank raised, and when."""
+    runner = toy(
+        Path(folder),
+        f"ranks {case}",
+        PlainCheckpointHook(interval=2, max_keep_ckpts=1),
+        Watch(before_train_epoch=lambda runner: spoil(runner)),
+        epochs=6,
+    )
+
+    def spoil(runner):
+        wait_for_checkpoints()
+        if runner.epoch != 2 or rank != 0:
+            return
+        if case == "loop":
+            checkpoint._reserve = full
+        elif case == "thread":
+            checkpoint._flush = full
+        else:
+            runner.message_hub.state_dict = full
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    try:
+        runner.train()
+    except (CheckpointFileError, OSError) as error:
+        return runner.epoch, str(error)
+    return None
+
+
+@pytest.mark.parametrize("case", ["loop", "thread", "content"])
+def test_all_ranks_stop_where_rank_0_cannot_save(tmp_path, case):
+    ((epoch, text), other) = run_ranks(train_on_rank, 2, str(tmp_path), case)
+    assert (epoch, text) == other
+    assert "the disk is full" in text
+    # in the thread it is known at the end of the next epoch
+    assert epoch == (4 if case == "thread" else 3)
+    assert names(tmp_path) == ["epoch_2.pth", "last_checkpoint"]
+    assert load_checkpoint_file(tmp_path / "epoch_2.pth")["meta"]["epoch"] == 2
+
+
+def finish_on_rank(rank, folder):
+    runner = toy(Path(folder), "two", PlainCheckpointHook(interval=1), epochs=2)
+    runner.train()
+    return runner.iter
+
+
+def test_one_rank_writes(tmp_path):
+    assert run_ranks(finish_on_rank, 2, str(tmp_path)) == [12, 12]
+    assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "last_checkpoint"]
+
+
+def test_other_runners_are_left_to_mmengine(tmp_path, monkeypatch):
+    """FlexibleRunner writes by a strategy of its own."""
+    hook = PlainCheckpointHook(interval=1)
+    runner = toy(tmp_path, "other", hook, epochs=1)
+    monkeypatch.setattr("mmssl_ext.engine.hooks.checkpoint.Runner", type("X", (), {}))
+    monkeypatch.setattr(hook, "_save", None)
+    called = []
+    save = Runner.save_checkpoint
+    monkeypatch.setattr(
+        Runner, "save_checkpoint", lambda *a, **k: called.append(save(*a, **k))
+    )
+    runner.train()
+    assert len(called) == 1
+    assert load_checkpoint_file(tmp_path / "epoch_1.pth")["meta"]["iter"] == 6
+    assert not any(isinstance(t, Saving) for t in threading.enumerate())
+    assert isinstance(runner.model, nn.Module)

@@ -1,0 +1,225 @@
+"""A loader that is one batch ahead delivers what the loader itself would."""
+
+import itertools
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Dataset
+
+from mmssl_ext.engine.prefetch import CopyToDevice, PrefetchLoader, prefetch
+from tests.engine.toy_run import BATCH, ToyData, ToyModel
+
+
+class Journal:
+    """Stands in for the copy and notes what happens when."""
+
+    def __init__(self):
+        self.events = []
+        self.number = itertools.count()
+
+    def __call__(self, batch):
+        number = next(self.number)
+        self.events.append(f"copy {number}")
+
+        def hand_over():
+            self.events.append(f"use {number}")
+            return ("copied", batch)
+
+        return hand_over
+
+
+def test_next_copy_starts_before_each_use():
+    journal = Journal()
+    loader = PrefetchLoader(["a", "b", "c"], journal)
+    for _ in range(2):  # a second epoch starts afresh
+        assert list(loader) == [("copied", x) for x in "abc"]
+    assert journal.events == [
+        *("copy 0", "copy 1", "use 0", "copy 2", "use 1", "use 2"),
+        *("copy 3", "copy 4", "use 3", "copy 5", "use 4", "use 5"),
+    ]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_nothing_is_fetched_beyond_the_end(length):
+    asked = []
+
+    class Loader:
+        def __iter__(self):
+            for i in range(length):
+                asked.append(i)
+                yield i
+            asked.append("end")
+
+    loader = PrefetchLoader(Loader(), lambda batch: lambda: batch)
+    assert list(loader) == list(range(length))
+    assert asked == [*range(length), "end"]
+
+
+def test_early_stop_takes_one_batch_more_and_closes_the_loader():
+    asked, closed = [], []
+
+    class Loader:
+        def __iter__(self):
+            try:
+                for i in range(9):
+                    asked.append(i)
+                    yield i
+            finally:
+                closed.append(True)
+
+    for batch in PrefetchLoader(Loader(), lambda batch: lambda: batch):
+        if batch == 3:
+            break
+    assert asked == [0, 1, 2, 3, 4]
+    assert closed == [True]
+
+
+def test_errors_come_where_the_loader_would_raise_them():
+    class Bad(Dataset):
+        fetched = 0
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            Bad.fetched += 1
+            if index == 5:
+                raise ValueError("image 5 is broken")
+            return index
+
+    loader = iter(PrefetchLoader(DataLoader(Bad()), lambda batch: lambda: batch))
+    assert [int(next(loader)) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="image 5 is broken"):
+        next(loader)
+    assert Bad.fetched == 6  # nothing behind the error
+
+    def fails(batch):
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        list(PrefetchLoader([1], fails))
+
+
+def test_attributes_are_those_of_the_loader():
+    data = ToyData()
+    inner = DataLoader(data, batch_size=BATCH, shuffle=True)
+    loader = PrefetchLoader(inner, Journal())
+    assert len(loader) == 6
+    for name in ("dataset", "sampler", "batch_sampler", "batch_size", "collate_fn"):
+        assert getattr(loader, name) is getattr(inner, name)
+    assert not hasattr(loader, "no_such_thing")
+
+
+class Seen(Hook):
+    def __init__(self):
+        self.images = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.images.append(data_batch["data_samples"].tolist())
+
+
+class Install(Hook):
+    def before_run(self, runner):
+        prefetch(runner.train_loop, lambda batch: lambda: batch)
+
+
+def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
+    torch.manual_seed(3)
+    seen = Seen()
+    by_epoch = loop["by_epoch"]
+    runner = Runner(
+        model=ToyModel(),
+        work_dir=str(tmp_path / name),
+        train_dataloader={
+            "dataset": ToyData(),
+            "batch_size": BATCH,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "sampler": {
+                "type": "DefaultSampler" if by_epoch else "InfiniteSampler",
+                "shuffle": True,
+            },
+            "collate_fn": {"type": "default_collate"},
+        },
+        train_cfg=loop,
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
+        param_scheduler=[],
+        default_hooks={
+            "checkpoint": {
+                "type": "mmssl_ext.PlainCheckpointHook",
+                "by_epoch": by_epoch,
+                "interval": 1 if by_epoch else 5,
+            },
+        },
+        custom_hooks=[seen, *hooks],
+        load_from=None if resume is None else str(tmp_path / resume),
+        resume=resume is not None,
+        randomness={"seed": 3},
+        experiment_name=f"{tmp_path.name}-{name}",
+        default_scope="mmengine",
+        log_processor={"by_epoch": by_epoch},
+    )
+    runner.train()
+    return runner, seen.images
+
+
+@pytest.mark.parametrize(
+    ("loop", "file", "done", "workers"),
+    [
+        ({"by_epoch": True, "max_epochs": 3}, "epoch_1.pth", 6, 0),
+        ({"by_epoch": True, "max_epochs": 3}, "epoch_1.pth", 6, 2),
+        ({"by_epoch": False, "max_iters": 11}, "iter_5.pth", 5, 0),
+    ],
+)
+def test_runs_and_resumed_runs_see_the_same_images(tmp_path, loop, file, done, workers):
+    plain, expected = run(tmp_path, "plain", loop, workers=workers)
+    ahead, images = run(tmp_path, "ahead", loop, Install(), workers=workers)
+    assert isinstance(ahead.train_dataloader, PrefetchLoader)
+    assert images == expected
+    assert len({tuple(map(tuple, images[i : i + 6])) for i in (0, 6)}) == 2
+    for a, b in zip(plain.model.parameters(), ahead.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    _, rest = run(
+        *(tmp_path, "rest", loop, Install()),
+        **{"resume": f"ahead/{file}", "workers": workers},
+    )
+    assert rest == expected[done:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_copies_on_the_gpu_are_right_and_stay_so():
+    """Many large batches, used late: no copy overwrites what a kernel still reads."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    size = (64, 3, 128, 128)
+
+    class Large(Dataset):
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, index):
+            views = [
+                torch.full(size, (index + v) % 256, dtype=torch.uint8) for v in (0, 1)
+            ]
+            return {"inputs": views, "data_samples": index, "augment": [torch.ones(2)]}
+
+    loader = DataLoader(Large(), batch_size=None, pin_memory=True)
+    sums = []
+    work = torch.randn(4096, 4096, device=device)
+    for batch in PrefetchLoader(loader, CopyToDevice(device)):
+        assert all(view.device == device for view in batch["inputs"])
+        assert batch["augment"][0].device.type == "cpu"
+        for _ in range(4):  # keeps the stream busy behind the host
+            work = work @ work * 1e-3
+        sums += [view.double().mean() for view in batch["inputs"]]
+        del batch
+    expected = [float((i + v) % 256) for i in range(30) for v in (0, 1)]
+    assert torch.stack(sums).tolist() == expected
+
+
+def test_batches_of_another_kind_pass(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    copy = CopyToDevice(torch.device("cuda"))
+    for batch in ([torch.ones(1)], {"images": torch.ones(1)}):
+        assert copy(batch)() is batch

@@ -1,0 +1,250 @@
+"""Deferred reading leaves the log, histories and checkpoints of mmengine's hook."""
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+
+from mmssl_ext.engine.hooks import DeferredRuntimeInfoHook
+from mmssl_ext.engine.hooks.runtime_info import History, Waiting
+from tests.engine.toy_run import BATCH, ToyData, ToyModel, toy_runner
+
+TIMES = ("time", "data_time", "memory")
+
+
+class Model(ToyModel):
+    """Losses and figures of several kinds; one appears late, one is rewritten."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+        self.register_buffer("figure", torch.zeros(()), persistent=False)
+
+    def train_step(self, data, optim_wrapper):
+        log = super().train_step(data, optim_wrapper)
+        self.steps += 1
+        log["half"] = log["loss"].detach().bfloat16()
+        log["hits"] = torch.tensor([self.steps % 3])
+        log["number"] = 0.5 * self.steps
+        log["rewritten"] = self.figure.add_(1)  # the same memory at every step
+        if self.steps > 4:
+            log["late"] = log["loss"] * 2
+        return log
+
+
+def run(tmp_path, name, hook, loop, interval=2, resume=None, **config):
+    data = torch.utils.data.DataLoader(ToyData(), batch_size=BATCH)
+    torch.manual_seed(3)
+    model = Model()
+    by_epoch = loop.get("by_epoch", True)
+    runner = Runner(
+        model=model,
+        work_dir=str(tmp_path / name),
+        train_dataloader=data,
+        train_cfg=loop,
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
+        param_scheduler={"type": "LinearLR", "by_epoch": False, "end": 10},
+        default_hooks={
+            "runtime_info": hook,
+            "logger": {"type": "LoggerHook", "interval": interval},
+            "checkpoint": {
+                "type": "mmssl_ext.PlainCheckpointHook",
+                "interval": 1 if by_epoch else 5,
+                "by_epoch": by_epoch,
+            },
+        },
+        log_processor={"by_epoch": by_epoch, **config},
+        load_from=None if resume is None else str(resume),
+        resume=resume is not None,
+        randomness={"seed": 3},
+        experiment_name=name,
+        default_scope="mmengine",
+    )
+    if resume is not None:
+        model.steps, model.figure = 6, model.figure + 6
+    runner.train()
+    rows = [
+        json.loads(line)
+        for line in Path(runner.log_dir, "vis_data", "scalars.json")
+        .read_text()
+        .splitlines()
+    ]
+    keys = [[key for key in row if key not in TIMES] for row in rows]
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+    return runner, keys, rows
+
+
+LOOPS = {
+    "epochs": {"by_epoch": True, "max_epochs": 2},
+    "iterations": {"by_epoch": False, "max_iters": 11},
+}
+
+
+@pytest.mark.parametrize("interval", [1, 4, 50])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_log_and_histories_are_those_of_mmengine(tmp_path, loop, interval, request):
+    windows = [
+        {"data_src": "late", "method_name": "max", "window_size": "global"},
+        {"data_src": "loss", "log_name": "low", "method_name": "min", "window_size": 3},
+    ]
+    results = [
+        run(
+            *(tmp_path, f"{request.node.name}-{hook.__name__}", hook(), LOOPS[loop]),
+            interval,
+            custom_cfg=windows,
+        )
+        for hook in (RuntimeInfoHook, DeferredRuntimeInfoHook)
+    ]
+    (theirs, keys, rows), (ours, our_keys, our_rows) = results
+    assert our_rows == rows
+    assert our_keys == keys  # in this order
+    whole = {"epochs": 2, "iterations": 1}[loop]  # a line at the end of an epoch
+    assert len(rows) == {1: theirs.iter, 4: 2, 50: whole}[interval]
+    histories = ours.message_hub.log_scalars
+    assert list(histories) == list(theirs.message_hub.log_scalars)
+    for key, expected in theirs.message_hub.log_scalars.items():
+        if key.split("/")[1] in TIMES:
+            assert len(histories[key].data[0]) == theirs.iter
+            continue
+        for found, wanted in zip(histories[key].data, expected.data, strict=True):
+            assert found.dtype == wanted.dtype, key
+            assert found.tolist() == wanted.tolist(), key
+    files = [sorted(Path(r.work_dir).glob("*_[0-9]*.pth"))[0] for r in (theirs, ours)]
+    old, new = (torch.load(f)["message_hub"]["log_scalars"] for f in files)
+    assert list(old) == list(new)
+    for key in ("train/loss", "train/half", "train/hits", "train/late", "train/lr"):
+        assert torch.equal(old[key]["history"], new[key]["history"]), key
+
+
+def test_resumed_run_goes_on_with_its_histories(tmp_path, request):
+    name, loop = request.node.name, LOOPS["epochs"]
+    whole = run(tmp_path, f"{name}-whole", RuntimeInfoHook(), loop)
+    half = run(tmp_path, f"{name}-half", DeferredRuntimeInfoHook(), loop)[0]
+    rest = run(
+        *(tmp_path, f"{name}-rest", DeferredRuntimeInfoHook(), loop),
+        resume=Path(half.work_dir, "epoch_1.pth"),
+    )
+    assert rest[2] == whole[2][3:]
+    for key in ("loss", "late", "lr", "hits"):
+        found, wanted = (
+            r[0].message_hub.get_scalar(f"train/{key}").data[0] for r in (rest, whole)
+        )
+        assert found.tolist() == wanted.tolist()
+
+
+def test_values_wait_until_somebody_looks(tmp_path, monkeypatch, request):
+    reads, watched = [], False
+    read, item = Waiting.read, torch.Tensor.item
+
+    def counted(self):
+        if self._steps:
+            reads.append(len(self._steps))
+        read(self)
+
+    def refused(self):  # the loader reads its seed, an integer
+        assert not (watched and self.is_floating_point()), "waited for a loss"
+        return item(self)
+
+    class Watch(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            nonlocal watched
+            watched = True  # from when every name has been seen
+
+    monkeypatch.setattr(Waiting, "read", counted)
+    monkeypatch.setattr(torch.Tensor, "item", refused)
+    runner = toy_runner(tmp_path, request.node.name, Watch())
+    (stock,) = (h for h in runner.hooks if type(h) is RuntimeInfoHook)
+    runner._hooks.remove(stock)
+    runner.register_hook(DeferredRuntimeInfoHook())
+    runner.train()
+    # Logged every second step; the first was read when the names appeared.
+    assert reads == [1, 2, 2, 2, 2, 2]
+
+
+def test_history_equals_mmengine(monkeypatch):
+    """Random operations on both; lengths, dtypes and statistics are equal."""
+    rng = np.random.default_rng(0)
+    theirs = HistoryBuffer([3], [1], max_length=150)
+    ours = History(HistoryBuffer([3], [1]), max_length=150)
+    waiting = Waiting()
+    for step in range(1000):
+        value, count = float(rng.normal()), int(rng.integers(1, 5))
+        if step < 40:
+            value = int(100 * value)
+        if step % 3 and step >= 40:
+            value, count = float(np.float32(value)), 1
+            waiting.add([(ours, torch.tensor(value))])
+        else:
+            ours.update(value, count)
+        theirs.update(value, count)
+        if rng.random() < 0.1:
+            for a, b in zip(ours.data, theirs.data, strict=True):
+                assert a.dtype == b.dtype and a.tolist() == b.tolist()
+            for window in (1, 7, 150, 400, None):
+                for name in ("mean", "min", "max"):
+                    a, b = (x.statistics(name, window) for x in (ours, theirs))
+                    assert a == b
+            assert ours.current() == theirs.current()
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert type(other) is HistoryBuffer and other.max_length == 150
+        assert other.data[0].tolist() == theirs.data[0].tolist()
+        other.update(1.0)
+    assert len(ours.data[0]) == 150
+    with pytest.raises(TypeError, match="numbers"):
+        ours.update("1")
+
+
+def test_data_taken_earlier_stay():
+    ours = History(HistoryBuffer([1.0], [1]), max_length=4)
+    ours.update(2.0)
+    taken = ours.data[0]
+    for step in range(500):
+        ours.update(float(step))
+    assert taken.tolist() == [1, 2]
+    assert ours.data[0].tolist() == [496, 497, 498, 499]
+
+
+def test_updates_cost_no_copy_of_the_history():
+    ours = History(HistoryBuffer(list(range(10_000)), [1] * 10_000), 10_000)
+    arrays = set()
+    for _ in range(9_000):
+        ours.update(1.0)
+        arrays.add(id(ours._logs))
+    assert len(arrays) <= 2
+    assert ours._logs.nbytes <= 2 * 8 * 11_000
+
+
+def test_long_windows_are_kept(tmp_path, request):
+    runner = toy_runner(tmp_path, request.node.name, epochs=10_000)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    hook = DeferredRuntimeInfoHook()
+    entry = {"data_src": "loss", "method_name": "mean"}
+    for window, expected in (
+        *((3, 10_000), (20_000, 20_000), ("global", 60_000), (None, 60_000)),
+        ("epoch", 10_000),  # six steps
+    ):
+        given = {} if window is None else {"window_size": window}
+        runner.log_processor.custom_cfg = [{**entry, **given}]
+        hook.before_train(runner)
+        runner.message_hub.update_scalar("train/loss", 1.0)
+        hook._take_over(runner.message_hub)
+        assert runner.message_hub.get_scalar("train/loss").max_length == expected
+        del runner.message_hub.log_scalars["train/loss"]
+
+
+def test_figures_must_be_single_numbers(tmp_path, request):
+    class Wide(ToyModel):
+        def train_step(self, data, optim_wrapper):
+            return {**super().train_step(data, optim_wrapper), "wide": torch.ones(2)}
+
+    runner = toy_runner(tmp_path, request.node.name, DeferredRuntimeInfoHook())
+    runner.model = Wide()
+    with pytest.raises(AssertionError):
+        runner.train()
