@@ -10,6 +10,7 @@ PYTEST_ARGS ?=
 
 PY := .venv/bin/python
 STAMP := .venv/.stamp
+PEERS := .venv/peers/.stamp
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # Byte-compiling all of torch takes 45 s; importing once compiles what is needed in 10 s.
 INSTALL := $(PIP) install --quiet --no-compile
@@ -23,7 +24,7 @@ endif
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint typecheck format bench clean FORCE
+.PHONY: help venv demo test lint typecheck format peers bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -69,11 +70,27 @@ format: venv ## Format the code and fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: venv ## Run the benchmarks (some fifteen minutes, idle machine)
+peers: $(PEERS) ## Install the libraries that the benchmarks compare with
+
+# In a folder of their own that only the benchmarks look into. pip would leave old files
+# in a folder that is there already.
+$(PEERS): requirements/peers.txt $(STAMP)
+	@rm -rf $(@D)
+	@$(INSTALL) --no-deps --target $(@D) -r requirements/peers.txt
+	@touch $@
+
+bench: venv ## Run the benchmarks and draw the results (15 minutes on an idle machine)
+	@$(MAKE) --no-print-directory peers \
+	|| echo "Not all peers could be installed; the benchmarks leave those out." >&2
 	$(PY) benchmarks/queue_loss.py
 	$(PY) benchmarks/dense_loss.py
 	$(PY) benchmarks/inter_branch.py
 	$(PY) benchmarks/step.py
+	mkdir -p work_dirs
+	$(PY) benchmarks/checkpoint.py --folder work_dirs
+	$(PY) benchmarks/pipeline.py
+	$(PY) benchmarks/scale.py
+	$(PY) benchmarks/plot.py
 
 clean: ## Remove .venv, caches and build leftovers; data and runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -1,17 +1,20 @@
 """What the benchmarks share: interleaved timing, peak memory, CSV with versions.
 
-Arms are timed in turn (A, B, A, B, ...) by the wall clock, so that another load on the
-machine changes both alike. A ratio is the median of the ratios of its blocks, with a
-bootstrap interval.
+Arms are timed in turn (A, B, A, B, ...) by the wall clock, or by the processor time of
+this process, so that another load on the machine changes both alike. A ratio is the
+median of the ratios of its blocks, with a bootstrap interval.
 """
 
+import contextlib
 import csv
 import ctypes
 import multiprocessing as mp
 import platform
 import statistics
+import tarfile
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +23,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
+PHOTOGRAPHS = REPOSITORY.parent / "shared" / "datasets" / "bccd_voc" / "bccd_voc.tar.xz"
 Arms = dict[str, Callable[[], object]]
 
 
 def time_arms(
-    arms: Arms, blocks: int, steps: int, warmups: int = 2
+    arms: Arms,
+    blocks: int,
+    steps: int,
+    warmups: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Wall-clock seconds per call of each arm, one value per block of steps."""
+    """Seconds per call of each arm by ``clock``, one value per block of steps."""
     for arm in arms.values():
         for _ in range(warmups):
             arm()
@@ -35,9 +44,9 @@ def time_arms(
     for block in range(blocks):
         for _ in range(steps):
             for name, arm in arms.items():
-                start = time.perf_counter()
+                start = clock()
                 arm()
-                seconds[name][block] += (time.perf_counter() - start) / steps
+                seconds[name][block] += (clock() - start) / steps
     return seconds
 
 
@@ -158,6 +167,30 @@ def write_rows(name: str, rows: list[dict]) -> None:
         writer.writerows(rows)
     for row in rows:
         print({k: v for k, v in row.items() if k not in describe_machine()})
+
+
+@contextlib.contextmanager
+def photographs(folder: Path | None = None) -> Iterator[Path | None]:
+    """A folder of real photographs: the given one, the data set at hand, or None.
+
+    The data set (BCCD, 364 photographs of 640 x 480 pixels) is unpacked for as long as
+    the context lasts.
+    """
+    if folder is not None or not PHOTOGRAPHS.is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as unpacked:
+        with tarfile.open(PHOTOGRAPHS) as archive:
+            members = [m for m in archive if m.isfile() and m.name.endswith(".jpg")]
+            for member in members:
+                member.name = Path(member.name).name
+                archive.extract(member, unpacked, filter="data")
+        yield Path(unpacked)
+
+
+def exponent(x: list[float], y: list[float]) -> float:
+    """Slope of log y over log x by least squares: y grows as x to this power."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def median_ms(seconds: list[float]) -> float:

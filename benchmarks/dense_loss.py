@@ -101,7 +101,7 @@ def main() -> None:
     for threads in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(threads)
         arms = {name: getattr(losses, name) for name in names}
-        seconds = common.time_arms(arms, blocks=9, steps=1)
+        seconds = common.time_arms(arms, blocks=5, steps=1, warmups=1)
         for ours, peer in PEERS.items():
             figures = common.against_peer(ours, peer, seconds, peaks)
             rows.append(sizes | {"threads": threads} | figures)

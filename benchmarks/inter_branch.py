@@ -34,7 +34,7 @@ from mmssl_ext.models.memory import (
 IMAGES, DIM, CLUSTERS, QUERIES = 1_281_167, 128, 10_000, 32
 NUM, POOL, MARGIN, TEMPERATURE = 16_384, 128_000, -0.5, 0.2
 INTERVAL, MIN_SIZE = 10, 20
-STEPS, BLOCKS = 10, 5
+STEPS, BLOCKS = 10, 3
 
 
 class Reference:

@@ -5,7 +5,8 @@ ResNet-18 with 32 images of 96 x 96 pixels, and the paper's ResNet-50 at 224 x 2
 ImageNet's bank of 1,281,167 features, 10,000 clusters and 16,384 negatives, in the arm
 ``interclr_fast`` with ``exact=False``. The parts are one forward and backward of the
 query encoder, one forward of the key encoder and the optimizer: no momentum update, no
-shuffle, no loss, no queue. Run:
+shuffle, no loss, no queue. ``moco_fast`` and ``parts_fast`` run as by
+``configs/_base_/runtime_fast.py`` on a CPU: channels_last and a fused optimizer. Run:
 
     python benchmarks/step.py
 """
@@ -33,7 +34,10 @@ RATIOS = (  # name, numerator, denominator
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
     ("moco_over_parts", "moco", "parts"),
+    ("moco_fast_over_parts_fast", "moco_fast", "parts_fast"),
+    ("moco_over_moco_fast", "moco", "moco_fast"),
     ("mmpretrain_over_moco", "mmpretrain_moco", "moco"),
+    ("mmpretrain_over_moco_fast", "mmpretrain_moco", "moco_fast"),
     ("mmpretrain_over_densecl", "mmpretrain_densecl", "densecl"),
 )
 
@@ -96,7 +100,7 @@ def config(kind: str, depth: int) -> dict:
     return model
 
 
-def build(kind: str, depth: int):
+def build(kind: str, depth: int, fast: bool = False):
     """A model with its optimizer."""
     init_default_scope("mmpretrain" if kind.startswith("mmpretrain") else "mmssl_ext")
     torch.manual_seed(0)
@@ -104,20 +108,27 @@ def build(kind: str, depth: int):
     if kind.startswith("InterCLR"):  # time does not depend on what is in the bank
         model.bank.fill(torch.randn(IMAGES, 128))
         model.pseudo_labels.set_labels(torch.arange(IMAGES) % CLUSTERS, model.bank)
+    if fast:
+        model.to(memory_format=torch.channels_last)
+        model.data_preprocessor.channels_last = True
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.03, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(
+        trained, lr=0.03, momentum=0.9, weight_decay=1e-4, fused=fast
+    )
     return model, OptimWrapper(optimizer)
 
 
-def whole_step(kind: str, depth: int, batch: dict) -> Callable[[], object]:
+def whole_step(
+    kind: str, depth: int, batch: dict, fast: bool = False
+) -> Callable[[], object]:
     """``train_step`` as the Runner calls it."""
-    model, wrapper = build(kind, depth)
+    model, wrapper = build(kind, depth, fast)
     return lambda: model.train_step(dict(batch), wrapper)
 
 
-def parts(depth: int, batch: dict) -> Callable[[], object]:
+def parts(depth: int, batch: dict, fast: bool = False) -> Callable[[], object]:
     """The convolutions and the optimizer of a step, and nothing else."""
-    model, wrapper = build("MoCo", depth)
+    model, wrapper = build("MoCo", depth, fast)
 
     def run() -> None:
         views = model.data_preprocessor(dict(batch), True)["inputs"]
@@ -129,7 +140,9 @@ def parts(depth: int, batch: dict) -> Callable[[], object]:
     return run
 
 
-def measure(depth: int, batch_size: int, size: int, steps: int) -> list[dict]:
+def measure(
+    depth: int, batch_size: int, size: int, blocks: int, steps: int
+) -> list[dict]:
     """Time the arms at one size."""
     images = torch.randint(256, (2, batch_size, 3, size, size), dtype=torch.uint8)
     side = PATCHES[size]
@@ -147,10 +160,12 @@ def measure(depth: int, batch_size: int, size: int, steps: int) -> list[dict]:
         "interclr": whole_step("InterCLR", depth, batch),
         "interclr_fast": whole_step("InterCLR-fast", depth, batch),
         "parts": parts(depth, batch),
+        "moco_fast": whole_step("MoCo", depth, batch, fast=True),
+        "parts_fast": parts(depth, batch, fast=True),
         "mmpretrain_moco": whole_step("mmpretrain.MoCo", depth, batch),
         "mmpretrain_densecl": whole_step("mmpretrain.DenseCL", depth, batch),
     }
-    seconds = common.time_arms(arms, blocks=7, steps=steps)
+    seconds = common.time_arms(arms, blocks, steps, warmups=1)
     rows = []
     for name, numerator, denominator in RATIOS:
         value, low, high = common.ratio(seconds[numerator], seconds[denominator])
@@ -175,8 +190,8 @@ def measure(depth: int, batch_size: int, size: int, steps: int) -> list[dict]:
 def main() -> None:
     """Time and write."""
     common.keep_freed_memory()
-    rows = measure(depth=18, batch_size=32, size=96, steps=4)
-    rows += measure(depth=50, batch_size=8, size=224, steps=1)
+    rows = measure(depth=18, batch_size=32, size=96, blocks=7, steps=1)
+    rows += measure(depth=50, batch_size=8, size=224, blocks=5, steps=1)
     common.write_rows("step_cpu", rows)
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import default_collate
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from PIL import Image
 
+from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.launch import load_config, prepare
 from mmssl_ext.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 
@@ -105,6 +107,7 @@ def small_batch(cfg, views):
 
 
 def make_views(pipeline, photo):
+    """The views of a photo as the model gets them, not normalised."""
     from mmssl_ext.datasets.base import SSLDataset
 
     class One(SSLDataset):
@@ -112,7 +115,11 @@ def make_views(pipeline, photo):
             return dict(img_path="photo", img=photo)
 
     transforms = [TRANSFORMS.build(t) for t in pipeline]
-    return One(1, transforms)[0]["inputs"]
+    prepare_batch = MODELS.build(
+        dict(type="MultiViewPreprocessor", mean=(0, 0, 0), std=(1, 1, 1))
+    )
+    batch = prepare_batch(default_collate([One(1, transforms)[0]]))["inputs"]
+    return batch[0] if isinstance(batch, torch.Tensor) else [view[0] for view in batch]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,7 @@ def test_imagenet_recipe(name):
     assert cfg.train_dataloader.batch_size == 32
     assert cfg.auto_scale_lr.base_batch_size == 256
     assert cfg.optim_wrapper.optimizer == dict(
-        type="SGD", lr=0.03, momentum=0.9, weight_decay=1e-4
+        type="SGD", lr=0.03, momentum=0.9, weight_decay=1e-4, fused=True
     )
     model = MODELS.build(cfg.model)
     assert sum(p.numel() for p in model.parameters()) == 55_933_312
@@ -141,6 +148,33 @@ def test_imagenet_recipe(name):
     lr = rates(name)
     assert len(lr) == 200
     assert [lr[0], lr[100], lr[199]] == pytest.approx([0.03, 0.015, 1.85e-6], rel=1e-3)
+
+
+def test_imagenet_uses_the_fast_runtime_and_its_switches():
+    """What the files say, before `prepare` adapts it to the device."""
+    file = ROOT / "mocov2/mocov2_r50_imagenet.py"
+    fast, plain = load_config(file), load_config(ROOT / "mocov2/mocov2_r18_cifar10.py")
+    assert fast.optim_wrapper.type == "AmpOptimWrapper"
+    assert fast.optim_wrapper.dtype == "bfloat16"
+    assert fast.optim_wrapper.loss_scale == dict(enabled=False)
+    assert fast.default_hooks.performance == dict(
+        type="PerformanceHook",
+        channels_last=True,
+        tf32="conv",
+        prefetch=True,
+        compile=None,
+    )
+    # Logged and checked together, so that nothing else waits for the device.
+    hooks = fast.default_hooks
+    assert hooks.logger.interval == hooks.guard.interval == hooks.collapse.interval
+    for cfg in (fast, plain):
+        assert cfg.default_hooks.runtime_info.type == "DeferredRuntimeInfoHook"
+    assert plain.default_hooks.performance == dict(type="PerformanceHook")
+    assert "fused" not in plain.optim_wrapper.optimizer
+    # An optimizer that is not torch's own
+    cfg = load_config(file, {"optim_wrapper.optimizer.type": "LARS"})
+    with pytest.raises(ConfigError, match=r"optimizer\.fused: LARS has no option"):
+        prepare(cfg, work_dir="unused")
 
 
 def test_co2_differs_from_moco_by_the_term_alone():

@@ -41,7 +41,7 @@ view = [
 ]
 train_pipeline = [
     dict(type="DecodeImage"),
-    dict(type="MakeViews", views=[view, view]),
+    dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

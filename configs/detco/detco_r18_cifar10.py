@@ -38,7 +38,11 @@ patches = [
 ]
 train_pipeline = [
     dict(type="DecodeImage"),
-    dict(type="MakeViews", views=[view, view, patches, patches]),
+    dict(
+        type="MakeViews",
+        views=[view, view, patches, patches],
+        augment_on=_base_.augment_on,
+    ),
     dict(type="PackViews"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

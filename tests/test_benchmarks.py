@@ -1,0 +1,349 @@
+"""The benchmarks' logic at toy size: what they refuse, leave out, fit and write.
+
+No test looks at a time: that is what an idle machine is for.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
+
+import common  # noqa: E402
+import gpu  # noqa: E402
+import peers  # noqa: E402
+import pipeline  # noqa: E402
+import plot  # noqa: E402
+import scale  # noqa: E402
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    return tmp_path
+
+
+# --- common
+
+
+def test_ratio_is_the_median_of_block_ratios_not_the_ratio_of_medians() -> None:
+    # Block ratios 2, 4 and 3: a machine that is slow for a block cancels out.
+    value, low, high = common.ratio([2.0, 40.0, 3.0], [1.0, 10.0, 1.0])
+    assert value == 3.0
+    assert low == 2.0 and high == 4.0
+
+
+def test_arms_take_turns_and_the_clock_counts_only_their_own_steps() -> None:
+    now, calls = [0.0], []
+
+    def arm(name: str, cost: float):
+        def run() -> None:
+            calls.append(name)
+            now[0] += cost
+
+        return run
+
+    arms = {"a": arm("a", 1.0), "b": arm("b", 3.0)}
+    seconds = common.time_arms(arms, blocks=2, steps=2, warmups=1, clock=lambda: now[0])
+    assert "".join(calls) == "ab" + "abab" * 2
+    assert seconds == {"a": [1.0, 1.0], "b": [3.0, 3.0]}
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+def test_exponent_of_a_power_law(power: float) -> None:
+    x = [4.0, 16.0, 64.0]
+    y = [7.0 * v**power for v in x]
+    assert common.exponent(x, y) == pytest.approx(power, abs=1e-9)
+
+
+# --- peers
+
+
+def test_peers_stand_behind_everything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_peer.py").write_text("name = 'peer'")
+    (tmp_path / "safetensors").mkdir()
+    (tmp_path / "safetensors" / "__init__.py").write_text("shadow = True")
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert peers.load("toy_peer").name == "peer"
+    monkeypatch.delitem(sys.modules, "safetensors", raising=False)
+    import safetensors
+
+    assert not hasattr(safetensors, "shadow")
+
+
+def test_a_peer_that_cannot_be_imported_is_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_peer.py").write_text("raise OSError('no\\nlibrary')")
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    arms, missing = peers.available(
+        {
+            "there": lambda: 1,
+            "broken": lambda: peers.load("broken_peer"),
+            "absent": lambda: peers.load("absent_peer"),
+        }
+    )
+    assert arms == {"there": 1}
+    assert missing["broken"] == ("broken_peer cannot be imported (OSError: no library)")
+    assert "No module named 'absent_peer'" in missing["absent"]
+
+
+# --- pipeline
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    scale.draw_files(folder, 12)
+    return folder
+
+
+def test_pipeline_measures_every_arm_at_toy_size(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(paths: list[str]) -> None:
+        raise peers.PeerMissing("not today")
+
+    monkeypatch.setattr(pipeline, "lightly", missing)
+    rows, stages = pipeline.measure(photographs, blocks=1, steps=1, batch=4, checked=8)
+    assert [(r["arm"], r["peer"]) for r in rows] == [x[:2] for x in pipeline.RATIOS]
+    for row in rows:
+        left_out = row["peer"] == "lightly"
+        assert row["left_out"] == ("not today" if left_out else "")
+        assert (row["speedup"] == "") == left_out
+        assert left_out or row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+    for backend in ("array", "pil"):
+        mine = [r for r in stages if r["backend"] == backend]
+        assert [r["stage"] for r in mine] == [
+            "DecodeImage",
+            *(t["type"] for t in pipeline.our_view()),
+            "PackViews",
+            "default_collate",
+        ]
+        assert sum(r["share"] for r in mine) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("fault", ["darker", "sharper", "of less contrast"])
+def test_an_arm_with_other_pixels_is_refused(photographs: Path, fault: str) -> None:
+    paths = sorted(str(p) for p in photographs.glob("*.jpg"))
+    honest = pipeline.torchvision_v1(paths)
+    reference = pipeline.look("reference", honest, 12)
+    pipeline.agree("itself", pipeline.look("itself", honest, 12), reference)
+    change = {
+        "darker": lambda x: x * 0.4,
+        "sharper": lambda x: x + 40 * (torch.arange(224) % 2),
+        "of less contrast": lambda x: x * 0.2 + 100,
+    }[fault]
+
+    def other(indices: list[int]) -> list[torch.Tensor]:
+        return [change(v.float()).clip(0, 255).byte() for v in honest(indices)]
+
+    with pytest.raises(AssertionError, match="do not do the same job"):
+        pipeline.agree("other", pipeline.look("other", other, 12), reference)
+
+
+def test_a_view_of_another_size_or_kind_is_refused() -> None:
+    def wrong(indices: list[int]) -> list[torch.Tensor]:
+        return [torch.zeros(len(indices), 3, 192, 192, dtype=torch.uint8)] * 2
+
+    with pytest.raises(AssertionError, match="192"):
+        pipeline.look("wrong", wrong, 2)
+
+
+# --- scale
+
+
+def test_the_loss_of_both_arms_is_the_same_at_toy_size() -> None:
+    loss = scale.Loss(8, 64, 16)
+    common.compare(loss.ours(), loss.mmpretrain())
+
+
+def points(arm: str, power: float, variable: str = "N and K") -> list[dict]:
+    return [
+        scale.row("peak memory of the loss", variable, arm, k, 3e-4 * k**power, "MB")
+        for k in (1024, 4096, 16384)
+    ]
+
+
+def test_fits_give_every_curve_its_own_power_and_range() -> None:
+    rows = points("ours", 1.0) + points("mmpretrain", 2.0) + points("ours", 0.0, "K")
+    found = {(r["variable"], r["arm"]): r for r in scale.fits(rows)}
+    assert found["N and K", "ours"]["exponent"] == 1.0
+    assert found["N and K", "mmpretrain"]["exponent"] == 2.0
+    assert found["K", "ours"]["exponent"] == 0.0
+    assert found["K", "ours"]["from"] == 1024 and found["K", "ours"]["to"] == 16384
+    assert scale.fits(points("ours", 1.0)[:2]) == []  # two points fit anything
+
+
+def test_memory_of_n_times_k_fails_the_benchmark() -> None:
+    scale.check_memory(points("ours", 1.0) + points("mmpretrain", 2.0))
+    with pytest.raises(AssertionError, match=r"2\.0th power"):
+        scale.check_memory(points("ours", 2.0))
+
+
+# --- plot
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_plots_leave_out_what_was_not_measured(results: Path) -> None:
+    plot.main()
+    assert list(results.iterdir()) == []
+    values = dict(speedup=4, speedup_low=3, speedup_high=5, left_out="")
+    lost = dict.fromkeys(values, "") | {"left_out": "not installed"}
+    write(
+        results / "pipeline_cpu.csv",
+        [
+            {"arm": "ours", "peer": "mmpretrain", "goal": 3.5} | values,
+            {"arm": "ours", "peer": "lightly", "goal": ""} | lost,
+        ],
+    )
+    rows = points("ours", 1.0) + points("mmpretrain", 2.0)
+    write(results / "scale_cpu.csv", rows)
+    write(results / "scale_fit_cpu.csv", scale.fits(rows))
+    plot.main()
+    bars = plot.pipeline_bars()
+    assert [bar[1:] for bar in bars] == [(4.0, 3.0, 5.0, 3.5)]
+    for name in ("ratios.png", "scaling.png"):
+        assert (results / name).read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (65536, "64k"),
+        (2**20, "1M"),
+        (640_000, "640k"),
+        (1_281_167, "1.28M"),
+        (64, "64"),
+    ],
+)
+def test_short_numbers(size: int, text: str) -> None:
+    assert plot._short(size) == text
+
+
+# --- gpu
+
+
+def toy() -> gpu.Scale:
+    return gpu.Scale(
+        torch.device("cpu"), batch=2, size=32, queue=64, blocks=3, steps=2, warmups=1
+    )
+
+
+def test_without_a_gpu_no_figure_is_written(tmp_path: Path) -> None:
+    timings = gpu.time_steps({"a": lambda: None, "b": lambda: None}, toy())
+    ratios = [("speed-up", "a", "b", 2.0, False, 1), ("speed-up", "a", "c", 0, True, 1)]
+    rows = gpu.table("b5", timings, ratios, {"c": "not installed"}, toy())
+    with open(gpu.write("b5", rows, tmp_path), newline="") as file:
+        written = list(csv.DictReader(file))
+    columns = [
+        "value",
+        "low",
+        "high",
+        "above_ms",
+        "below_ms",
+        "above_peak_mb",
+        "below_peak_mb",
+    ]
+    for row in written:
+        assert {row[column] for column in columns} == {"not measured"}
+        assert row["gpu"] == row["cuda"] == "none"
+    assert written[0]["goal"] == ">= 2.0" and written[1]["goal"] == ""
+    assert written[1]["note"] == "c: not installed"
+
+
+def test_figures_of_a_gpu_come_with_interval_factor_and_the_common_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpu.Scale, "measures", True)
+    monkeypatch.setattr(gpu, "describe", lambda scale: {})
+    timings = {
+        "peer": gpu.Timing([0.4, 0.8, 0.6, 9.0], int(4e9)),
+        "ours": gpu.Timing([0.1, 0.2, 0.2], int(1e9)),  # stopped a block earlier
+    }
+    ratios = [("per pair", "peer", "ours", 1.1, False, 0.5)]
+    (row,) = gpu.table("b5", timings, ratios, {}, toy())
+    assert (row["value"], row["low"], row["high"]) == ("2.000", "1.500", "2.000")
+    assert row["below_ms"] == "200.000" and row["above_peak_mb"] == "4000"
+    assert row["blocks"] == 3
+
+
+def test_an_arm_that_fails_does_not_cost_the_others_their_figures() -> None:
+    def fails() -> None:
+        raise RuntimeError("CUDA out of memory.\nand so on")
+
+    timings = gpu.time_steps({"bad": fails, "good": lambda: None}, toy())
+    assert list(timings) == ["good"]
+    assert len(timings["good"].seconds) == 3
+
+
+def test_no_block_begins_after_the_time_is_up() -> None:
+    short = gpu.Scale(**(vars(toy()) | {"seconds": 0.0}))
+    assert len(gpu.time_steps({"a": lambda: None}, short)["a"].seconds) == 2
+
+
+def test_our_loss_is_mmpretrains_and_another_temperature_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert gpu.same_loss(gpu.MOCO, gpu.MMPRETRAIN, toy()) < 1e-5
+    real = gpu.load_config
+
+    def warmer(path: Path, options: dict):
+        return real(path, options | {"tau_ins": 0.21})
+
+    monkeypatch.setattr(gpu, "load_config", warmer)
+    with pytest.raises(AssertionError, match="do not do the same"):
+        gpu.same_loss(gpu.MOCO, gpu.MMPRETRAIN, toy())
+
+
+@pytest.mark.parametrize("make", [gpu.lightly_step, gpu.solo_step])
+def test_a_step_of_a_peer_runs(make) -> None:
+    _, views = gpu.made_up(toy())
+    try:
+        step = make(toy(), views)
+    except peers.PeerMissing as error:
+        pytest.skip(str(error))
+    step()
+
+
+def test_looped_files_are_as_many_as_asked_for(photographs: Path) -> None:
+    with gpu.looped(photographs, toy(), batches=10) as folder:
+        files = sorted(folder.iterdir())
+        assert len(files) == 20  # batches of 2
+        assert len({file.resolve() for file in files}) == 12
+        assert np.all([file.stat().st_size > 0 for file in files])
+
+
+def test_gpu_sh_says_how_to_use_it_and_knows_every_version() -> None:
+    script = REPO / "benchmarks" / "gpu.sh"
+    run = subprocess.run(["bash", script, "b4", "out"], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "b5|b6|b7|b8|b10|all OUT_DIR" in run.stderr
+    text = script.read_text()
+    names = " ".join(re.findall(r"^(?:PURE|COMPILED)=\(([^)]*)\)", text, re.M)).split()
+    pins = "".join(
+        (REPO / "requirements" / f"{name}.txt").read_text()
+        for name in ("pinned", "peers")
+    )
+    assert len(names) > 15
+    for name in names:
+        assert re.search(rf"^{name}==", pins, re.M), f"{name} has no version"
