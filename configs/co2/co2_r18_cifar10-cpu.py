@@ -9,24 +9,13 @@ _base_ = "co2_r18_cifar10.py"
 
 max_epochs = 12
 batch_size = 256
-augment_on = "worker"  # there is no device beside the CPU
 
 model = dict(
     backbone=dict(stem_channels=32, base_channels=32, strides=(2, 2, 2, 2)),
     neck=dict(in_channels=256),
     bn_splits=4,
 )
-train_pipeline = [
-    dict(type="DecodeImage"),
-    dict(type="MakeViews", views=[_base_.view, _base_.view], augment_on=augment_on),
-    dict(type="PackViews"),
-]
-train_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=1,
-    pin_memory=False,
-    dataset=dict(pipeline=train_pipeline),
-)
+train_dataloader = dict(batch_size=batch_size, num_workers=1, pin_memory=False)
 default_hooks = dict(
     checkpoint=dict(interval=2),
     knn=dict(

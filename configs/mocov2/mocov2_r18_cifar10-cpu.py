@@ -10,24 +10,13 @@ _base_ = "mocov2_r18_cifar10.py"
 
 max_epochs = 4
 batch_size = 256
-augment_on = "worker"  # there is no device beside the CPU
 
 model = dict(
     backbone=dict(stem_channels=16, base_channels=16, strides=(2, 2, 2, 1)),
     neck=dict(in_channels=128),
     bn_splits=4,  # groups of 64
 )
-train_pipeline = [
-    dict(type="DecodeImage"),
-    dict(type="MakeViews", views=[_base_.view, _base_.view], augment_on=augment_on),
-    dict(type="PackViews"),
-]
-train_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=1,
-    pin_memory=False,
-    dataset=dict(pipeline=train_pipeline),
-)
+train_dataloader = dict(batch_size=batch_size, num_workers=1, pin_memory=False)
 default_hooks = dict(
     checkpoint=dict(interval=2),
     knn=dict(

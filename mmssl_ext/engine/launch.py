@@ -21,7 +21,8 @@ from mmengine.runner import Runner
 
 from mmssl_ext.transfer.data_check import check_data
 
-from .checkpoint import find_resumable, load_checkpoint_file, wait_for_checkpoints
+from .checkpoint import find_resumable, load_checkpoint_file
+from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
 from .config_variables import read_with_variables, variables
 from .errors import ConfigError, UserError

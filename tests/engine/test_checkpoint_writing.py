@@ -19,10 +19,10 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmssl_ext.engine import CheckpointFileError, checkpoint
-from mmssl_ext.engine.checkpoint import (
+from mmssl_ext.engine import CheckpointFileError, checkpoint_writing
+from mmssl_ext.engine.checkpoint import load_checkpoint_file
+from mmssl_ext.engine.checkpoint_writing import (
     Saving,
-    load_checkpoint_file,
     save_checkpoint_file,
     start_saving,
     wait_for_checkpoints,
@@ -77,7 +77,7 @@ class Gate:
 
     def __init__(self, monkeypatch):
         self.opened = threading.Event()
-        monkeypatch.setattr(checkpoint.os, "fsync", self.fsync)
+        monkeypatch.setattr(checkpoint_writing.os, "fsync", self.fsync)
 
     def fsync(self, file):
         if not self.opened.wait(20):
@@ -126,7 +126,7 @@ def test_tensors_of_a_device_are_saved_as_the_hosts():
     storage = SimpleNamespace(device=torch.device("cuda:1"))
     tag = torch.serialization.location_tag
     assert tag(torch.zeros(1).untyped_storage()) == "cpu"
-    with checkpoint._as_if_on_host():
+    with checkpoint_writing._as_if_on_host():
         assert tag(storage) == "cpu"
         assert tag(torch.zeros(1, device="meta").untyped_storage()) == "meta"
     assert tag(storage) == "cuda:1"  # nobody else's files are changed
@@ -163,7 +163,7 @@ def test_a_limit_leaves_the_old_file(tmp_path, monkeypatch, reserves):
     save_checkpoint_file({"w": torch.ones(3)}, path)
     before = path.read_bytes()
     if not reserves:
-        monkeypatch.setattr(checkpoint, "_reserve", lambda file, size: None)
+        monkeypatch.setattr(checkpoint_writing, "_reserve", lambda file, size: None)
     content = {"a": torch.ones(LARGE // 4), "b": torch.ones(LARGE // 4)}
     with (
         file_size_limit(LARGE * 3 // 2),
@@ -424,7 +424,7 @@ def test_a_save_waits_for_the_one_before(tmp_path, monkeypatch):
         time.sleep(0.1)  # two epochs take less
         seen.append([name for name in names(tmp_path) if name.endswith(".tmp")])
 
-    monkeypatch.setattr(checkpoint.os, "fsync", slow)
+    monkeypatch.setattr(checkpoint_writing.os, "fsync", slow)
     toy(tmp_path, "wait", PlainCheckpointHook(interval=1), epochs=3).train()
     drafts = [[f".epoch_{i}.pth.{os.getpid()}.tmp"] for i in (1, 2, 3)]
     assert seen == [drafts[0], [], drafts[1], [], drafts[2], []]
@@ -434,7 +434,7 @@ def test_what_a_validation_after_the_training_saves_is_waited_for(
     tmp_path, monkeypatch
 ):
     """It has the name of the best one before it, which must not be deleted then."""
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda file: time.sleep(0.1))
+    monkeypatch.setattr(checkpoint_writing.os, "fsync", lambda file: time.sleep(0.1))
     seen = []
     watch = Watch(
         after_train=lambda runner: runner.val_loop.run(),
@@ -499,7 +499,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, where
         if runner.iter != 8:
             return
         if where == "thread":
-            monkeypatch.setattr(checkpoint.os, "fsync", full)
+            monkeypatch.setattr(checkpoint_writing.os, "fsync", full)
         else:
             resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE // 2, limit[1]))
 
@@ -583,15 +583,17 @@ def test_kept_checkpoints_survive_a_resume(tmp_path):
 
 def test_a_file_system_that_cannot_reserve_is_no_error(tmp_path, monkeypatch):
     def refuse(*args):
-        checkpoint.ctypes.set_errno(errno.EOPNOTSUPP)
+        checkpoint_writing.ctypes.set_errno(errno.EOPNOTSUPP)
         return -1
 
     library = SimpleNamespace(fallocate=refuse)
-    monkeypatch.setattr(checkpoint.ctypes, "CDLL", lambda *args, **kwargs: library)
+    monkeypatch.setattr(
+        checkpoint_writing.ctypes, "CDLL", lambda *args, **kwargs: library
+    )
     save_checkpoint_file({"w": torch.ones(3)}, tmp_path / "x.pth")
     assert load_checkpoint_file(tmp_path / "x.pth")["w"].eq(1).all()
     monkeypatch.setattr(
-        checkpoint.ctypes, "CDLL", lambda *args, **kwargs: SimpleNamespace()
+        checkpoint_writing.ctypes, "CDLL", lambda *args, **kwargs: SimpleNamespace()
     )
     save_checkpoint_file({"w": torch.ones(3)}, tmp_path / "y.pth")  # not on Linux
 
@@ -611,9 +613,9 @@ def train_on_rank(rank, folder, case):
         if runner.epoch != 2 or rank != 0:
             return
         if case == "loop":
-            checkpoint._reserve = full
+            checkpoint_writing._reserve = full
         elif case == "thread":
-            checkpoint._flush = full
+            checkpoint_writing._flush = full
         else:
             runner.message_hub.state_dict = full
 

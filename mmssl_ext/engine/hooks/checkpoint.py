@@ -18,13 +18,8 @@ from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
-from ..checkpoint import (
-    Saving,
-    restore_histories,
-    start_saving,
-    to_plain,
-    wait_for_checkpoints,
-)
+from ..checkpoint import restore_histories, to_plain
+from ..checkpoint_writing import Saving, start_saving, wait_for_checkpoints
 from ..errors import CheckpointFileError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
-from ..checkpoint import wait_for_checkpoints
+from ..checkpoint_writing import wait_for_checkpoints
 from ..errors import NonFiniteLossError
 
 _NEVER = 2**62
