@@ -81,12 +81,11 @@ class Losses:
 
     def ours_chunked(self) -> tuple[Tensor, ...]:
         """With the fallback in public ops."""
-        fused = queue_attention._fast_path_agrees
-        queue_attention._fast_path_agrees = lambda *_: False
+        queue_attention.use_fused(False)
         try:
             return self.ours()
         finally:
-            queue_attention._fast_path_agrees = fused
+            queue_attention.use_fused(True)
 
 
 def main() -> None:

@@ -66,12 +66,11 @@ class Losses:
 
     def ours_chunked(self) -> tuple[Tensor, ...]:
         """The fallback in public ops."""
-        fused = queue_attention._fast_path_agrees
-        queue_attention._fast_path_agrees = lambda *_: False
+        queue_attention.use_fused(False)
         try:
             return self.ours()
         finally:
-            queue_attention._fast_path_agrees = fused
+            queue_attention.use_fused(True)
 
     def consistency(self) -> tuple[Tensor, ...]:
         """The term of CO2."""

@@ -16,6 +16,7 @@ from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.hooks import PerformanceHook
 from mmssl_ext.engine.hooks.performance import _compile, _encoder_parts
 from mmssl_ext.engine.launch import load_config
+from mmssl_ext.models.losses import queue_attention
 from mmssl_ext.transfer.export import export_backbone
 from mmssl_ext.unwrap import unwrap
 from tests.distributed import run_ranks
@@ -59,6 +60,7 @@ def _global_flags():
     for backend, name, value in flags:
         setattr(backend, name, value)
     torch.use_deterministic_algorithms(False)
+    queue_attention.use_fused(True)
     if variable is None:
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
@@ -203,6 +205,7 @@ def test_exact_runtime(images, tmp_path):
     assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (True, 0, 0)
     assert torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not queue_attention._use_fused
 
 
 def test_fast_runtime_on_the_cpu(images, tmp_path):

@@ -287,6 +287,24 @@ def test_fused_result_is_not_trusted_when_it_differs(monkeypatch):
     assert not agrees("cpu", torch.float32, 32)
 
 
+def test_fused_ops_can_be_switched_off(monkeypatch):
+    def used(*args):
+        raise AssertionError("the fast path was taken")
+
+    q, queue = unit(130, 16).float(), unit(256, 16).float()
+    assert queue_attention._fast_path_agrees("cpu", torch.float32, 16)
+    expected = queue_attention.attend(q, queue, 5.0)
+    monkeypatch.setattr(queue_attention, "_attend_fused", used)
+    with pytest.raises(AssertionError, match="fast path"):
+        queue_attention.attend(q, queue, 5.0)
+    queue_attention.use_fused(False)
+    try:
+        found = queue_attention.attend(q, queue, 5.0)
+    finally:
+        queue_attention.use_fused(True)
+    torch.testing.assert_close(found, expected)
+
+
 def test_feature_sizes_must_agree():
     with pytest.raises(ValueError, match="feat_dim"):
         info_nce(unit(2, 16), unit(2, 16), unit(8, 32), 0.2)

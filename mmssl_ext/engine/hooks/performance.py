@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop
 from torch import nn
 
+from mmssl_ext.models.losses.queue_attention import use_fused
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
@@ -44,6 +45,9 @@ class PerformanceHook(Hook):
             evaluation costs no further compilation. Needs a C++ compiler on the CPU,
             Triton on a GPU.
 
+        fused_queue: Compute the softmax over a queue by torch's fused attention, or
+            oneDNN on a CPU, where they agree with public ops; False: by those alone.
+
     Raises:
         ValueError: ``tf32`` is none of these.
         ConfigError: The model was wrapped for several devices in another layout.
@@ -58,6 +62,7 @@ class PerformanceHook(Hook):
         deterministic: bool = False,
         prefetch: bool = False,
         compile: dict | None = None,
+        fused_queue: bool = True,
     ) -> None:
         if tf32 not in _TF32:
             raise ValueError(f"tf32='{tf32}' must be one of {', '.join(_TF32)}.")
@@ -66,6 +71,7 @@ class PerformanceHook(Hook):
         self.deterministic = deterministic
         self.prefetch = prefetch
         self.compile = compile
+        self.fused_queue = fused_queue
 
     def before_run(self, runner: Any) -> None:
         """Settle kernels and copies before anything runs or is loaded."""
@@ -84,6 +90,7 @@ class PerformanceHook(Hook):
                 _initialise_contiguous(model)
             if hasattr(model.data_preprocessor, "channels_last"):
                 model.data_preprocessor.channels_last = True
+        use_fused(self.fused_queue)
         torch.backends.cudnn.allow_tf32 = self.tf32 != "none"
         torch.backends.cuda.matmul.allow_tf32 = self.tf32 == "all"
         if self.deterministic:

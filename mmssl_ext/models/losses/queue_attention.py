@@ -27,6 +27,14 @@ from torch import Tensor
 _BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 _BLOCK_ROWS = 512
 
+_use_fused = True
+
+
+def use_fused(allowed: bool) -> None:
+    """Allow the faster ops, the default, or keep to public ones in this process."""
+    global _use_fused
+    _use_fused = allowed
+
 
 def queue_logsumexp(q: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Log-sum-exp of the similarities to a queue, differentiable in ``q`` only.
@@ -78,7 +86,7 @@ def attend(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     shape = q.shape
     q, queue = q.reshape(-1, *shape[-2:]), queue.reshape(-1, *queue.shape[-2:])
     with torch.autocast(q.device.type, enabled=False):
-        if _fast_path_agrees(q.device.type, q.dtype, shape[-1]):
+        if _use_fused and _fast_path_agrees(q.device.type, q.dtype, shape[-1]):
             o, lse = _attend_fused(q, queue, scale)
         else:
             o, lse = _attend_chunked(q, queue, scale)
