@@ -4,6 +4,7 @@ Run: python benchmarks/collect_run.py WORK_DIR... NAME, which writes results/NAM
 """
 
 import sys
+from pathlib import Path
 
 import common
 
@@ -21,6 +22,7 @@ def rows(work_dir: str) -> list[dict]:
     epochs = log.train[-1]["epoch"]
     return [
         {
+            "run": Path(work_dir).name,
             "config": facts["config"],
             "method": facts["method"],
             "seed": facts["seed"],

@@ -2,8 +2,8 @@
 
 Against default_runtime.py: no TF32, no search for the fastest kernels (which may choose
 others in the next run), deterministic kernels where torch has them (a warning names an
-operation that has none), the queue's softmax in public ops. Name it in the `_base_` line of a dataset's base, e.g. of
-datasets/imagenet.py.
+operation that has none), the queue's softmax in public ops. Name it in the `_base_`
+line of a dataset's base, e.g. of datasets/imagenet.py.
 """
 
 _base_ = "default_runtime.py"
