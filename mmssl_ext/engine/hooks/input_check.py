@@ -67,8 +67,13 @@ def _first_item(dataset: Any) -> Any:
         except UnreadableImageError:
             continue
         except (ValueError, TypeError) as error:
+            hint = (
+                ' Transforms for PIL images need DecodeImage(backend="pil").'
+                if "numpy.ndarray" in str(error)
+                else ""
+            )
             raise ConfigError(
-                f"The training pipeline fails on sample {index}: {error}"
+                f"The training pipeline fails on sample {index}: {error}{hint}"
             ) from error
     return None
 

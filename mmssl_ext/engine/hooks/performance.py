@@ -11,7 +11,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop
 from torch import nn
 
-from mmssl_ext.models.losses.queue_attention import use_fused
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
@@ -90,6 +89,9 @@ class PerformanceHook(Hook):
                 _initialise_contiguous(model)
             if hasattr(model.data_preprocessor, "channels_last"):
                 model.data_preprocessor.channels_last = True
+        # Not at the head of the file: it imports mmpretrain's models, and those more.
+        from mmssl_ext.models.losses.queue_attention import use_fused
+
         use_fused(self.fused_queue)
         torch.backends.cudnn.allow_tf32 = self.tf32 != "none"
         torch.backends.cuda.matmul.allow_tf32 = self.tf32 == "all"

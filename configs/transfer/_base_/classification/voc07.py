@@ -26,7 +26,7 @@ batch_size = 64  # per GPU
 num_workers = 8
 
 pipeline = [
-    dict(type="DecodeImage"),
+    dict(type="DecodeImage", backend="pil"),  # for torchvision's Resize
     dict(type="ResizeShort", size=resize),
     dict(type="torchvision/Resize", size=(image_size, image_size)),
     dict(type="PackViews"),
