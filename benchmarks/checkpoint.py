@@ -46,7 +46,7 @@ WRITE: dict[str, Callable[[Any, str], object]] = {
     "ours": start_saving,
     "mmengine": save_checkpoint,
 }
-BLOCKS = 25
+BLOCKS = 7
 
 
 class Data(torch.utils.data.Dataset):

@@ -117,7 +117,7 @@ def main() -> None:
         for threads in sorted({1, os.cpu_count() or 1}):
             torch.set_num_threads(threads)
             arms = {name: getattr(losses, name) for name in names}
-            blocks, steps = (5, 2) if size < 1000 else (4, 1)
+            blocks, steps = (5, 2) if size < 1000 else (3, 1)
             seconds = common.time_arms(arms, blocks, steps, warmups=1)
             for ours, peer in PEERS.items():
                 figures = common.against_peer(ours, peer, seconds, peaks)

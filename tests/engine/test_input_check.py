@@ -136,8 +136,16 @@ def test_a_wrapped_model_is_checked(images, tmp_path, monkeypatch):
             lambda data: data.collate_fn.update(type="pseudo_collate"),
             "MultiViewPreprocessor expects each view as one tensor",
         ),
+        (
+            lambda data: data.dataset.pipeline.insert(
+                1, {"type": "torchvision/Resize", "size": 20}
+            ),
+            "The training pipeline fails on sample 0: Unexpected type <class "
+            "'numpy.ndarray'>. Transforms for PIL images need DecodeImage("
+            'backend="pil").',
+        ),
     ],
-    ids=["pipeline", "collate"],
+    ids=["pipeline", "collate", "array"],
 )
 def test_a_failing_pipeline_is_one_sentence(images, tmp_path, change, sentence):
     cfg = config(images, tmp_path, input_check=HOOK)

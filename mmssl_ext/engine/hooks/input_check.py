@@ -68,7 +68,7 @@ def _first_item(dataset: Any) -> Any:
             continue
         except (ValueError, TypeError) as error:
             hint = (
-                ' Transforms for PIL images need DecodeImage(backend="pil").'
+                '. Transforms for PIL images need DecodeImage(backend="pil").'
                 if "numpy.ndarray" in str(error)
                 else ""
             )
