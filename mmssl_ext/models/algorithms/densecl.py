@@ -91,8 +91,7 @@ class DenseCL(MoCo):
     def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
         """``loss_instance`` and ``loss_dense``, weighted; ``nce_*`` are not."""
         nce = super().contrast(query, key)["loss_instance"]
-        with torch.autocast(nce.device.type, enabled=False):  # else bf16 makes ties
-            match = match_cells(query["cells"], key["cells"])  # N x S^2
+        match = match_cells(query["cells"], key["cells"])  # N x S^2
         positives = take_cells(key["dense"], match)  # N x S^2 x D
         r, t = query["dense"].flatten(0, 1), positives.flatten(0, 1)  # N*S^2 x D
         nce_dense = self.head.loss(r, t, self.dense_queue.keys)

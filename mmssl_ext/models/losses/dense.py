@@ -17,7 +17,8 @@ def match_cells(query: Tensor, key: Tensor) -> Tensor:
     Returns:
         Index in [0, B), N x A; of equal similarities, the first.
     """
-    return (query @ key.transpose(1, 2)).argmax(2)
+    with torch.autocast(query.device.type, enabled=False):  # rounding makes ties
+        return (query @ key.transpose(1, 2)).argmax(2)
 
 
 def take_cells(cells: Tensor, index: Tensor) -> Tensor:
