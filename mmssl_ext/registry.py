@@ -29,7 +29,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 RUNNERS = _child(upstream.RUNNERS, "engine")
 RUNNER_CONSTRUCTORS = _child(upstream.RUNNER_CONSTRUCTORS, "engine")
-LOOPS = _child(upstream.LOOPS, "evaluation")
+LOOPS = _child(upstream.LOOPS, "engine", "evaluation")
 HOOKS = _child(upstream.HOOKS, "engine", "transfer")
 LOG_PROCESSORS = _child(upstream.LOG_PROCESSORS, "engine")
 OPTIMIZERS = _child(upstream.OPTIMIZERS, "engine")

@@ -12,6 +12,8 @@ default_hooks = dict(
     runtime_info=dict(type="DeferredRuntimeInfoHook"),
     performance=dict(type="PerformanceHook"),
     checkpoint=dict(type="PlainCheckpointHook", interval=10, max_keep_ckpts=3),
+    resume=dict(type="ExactResumeHook"),
+    preemption=dict(type="PreemptionHook"),
     draw_key=dict(type="DrawKeyHook"),
     input_check=dict(type="InputCheckHook"),
     guard=dict(type="NonFiniteGuardHook"),

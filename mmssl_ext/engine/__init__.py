@@ -2,5 +2,12 @@
 
 from .errors import CheckpointFileError, ConfigError, NonFiniteLossError, UserError
 from .hooks import *  # noqa: F403
+from .runner import SSLRunner
 
-__all__ = ["CheckpointFileError", "ConfigError", "NonFiniteLossError", "UserError"]
+__all__ = [
+    "CheckpointFileError",
+    "ConfigError",
+    "NonFiniteLossError",
+    "SSLRunner",
+    "UserError",
+]

@@ -26,7 +26,6 @@ from mmssl_ext.files import sha256
 from mmssl_ext.visualization.page import duration
 
 from .chain import PRETRAIN, Chain, Stage, check_stages
-from .chain_lock import Lock
 from .chain_results import (
     CHAIN_FILE,
     LOG_FILE,
@@ -38,6 +37,7 @@ from .chain_results import (
     write_json,
 )
 from .errors import UserError
+from .lock import Lock
 
 # What a stage is about to do, by its state on disk.
 NEW, RESUME, AGAIN, DONE = "to run", "to go on", "to run again", "finished"

@@ -1,4 +1,10 @@
-"""Errors that a user can mend: the tools print their sentence and no traceback."""
+"""Errors that a user can mend: the tools print their sentence and no traceback.
+
+Exit codes of the tools: 0 finished; 1 an error with a traceback; 2 a config, a file or
+an option cannot be used; 3 a loss or weight is not finite; 4 the data loader failed;
+5 another rank is gone; 75 stopped by a signal with everything saved: run it again with
+``--resume`` (EX_TEMPFAIL of sysexits.h).
+"""
 
 
 class UserError(Exception):
@@ -26,3 +32,21 @@ class NonFiniteLossError(UserError):
 
     exit_code = 3
     logged = True
+
+
+class LoaderError(UserError):
+    """A worker of the data loader died or does not answer."""
+
+    exit_code = 4
+
+
+class RankError(UserError):
+    """Another rank is gone or does not answer."""
+
+    exit_code = 5
+
+
+class Preempted(UserError):
+    """A signal asked the run to stop; its state is saved."""
+
+    exit_code = 75

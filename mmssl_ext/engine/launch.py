@@ -26,6 +26,7 @@ from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
 from .config_variables import read_with_variables, variables
 from .errors import ConfigError, UserError
+from .runner import SSLRunner
 
 Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log
 
@@ -169,27 +170,10 @@ def build_runner(cfg: Config, notices: Notices = []) -> Runner:  # noqa: B006
     if on_host and not dist.is_initialized():
         # mmengine's launcher would select a CUDA device.
         dist.init_process_group(cfg.env_cfg.dist_cfg.backend)
-    runner = _Runner.from_cfg(cfg)
+    runner = SSLRunner.from_cfg(cfg)
     for level, text in notices:
         runner.logger.log(level, text)
     return runner
-
-
-class _Runner(Runner):
-    """Settles the memory layout before the model is wrapped for several devices.
-
-    DistributedDataParallel lays out its buckets by the strides of the parameters, and
-    mixes up gradients where these change later.
-    """
-
-    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
-        """Wrap a model in the layout that PerformanceHook is configured for."""
-        default, custom = (self.cfg.get(f"{k}_hooks") for k in ("default", "custom"))
-        for hook in [*(default or {}).values(), *(custom or ())]:
-            wanted = isinstance(hook, dict) and hook.get("channels_last")
-            if wanted and self.distributed:  # else the hook does it, after the start
-                model.to(memory_format=torch.channels_last)
-        return super().wrap_model(model_wrapper_cfg, model)
 
 
 def run_tool(main: Callable[[], Any]) -> Callable[[], int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmssl_ext.engine.chain import read_chain
-from mmssl_ext.engine.chain_lock import Lock
+from mmssl_ext.engine.lock import Lock
 from mmssl_ext.engine.chain_results import read_records, write_csv
 from mmssl_ext.engine.chain_run import ChainRunner
 from mmssl_ext.engine.errors import ConfigError, UserError

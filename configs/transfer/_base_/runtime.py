@@ -16,6 +16,8 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     # From mmssl_ext; `--cfg-options default_hooks.NAME=None` switches one off
     checkpoint=dict(type="mmssl_ext.PlainCheckpointHook", max_keep_ckpts=1),
+    resume=dict(type="mmssl_ext.ExactResumeHook"),
+    preemption=dict(type="mmssl_ext.PreemptionHook"),
     guard=dict(type="mmssl_ext.NonFiniteGuardHook"),
     progress=dict(type="mmssl_ext.ProgressHook"),
     handover=dict(type="mmssl_ext.HandoverHook"),

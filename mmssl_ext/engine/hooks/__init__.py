@@ -3,12 +3,14 @@
 from .checkpoint import PlainCheckpointHook
 from .collapse import CollapseMonitorHook
 from .draw_key import DrawKeyHook
+from .exact_resume import ExactResumeHook
 from .fixed_rate import FixedRateHook
 from .guard import NonFiniteGuardHook
 from .input_check import InputCheckHook
 from .knn import KNNHook
 from .performance import PerformanceHook
 from .pictures import PicturesHook
+from .preemption import PreemptionHook
 from .progress import ProgressHook
 from .pseudo_labels import PseudoLabelHook
 from .report import ReportHook
@@ -20,6 +22,7 @@ __all__ = [
     "CollapseMonitorHook",
     "DeferredRuntimeInfoHook",
     "DrawKeyHook",
+    "ExactResumeHook",
     "FixedRateHook",
     "InputCheckHook",
     "KNNHook",
@@ -27,6 +30,7 @@ __all__ = [
     "PerformanceHook",
     "PicturesHook",
     "PlainCheckpointHook",
+    "PreemptionHook",
     "ProgressHook",
     "PseudoLabelHook",
     "ReportHook",
