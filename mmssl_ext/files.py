@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, durable: bool = False) -> None:
     """Write a text file in one step: whoever reads it sees the old or the new one."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), durable)
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file in one step; where that fails, the old one stays."""
+def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> None:
+    """Write a file in one step; where that fails, the old one stays.
+
+    Args:
+        path: Of the file.
+        data: All that it will hold.
+        durable: Return when it is on the disk, so that no power cut can undo it.
+    """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_bytes(data)
+        if durable:
+            flush(draft)
         draft.replace(path)
+        if durable:
+            flush(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def flush(path: str | Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def sha256(path: str | Path) -> str:
@@ -30,3 +52,34 @@ def sha256(path: str | Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_on_disk(path: str | Path) -> str:
+    """Return the SHA-256 of what the disk holds of a file, not of the kernel's copy.
+
+    The file must have been flushed. Where the file system reads only by way of that
+    copy, the kernel is asked to forget it first, which is no more than a hint.
+    """
+    digest = hashlib.sha256()
+    try:
+        for block in _directly(path):
+            digest.update(block)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        with Path(path).open("rb") as stream:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return sha256(path)
+    return digest.hexdigest()
+
+
+def _directly(path: str | Path) -> Iterator[memoryview]:
+    """Blocks of a file, past the page cache."""
+    if not hasattr(os, "O_DIRECT"):
+        raise OSError(errno.EINVAL, "not on this system")
+    block = memoryview(mmap.mmap(-1, 1 << 20))  # aligned, as it must be
+    opened = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    with open(opened, "rb", buffering=0) as file:
+        while size := file.readinto(block):
+            yield block[:size]

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import _codecs
+import errno
 import importlib
+import os
 import pickle
 import re
+import shlex
+import time
 import zipfile
 from contextlib import AbstractContextManager, nullcontext
+from logging import WARNING
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.dist import barrier, get_rank
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
 from mmengine.utils import digit_version
 
-from .checkpoint_writing import wait_for_checkpoints
+from mmssl_ext.files import sha256
+
+from .checkpoint_writing import save_checkpoint_file, wait_for_checkpoints
 from .errors import CheckpointFileError
+from .manifest import ManifestError, manifest_path, manifests, read_manifest
 
 HISTORY_LENGTH = 10_000  # logged values kept per scalar; smoothing windows are shorter
 
@@ -47,53 +58,247 @@ _HARMLESS: list[Any] = [
 ]
 
 
-def load_checkpoint_file(path: str | Path) -> dict:
-    """Read a checkpoint onto the host without running any code stored in it.
+class _Unusable(CheckpointFileError):
+    """Also holds the part of the message that says what is wrong."""
 
-    The file is read with ``weights_only=True`` and never again without. The checksum
-    of every entry is verified first, which ``torch.load`` does not do.
+    what = ""
+
+
+_REMEDY = "Use an earlier checkpoint, or copy the file again from where it came."
+
+
+def _unusable(path: Path, what: str, remedy: str = _REMEDY) -> _Unusable:
+    error = _Unusable(f"Checkpoint {path} {what}. {remedy}")
+    error.what = what
+    return error
+
+
+def load_checkpoint_file(
+    path: str | Path, trust: bool = False, map_location: Any = "cpu"
+) -> dict:
+    """Read a checkpoint without running any code stored in it.
+
+    The file is read with ``weights_only=True`` and never again without. Before that,
+    its bytes are compared with its manifest or, where it has none, with the checksums
+    that it holds itself; ``torch.load`` does not do that. A file is compared once in a
+    process, until it changes.
+
+    Args:
+        path: Of the file.
+        trust: Let code stored in the file run. Only for files whose origin is certain;
+            :func:`plain_copy` is the better way.
+        map_location: Where the tensors go, as for ``torch.load``.
 
     Raises:
         CheckpointFileError: The file is missing, damaged or holds more than tensors and
             plain data; the message says which and what to do.
     """
-    path = Path(path).expanduser()
+    path = _existing(path)
+    if warning := _compare(path):
+        print_log(warning, "current", WARNING)
+    return _load(path, trust, map_location=map_location)
+
+
+def check_checkpoint_file(path: str | Path) -> None:
+    """Raise what :func:`load_checkpoint_file` would raise, but load no tensors."""
+    path = _existing(path)
+    if warning := _compare(path):
+        print_log(warning, "current", WARNING)
+    _load(path, mmap=True)
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(os.path.expanduser(path))
     wait_for_checkpoints()
-    if not path.is_file():
-        raise CheckpointFileError(
-            f"Checkpoint {path} does not exist. Give the path of a .pth file; a run "
-            "keeps its own in its work_dir."
-        )
-    damaged = CheckpointFileError(
-        f"Checkpoint {path} ({path.stat().st_size} bytes) is truncated or damaged. Use "
-        "an earlier checkpoint, or copy the file again from where it came."
+    if os.path.isfile(path):  # no error where the name is impossible
+        return path
+    raise CheckpointFileError(
+        f"Checkpoint {path} does not exist. Give the path of a .pth file; a run "
+        "keeps its own in its work_dir."
     )
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
+
+
+def plain_copy(path: str | Path, copy: str | Path) -> None:
+    """Write the tensors and plain data of a trusted checkpoint, and nothing else.
+
+    Code stored in ``path`` runs once; the copy holds none.
+    """
+    dropped: list[str] = []
+    content = to_plain(load_checkpoint_file(path, trust=True), dropped)
+    save_checkpoint_file(content, copy)
+    left_out = f"; it leaves out {', '.join(dropped)}" if dropped else ""
+    print_log(f"Wrote {copy}{left_out}.", "current")
+
+
+def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
+    """Find the newest checkpoint of a run that can be read.
+
+    The one that ``last_checkpoint`` names comes first, the others by their time. All
+    bytes are compared as in :func:`load_checkpoint_file`, but tensors are not loaded.
+
+    Returns:
+        Its path, or ``None`` where the folder holds no checkpoint, and sentences for
+        the log: one in all on newer files that had to be passed over.
+
+    Raises:
+        CheckpointFileError: There are checkpoints but none can be read.
+    """
+    wait_for_checkpoints()
+    notes, bad = [], []
+    for path in _candidates(Path(work_dir)):
+        try:
+            note = _compare(path)
+            _load(path, mmap=True)
+        except _Unusable as error:
+            bad.append(f"Checkpoint {path} {error.what}")
+            continue
+        notes += [note] if note else []
+        if bad:
+            notes.append(f"{'; '.join(bad)}; the run goes on from {path} instead.")
+        return path, notes
+    if bad:
+        raise CheckpointFileError(
+            "\n".join(
+                [
+                    f"{work_dir} holds checkpoints, but none can be used:",
+                    *(f"  {text}." for text in bad),
+                    "Give the path of another one to --resume, or start afresh in "
+                    "another work_dir.",
+                ]
+            )
+        )
+    return None, []
+
+
+def _candidates(work_dir: Path) -> list[Path]:
+    """Checkpoints of a run to resume from, the best first."""
     try:
-        if zipped:
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    raise damaged
+        last = Path((work_dir / "last_checkpoint").read_text(errors="replace").strip())
+    except OSError:
+        last = Path()
+    # Where the folder was moved or copied, the file of that name in it counts.
+    inside = work_dir / last.name
+    last = next((file for file in (inside, last) if os.path.isfile(file)), Path())
+    found = {}
+    for folder in {work_dir, last.parent if last.name else work_dir}:
+        for file in [
+            *(x for x in folder.glob("*.pth") if _NUMBER.fullmatch(x.name)),
+            *(x for x, facts in manifests(folder) if facts.get("kind") != "best"),
+        ]:
+            if file.is_file():
+                found[file] = file.stat().st_mtime_ns, _step(file)
+    files = sorted(found, key=lambda file: found[file], reverse=True)
+    return [last, *(x for x in files if x != last)] if last.name else files
+
+
+_NUMBER = re.compile(r"(epoch|iter)_(\d+)\.pth")  # and no published epoch_3-1a2b3c4d
+
+
+def _step(file: Path) -> int:
+    digits = re.findall(r"\d+", file.stem)
+    return int(digits[-1]) if digits else 0
+
+
+# Files whose bytes are known to be right: device, inode, size and time of change.
+_compared: set[tuple[int, int, int, int]] = set()
+
+
+def _compare(path: Path) -> str:
+    """Compare a file with its manifest or else with its own checksums.
+
+    Returns:
+        A sentence for the log where the manifest is damaged; else nothing.
+
+    Raises:
+        _Unusable: The file is damaged.
+    """
+    warning = ""
+    try:
+        state = path.stat()
+        key = state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+        if key in _compared:
+            return warning
+        try:
+            manifest = read_manifest(path)
+        except ManifestError as error:
+            manifest = None
+            warning = f"{error}; {path.name} is judged by the checksums that it holds."
+        if manifest is None:
+            fault = _fault_in_zip(path)
+        elif state.st_size != manifest["bytes"]:
+            fault = f"its manifest says {manifest['bytes']}"
+        elif sha256(path) != manifest["sha256"]:
+            fault = "SHA-256 other than its manifest says"
+        else:
+            fault = ""
+    except OSError as error:
+        raise _unusable(path, f"cannot be read ({error})") from error
+    if fault:
+        what = f"is truncated or damaged ({state.st_size} bytes, {fault})"
+        changed = f" If you changed it on purpose, delete {manifest_path(path)}."
+        raise _unusable(path, what, _REMEDY + (changed if manifest else ""))
+    # A change within the resolution of the file system's clock would not show.
+    if time.time_ns() - state.st_mtime_ns > 10**9:
+        _compared.add(key)
+    return warning
+
+
+def _fault_in_zip(path: Path) -> str:
+    if not _is_zip(path):
+        return ""  # the older format, without checksums
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.testzip()
+    except Exception as error:  # damage can look like anything to zipfile
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # not the file, but the disk
+        return "its end is missing or broken"
+    return f"checksum of {entry} is wrong" if entry else ""
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _load(
+    path: Path, trust: bool = False, mmap: bool = False, map_location: Any = "cpu"
+) -> dict:
+    """Load a file whose bytes have been compared; by ``mmap``, only look into it."""
+    options: dict[str, Any] = {"map_location": map_location, "weights_only": not trust}
+    if trust:
+        print_log(f"Loading {path} with trust: its code runs.", "current", WARNING)
+    try:
+        zipped = _is_zip(path)
         with _histories_allowed():
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+            checkpoint = torch.load(str(path), mmap=mmap and zipped, **options)
+    except OSError as error:
+        raise _unusable(path, f"cannot be read ({error})") from error
+    except Exception as error:  # damage can look like anything to torch
         named = re.search(r"GLOBAL (\S+)", str(error))
-        if not zipped and named is None:
-            raise damaged from error
-        what = f" ({named.group(1)})" if named else ""
-        raise CheckpointFileError(
-            f"Checkpoint {path} holds Python objects{what} besides tensors and plain "
-            "data. Loading them could run code, so it was refused. If you trust its "
-            "origin, load it once with torch.load(..., weights_only=False) in your own "
-            "script and save its state_dict alone."
-        ) from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise damaged from error
+        refused = isinstance(error, pickle.UnpicklingError) and not trust
+        if refused and (zipped or named):
+            what = f" ({named.group(1)})" if named else ""
+            code = f"from {__name__} import plain_copy as copy; "
+            code += f"copy({str(path)!r}, 'plain.pth')"
+            raise _unusable(
+                path,
+                f"holds Python objects{what} besides tensors and plain data, and "
+                "loading them could run code",
+                "It was refused. If you trust its origin, write a plain copy and use "
+                f"that: {shlex.join(['python', '-c', code])}",
+            ) from error
+        if zipped:  # its checksums are right
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise _unusable(path, f"cannot be loaded ({reason})") from error
+        size = path.stat().st_size
+        what = f"is truncated or damaged ({size} bytes), or torch did not write it"
+        raise _unusable(path, what) from error
     if not isinstance(checkpoint, dict):
-        raise CheckpointFileError(
-            f"Checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of "
-            "tensors; it was not written by this package."
+        raise _unusable(
+            path,
+            f"holds a {type(checkpoint).__name__}, not a dict of tensors",
+            "Save its state_dict().",
         )
     return checkpoint
 
@@ -102,43 +307,6 @@ def _histories_allowed() -> AbstractContextManager:
     if digit_version(torch.__version__) < digit_version("2.6"):
         return nullcontext()  # has no names of our own choice for what is allowed
     return torch.serialization.safe_globals(_HARMLESS)
-
-
-def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """Newest checkpoint of a run that can be read.
-
-    Returns:
-        Its path, or ``None`` where the folder holds no checkpoint, and one sentence for
-        each newer file that had to be passed over.
-
-    Raises:
-        CheckpointFileError: There are checkpoints but none can be read.
-    """
-    work_dir = Path(work_dir)
-    wait_for_checkpoints()
-    files = [
-        *work_dir.glob("epoch_*.pth"),
-        *work_dir.glob("iter_*.pth"),
-    ]
-    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
-    pointer = work_dir / "last_checkpoint"
-    if pointer.is_file():
-        last = Path(pointer.read_text().strip())
-        # The folder may have been moved since: then the file of that name in it counts.
-        last = last if last.is_file() else work_dir / last.name
-        if last.is_file():
-            files = [last, *(file for file in files if not file.samefile(last))]
-    passed_over = []
-    for file in files:
-        try:
-            load_checkpoint_file(file)
-        except CheckpointFileError as error:
-            passed_over.append(str(error))
-        else:
-            return file, passed_over
-    if passed_over:
-        raise CheckpointFileError("\n".join(passed_over))
-    return None, []
 
 
 def to_plain(value: Any, dropped: list[str], where: str = "") -> Any:
@@ -196,3 +364,58 @@ def restore_histories(log_scalars: dict) -> None:
             log_scalars[key] = HistoryBuffer(
                 value["history"].tolist(), value["count"].tolist(), value["max_length"]
             )
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict:
+    """Read a file for mmengine, whose own loader runs code where it refuses first."""
+    return load_checkpoint_file(filename, map_location=map_location or "cpu")
+
+
+def load_from_http(url: str, map_location: Any = None) -> dict:
+    """Download a file once, into torch's cache, and read it like any other."""
+    name = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir(), "checkpoints", name)
+
+    def download() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+
+    try:
+        try:
+            if get_rank() == 0:
+                download()
+        finally:
+            barrier()
+        download()  # where the ranks share no disk
+    except OSError as error:
+        raise CheckpointFileError(
+            f"{url} could not be downloaded: {error}. Download it on another machine "
+            "and give the path of the file."
+        ) from error
+    return load_from_local(str(path), map_location)
+
+
+def load_from_torchvision(name: str, map_location: Any = None) -> dict:
+    """Download weights that torchvision publishes."""
+    urls, model = get_torchvision_models(), name.split("://")[1]
+    if model not in urls:
+        raise CheckpointFileError(f"{name}: torchvision has no weights of that name.")
+    return load_from_http(urls[model], map_location)
+
+
+def load_from_elsewhere(name: str, map_location: Any = None) -> dict:
+    """Refuse what mmengine would load with the rights to run code."""
+    raise CheckpointFileError(f"Download {name} first and give the path of the file.")
+
+
+for _prefixes, _loader in {
+    ("",): load_from_local,
+    ("http://", "https://"): load_from_http,
+    ("torchvision://", "modelzoo://"): load_from_torchvision,
+    (
+        *("open-mmlab://", "openmmlab://", "mmcls://", "pavi://"),
+        *(r"(\S+\:)?s3://", r"(\S+\:)?petrel://"),
+    ): load_from_elsewhere,
+}.items():
+    CheckpointLoader.register_scheme(_prefixes, _loader, force=True)

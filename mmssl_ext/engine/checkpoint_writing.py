@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import logging
 import os
 import shutil
@@ -15,12 +16,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from mmengine.logging import print_log
 
+from mmssl_ext.files import flush, sha256, sha256_on_disk
+
 from .errors import CheckpointFileError
+from .manifest import remove_manifest, write_manifest
 
 
 def save_checkpoint_file(checkpoint: dict, path: str | Path) -> None:
@@ -38,7 +42,11 @@ def save_checkpoint_file(checkpoint: dict, path: str | Path) -> None:
 
 
 def start_saving(
-    checkpoint: dict, path: str | Path, then: Callable[[], object] = lambda: None
+    checkpoint: dict,
+    path: str | Path,
+    then: Callable[[], object] = lambda: None,
+    manifest: dict | None = None,
+    verify: bool = False,
 ) -> Saving:
     """Write a checkpoint so far that its tensors may change; a thread does the rest.
 
@@ -49,6 +57,9 @@ def start_saving(
         checkpoint: Tensors and plain data.
         path: Of the file.
         then: Called in the thread when the file is complete.
+        manifest: Facts for the manifest (see :func:`write_manifest`); ``None`` for a
+            file without one.
+        verify: Read the file back from the disk before it gets its name.
 
     Returns:
         The thread; its ``finish`` waits and raises what went wrong.
@@ -65,7 +76,7 @@ def start_saving(
             _reserve(file.fileno(), size)
             torch.save(checkpoint, file)
             file.truncate()
-        saving = Saving(draft, path, then)
+        saving = Saving(draft, path, then, manifest, verify)
         saving.start()
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -81,22 +92,35 @@ def start_saving(
 class Saving(threading.Thread):
     """Completes a checkpoint file; the interpreter does not exit before it has.
 
+    The steps are such that a kill or a power cut between any two of them leaves under
+    ``path`` either the old or the new file, whole, with its own manifest or none.
+
     Args:
         draft: The file as far as it has been written.
         path: Its name to be.
         then: Called when it is on the disk under its name.
+        manifest: Facts for the manifest, or None for a file without one.
+        verify: Whether to read the draft back from the disk.
     """
 
-    def __init__(self, draft: Path, path: Path, then: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        draft: Path,
+        path: Path,
+        then: Callable[[], object],
+        manifest: dict | None,
+        verify: bool,
+    ) -> None:
         super().__init__(name=f"saving {path.name}")
         self._draft, self._path, self._then = draft, path, then
+        self._manifest, self._verify = manifest, verify
         self._error: Exception | None = None
 
     def run(self) -> None:
         """Complete, put in place, go on; keep and log the error."""
         try:
             self._complete()
-            self._then()
+            self._go_on()
         except Exception as error:
             self._error = error
             print_log(str(error), logger="current", level=logging.ERROR)
@@ -112,16 +136,30 @@ class Saving(threading.Thread):
     def _complete(self) -> None:
         size = self._draft.stat().st_size
         try:
-            if _CHECKSUMS_LATER:
-                _fill_in_checksums(self._draft)
-            _flush(self._draft)
+            digest = (_fill_in_checksums if _CHECKSUMS_LATER else sha256)(self._draft)
+            flush(self._draft)
+            if self._verify and sha256_on_disk(self._draft) != digest:
+                raise _altered(self._path)
+            remove_manifest(self._path)  # of the file that this one replaces
             self._draft.replace(self._path)
-            _flush(self._path.parent)  # the new name itself
+            flush(self._path.parent)  # the new name itself
+            if self._manifest is not None:
+                write_manifest(self._path, digest, self._manifest)
         except OSError as error:
             raise _not_written(self._path, size, error) from error
         finally:
             with contextlib.suppress(OSError):
                 self._draft.unlink()
+
+    def _go_on(self) -> None:
+        try:
+            self._then()
+        except OSError as error:
+            raise CheckpointFileError(
+                f"Checkpoint {self._path} is complete, but last_checkpoint could not "
+                f"be changed or an older file not be removed: {error}. Mend this, then "
+                f"go on with --resume {self._path}."
+            ) from error
 
 
 def wait_for_checkpoints() -> None:
@@ -140,6 +178,14 @@ def _not_written(path: Path, size: int, error: OSError) -> CheckpointFileError:
         f"Checkpoint {path} was not written: {error.strerror or error} (it needs about "
         f"{size} bytes; {free}). Earlier checkpoints stand as they were. Make room, "
         "raise the limit or choose another folder, then go on with --resume."
+    )
+
+
+def _altered(path: Path) -> CheckpointFileError:
+    return CheckpointFileError(
+        f"Checkpoint {path} was not kept: the disk gave back other bytes than were "
+        "written. Earlier checkpoints stand as they were. Have the disk checked, "
+        "choose a work_dir on another one, and go on with --resume."
     )
 
 
@@ -174,15 +220,6 @@ def _reserve(file: int, size: int) -> None:
             raise OSError(code, os.strerror(code))
 
 
-def _flush(path: Path) -> None:
-    """Bring a file or folder to the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 # torch computes the checksums while it writes, which takes longer than the writing.
 _CHECKSUMS_LATER = hasattr(torch.serialization, "set_crc32_options")
 
@@ -200,29 +237,52 @@ def _for_later_checksums() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
-def _fill_in_checksums(path: Path) -> None:
-    """Write the CRC-32 of every entry of a zip file where its format wants them."""
+def _fill_in_checksums(path: Path) -> str:
+    """Write the CRC-32 of every entry of a zip file where its format wants them.
+
+    Returns:
+        The SHA-256 of the file as it then is, computed on the way.
+    """
     with zipfile.ZipFile(path) as archive:
-        entries, directory = archive.infolist(), archive.start_dir
+        entries, start = archive.infolist(), archive.start_dir
+    digest, done, place, rehash = hashlib.sha256(), 0, 0, False
     with path.open("r+b") as file:
-        for entry in entries:
+        file.seek(start)
+        directory = bytearray(file.read())
+        for entry in entries:  # in the order of the file, as torch lists them
             file.seek(entry.header_offset + 26)
-            file.seek(sum(struct.unpack("<2H", file.read(4))), os.SEEK_CUR)
-            crc, left = 0, entry.file_size
-            while left:
-                block = file.read(min(left, 1 << 20))
-                if not block:
-                    raise OSError(errno.EIO, f"{path} has lost its end")
+            begin = entry.header_offset + 30 + sum(struct.unpack("<2H", file.read(4)))
+            file.seek(done)
+            for block in _blocks(file, begin - done):
+                digest.update(block)
+            crc = 0
+            for block in _blocks(file, entry.file_size):
+                digest.update(block)
                 crc = zlib.crc32(block, crc)
-                left -= len(block)
+            done = file.tell()
             # behind the data, where the entry says so, or in the header before it
-            after = entry.flag_bits & 8
-            file.seek(file.tell() + 4 if after else entry.header_offset + 14)
+            behind = entry.flag_bits & 8
+            file.seek(done + 4 if behind else entry.header_offset + 14)
             file.write(struct.pack("<I", crc))
-            file.seek(directory + 16)
-            file.write(struct.pack("<I", crc))
-            file.seek(directory + 28)
-            directory += 46 + sum(struct.unpack("<3H", file.read(6)))
+            rehash |= not behind and crc != 0
+            struct.pack_into("<I", directory, place + 16, crc)
+            place += 46 + sum(struct.unpack_from("<3H", directory, place + 28))
+        file.seek(done)
+        for block in _blocks(file, start - done):
+            digest.update(block)
+        file.write(directory)
+    digest.update(directory)
+    return sha256(path) if rehash else digest.hexdigest()
+
+
+def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The next bytes of a file, a million at a time."""
+    while size > 0:
+        block = file.read(min(size, 1 << 20))
+        if not block:
+            raise OSError(errno.EIO, "the draft has lost its end")
+        size -= len(block)
+        yield block
 
 
 _as_host: ContextVar[bool] = ContextVar("_as_host", default=False)

@@ -1,18 +1,29 @@
 """Checkpoints of plain data: what is written, read back and refused."""
 
-import pickle
+import functools
+import http.server
+import shlex
+import subprocess
+import sys
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
+import mmengine.runner.checkpoint as mmengines
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModule
+from mmengine.runner import load_checkpoint
 
 from mmssl_ext.engine import CheckpointFileError
+from mmssl_ext.engine import checkpoint as reading
 from mmssl_ext.engine.checkpoint import (
+    check_checkpoint_file,
     find_resumable,
     load_checkpoint_file,
+    plain_copy,
     restore_histories,
     to_plain,
 )
@@ -24,6 +35,11 @@ class Payload:
 
     def __reduce__(self):
         return setattr, (Payload, "ran", True)
+
+
+@pytest.fixture(autouse=True)
+def payload_has_not_run():
+    Payload.ran = False
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +135,193 @@ def test_flipped_bit(tmp_path):
         load_checkpoint_file(path)
 
 
+# R19: no code of a file runs, by whatever way it is read
+
+
+def evil(path: Path, zipped: bool = True) -> Path:
+    """A whole training state, with a payload beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"meta": {"epoch": 1, "iter": 4}, "state_dict": {"w": torch.ones(2)}}
+    content |= {"message_hub": {}, "x": Payload()}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def by_resume(path, images):
+    runner = make_runner(config(images, path.parent / "run"))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.resume(str(path))
+
+
+def by_load_from(path, images):
+    runner = make_runner(config(images, path.parent / "run"))
+    runner._load_from = str(path)
+    runner.load_or_resume()
+
+
+def by_init(path, images):
+    BaseModule({"type": "Pretrained", "checkpoint": str(path)}).init_weights()
+
+
+def by_prefix_init(path, images):
+    cfg = {"type": "Pretrained", "checkpoint": str(path), "prefix": "backbone"}
+    BaseModule(cfg).init_weights()
+
+
+WAYS = {
+    "file": lambda path, images: load_checkpoint_file(path),
+    "check": lambda path, images: check_checkpoint_file(path),
+    "resumable": lambda path, images: find_resumable(path.parent),
+    "resume": by_resume,
+    "load_from": by_load_from,
+    "Pretrained": by_init,
+    "prefix": by_prefix_init,
+    "mmengine": lambda path, images: load_checkpoint(torch.nn.Linear(1, 1), str(path)),
+}
+
+
+@pytest.mark.fault("R19")
 @pytest.mark.parametrize("zipped", [True, False])
-def test_objects_are_refused_and_never_run(tmp_path, zipped):
-    path = tmp_path / "evil.pth"
-    torch.save({"x": Payload()}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointFileError, match=r"evil\.pth holds Python objects"):
-        load_checkpoint_file(path)
+@pytest.mark.parametrize("way", WAYS)
+def test_objects_are_refused_and_never_run(tmp_path, images, way, zipped):
+    path = evil(tmp_path / "epoch_1.pth", zipped)
+    with pytest.raises(
+        CheckpointFileError, match=r"epoch_1\.pth holds Python objects \(.*setattr\)"
+    ):
+        WAYS[way](path, images)
     assert not Payload.ran
-    pickle.loads(pickle.dumps(Payload()))
-    assert Payload.ran  # the payload would have worked
+    mmengines.load_from_local(str(path), "cpu")  # its own way runs it
+    assert Payload.ran
+
+
+@pytest.mark.fault("R19")
+def test_a_resume_passes_over_a_file_with_objects(tmp_path):
+    older = saved(tmp_path / "epoch_1.pth")
+    newest = evil(tmp_path / "epoch_2.pth")
+    (tmp_path / "last_checkpoint").write_text(str(newest))
+    found, (note,) = find_resumable(tmp_path)
+    assert found == older and not Payload.ran
+    assert "epoch_2.pth holds Python objects" in note
+
+
+def test_trust_must_be_asked_for_and_stands_in_the_log(tmp_path, monkeypatch):
+    path = evil(tmp_path / "x.pth")
+    said = []
+    monkeypatch.setattr(reading, "print_log", lambda *args: said.append(args))
+    loaded = load_checkpoint_file(path, trust=True)
+    assert Payload.ran and loaded["state_dict"]["w"].eq(1).all()
+    ((text, _, level),) = said
+    assert str(path) in text and "its code runs" in text and level == 30
+    damaged = path.read_bytes()
+    path.write_bytes(damaged[:-30])
     Payload.ran = False
+    with pytest.raises(CheckpointFileError, match="truncated or damaged"):
+        load_checkpoint_file(path, trust=True)
+    assert not Payload.ran
+
+
+def test_a_plain_copy_of_a_trusted_file(tmp_path):
+    """By the very line that the refusal gives."""
+    path = tmp_path / "it's.pth"
+    torch.save({"state_dict": {"w": torch.ones(2)}, "where": Path("a")}, path)
+    with pytest.raises(CheckpointFileError) as caught:
+        load_checkpoint_file(path)
+    line = str(caught.value).partition("use that: ")[2]
+    _, *arguments = shlex.split(line)
+    subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, timeout=120)
+    content = load_checkpoint_file(tmp_path / "plain.pth")
+    assert content["where"] == "a" and content["state_dict"]["w"].eq(1).all()
+    plain_copy(evil(tmp_path / "y.pth"), tmp_path / "y_plain.pth")
+    assert load_checkpoint_file(tmp_path / "y_plain.pth").keys() >= {"state_dict"}
+
+
+# mmengine's loader for all schemes
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server of a folder; torch's cache in another. Paths of its requests."""
+    folder, asked = tmp_path / "www", []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    folder.mkdir()
+    handler = functools.partial(Handler, directory=str(folder))
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=web.serve_forever)
+    thread.start()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    try:
+        yield folder, f"http://127.0.0.1:{web.server_port}", asked
+    finally:
+        web.shutdown()
+        thread.join()
+        web.server_close()
+
+
+@pytest.mark.fault("R19")
+def test_a_download_is_read_like_any_file(server):
+    folder, url, asked = server
+    evil(folder / "evil.pth")
+    saved(folder / "good.pth")
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(CheckpointFileError, match="holds Python objects"):
+        load_checkpoint(model, f"{url}/evil.pth")
+    assert not Payload.ran
+    for _ in range(2):
+        loaded = mmengines._load_checkpoint(f"{url}/good.pth?raw=true")
+        assert loaded["state_dict"]["w"].equal(torch.arange(1000.0))
+    assert len(asked) == 2  # once each
+    with pytest.raises(CheckpointFileError, match=r"none\.pth could not be downloaded"):
+        load_checkpoint(model, f"{url}/none.pth")
+
+
+@pytest.mark.fault("R19")
+def test_names_of_model_zoos(server, monkeypatch):
+    folder, url, _ = server
+    urls = {"a": f"{url}/evil.pth", "b": f"{url}/good.pth"}
+    monkeypatch.setattr(reading, "get_torchvision_models", lambda: urls)
+    evil(folder / "evil.pth")
+    saved(folder / "good.pth")
+    for scheme in ("torchvision://", "modelzoo://"):
+        with pytest.raises(CheckpointFileError, match="holds Python objects"):
+            mmengines._load_checkpoint(f"{scheme}a")
+        assert mmengines._load_checkpoint(f"{scheme}b")["state_dict"]["w"][3] == 3
+        with pytest.raises(CheckpointFileError, match="no weights of that name"):
+            mmengines._load_checkpoint(f"{scheme}c")
+
+
+@pytest.mark.fault("R19")
+def test_no_loader_of_mmengine_is_left(tmp_path):
+    """Each of them would fall back to the rights to run code."""
+    for prefix, loader in mmengines.CheckpointLoader._schemes.items():
+        assert loader.__module__ == reading.__name__, prefix
+    for name in ("s3://a/b.pth", "x:petrel://b", "open-mmlab://a", "pavi://b"):
+        with pytest.raises(CheckpointFileError, match=f"Download {name} first"):
+            mmengines._load_checkpoint(name)
+
+
+def test_where_tensors_go_is_what_the_caller_says(tmp_path, monkeypatch):
+    path = str(saved(tmp_path / "x.pth"))
+    seen = []
+
+    def to_meta(storage, location):
+        seen.append(location)
+        return storage
+
+    load = mmengines._load_checkpoint
+    assert load(path, map_location=to_meta)["state_dict"]["w"].numel() == 1000
+    assert seen == ["cpu"]
+    assert load(path, map_location="meta")["state_dict"]["w"].device.type == "meta"
+    # from a GPU that is not here: mmengine's default would fail
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda x: "cuda:7")
+    saved(tmp_path / "gpu.pth")
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(tmp_path / "gpu.pth", weights_only=True)
+    assert load(str(tmp_path / "gpu.pth"))["state_dict"]["w"].device.type == "cpu"
 
 
 def test_no_dict(tmp_path):

@@ -43,9 +43,10 @@ def nothing_left_running():
 
 
 def names(folder):
-    """Files but for mmengine's copy of the config."""
-    files = [p for p in Path(folder).iterdir() if p.is_file()]
-    return sorted(p.name for p in files if p.suffix != ".py")
+    """Files but for mmengine's copy of the config and manifests of the others."""
+    files = {p.name for p in Path(folder).iterdir() if p.is_file()}
+    others = {n for n in files if n.removesuffix(".json") in files - {n}}
+    return sorted(n for n in files - others if not n.endswith(".py"))
 
 
 def pointer(folder):
@@ -427,8 +428,15 @@ def test_a_save_waits_for_the_one_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint_writing.os, "fsync", slow)
     toy(tmp_path, "wait", PlainCheckpointHook(interval=1), epochs=3).train()
-    drafts = [[f".epoch_{i}.pth.{os.getpid()}.tmp"] for i in (1, 2, 3)]
-    assert seen == [drafts[0], [], drafts[1], [], drafts[2], []]
+    expected = []
+    for epoch in (1, 2, 3):
+        for name in (
+            f"epoch_{epoch}.pth",
+            f"epoch_{epoch}.pth.json",
+            "last_checkpoint",
+        ):
+            expected += [[f".{name}.{os.getpid()}.tmp"], []]  # the draft, the folder
+    assert seen == expected
 
 
 def test_what_a_validation_after_the_training_saves_is_waited_for(
@@ -478,15 +486,22 @@ def test_the_pointer_is_changed_after_the_file_and_old_files_go_last(
     hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
     toy(tmp_path, "order", hook, epochs=2).train()
     one, two = "epoch_1.pth", "epoch_2.pth"
+
+    def save(named, before, after):
+        return [
+            ("fsync", named, before),  # the file
+            ("replace", named, before),
+            ("fsync", named, after),  # the folder
+            ("fsync", named, after),  # the manifest
+            ("replace", named, after),
+            ("fsync", named, after),
+            ("fsync", named, after),  # the pointer
+            ("replace", named, after),
+        ]
+
     assert steps == [
-        ("fsync", None, []),  # the file
-        ("replace", None, []),
-        ("fsync", None, [one]),  # the folder
-        ("replace", None, [one]),  # the pointer
-        ("fsync", one, [one]),
-        ("replace", one, [one]),
-        ("fsync", one, [one, two]),
-        ("replace", one, [one, two]),
+        *(*save(None, [], [one]), ("fsync", one, [one])),
+        *(*save(one, [one], [one, two]), ("fsync", two, [one, two])),
     ]
     assert names(tmp_path) == [two, "last_checkpoint"]
 
@@ -616,7 +631,7 @@ def train_on_rank(rank, folder, case):
         if case == "loop":
             checkpoint_writing._reserve = full
         elif case == "thread":
-            checkpoint_writing._flush = full
+            checkpoint_writing.flush = full
         else:
             runner.message_hub.state_dict = full
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mmssl_ext.unwrap import unwrap
 from ..checkpoint import restore_histories, to_plain
 from ..checkpoint_writing import Saving, start_saving, wait_for_checkpoints
 from ..errors import CheckpointFileError
+from ..manifest import manifests, remove_checkpoint, remove_leftovers
 
 
 @HOOKS.register_module()
@@ -34,20 +35,25 @@ class PlainCheckpointHook(CheckpointHook):
     prevent it.
 
     Training pauses while the tensors are copied into the kernel's page cache. A thread
-    then brings the file to the disk, gives it its name, lets ``last_checkpoint`` name
-    it and deletes what has become too old, in this order: a save that fails leaves the
-    earlier files and the pointer as they were. The next save and the end of training
-    wait for the thread. Its error is raised at the next iteration or, on several
-    ranks, on all of them at the end of the epoch or at the next save.
+    then brings the file to the disk, reads it back, gives it its name and a manifest
+    with its SHA-256, lets ``last_checkpoint`` name it and deletes what has become too
+    old, in this order: a save that fails, or a run that is killed, leaves a pointer to
+    a file that loads. The next save and the end of training wait for the thread. Its
+    error is raised at the next iteration or, on several ranks, on all of them at the
+    end of the epoch or at the next save.
 
     Arguments are those of CheckpointHook. Folders that are not local (``out_dir``) and
     other runners than ``Runner`` are served by mmengine's own way.
+
+    Args:
+        verify: Read every file back from the disk before anything depends on it.
     """
 
     file_backend: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, verify: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.verify = verify
         self._saving: Saving | None = None  # on rank 0
         self._began = False
         self._cfg: tuple[str, str] = "", ""
@@ -61,10 +67,9 @@ class PlainCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend) and isinstance(runner, Runner):
             self.file_backend = _LateRemoval()
-            drafts = f".*{Path(self.filename_tmpl).suffix}.*.tmp"
             if is_main_process():
-                for draft in Path(self.out_dir).glob(drafts):
-                    draft.unlink(missing_ok=True)
+                for folder in {Path(self.out_dir), Path(runner.work_dir)}:
+                    remove_leftovers(folder)
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Save where this is due; raise what went wrong since."""
@@ -86,6 +91,25 @@ class PlainCheckpointHook(CheckpointHook):
         """Wait for what a validation after the training has saved."""
         if self._began:
             self._settle()
+
+    def save_now(self, runner: Any) -> str:
+        """Save everything between two steps; on all ranks, return when it is safe.
+
+        The file serves until the next checkpoint is complete, which deletes it.
+
+        Returns:
+            Its path; an empty text where no step has been made.
+        """
+        if runner.iter == 0:
+            return ""
+        runner.call_hook("before_write_checkpoint")
+        path = Path(runner.work_dir, f"iter_{runner.iter}.pth")
+        meta = {"epoch": runner.epoch, "iter": runner.iter}
+        wait_for_checkpoints()
+        regular = path.is_file() and path not in _interim(path.parent)
+        self._save(runner, str(path), meta, kind="regular" if regular else "interim")
+        self._settle()
+        return str(path)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Replace everything in the checkpoint by tensors and plain data."""
@@ -130,7 +154,6 @@ class PlainCheckpointHook(CheckpointHook):
             meta,
             self.save_optimizer,
             self.save_param_scheduler,
-            pointer=Path(runner.work_dir, "last_checkpoint"),
             **self.args,
         )
 
@@ -144,22 +167,22 @@ class PlainCheckpointHook(CheckpointHook):
         runner: Any,
         path: str,
         meta: dict,
-        save_optimizer: bool,
-        save_param_scheduler: bool,
-        pointer: Path | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        kind: str = "regular",
     ) -> None:
         """Save on rank 0; all ranks raise where this fails."""
         self._began = True
-        old = self.file_backend.take()
+        backend, work_dir = self.file_backend, Path(runner.work_dir)
+        old = backend.take() if isinstance(backend, _LateRemoval) else []
 
         def then() -> None:
-            if pointer is not None:
-                write_text(pointer, path)
-            for file in map(Path, old):
-                if file.is_dir():
-                    shutil.rmtree(file)
-                elif file != Path(path):
-                    file.unlink(missing_ok=True)
+            if kind != "best":
+                write_text(work_dir / "last_checkpoint", path, durable=True)
+                old.extend(_interim(work_dir))
+            for file in old:
+                if file.resolve() != Path(path).resolve():
+                    remove_checkpoint(file)
 
         error = None
         if is_main_process():
@@ -168,7 +191,8 @@ class PlainCheckpointHook(CheckpointHook):
                 content = self._content(
                     runner, meta, save_optimizer, save_param_scheduler
                 )
-                self._saving = start_saving(content, path, then)
+                facts = {"kind": kind, **_facts(runner, content["meta"])}
+                self._saving = start_saving(content, path, then, facts, self.verify)
             except Exception as caught:
                 error = caught
         _raise_on_all_ranks(error)
@@ -231,7 +255,7 @@ class _LateRemoval(LocalBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self._noted: list[str] = []
+        self._noted: list[Path] = []
 
     def isfile(self, filepath: str | Path) -> bool:
         """Take it for granted: what is still being written will be there by then."""
@@ -239,11 +263,11 @@ class _LateRemoval(LocalBackend):
 
     def remove(self, filepath: str | Path) -> None:
         """Note a file or folder."""
-        self._noted.append(str(filepath))
+        self._noted.append(Path(filepath))
 
     rmtree = remove
 
-    def take(self) -> list[str]:
+    def take(self) -> list[Path]:
         """Return what was noted and forget it."""
         noted, self._noted = self._noted, []
         return noted
@@ -269,7 +293,29 @@ class _SavingElsewhere:
         **kwargs: Any,
     ) -> None:
         path = str(Path(out_dir, filename))
-        self._save(self._runner, path, meta, save_optimizer, save_param_scheduler)
+        options = save_optimizer, save_param_scheduler
+        self._save(self._runner, path, meta, *options, kind="best")
+
+
+def _facts(runner: Any, meta: dict) -> dict[str, Any]:
+    """What a manifest says about the run."""
+    loader = runner.train_dataloader
+    batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    steps = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    return {
+        "epoch": meta["epoch"],
+        "iter": meta["iter"],
+        "world_size": runner.world_size,
+        "global_batch": batch and batch * runner.world_size * steps,
+        "config_sha256": hashlib.sha256(meta["cfg"].encode()).hexdigest(),
+        "method": type(unwrap(runner.model)).__name__,
+    }
+
+
+def _interim(folder: Path) -> list[Path]:
+    """Checkpoints of :meth:`PlainCheckpointHook.save_now`."""
+    found = manifests(folder)
+    return [path for path, facts in found if facts.get("kind") == "interim"]
 
 
 def _raise_on_all_ranks(error: Exception | None) -> None:
