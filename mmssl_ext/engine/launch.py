@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import inspect
 import logging
 import os
-import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from mmssl_ext.transfer.data_check import check_data
 
-from .checkpoint import find_resumable, load_checkpoint_file
+from .agreement import share
+from .checkpoint import check_checkpoint_file, find_resumable
 from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
 from .config_variables import read_with_variables, variables
-from .errors import ConfigError, UserError
+from .errors import ConfigError
+from .ranks import TIMEOUT, start_ranks, watched
 from .runner import SSLRunner
+from .tool import run_tool as run_tool
+from .work_dir import check_writable, occupied
 
 Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log
 
@@ -138,7 +137,7 @@ def prepare(
     _set_precision(cfg, amp, notices)
     _scale_lr(cfg, auto_scale_lr, launcher, notices)
     _set_backend(cfg, launcher, notices)
-    _set_checkpoint(cfg, resume or bool(cfg.get("resume")), notices)
+    _set_checkpoint(cfg, resume, notices)
     if tensorboard:
         _add_tensorboard(cfg)
     return notices
@@ -154,76 +153,31 @@ def train(config: str | Path, cfg_options: dict | None = None, **options: Any) -
     """
     cfg = load_config(config, cfg_options)
     notices = prepare(cfg, **options)
-    runner = build_runner(cfg, notices)
-    if cfg.get("train_cfg") is None:
-        runner.test()
-        return
-    try:
-        runner.train()
-    finally:
-        wait_for_checkpoints()  # also where an exception ends the run
+    start_ranks(cfg)
+    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
+    with watched(cfg.work_dir, dist_cfg.get("timeout", TIMEOUT)):
+        # Another node may see other files: rank 0 says what to go on from.
+        chosen = share(lambda: (cfg.get("load_from"), bool(cfg.get("resume"))))
+        cfg.load_from, cfg.resume = chosen
+        if cfg.get("train_cfg") is None:
+            check_writable(cfg.work_dir)
+            build_runner(cfg, notices).test()
+            return
+        with occupied(cfg.work_dir):
+            runner = build_runner(cfg, notices)
+            try:
+                runner.train()
+            finally:
+                wait_for_checkpoints()  # also where an exception ends the run
 
 
 def build_runner(cfg: Config, notices: Notices = []) -> Runner:  # noqa: B006
     """Build the Runner of a prepared config and log the notices of the preparation."""
-    on_host = cfg.launcher == "pytorch" and get_device() == "cpu"
-    if on_host and not dist.is_initialized():
-        # mmengine's launcher would select a CUDA device.
-        dist.init_process_group(cfg.env_cfg.dist_cfg.backend)
+    start_ranks(cfg)
     runner = SSLRunner.from_cfg(cfg)
     for level, text in notices:
         runner.logger.log(level, text)
     return runner
-
-
-def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
-    """Turn a tool's function into one that returns the exit code.
-
-    Errors that the user can mend are printed without traceback by rank 0 and end
-    with exit code 2, a run stopped by a non-finite loss with 3; all others keep their
-    traceback. Values that this package itself refuses count as the user's.
-    """
-
-    @functools.wraps(main)
-    def run() -> int:
-        try:
-            main()
-            if dist.is_available() and dist.is_initialized():
-                dist.barrier()  # a rank that leaves early can abort in gloo's threads
-        except (
-            UserError,
-            FileNotFoundError,
-            NotADirectoryError,
-            ValueError,
-            TypeError,
-        ) as error:
-            if isinstance(error, (ValueError, TypeError)) and not _refused(error):
-                raise
-            if _rank() == 0 and not getattr(error, "logged", False):
-                print(f"Error: {error}", file=sys.stderr)
-            return getattr(error, "exit_code", UserError.exit_code)
-        finally:
-            if dist.is_available() and dist.is_initialized():
-                dist.destroy_process_group()
-        return 0
-
-    return run
-
-
-def _refused(error: Exception) -> bool:
-    """Whether this package raised an error on purpose, with a sentence."""
-    if isinstance(error, UserError):
-        return True
-    raised = traceback.extract_tb(error.__traceback__)[-1]
-    package = Path(__file__).parents[1]
-    return package in Path(raised.filename).parents and (
-        (raised.line or "").startswith("raise ")
-    )
-
-
-def _rank() -> int:
-    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def _take_variables(path: Path, options: dict) -> dict[str, Any]:
@@ -328,6 +282,7 @@ def _set_backend(cfg: Config, launcher: str, notices: Notices) -> None:
     # `Config.setdefault` returns the default itself, not what it stored.
     cfg.env_cfg = cfg.get("env_cfg") or {}
     cfg.env_cfg.dist_cfg = cfg.env_cfg.get("dist_cfg") or {}
+    cfg.env_cfg.dist_cfg.setdefault("timeout", TIMEOUT)
     if torch.cuda.is_available():
         cfg.env_cfg.dist_cfg.setdefault("backend", "nccl")
     elif get_device() == "cpu":
@@ -344,24 +299,31 @@ def _set_backend(cfg: Config, launcher: str, notices: Notices) -> None:
 
 
 def _set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
-    """Settle what to load; mmengine would unpickle anything, so verify it here."""
-    given = resume if isinstance(resume, str) else cfg.get("load_from")
+    """Settle what to go on from, or whose weights to start with, and check the file.
+
+    ``--resume`` looks into the work_dir first: a config's ``load_from`` is where the
+    run began.
+    """
+    if isinstance(resume, str):
+        cfg.load_from, cfg.resume = resume, True
+    elif resume or (cfg.get("resume") and cfg.get("load_from") is None):
+        found, notes = find_resumable(cfg.work_dir)
+        notices += [(logging.WARNING, text) for text in notes]
+        if found is not None:
+            cfg.load_from, cfg.resume = str(found), True
+        elif not (cfg.get("resume") and cfg.get("load_from")):
+            start = cfg.get("load_from")
+            how = f"starting from {start}" if start else "starting afresh"
+            text = f"--resume: {cfg.work_dir} holds no checkpoint; {how}."
+            notices.append((logging.WARNING, text))
+            cfg.resume = False
+    given = cfg.get("load_from")
     if given is not None:
         if "://" in given:
             raise ConfigError(f"Download {given} first and give the path of the file.")
-        load_checkpoint_file(given)
-        cfg.load_from, cfg.resume = given, bool(resume)
-    elif resume:
-        found, passed_over = find_resumable(cfg.work_dir)
-        notices += [(logging.WARNING, text) for text in passed_over]
-        if found is None:
-            text = f"--resume: {cfg.work_dir} holds no checkpoint; starting afresh."
-            notices.append((logging.WARNING, text))
-        else:
-            cfg.load_from = str(found)
-        cfg.resume = found is not None
+        check_checkpoint_file(given)
     if cfg.get("resume"):
-        notices.append((logging.INFO, f"Resuming from {cfg.load_from}."))
+        notices.append((logging.INFO, f"Resuming from {given}."))
 
 
 def _add_tensorboard(cfg: Config) -> None:

@@ -1,14 +1,25 @@
 """What `prepare` makes of a config and its options."""
 
 import importlib.util
+import itertools
+import os
+import time
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
+from torch.distributed.elastic.multiprocessing.errors import (
+    ChildFailedError,
+    ProcessFailure,
+)
 
-from mmssl_ext.engine import CheckpointFileError, ConfigError
-from mmssl_ext.engine.launch import build_runner, load_config, prepare
+from mmssl_ext.engine import CheckpointFileError, ConfigError, ranks, tool
+from mmssl_ext.engine.errors import RankError
+from mmssl_ext.engine.launch import build_runner, load_config, prepare, run_tool
+from tests.distributed import wait_for, workers
 from tests.engine.support import config, log_text, make_runner, write_images
 
 
@@ -141,6 +152,28 @@ def test_resume_without_a_checkpoint_starts_afresh(cfg):
     assert runner.iter == 4
 
 
+def test_resume_prefers_the_work_dir_to_where_the_run_began(cfg, tmp_path):
+    start = tmp_path / "start.pth"
+    torch.save({"state_dict": {}}, start)
+    for given, in_config in itertools.product((True, False), repeat=2):
+        cfg.load_from, cfg.resume = str(start), in_config
+        notices = prepare(cfg, resume=given)
+        assert (cfg.load_from, cfg.resume) == (str(start), in_config)
+        assert any("starting from" in t for t in texts(notices)) is (
+            given and not in_config
+        )
+    newest = Path(cfg.work_dir, "epoch_1.pth")
+    newest.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {}}, newest)
+    for in_config in (True, False):
+        cfg.load_from, cfg.resume = str(start), in_config
+        prepare(cfg, resume=True)
+        assert (cfg.load_from, cfg.resume) == (str(newest), True)
+    cfg.load_from, cfg.resume = str(start), False
+    prepare(cfg)
+    assert (cfg.load_from, cfg.resume) == (str(start), False)
+
+
 def test_resume_names_bad_files(cfg, tmp_path):
     with pytest.raises(CheckpointFileError, match="does not exist"):
         prepare(cfg, resume=str(tmp_path / "none.pth"))
@@ -187,6 +220,91 @@ def test_ranks_on_the_cpu_use_gloo(cfg, no_gpu, monkeypatch):
     prepare(cfg, launcher="pytorch")
     assert cfg.env_cfg.dist_cfg.backend == "gloo"
     assert cfg.model_wrapper_cfg.device_ids is None
+    assert cfg.env_cfg.dist_cfg.timeout == 600
+    cfg.env_cfg.dist_cfg.timeout = 90
+    prepare(cfg, launcher="pytorch")
+    assert cfg.env_cfg.dist_cfg.timeout == 90
+
+
+@pytest.mark.parametrize("given", [None, "10.0.0.7"])
+def test_slurm_ranks_on_the_cpu_find_their_address(monkeypatch, tmp_path, given):
+    """torch reads its own variables; mmengine sets them where there is a GPU."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        '#!/bin/sh\n[ "$*" = "show hostnames n[3-4]" ] && printf "n3\\nn4\\n"'
+    )
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    known = {"PROCID": "5", "NTASKS": "8", "LOCALID": "1", "NODELIST": "n[3-4]"}
+    for name, value in known.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    if given:
+        monkeypatch.setenv("MASTER_ADDR", given)
+    ranks._tell_torch("slurm")
+    found = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    assert found == ["5", "8", "1"]
+    assert os.environ["MASTER_ADDR"] == (given or "n3")
+    assert os.environ["MASTER_PORT"] == "29500"
+
+
+def shown_by_torchrun(path, code):
+    """The traceback that torchrun's summary shows, by torchrun's own code."""
+    failure = ProcessFailure(0, 123, code, str(path))
+    return str(ChildFailedError("train.py", {0: failure}))
+
+
+@pytest.mark.fault("R28")
+def test_torchrun_shows_the_sentence_or_the_traceback(monkeypatch, tmp_path):
+    path = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+
+    def refuse():
+        raise RankError("Rank 3 (host n1, process 9) is gone.")
+
+    assert run_tool(refuse)() == 5
+    text = shown_by_torchrun(path, 5)
+    assert "traceback : Rank 3 (host n1, process 9) is gone.\n" in text
+    for error in (ZeroDivisionError, ValueError):
+
+        def fail(error=error):
+            raise error("a bug")
+
+        with pytest.raises(error):
+            run_tool(fail)()
+        text = shown_by_torchrun(path, 1)
+        assert "Traceback" in text and f"{error.__name__}: a bug" in text
+
+
+def leave_on_rank(rank, fails):
+    """A process group whose end hangs, as NCCL's where another rank is gone."""
+    tool._PATIENCE = 1.0
+    dist.init_process_group("gloo")
+    dist.destroy_process_group = lambda: time.sleep(1000)
+
+    @run_tool
+    def main():
+        if fails == "user":
+            raise RankError("It is gone.")
+        if fails == "bug":
+            raise ZeroDivisionError("a bug")
+
+    return main()
+
+
+@pytest.mark.fault("R28")
+@pytest.mark.parametrize(
+    ("fails", "code", "words"),
+    [("user", 5, "Error: It is gone.\n"), ("bug", 1, "a bug"), ("", 0, "")],
+)
+def test_a_tool_leaves_although_its_connections_hang(tmp_path, fails, code, words):
+    with workers(leave_on_rank, 1, tmp_path, fails) as (only,):
+        wait_for([only], 60)
+        assert only.code == code
+        assert words in only.text
+        assert ("Traceback" in only.text) == (fails == "bug")
 
 
 def write(path, text):

@@ -1,0 +1,259 @@
+"""A rank of a training run is killed: the others leave, and a restart goes on exactly.
+
+The fast test forks the ranks and starts them again itself; the slow ones let two
+torchruns do it, as on two nodes.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from mmssl_ext.engine.launch import run_tool, train
+from mmssl_ext.registry import HOOKS
+from tests.distributed import _free_port, wait_for, workers
+from tests.engine.support import REPO, config, write_images
+
+# 16 images in batches of 2 on 2 ranks: 4 iterations per epoch, 12 in all. The victim
+# falls in the second epoch, of which nothing is saved.
+STEP, LAST = 6, 12
+
+
+@HOOKS.register_module(force=True)
+class MeetFaults(Hook):
+    """Do to some rank what the file ``fault`` says, ``SIGKILL 1 6``, and only once."""
+
+    priority = "LOWEST"  # the other ranks are in their step meanwhile
+
+    def __init__(self, file):
+        self.file = Path(file)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if not self.file.exists():
+            return
+        name, rank, step = self.file.read_text().split()
+        if (runner.rank, runner.iter) != (int(rank), int(step)):
+            return
+        self.file.rename(self.file.with_name("met"))
+        if name == "ValueError":
+            raise ValueError("a bad day")
+        print("pid of the victim:", os.getpid(), flush=True)
+        os.kill(os.getpid(), getattr(signal, name))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a config of a run of 12 iterations on two ranks, bitwise repeatable."""
+    folder = tmp_path_factory.mktemp("elastic")
+    write_images(folder / "images")
+    cfg = config(
+        folder / "images",
+        folder / "run",
+        epochs=3,
+        resume={"type": "ExactResumeHook"},
+        preemption={"type": "PreemptionHook"},
+    )
+    cfg.train_dataloader.batch_size = 2
+    cfg.custom_imports = {"imports": ["tests.engine.test_elastic"]}
+    cfg.custom_hooks = [{"type": "MeetFaults", "file": str(folder / "fault")}]
+    cfg.env_cfg.dist_cfg = {"backend": "gloo", "timeout": 20.0}
+    (folder / "small.py").write_text(cfg.pretty_text)
+    return folder
+
+
+def train_on_rank(rank, folder, work_dir, resume):
+    options = {"work_dir": str(work_dir), "resume": resume, "launcher": "pytorch"}
+    return run_tool(lambda: train(folder / "small.py", **options))()
+
+
+def final(work_dir):
+    return torch.load(work_dir / "epoch_3.pth", weights_only=True)
+
+
+def flat(value, name=""):
+    """Tensors and numbers of nested data by their place."""
+    if isinstance(value, (dict, list, tuple)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, x in pairs for k, v in flat(x, f"{name}/{key}").items()}
+    return {name: value}
+
+
+def assert_same_end(work_dir, expected):
+    found = final(work_dir)
+    assert found["meta"]["iter"] == expected["meta"]["iter"] == LAST
+    for part in ("state_dict", "optimizer", "param_schedulers"):
+        ours, theirs = flat(found[part]), flat(expected[part])
+        assert ours.keys() == theirs.keys()
+        different = [
+            name
+            for name, value in theirs.items()
+            if not (
+                torch.equal(ours[name], value)
+                if isinstance(value, torch.Tensor)
+                else ours[name] == value
+            )
+        ]
+        assert not different
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder):
+    """The last checkpoint of a run of two ranks that nothing happened to."""
+    work_dir = folder / "whole"
+    with workers(train_on_rank, 2, work_dir, folder, work_dir, False) as ranks:
+        wait_for(ranks, 120)
+        assert [rank.code for rank in ranks] == [0, 0], ranks[0].text + ranks[1].text
+    return final(work_dir)
+
+
+@pytest.mark.fault("R28", "R5")
+@pytest.mark.parametrize("fault", ["SIGKILL", "ValueError"])
+def test_a_rank_falls_and_all_start_again(folder, uninterrupted, fault):
+    work_dir = folder / f"fast-{fault}"
+    (folder / "fault").write_text(f"{fault} 1 {STEP}")
+    with workers(train_on_rank, 2, work_dir, folder, work_dir, False) as ranks:
+        first, second = ranks
+        wait_for(ranks, 60)
+        assert first.code == 5, first.text
+        error = re.search(r"^Error: (.*)$", first.text, re.MULTILINE)[1]
+        assert f"Rank 1 (host {os.uname().nodename}, process {second.process.pid})" in (
+            error
+        )
+        why = "is gone: it was killed"
+        if fault == "ValueError":
+            why = "stopped by ValueError: a bad day"
+        assert why in error
+        assert f"The last checkpoint is {work_dir / 'epoch_1.pth'}" in error
+        assert error in "".join(p.read_text() for p in work_dir.glob("*/*.log"))
+    assert not (work_dir / "epoch_3.pth").exists()
+    with workers(train_on_rank, 2, work_dir, folder, work_dir, True) as ranks:
+        wait_for(ranks, 60)
+        assert [rank.code for rank in ranks] == [0, 0], ranks[0].text + ranks[1].text
+        assert f"Resuming from {work_dir / 'epoch_1.pth'}" in ranks[0].text
+    assert_same_end(work_dir, uninterrupted)
+
+
+def choose_on_rank(rank, folder, work_dirs):
+    return train_on_rank(rank, folder, work_dirs[rank], True)
+
+
+@pytest.mark.fault("R28")
+def test_nodes_that_see_other_checkpoints_follow_rank_0(folder, uninterrupted):
+    """Rank 1 looks into a folder with nothing to resume, as over a slow NFS."""
+    work_dir = folder / "seen"
+    work_dir.mkdir()
+    (folder / "fault").write_text(f"SIGKILL 0 {STEP}")
+    with workers(train_on_rank, 2, work_dir, folder, work_dir, False) as ranks:
+        wait_for(ranks, 60)
+        assert [rank.code for rank in ranks] == [-signal.SIGKILL, 5]
+    empty = folder / "not-yet-seen"
+    with workers(choose_on_rank, 2, empty, folder, (work_dir, empty)) as ranks:
+        wait_for(ranks, 60)
+        assert [rank.code for rank in ranks] == [0, 0], ranks[0].text + ranks[1].text
+    assert_same_end(work_dir, uninterrupted)
+
+
+# torchrun
+
+
+@contextlib.contextmanager
+def nodes(folder, work_dir, count=2, gpus=1, **variables):
+    """Start tools/dist_train.sh on so many nodes, all of them here."""
+    env = os.environ | {
+        "PYTHONPATH": str(REPO),
+        "PYTHON": sys.executable,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "NNODES": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "PORT": str(_free_port()),
+        **variables,
+    }
+    work_dir.mkdir()
+    script = REPO / "tools" / "dist_train.sh"
+    command = ["bash", str(script), "small.py", str(gpus), "--work-dir", str(work_dir)]
+    started = []
+    for rank in range(count):
+        with (work_dir / f"node{rank}.txt").open("w") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=env | {"NODE_RANK": str(rank)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        started.append(process)
+    try:
+        yield started
+    finally:
+        for process in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def said(work_dir):
+    return "".join(p.read_text() for p in sorted(work_dir.glob("node*.txt")))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("R28")
+def test_two_nodes_one_rank_killed(folder):
+    work_dir = folder / "two-nodes"
+    (folder / "fault").write_text(f"SIGKILL 1 {STEP}")
+    with nodes(folder, work_dir) as started:
+        codes = [process.wait(180) for process in started]
+    text = said(work_dir)
+    assert all(codes), text
+    victim = re.search(r"pid of the victim: (\d+)", text)[1]
+    named = rf"Rank 1 \(host \S+, process {victim}\) is gone: it was killed"
+    assert re.search(rf"^Error: {named}", text, re.MULTILINE), text
+    # torchrun's own summary has the sentence too
+    assert re.search(rf"traceback : {named}", text), text
+
+
+@pytest.mark.slow
+@pytest.mark.fault("R28", "R5")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_two_nodes_start_again_and_go_on_exactly(folder, uninterrupted, victim):
+    work_dir = folder / f"restarted-{victim}"
+    (folder / "fault").write_text(f"SIGKILL {victim} {STEP}")
+    with nodes(folder, work_dir, MAX_RESTARTS="2") as started:
+        codes = [process.wait(280) for process in started]
+    text = said(work_dir)
+    assert codes == [0, 0], text
+    assert f"Rank {victim} (host " in text
+    assert f"Resuming from {work_dir / 'epoch_1.pth'}" in text
+    assert_same_end(work_dir, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("R8")
+@pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_notice_to_torchrun_saves_the_run(folder, uninterrupted, notice):
+    work_dir = folder / f"notice-{notice.name}"
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "fault").unlink()
+    with nodes(folder, work_dir, count=1, gpus=2) as (only,):
+        deadline = time.monotonic() + 200
+        while not (work_dir / "epoch_1.pth").exists():
+            assert only.poll() is None and time.monotonic() < deadline, said(work_dir)
+            time.sleep(0.01)
+        only.send_signal(notice)
+        only.wait(60)
+    text = said(work_dir)
+    assert f"{notice.name}: stopping" in text, text
+    assert "Everything is saved" in text, text
+    with workers(train_on_rank, 2, work_dir, folder, work_dir, True) as ranks:
+        wait_for(ranks, 60)
+        assert [rank.code for rank in ranks] == [0, 0], ranks[0].text
+    assert_same_end(work_dir, uninterrupted)

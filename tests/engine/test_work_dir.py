@@ -1,0 +1,291 @@
+"""One run per work dir, and none in a folder that cannot be written."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from mmssl_ext.engine.errors import UserError
+from mmssl_ext.engine.launch import train
+from mmssl_ext.engine.lock import Lock, _identity, is_alive
+from mmssl_ext.engine.work_dir import LOCK_FILE, check_writable, occupied
+from tests.distributed import run_ranks
+from tests.engine.support import config, write_images
+
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(["mmssl_ext.models", "mmssl_ext.engine.launch"])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def in_child(function, *args):
+    """Call a function in a process of its own; returns what it returned or raised."""
+    ours, theirs = forkserver.Pipe()
+    child = forkserver.Process(target=_report, args=(theirs, function, args))
+    child.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    finally:
+        child.join(30)
+
+
+def _report(pipe, function, args):
+    try:
+        pipe.send(function(*args))
+    except UserError as error:
+        pipe.send(f"refused: {error}")
+
+
+@contextlib.contextmanager
+def held_elsewhere(folder):
+    """A run in another process that holds a folder."""
+    code = (
+        "import pathlib, sys, time; from mmssl_ext.engine.lock import Lock\n"
+        "with Lock(pathlib.Path(sys.argv[1]), 'x').held():\n"
+        "    print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(folder / LOCK_FILE)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.fault("R25")
+def test_the_second_run_is_refused_before_anything_is_built(images, tmp_path):
+    work_dir = tmp_path / "run"
+    path = tmp_path / "small.py"
+    path.write_text(config(images, work_dir).pretty_text)
+    with held_elsewhere(work_dir) as first:
+        known = (
+            rf"The work dir {work_dir} is in use by process {first.pid} on "
+            rf"{re.escape(socket.gethostname())} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+        )
+        with pytest.raises(UserError, match=known):
+            train(path)
+        assert [file.name for file in work_dir.iterdir()] == [LOCK_FILE]
+        first.send_signal(signal.SIGSTOP)  # it holds the folder still
+        with pytest.raises(UserError, match=known):
+            train(path)
+        first.kill()
+        while is_alive(first.pid):  # nobody has asked for its exit code yet
+            time.sleep(0.01)
+        train(path)  # a killed run's lock is taken over
+    assert (work_dir / "epoch_1.pth").is_file()
+    assert not (work_dir / LOCK_FILE).exists()
+
+
+def occupy_on_rank(rank, folder):
+    try:
+        with occupied(folder):
+            found = Path(folder, LOCK_FILE).read_text()
+            dist.barrier()
+            return found
+    except UserError as error:
+        return f"refused: {error}"
+
+
+@pytest.mark.fault("R25")
+def test_all_ranks_learn_what_rank_0_found(tmp_path):
+    found = run_ranks(occupy_on_rank, 2, str(tmp_path))
+    assert found[0] == found[1] and json.loads(found[0])["pid"] != os.getpid()
+    with Lock(tmp_path / LOCK_FILE, "x").held():
+        found = run_ranks(occupy_on_rank, 2, str(tmp_path))
+        assert found[0] == found[1]
+        assert f"is in use by process {os.getpid()} on " in found[0]
+
+
+HERE = socket.gethostname()
+MINE = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+RUN = {"TORCHELASTIC_RUN_ID": "a1b2"}
+OWNERS = [  # what the lock says otherwise than this process, our variables, is refused
+    ({}, {}, True),
+    ({"start": "1"}, {}, False),  # the number is another process's by now
+    ({"boot": "before"}, {}, False),  # this machine was started again
+    ({"boot": "before", "pids": "x"}, {}, False),
+    ({"pids": "pid:[1]"}, {}, True),  # another container: who knows
+    ({"host": "far"}, {}, True),
+    ({"host": "far", "job": "7", "requeued": 0}, MINE, False),  # requeued since
+    ({"host": "far", "job": "7", "requeued": 1}, MINE, True),  # beside us in the job
+    ({"host": "far", "job": "8", "requeued": 0}, MINE, True),
+    ({"job": "7", "requeued": 0}, MINE, True),  # lives: seen from here
+    ({"host": "far", "torchrun": "a1b2"}, RUN, False),  # its workers started again
+    ({"host": "far", "torchrun": "c3d4"}, RUN, True),
+    ({"host": "far", "torchrun": None}, {"TORCHELASTIC_RUN_ID": "none"}, True),
+    ({"torchrun": "a1b2"}, RUN, True),
+]
+
+
+@pytest.mark.fault("R25")
+@pytest.mark.parametrize(("differs", "variables", "refused"), OWNERS)
+def test_who_may_take_a_lock_over(tmp_path, monkeypatch, differs, variables, refused):
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / LOCK_FILE
+    parent = os.getppid()  # alive for sure
+    path.write_text(json.dumps(_identity(parent) | differs))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    lock = Lock(path, "It")
+    if refused:
+        before = path.read_text()
+        with pytest.raises(UserError, match=f"process {parent}.*delete {path}"):
+            lock.held().__enter__()
+        assert path.read_text() == before
+    else:
+        with lock.held():
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+        assert not path.exists()
+
+
+def test_a_lock_taken_over_is_not_deleted_by_its_first_owner(tmp_path):
+    path = tmp_path / LOCK_FILE
+    with Lock(path, "It").held():
+        text = json.dumps({**json.loads(path.read_text()), "host": "far"})
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("left", ["", "{", "[]", "{}"])
+def test_a_file_that_is_no_lock_is_replaced(tmp_path, left):
+    (tmp_path / LOCK_FILE).write_text(left)
+    with occupied(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def take_often(folder, number, rounds):
+    """Take a stale lock at the same time as others; returns how often it was ours."""
+    held = []
+    for turn in range(rounds):
+        path = Path(folder, f"{turn}.lock")
+        ready = Path(folder, f"{turn}.ready.{number}")
+        ready.touch()
+        while len(list(Path(folder).glob(f"{turn}.ready.*"))) < 4:
+            pass
+        lock = Lock(path, "It").held()
+        with contextlib.suppress(UserError):
+            lock.__enter__()
+            held.append(lock)
+    Path(folder, f"{rounds}.ready.{number}").touch()
+    while len(list(Path(folder).glob(f"{rounds}.ready.*"))) < 4:
+        pass  # alive until all have judged
+    return len(held)
+
+
+def test_only_one_of_many_takes_a_stale_lock(tmp_path):
+    rounds = 25
+    stale = json.dumps(_identity(os.getpid()) | {"start": "0"})
+    for turn in range(rounds):
+        (tmp_path / f"{turn}.lock").write_text(stale)
+    pipes = []
+    for number in range(4):
+        ours, theirs = forkserver.Pipe()
+        args = (theirs, take_often, (str(tmp_path), number, rounds))
+        forkserver.Process(target=_report, args=args).start()
+        pipes.append(ours)
+    assert sum(pipe.recv() for pipe in pipes) == rounds
+
+
+def write_as_nobody(folder):
+    """Try as a user whom permissions bind: root writes anywhere."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setuid(65534)
+    with occupied(folder):
+        return "written"
+
+
+@pytest.mark.fault("R25")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)  # pytest's own are closed to others
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    for folder in (locked, locked / "new" / "run"):
+        found = in_child(write_as_nobody, str(folder))
+        assert f"The work dir {folder} cannot be written: Permission denied" in found
+        assert "--work-dir" in found
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    assert in_child(write_as_nobody, str(tmp_path / "open")) == "written"
+
+
+@contextlib.contextmanager
+def mounted(folder, options):
+    """A file system of its own; skipped where there is no right to mount."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount")
+    if done.returncode:
+        pytest.skip(f"no right to mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.fault("R25")
+def test_a_read_only_file_system_stops_a_run_before_it_is_built(images, tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(config(images, tmp_path / "disk" / "run").pretty_text)
+    with (
+        mounted(tmp_path / "disk", "ro,size=1m"),
+        pytest.raises(UserError, match=r"disk/run cannot be written: Read-only file"),
+    ):
+        train(path)
+
+
+@pytest.mark.fault("R25")
+def test_a_full_disk_stops_a_run_before_it_is_built(images, tmp_path):
+    disk = tmp_path / "disk"
+    path = tmp_path / "small.py"
+    path.write_text(config(images, disk / "run").pretty_text)
+    with mounted(disk, "size=1m"):
+        (disk / "other").write_bytes(bytes(1000 * 1024))
+        full = r"cannot be written: No space left on device; \d+ bytes are free there"
+        with pytest.raises(UserError, match=full):
+            train(path)
+        assert not list((disk / "run").iterdir())
+        (disk / "other").unlink()
+        check_writable(disk / "run")
+
+
+def write_with_limit(folder):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    check_writable(folder)
+
+
+@pytest.mark.fault("R25")
+def test_a_limit_of_file_sizes_counts_as_no_room(tmp_path):
+    found = in_child(write_with_limit, str(tmp_path / "run"))
+    assert "cannot be written: File too large" in found
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=f"The work dir {path} cannot be written"):
+            check_writable(path)
