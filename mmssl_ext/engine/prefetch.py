@@ -38,7 +38,11 @@ class PrefetchLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
+        # The loader's iterator is made at once, as the loader itself would: who asks
+        # for this one may have prepared samplers or generators for it.
+        return self._one_ahead(iter(self.loader))
+
+    def _one_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
         handover = self._next(batches)
         while handover is not None:
             if isinstance(handover, _Raise):

@@ -41,6 +41,21 @@ def test_next_copy_starts_before_each_use():
     ]
 
 
+def test_the_iterator_of_the_loader_is_made_at_once_and_fetches_nothing():
+    """A resumed run prepares samplers and generators for just that moment."""
+    events = []
+
+    class Loader:
+        def __iter__(self):
+            events.append("made")
+            return map(events.append, range(2))
+
+    batches = iter(PrefetchLoader(Loader(), lambda batch: lambda: batch))
+    assert events == ["made"]
+    next(batches)
+    assert events == ["made", 0, 1]
+
+
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_nothing_is_fetched_beyond_the_end(length):
     asked = []

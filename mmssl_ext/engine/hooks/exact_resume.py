@@ -2,11 +2,125 @@
 
 from __future__ import annotations
 
-from mmengine.hooks import Hook
+from typing import Any
+
+from mmengine.dist import all_gather_object
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from mmssl_ext.registry import HOOKS
+
+from ..loops import ExactEpochLoop
+from ..resume import (
+    accumulation,
+    check_resume,
+    facts,
+    random_state,
+    sampler,
+    set_random_state,
+)
 
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Save and restore the rest of the state of a run; refuse one that does not fit."""
+    """Save and restore the rest of the state of a run; refuse one that does not fit.
+
+    A checkpoint gets the state of the random generators of all ranks, the place in the
+    epoch, and what :mod:`mmssl_ext.engine.resume` compares on a resume: method, tensors
+    of the model, optimizer, number of images, batch, and the config as plain data.
+    Where one of these cannot go together with the checkpoint, the run is refused before
+    any weight is loaded; where it can, what has changed is warned of.
+
+    With :class:`~mmssl_ext.engine.loops.ExactEpochLoop` and keyed augmentation
+    (``DrawKeyHook``), a run that was killed at any iteration and resumed from its last
+    checkpoint ends, on the CPU, with the same bits as one that never stopped. In a loop
+    without epochs, and with transforms that draw from the generators of a worker, it
+    sees the same images but draws other augmentations.
+
+    Raises:
+        CheckpointFileError: The checkpoint does not fit this run.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self._gathered: tuple[int, list[dict]] = -1, []
+        self._pending: dict[str, Any] | None = None
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Check a checkpoint that is resumed from; take its state over."""
+        loop = runner._train_loop
+        if not (runner._resume and isinstance(loop, BaseLoop)):
+            return
+        for text in check_resume(runner, checkpoint):
+            runner.logger.warning(text)
+        state = checkpoint.get("training_state")
+        if state is None:
+            return
+        states = state["random"]
+        self._pending = states[runner.rank % len(states)]
+        # mmengine restores the seed when samplers have long taken another one.
+        order = sampler(loop.dataloader)
+        if hasattr(order, "seed"):
+            order.seed = state["sampler_seed"]
+        if isinstance(loop, ExactEpochLoop):
+            loop.resumed_batch = state["batch"]
+            loop.validation_due = state["validation_due"]
+
+    def before_train(self, runner: Any) -> None:
+        """Warn of checkpoints that would lose accumulated gradients."""
+        counts = accumulation(runner)
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        epoch = len(runner.train_dataloader) if by_epoch else 1
+        for hook in runner.hooks:
+            if not isinstance(hook, CheckpointHook) or hook.interval <= 0:
+                continue
+            every = hook.interval * (epoch if hook.by_epoch else 1)
+            if every % counts:
+                runner.logger.warning(
+                    f"A checkpoint every {every} iterations falls between the "
+                    f"{counts} iterations (accumulative_counts) whose gradients make a "
+                    "step, and gradients are not saved: a run resumed from it is not "
+                    "exact. Choose an interval in iterations (by_epoch=False) that is "
+                    f"a multiple of {counts}."
+                )
+
+    def restore_random_state(self, runner: Any) -> None:
+        """Restore the generators, when the loop says that it goes on from here."""
+        if self._pending is not None:
+            set_random_state(self._pending)
+            self._pending = None
+
+    def before_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Restore the generators in loops that do not say when to."""
+        self.restore_random_state(runner)
+
+    def before_write_checkpoint(self, runner: Any) -> None:
+        """Gather the generators of all ranks."""
+        self._gathered = runner.iter, all_gather_object(_generators(runner))
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Put the state into the checkpoint."""
+        loop = runner._train_loop
+        if not isinstance(loop, BaseLoop):
+            return
+        when, states = self._gathered
+        if when != runner.iter:  # mmengine's own hook saves: nobody has gathered
+            states = [_generators(runner)]
+        meta, batch, due = checkpoint["meta"], 0, False
+        if isinstance(loop, ExactEpochLoop):
+            batch, due = loop.position(meta["epoch"], meta["iter"])
+        checkpoint["training_state"] = {
+            **facts(runner),
+            "random": states,
+            "batch": batch,
+            "validation_due": due,
+            "sampler_seed": getattr(sampler(loop.dataloader), "seed", None),
+        }
+
+
+def _generators(runner: Any) -> dict[str, Any]:
+    paused = getattr(runner.train_loop, "paused_random_state", None)
+    return random_state() if paused is None else paused

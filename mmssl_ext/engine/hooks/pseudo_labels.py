@@ -22,6 +22,9 @@ from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
 
+_FIGURES = "cluster_figures"  # in the message hub, of the epoch under way
+_ENDED = "cluster_epochs"  # epochs that the labels have followed
+
 
 @HOOKS.register_module()
 class PseudoLabelHook(Hook):
@@ -114,10 +117,13 @@ class PseudoLabelHook(Hook):
             self._check_resumed(model)
         elif len(model.bank):  # load_from brought it along
             model.bank.clear()
+        if runner.iter == 0:
+            runner.message_hub.update_info_dict({_ENDED: 0, _FIGURES: {}})
 
     def before_train_epoch(self, runner: Any) -> None:
         """Fill the bank when its time has come."""
-        self._latest = {}
+        found = runner.message_hub.get_info(_FIGURES, {})  # resumed inside an epoch
+        self._latest = found["figures"] if found.get("epoch") == runner.epoch else {}
         model = unwrap(runner.model)
         warm = runner.epoch >= self.warmup_epochs
         model.loss_lambda = self._loss_lambda if warm else 0.0
@@ -146,8 +152,12 @@ class PseudoLabelHook(Hook):
         if len(model.bank) == 0:
             return
         labels = model.pseudo_labels
-        labels.end_epoch(runner.epoch + 1, model.bank)
-        self._publish(runner)
+        hub = runner.message_hub
+        # A run that was stopped by a later hook calls this one again.
+        if hub.get_info(_ENDED, 0) <= runner.epoch:
+            labels.end_epoch(runner.epoch + 1, model.bank)
+            hub.update_info(_ENDED, runner.epoch + 1)
+            self._publish(runner)
         latest = self._latest
         low, middle, high = (
             f"{latest[f'size_{name}']:.0f}" for name in ("min", "median", "max")
@@ -226,6 +236,8 @@ class PseudoLabelHook(Hook):
         elif "change_rate" in self._latest:  # the epoch ended with an interval
             latest["change_rate"] = self._latest["change_rate"]
         self._latest = latest
+        found = {"epoch": runner.epoch, "figures": latest}
+        runner.message_hub.update_info(_FIGURES, found)
         labels.visits.zero_()
         for name, value in self._latest.items():
             runner.message_hub.update_scalar(f"train/cluster/{name}", value)

@@ -1,0 +1,345 @@
+"""What a run may not change between a checkpoint and its resume, and what it may."""
+
+from __future__ import annotations
+
+import io
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import Hook
+from torch.utils.data import DataLoader
+
+from mmssl_ext.engine import CheckpointFileError
+from mmssl_ext.engine.checkpoint import load_checkpoint_file
+from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
+from mmssl_ext.engine.resume import (
+    batch_changes,
+    differences,
+    on_other_ranks,
+    random_state,
+    set_random_state,
+    shown,
+)
+from mmssl_ext.registry import HOOKS
+from tests.engine.support import log_text, make_runner
+from tests.engine.test_exact_resume import images, run_config
+from tests.models.common import model_config
+
+__all__ = ["images"]
+CHANGED = "The config is not the one that the checkpoint was written with"
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stop(Hook):
+    """At the first step of a run, everything has been loaded and said."""
+
+    def __init__(self, iteration=0):
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter >= self.iteration:
+            raise Stopped
+
+
+@pytest.fixture(scope="module")
+def saved(images, tmp_path_factory) -> Path:
+    """A checkpoint after 2 of 4 iterations."""
+    cfg = run_config("MoCo", images, tmp_path_factory.mktemp("saved"))
+    go_on(make_runner(cfg, Stop(2)))
+    wait_for_checkpoints()
+    return Path(cfg.work_dir, "iter_2.pth")
+
+
+def resume(file: Path, images: Path, work_dir: Path, change=None):
+    """A runner that resumes with a changed config, up to the first step."""
+    cfg = run_config("MoCo", images, work_dir)
+    if change is not None:
+        change(cfg)
+    return make_runner(cfg, Stop(), resume=str(file))
+
+
+def go_on(runner):
+    with pytest.raises(Stopped):
+        runner.train()
+    return log_text(runner)
+
+
+def model(**changes):
+    return lambda cfg: cfg.model.update(changes)
+
+
+def method(name):
+    def change(cfg):
+        cfg.model = model_config(name, bn_splits=2, queue_len=26)
+
+    return change
+
+
+def loader(**changes):
+    return lambda cfg: cfg.train_dataloader.update(changes)
+
+
+def dataset(**changes):
+    return lambda cfg: cfg.train_dataloader.dataset.update(changes)
+
+
+def feat_dim(cfg):
+    cfg.model.update(feat_dim=8)
+    cfg.model.neck.update(out_channels=8)
+
+
+def three_stages(cfg):
+    cfg.model.backbone.update(
+        num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,)
+    )
+    cfg.model.neck.in_channels = 32
+
+
+def wrapper(**changes):
+    return lambda cfg: cfg.optim_wrapper.update(changes)
+
+
+def optimizer(**changes):
+    return lambda cfg: cfg.optim_wrapper.optimizer.update(changes)
+
+
+REFUSED = {
+    # The tensors of CO2 are those of MoCo.
+    "method": (
+        method("CO2"),
+        ["model.type: MoCo -> CO2", "model.consistency.weight: nothing -> 0.3"],
+    ),
+    "other tensors": (
+        method("DenseCL"),
+        ["model.type: MoCo -> DenseCL", "10 missing in the file: neck.mlp2"],
+    ),
+    "queue length": (
+        model(queue_len=20),
+        [
+            "model.queue_len: 26 -> 20",
+            "1 of another shape: queue.keys ((26, 16) in the file, (20, 16) here)",
+        ],
+    ),
+    "feature size": (
+        feat_dim,
+        ["model.feat_dim: 16 -> 8", "queue.keys ((26, 16) in the file, (26, 8) here)"],
+    ),
+    "fewer stages": (
+        three_stages,
+        ["model.backbone.num_stages: nothing -> 3", "unexpected in the file: backbone"],
+    ),
+    "images": (
+        dataset(max_images=17),
+        ["train_dataloader.dataset, images: 18 -> 17", "dataset.max_images: nothing"],
+    ),
+    "batch": (
+        loader(batch_size=3),
+        ["4 = 1 x 4 -> 3 = 1 x 3", "Set train_dataloader.batch_size=4"],
+    ),
+    "accumulation": (
+        wrapper(accumulative_counts=2),
+        ["optim_wrapper.accumulative_counts: 1 -> 2"],
+    ),
+    "epoch": (
+        loader(drop_last=False),
+        ["iterations per epoch: 4 -> 5", "drop_last: True -> False"],
+    ),
+    "optimizer": (
+        lambda cfg: cfg.optim_wrapper.__setitem__("optimizer", {"type": "Adam"}),
+        ["optim_wrapper.optimizer.type: SGD -> Adam"],
+    ),
+    "groups": (
+        wrapper(paramwise_cfg={"custom_keys": {"neck": {"lr_mult": 0.5}}}),
+        [
+            "groups: 1 with 128 parameters -> 64 with 64 parameters",
+            "optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mult: nothing -> 0.5",
+        ],
+    ),
+}
+
+
+@pytest.mark.fault("R24")
+@pytest.mark.parametrize("case", REFUSED)
+def test_changes_that_are_refused(case, saved, images, tmp_path):
+    change, texts = REFUSED[case]
+    runner = resume(saved, images, tmp_path, change)
+    with pytest.raises(CheckpointFileError) as caught:
+        runner.train()
+    message = str(caught.value)
+    for text in [*texts, "checkpoint -> now", "load_from", str(saved)]:
+        assert text in message
+    assert len(message.splitlines()) <= 16
+    now = runner.model.state_dict()
+    assert runner.iter == 0
+    # Nothing was loaded; init_weights has run meanwhile.
+    key = load_checkpoint_file(saved)["state_dict"]["encoder_k.steps"]
+    assert int(key) == 2 and int(now["encoder_k.steps"]) == 0
+
+
+GOES_ON = {
+    "temperature": (
+        lambda cfg: cfg.model.head.update(temperature=0.1),
+        ["model.head.temperature: 0.2 -> 0.1"],
+    ),
+    "momentum": (model(momentum=0.99), ["model.momentum: 0.9 -> 0.99"]),
+    "lr": (
+        optimizer(lr=0.5),
+        ["optim_wrapper.optimizer.lr: 0.05 -> 0.5", "changing them here has no effect"],
+    ),
+    "schedule": (
+        lambda cfg: cfg.param_scheduler[1].update(T_max=9),
+        ["param_scheduler.1.T_max: 3 -> 9", "changing them here has no effect"],
+    ),
+    "clipping": (
+        wrapper(clip_grad={"max_norm": 1.0}),
+        ["optim_wrapper.clip_grad.max_norm: nothing -> 1.0"],
+    ),
+    "length": (
+        lambda cfg: cfg.train_cfg.update(max_epochs=4),
+        ["train_cfg.max_epochs: 3 -> 4"],
+    ),
+    "views": (
+        lambda cfg: cfg.train_dataloader.dataset.pipeline[1]["views"][0][2].update(
+            prob=0.1
+        ),
+        ["train_dataloader.dataset.pipeline.1.views.0.2.prob: 0.5 -> 0.1"],
+    ),
+    "hook": (
+        lambda cfg: cfg.custom_hooks.append({"type": "ToyDrawHook", "strength": 2}),
+        ["custom_hooks.ToyDrawHook.strength: nothing -> 2"],
+    ),
+}
+
+
+class ToyDrawHook(Hook):
+    def __init__(self, strength):
+        self.strength = strength
+
+
+@pytest.mark.fault("R24")
+@pytest.mark.parametrize("case", GOES_ON)
+def test_changes_that_are_warned_of(case, saved, images, tmp_path):
+    HOOKS.register_module(module=ToyDrawHook, force=True)
+    change, texts = GOES_ON[case]
+    runner = resume(saved, images, tmp_path, change)
+    log = go_on(runner)
+    for text in [CHANGED, *texts]:
+        assert text in log
+    assert ("no effect" in log) == (case in ("lr", "schedule"))
+    # What the sentence says of lr and schedules.
+    if case == "lr":
+        kept = load_checkpoint_file(saved)["optimizer"]["param_groups"][0]["lr"]
+        assert runner.optim_wrapper.get_lr()["lr"] == [kept] and kept < 0.05
+    if case == "schedule":
+        assert runner.param_schedulers[1].T_max == 3
+
+
+def test_what_changes_no_step_is_not_mentioned(saved, images, tmp_path):
+    def change(cfg):
+        cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+        cfg.train_dataloader.dataset.root = str(moved)
+        cfg.default_hooks.logger.interval = 7
+        cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=5)
+        cfg.default_hooks.collapse.interval = 1
+        cfg.log_processor.window_size = 9
+        cfg.log_level = "DEBUG"
+        cfg.train_cfg.val_interval = 3
+
+    moved = tmp_path / "moved"
+    shutil.copytree(images, moved)
+    runner = resume(saved, images, tmp_path / "run", change)
+    log = go_on(runner)
+    runner.train_dataloader._iterator = None  # ends the workers
+    assert CHANGED not in log
+
+
+def test_checkpoints_without_a_state_go_on_after_one_warning(saved, images, tmp_path):
+    content = load_checkpoint_file(saved)
+    del content["training_state"]
+    torch.save(content, tmp_path / "old.pth")
+    log = go_on(resume(tmp_path / "old.pth", images, tmp_path / "run"))
+    assert log.count("has no training_state") == 1 and CHANGED not in log
+    runner = resume(
+        *(tmp_path / "old.pth", images, tmp_path / "other", model(queue_len=20))
+    )
+    with pytest.raises(CheckpointFileError, match=r"queue.keys \(\(26, 16\) in the"):
+        runner.train()
+
+
+def test_weights_alone_may_go_anywhere(saved, images, tmp_path):
+    """``load_from`` is not asked, and takes over nothing but weights."""
+    cfg = run_config("CO2", images, tmp_path)
+    cfg.load_from = str(saved)
+    runner = make_runner(cfg, Stop())
+    log = go_on(runner)
+    assert runner.iter == 0 and CHANGED not in log
+    assert int(runner.model.state_dict()["encoder_k.steps"]) == 2
+
+
+def test_what_is_said_of_other_ranks():
+    """The training itself: test_exact_resume.py."""
+
+    def ranks(world_size, batch_size):
+        sizes = {"world_size": world_size, "batch_size": batch_size}
+        return {"accumulative_counts": 1, **sizes}
+
+    assert batch_changes(ranks(2, 8), ranks(4, 4)) == ([], "")
+    lines, remedy = batch_changes(ranks(3, 3), ranks(2, 3))
+    assert lines[0].endswith("9 = 3 x 3 -> 6 = 2 x 3")
+    assert remedy.startswith("9 images per iteration cannot be shared evenly by 2")
+    assert batch_changes(ranks(2, None), ranks(4, 4)) == ([], "")
+    data = range(8)
+    for loader, same in (
+        (DataLoader(data, 4, sampler=DefaultSampler(data)), True),
+        (DataLoader(data, 4, sampler=InfiniteSampler(data)), True),
+        (DataLoader(data, 4, shuffle=True), False),
+        (DataLoader(data, batch_sampler=[[0, 1], [2]]), False),
+    ):
+        text = on_other_ranks(ranks(2, 2), ranks(1, 4), loader)
+        assert ("sees the same images as before" in text) == same
+        assert ("Which images an iteration sees changes" in text) != same
+
+
+def test_long_lists_are_cut():
+    before = {"model": {f"a{i}": 0 for i in range(30)}, "train_cfg": None}
+    after = {"model": {f"a{i}": i for i in range(30)}, "work_dir": "x"}
+    lines = differences(before, after)
+    assert len(lines) == 29
+    assert shown(lines).endswith("\n  model.a18: 0 -> 18\n  ... and 19 more")
+    assert differences({"model": None}, {"model": {"a": [1, {"b": 2}]}}) == [
+        "model: None -> nothing",
+        "model.a.0: nothing -> 1",
+        "model.a.1.b: nothing -> 2",
+    ]
+
+
+def test_generators_go_on_from_their_state():
+    def draw():
+        return (
+            torch.rand(3).tolist(),
+            np.random.standard_normal(3).tolist(),  # an odd number: one is kept back
+            [random.gauss(0, 1), random.random()],  # so is one of these
+        )
+
+    draw()
+    state = random_state()
+    expected = [draw() for _ in range(2)]
+    assert expected[0] != expected[1]
+    for copy in (state, torch_round_trip(state)):
+        set_random_state(copy)
+        assert [draw() for _ in range(2)] == expected
+
+
+def torch_round_trip(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
