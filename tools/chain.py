@@ -2,7 +2,9 @@
 """Pretrain, run every transfer from every source, and compare them in a report.
 
 A chain file says what (see mmssl_ext/engine/chain.py). Run again, the command goes on
-where it stopped: finished stages are kept, interrupted ones resumed.
+where it stopped: finished stages are kept, interrupted ones resumed. SIGTERM and
+SIGUSR1 are passed on to the stages, which save what they have done; the exit code is
+then 75.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from mmengine.logging import MMLogger
 from mmssl_ext.engine.chain import read_chain
 from mmssl_ext.engine.chain_results import write_csv
 from mmssl_ext.engine.chain_run import ChainRunner
+from mmssl_ext.engine.errors import Preempted
 from mmssl_ext.engine.launch import run_tool
 from mmssl_ext.visualization.chain_report import headline, write_chain_report
 
@@ -98,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{task.stage.name}: {task.todo}{changes}")
         return 0
     code = runner.run(stages, args.rerun, args.continue_on_error)
-    report(work_dir)
+    if code != Preempted.exit_code:  # else there may be little time
+        report(work_dir)
     return code
 
 

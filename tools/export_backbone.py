@@ -38,6 +38,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--prefix", help="what stands before its names [found by itself]"
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let code stored in the checkpoint run; only where its origin is certain",
+    )
     return parser.parse_args()
 
 

@@ -33,6 +33,11 @@ def parse_args() -> argparse.Namespace:
         "--temperature", type=float, help="sharpness of the vote [as in the config]"
     )
     parser.add_argument(
+        "--strict-config",
+        action="store_true",
+        help="take the config for data: refuse what could run code",
+    )
+    parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,
@@ -46,7 +51,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the command."""
     args = vars(parse_args())
-    cfg = load_config(args.pop("config"), args.pop("cfg_options"))
+    cfg = load_config(
+        *(args.pop(x) for x in ("config", "cfg_options", "strict_config"))
+    )
     scores = evaluate_checkpoint(cfg, **args)
     for name, value in scores.items():
         print(f"knn {name}: {value:.2f} %")

@@ -40,6 +40,11 @@ def parse_args() -> argparse.Namespace:
         "--tensorboard", action="store_true", help="also write TensorBoard files"
     )
     parser.add_argument(
+        "--strict-config",
+        action="store_true",
+        help="take the config for data: refuse what could run code",
+    )
+    parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,

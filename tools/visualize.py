@@ -31,6 +31,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random views [0]")
     parser.add_argument(
+        "--strict-config",
+        action="store_true",
+        help="take the config for data: refuse what could run code",
+    )
+    parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,
@@ -44,7 +49,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the command."""
     args = vars(parse_args())
-    cfg = load_config(args.pop("config"), args.pop("cfg_options"))
+    cfg = load_config(
+        *(args.pop(x) for x in ("config", "cfg_options", "strict_config"))
+    )
     print(f"Picture: {write_picture(cfg, **args)}")
 
 

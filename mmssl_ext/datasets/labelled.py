@@ -235,8 +235,13 @@ def _read_names(list_file: str) -> list[str]:
             f"The VOC list '{list_file}' does not exist. Correct `root` or `split` of "
             "the dataset."
         )
-    with open(list_file, encoding="utf-8-sig") as file:
+    with open(list_file, encoding="utf-8-sig", errors="surrogateescape") as file:
         names = [line.split()[0] for line in file if line.strip()]
+    if bad := [name for name in names if "\0" in name]:
+        raise ValueError(
+            f"The VOC list '{list_file}' is no text file: it has a zero byte in "
+            f"{bad[0][:200]!r}."
+        )
     if not names:
         raise ValueError(f"The VOC list '{list_file}' names no image.")
     return names
@@ -257,7 +262,7 @@ def _read_objects(annotation: str) -> list[tuple[str, bool]]:
         raise FileNotFoundError(
             f"The VOC annotation '{annotation}' does not exist."
         ) from None
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # encodings
         raise ValueError(
             f"The VOC annotation '{annotation}' is damaged: {error}."
         ) from error

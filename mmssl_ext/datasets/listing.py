@@ -20,7 +20,8 @@ IMAGE_EXTENSIONS = (
     ".webp",
 )
 _EXTENSION = rf"(?:{'|'.join(re.escape(e) for e in IMAGE_EXTENSIONS)})"
-_LABELLED = re.compile(r"(.+?)\s+([+-]?\d+)")
+MAX_LABEL = 1_000_000  # no data set has more classes; each gets a name
+_LABEL = re.compile(r"[+-]?\d{1,18}")
 _PATH_AND_LABEL = re.compile(rf".+{_EXTENSION}\s+[+-]?\d+", re.IGNORECASE)
 _PATH_AND_WORD = re.compile(rf".+{_EXTENSION}\s+[^\s/.]+", re.IGNORECASE)
 
@@ -92,19 +93,22 @@ def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
     for number, line in lines:
         if "\0" in line:
             raise _malformed(ann_file, number, line, "it contains a zero byte")
-    matches = [_LABELLED.fullmatch(line) for _, line in lines]
-    pairs = [(m[1], int(m[2])) for m in matches if m is not None]
-    if len(pairs) == len(lines):
-        for (number, line), (_, label) in zip(lines, pairs, strict=True):
-            if label < 0:
-                raise _malformed(ann_file, number, line, "its label is negative")
-        labels = np.array([label for _, label in pairs], np.int64)
-        return [path for path, _ in pairs], labels
+    parts = [line.rsplit(None, 1) for _, line in lines]
+    labelled = [len(p) == 2 and bool(_LABEL.fullmatch(p[1])) for p in parts]
+    if all(labelled):
+        labels = np.array([int(label) for _, label in parts], np.int64)
+        for why, wrong in (
+            ("its label is negative", labels < 0),
+            (f"its label is above {MAX_LABEL}", labels > MAX_LABEL),
+        ):
+            if wrong.any():
+                raise _malformed(ann_file, *lines[int(wrong.argmax())], why)
+        return [path for path, _ in parts], labels
     some_labelled = any(_PATH_AND_LABEL.fullmatch(line) for _, line in lines)
-    for (number, line), match in zip(lines, matches, strict=True):
-        if match is None and _PATH_AND_WORD.fullmatch(line):
+    for (number, line), has_label in zip(lines, labelled, strict=True):
+        if not has_label and _PATH_AND_WORD.fullmatch(line):
             raise _malformed(ann_file, number, line, "its label is not an integer")
-        if match is None and some_labelled:
+        if not has_label and some_labelled:
             raise _malformed(
                 ann_file, number, line, "it has no integer label, but others have one"
             )
@@ -112,8 +116,9 @@ def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
 
 
 def _malformed(ann_file: str, number: int, line: str, why: str) -> ValueError:
+    shown = line if len(line) <= 200 else f"{line[:200]} ..."
     return ValueError(
-        f"Line {number} of the image list '{ann_file}' is malformed, {why}: {line!r}. "
+        f"Line {number} of the image list '{ann_file}' is malformed, {why}: {shown!r}. "
         f"Write one `path` or `path label` per line, and labels either on all lines or "
         f"on none."
     )

@@ -83,6 +83,7 @@ def read_records(work_dir: str | Path) -> list[Record]:
 
     Raises:
         FileNotFoundError: No chain ran there.
+        ValueError: What it left does not list its stages.
     """
     work_dir = Path(work_dir)
     known = read_json(work_dir / CHAIN_FILE)
@@ -90,7 +91,25 @@ def read_records(work_dir: str | Path) -> list[Record]:
         raise FileNotFoundError(
             f"{work_dir} holds no {CHAIN_FILE}; give the work dir of a chain."
         )
-    return [read_record(work_dir, entry) for entry in known["stages"]]
+    stages = known.get("stages")
+    if not isinstance(stages, list) or not all(map(_is_entry, stages)) or not stages:
+        raise ValueError(
+            f"{work_dir / CHAIN_FILE} is damaged: it does not list the stages of a "
+            "chain. Run the chain again, which writes it anew."
+        )
+    return [read_record(work_dir, entry) for entry in stages]
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a stage in ``chain.json`` has the first fields of a record."""
+    kinds: dict[str, Any] = {"name": str, "transfer": str, "title": str}
+    kinds |= {"source": str | None, "scratch": bool, "seed": int | None}
+    return (
+        isinstance(entry, dict)
+        and entry.keys() == kinds.keys()
+        and all(isinstance(entry[key], kind) for key, kind in kinds.items())
+        and not {"/", "\0"} & set(entry["name"])
+    )
 
 
 def read_record(work_dir: Path, entry: dict[str, Any]) -> Record:
@@ -98,6 +117,9 @@ def read_record(work_dir: Path, entry: dict[str, Any]) -> Record:
     folder = work_dir / entry["name"]
     result = read_json(folder / RESULT_FILE)
     complete = {"metrics", "headline", "seconds"} <= result.keys()
+    complete = complete and all(
+        isinstance(result.get(key, {}), dict) for key in ("metrics", "versions")
+    )
     return Record(
         **entry,
         folder=folder,
@@ -110,7 +132,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the dict in a JSON file, an empty one where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        json.dumps(found, ensure_ascii=False).encode()  # or it cannot be written
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

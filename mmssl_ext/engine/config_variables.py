@@ -14,17 +14,26 @@ from typing import Any
 
 from mmengine.config import Config
 
+from .errors import ConfigError
+
 
 def config_files(path: str | Path) -> list[Path]:
-    """A config file and all files below its ``_base_``, each once, bases first."""
+    """A config file and all files below its ``_base_``, each once, bases first.
+
+    Raises:
+        ConfigError: A file is among its own bases, or ``_base_`` is no literal.
+    """
     found: dict[Path, None] = {}
 
-    def visit(file: Path) -> None:
-        for base in _bases(file):
-            visit(base)
-        found.setdefault(file)
+    def visit(file: Path, above: tuple[Path, ...]) -> None:
+        if file in above:
+            raise ConfigError(f"Config {file} is a base of itself. Correct _base_.")
+        if file not in found:
+            for base in _bases(file):
+                visit(base, (*above, file))
+            found[file] = None
 
-    visit(Path(path).resolve())
+    visit(Path(path).resolve(), ())
     return list(found)
 
 
@@ -62,23 +71,30 @@ def _rewritten(file: Path, values: dict[str, Any], copies: dict[Path, Path]) -> 
     text = file.read_text(encoding="utf-8")
     if file.suffix != ".py":
         return text
-    lines = text.splitlines(keepends=True)
+    lines = text.encode().split(b"\n")  # ast counts bytes, and "\n" alone ends a line
     replaced: dict[str, ast.Assign] = {}
     for name, node in _assignments(_parse(file)):
-        if name in values or name == "_base_":
+        if (name in values or name == "_base_") and node not in replaced.values():
             replaced.setdefault(name, node)
-    for name, node in replaced.items():
+    # From the end: the places of the other assignments stay.
+    for name, node in reversed(replaced.items()):
         if name == "_base_":
-            bases = _base_names(node)
+            bases = _base_names(file, node)
             value: Any = [str(copies.get(_resolve(file, b), b)) for b in bases]
         else:
             value = values[name]
             if isinstance(node.value, ast.Tuple) and isinstance(value, list):
                 value = tuple(value)  # the command line knows lists only
-        start, end = node.lineno - 1, node.end_lineno or node.lineno
-        # As many lines as before: the places of the other assignments stay.
-        lines[start:end] = [f"{name} = {value!r}\n"] + ["\n"] * (end - start - 1)
-    return "".join(lines)
+        _replace(lines, node.value, repr(value).encode())
+    return b"\n".join(lines).decode()
+
+
+def _replace(lines: list[bytes], node: ast.expr, code: bytes) -> None:
+    """Put code in the place of an expression, and in its parentheses if it has any."""
+    start, end = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    before = lines[start][: node.col_offset]
+    after = lines[end][node.end_col_offset :]
+    lines[start : end + 1] = [before + code + after]
 
 
 def _parse(file: Path) -> ast.Module:
@@ -98,13 +114,23 @@ def _bases(file: Path) -> list[Path]:
         return []
     for name, node in _assignments(_parse(file)):
         if name == "_base_":
-            return [_resolve(file, b) for b in _base_names(node) if "::" not in b]
+            names = _base_names(file, node)
+            return [_resolve(file, b) for b in names if "::" not in b]
     return []
 
 
-def _base_names(node: ast.Assign) -> list[str]:
-    value = ast.literal_eval(node.value)
-    return [value] if isinstance(value, str) else list(value)
+def _base_names(file: Path, node: ast.Assign) -> list[str]:
+    try:
+        value = ast.literal_eval(node.value)
+        names = [value] if isinstance(value, str) else list(value)
+    except (ValueError, TypeError, RecursionError):
+        names = [None]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"Config {file}, line {node.lineno}: _base_ must be a literal path or list "
+            "of paths."
+        )
+    return names
 
 
 def _resolve(file: Path, base: str) -> Path:

@@ -14,13 +14,15 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
+import mmssl_ext.pickles  # noqa: F401  # so that mmengine reads .pkl files as data
 from mmssl_ext.transfer.data_check import check_data
 
 from .agreement import share
 from .checkpoint import check_checkpoint_file, find_resumable
 from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
-from .config_variables import read_with_variables, variables
+from .config_strict import check_names, check_strict, enforce
+from .config_variables import config_files, read_with_variables, variables
 from .errors import ConfigError
 from .ranks import TIMEOUT, start_ranks, watched
 from .runner import SSLRunner
@@ -46,11 +48,14 @@ _WORLD_SIZE = {
 }
 
 
-def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
+def load_config(
+    path: str | Path, cfg_options: dict | None = None, strict: bool = False
+) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
     An option that names a variable at the top level of the file or of one of its bases
-    changes everything that the files compute from it.
+    changes everything that the files compute from it. ``strict`` takes the files for
+    data (see :mod:`~mmssl_ext.engine.config_strict`).
 
     Raises:
         ConfigError: The file or one of its bases is missing or no valid config, or an
@@ -63,8 +68,12 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
             f"Config {path} does not exist (looked from {Path.cwd()})."
             f"{closest(path.name, names)}"
         )
+    if strict:
+        check_strict(path)
+        enforce()
     options = dict(cfg_options or {})
     try:
+        config_files(path)  # mmengine would follow a circle of bases without end
         changed = _take_variables(path, options)
         if changed:
             cfg = read_with_variables(path, changed)
@@ -89,6 +98,8 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         raise ConfigError(
             f"--cfg-options cannot be applied to {path}: {error}"
         ) from error
+    if strict:
+        check_names(cfg)
     cfg.setdefault("default_scope", "mmssl_ext")
     return cfg
 
@@ -143,7 +154,12 @@ def prepare(
     return notices
 
 
-def train(config: str | Path, cfg_options: dict | None = None, **options: Any) -> None:
+def train(
+    config: str | Path,
+    cfg_options: dict | None = None,
+    strict_config: bool = False,
+    **options: Any,
+) -> None:
     """Train a config, or test it where it has no ``train_cfg``.
 
     ``options`` are those of :func:`prepare`.
@@ -151,7 +167,7 @@ def train(config: str | Path, cfg_options: dict | None = None, **options: Any) -
     Raises:
         UserError: Something that the user can mend stops the run.
     """
-    cfg = load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options, strict_config)
     notices = prepare(cfg, **options)
     start_ranks(cfg)
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}

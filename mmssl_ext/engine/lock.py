@@ -81,7 +81,7 @@ class Lock:
         try:
             owner = json.loads(self.path.read_text(encoding="utf-8"))
             return owner if {"pid", "host", "job"} <= owner.keys() else None
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return None
 
     def _draft(self, pid: int) -> Path:

@@ -20,6 +20,15 @@ from .data_check_base import (
     unknown_classes,
 )
 
+# What may stand where; upstream indexes, adds and compares these. Missing keys are
+# counted apart.
+_ID, _TEXT, _NUMBER = "number or text", "text", "number below a trillion"
+_KINDS = {
+    "images": {"id": _ID, "file_name": _TEXT, "height": _NUMBER, "width": _NUMBER},
+    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID, "area": _NUMBER},
+    "categories": {"id": _ID, "name": _ID},
+}
+
 
 def check_coco(sources: list[Source], findings: Findings) -> None:
     """Check annotation files, classes, boxes and that images are there."""
@@ -70,7 +79,7 @@ def _read(path: Path) -> tuple[list, list | None, list] | str:
     gc.disable()  # halves the time for COCO's millions of small lists
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"{path} is not valid JSON: {error}. {ask}"
     finally:
         if was_enabled:
@@ -87,7 +96,20 @@ def _read(path: Path) -> tuple[list, list | None, list] | str:
                 f"{path} is not in COCO's format: it has no list of '{name}' (found: "
                 f"{keys}). {ask}"
             )
+        for key, kind in _KINDS[name].items():
+            wrong = [p[key] for p in part if key in p and not _is(p[key], kind)]
+            if wrong:
+                return (
+                    f"{path}: the '{key}' of {len(wrong)} {name} is no {kind}; the "
+                    f"first is {repr(wrong[0])[:80]}. {ask}"
+                )
     return parts[0], parts[1], parts[2]
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind == _NUMBER:  # neither NaN, infinite, nor too long for a float
+        return isinstance(value, (int, float)) and -1e12 < value < 1e12
+    return isinstance(value, str) or (kind == _ID and isinstance(value, (int, float)))
 
 
 def _check_classes(
@@ -150,7 +172,7 @@ def _malformed(path: Path, images: list[dict], annotations: list[dict]) -> list[
         not (
             isinstance(box, list)
             and len(box) == 4
-            and all(isinstance(value, (int, float)) for value in box)
+            and all(_is(value, _NUMBER) for value in box)
         )
         for box in boxes
     ):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmssl_ext.datasets.transforms.decode import FORMATS
+
 from .data_check_base import (
     NUM_FILES,
     Findings,
@@ -121,7 +123,7 @@ def _check_labels(
     reduced = source.option("reduce_zero_label", False)
     learnt = False
     for image_path, path in pairs:
-        with Image.open(path) as label_map:
+        with Image.open(path, formats=FORMATS) as label_map:
             size, mode = label_map.size, label_map.mode
             if mode not in ("1", "L", "P", "I", "I;16"):
                 findings.problem(
@@ -132,7 +134,7 @@ def _check_labels(
                 return
             values = np.unique(np.asarray(label_map)).astype(int)
         if image_path.is_file():
-            with Image.open(image_path) as img:
+            with Image.open(image_path, formats=FORMATS) as img:
                 if img.size != size:
                     findings.problem(
                         source.place,

@@ -104,7 +104,7 @@ def _check_xmls(
         except FileNotFoundError:
             missing.append(path)
             continue
-        except (ET.ParseError, ValueError, TypeError) as error:
+        except (ET.ParseError, ValueError, TypeError, LookupError) as error:
             findings.problem(
                 source.place,
                 f"{path} is not a VOC annotation: {error}. Mend or delete it.",

@@ -37,6 +37,7 @@ def export_backbone(
     layouts: Sequence[str] = tuple(LAYOUTS),
     encoder: str = "query",
     prefix: str | None = None,
+    trust: bool = False,
 ) -> dict[str, Path]:
     """Export the ResNet of a checkpoint.
 
@@ -57,6 +58,8 @@ def export_backbone(
         layouts: Keys of :data:`LAYOUTS`.
         encoder: ``query`` or ``key``.
         prefix: As for ``PretrainedBackbone``.
+        trust: Let code stored in the source run, where its origin is certain. What is
+            written holds tensors alone.
 
     Returns:
         Path of each layout's file.
@@ -68,7 +71,7 @@ def export_backbone(
         raise UserError(
             f"There is no layout {', '.join(unknown)}; there are {', '.join(LAYOUTS)}."
         )
-    state, found = read_backbone(checkpoint, encoder, prefix)
+    state, found = read_backbone(checkpoint, encoder, prefix, trust)
     origin = {
         "source": Path(checkpoint).name,
         "source_sha256": sha256(checkpoint),

@@ -79,7 +79,7 @@ class PretrainedBackbone:
 
     Reads checkpoints of this package, mmpretrain and mmselfsup, of official MoCo and
     its relatives, of torchvision, timm and detectron2, and safetensors files; never
-    with full pickle.
+    with full pickle unless told to.
 
     Args:
         checkpoint: Path of the file.
@@ -90,6 +90,7 @@ class PretrainedBackbone:
         style: Where the bottlenecks stride, ``pytorch`` (3x3 convolution) or ``caffe``
             (1x1): the tensors are alike, the features are not. All the sources above
             are of ``pytorch`` style.
+        trust: Let code stored in the file run, where its origin is certain.
 
     Raises:
         CheckpointFileError: On initialisation, before anything is written to the
@@ -103,6 +104,7 @@ class PretrainedBackbone:
         prefix: str | None = None,
         absent: Sequence[str] = (),
         style: str = "pytorch",
+        trust: bool = False,
     ) -> None:
         if encoder not in ("query", "key"):
             raise ValueError(f"encoder='{encoder}' must be 'query' or 'key'.")
@@ -111,10 +113,11 @@ class PretrainedBackbone:
         self.prefix = prefix
         self.absent = tuple(absent)
         self.style = style
+        self.trust = trust
 
     def __call__(self, module: nn.Module) -> None:
         """Fill a module and leave the :class:`Handover` at ``module.handover``."""
-        tensors = read_tensors(self.checkpoint)
+        tensors = read_tensors(self.checkpoint, self.trust)
         wanted = module.state_dict()
         names = [n for n in wanted if n.split(".")[0] not in self.absent]
         prefix = self.prefix
@@ -172,8 +175,12 @@ class PretrainedBackbone:
         return causes
 
 
-def read_tensors(path: str | Path) -> State:
+def read_tensors(path: str | Path, trust: bool = False) -> State:
     """All tensors of a checkpoint or safetensors file, by their full names.
+
+    Args:
+        path: Of the file.
+        trust: Let code stored in it run; see :func:`load_checkpoint_file`.
 
     Raises:
         CheckpointFileError: The file is missing, damaged, holds Python objects, or no
@@ -191,7 +198,7 @@ def read_tensors(path: str | Path) -> State:
                 f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors "
                 f"file: {error}."
             ) from error
-    state: Any = load_checkpoint_file(path)
+    state: Any = load_checkpoint_file(path, trust)
     for name in ("state_dict", "model"):
         if isinstance(state.get(name), Mapping):
             state = state[name]
@@ -206,9 +213,18 @@ def read_tensors(path: str | Path) -> State:
 
 
 def read_backbone(
-    path: str | Path, encoder: str = "query", prefix: str | None = None
+    path: str | Path,
+    encoder: str = "query",
+    prefix: str | None = None,
+    trust: bool = False,
 ) -> tuple[State, str]:
     """The ResNet in a checkpoint, without a model at hand.
+
+    Args:
+        path: Of the file.
+        encoder: ``query`` or ``key``.
+        prefix: As for :class:`PretrainedBackbone`.
+        trust: As for :class:`PretrainedBackbone`.
 
     Returns:
         Its tensors by torchvision's names, and the prefix that they have in the file.
@@ -216,7 +232,7 @@ def read_backbone(
     Raises:
         CheckpointFileError: The file cannot be read or holds no ResNet.
     """
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, trust)
     if prefix is None:
         names = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight"]
         prefix = find_prefix(names, tensors, encoder, path)

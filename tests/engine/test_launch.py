@@ -20,7 +20,7 @@ from mmssl_ext.engine import CheckpointFileError, ConfigError, ranks, tool
 from mmssl_ext.engine.errors import RankError
 from mmssl_ext.engine.launch import build_runner, load_config, prepare, run_tool
 from tests.distributed import wait_for, workers
-from tests.engine.support import config, log_text, make_runner, write_images
+from tests.engine.support import REPO, config, log_text, make_runner, write_images
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +338,27 @@ def test_options_without_effect_are_refused(tmp_path):
     assert cfg.train_cfg.max_epochs == 3
     assert cfg.randomness.seed == 5
     assert cfg.default_scope == "mmssl_ext"
+
+
+@pytest.mark.fault("R20")
+def test_strict_configs_are_checked_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmssl_ext.engine.launch.enforce", lambda: None)
+    side_effect = tmp_path / "happened"
+    file = tmp_path / "config.py"
+    for text, wrong in (
+        (f"size = 1\nopen({str(side_effect)!r}, 'w')", "line 2"),
+        ("size = 1\nmodel = dict(type='os.mkdir', name=size)", "scope 'os'"),
+    ):
+        file.write_text(text + "\n")
+        for options in ({}, {"size": 2}):
+            with pytest.raises(ConfigError, match=wrong):
+                load_config(file, options, strict=True)
+            assert not side_effect.exists()
+    good = REPO / "configs/co2/co2_r18_demo.py"
+    assert load_config(good, strict=True).to_dict() == load_config(good).to_dict()
+    file.write_text("_base_ = 'config.py'\n")
+    with pytest.raises(ConfigError, match="base of itself"):
+        load_config(file)
 
 
 def test_variables_change_all_that_is_computed_from_them(tmp_path):

@@ -1,4 +1,4 @@
-"""Decoding: any file that PIL can read to 8-bit RGB, any other to one exception."""
+"""Decoding: any file in a format of pixels to 8-bit RGB, any other to one exception."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from torch.utils.data import get_worker_info
 from mmssl_ext.registry import TRANSFORMS
 
 from .random import AnyImage
+
+#: PIL would take a file of any name for a document too, and start Ghostscript for it.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
 
 
 class UnreadableImageError(RuntimeError):
@@ -126,7 +129,7 @@ class DecodeImage:
             pixels = self._read_jpeg(data)
             if pixels is not None:
                 return pixels
-        with Image.open(io.BytesIO(data)) as img:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as img:
             if img.width * img.height > self.max_pixels:
                 raise ValueError(
                     f"it has {img.width} x {img.height} pixels, more than "
@@ -160,5 +163,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is empty, or not in an image format that PIL knows"
+        return f"it is empty, or not in an image format like {', '.join(FORMATS)}"
     return f"{type(error).__name__}: {error}".rstrip(". ")

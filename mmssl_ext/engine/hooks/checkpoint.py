@@ -158,6 +158,7 @@ class PlainCheckpointHook(CheckpointHook):
         )
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        runner.call_hook("before_write_checkpoint")
         if isinstance(self.file_backend, _LateRemoval):
             runner = _SavingElsewhere(runner, self._save)
         super()._save_best_checkpoint(runner, metrics)

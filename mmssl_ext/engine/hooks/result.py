@@ -205,7 +205,7 @@ def _is_number(value: Any) -> bool:
 def _holds_training(path: Path) -> bool:
     try:
         return bool(json.loads(path.read_text(encoding="utf-8")).get("trained"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
