@@ -24,10 +24,10 @@ endif
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint typecheck format peers bench clean FORCE
+.PHONY: help venv demo test test-faults test-slurm lint typecheck format peers bench clean FORCE
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 venv: $(STAMP) ## Build .venv with the pinned dependencies and this package
 
@@ -58,6 +58,15 @@ test: venv ## Check the environment, lint, type-check and run the tests
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy mmssl_ext
 	$(PY) -m pytest -q $(PYTEST_ARGS)
+
+test-faults: export OMP_NUM_THREADS ?= 1
+test-faults: venv ## Inject every fault of docs/faults.md and print the table (20 minutes)
+	$(PY) -m pytest -q --faults $(PYTEST_ARGS)
+
+test-slurm: export OMP_NUM_THREADS ?= 1
+test-slurm: venv ## Install Slurm where it is missing (as root), start two nodes, test on them
+	$(PY) -m tests.slurm.install
+	$(PY) -m pytest -q -rs -m slurm tests/slurm $(PYTEST_ARGS)
 
 lint: venv ## Check style with ruff
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""What every test gets: plots without a display and the same random start."""
+"""What every test gets: plots without a display, the same random start, the faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,31 @@ import sys
 import numpy as np
 import pytest
 
+from tests.faults.suite import FaultSuite
+
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+MARKERS = (
+    "fault(*ids): injects these faults of the suite R1 to R28 (docs/faults.md)",
+    "slow: takes more than about ten seconds; run by --faults, -m slow or its name",
+    "slurm: needs a running Slurm; run by -m slurm or the name of its folder",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the fault suite be asked for."""
+    parser.addoption(
+        "--faults",
+        action="store_true",
+        help="run the tests marked fault or slow and print a table of the faults",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks, and the suite that reads them."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    config.pluginmanager.register(FaultSuite(config.getoption("--faults")), "faults")
 
 
 @pytest.fixture(autouse=True)

@@ -59,6 +59,7 @@ def test_persistent_workers_see_a_new_key(dataset):
     assert not torch.equal(expected[0], expected[1])
 
 
+@pytest.mark.fault("R10")
 def test_each_part_of_the_key_changes_the_draws():
     def draw(seed=5, epoch=2, index=7, view=1, fresh=False):
         return tuple(SampleDraws((seed, epoch), index, fresh).view(view).random(4))
@@ -78,6 +79,7 @@ def test_each_part_of_the_key_changes_the_draws():
     assert draw() in variants
 
 
+@pytest.mark.fault("R10")
 def test_views_and_neighbouring_keys_are_uncorrelated():
     keys = [
         (s, e, i, v) for s in (0, 1) for e in (0, 1) for i in (0, 1) for v in (0, 1)
@@ -89,6 +91,7 @@ def test_views_and_neighbouring_keys_are_uncorrelated():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.fault("R9")
 def test_fresh_draws_differ_between_epochs(dataset, num_workers, persistent):
     # mmengine seeds each worker's torch generator alike in each epoch.
     def init(worker_id):

@@ -125,6 +125,7 @@ def test_equals_mmpretrain_step_for_step():
 
 
 @pytest.mark.filterwarnings("default:bn_splits=1")
+@pytest.mark.fault("R27")
 def test_an_unprotected_device_is_told():
     with pytest.warns(UserWarning, match="leak"):
         build(bn_splits=1)

@@ -1,0 +1,179 @@
+"""Weights on their way into mmdet and mmseg: R16, R17, R18."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.transfer import HandoverHook, fingerprint, ops
+from mmssl_ext.transfer.export import LAYOUTS, export_backbone
+from tests.transfer.support import backbone_state, source_checkpoint
+
+ops.install()
+import mmdet.models  # noqa: E402
+import mmseg.models  # noqa: E402
+
+
+def detector(backbone: dict) -> torch.nn.Module:
+    init_default_scope("mmdet")
+    return mmdet.models.RetinaNet(
+        backbone={"type": "ResNet", **backbone},
+        neck={
+            "type": "FPN",
+            "in_channels": [64, 128, 256, 512],
+            "out_channels": 16,
+            "num_outs": 5,
+        },
+        bbox_head={
+            "type": "RetinaHead",
+            "num_classes": 3,
+            "in_channels": 16,
+            "stacked_convs": 1,
+            "feat_channels": 16,
+            "anchor_generator": {
+                "type": "AnchorGenerator",
+                "scales": [4],
+                "ratios": [1.0],
+                "strides": [8, 16, 32, 64, 128],
+            },
+        },
+        test_cfg={},
+    )
+
+
+def segmenter(backbone: dict) -> torch.nn.Module:
+    init_default_scope("mmseg")
+    return mmseg.models.EncoderDecoder(
+        backbone={"type": "ResNet", **backbone},
+        decode_head={
+            "type": "FCNHead",
+            "in_channels": 512,
+            "channels": 16,
+            "num_convs": 1,
+            "num_classes": 3,
+        },
+        test_cfg={"mode": "whole"},
+    )
+
+
+both = pytest.mark.parametrize("library", [detector, segmenter])
+
+
+def resnet50(path: str | Path, **init) -> dict:
+    """An R50 of a quarter of the width: 318 tensors."""
+    init = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": str(path), **init}
+    return {"depth": 50, "stem_channels": 16, "base_channels": 16, "init_cfg": init}
+
+
+def refusal(library, path, **init) -> str:
+    """The whole model refuses on initialisation; its backbone stays as it was."""
+    model = library(resnet50(path, **init))
+    before = {
+        name: value.clone() for name, value in model.backbone.state_dict().items()
+    }
+    with pytest.raises(CheckpointFileError) as error:
+        model.init_weights()
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    return str(error.value)
+
+
+@pytest.mark.fault("R16")
+@both
+def test_wrong_prefix_hints_at_the_right_one(tmp_path, library):
+    source_checkpoint(tmp_path / "a.pth", 50)
+    text = refusal(library, tmp_path / "a.pth", prefix="encoder_q.")
+    assert "0 of 318 tensors matched" in text
+    assert "The likely prefix is 'backbone.'." in text
+
+
+@pytest.mark.fault("R16")
+@both
+def test_weights_of_something_else(tmp_path, library):
+    state = {f"blocks.{i}.attn.weight": torch.ones(2) for i in range(318)}
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    text = refusal(library, tmp_path / "a.pth")
+    assert "0 of 318 backbone tensors matched" in text
+    assert "file's names begin: blocks.0.attn.weight" in text
+    assert "model's names begin: conv1.weight" in text
+
+
+def save(path: Path, state: dict) -> Path:
+    torch.save({"state_dict": {f"backbone.{n}": v for n, v in state.items()}}, path)
+    return path
+
+
+@pytest.mark.fault("R17")
+@both
+def test_60_percent_of_the_names(tmp_path, library):
+    state = backbone_state(50)
+    part = dict(list(state.items())[: int(0.6 * 318)])
+    text = refusal(library, save(tmp_path / "a.pth", part))
+    assert "190 of 318 tensors matched (59.7 %)" in text
+    first_missing = list(state)[190]
+    assert f"128 missing in the file: {first_missing}" in text
+
+
+@pytest.mark.fault("R17")
+@both
+def test_one_tensor_of_another_shape(tmp_path, library):
+    name = "layer4.2.conv3.weight"
+    state = backbone_state(50) | {name: torch.zeros(8, 128, 1, 1)}
+    text = refusal(library, save(tmp_path / "a.pth", state))
+    assert "317 of 318 tensors matched" in text
+    assert f"{name} ((8, 128, 1, 1) in the file, (512, 128, 1, 1)" in text
+
+
+@pytest.mark.fault("R17")
+@both
+def test_names_of_both_sides_are_listed(tmp_path, library):
+    """One tensor goes by another name: it is missing here and unused there."""
+    state = backbone_state(50)
+    state["layer1.0.conv1.kernel"] = state.pop("layer1.0.conv1.weight")
+    text = refusal(library, save(tmp_path / "a.pth", state))
+    assert "1 missing in the file: layer1.0.conv1.weight" in text
+    assert "layer1.0.conv1.kernel" in text
+
+
+def sha256_of(state: dict[str, torch.Tensor]) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        for name, value in state.items()
+    }
+
+
+@pytest.mark.fault("R18")
+@both
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_export_to_init_every_tensor_has_its_hash(tmp_path, caplog, library, layout):
+    expected = source_checkpoint(tmp_path / "run.pth", 50)
+    file = export_backbone(tmp_path / "run.pth", tmp_path / "out", [layout])[layout]
+    model = library(resnet50(file))
+    model.init_weights()
+    found = model.backbone.state_dict()
+    assert len(found) == 318
+    assert sha256_of(found) == sha256_of(expected)
+
+    logger = logging.getLogger("mmssl_ext_fault_r18")
+    logger.setLevel("INFO")
+    runner = SimpleNamespace(model=model, iter=0, _load_from=None, logger=logger)
+    with caplog.at_level("INFO", logger.name):
+        HandoverHook().before_train(runner)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert f"backbone: Backbone from {file} (sha256 {digest[:12]})" in caplog.text
+    assert "318 of 318 tensors matched (100.0 %)" in caplog.text
+    assert "All stand in the model." in caplog.text
+    assert model.backbone.handover.fingerprint == fingerprint(expected)
+
+    with torch.no_grad():  # the check sees one bit
+        weight = model.backbone.layer3[4].conv2.weight
+        weight.view(torch.int32)[0, 0, 0, 0] ^= 1
+    with pytest.raises(CheckpointFileError, match="changed before training began"):
+        HandoverHook().before_train(runner)
