@@ -36,14 +36,20 @@ from .chain_results import (
     write_csv,
     write_json,
 )
-from .errors import UserError
+from .errors import Preempted, UserError
 from .lock import Lock
+from .preemption import SIGNALS
 
 # What a stage is about to do, by its state on disk.
 NEW, RESUME, AGAIN, DONE = "to run", "to go on", "to run again", "finished"
 
-_PATIENCE = 15.0  # seconds that a stopped stage has to end by itself
+# Seconds that a stage has to end by itself: after Ctrl-C, and to save what it has done.
+_PATIENCE, _TO_SAVE = 15.0, 600.0
 _ERROR = re.compile(r"^(Error: |\S*(Error|Exception|Interrupt)\b)")
+
+
+class _Stop(BaseException):
+    """A signal asks the chain to stop, or a stage was stopped by one."""
 
 
 @dataclass
@@ -90,6 +96,7 @@ class ChainRunner:
         self._processes: list[subprocess.Popen] = []
         self._guard = threading.Lock()  # of stdout and of starting processes
         self._stopping = False
+        self._preempted = False
         self._hashes: dict[tuple, str] = {}
 
     # What is there, and what is to be done
@@ -185,7 +192,13 @@ class ChainRunner:
     def run(
         self, stages: list[Stage], rerun: bool = False, keep_going: bool = True
     ) -> int:
-        """Run what is not finished; return 0, or 1 where a stage failed.
+        """Run what is not finished.
+
+        SIGTERM and SIGUSR1 go on to the stages that are running, which then save what
+        they have done.
+
+        Returns:
+            0; 1 where a stage failed; 75 where a signal stopped the chain or a stage.
 
         Raises:
             UserError: Found by :meth:`check`, or another chain is at work here.
@@ -214,6 +227,8 @@ class ChainRunner:
         )
         failures = self._run_tasks(todo, keep_going)
         write_csv(self.work_dir)
+        if self._preempted:
+            return Preempted.exit_code
         if failures:
             _say(f"{len(failures)} of {len(todo)} stages did not finish:")
         for name, reason in failures.items():
@@ -225,8 +240,9 @@ class ChainRunner:
         failures: dict[str, str] = {}
         waiting = {task.stage.name: task for task in todo}
         running: dict[Future[str | None], tuple[str, int]] = {}
+        started: set[str] = set()
         slots = list(range(self.jobs))
-        with ThreadPoolExecutor(self.jobs) as pool, _stoppable():
+        with ThreadPoolExecutor(self.jobs) as pool, self._stoppable():
             try:
                 while waiting or running:
                     for name, task in list(waiting.items()):
@@ -235,25 +251,33 @@ class ChainRunner:
                             self._skip(waiting.pop(name).stage, needs, failures)
                         elif slots and not self._awaits(needs, waiting, running):
                             slot = slots.pop(0)
+                            started.add(name)
                             start = pool.submit(self._attempt, waiting.pop(name), slot)
                             running[start] = name, slot
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         name, slot = running.pop(future)
                         slots.append(slot)
-                        if (reason := future.result()) is not None:
+                        reason = future.result()
+                        if self._preempted:
+                            raise _Stop
+                        if reason is not None:
                             log = self.work_dir / name / LOG_FILE
                             failures[name] = f"{reason} (log: {log})"
                         left = [task for task in todo if task.stage.name in waiting]
                         done = len(todo) - len(left) - len(running)
                         place = f"[{done}/{len(todo)}] {name}"
                         self._tell(name, place, failures, left)
-            except KeyboardInterrupt:
-                self._stop_all()
-                names = ", ".join(sorted(name for name, _ in running.values()))
+            except (KeyboardInterrupt, _Stop) as why:
+                self._preempted = isinstance(why, _Stop)
+                self._stop_all(_TO_SAVE if self._preempted else _PATIENCE)
                 wait(running)
                 write_csv(self.work_dir)
-                _say(f"Stopped in {names}; the same command goes on from here.")
-                raise
+                states = {x: self.record(self.chain.stage(x)).status for x in started}
+                names = [x for x, state in states.items() if state == "interrupted"]
+                within = f" in {', '.join(sorted(names))}" if names else ""
+                _say(f"Stopped{within}; the same command goes on from here.")
+                if not self._preempted:
+                    raise
         return failures
 
     @staticmethod
@@ -304,7 +328,8 @@ class ChainRunner:
         if code == 0 and self.record(stage).result:
             self._finish(stage, seconds)
             return None
-        if self._stopping:
+        self._preempted |= code == Preempted.exit_code and not self._stopping
+        if code == Preempted.exit_code or self._stopping:
             self._set(stage, status="interrupted", seconds=seconds)
             return None
         reason = _last_error(folder / LOG_FILE) or f"exit code {code}"
@@ -405,12 +430,45 @@ class ChainRunner:
                 env["CUDA_VISIBLE_DEVICES"] = ",".join(own)
         return env
 
-    def _stop_all(self) -> None:
+    @contextlib.contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Let SIGTERM and SIGUSR1, as from Slurm, stop the stages, not this process."""
+        asked = False
+
+        def stop(number: int, _: Any) -> None:
+            nonlocal asked
+            if asked:  # theirs to judge whether it is the same notice once more
+                self._signal_all(signal.SIGTERM)
+                return
+            asked = True
+            raise _Stop
+
+        try:
+            before = {number: signal.signal(number, stop) for number in SIGNALS}
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_all(self, patience: float) -> None:
         with self._guard:  # no further process starts
             self._stopping = True
+        self._signal_all(signal.SIGTERM)
+        end = time.monotonic() + patience
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(end - time.monotonic(), 0))
+        self._signal_all(signal.SIGKILL)
+
+    def _signal_all(self, number: int) -> None:
         for process in self._processes:
             if process.poll() is None:
-                _stop(process)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
 
     def _set(self, stage: Stage, **values: Any) -> None:
         path = self.work_dir / stage.name / STAGE_FILE
@@ -484,33 +542,6 @@ def _last_error(log: Path) -> str | None:
         lines = [line.strip() for line in deque(stream, 200) if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
     return next(reversed(errors or lines), None)
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Treat a request to terminate, as from Slurm, like Ctrl-C."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop(process: subprocess.Popen) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE)
-            return
 
 
 def _say(text: str) -> None:

@@ -35,7 +35,7 @@ class NonFiniteLossError(UserError):
 
 
 class LoaderError(UserError):
-    """A worker of the data loader died or does not answer."""
+    """A batch cannot be loaded: a worker died, raised or does not answer."""
 
     exit_code = 4
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mmssl_ext.engine.chain import read_chain
-from mmssl_ext.engine.lock import Lock
 from mmssl_ext.engine.chain_results import read_records, write_csv
 from mmssl_ext.engine.chain_run import ChainRunner
 from mmssl_ext.engine.errors import ConfigError, UserError
+from mmssl_ext.engine.lock import Lock
 from mmssl_ext.files import sha256
 
 from .support import REPO, config, loader, write_images
@@ -38,6 +38,17 @@ if model["fails"] == "meets":
     while len(list(folder.parent.glob("*/here"))) < 2:
         time.sleep(0.05)
 if model["fails"] == "hangs":
+    time.sleep(60)
+if model["fails"] in ("saves", "is told") and "--resume" not in sys.argv:
+    import signal
+    def save(number, _):
+        time.sleep(1)
+        (folder / "iter_1.pth").write_text(f"saved on {number}")
+        sys.exit(75)
+    signal.signal(signal.SIGTERM, save)
+    (folder / "waits").write_text("")
+    if model["fails"] == "is told":
+        os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 (folder / "iter_2.pth").write_text(f"weights {model['score']}")
 found = {"AP50": 60.5, "zAP": model["score"] + cfg["randomness"]["seed"]}
@@ -64,6 +75,15 @@ transfers = dict(
     voc=dict(config="toy.py", title="VOC detection"),
     city=dict(config="toy.py", options={"pair": (1, "a b"), "model.type": "Other"}),
 )
+"""
+
+
+# tools/chain.py with other tools for its stages
+CHAIN_TOOL = """
+import runpy, sys
+tool = runpy.run_path({chain!r})
+tool["main"].__globals__["TOOLS"] = __import__("pathlib").Path({tools!r})
+sys.exit(tool["main"]())
 """
 
 
@@ -393,6 +413,61 @@ def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
     assert rows(folder)["voc-random-seed0"]["status"] == "interrupted"
 
 
+@pytest.mark.fault("R8")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_lets_the_stages_save(folder, number):
+    """Two at once; what comes after them is not started."""
+    text = CHAIN.replace(
+        '"toy.py", title', '"toy.py", options={"fails": "saves"}, title'
+    )
+    (folder / "small.py").write_text(text)
+    chain = str(REPO / "tools" / "chain.py")
+    code = CHAIN_TOOL.format(chain=chain, tools=str(folder / "tools"))
+    options = ["small.py", "--work-dir", "wd", "--jobs", "2", "--only"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *options, "voc", "pretrain"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
+    names = ["voc-random-seed0", "voc-pretrained-seed0"]
+    end = time.monotonic() + 60
+    while not all((folder / "wd" / name / "waits").exists() for name in names):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    time.sleep(0.3)
+    process.send_signal(number)  # once more, as launchers do
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, out
+    assert f"Stopped in {', '.join(sorted(names))}; the same command goes on" in out
+    assert "FAILED" not in out and "Traceback" not in out
+    for name in names:
+        assert (folder / "wd" / name / "iter_1.pth").read_text() == "saved on 15"
+        assert rows(folder)[name]["status"] == "interrupted"
+    assert not (folder / "wd" / "chain.html").exists()  # no time for it
+    assert run(folder, only=["voc"]) == 0
+    assert {n: calls(folder)[n] for n in names} == dict.fromkeys(names, ".--resume.")
+
+
+@pytest.mark.fault("R8")
+def test_a_stage_that_was_told_to_stop_stops_the_chain(folder, capsys):
+    text = CHAIN.replace(
+        '"toy.py", title', '"toy.py", options={"fails": "is told"}, title'
+    )
+    assert run(folder, text) == 75
+    assert set(calls(folder)) == {"pretrain", "voc-random-seed0"}
+    assert rows(folder)["voc-random-seed0"]["status"] == "interrupted"
+    out = capsys.readouterr().out
+    assert "Stopped in voc-random-seed0; the same command goes on from here." in out
+    assert "FAILED" not in out
+    assert run(folder, text) == 75  # the other one is told, too
+    assert run(folder, text) == 0
+    assert calls(folder)["voc-random-seed0"] == ".--resume."
+
+
 def test_slurm_script_submits_the_stages_with_their_dependencies(folder):
     bin_ = folder / "bin"
     bin_.mkdir()
@@ -452,6 +527,18 @@ def test_slurm_script_submits_the_stages_with_their_dependencies(folder):
     assert "--stage voc-pretrained-seed0" in command
     assert "--gpus 4" in command
     assert "wd\\ x" in command
+    assert "--requeue" in jobs[2] and "--signal=USR1@120" in jobs[2]
+    bash = {"srun": "exit 75", "scontrol": 'echo "$@" > requeued'}
+    for name, text in bash.items():
+        (bin_ / name).write_text(f"#!/bin/bash\n{text}\n")
+        (bin_ / name).chmod(0o755)
+    for restarts, requeued in (("3", True), ("100", False)):
+        job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2"}
+        job["SLURM_RESTART_COUNT"] = restarts
+        run_ = subprocess.run(["bash", "-c", command], cwd=folder, env=env | job)
+        assert run_.returncode == 75
+        assert (folder / "requeued").is_file() is requeued
+        (folder / "requeued").unlink(missing_ok=True)
     assert "--report" in jobs[5][-1]
 
 

@@ -1,16 +1,20 @@
 """Draw keys and the account of unreadable images."""
 
+import re
 import time
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import ConcatDataset, Subset
 
 from mmssl_ext.datasets import ImageFolder
+from mmssl_ext.engine.errors import LoaderError, UserError
 from mmssl_ext.engine.hooks.draw_key import DrawKeyHook
-from tests.engine.support import config, log_text, make_runner, write_images
+from tests.distributed import wait_for, workers
+from tests.engine.support import config, loader, log_text, make_runner, write_images
 
 
 class Record(Hook):
@@ -91,6 +95,8 @@ def test_unreadable_images_are_listed_once(tmp_path):
         time.sleep(1)  # mmengine names the folder of a run's logs by the second
         for epoch in range(1 + 2 * resume, epochs + 1):
             assert f"Epoch {epoch}: 2 images could not be read" in text
+        # 16 images asked for in an epoch, and substitutes in place of unreadable ones
+        assert re.search(r"\(([2-9]|1\d) of \d\d attempts\)", text)
         assert text.count("replaced by another") == (0 if resume else 1)
         assert text.count("2 images could not be read during training") == 1
     listed = (work_dir / "unreadable_images.txt").read_text().splitlines()
@@ -101,3 +107,126 @@ def test_no_file_without_unreadable_images(images, tmp_path):
     hook = {"type": "UnreadableImagesHook"}
     make_runner(config(images, tmp_path, unreadable=hook)).train()
     assert not (tmp_path / "unreadable_images.txt").exists()
+
+
+def break_images(root, per_class=2):
+    """Of the eight images of each class, make some unreadable."""
+    paths = [p for c in (0, 1) for p in sorted((root / f"class{c}").iterdir())]
+    broken = [p for i, p in enumerate(paths) if i % 8 < per_class]
+    for path in broken:
+        path.write_bytes(b"no image")
+    return broken
+
+
+def skipping(images, work_dir, epochs=1, **options):
+    hook = {"type": "UnreadableImagesHook", **options}
+    cfg = config(images, work_dir, epochs, unreadable=hook)
+    cfg.train_dataloader.dataset.on_error = "skip"
+    return cfg
+
+
+@pytest.mark.fault("R12")
+def test_too_many_unreadable_images_stop_the_run(tmp_path):
+    images = write_images(tmp_path / "images")
+    broken = break_images(images, 6)
+    cfg = skipping(images, tmp_path / "run", min_images=12, interval=1)
+    runner = make_runner(cfg)
+    with pytest.raises(UserError, match="max_share of UnreadableImagesHook") as caught:
+        runner.train()
+    file = tmp_path / "run" / "unreadable_images.txt"
+    listed = file.read_text().splitlines()
+    assert str(file) in str(caught.value)
+    assert set(listed) <= set(map(str, broken)) and len(set(listed)) == len(listed)
+    failed, asked = map(
+        int, re.match(r"(\d+) of the last (\d+)", str(caught.value)).groups()
+    )
+    # four images in a batch: counted by batches, and stopped at the first that decides
+    read = 4 * (runner.iter + 1)
+    assert asked == read + failed >= 12 and failed > 0.1 * asked
+    assert runner.iter < 4 and asked - 4 < 12 + failed
+    assert sum(
+        line.strip() in listed for line in str(caught.value).splitlines()
+    ) == min(5, len(listed))
+
+
+@pytest.mark.parametrize("options", [{"max_share": 0.95}, {"min_images": 10_000}])
+def test_fewer_unreadable_images_than_allowed_do_not(options, tmp_path):
+    images = write_images(tmp_path / "images")
+    break_images(images, 4)
+    make_runner(skipping(images, tmp_path / "run", interval=1, **options)).train()
+
+
+def test_small_sets_are_judged_once_enough_was_seen(tmp_path):
+    images = write_images(tmp_path / "images")
+    break_images(images, 4)
+    cfg = skipping(images, tmp_path / "run", epochs=5, min_images=50, interval=100)
+    runner = make_runner(cfg)
+    with pytest.raises(UserError):
+        runner.train()
+    # 16 images in an epoch, and about as many substitutes as half of them
+    assert 1 <= runner.epoch <= 3
+
+
+def judge_on_two_ranks(rank, cfg):
+    with pytest.raises(UserError) as caught:
+        make_runner(Config(cfg), launcher="pytorch").train()
+    print(f"said: {str(caught.value).splitlines()[0]}")
+    return 0
+
+
+@pytest.mark.fault("R12")
+def test_ranks_stop_together_by_what_all_have_seen(tmp_path):
+    """Only rank 1 meets unreadable images: 8 of its 16, of 24 that were asked for."""
+    images = write_images(tmp_path / "images")
+    paths = [p for c in (0, 1) for p in sorted((images / f"class{c}").iterdir())]
+    for path in paths[1::2]:  # ranks take turns in a set that is not shuffled
+        path.write_bytes(b"no image")
+    cfg = skipping(images, tmp_path / "run", min_images=1, max_share=0.3)
+    cfg.train_dataloader.sampler.shuffle = False
+    with workers(judge_on_two_ranks, 2, tmp_path / "output", cfg.to_dict()) as found:
+        wait_for(found, 60)
+        assert [worker.code for worker in found] == [0, 0], found[0].text
+        said = [re.search("said: (.*)", worker.text)[1] for worker in found]
+    assert said[0] == said[1]
+    failed, asked = map(int, re.match(r"(\d+) of the last (\d+)", said[0]).groups())
+    assert failed >= 8 and asked == 16 + failed
+
+
+@pytest.mark.fault("R11")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_skip_skips_in_training_and_evaluation(num_workers, tmp_path):
+    images = write_images(tmp_path / "images")
+    whole = (images / "class0" / "0.png").read_bytes()
+    broken = [images / "class1" / f"{i}.png" for i in range(3)]
+    for path, content in zip(broken, [b"", b"no image", whole[:80]], strict=True):
+        path.write_bytes(content)
+    cfg = skipping(images, tmp_path / "run", max_share=1)
+    judged = loader(images, batch_size=8)
+    for each in (cfg.train_dataloader, judged):
+        each.update(num_workers=num_workers)
+        each["dataset"]["on_error"] = "skip"
+    cfg.default_hooks.knn = {
+        "type": "KNNHook",
+        "k": 3,
+        "bank_dataloader": judged,
+        "query_dataloader": judged,
+    }
+    runner = make_runner(cfg)
+    runner.train()
+    assert runner.iter == 4
+    listed = (tmp_path / "run" / "unreadable_images.txt").read_text().splitlines()
+    assert sorted(listed) == sorted(map(str, broken))
+    history = runner.message_hub.get_info("knn_history")
+    assert [record["epoch"] for record in history] == [0, 1]
+
+
+@pytest.mark.fault("R11")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_raise_names_the_file(num_workers, tmp_path):
+    images = write_images(tmp_path / "images")
+    (images / "class1" / "5.png").write_bytes(b"no image")
+    cfg = config(images, tmp_path / "run")
+    cfg.train_dataloader.num_workers = num_workers
+    with pytest.raises(LoaderError, match=r"class1/5\.png' cannot be read") as caught:
+        make_runner(cfg).train()
+    assert "Traceback" not in str(caught.value)  # the sentence alone says it

@@ -14,6 +14,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
+from ..preemption import evaluating
 
 HISTORY = "knn_history"
 
@@ -100,7 +101,7 @@ class KNNHook(Hook):
     def _run(self, runner: Any, epoch: int) -> None:
         start = time.perf_counter()
         model = unwrap(runner.model)
-        with preserved_rng():
+        with preserved_rng(), evaluating("kNN", *self.loaders):
             bank, query = (
                 extract_features(model, loader, self.encoder) for loader in self.loaders
             )

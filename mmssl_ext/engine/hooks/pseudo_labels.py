@@ -21,6 +21,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
+from ..preemption import evaluating
 
 _FIGURES = "cluster_figures"  # in the message hub, of the epoch under way
 _ENDED = "cluster_epochs"  # epochs that the labels have followed
@@ -206,7 +207,11 @@ class PseudoLabelHook(Hook):
 
     def _start(self, runner: Any, model: Any) -> None:
         started = time.perf_counter()
-        with preserved_rng(), _progress(runner, "Embedding images: batch") as progress:
+        with (
+            preserved_rng(),
+            evaluating("feature pass", self._loader),
+            _progress(runner, "Embedding images: batch") as progress,
+        ):
             found = extract_features(
                 model, self._loader, progress=progress, names=["embedding"]
             )

@@ -1,0 +1,215 @@
+"""Signals that ask a run to stop, and where it may: between two steps, on all ranks.
+
+SIGTERM and SIGUSR1 set a flag. It is looked at whenever a batch is fetched, in training
+and in evaluation; all ranks then agree, so none waits for one that has left. While a
+rank waits for data the flag ends the wait. A second signal has the effect that it would
+have without us; the same notice may arrive twice, for launchers pass on to their
+processes what the scheduler has already sent to all of them, so signals within two
+seconds of the first count as one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .agreement import agree
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+_SAME = 2.0  # seconds in which further signals are the first one once more
+_ON, _STOP, _FAILED = 0, 1, 2  # what ranks agree on
+
+
+class Interruption(BaseException):
+    """Leaves the loop of a run on all ranks at once; ``except Exception`` lets it pass.
+
+    Attributes:
+        failed: Data could not be loaded; otherwise a signal asked to stop.
+        error: What this rank's loader raised, if anything.
+        during: Which evaluation is under way, None in training.
+    """
+
+    def __init__(
+        self, failed: bool, error: Exception | None, during: str | None
+    ) -> None:
+        super().__init__()
+        self.failed = failed
+        self.error = error
+        self.during = during
+
+
+class _Now(BaseException):
+    """Raised by the handler while data are waited for."""
+
+
+class Watch:
+    """What the signals of this process ask for, while a run lasts.
+
+    Args:
+        may_stop: Whether the state between the last step and the next can be saved.
+
+    Attributes:
+        asked: The first signal, None before.
+    """
+
+    def __init__(self, may_stop: Callable[[], bool] = lambda: True) -> None:
+        self.asked: signal.Signals | None = None
+        self.during: str | None = None
+        self._may_stop = may_stop
+        self._leaves = False
+        self._first = 0.0
+        self._process = os.getpid()
+        self._raises = False
+        self._before: dict[int, Any] = {}
+        # by the identity of a loader: batches in which all ranks take part
+        self._polled: dict[int, float] = {}
+
+    def install(self) -> None:
+        """Take the signals over; only the main thread can."""
+        global _current
+        if _current is not None:
+            _current.give_back(even_leaving=True)
+        if _in_main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._handle)
+        _current = self
+
+    def leave(self) -> None:
+        """The process ends for a signal, be it one that another rank was sent.
+
+        The notice may still arrive here (once more), and must not change how it ends.
+        """
+        if not self._leaves:
+            atexit.register(_ignore)  # Python restores handlers before it has ended
+        self._leaves = True
+
+    def give_back(self, even_leaving: bool = False) -> None:
+        """Restore the handlers, unless the process is about to end for a signal."""
+        global _current
+        if _current is self:
+            _current = None
+        if not _in_main_thread() or (self._leaves and not even_leaving):
+            return
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
+        self._before = {}
+
+    def trains(self, loader: Any) -> None:
+        """Let all ranks agree on every batch of a loader."""
+        self._polled[id(loader)] = math.inf
+
+    @contextlib.contextmanager
+    def evaluates(self, what: str, *loaders: Any) -> Iterator[None]:
+        """Let all ranks agree on the batches of these loaders that all of them have."""
+        before = self.during
+        self.during = what
+        # The smallest number of the ranks is the largest of their negatives.
+        self._polled |= {id(x): -agree(-_length(x)) for x in loaders}
+        try:
+            yield
+        finally:
+            for loader in loaders:
+                self._polled.pop(id(loader), None)
+            self.during = before
+
+    def polls(self, loader: int, batch: int) -> bool:
+        """Whether ranks agree after this batch, counted from 0, of a loader."""
+        return batch < self._polled.get(loader, 0)
+
+    def fetch(self, get: Callable[[], Any], is_left: Callable[[], bool]) -> Any:
+        """Return a batch, or leave together with the other ranks.
+
+        Args:
+            get: Returns the batch.
+            is_left: Whether there is one. Ranks agree on batches, not on their end, at
+                which others may still be far from theirs.
+
+        Raises:
+            Interruption: A rank was asked to stop, or failed to get its batch.
+        """
+        batch, error = None, None
+        if not is_left():
+            return get()  # raises StopIteration
+        may_stop = self._may_stop()
+        try:
+            try:
+                self._raises = may_stop and _in_main_thread()
+                if self.asked and may_stop:
+                    raise _Now
+                batch = get()
+            finally:
+                self._raises = False
+        except _Now:
+            self._raises = False
+        except StopIteration:  # of a stream, which knows only now
+            raise
+        except Exception as caught:
+            error = caught
+        stop = self.asked is not None and may_stop
+        code = agree(_STOP if stop else _ON if error is None else _FAILED)
+        if code == _ON:
+            return batch
+        raise Interruption(code == _FAILED, error, self.during) from error
+
+    def _handle(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        forked = os.getpid() != self._process  # no business of this child's
+        if self.asked is None and not forked:
+            self.asked, self._first = signal.Signals(number), now
+            self.leave()
+            text = f"{self.asked.name}: stopping; a second signal ends at once.\n"
+            with contextlib.suppress(OSError):
+                os.write(2, text.encode())  # a logger might hold its lock just now
+            if self._raises:
+                raise _Now
+        elif forked or now - self._first > _SAME:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+_current: Watch | None = None
+
+
+def current() -> Watch | None:
+    """Return the watch of the run that this process is in."""
+    return _current
+
+
+@contextlib.contextmanager
+def evaluating(what: str, *loaders: Any) -> Iterator[None]:
+    """Let a signal end an evaluation, in which all ranks must take part.
+
+    Args:
+        what: Name of the evaluation for messages.
+        loaders: Data loaders that it reads.
+    """
+    if _current is None:
+        yield
+        return
+    with _current.evaluates(what, *loaders):
+        yield
+
+
+def _length(loader: Any) -> int:
+    try:
+        return len(loader)
+    except TypeError:  # of a stream: nobody knows how many batches the ranks have
+        return 0
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _ignore() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
