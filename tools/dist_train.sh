@@ -11,7 +11,8 @@
 #
 # SIGTERM or SIGUSR1 to this process reaches every worker of the node (SIGUSR1 where
 # torchrun has --signals-to-handle; older ones leave it to you to signal the workers).
-# They save and stop; torchrun kills those that have not after 30 seconds.
+# They save and stop; torchrun kills those that have not after 30 seconds. The exit code
+# is then torchrun's, 1; what the workers did stands in the log.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

@@ -185,7 +185,7 @@ def current() -> Watch | None:
 
 
 @contextlib.contextmanager
-def evaluating(what: str, *loaders: Any) -> Iterator[None]:
+def interruptible(what: str, *loaders: Any) -> Iterator[None]:
     """Let a signal end an evaluation, in which all ranks must take part.
 
     Args:

@@ -14,7 +14,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
-from ..preemption import evaluating
+from ..preemption import interruptible
 
 HISTORY = "knn_history"
 
@@ -101,7 +101,7 @@ class KNNHook(Hook):
     def _run(self, runner: Any, epoch: int) -> None:
         start = time.perf_counter()
         model = unwrap(runner.model)
-        with preserved_rng(), evaluating("kNN", *self.loaders):
+        with preserved_rng(), interruptible("kNN", *self.loaders):
             bank, query = (
                 extract_features(model, loader, self.encoder) for loader in self.loaders
             )

@@ -21,7 +21,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
-from ..preemption import evaluating
+from ..preemption import interruptible
 
 _FIGURES = "cluster_figures"  # in the message hub, of the epoch under way
 _ENDED = "cluster_epochs"  # epochs that the labels have followed
@@ -209,7 +209,7 @@ class PseudoLabelHook(Hook):
         started = time.perf_counter()
         with (
             preserved_rng(),
-            evaluating("feature pass", self._loader),
+            interruptible("feature pass", self._loader),
             _progress(runner, "Embedding images: batch") as progress,
         ):
             found = extract_features(
