@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
@@ -255,15 +256,22 @@ class _Workers(_MultiProcessingDataLoaderIter):
     def _awaited(self, seconds: float) -> Any:
         # Meanwhile torch raises where a worker dies: a read that waits for the rest of
         # what a dead worker has begun to write would never end.
-        _set_worker_pids(id(self), tuple(int(x.pid or 0) for x in self._workers))
         try:
-            return self._data_queue.get(timeout=seconds)
-        except RuntimeError:
+            _set_worker_pids(id(self), tuple(int(x.pid or 0) for x in self._workers))
+            try:
+                return self._data_queue.get(timeout=seconds)
+            finally:
+                _remove_worker_pids(id(self))
+        except (RuntimeError, OSError, EOFError) as error:
+            if not isinstance(error, RuntimeError):
+                # The memory of this batch went with its worker, which may still end.
+                self._unreadable += 1
+                end = time.monotonic() + _SLICE
+                while not self._has_dead() and time.monotonic() < end:
+                    time.sleep(0.01)
             if self._has_dead():
                 raise queue.Empty from None
             raise
-        finally:
-            _remove_worker_pids(id(self))
 
     def _salvaged(self) -> Any:
         """Return a batch that is there although a worker has died."""
@@ -275,7 +283,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
                     try:
                         found.put(self._data_queue.get(timeout=_SLICE))
                         return
-                    except OSError:  # its memory went with the worker
+                    except (OSError, EOFError):  # its memory went with the worker
                         self._unreadable += 1
 
         # In a thread, because it may never end.

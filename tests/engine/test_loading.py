@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -187,6 +188,29 @@ def test_a_dead_worker_is_named_with_its_batch(pin_memory):
     assert got == [i**2 for i in order[: len(got)]]  # nothing was left out before it
     end_workers()
     assert gone_within(1, pids)
+
+
+@pytest.mark.fault("R23")
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_worker_that_dies_while_its_batch_is_taken_over_is_named(error, dies):
+    iterator = iter(guarded(Numbers(slow=0.01)))
+    pids = processes(iterator)
+    get = iterator._data_queue.get
+    broken = [error]
+
+    def get_from_the_dying(timeout):
+        if not broken:
+            return get(timeout=timeout)
+        if dies:
+            threading.Timer(0.2, os.kill, (pids[0], signal.SIGKILL)).start()
+        raise broken.pop()
+
+    iterator._data_queue.get = get_from_the_dying
+    match = "Worker 0" if dies else None
+    with pytest.raises(WorkerError if dies else error, match=match):
+        list(iterator)
+    end_workers()
 
 
 @pytest.mark.fault("R23")
