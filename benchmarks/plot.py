@@ -152,8 +152,8 @@ def ratios(path: Path) -> None:
         (
             loss_bars(),
             "Losses and InterCLR's branch: times faster than the peer",
-            "time of forward and backward on one thread (memory kept: on all), peer's "
-            "over ours (more is better)",
+            "forward and backward, one thread (memory kept: all), peer's over ours "
+            "(more is better)",
         ),
         (
             step_bars(),
