@@ -20,7 +20,8 @@ from ..loops import ExactEpochLoop
 from ..preemption import Interruption, Watch
 from ..resume import accumulation
 
-_DUE = "validation_due"  # in the message hub; ExactEpochLoop knows it by itself
+# In the message hub, for loops that do not know it. mmengine logs what begins by "val".
+_DUE = "stopped_in_validation"
 
 
 @HOOKS.register_module()
