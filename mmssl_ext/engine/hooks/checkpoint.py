@@ -22,6 +22,7 @@ from ..checkpoint import restore_histories, to_plain
 from ..checkpoint_writing import Saving, start_saving, wait_for_checkpoints
 from ..errors import CheckpointFileError
 from ..manifest import manifests, remove_checkpoint, remove_leftovers
+from ..resume import accumulation, batch_size
 
 
 @HOOKS.register_module()
@@ -300,14 +301,12 @@ class _SavingElsewhere:
 
 def _facts(runner: Any, meta: dict) -> dict[str, Any]:
     """What a manifest says about the run."""
-    loader = runner.train_dataloader
-    batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    steps = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    batch = batch_size(runner.train_dataloader)
     return {
         "epoch": meta["epoch"],
         "iter": meta["iter"],
         "world_size": runner.world_size,
-        "global_batch": batch and batch * runner.world_size * steps,
+        "global_batch": batch and batch * runner.world_size * accumulation(runner),
         "config_sha256": hashlib.sha256(meta["cfg"].encode()).hexdigest(),
         "method": type(unwrap(runner.model)).__name__,
     }
