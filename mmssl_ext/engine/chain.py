@@ -218,6 +218,8 @@ def read_chain(path: str | Path) -> Chain:
             f"{path}: transfers = dict(NAME=dict(config=...)) is missing."
         )
     for name, entry in transfers.items():
+        if entry is None:  # of a base chain, switched off
+            continue
         first = _stage(path, entry, name, name, common)
         chain.titles[name] = first.title
         for source, checkpoint in chain.sources.items():
