@@ -24,7 +24,7 @@ endif
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-faults test-slurm lint typecheck format peers bench clean FORCE
+.PHONY: help venv demo test test-faults test-slurm test-wheel docs lint typecheck format peers bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,7 @@ help: ## List the targets
 venv: $(STAMP) ## Build .venv with the pinned dependencies and this package
 
 # The stamp is written last, so an interrupted installation starts afresh.
-$(STAMP): requirements/pinned.txt setup.cfg pyproject.toml $(REBUILD)
+$(STAMP): requirements/pinned.txt setup.cfg setup.py pyproject.toml $(REBUILD)
 	@$(CHECK_PYTHON)
 	@if [[ "$$(cat $(STAMP) 2>/dev/null)" == "$$REPOSITORY" ]]; then rm $(STAMP); \
 	else $(CREATE_VENV); fi
@@ -67,6 +67,13 @@ test-slurm: export OMP_NUM_THREADS ?= 1
 test-slurm: venv ## Install Slurm where it is missing (as root), start two nodes, test on them
 	$(PY) -m tests.slurm.install
 	$(PY) -m pytest -q -rs -m slurm tests/slurm $(PYTEST_ARGS)
+
+test-wheel: venv ## Install the wheel into an empty environment elsewhere, use it (5 GB)
+	$(PY) -m tests.wheel
+
+docs: venv ## Build the documentation into docs/_build/html (Python 3.11 or newer)
+	$(PY) -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
+	@echo "Documentation: docs/_build/html/index.html"
 
 lint: venv ## Check style with ruff
 	$(PY) -m ruff check .

@@ -158,15 +158,19 @@ def describe_machine() -> dict[str, str]:
 
 
 def write_rows(name: str, rows: list[dict]) -> None:
-    """Print the rows and write them to ``results/<name>.csv``."""
-    rows = [row | describe_machine() for row in rows]
+    """Print the rows and write them to ``results/<name>.csv``.
+
+    What a row says itself of versions and hardware is kept.
+    """
+    machine = describe_machine()
+    rows = [row | {k: row.get(k, v) for k, v in machine.items()} for row in rows]
     RESULTS.mkdir(exist_ok=True)
     with open(RESULTS / f"{name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        print({k: v for k, v in row.items() if k not in describe_machine()})
+        print({k: v for k, v in row.items() if k not in machine})
 
 
 @contextlib.contextmanager

@@ -18,12 +18,16 @@ import torch
 REPO = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 
+import collect  # noqa: E402
 import common  # noqa: E402
 import gpu  # noqa: E402
+import methods  # noqa: E402
 import peers  # noqa: E402
 import pipeline  # noqa: E402
 import plot  # noqa: E402
 import scale  # noqa: E402
+
+from mmssl_ext.engine.errors import Preempted  # noqa: E402
 
 
 @pytest.fixture
@@ -347,3 +351,93 @@ def test_gpu_sh_says_how_to_use_it_and_knows_every_version() -> None:
     assert len(names) > 15
     for name in names:
         assert re.search(rf"^{name}==", pins, re.M), f"{name} has no version"
+
+
+# --- runs
+
+
+def left_by_a_chain(folder: Path, metric: str = "90.5") -> Path:
+    """What the chain of one method leaves: a table and the configs of its stages."""
+    (folder / "configs").mkdir(parents=True)
+    for stage, lr in (
+        ("pretrain", 0.1),
+        ("knn-co2-seed1", 0.2),
+        ("voc-co2-seed1", 0.3),
+    ):
+        (folder / "configs" / f"{stage}.py").write_text(
+            f"model = dict(backbone=dict(depth=18))\noptim_wrapper = dict(lr={lr})\n"
+        )
+    start = f"{folder}/pretrain/epoch_10.pth,{'ab' * 32}"
+    (folder / "results.csv").write_text(
+        "stage,transfer,source,seed,status,metric,value,seconds,memory_mb,device,"
+        "source_checkpoint,source_sha256,torch_version,mmengine_version,reason,top1\n"
+        f"pretrain,pretrain,,1,finished,top1,80,9,99,cpu,,,2.4.0,0.10.9,,80\n"
+        f"knn-co2-seed1,knn,co2,1,finished,top1,{metric},9,99,cpu,{start},2.4.0,0.10.9,,"
+        f"{metric}\nvoc-co2-seed1,voc,co2,1,failed,,,,,,{start},,,full disk,\n"
+    )
+    return folder
+
+
+def test_a_chain_becomes_rows_with_hashes_of_settings_and_no_paths(
+    tmp_path: Path, results: Path
+) -> None:
+    collect.main(str(left_by_a_chain(tmp_path / "chain")), name="chain")
+    with (results / "chain.csv").open() as file:
+        first, second = csv.DictReader(file)  # the failed stage has no row
+    assert (first["recipe"], first["source_recipe"]) != ("", "")
+    assert second["source_recipe"] == first["recipe"] != second["recipe"]
+    assert first["source_recipe"] == first["source_sha256"] == ""
+    assert second["source_sha256"] == "ab" * 6
+    assert second["torch"] == "2.4.0"  # of the run, not of the one who collects
+    assert second["python"] == common.describe_machine()["python"]
+    assert str(tmp_path) not in (results / "chain.csv").read_text()
+
+
+def test_methods_collects_what_has_finished(
+    tmp_path: Path, results: Path, capsys: pytest.CaptureFixture
+) -> None:
+    left_by_a_chain(tmp_path / "co2-seed1")
+    chosen = ["--collect", "--methods", "random", "co2", "--seeds", "1"]
+    args = methods.parse_args([*chosen, "--out", str(tmp_path)])
+    assert methods.main(args) == 0
+    assert "random-seed1 has no results yet" in capsys.readouterr().out
+    with (results / f"{methods.NAME}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["method"], r["transfer"], r["value"]) for r in rows] == [
+        ("co2", "pretrain", "80"),
+        ("co2", "knn", "90.5"),
+    ]
+    args.out = tmp_path / "nothing"
+    assert methods.main(args) == 1
+
+
+def test_methods_runs_every_method_with_every_seed(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def call(command, env, cwd, **_) -> int:
+        seen.append((env["METHOD"], env["SEED"], env["OMP_NUM_THREADS"]))
+        assert (Path(cwd) / command[1]).is_file()
+        assert (Path(cwd) / methods.CHAIN).is_file()
+        if env["METHOD"] == "co2":
+            left_by_a_chain(Path(command[-1]))
+        return 1 if seen[-1] == ("detco", "0", "1") else 0
+
+    monkeypatch.setattr(methods.subprocess, "call", call)
+    chosen = ["--methods", "co2", "detco", "--seeds", "0", "5"]
+    args = methods.parse_args([*chosen, "--out", str(tmp_path / "out")])
+    assert methods.main(args) == 1  # one has failed; the others ran, and are collected
+    assert seen == [(m, s, "1") for s in "05" for m in ("co2", "detco")]
+    assert (results / f"{methods.NAME}.csv").is_file()
+
+
+def test_methods_starts_nothing_more_after_a_preemption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = iter([0, Preempted.exit_code, 0, 0])
+    monkeypatch.setattr(methods.subprocess, "call", lambda *_, **__: next(codes))
+    runs = [("random", 0), ("co2", 0), ("detco", 0), ("interclr", 0)]
+    assert methods.train_all(tmp_path, runs, jobs=1) == Preempted.exit_code
+    assert next(codes) == 0  # the third was never asked for
+    assert len(list(codes)) == 1

@@ -133,7 +133,9 @@ if [ -n "${STAGE_FROM:-}${STAGE_TO:-}" ]; then
     # --cfg-options drops blanks and makes lists of commas
     [[ $STAGE_TO =~ ^/[A-Za-z0-9_./+@%:=-]+$ ]] || refuse "STAGE_TO '$STAGE_TO' must be an absolute path of letters, digits and ./_+-@%:= alone."
 fi
-[ -f "$config" ] || refuse "config $config does not exist (looked from $PWD)."
+name=${config#mmssl_ext::}  # of a config of the package, beside these tools
+[ -f "$config" ] || [ -f "$tools/../configs/${name#configs/}" ] \
+    || refuse "config $config does not exist (looked from $PWD and in the package)."
 type -P "$python" > /dev/null || refuse "no program '$python' here; set PYTHON."
 type -P sbatch > /dev/null || refuse "there is no Slurm here (no sbatch); without it use tools/dist_train.sh."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw what a trained method does to a few images: matches, regions or patches."""
+"""Draw what a checkpoint has learned, from a folder of images."""
 
 import argparse
 import sys
@@ -12,24 +12,72 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmengine.config import DictAction
 
 from mmssl_ext.engine.launch import load_config, run_tool
-from mmssl_ext.visualization.method_pictures import write_picture
+from mmssl_ext.visualization.learned import KINDS, METHOD, write_pictures
 
 
 def parse_args() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file of DenseCL, RegionCL or DetCo")
+    parser.add_argument("config", help="config file of the pretraining")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--images", required=True, metavar="FOLDER", help="any folder of images"
     )
     parser.add_argument(
-        "--out", required=True, metavar="FILE.png", help="picture to write"
+        "--out",
+        required=True,
+        metavar="FILE.png|FOLDER",
+        help="picture to write; for several kinds a folder",
     )
     parser.add_argument(
-        "--num", type=int, default=4, help="number of images, the first by name [4]"
+        "--kind",
+        nargs="+",
+        default=[METHOD],
+        choices=[METHOD, *KINDS, "all"],
+        dest="kinds",
+        metavar="KIND",
+        help=f"{METHOD}: what DenseCL, RegionCL or DetCo does to its views [default]; "
+        f"{', '.join(KINDS)}; or all",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random views [0]")
+    parser.add_argument(
+        "--num", type=int, help=f"images shown [4 for {METHOD}, else 6, spread evenly]"
+    )
+    parser.add_argument(
+        "--max-images",
+        type=int,
+        default=1000,
+        dest="most",
+        metavar="N",
+        help="images searched for neighbours and embedded, at most [1000]",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="short side of the images that become maps [2 or 3 times the crop's]",
+    )
+    parser.add_argument(
+        "--patch",
+        type=float,
+        nargs=2,
+        default=(0.5, 0.5),
+        metavar=("X", "Y"),
+        help="similarity: place of the cell in the image, 0 to 1 [0.5 0.5]",
+    )
+    parser.add_argument(
+        "--method", choices=["tsne", "umap"], default="tsne", help="embedding [tsne]"
+    )
+    parser.add_argument(
+        "--bank",
+        action="store_true",
+        help="embedding: of InterCLR's bank; --images is the training folder then",
+    )
+    parser.add_argument(
+        "--compare",
+        choices=["random"],
+        help="pca, filters: show the untrained network too",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random [0]")
     parser.add_argument(
         "--strict-config",
         action="store_true",
@@ -52,7 +100,8 @@ def main() -> None:
     cfg = load_config(
         *(args.pop(x) for x in ("config", "cfg_options", "strict_config"))
     )
-    print(f"Picture: {write_picture(cfg, **args)}")
+    for file in write_pictures(cfg, **args):
+        print(f"Picture: {file}")
 
 
 if __name__ == "__main__":

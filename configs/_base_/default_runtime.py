@@ -20,6 +20,7 @@ default_hooks = dict(
     collapse=dict(type="CollapseMonitorHook", interval=50),
     unreadable=dict(type="UnreadableImagesHook"),
     progress=dict(type="ProgressHook"),
+    learned=dict(type="LearnedPicturesHook"),
     report=dict(type="ReportHook"),
 )
 

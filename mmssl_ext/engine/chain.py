@@ -24,8 +24,9 @@ A chain file is a config file, for instance::
 ``options`` are those of ``tools/train.py --cfg-options``: variables or dotted keys of
 the config, here with any plain Python values. The chain itself sets ``checkpoint``, the
 variable by which the transfer configs take their source, and ``randomness.seed``. Paths
-are relative to the current folder or else to that of the chain file. Variables of your
-own, ``_base_``, ``{{$VARIABLE:default}}`` and all else of config files work as usual.
+are relative to the current folder or else to that of the chain file; a config that is
+in neither is one of the package's, as on the command line. Variables of your own,
+``_base_``, ``{{$VARIABLE:default}}`` and all else of config files work as usual.
 
 Every combination is a stage ``<transfer>-<source>-seed<seed>``, beside ``pretrain``.
 """
@@ -39,7 +40,7 @@ import difflib
 import io
 import pprint
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmssl_ext.files import write_text
+from mmssl_ext.packaged import find_config, packaged_config
 
 from .config_check import closest
 from .errors import ConfigError
@@ -196,6 +198,8 @@ def read_chain(path: str | Path) -> Chain:
     Raises:
         ConfigError: Something in it cannot be used; the message names the place.
     """
+    with contextlib.suppress(FileNotFoundError):  # of which load_config says more
+        path = find_config(path)
     path = Path(path)
     cfg = load_config(path).to_dict()
     cfg.pop("default_scope", None)
@@ -276,7 +280,7 @@ def _stage(
         raise ConfigError(
             f"{place}: the chain sets the option checkpoint; name it in sources."
         )
-    config = _find(path, entry["config"], f"{place}.config")
+    config = _find(path, entry["config"], f"{place}.config", packaged_config)
     return Stage(name, config, options, name, str(entry.get("title", title)))
 
 
@@ -307,10 +311,17 @@ def _sources(path: Path, cfg: dict) -> dict[str, Path | str | None]:
     return found
 
 
-def _find(chain_file: Path, name: str, place: str) -> Path:
+def _find(
+    chain_file: Path,
+    name: str,
+    place: str,
+    otherwise: Callable[[str], Path | None] = lambda name: None,
+) -> Path:
     for path in (Path(name), chain_file.parent / name):
         if path.is_file():
             return path
+    if (found := otherwise(name)) is not None:
+        return found
     raise ConfigError(
         f"{place}: there is no file {name} (looked from {Path.cwd()} and "
         f"{chain_file.parent.absolute()})."

@@ -14,6 +14,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmssl_ext.packaged import SCOPE, packaged_base
+
 from .errors import ConfigError
 
 
@@ -115,7 +117,9 @@ def _bases(file: Path) -> list[Path]:
     for name, node in _assignments(_parse(file)):
         if name == "_base_":
             names = _base_names(file, node)
-            return [_resolve(file, b) for b in names if "::" not in b]
+            return [
+                _resolve(file, b) for b in names if b.startswith(SCOPE) or "::" not in b
+            ]
     return []
 
 
@@ -134,4 +138,6 @@ def _base_names(file: Path, node: ast.Assign) -> list[str]:
 
 
 def _resolve(file: Path, base: str) -> Path:
+    if base.startswith(SCOPE):
+        return packaged_base(base).resolve()
     return (file.parent / base).resolve()

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 
 import mmssl_ext.pickles  # noqa: F401  # so that mmengine reads .pkl files as data
+from mmssl_ext.packaged import enable_bases, find_config
 from mmssl_ext.transfer.data_check import check_data
 
 from .agreement import share
@@ -28,6 +30,8 @@ from .ranks import TIMEOUT, start_ranks, watched
 from .runner import SSLRunner
 from .tool import run_tool as run_tool
 from .work_dir import check_writable, occupied
+
+enable_bases()
 
 Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log
 
@@ -53,24 +57,25 @@ def load_config(
 ) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
-    An option that names a variable at the top level of the file or of one of its bases
-    changes everything that the files compute from it. ``strict`` takes the files for
-    data (see :mod:`~mmssl_ext.engine.config_strict`).
+    A path that leads to no file names a config of the package (``co2/co2_r18_demo.py``,
+    ``mmssl_ext::co2/co2_r18_demo.py``). An option that names a variable at the top
+    level of the file or of one of its bases changes everything that the files compute
+    from it. ``strict`` takes the files for data (see
+    :mod:`~mmssl_ext.engine.config_strict`).
 
     Raises:
         ConfigError: The file or one of its bases is missing or no valid config, or an
             option names nothing that takes effect.
     """
-    path = Path(path)
-    if not path.is_file():
-        names = [file.name for file in path.parent.glob("*.py")]
-        raise ConfigError(
-            f"Config {path} does not exist (looked from {Path.cwd()})."
-            f"{closest(path.name, names)}"
-        )
+    try:
+        path = find_config(path)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
     if strict:
         check_strict(path)
         enforce()
+    elif os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where `custom_imports` has modules of the user's
     options = dict(cfg_options or {})
     try:
         config_files(path)  # mmengine would follow a circle of bases without end
@@ -87,6 +92,11 @@ def load_config(
         raise ConfigError(
             f"Config {path} or one of its bases is not valid Python: line "
             f"{error.lineno}: {error.msg}."
+        ) from error
+    except ImportError as error:
+        raise ConfigError(
+            f"Config {path}: {error} Start from the folder that holds the module, or "
+            "name that folder in PYTHONPATH."
         ) from error
     except (OSError, KeyError, TypeError) as error:  # suffix, duplicate or odd keys
         raise ConfigError(f"Config {path} cannot be read: {error}") from error

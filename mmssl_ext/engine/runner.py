@@ -13,6 +13,8 @@ from mmssl_ext.registry import RUNNERS
 from .loading import guard_workers
 from .loops import ExactEpochLoop
 
+_PERSISTENT = "persistent_workers"
+
 
 @RUNNERS.register_module()
 class SSLRunner(Runner):
@@ -36,7 +38,12 @@ class SSLRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        """Build a data loader whose workers are watched."""
+        """Build a data loader whose workers are watched.
+
+        Without workers none persist: ``num_workers=0`` is an option of its own.
+        """
+        if isinstance(dataloader, dict) and not dataloader.get("num_workers"):
+            dataloader = {k: v for k, v in dataloader.items() if k != _PERSISTENT}
         return guard_workers(Runner.build_dataloader(dataloader, *args, **kwargs))
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:

@@ -18,10 +18,10 @@ def cluster_figures(
             alone.
 
     Returns:
-        ``size_min``, ``size_median``, ``size_max``; ``effective_number``: the
-        exponential of the entropy of the sizes, C where all are equal. With classes
-        ``purity``: share of the images that are of their cluster's most frequent class;
-        and ``nmi``: mutual information over the mean of both entropies, 0 to 1.
+        ``size_min``, ``size_median``, ``size_max`` and ``effective_number``, which is
+        the exponential of the entropy of the sizes, C where all are equal. With classes
+        ``purity``, the share of the images that are of their cluster's most frequent
+        class, and ``nmi``, mutual information over the mean of both entropies, 0 to 1.
     """
     labels = labels.long()
     sizes = torch.bincount(labels, minlength=num_clusters)

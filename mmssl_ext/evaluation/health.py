@@ -18,8 +18,8 @@ def embedding_health(
     * ``effective_rank``: exp of the entropy of the normalised singular values (RankMe,
       arXiv 2210.02885, equation 2), uncentred as there: a constant embedding has
       exactly 1, the maximum is min(N, D).
-    * ``uniformity``: log of the mean of exp(-2 |q_i - q_j|^2) over pairs, and
-      ``alignment``: mean of |q - k|^2 (arXiv 2005.10242, section 4.1); low is good.
+    * ``uniformity``: log of the mean of ``exp(-2 |q_i - q_j|^2)`` over pairs, and
+      ``alignment``: mean of ``|q - k|^2`` (arXiv 2005.10242, section 4.1); low is good.
     * ``pos_neg_gap``: mean of q.k minus mean of q.n over the queue.
 
     Args:

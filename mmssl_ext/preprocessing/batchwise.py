@@ -55,7 +55,7 @@ def augment(view: Tensor, operations: Mapping[str, Tensor]) -> Tensor:
             name encodes them.
 
     Returns:
-        uint8 on the view's device: N x 3 x H x W, or N x P x 3 x s x s after
+        Images in uint8 on the view's device, N x 3 x H x W, or N x P x 3 x s x s after
         CutPatches. Images that no operation concerns are the same bit by bit; if there
         are no others, it may be ``view`` itself.
 

@@ -76,7 +76,7 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
             training: Unused; what is to be augmented is in the batch.
 
         Returns:
-            ``inputs``: the same structure in float32 on the device; ``data_samples``.
+            ``inputs``, the same structure in float32 on the device, ``data_samples``.
 
         Raises:
             TypeError: The inputs are not collated, or of another shape.

@@ -46,7 +46,7 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
             checks of their own and are passed over.
 
     Returns:
-        Notices: logging level and sentence.
+        Notices, each a logging level and a sentence.
 
     Raises:
         ConfigError: One sentence per problem, with its place in the config.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.figure import Figure
 
 from . import curves
@@ -45,7 +47,7 @@ def comparison_figure(results: Results) -> Figure | None:
     ]
     if not shown:
         return None
-    figure, axes = curves.new_figure((5.4, 1.4 + 0.45 * len(shown)))
+    figure, axes = curves.new_figure((curves.SIZE[0], 1.2 + 0.66 * len(shown)))
     for row, (_, metric, transfer) in enumerate(shown):
         cells = {s: results.cell(transfer, s, metric) for s in results.sources}
         means = [cell.mean for cell in cells.values() if cell]
@@ -80,8 +82,22 @@ def comparison_figure(results: Results) -> Figure | None:
         ):
             color, _, marker = _look(results, source)
             axes.plot([], [], linestyle="", marker=marker, color=color, label=source)
-    axes.set_yticks(range(len(shown)), [f"{t}, {m}" for t, m, _ in shown])
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    # Their names above the lines: beside them would leave no room on a phone.
+    axes.set_yticks(range(len(shown)), [""] * len(shown))
+    axes.tick_params(axis="y", length=0)
+    for row, (title, metric, _) in enumerate(shown):
+        name = textwrap.shorten(f"{title}, {metric}", 46, placeholder=" ...")
+        axes.annotate(
+            name,
+            (0, row - 0.42),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=12,
+            va="center",
+            color=curves.INK,
+        )
+    axes.set_ylim(len(shown) - 0.65, -0.75)
     axes.set_xlabel("percent")
     axes.margins(x=0.08)
     axes.set_title("Headline metrics", loc="left")
@@ -98,7 +114,7 @@ def curve_figure(results: Results, transfer: str, title: str) -> Figure | None:
     ]
     if not lines:
         return None
-    figure, axes = curves.new_figure((4.6, 3.2))
+    figure, axes = curves.new_figure(curves.SIZE)
     order = sorted(lines, key=lambda line: results.sources.index(line[0]))
     seen = set()
     for source, steps, values in order:
@@ -113,4 +129,6 @@ def curve_figure(results: Results, transfer: str, title: str) -> Figure | None:
     axes.set_xlabel("iteration")
     axes.set_ylabel(f"{results.metrics(transfer)[0]} (%)")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.xaxis.set_major_locator(curves.ticks(1, 2, 3, 4, 5))
+    axes.yaxis.set_major_locator(curves.ticks())
     return figure

@@ -1,4 +1,4 @@
-"""One page that says what pretraining is worth: ``chain.html``.
+"""The one page of a chain, from pretraining to transfer: ``chain.html``.
 
     python -m mmssl_ext.visualization.chain_report WORK_DIR
 
@@ -8,9 +8,7 @@ after some stages failed. The page needs no network and no JavaScript.
 
 from __future__ import annotations
 
-import base64
 import datetime
-import io
 import sys
 from collections.abc import Sequence
 from html import escape
@@ -20,27 +18,35 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mmssl_ext.engine.chain_results import read_json
+from mmssl_ext.engine.chain_results import Record, read_json
 from mmssl_ext.files import write_text
 
 from . import chain_plots, curves, page
 from . import report as pretraining
 from .chain_data import Cell, Results
+from .page import Section
+from .report import Run
 
 PAGE_FILE, PLOTS = "chain.html", "plots"
 
 _SIDE, _EXAMPLES = 320, 4  # pixels of a picture; images per transfer
+_OPEN = 12  # rows of a table that is shown without asking
 _CSS = """<style>
 .up { color: var(--green); } .down { color: var(--orange); }
-td small { font-weight: 400; white-space: nowrap; }
-.minor > * { color: var(--faint); font-size: .9rem; padding-top: .2rem; }
-.shots { display: grid; gap: .5rem; grid-template-columns: repeat(3, 1fr); }
-.shots img { width: 100%; height: auto; display: block; border-radius: .3rem; }
-.shots figcaption { font-size: .85rem; color: var(--faint); line-height: 1.3; }
+td small { font-weight: 400; white-space: nowrap; font-size: .82rem; }
+.short tbody th { color: var(--ink); }
+.short .minor > * { font-size: .9rem; padding-top: .2rem; color: var(--faint); }
+@media (min-width: 40.01rem) { .minor th { padding-left: 1.2rem; } }
+@media (max-width: 40rem) { .stack .minor { padding-top: 0; }
+  .stack .minor th { display: inline-block; min-width: 5rem; margin-right: .9rem;
+    font-weight: 500; } }
+tr:has(+ .minor) > * { border-bottom: 0; }
+tr:has(+ .minor) { border-bottom: 0; }
+.shots { display: grid; gap: .5rem; }
+.shots figcaption { font-size: .82rem; font-weight: 400; color: var(--faint);
+  line-height: 1.3; margin-top: .15rem; }
 .examples { display: grid; gap: 1rem 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
-.grid + .grid { margin-top: 1rem; } .one { max-width: 46rem; }
-h3 { font-size: 1rem; margin: 0 0 .6rem; } a { color: var(--blue); }
 </style>"""
 
 
@@ -60,23 +66,26 @@ def write_chain_report(work_dir: str | Path) -> Path:
         folder.mkdir(exist_ok=True)
         curves.save_png(figure, folder / f"{name}.png")
     chain = str(read_json(results.work_dir / "chain.json").get("chain", "chain"))
-    body = [
-        _CSS,
-        _answer(results, Path(chain).stem),
-        _troubles(results),
-        _table(results),
-        _figures(plots),
-        _pictures(results),
-        _pretraining(results),
-        _provenance(results),
-        page.paragraph(
-            f"Made {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z} from "
-            f"{chain}; results.csv beside this page holds the figures.",
-            "faint",
-        ),
-    ]
+    record = next((r for r in results.records if r.source is None), None)
+    run = Run(record.folder) if record and record.folder.is_dir() else None
+    sections = (
+        Section("Results", _table(results), "Transfer"),
+        Section("Plots", _figures(plots)),
+        Section("Example predictions", _pictures(results), "Predictions"),
+        _pretraining(results, run),
+        Section("Stages and their environment", _stages(results), "Stages"),
+        Section("Configurations", _configs(results), "Configs"),
+        Section("SHA-256 of all files", _hashes(results), "Hashes"),
+    )
+    end = page.paragraph(
+        f"Made {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z} from "
+        f"{chain}; results.csv beside this page holds the figures.",
+        "faint",
+    )
+    top = _CSS + _answer(results, Path(chain).stem) + _troubles(results, run)
     path = results.work_dir / PAGE_FILE
-    write_text(path, page.page(f"{Path(chain).stem}: transfer report", body))
+    title = f"{Path(chain).stem}: transfer report"
+    write_text(path, page.page(title, top, sections, end))
     return path
 
 
@@ -139,7 +148,10 @@ def _answer(results: Results, name: str) -> str:
         "seed": len(seeds),
     }
     extent = ", ".join(f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
-    parts = [f"<h1>{escape(name)}: transfer</h1>", page.paragraph(extent, "faint")]
+    parts = [
+        f"<h1>{escape(name)}: transfer report</h1>",
+        page.paragraph(extent, "faint"),
+    ]
     if gains:
         above = sum(gain > 0 for gain in gains.values())
         caption = "rows on which pretraining is above random initialisation"
@@ -159,8 +171,11 @@ def _answer(results: Results, name: str) -> str:
     return page.card(*parts, kind="answer")
 
 
-def _troubles(results: Results) -> str:
+def _troubles(results: Results, run: Run | None) -> str:
     failed = [
+        f"Pretraining: {alarm}" for alarm in (pretraining.alarms_of(run) if run else ())
+    ]
+    failed += [
         f"{record.name} {record.status}: {record.state.get('reason') or 'no reason'} "
         f"({Path(record.name, 'chain.log')})"
         for record in results.records
@@ -185,14 +200,15 @@ def _table(results: Results) -> str:
                 results.cell(transfer, results.base, metric) if results.base else None
             )
             best = max((round(c.mean, 1) for c in cells if c), default=None)
-            line = f'<th scope="row">{escape(title)}, {escape(metric)}</th>'
+            name = metric if i else f"{title}, {metric}"
+            line = f'<th scope="row">{escape(name)}</th>'
             for source, cell in zip(results.sources, cells, strict=True):
                 text = _cell(cell, None if source == results.base else base, best)
                 line += f'<td data-label="{escape(source)}">{text}</td>'
             kind = ' class="minor"' if i else ""
             rows.append(f"<tr{kind}>{line}</tr>")
     if not rows:
-        return page.section("Results", page.paragraph("No transfer has finished yet."))
+        return page.paragraph("No transfer has finished yet.")
     titles = ["Transfer, metric", *results.sources]
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     note = "Metrics in percent, the best of each row in bold."
@@ -202,15 +218,12 @@ def _table(results: Results) -> str:
         len(results.of(t, s)) > 1 for t in results.transfers for s in results.sources
     ):
         note += " Mean ± standard deviation over the seeds."
-    return page.section(
-        "Results",
-        page.card(
-            f'<table class="stack"><thead><tr>{head}</tr></thead><tbody>',
-            *rows,
-            "</tbody></table>",
-        ),
-        page.paragraph(note, "faint"),
+    table = page.card(
+        f'<table class="stack short"><thead><tr>{head}</tr></thead><tbody>',
+        *rows,
+        "</tbody></table>",
     )
+    return table + page.paragraph(note, "faint")
 
 
 def _cell(cell: Cell | None, base: Cell | None, best: float | None) -> str:
@@ -228,21 +241,18 @@ def _cell(cell: Cell | None, base: Cell | None, best: float | None) -> str:
 
 def _figures(plots: dict[str, tuple[Figure, str]]) -> str:
     if not plots:
-        return ""
-    parts = []
-    if "comparison" in plots:
-        figure, label = plots["comparison"]
-        parts.append(
-            page.figures([(curves.to_svg(figure, "comparison"), label)], "one")
+        return page.paragraph(
+            "There is nothing to plot before a transfer has finished."
         )
-    shown = [
-        (curves.to_svg(figure, name), label)
-        for name, (figure, label) in plots.items()
-        if name != "comparison"
-    ]
-    if shown:
-        parts.append(page.figures(shown))
-    return page.section("Plots", *parts)
+    shown = []
+    for name, (figure, label) in plots.items():
+        title = figure.axes[0].get_title("left")
+        shown.append(page.figure(title, curves.to_svg(figure, name, label)))
+    text = (
+        "Headline metrics of all initialisations, a mark per seed, and learning curves "
+        "of the transfers that were validated more than once."
+    )
+    return page.paragraph(text, "faint") + page.grid(shown)
 
 
 def _pictures(results: Results) -> str:
@@ -251,14 +261,17 @@ def _pictures(results: Results) -> str:
         rows = _examples(results, transfer)
         if rows:
             shown = f'<div class="examples">{"".join(rows)}</div>'
-            cards.append(page.card(f"<h3>{escape(title)}</h3>", shown))
+            cards.append(page.card(f"<h4>{escape(title)}</h4>", shown))
     if not cards:
-        return ""
+        return page.paragraph(
+            "No transfer has drawn predictions (PicturesHook draws them: boxes, masks "
+            "and maps, so not those of a classification)."
+        )
     text = (
         "The first images of the validation set, not chosen. Boxes are shown from a "
-        "score of 0.3 on."
+        "score of 0.3 on. Select a picture to enlarge it, and again to go back."
     )
-    return page.section("Example predictions", page.paragraph(text, "faint"), *cards)
+    return "\n".join([page.paragraph(text, "faint"), *cards])
 
 
 def _examples(results: Results, transfer: str) -> list[str]:
@@ -279,7 +292,8 @@ def _examples(results: Results, transfer: str) -> list[str]:
             if len(panels[image]) > 1 and not shots:
                 shots.append(_shot(panels[image][0], "ground truth", image))
             shots.append(_shot(panels[image][-1], source, image))
-        rows.append(f'<div class="shots">{"".join(shots)}</div>')
+        columns = f"grid-template-columns: repeat({max(len(shots), 2)}, 1fr)"
+        rows.append(f'<div class="shots" style="{columns}">{"".join(shots)}</div>')
     return rows
 
 
@@ -308,42 +322,32 @@ def _panels(folder: Path) -> dict[str, list[Image.Image]]:
 def _shot(picture: Image.Image, caption: str, image: str) -> str:
     picture = picture.copy()
     picture.thumbnail((_SIDE, _SIDE))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=88)
-    data = base64.b64encode(stream.getvalue()).decode()
-    alt = escape(f"{caption} of {image}")
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{alt}" '
-        f'width="{picture.width}" height="{picture.height}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    shown = page.picture(page.embed(picture), picture.size, f"{caption} of {image}")
+    return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _pretraining(results: Results) -> str:
-    for record in results.records:
-        if record.source is None and record.status == "finished":
-            parts = []
-            if (record.folder / pretraining.REPORT_FILE).is_file():
-                parts.append(page.paragraph(pretraining.headline(record.folder)))
-                link = f"{record.name}/{pretraining.REPORT_FILE}"
-                parts.append(
-                    f'<p><a href="{escape(link)}">Report of the pretraining</a></p>'
-                )
-            metric, value = record.headline
-            if not parts and value is not None:
-                parts.append(page.paragraph(f"{metric}: {value:.1f}"))
-            if parts:
-                return page.section("Pretraining", page.card(*parts))
-    return ""
+def _pretraining(results: Results, run: Run | None) -> Section:
+    if run is not None:
+        body = pretraining.answer(run, level=3)
+        alone = f"{run.work_dir.name}/{pretraining.REPORT_FILE}"
+        if Path(results.work_dir, alone).is_file():
+            text = f"{alone} is the page of the pretraining alone."
+            body += page.paragraph(text, "faint")
+        return Section("Pretraining", body, inner=pretraining.sections(run))
+    given = [f"'{name}'" for name in results.sources if name != results.base]
+    text = "This chain pretrains nothing itself"
+    if given:
+        text += f"; it starts from given checkpoints, {', '.join(given)}"
+    return Section("Pretraining", page.paragraph(f"{text}."))
 
 
-def _provenance(results: Results) -> str:
+def _stages(results: Results) -> str:
     rows: list[tuple[str, ...]] = []
-    shared: dict[tuple[str, str], list[str]] = {}
+    shared: dict[tuple[str, str], list[Record]] = {}
     for record in results.records:
         if record.status != "finished":
             continue
-        result, state = record.result, record.state
+        result = record.result
         metric, value = record.headline
         memory = result.get("memory_mb")
         of = " (device)" if result.get("memory_of") == "device" else ""
@@ -354,38 +358,94 @@ def _provenance(results: Results) -> str:
                 page.duration(result["seconds"]),
                 f"{memory / 1024:.1f} GiB{of}" if memory else "",
                 str(result.get("seed", "")),
-                _short(state.get("checkpoint_sha256")) or "random",
-                _short(state.get("output_sha256")),
-                _short(state.get("config_sha256")),
+                _loaded(record),
             )
         )
-        versions = ", ".join(f"{n} {v}" for n, v in result.get("versions", {}).items())
-        for name, text in (("Versions", versions), ("Device", result.get("device"))):
-            shared.setdefault((name, str(text)), []).append(record.name)
+        known = [("Device", result.get("device"))]
+        known.append(("Processes", result.get("world_size")))
+        versions = result.get("versions") or {}
+        known += [("Versions", f"{name} {text}") for name, text in versions.items()]
+        for name, text in known:
+            shared.setdefault((name, str(text or "unknown")), []).append(record)
     if not rows:
-        return ""
-    facts = [
-        (name, text if len(names) == len(rows) else f"{text} ({', '.join(names)})")
-        for (name, text), names in sorted(shared.items())
-    ]
-    files = ("Started from", "Wrote", "Config")
+        return page.paragraph("No stage has finished yet.")
+    facts: dict[str, list[str]] = {}
+    for (name, text), records in shared.items():
+        where = f" ({_names(records, results)})" if len(records) < len(rows) else ""
+        facts.setdefault(name, []).append(text + where)
+    head = ("Stage", "Result", "Time", "Memory", "Seed", "Weights loaded")
+    table = page.table(head, rows, short=True)
+    note = "Weights loaded: tensors of the backbone that came from the checkpoint."
+    environment = page.facts((name, ", ".join(texts)) for name, texts in facts.items())
+    return "\n".join(
+        [page.card(table), page.paragraph(note, "faint"), page.card(environment)]
+    )
+
+
+def _names(records: list[Record], results: Results) -> str:
+    """Name stages, or their transfer where they are all that finished of it."""
+    names = []
+    for transfer in dict.fromkeys(record.transfer for record in records):
+        some = [r.name for r in records if r.transfer == transfer]
+        names += [transfer] if len(some) == len(results.of(transfer)) else some
+    return ", ".join(names)
+
+
+def _loaded(record: Record) -> str:
+    """Say how much of the backbone a stage started from."""
+    found = record.result.get("handover")
+    if not isinstance(found, dict) or "matched" not in found:
+        return "random" if record.scratch else ""
+    needed = found["matched"] + found.get("missing", 0) + found.get("mismatched", 0)
+    return f"{found['matched']} of {needed}"
+
+
+def _configs(results: Results) -> str:
+    """Return the configuration of the pretraining and one of every transfer."""
+    shown: dict[str, str] = {}
+    for record in results.records:
+        path = results.work_dir / "configs" / f"{record.name}.py"
+        if record.transfer in shown or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        origin = record.state.get("config")
+        title = f"{record.name}, from {origin}" if origin else record.name
+        shown[record.transfer] = pretraining.config_text(title, text)
+    if not shown:
+        return page.paragraph("The folder configs/ of this chain holds none.")
     note = (
-        "The last three columns are the first 8 digits of SHA-256: of checkpoint "
-        "files and of the settings that took effect. results.csv has them whole, "
-        "configs/ has the settings."
+        "With all options applied. The stages of a transfer differ in their checkpoint "
+        "and seed alone, so the first of each stands for all; configs/ has every one."
     )
-    return page.section(
-        "Provenance",
-        page.card(
-            page.table(("Stage", "Result", "Time", "Memory", "Seed", *files), rows)
-        ),
-        page.card(page.facts(facts)),
-        page.paragraph(note, "faint"),
-    )
+    return page.paragraph(note, "faint") + page.card(*shown.values())
 
 
-def _short(digest: str | None) -> str:
-    return (digest or "")[:8]
+def _hashes(results: Results) -> str:
+    rows = [
+        (
+            record.name,
+            record.state.get("checkpoint_sha256") or _start(record),
+            record.state.get("output_sha256") or "",
+            record.state.get("config_sha256") or "",
+        )
+        for record in results.records
+        if record.status == "finished"
+    ]
+    if not rows:
+        return page.paragraph("No stage has finished yet.")
+    head = ("Stage", "Started from", "Wrote", "Config")
+    table = page.table(head, rows, ["hash"] * 3)
+    if len(rows) > _OPEN:
+        table = page.folded(f"{len(rows)} stages", table)
+    note = (
+        "Of the checkpoint files, and of the settings that took effect, a line each as "
+        "stage.json lists them. results.csv has the same."
+    )
+    return page.card(table) + page.paragraph(note, "faint")
+
+
+def _start(record: Record) -> str:
+    return "random" if record.scratch or record.source is None else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

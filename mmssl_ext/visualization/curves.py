@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,14 @@ _COLORS = (BLUE, ORANGE, GREEN, PINK)
 _STYLES = tuple(zip(_COLORS, ("--", "-.", ":", (0, (6, 1, 1, 1))), strict=True))
 _DOTS = (0, (1, 2))
 _MAX_POINTS = 300
-# Inches; small, so that the text is still readable when a phone scales them down.
-_WIDE, _SMALL = (4.6, 3.2), (3.6, 2.4)
+SIZE = (4.7, 3.1)
+"""Inches of every figure: 338 units of 1/72, as wide as a phone shows it in pixels.
+
+So the sizes of its letters are pixels there, and nearly so in the columns of a wide
+screen.
+"""
+_TEXT, _TITLE = 12, 13.5  # points
+_TITLE_LETTERS = 34  # per line
 
 
 def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
@@ -53,7 +61,7 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     """
     if not log.train:
         return None
-    figure, axes = new_figure(_WIDE)
+    figure, axes = new_figure(SIZE)
     keys = log.train_keys()
     weighted = {key.replace("nce_", "loss_") for key in keys if key.startswith("nce_")}
     terms = [key for key in keys if re.fullmatch(r"(loss|nce)_\w+", key)]
@@ -72,6 +80,8 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     axes.set_title("Training loss", loc="left")
     axes.set_xlabel(_time_label(log))
     axes.set_ylabel("loss (nats)" if queue_length else "loss")
+    axes.xaxis.set_major_locator(ticks(1, 2, 5))
+    axes.yaxis.set_major_locator(ticks())
     axes.margins(y=0.12)
     if not any(value < 0 for value in total):  # SimSiam's is
         axes.set_ylim(bottom=0)
@@ -83,7 +93,7 @@ def knn_figure(log: RunLog) -> Figure | None:
     names = [n for n in ("backbone", "embedding") if log.knn_series(n)[1]]
     if not names:
         return None
-    figure, axes = new_figure(_WIDE)
+    figure, axes = new_figure(SIZE)
     looks = {"backbone": (BLUE, "-", "o"), "embedding": (ORANGE, "--", "s")}
     alignment = dict.fromkeys(names, "center")
     if len(names) > 1:  # the higher number goes up, the lower down: they never touch
@@ -108,7 +118,7 @@ def knn_figure(log: RunLog) -> Figure | None:
             xytext=(7, 0),
             textcoords="offset points",
             va=alignment[name],
-            fontsize=10,
+            fontsize=_TEXT,
             fontweight="bold",
             color=color,
         )
@@ -120,7 +130,8 @@ def knn_figure(log: RunLog) -> Figure | None:
     axes.set_title("kNN accuracy on held-out images", loc="left")
     axes.set_xlabel("epoch (0: before training)")
     axes.set_ylabel("top-1 accuracy (%)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(ticks())
     axes.margins(x=0.1, y=0.18)
     return figure
 
@@ -129,7 +140,7 @@ def panel_figures(log: RunLog, panels: Iterable[Panel]) -> list[tuple[Panel, Fig
     """Draw one small figure for each of the panels that the log has the values of."""
     drawn = []
     for panel in _known(log, panels):
-        figure, axes = new_figure(_SMALL)
+        figure, axes = new_figure(SIZE)
         _draw_panel(axes, log, panel)
         drawn.append((panel, figure))
     return drawn
@@ -142,7 +153,7 @@ def panels_figure(log: RunLog, panels: Iterable[Panel]) -> Figure | None:
         return None
     columns = min(2, len(known))
     rows = math.ceil(len(known) / columns)
-    size = (_SMALL[0] * columns, _SMALL[1] * rows)
+    size = (SIZE[0] * columns, SIZE[1] * rows)
     figure = _canvas(size)
     for i, panel in enumerate(known):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -157,18 +168,21 @@ def save_png(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=200, facecolor="white")
 
 
-def to_svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str, label: str) -> str:
     """Return ``figure`` as an inline ``<svg>`` element that follows the page's theme.
 
     Its colours are the page's CSS variables ``--ink``, ``--faint``, ``--blue``,
     ``--orange``, ``--green`` and ``--pink``; its text stays text, and it names no
-    outside address.
+    outside address. The titles of its axes are left out: the page writes them.
 
     Args:
         figure: The figure.
         name: Different for every figure of a page; its element ids follow from it.
+        label: What it shows, for those who do not see it.
     """
     _restyle(figure)
+    for axes in figure.axes:
+        axes.set_title("", loc="left")
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -179,8 +193,10 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"| (width|height)="[\d.]+pt"', "", svg)
     # Groups are numbered alike in every figure; only markers and clips need their id.
     svg = re.sub(r'<g id="[a-z]+\w*\.?\w*_\d+"', "<g", svg)
+    svg = re.sub(r'font-family: [^;"]*;? ?', "", svg)  # the page has one for all
     for variable, color in COLORS.items():
         svg = svg.replace(color, f"var(--{variable})")
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
 
@@ -195,7 +211,8 @@ def _draw_panel(axes: Axes, log: RunLog, panel: Panel) -> None:
         axes.set_yscale("symlog", linthresh=1, linscale=0.5, subs=range(2, 10))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(ticks())
+    axes.xaxis.set_major_locator(ticks(1, 2, 5))
     ends = []
     for (name, key), color in zip(panel.lines.items(), _COLORS, strict=False):
         x, y = _over_time(log, key)
@@ -220,7 +237,7 @@ def _name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     axes.get_ylim()  # settles the limits
     to_axes = axes.transScale + axes.transLimits
     heights = to_axes.transform([end[:2] for end in ends])[:, 1]  # 0 to 1
-    stack = 0.1 * np.arange(len(ends))  # as dense as the texts may be
+    stack = 0.11 * np.arange(len(ends))  # as dense as the texts may be
     heights = np.maximum.accumulate(heights.clip(min=0.06) - stack)
     heights = heights.clip(max=1 - stack[-1]) + stack
     for (x, _, text, color), height in zip(ends, heights, strict=True):
@@ -231,7 +248,7 @@ def _name_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8.5,
+            fontsize=_TEXT,
             color=color,
         )
 
@@ -250,14 +267,27 @@ def _canvas(size: tuple[float, float]) -> Figure:
 
 
 def legend_below(figure: Figure) -> None:
-    """Put the legend of a figure below its axes."""
+    """Put the legend of a figure below its axes, in as few rows as it fits."""
+    handles, labels = [], []
+    for axes in figure.axes:
+        found = axes.get_legend_handles_labels()
+        handles += found[0]
+        labels += found[1]
+    # Inches of each entry: its line, gaps, and letters of three fifths of their height.
+    widths = [(40 + 0.6 * _TEXT * len(label)) / 72 for label in labels]
+    room = figure.get_size_inches()[0] - 0.2
+    fits = sum(widths) < room
     figure.legend(
+        handles,
+        labels,
         loc="outside lower center",
-        ncols=4,
+        ncols=len(labels) if fits else max(1, int(room / max(widths, default=room))),
         frameon=False,
-        fontsize=9.5,
+        fontsize=_TEXT,
         labelcolor=INK,
-        handlelength=2.4,
+        handlelength=1.8,
+        handletextpad=0.5,
+        columnspacing=1.2,
     )
 
 
@@ -269,15 +299,19 @@ def _restyle(figure: Figure) -> None:
 def _style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(which="both", labelcolor=INK, labelsize=9, color=FAINT)
+    axes.tick_params(which="both", labelcolor=INK, labelsize=_TEXT, color=FAINT)
     axes.grid(axis="y", color=FAINT, alpha=0.2, linewidth=0.8)
     axes.set_axisbelow(True)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(INK)
-        label.set_fontsize(9.5)
-    axes.set_title(
-        axes.get_title("left"), loc="left", color=INK, fontsize=11, fontweight="bold"
-    )
+        label.set_fontsize(_TEXT)
+    title = textwrap.fill(axes.get_title("left"), _TITLE_LETTERS)
+    axes.set_title(title, loc="left", color=INK, fontsize=_TITLE, fontweight="bold")
+
+
+def ticks(*steps: float) -> MaxNLocator:
+    """Few and round numbers, for letters of this size."""
+    return MaxNLocator(5, steps=[*(steps or (1, 2, 2.5, 5)), 10])
 
 
 def _mark(axes: Axes, value: float, label: str) -> None:
@@ -290,7 +324,7 @@ def _mark(axes: Axes, value: float, label: str) -> None:
         xytext=(-2, 3),
         textcoords="offset points",
         ha="right",
-        fontsize=8.5,
+        fontsize=_TEXT,
         color=FAINT,
     )
 

@@ -187,8 +187,31 @@ def read_warnings(work_dir: str | Path, limit: int = 20) -> list[tuple[str, str,
     return sorted(rows, key=lambda row: row[0] == "WARNING")[:limit]
 
 
-def checkpoints(work_dir: str | Path, limit: int = 6) -> list[tuple[Path, int, str]]:
-    """Return (path, bytes, SHA-256) of the newest checkpoint files, newest first."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file.
+
+    Attributes:
+        path: Of the file.
+        size: Bytes.
+        sha256: Of its content; the manifest's where it has one.
+        manifest: What the file beside it says (see ``mmssl_ext.engine.manifest``),
+            empty where there is none.
+        problem: What is wrong with its manifest, empty where nothing is.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    manifest: dict[str, Any]
+    problem: str = ""
+
+
+def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
+    """Return the newest checkpoint files of a run, newest first.
+
+    A file is read whole only where no sound manifest gives its SHA-256.
+    """
     files = [
         path
         for pattern in ("*.pth", "*.safetensors")
@@ -196,4 +219,22 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[tuple[Path, int, s
         if path.is_file()
     ]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [(path, path.stat().st_size, sha256(path)) for path in files[:limit]]
+    return [_checkpoint(path) for path in files[:limit]]
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    # Here, because mmssl_ext.engine has a hook that imports this module.
+    from mmssl_ext.engine.manifest import ManifestError, read_manifest
+
+    size = path.stat().st_size
+    try:
+        manifest, problem = read_manifest(path) or {}, ""
+    except ManifestError as error:
+        manifest, problem = {}, str(error)
+    if manifest and manifest["bytes"] != size:
+        problem = (
+            f"{path} does not have the {manifest['bytes']:,} bytes of its manifest"
+        )
+        manifest = {}
+    digest = manifest["sha256"] if manifest else sha256(path)
+    return Checkpoint(path, size, digest, manifest, problem)

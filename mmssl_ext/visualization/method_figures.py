@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
@@ -125,7 +125,7 @@ def matched_cells(
         sheet.head(x + side / 2, head)
     shown = [row[chosen] for row, chosen in zip(similarity, best, strict=True)]
     span = Normalize(np.min(shown), np.max(shown))
-    _color_bar(sheet, Box(WIDTH - MARGIN - 180, 40, 180, 8), span)
+    color_bar(sheet, Box(WIDTH - MARGIN - 180, 40, 180, 8), span)
     for i, label in enumerate(labels):
         y = TOP + i * pitch
         query, key = (Box(x, y, side, height) for x in (left, left + side + gap))
@@ -148,13 +148,17 @@ def matched_cells(
     return sheet
 
 
-def _color_bar(sheet: Sheet, box: Box, span: Normalize) -> None:
-    ramp = _COSINES(np.linspace(0, 1, 256)[None])[..., :3]
+def color_bar(
+    sheet: Sheet, box: Box, span: Normalize, colors: Colormap = _COSINES
+) -> None:
+    """Draw the colours of a range of cosines, with its ends below."""
+    ramp = colors(np.linspace(0, 1, 256)[None])[..., :3]
     sheet.image(np.rint(ramp * 255).astype(np.uint8), box)
     y, right = box.y + box.height + 10, box.x + box.width
-    sheet.text(box.x, y, f"{span.vmin:.2f}", color=FAINT)
+    low, high = (f"{end:.2f}".replace("-", "−") for end in (span.vmin, span.vmax))
+    sheet.text(box.x, y, low, color=FAINT)
     sheet.text(box.x + box.width / 2, y, "cosine", color=FAINT, ha="center")
-    sheet.text(right, y, f"{span.vmax:.2f}", color=FAINT, ha="right")
+    sheet.text(right, y, high, color=FAINT, ha="right")
 
 
 def swapped_regions(
@@ -303,6 +307,11 @@ DRAWINGS: dict[str, Callable[..., Sheet]] = {
 
 
 def to_images(view: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
-    """Turn a normalised view ... x 3 x H x W into uint8 ... x H x W x 3."""
-    pixels = (view * std + mean).round().clamp(0, 255).byte()
+    """Turn a normalised view ... x 3 x H x W into uint8 ... x H x W x 3.
+
+    A view that was left in uint8, as key views are for several ranks, stays as it is.
+    """
+    pixels = view
+    if view.is_floating_point():
+        pixels = (view * std + mean).round().clamp(0, 255).byte()
     return pixels.movedim(-3, -1).cpu().numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from PIL import Image
 
 from mmssl_ext.datasets.folder import ImageFolder
 from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 from mmssl_ext.engine.config_check import check_config
 from mmssl_ext.engine.errors import ConfigError
 from mmssl_ext.engine.testing import load_strictly
-from mmssl_ext.files import write_bytes
 from mmssl_ext.registry import MODELS
 
+from .learned_features import collate
 from .method_figures import DRAWINGS, to_images
-from .sheet import Sheet
+from .sheet import Sheet, check_png, shortened, write_sheet
 
 MAX_IMAGES = 32  # more would be a picture that no viewer opens
 
@@ -56,15 +53,8 @@ def write_picture(
         ValueError: The method has nothing to draw, or an option is of no use.
         FileNotFoundError: The folder is missing or holds no image that can be read.
     """
-    out = Path(out)
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"The picture is a PNG; let --out end in .png, not {out}.")
-    sheet = draw_picture(cfg, checkpoint, images, num, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    png = io.BytesIO()
-    Image.fromarray(sheet.pixels()).save(png, format="PNG", optimize=True)
-    write_bytes(out, png.getvalue())
-    return out
+    check_png(Path(out))
+    return write_sheet(draw_picture(cfg, checkpoint, images, num, seed), out)
 
 
 def draw_picture(
@@ -140,25 +130,5 @@ def _first_images(dataset: ImageFolder, num: int) -> tuple[dict, list[str]]:
             logger="current",
             level=logging.WARNING,
         )
-    batch = pseudo_collate(items)
-    single = not isinstance(batch["inputs"][0], (list, tuple))
-    views = [batch["inputs"]] if single else batch["inputs"]
-    # Views of differing sizes stay lists: the preprocessor says what to do about them.
-    views = [
-        torch.stack(list(view)) if len({image.shape for image in view}) == 1 else view
-        for view in views
-    ]
-    batch["inputs"] = views[0] if single else views
-    if "augment" in batch:
-        batch["augment"] = [
-            {name: torch.stack(list(params)) for name, params in operations.items()}
-            for operations in batch["augment"]
-        ]
     paths = [Path(item["data_samples"].img_path) for item in items]
-    return batch, [shortened(path.name) for path in paths]
-
-
-def shortened(name: str, length: int = 32) -> str:
-    """Leave out the middle of a long file name."""
-    half = length // 2
-    return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
+    return collate(items), [shortened(path.name) for path in paths]

@@ -46,7 +46,7 @@ HEALTH = (
         "Spread of embeddings",
         "Standard deviation of the unit embeddings per channel, times the square root "
         "of their size: 1 when they fill the sphere evenly, 0 when all are equal.",
-        f"near 1; an alarm below {COLLAPSE_BELOW:g} (collapse)",
+        f"rising towards 1; an alarm below {COLLAPSE_BELOW:g} (collapse)",
         ((1.0, "even"), (COLLAPSE_BELOW, "collapse alarm")),
         0.0,
     ),
@@ -64,7 +64,7 @@ HEALTH = (
         "Positive-negative gap",
         "Mean cosine similarity of an image's two views minus that of different "
         "images: what the loss is to widen.",
-        "0 before training, then rising; typically 0.3 to 0.9",
+        "small before training, then rising; 0.3 to 0.9 after a long one",
         (),
         0.0,
     ),
@@ -82,7 +82,18 @@ HEALTH = (
         "Uniformity",
         "Logarithm of the mean Gaussian potential between embeddings "
         "(arXiv 2005.10242); the more negative, the more evenly spread.",
-        "-2 to -4; towards 0 means collapse",
+        "falling, to -2 or -4 in a long training; towards 0 means collapse",
+    ),
+)
+
+SCHEDULE = (
+    Panel(
+        "lr",
+        "Learning rate",
+        "Of the first parameter group, as the schedule set it.",
+        "as the configuration plans it",
+        (),
+        0.0,
     ),
 )
 

@@ -10,20 +10,75 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from mmssl_ext.files import write_text
 
 from . import curves, logs, page
-from .panels import CLUSTERS, COLLAPSE_BELOW, HEALTH, Panel, number
+from .page import Section
+from .panels import CLUSTERS, COLLAPSE_BELOW, HEALTH, SCHEDULE, Panel, number
 
 REPORT_FILE = "report.html"
 UNREADABLE_FILE = "unreadable_images.txt"
+PICTURES = "pictures"
+"""Folder of what was drawn of the network, see ``LearnedPicturesHook``."""
+
+_PICTURES_LIMIT = 12 << 20  # letters of all pictures on the page
+
+
+class Run:
+    """What a pretraining left in its work directory.
+
+    Attributes:
+        work_dir: That directory.
+        log: Its scalars.
+        facts: What the hook said at its start, empty without.
+        figures: Loss and kNN accuracy by the name of their files.
+
+    Raises:
+        FileNotFoundError: If ``work_dir`` is not a directory.
+    """
+
+    def __init__(self, work_dir: str | Path) -> None:
+        self.work_dir = Path(work_dir)
+        self.log = logs.read_run(work_dir)
+        self.facts = logs.read_facts(work_dir)
+        drawn = {
+            "loss_curve": curves.loss_figure(self.log, self.facts.get("queue_length")),
+            "knn_curve": curves.knn_figure(self.log),
+        }
+        self.figures = {name: fig for name, fig in drawn.items() if fig is not None}
+
+    @cached_property
+    def checkpoints(self) -> list[logs.Checkpoint]:
+        """Its newest checkpoint files, newest first."""
+        return logs.checkpoints(self.work_dir)
+
+    @property
+    def method(self) -> str:
+        """Name of the algorithm."""
+        return self.facts.get("method") or "Unnamed method"
+
+    @property
+    def name(self) -> str:
+        """Algorithm and images."""
+        dataset = self.facts.get("dataset")
+        return f"{self.method} on {dataset}" if dataset else self.method
+
+    def headline(self) -> str:
+        """Say in plain words what the run reached."""
+        log = self.log
+        return _sentence(log, *log.knn_series("backbone"), log.knn_before())
 
 
 def write_report(work_dir: str | Path) -> Path:
@@ -38,60 +93,57 @@ def write_report(work_dir: str | Path) -> Path:
     Raises:
         FileNotFoundError: If ``work_dir`` is not a directory.
     """
-    work_dir = Path(work_dir)
-    log, facts = logs.read_run(work_dir), logs.read_facts(work_dir)
-    drawn = {
-        "loss_curve": curves.loss_figure(log, facts.get("queue_length")),
-        "knn_curve": curves.knn_figure(log),
-        "health": curves.panels_figure(log, HEALTH),
-        "clusters": curves.panels_figure(log, CLUSTERS),
+    run = Run(work_dir)
+    drawn: dict[str, Figure | None] = {
+        **run.figures,
+        "health": curves.panels_figure(run.log, HEALTH),
+        "clusters": curves.panels_figure(run.log, CLUSTERS),
     }
     for name, figure in drawn.items():
         if figure is not None:
-            curves.save_png(figure, work_dir / f"{name}.png")
-    config = logs.read_config(work_dir)
-    body = [
-        _answer(log, facts, _alarms(work_dir, log)),
-        _curves(drawn, facts),
-        _health(log),
-        _clusters(log),
-        _facts(log, facts),
-        _checkpoints(work_dir),
-        _warnings(work_dir),
-        page.section(
-            "Configuration",
-            page.card(page.folded("Show it", page.code(config)))
-            if config
-            else page.paragraph("No configuration was found in the work directory."),
-        ),
-        page.paragraph(
-            f"Made {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z} from the "
-            f"logs of {len(log.sessions)} session(s).",
-            "faint",
-        ),
-    ]
-    title = f"{_method(facts)}: pretraining report"
-    path = work_dir / REPORT_FILE
-    write_text(path, page.page(title, body))
+            curves.save_png(figure, run.work_dir / f"{name}.png")
+    config = Section("Configuration", _config(run), "Config")
+    hashes = Section("Checkpoints and hashes", _hashes(run), "Hashes")
+    top = answer(run)
+    if alarms := alarms_of(run):
+        top += "\n" + page.card(page.items(alarms), kind="note")
+    end = page.paragraph(
+        f"Made {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z} from the "
+        f"logs of {len(run.log.sessions)} session(s).",
+        "faint",
+    )
+    path = run.work_dir / REPORT_FILE
+    title = f"{run.method}: pretraining report"
+    write_text(path, page.page(title, top, [*sections(run), config, hashes], end))
     return path
 
 
 def headline(work_dir: str | Path) -> str:
     """Say in plain words what the run reached, as the report does on top."""
-    log = logs.read_run(Path(work_dir))
-    return _sentence(log, *log.knn_series("backbone"), log.knn_before())
+    return Run(work_dir).headline()
 
 
-def _method(facts: dict[str, Any]) -> str:
-    return facts.get("method") or "Unnamed method"
+def sections(run: Run) -> tuple[Section, ...]:
+    """Return the parts that tell how a pretraining went and what it ran on."""
+    found = (
+        Section("Curves and kNN accuracy", _curves(run), "Curves, kNN"),
+        Section("Health of the embeddings", _health(run.log), "Health"),
+        Section("Pseudo-labels", _clusters(run.log)),
+        Section("What was learned", _pictures(run.work_dir / PICTURES), "Pictures"),
+        Section("The run and its environment", _facts(run), "Environment"),
+        Section("Warnings", _warnings(run.work_dir)),
+    )
+    return tuple(section for section in found if section.body)
 
 
-def _answer(log: logs.RunLog, facts: dict[str, Any], alarms: list[str]) -> str:
-    dataset = facts.get("dataset")
-    name = f"{_method(facts)} on {dataset}" if dataset else _method(facts)
-    parts = [f"<h1>{escape(name)}</h1>", page.paragraph(_extent(log, facts), "faint")]
-    epochs, scores = log.knn_series("backbone")
-    before = log.knn_before()
+def answer(run: Run, level: int = 1) -> str:
+    """Return the card that says what came out, with a heading of ``level``."""
+    log = run.log
+    parts = [
+        f'<h{level} class="name">{escape(run.name)}</h{level}>',
+        page.paragraph(_extent(log, run.facts), "faint"),
+    ]
+    scores, before = log.knn_series("backbone")[1], log.knn_before()
     if scores:
         number = f'<span class="after">{scores[-1]:.1f} %</span>'
         if before is not None and len(scores) > 1:
@@ -103,12 +155,8 @@ def _answer(log: logs.RunLog, facts: dict[str, Any], alarms: list[str]) -> str:
         if before is not None and len(scores) > 1:
             caption += ", before and after pretraining"
         parts.append(f'<div class="big">{number}<small>{caption}</small></div>')
-    sentence = _sentence(log, epochs, scores, before)
-    parts.append(page.paragraph(sentence.replace(" %", "\N{NO-BREAK SPACE}%")))
-    answer = page.card(*parts, kind="answer")
-    if alarms:
-        answer += "\n" + page.card(page.items(alarms), kind="note")
-    return answer
+    parts.append(page.paragraph(run.headline().replace(" %", "\N{NO-BREAK SPACE}%")))
+    return page.card(*parts, kind="answer")
 
 
 def _extent(log: logs.RunLog, facts: dict[str, Any]) -> str:
@@ -159,18 +207,22 @@ def _sentence(
     return text + " Labels served this measurement only."
 
 
-def _curves(drawn: dict[str, Any], facts: dict[str, Any]) -> str:
+def _curves(run: Run) -> str:
     labels = {
-        "loss_curve": "Training loss over the epochs",
-        "knn_curve": "kNN accuracy over the epochs",
+        "loss_curve": ("Training loss", "Training loss over the epochs"),
+        "knn_curve": ("kNN accuracy (held-out images)", "kNN accuracy over the epochs"),
     }
     shown = [
-        (curves.to_svg(drawn[name], name), label)
-        for name, label in labels.items()
-        if drawn[name] is not None
+        page.figure(labels[name][0], curves.to_svg(figure, name, labels[name][1]))
+        for name, figure in run.figures.items()
     ]
-    parts = [page.figures(shown)] if shown else []
-    if drawn["loss_curve"] is not None and facts.get("queue_length"):
+    for panel, figure in curves.panel_figures(run.log, SCHEDULE):
+        label = f"{panel.title} over the epochs"
+        shown.append(page.figure(panel.title, curves.to_svg(figure, panel.key, label)))
+    parts = [page.grid(shown)] if shown else []
+    if "loss_curve" not in run.figures:
+        parts.append(page.paragraph("No loss is in the logs, so there is no curve."))
+    elif run.facts.get("queue_length"):
         parts.append(
             page.paragraph(
                 "The queue of negatives starts as noise, which is easy to tell apart. "
@@ -179,30 +231,26 @@ def _curves(drawn: dict[str, Any], facts: dict[str, Any]) -> str:
                 "faint",
             )
         )
-    if drawn["loss_curve"] is None:
-        parts.append(page.paragraph("No loss is in the logs, so there is no curve."))
-    elif drawn["knn_curve"] is None:
+    if "knn_curve" not in run.figures:
         parts.append(
             page.paragraph(
                 "There is no kNN curve: the run measured no kNN accuracy (KNNHook, "
                 "which needs labelled images)."
             )
         )
-    return page.section("Curves", *parts)
+    return "\n".join(parts)
 
 
 def _health(log: logs.RunLog) -> str:
-    parts = _measures(log, HEALTH)
-    if not parts:
-        text = "No health measures are in the logs (CollapseMonitorHook writes them)."
-        parts = [page.paragraph(text)]
-    return page.section("Health of the embeddings", *parts)
+    return _measures(log, HEALTH) or page.paragraph(
+        "No health measures are in the logs (CollapseMonitorHook writes them)."
+    )
 
 
 def _clusters(log: logs.RunLog) -> str:
-    """Return the section on pseudo-labels, or nothing for a method without them."""
-    parts = _measures(log, CLUSTERS)
-    if not parts:
+    """Return what there is on pseudo-labels, nothing for a method without them."""
+    measures = _measures(log, CLUSTERS)
+    if not measures:
         return ""
     text = "Images of one cluster share a pseudo-label: training takes them for alike."
     if log.series("cluster/nmi")[1]:
@@ -210,23 +258,70 @@ def _clusters(log: logs.RunLog) -> str:
             " True labels serve NMI and purity alone, to judge the clusters by; "
             "training never sees them."
         )
-    return page.section("Pseudo-labels", page.paragraph(text), *parts)
+    return page.paragraph(text) + measures
 
 
-def _measures(log: logs.RunLog, panels: Iterable[Panel]) -> list[str]:
-    """Return small figures and a table of those measures that are in the log."""
-    svgs, rows = [], []
+def _measures(log: logs.RunLog, panels: Iterable[Panel]) -> str:
+    """Return figures of those measures that are in the log, with their meanings."""
+    shown = []
     for panel, figure in curves.panel_figures(log, panels):
-        svgs.append((curves.to_svg(figure, panel.key), panel.title))
         last = [number(log.series(key)[1][-1]) for key in panel.lines.values()]
-        rows.append((panel.title, " / ".join(last), panel.expected, panel.meaning))
-    if not svgs:
-        return []
-    head = ("Measure", "Last value", "Expected", "Meaning")
-    return [page.figures(svgs, "small"), page.card(page.table(head, rows))]
+        shown.append(
+            page.figure(
+                panel.title,
+                curves.to_svg(figure, panel.key, f"{panel.title} over the epochs"),
+                page.paragraph(panel.meaning),
+                page.paragraph(f"Expected: {panel.expected}.", "faint"),
+                value=" / ".join(last),
+            )
+        )
+    return page.grid(shown, "grid rows") if shown else ""
 
 
-def _facts(log: logs.RunLog, facts: dict[str, Any]) -> str:
+def _pictures(folder: Path) -> str:
+    """Return the pictures that the ``index.json`` of a folder lists."""
+    index = folder / "index.json"
+    if not index.is_file():
+        return page.paragraph(
+            "No pictures of what was learned were drawn. LearnedPicturesHook draws "
+            "them when training ends, tools/visualize.py from any checkpoint."
+        )
+    try:
+        known = json.loads(index.read_text(encoding="utf-8"))
+        entries = [dict(entry) for entry in known["pictures"]]
+        epoch = known.get("epoch")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        text = f"{PICTURES}/{index.name} is damaged, so the pictures are not shown."
+        return page.paragraph(f"{text} tools/visualize.py draws them anew.")
+    cards, left_out, room = [], [], _PICTURES_LIMIT
+    for entry in entries:
+        file = str(entry.get("file"))
+        try:
+            if Path(file).name != file:
+                raise page.PictureError("is not in that folder")
+            data, size = page.embed_file(folder / file)
+            if len(data) > room:
+                raise page.PictureError("would make this page too large")
+        except page.PictureError as error:
+            left_out.append(f"{PICTURES}/{file} is left out: it {error}.")
+            continue
+        room -= len(data)
+        title = str(entry.get("title") or entry.get("kind") or file)
+        below = page.paragraph(str(entry.get("caption") or ""))
+        shown = page.picture(data, size, title)
+        cards.append(page.figure(title, shown, below).replace("card", "card paper", 1))
+    text = "No picture is listed."
+    if cards:
+        when = f"Drawn after epoch {epoch}. " if isinstance(epoch, int) else ""
+        text = f"{when}Select a picture to see it in full size, and again to go back."
+    parts = [page.paragraph(text, "faint"), page.grid(cards, "sheets")]
+    if left_out:
+        parts.append(page.card(page.items(left_out), kind="note"))
+    return "\n".join(parts)
+
+
+def _facts(run: Run) -> str:
+    log, facts = run.log, run.facts
     rows = [("Command", facts.get("command")), ("Config file", facts.get("config"))]
     rows.append(("Seed", facts.get("seed")))
     if facts.get("batch_size"):
@@ -247,33 +342,58 @@ def _facts(log: logs.RunLog, facts: dict[str, Any]) -> str:
     memory = log.series("memory")[1]
     if memory:
         rows.append(("Device memory", f"{max(memory) / 1024:.1f} GiB at most"))
-    rows += [("Device", facts.get("device")), ("Last start", facts.get("started"))]
-    versions = facts.get("versions") or {}
-    if versions:
-        text = ", ".join(f"{name} {number}" for name, number in versions.items())
-        rows.append(("Versions", text))
-    known = [(name, str(value)) for name, value in rows if value is not None]
+    rows += [("Device", facts.get("device")), ("Processes", facts.get("world_size"))]
+    rows += [("System", facts.get("system")), ("Last start", facts.get("started"))]
+    rows.append(("Versions", versions_line(facts.get("versions"))))
+    known = [(name, str(value)) for name, value in rows if value not in (None, "")]
     parts = [page.card(page.facts(known))] if known else []
     if not facts:
         text = "The run left no run.json (ReportHook writes it), so some are missing."
         parts.append(page.paragraph(text))
-    return page.section("Facts of the run", *parts)
+    return "\n".join(parts)
 
 
-def _checkpoints(work_dir: Path) -> str:
-    files = logs.checkpoints(work_dir)
+def versions_line(versions: dict[str, str] | None) -> str:
+    """Return names and versions of packages in one line."""
+    return ", ".join(f"{name} {text}" for name, text in (versions or {}).items())
+
+
+def _config(run: Run) -> str:
+    text = logs.read_config(run.work_dir)
+    if text is None:
+        return page.paragraph("No configuration was found in the work directory.")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return page.card(config_text("Show it", text), page.facts([("SHA-256", digest)]))
+
+
+def config_text(title: str, text: str) -> str:
+    """Return a configuration behind a line that opens it."""
+    return page.folded(f"{title} ({text.count(chr(10)):,} lines)", page.code(text))
+
+
+def _hashes(run: Run) -> str:
+    files = run.checkpoints
     if not files:
-        text = "There is no checkpoint file in the work directory."
-        return page.section("Checkpoints", page.paragraph(text))
+        return page.paragraph("There is no checkpoint file in the work directory.")
+    head = ("File", "Size", "Epoch", "SHA-256", "SHA-256 of its config")
     rows = [
-        (path.name, f"{size / 2**20:,.1f} MiB", digest) for path, size, digest in files
+        (
+            file.path.name,
+            f"{file.size / 2**20:,.1f} MiB",
+            str(file.manifest.get("epoch", "")),
+            file.sha256,
+            str(file.manifest.get("config_sha256", "")),
+        )
+        for file in files
     ]
-    table = page.table(("File", "Size", "SHA-256"), rows)
-    return page.section("Checkpoints", page.card(table))
+    kinds = ("number", "", "hash", "hash")
+    note = "As the manifest beside each file says; of a file without one, computed now."
+    return page.card(page.table(head, rows, kinds)) + page.paragraph(note, "faint")
 
 
-def _alarms(work_dir: Path, log: logs.RunLog) -> list[str]:
+def alarms_of(run: Run) -> list[str]:
     """Return what a reader has to know before believing the rest of the page."""
+    work_dir, log = run.work_dir, run.log
     alarms = []
     if any(not math.isfinite(value) for value in log.series("loss")[1]):
         alarms.append("The loss was not finite in some log lines.")
@@ -298,6 +418,7 @@ def _alarms(work_dir: Path, log: logs.RunLog) -> list[str]:
             f"{log.broken_lines} line(s) of the JSON logs could not be read, as when a "
             "run is killed while it writes."
         )
+    alarms += [f"{file.problem}." for file in run.checkpoints if file.problem]
     return alarms
 
 
@@ -308,10 +429,9 @@ def _warnings(work_dir: Path) -> str:
         if level == "WARNING"
     ]
     if not found:
-        return page.section("Warnings", page.paragraph("The log holds no warnings."))
+        return page.paragraph("The log holds no warnings.")
     title = f"{len(found)} warning{'s' * (len(found) > 1)} in the log"
-    folded = page.folded(title, page.items(found))
-    return page.section("Warnings", page.card(folded))
+    return page.card(page.folded(title, page.items(found)))
 
 
 def _times(count: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
+
+from mmssl_ext.files import write_bytes
 
 from .curves import FAINT, INK
 
@@ -41,9 +45,17 @@ class Sheet:
         height: In pixels.
         title: One line.
         captions: At most two lines below it.
+        scale: Pixels of the file per pixel of the sheet.
     """
 
-    def __init__(self, height: float, title: str, captions: Sequence[str]) -> None:
+    def __init__(
+        self,
+        height: float,
+        title: str,
+        captions: Sequence[str],
+        scale: float = SCALE,
+    ) -> None:
+        self.scale = scale
         self.figure = Figure(
             figsize=(WIDTH / _DPI, round(height) / _DPI), dpi=_DPI, facecolor="white"
         )
@@ -68,18 +80,30 @@ class Sheet:
         """Write the head of a column of pictures."""
         self.text(x, TOP - 14, text, _HEAD, color=color, ha="center")
 
-    def image(self, pixels: np.ndarray, box: Box) -> None:
-        """Draw an image, smoothly enlarged or reduced to its box."""
-        size = (round(box.width * SCALE), round(box.height * SCALE))
-        resized = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    def image(
+        self, pixels: np.ndarray, box: Box, smooth: bool = True, above: bool = False
+    ) -> None:
+        """Draw an image in a box, smooth or as squares, ``above`` everything else."""
+        width, height = (max(round(v * self.scale), 1) for v in box[2:])
+        how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+        resized = Image.fromarray(pixels).resize((width, height), how)
         self.axes.imshow(
             np.asarray(resized),
             extent=(box.x, box.x + box.width, box.y + box.height, box.y),
             interpolation="nearest",
             aspect="auto",
+            zorder=5 if above else 0,
         )
 
-    def frame(self, box: Box, color: str, width: float = 3, inset: float = 0) -> None:
+    def frame(
+        self,
+        box: Box,
+        color: str,
+        width: float = 3,
+        inset: float = 0,
+        style: Any = "solid",
+        above: bool = False,
+    ) -> None:
         """Draw a frame along the inner side of a box, ``inset`` pixels from it."""
         inset += width / 2
         self.axes.add_patch(
@@ -90,7 +114,9 @@ class Sheet:
                 fill=False,
                 edgecolor=color,
                 linewidth=_points(width),
+                linestyle=style,
                 joinstyle="miter",
+                zorder=5 if above else 1,
             )
         )
 
@@ -120,33 +146,90 @@ class Sheet:
             )
 
     def lines(
-        self, lines: np.ndarray, colors: Any, width: float, alpha: float = 1.0
+        self,
+        lines: np.ndarray,
+        colors: Any,
+        width: float,
+        alpha: float = 1.0,
+        style: Any = "solid",
     ) -> None:
         """Draw n lines through k points each, n x k x 2, ``width`` in pixels."""
         drawn = LineCollection(
-            list(lines), colors=colors, linewidths=_points(width), alpha=alpha, zorder=3
+            list(lines),
+            colors=colors,
+            linewidths=_points(width),
+            linestyles=style,
+            alpha=alpha,
+            zorder=3,
         )
         self.axes.add_collection(drawn, autolim=False)
 
-    def dots(self, points: np.ndarray, colors: Any) -> None:
-        """Draw points n x 2."""
+    def dots(
+        self, points: np.ndarray, colors: Any, filled: bool = True, size: float = 10
+    ) -> None:
+        """Draw points n x 2, with a white rim, or hollow."""
         self.axes.scatter(
             points[:, 0],
             points[:, 1],
-            s=_points(10) ** 2,
-            c=colors,
-            edgecolors="white",
+            s=_points(size) ** 2,
+            c=colors if filled else "white",
+            edgecolors="white" if filled else colors,
             linewidths=_points(1.5),
             zorder=4,
         )
 
+    def marks(self, points: np.ndarray, color: str, marker: str, size: float) -> None:
+        """Draw points n x 2 by a marker of a size in pixels, one upon another."""
+        self.axes.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=_points(size) ** 2,
+            c=color,
+            marker=marker,
+            linewidths=0,
+            alpha=0.8,
+            zorder=2,
+        )
+
     def pixels(self) -> np.ndarray:
         """Render the sheet as H x W x 3, in steps of 10, which halve a PNG."""
-        self.figure.set_dpi(_DPI * SCALE)
+        self.figure.set_dpi(_DPI * self.scale)
         canvas = FigureCanvasAgg(self.figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
         return np.minimum((pixels + 5) // 10 * 10, 255).astype(np.uint8)
+
+
+def write_sheet(sheet: Sheet, out: str | Path) -> Path:
+    """Write a sheet as PNG, in one step; folders that are missing are made.
+
+    Raises:
+        ValueError: ``out`` is no name of a PNG.
+    """
+    out = Path(out)
+    check_png(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, png_bytes(sheet.pixels()))
+    return out
+
+
+def check_png(out: Path) -> None:
+    """Refuse a file name that does not end in .png."""
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"The picture is a PNG; let --out end in .png, not {out}.")
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """Encode H x W x 3 as PNG."""
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, format="PNG", optimize=True)
+    return png.getvalue()
+
+
+def shortened(name: str, length: int = 32) -> str:
+    """Leave out the middle of a long file name."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _points(pixels: float) -> float:

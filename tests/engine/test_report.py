@@ -1,6 +1,8 @@
 import json
+import platform
 import sys
 
+import numpy
 import pytest
 
 from mmssl_ext.engine.hooks.report import ReportHook
@@ -22,6 +24,11 @@ def test_report_and_facts_of_a_run(tmp_path, monkeypatch):
     assert facts["max_epochs"] == 2
     assert facts["max_iters"] == 12
     assert facts["command"].endswith("tools/train.py 'a config.py'")
+    assert facts["system"] == platform.platform()
+    versions = facts["versions"]
+    assert versions["numpy"] == numpy.__version__
+    assert ("mmdet" in versions) == ("mmdet" in sys.modules)
+    assert ("CUDA" in versions) != facts["device"].startswith("cpu")
     page = (tmp_path / "report.html").read_text()
     assert "ToyModel on ToyData" in page
     assert "2 epochs, 24 images" in page

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .conftest import make_run
+
 DIGEST = "0123456789abcdef" * 4
 TITLES = {"voc": "VOC detection", "city": "Cityscapes <segmentation>"}
 METRICS = {"voc": ("AP", "AP50"), "city": ("mIoU",)}
@@ -30,6 +32,8 @@ def result(metrics: dict[str, float], **changes) -> dict:
         "memory_of": "process",
         "checkpoint": "iter_300.pth",
         "device": "cpu (x86_64)",
+        "world_size": 4,
+        "handover": None,
         "versions": {"mmssl_ext": "0.1", "torch": "2.11.0", "mmdet": "3.5.1"},
         "finished": "2026-11-21T20:00:00+00:00",
     } | changes
@@ -81,13 +85,34 @@ def make_chain(
                 if not values:
                     continue
                 metrics = dict(zip(METRICS[transfer], values, strict=True))
-                digest = None if source == "random" else DIGEST[::-1]
+                digest, loaded = DIGEST[::-1], {"matched": 118, "missing": 2}
+                if source == "random":
+                    digest = loaded = None
                 write_stage(
                     work_dir,
                     name,
-                    result(metrics, seed=seed),
+                    result(metrics, seed=seed, handover=loaded),
                     checkpoint_sha256=digest,
                 )
     text = json.dumps({"chain": "configs/chains/small.py", "stages": stages})
     (work_dir / "chain.json").write_text(text)
+    return work_dir
+
+
+def make_full_chain(work_dir: Path, scores: dict) -> Path:
+    """The same with all that the page of a chain can show."""
+    make_chain(work_dir, scores)
+    run = make_run(work_dir / "pretrain")
+    shown = run / "pictures"
+    shown.mkdir()
+    Image.new("RGB", (600, 400), "teal").save(shown / "pca.png")
+    entry = {"file": "pca.png", "kind": "pca", "title": "Maps as colours"}
+    entry |= {"caption": "Objects stand out.", "width": 600, "height": 400}
+    (shown / "index.json").write_text(json.dumps({"epoch": 4, "pictures": [entry]}))
+    write_pictures(work_dir / "voc-random-seed0", "red")
+    write_pictures(work_dir / "voc-pretrained-seed0", "blue")
+    (work_dir / "configs").mkdir()
+    for stage in ("pretrain", "voc-random-seed0", "voc-random-seed1"):
+        text = f"name = '<{stage}>'\n"
+        (work_dir / "configs" / f"{stage}.py").write_text(text)
     return work_dir

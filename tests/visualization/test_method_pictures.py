@@ -309,9 +309,12 @@ def test_images_come_back_from_normalised_tensors(shape):
     generator = torch.Generator().manual_seed(0)
     views = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     preprocessor = MultiViewPreprocessor()
-    normalised = preprocessor({"inputs": views})["inputs"]
-    images = figures.to_images(normalised, preprocessor.mean, preprocessor.std)
-    assert np.array_equal(images, views.movedim(-3, -1).numpy())
+    preprocessor.raw_views = frozenset([1])  # not normalised, as keys of several ranks
+    normalised = preprocessor({"inputs": [views, views]})["inputs"]
+    assert [view.dtype for view in normalised] == [torch.float32, torch.uint8]
+    for view in normalised:
+        images = figures.to_images(view, preprocessor.mean, preprocessor.std)
+        assert np.array_equal(images, views.movedim(-3, -1).numpy())
 
 
 def test_levels_are_named_by_the_stages(root):

@@ -1,46 +1,96 @@
+import base64
 import hashlib
+import io
 import itertools
+import json
 import re
+import struct
+import zlib
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from mmssl_ext.visualization import curves, logs, panels
+from mmssl_ext.engine.manifest import write_manifest
+from mmssl_ext.visualization import curves, logs, panels, report
+from mmssl_ext.visualization.page import embed_file
 from mmssl_ext.visualization.report import main, write_report
 
 from .conftest import QUEUE, knn_row, make_run, train_row, write_session
 
 
 class Page(HTMLParser):
-    """Tags, attributes and visible text of a page, with its nesting checked."""
+    """Elements and visible text of a page, with its nesting checked."""
 
     VOID = ("meta", "link", "br", "img")
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.attributes, self.text, self._open = [], [], "", []
+        self.tags, self.attributes, self.elements = [], [], []
+        self.text, self.sections, self._open = "", {}, []
         self.feed(text)
         assert not self._open, f"never closed: {self._open}"
 
     def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
+        self.handle_startendtag(tag, attrs)
         if tag not in self.VOID:
-            self._open.append(tag)
+            self._open.append((tag, dict(attrs).get("id")))
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
-        assert self._open.pop() == tag
+        assert self._open.pop()[0] == tag
 
     def handle_data(self, data):
-        if self._open[-1:] != ["style"]:
-            self.text += data
+        if self._open and self._open[-1][0] == "style":
+            return
+        self.text += data
+        for tag, name in self._open:
+            if tag == "section":
+                self.sections[name] = self.sections.get(name, "") + data
+
+    def all(self, *tags):
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+def assert_stands_alone(page, text):
+    """Nothing is fetched, every reference has its target, all that is seen is told."""
+    assert not {"script", "iframe", "object", "base"} & set(page.tags)
+    unread = re.sub(r"data:image/(png|jpeg|webp);base64,[\w+/=]+", "data:", text)
+    assert not re.search(r"https?:|//\w+\.|@import", unread)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        for target in re.findall(r"url\((.*?)\)", value or ""):
+            assert target[0] == "#" and target[1:] in ids
+        if name in ("src", "href", "xlink:href", "srcset", "data", "poster"):
+            assert value.startswith("data:") or value[1:] in ids, (name, value[:80])
+    for svg in page.all("svg"):
+        assert svg["role"] == "img" and svg["aria-label"]
+    for image in page.all("img"):
+        assert image["alt"] and int(image["width"]) and int(image["height"])
+    links = [a["href"][1:] for a in page.all("a")]
+    assert links == [section["id"] for section in page.all("section")]
+    assert all(page.sections[name].strip() for name in links)
+
+
+def assert_legible_on_a_phone(text):
+    """A figure is 354 pixels wide where the page is 400; 12 pixels can be read."""
+    sizes = []
+    for svg in re.findall("<svg.*?</svg>", text, flags=re.DOTALL):
+        width = float(re.search(r'viewBox="0 0 ([\d.]+) ', svg)[1])
+        for element in re.findall("<text.*?>", svg):
+            size = float(re.search(r"font-size: ([\d.]+)px", element)[1])
+            sizes.append(size * 354 / width)
+    assert sizes
+    assert 12 <= min(sizes) <= max(sizes) < 15
 
 
 def read(work_dir):
@@ -60,18 +110,13 @@ def reported(tmp_path_factory):
 
 def test_page_needs_nothing_but_itself(reported):
     _, page, text = reported
-    assert "script" not in page.tags
-    assert not re.search(r"https?:|//\w+\.|@import", text)
-    inside = re.compile(r"#|data:|url\(#")
-    for name, value in page.attributes:
-        assert not name.startswith("on")
-        if name in ("src", "href", "xlink:href", "clip-path"):
-            assert inside.match(value), (name, value)
-    assert page.tags.count("svg") == 2 + 5  # loss, kNN, five health panels
-    ids = [value for name, value in page.attributes if name == "id"]
-    assert len(ids) == len(set(ids))
-    targets = {v[1:] for n, v in page.attributes if n.endswith("href") and v[0] == "#"}
-    assert targets <= set(ids)
+    assert_stands_alone(page, text)
+    assert_legible_on_a_phone(text)
+    assert page.tags.count("svg") == 3 + 5  # loss, kNN, learning rate; health
+    assert list(page.sections) == [
+        *("curves-knn", "health", "pictures", "environment", "warnings"),
+        *("config", "hashes"),
+    ]
 
 
 def test_numbers_are_those_of_the_log(reported):
@@ -85,7 +130,11 @@ def test_numbers_are_those_of_the_log(reported):
     assert "64 img/s (median)" in page.text
     assert "20.0% of the step time" in page.text
     assert f"ln({QUEUE:,} + 1) = 6.93" in page.text
-    assert hashlib.sha256(b"weights").hexdigest() in page.text
+    assert hashlib.sha256(b"weights").hexdigest() in page.sections["hashes"]
+    config = b"model = dict(type='<b>CO2</b>')\n"
+    assert hashlib.sha256(config).hexdigest() in page.sections["config"]
+    for fact in ("NVIDIA Big", "on 2 processes", "Linux-6", "torch 2.11.0, mmdet 3.5"):
+        assert fact in page.sections["environment"]
     assert "2 unreadable images" in page.text
     assert "A worker died." in page.text
     assert "not complete" not in page.text
@@ -148,7 +197,7 @@ def test_terms_are_drawn_before_their_weight(tmp_path):
         *("raw dense", "raw instance", "region"),
     ]
     assert set(labels["raw instance"].get_ydata()) == {8.0}
-    assert curves.to_svg(figure, "loss").count("--pink") == 0
+    assert curves.to_svg(figure, "loss", "Loss").count("--pink") == 0
 
 
 def test_negative_losses_are_shown(tmp_path):
@@ -165,9 +214,11 @@ def test_missing_parts_leave_a_sentence(tmp_path):
         for key in [key for key in row if key.startswith("health/")]:
             del row[key]
     write_session(tmp_path, "1", rows)
-    page, _ = read(tmp_path)
-    assert page.tags.count("svg") == 1
+    page, text = read(tmp_path)
+    assert_stands_alone(page, text)
+    assert page.tags.count("svg") == 2  # loss and learning rate
     for sentence in (
+        "No pictures of what was learned were drawn.",
         "kNN accuracy was not measured",
         "There is no kNN curve",
         "No health measures are in the logs",
@@ -192,7 +243,7 @@ def test_collapse_is_said_at_the_top(tmp_path):
     write_session(tmp_path, "1", [row])
     page, _ = read(tmp_path)
     alarm = page.text.index("The embeddings have collapsed: their spread is 0.012")
-    assert alarm < page.text.index("Curves")
+    assert alarm < page.text.index("Curves and kNN accuracy")
 
 
 def cluster_row(step, sizes, **others):
@@ -206,24 +257,21 @@ def test_pseudo_labels_have_their_section(tmp_path):
     last = cluster_row(20, (20, 1234, 56789), nmi=0.2511, purity=0.334)
     write_session(tmp_path, "1", [first, last])
     page, text = read(tmp_path)
-    titles = re.findall("<h2>(.*?)</h2>", text)
-    place = titles.index("Pseudo-labels")
-    assert titles[place - 1] == "Health of the embeddings"
-    section = text.split("<h2>")[place + 1]
-    rows = re.findall(
-        '<tr><th scope="row">(.*?)</th><td class="number".*?>(.*?)<', section
-    )
-    assert rows == [
-        ("Cluster sizes", "20 / 1,234 / 56,789"),
-        ("Effective clusters", "9,876"),
-        ("Change rate", "0.812"),
-        ("NMI with classes", "0.251"),
-        ("Purity", "0.334"),
+    names = list(page.sections)
+    assert names[names.index("pseudo-labels") - 1] == "health"
+    section = text[text.index('id="pseudo-labels"') : text.index('id="pictures"')]
+    caption = '<figcaption><span class="value">(.*?)</span>(.*?)</figcaption>'
+    assert re.findall(caption, section) == [
+        ("20 / 1,234 / 56,789", "Cluster sizes"),
+        ("9,876", "Effective clusters"),
+        ("0.812", "Change rate"),
+        ("0.251", "NMI with classes"),
+        ("0.334", "Purity"),
     ]
     assert "training never sees them" in section
-    assert page.tags.count("svg") == 1 + 5 + 5  # loss, health, clusters
-    ids = [value for name, value in page.attributes if name == "id"]
-    assert len(ids) == len(set(ids))
+    assert page.tags.count("svg") == 2 + 5 + 5  # loss and rate, health, clusters
+    assert_stands_alone(page, text)
+    assert_legible_on_a_phone(section)
     for svg in re.findall("<svg.*?</svg>", section, flags=re.DOTALL):
         assert not re.search(r"#[0-9a-f]{6}\b|black", svg)  # unseen on a dark page
     with Image.open(tmp_path / "clusters.png") as image:
@@ -233,7 +281,7 @@ def test_pseudo_labels_have_their_section(tmp_path):
 def test_pseudo_labels_without_classes(tmp_path):
     write_session(tmp_path, "1", [cluster_row(10, (20, 100, 500))])
     page, _ = read(tmp_path)
-    assert page.tags.count("svg") == 1 + 5 + 3
+    assert page.tags.count("svg") == 2 + 5 + 3
     for word in ("NMI", "purity", "Purity", "True labels"):
         assert word not in page.text
 
@@ -307,6 +355,161 @@ def test_every_line_of_sizes_is_named_at_its_end(tmp_path, sizes):
         assert box.x1 <= figure.bbox.x1
         assert axes.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
     assert all(box.y0 + box.y1 <= 2 * axes.bbox.y1 + 1 for box in boxes[:3])
+
+
+def test_hashes_are_those_of_the_manifests(tmp_path):
+    sound, damaged, cut = (tmp_path / f"epoch_{i}.pth" for i in (3, 2, 1))
+    for path in (sound, damaged, cut):
+        path.write_bytes(b"weights")
+        # Not those of the files: nothing tells but that the manifest was read.
+        facts = {"epoch": 77, "config_sha256": "c" * 64}
+        write_manifest(path, hashlib.sha256(path.name.encode()).hexdigest(), facts)
+    manifest = damaged.with_name("epoch_2.pth.json")
+    manifest.write_text(manifest.read_text().replace("77", "78"))
+    cut.write_bytes(b"weight")
+    page, html = read(tmp_path)
+    text = page.sections["hashes"]
+    assert text.count(hashlib.sha256(b"epoch_3.pth").hexdigest()) == 1
+    assert html.count(">77<") == text.count("c" * 64) == 1
+    assert text.count(hashlib.sha256(b"weights").hexdigest()) == 1
+    assert text.count(hashlib.sha256(b"weight").hexdigest()) == 1
+    top = page.text[: page.text.index("Curves and kNN accuracy")]
+    assert f"{manifest} is damaged or was edited." in top
+    assert f"{cut} does not have the 7 bytes of its manifest." in top
+    assert "epoch_3.pth" not in top
+
+
+def write_index(folder, files):
+    entries = [
+        {"file": file, "kind": "pca", "title": f"Of <{file}>", "caption": "So & so."}
+        for file in files
+    ]
+    index = {"checkpoint": None, "epoch": 4, "pictures": entries}
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def shown(page):
+    """Pictures of a page by what they are called; sizes compared with their places."""
+    found = {}
+    for attributes in page.all("img"):
+        head, data = attributes["src"].split(";base64,")
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert head == f"data:image/{picture.format.lower()}"
+            assert str(picture.width) == attributes["width"]
+            assert str(picture.height) == attributes["height"]
+            found[attributes["alt"]] = picture.convert("RGBA")
+    return found
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    return folder
+
+
+def test_pictures_are_in_the_page(tmp_path, pictures):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    noise = Image.fromarray(noise)
+    noise.save(pictures / "noise.png")
+    Image.new("RGB", (640, 480), "red").save(pictures / "flat.png", compress_level=0)
+    noise.resize((3000, 1000)).save(pictures / "wide.png")
+    noise.save(pictures / "photo.jpg")
+    noise.save(pictures / "old.bmp")
+    Image.new("RGBA", (50, 40), (0, 0, 255, 0)).save(pictures / "clear.png")
+    files = ["noise.png", "flat.png", "wide.png", "photo.jpg", "old.bmp", "clear.png"]
+    write_index(pictures, files)
+    page, text = read(tmp_path)
+    assert_stands_alone(page, text)
+    found = shown(page)
+    assert list(found) == [f"Of <{file}>" for file in files]
+    sizes = [(160, 90), (640, 480), (1600, 533), (160, 90), (160, 90), (50, 40)]
+    assert [picture.size for picture in found.values()] == sizes
+    red = np.asarray(found["Of <flat.png>"])[..., :3].astype(int)
+    assert abs(red - [255, 0, 0]).max() < 12
+    small = noise.resize((8, 5), Image.Resampling.BOX)
+    for name in ("noise.png", "photo.jpg", "old.bmp"):
+        seen = found[f"Of <{name}>"].convert("RGB").resize((8, 5), Image.Resampling.BOX)
+        assert abs(np.asarray(seen, int) - np.asarray(small, int)).max() < 12
+    assert found["Of <clear.png>"].getextrema()[3] == (0, 0)
+    assert "Drawn after epoch 4." in page.sections["pictures"]
+    assert page.sections["pictures"].count("So & so.") == len(files)
+    assert len(text) < 1_500_000  # the flat one alone is 900 kB
+    # A picture fills the screen without a script, its place keeps the height.
+    places = [a for a in page.all("details") if a.get("class") == "zoom"]
+    assert places[1]["style"] == "aspect-ratio: 640 / 480"
+
+
+def png_of_size(width, height):
+    """A file that claims a size; its pixels are missing."""
+    header = struct.pack(">II", width, height) + bytes([8, 2, 0, 0, 0])
+    found = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        found += struct.pack(">I", len(data)) + kind + data + check
+    return found
+
+
+def test_pictures_that_cannot_be_shown_leave_a_sentence(tmp_path, pictures):
+    Image.new("RGB", (90, 60), "green").save(pictures / "good.png")
+    good = (pictures / "good.png").read_bytes()
+    (pictures / "text.png").write_text("no picture")
+    (pictures / "cut.png").write_bytes(good[:-40])
+    (pictures / "large.png").write_bytes(png_of_size(9000, 9000))
+    (pictures / "bomb.png").write_bytes(png_of_size(90_000, 90_000))
+    (pictures / "folder.png").mkdir()
+    (tmp_path / "outside.png").write_bytes(good)
+    reasons = {
+        "text.png": "cannot be read as a picture",
+        "cut.png": "cannot be read as a picture",
+        "large.png": "has 9000 x 9000 pixels, too many",
+        "bomb.png": "has too many pixels",
+        "folder.png": "cannot be read as a picture",
+        "none.png": "does not exist",
+        "../outside.png": "is not in that folder",
+    }
+    write_index(pictures, [*reasons, "good.png"])
+    page, text = read(tmp_path)
+    assert_stands_alone(page, text)
+    assert list(shown(page)) == ["Of <good.png>"]
+    for file, reason in reasons.items():
+        assert f"pictures/{file} is left out: it {reason}." in page.text
+
+
+def test_pictures_have_a_limit_together(tmp_path, pictures, monkeypatch):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (90, 60), "green").save(pictures / name)
+    write_index(pictures, ["a.png", "b.png"])
+    one = len(embed_file(pictures / "a.png")[0])
+    monkeypatch.setattr(report, "_PICTURES_LIMIT", 2 * one - 1)
+    page, _ = read(tmp_path)
+    assert list(shown(page)) == ["Of <a.png>"]
+    text = "pictures/b.png is left out: it would make this page too large."
+    assert text in page.text
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"pictures": 3}',
+        b'{"pictures": [3]}',
+        b"\xff",
+        b"[" * 10**5,
+    ],
+)
+def test_a_damaged_index_of_pictures(tmp_path, pictures, index):
+    (pictures / "index.json").write_bytes(index)
+    page, text = read(tmp_path)
+    assert "pictures/index.json is damaged" in page.sections["pictures"]
+    assert_stands_alone(page, text)
+
+
+def test_no_picture_is_listed(tmp_path, pictures):
+    (pictures / "index.json").write_text('{"pictures": [], "epoch": null}')
+    assert "No picture is listed." in read(tmp_path)[0].sections["pictures"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from . import make_demo
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the scenes; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m mmssl_ext.datasets.demo",
+        prog="python -m mmssl_ext.datasets.demo" if __name__ == "__main__" else None,
         description="Draw scenes of textured objects in ImageNet, VOC, COCO and "
         "Cityscapes layout, deterministic from a seed.",
     )

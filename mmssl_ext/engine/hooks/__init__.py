@@ -8,6 +8,7 @@ from .fixed_rate import FixedRateHook
 from .guard import NonFiniteGuardHook
 from .input_check import InputCheckHook
 from .knn import KNNHook
+from .learned_pictures import LearnedPicturesHook
 from .performance import PerformanceHook
 from .pictures import PicturesHook
 from .preemption import PreemptionHook
@@ -26,6 +27,7 @@ __all__ = [
     "FixedRateHook",
     "InputCheckHook",
     "KNNHook",
+    "LearnedPicturesHook",
     "NonFiniteGuardHook",
     "PerformanceHook",
     "PicturesHook",

@@ -85,12 +85,21 @@ def run_facts(runner: Any) -> dict[str, Any]:
         "max_iters": runner.max_iters,
         "resumed_at_iter": runner.iter,
         "config": Path(runner.cfg.filename).name if runner.cfg.filename else None,
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": _command(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": device_name,
+        "system": platform.platform(),
         "world_size": runner.world_size,
-        "versions": _versions(),
+        "versions": _versions(device.type),
     }
+
+
+def _command() -> str:
+    """Return what the user typed."""
+    program, *arguments = sys.argv
+    if program.startswith("mmssl-ext "):  # the command line of the package
+        return shlex.join([*program.split(), *arguments])
+    return shlex.join([Path(sys.executable).name, program, *arguments])
 
 
 def _source(dataset: Any) -> list[str]:
@@ -99,7 +108,7 @@ def _source(dataset: Any) -> list[str]:
     return [f"'{Path(source).name}'"] if source else []
 
 
-def _versions() -> dict[str, str]:
+def _versions(device: str) -> dict[str, str]:
     versions = {
         "mmssl_ext": mmssl_ext.__version__,
         "python": platform.python_version(),
@@ -108,6 +117,13 @@ def _versions() -> dict[str, str]:
         "mmcv": mmcv.__version__,
         "mmpretrain": mmpretrain.__version__,
     }
-    with contextlib.suppress(PackageNotFoundError):
-        versions["torchvision"] = version("torchvision")
+    for name in ("mmdet", "mmseg"):  # where the config has brought them in
+        if name in sys.modules:
+            versions[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+    for name in ("torchvision", "numpy", "pillow"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    if device == "cuda":
+        versions |= {"CUDA": str(torch.version.cuda)}
+        versions |= {"cuDNN": str(torch.backends.cudnn.version())}
     return versions

@@ -1,5 +1,6 @@
 """One algorithm, one file, read from top to bottom like the paper."""
 
+from .base import Features, SSLAlgorithm
 from .co2 import CO2
 from .densecl import DenseCL
 from .detco import DetCo
@@ -12,10 +13,12 @@ __all__ = [
     "CO2",
     "DenseCL",
     "DetCo",
+    "Features",
     "InterCLR",
     "MoCo",
     "RegionCLD",
     "RegionCLM",
     "RegionCLS",
+    "SSLAlgorithm",
     "SimSiam",
 ]

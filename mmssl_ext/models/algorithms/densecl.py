@@ -112,8 +112,8 @@ class DenseCL(MoCo):
         """Matched cells of two views.
 
         Returns:
-            ``grid`` (h, w); ``match``: key cell of every query cell, N x h*w; and
-            ``similarity``: cosine of the backbone features of each pair, N x h*w.
+            ``grid`` (h, w), ``match`` (key cell of every query cell, N x h*w) and
+            ``similarity`` (cosine of the backbone features of each pair, N x h*w).
         """
         self.check_views(inputs)
         query, key = (

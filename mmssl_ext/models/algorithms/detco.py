@@ -110,8 +110,8 @@ class DetCo(MoCo):
             *more: Their patches, N x P x 3 x h x w.
 
         Returns:
-            ``levels``: unit rows, N x 2L x D, global before local; ``embedding``: that
-            of the deepest global level, N x D.
+            ``levels`` (unit rows, N x 2L x D, global before local) and ``embedding``
+            (that of the deepest global level, N x D).
         """
         (patches,) = more
         self._check_groups(len(view))
@@ -155,7 +155,7 @@ class DetCo(MoCo):
         """Agreement of images and patch sets.
 
         Returns:
-            ``cross``: cosine of each local query and its global key, N x L.
+            ``cross``, the cosine of each local query and its global key, N x L.
         """
         self.check_views(inputs)
         query = self.encode(self, *inputs[0::2])["levels"]

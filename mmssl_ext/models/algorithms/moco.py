@@ -118,7 +118,7 @@ class MoCo(SSLAlgorithm):
             view: N x 3 x H x W.
 
         Returns:
-            ``embedding``: unit rows, N x D; a method adds what it needs.
+            ``embedding`` (unit rows, N x D); a method adds what it needs.
         """
         embedding = encoder.neck(encoder.backbone(view))[0]
         return {"embedding": normalize(embedding.float(), dim=1)}

@@ -113,8 +113,9 @@ class RegionContrast(SSLAlgorithm):
         """Swapped images.
 
         Returns:
-            ``mixed`` N x 3 x H x W; ``region``: top, left, height and width in pixels;
-            ``order``: whose content it holds, N; ``grid``: cells of the feature map.
+            ``mixed`` (N x 3 x H x W), ``region`` (top, left, height and width in
+            pixels), ``order`` (whose content it holds, N) and ``grid`` (cells of the
+            feature map).
         """
         self.check_views(inputs)
         mixed, cells, order = self.swap(inputs[0])

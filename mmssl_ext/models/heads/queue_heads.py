@@ -128,8 +128,8 @@ class MultiLevelHead(BaseModule):
             queues: 2 x L x K x D.
 
         Returns:
-            3 x L: global query and key; local query and key; local query against the
-            global key and queue.
+            The losses, 3 x L, of global query and key; of local query and key; of local
+            query against the global key and queue.
         """
         (q_global, q_local), (k_global, _) = q, k  # L x N x D
         # The global queues serve two terms: their rows go side by side, all levels at

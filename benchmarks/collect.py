@@ -1,0 +1,89 @@
+"""Turn runs into a result: a row per kNN measurement, or per finished stage of a chain.
+
+Run: python benchmarks/collect.py WORK_DIR... NAME, which writes results/NAME.csv. Paths
+stay out of it. Settings are named by the hash of their recipe, taken from the configs
+that the runs left in their folders, checkpoints by the hash of the file.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+import common
+from mmengine.config import Config
+from recipe import recipe
+
+from mmssl_ext.engine.chain import PRETRAIN
+from mmssl_ext.visualization import logs
+
+CHAIN_TABLE = "results.csv"
+STAGE = ("transfer", "source", "seed", "metric", "value")
+MEASURED = ("seconds", "memory_mb", "device")
+
+
+def rows(work_dir: str | Path) -> list[dict]:
+    """What a run or a chain left in its folder."""
+    chain = Path(work_dir, CHAIN_TABLE).is_file()
+    return chain_rows(Path(work_dir)) if chain else run_rows(Path(work_dir))
+
+
+def run_rows(work_dir: Path) -> list[dict]:
+    """The kNN measurements of one run."""
+    log, facts = logs.read_run(work_dir), logs.read_facts(work_dir)
+    epochs = log.train[-1]["epoch"]
+    settings = recipe(Config.fromfile(work_dir / facts["config"]))
+    return [
+        {
+            "run": work_dir.name,
+            "config": facts["config"],
+            "method": facts["method"],
+            "seed": facts["seed"],
+            "recipe": settings,
+            "epoch": row["epoch"],
+            "backbone_top1": round(row["knn/backbone_top1"], 2),
+            "embedding_top1": round(row["knn/embedding_top1"], 2),
+            "train_minutes": round(log.seconds() / 60 * row["epoch"] / epochs, 1),
+            "device": facts["device"],
+        }
+        for row in log.knn
+    ]
+
+
+def chain_rows(work_dir: Path) -> list[dict]:
+    """The finished stages of a chain, with the metrics in columns at the right."""
+    with (work_dir / CHAIN_TABLE).open(encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        names = list(table.fieldnames or ())
+        stages = [row for row in table if row["status"] == "finished"]
+    metrics = names[names.index("reason") + 1 :]
+
+    def settings(stage: str) -> str:
+        return recipe(Config.fromfile(work_dir / "configs" / f"{stage}.py"))
+
+    return [
+        {key: row[key] for key in STAGE}
+        | {
+            "recipe": settings(row["stage"]),
+            "source_recipe": settings(PRETRAIN) if pretrained(row) else "",
+            "source_sha256": row["source_sha256"][:12],
+        }
+        | {key: row[key] for key in (*MEASURED, *metrics)}
+        | {"torch": row["torch_version"], "onedl-mmengine": row["mmengine_version"]}
+        for row in stages
+    ]
+
+
+def pretrained(row: dict[str, str]) -> bool:
+    """Whether a stage starts from the pretraining of its own chain."""
+    return Path(row["source_checkpoint"]).parent.name == PRETRAIN
+
+
+def main(*work_dirs: str, name: str) -> None:
+    """Read the folders and write the rows."""
+    common.write_rows(name, [row for folder in work_dirs for row in rows(folder)])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:-1], name=sys.argv[-1])

@@ -1,0 +1,120 @@
+"""All methods beside each other: the demo chain of every method, with several seeds.
+
+Run, with the scenes of `make demo` at hand:
+
+    python benchmarks/methods.py --seeds 0 1 2 --jobs 2    # hours; again: goes on
+    python benchmarks/methods.py --collect                 # only write the result
+    python benchmarks/tables.py                            # and put it into the pages
+
+Every combination is a run of `configs/chains/demo_methods.py` in a folder of its own,
+OUT/<method>-seed<seed>, on one thread. `results/demo_methods_seeds_cpu.csv` then has a
+row for each method, seed and transfer that has finished.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import common
+
+from mmssl_ext.engine.errors import Preempted
+
+CHAIN = "configs/chains/demo_methods.py"
+NAME = "demo_methods_seeds_cpu"
+METHODS = ("random", "mocov2", "co2", "densecl", "regionclm", "detco", "interclr")
+COLUMNS = (
+    *("method", "transfer", "seed", "metric", "value", "recipe", "source_recipe"),
+    *("seconds", "memory_mb", "device", "torch", "onedl-mmengine"),
+)
+Run = tuple[str, int]
+
+
+def parse_args(args: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, a core each")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/methods"))
+    parser.add_argument("--collect", action="store_true", help="run nothing")
+    return parser.parse_args(args)
+
+
+def folder(out: Path, run: Run) -> Path:
+    """Folder of one run."""
+    return out / f"{run[0]}-seed{run[1]}"
+
+
+def train(out: Path, run: Run) -> int:
+    """Run the chain of one method with one seed, or go on with it."""
+    name, start = folder(out, run).name, time.monotonic()
+    print(f"{name}: started", flush=True)
+    with (out / f"{name}.log").open("a") as log:
+        code = subprocess.call(
+            [sys.executable, "tools/chain.py", CHAIN, "--work-dir", folder(out, run)],
+            cwd=common.REPOSITORY,
+            stdout=log,
+            stderr=log,
+            env=os.environ
+            | {"METHOD": run[0], "SEED": str(run[1])}
+            | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        )
+    minutes = (time.monotonic() - start) / 60
+    said = "finished" if code == 0 else f"ended with code {code}, see {log.name}"
+    print(f"{name}: {said} after {minutes:.0f} min", flush=True)
+    return code
+
+
+def train_all(out: Path, runs: list[Run], jobs: int) -> int:
+    """Run all; a preemption ends it, another failure only its own run."""
+    out.mkdir(parents=True, exist_ok=True)
+    preempted = threading.Event()
+
+    def one(run: Run) -> int:
+        code = Preempted.exit_code if preempted.is_set() else train(out, run)
+        if code == Preempted.exit_code:
+            preempted.set()
+        return code
+
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(one, runs))
+    return Preempted.exit_code if preempted.is_set() else max(codes)
+
+
+def collect(out: Path, runs: list[Run]) -> list[dict]:
+    """Rows of what has finished; say what has not."""
+    from collect import CHAIN_TABLE, chain_rows
+
+    rows = []
+    for run in runs:
+        if (folder(out, run) / CHAIN_TABLE).is_file():
+            found = chain_rows(folder(out, run))
+            rows += [{"method": run[0]} | row for row in found]
+        else:
+            print(f"{folder(out, run)} has no results yet.")
+    return [{key: row[key] for key in COLUMNS} for row in rows]
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run what is asked for and write the result."""
+    runs = [(method, seed) for seed, method in product(args.seeds, args.methods)]
+    out = args.out.resolve()
+    code = 0 if args.collect else train_all(out, runs, args.jobs)
+    rows = collect(out, runs)
+    if not rows:
+        print("Nothing has finished, so no result is written.")
+        return code or 1
+    common.write_rows(NAME, rows)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(parse_args()))

@@ -1,0 +1,729 @@
+"""Put the measured figures of results/*.csv into the pages, or check the pages.
+
+    python benchmarks/tables.py            # rewrite what is between the markers
+    python benchmarks/tables.py --check    # print a diff and fail where that is old
+
+In README.md, docs and the READMEs of configs a comment names what follows it:
+
+    <!-- table: queue_loss -->             a table of TABLES, with its caption
+    <!-- /table -->
+    <!-- table: demo_methods:co2 -->       rows of one method beside MoCo and random
+    <!-- /table -->
+    <!-- value: checkpoint_cpu scope=hook stall_ratio -->0.16<!-- /value -->
+
+A value is CSV, conditions, column and, where two decimals do not suit, a format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import difflib
+import os
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value: ([^>]+) -->).*?(<!-- /value -->)")
+
+Row = dict[str, str]
+Cells = list[list[str]]  # the header first
+
+
+def pages() -> list[Path]:
+    """The pages that may hold figures."""
+    found = [REPOSITORY / "README.md"]
+    for folder in ("docs", "configs", "projects"):
+        found += sorted((REPOSITORY / folder).rglob("*.md"))
+    return [page for page in found if "_build" not in page.parts]
+
+
+@cache
+def read(name: str) -> list[Row]:
+    """Rows of a CSV.
+
+    Raises:
+        KeyError: There is no such CSV.
+    """
+    try:
+        with (RESULTS / f"{name}.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise KeyError(f"There is no benchmarks/results/{name}.csv.") from None
+
+
+def select(name: str, **conditions: str | int) -> list[Row]:
+    """Rows of a CSV that fulfil all conditions."""
+    return [
+        row
+        for row in read(name)
+        if all(row[key] == str(value) for key, value in conditions.items())
+    ]
+
+
+def one(name: str, **conditions: str | int) -> Row:
+    """The row that fulfils all conditions.
+
+    Raises:
+        KeyError: There is none, or several.
+    """
+    rows = select(name, **conditions)
+    if len(rows) != 1:
+        raise KeyError(f"{len(rows)} rows of {name} have {conditions}.")
+    return rows[0]
+
+
+# --- cells
+
+
+def short(value: float | str) -> str:
+    """Three digits, and all before the point: 0.16, 6.45, 20.4, 1,393."""
+    number = float(value)
+    digits = 2 if abs(number) < 10 else 1 if abs(number) < 100 else 0
+    return f"{number:,.{digits}f}"
+
+
+def with_interval(
+    row: Row, name: str = "speedup", low: str = "", high: str = ""
+) -> str:
+    """A ratio with its 95 % interval."""
+    ends = row[low or f"{name}_low"], row[high or f"{name}_high"]
+    return f"{short(row[name])} ({short(ends[0])} to {short(ends[1])})"
+
+
+def mean(values: list[float]) -> str:
+    """Mean and sample standard deviation; only the value where it is one; or a dash."""
+    if len(values) < 2:
+        return f"{values[0]:.1f}" if values else "-"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def time_and_memory(row: Row, arm: str) -> str:
+    """Median time and peak memory of an arm."""
+    return f"{short(row[f'{arm}_ms'])} ms, {short(row[f'{arm}_peak_mb'])} MB"
+
+
+# --- results of trainings
+
+METHODS = {
+    "random": "random weights",
+    "mocov2": "MoCo v2",
+    "co2": "CO2",
+    "densecl": "DenseCL",
+    "regionclm": "RegionCL-M",
+    "detco": "DetCo",
+    "interclr": "InterCLR",
+}
+DEMO_METRICS = {
+    "knn": "kNN, top-1",
+    "linear": "linear, top-1",
+    "voc": "detection, AP",
+    "cityscapes": "segmentation, mIoU",
+}
+
+
+def demo_methods(name: str, method: str = "") -> Cells:
+    """A row per method, a column per transfer."""
+    shown = ("random", "mocov2", method) if method else tuple(METHODS)
+    cells = [["pretraining", *DEMO_METRICS.values()]]
+    for key in dict.fromkeys(shown):
+        rows = {
+            transfer: [
+                float(r["value"]) for r in select(name, method=key, transfer=transfer)
+            ]
+            for transfer in DEMO_METRICS
+        }
+        if any(rows.values()):
+            cells.append([METHODS[key], *map(mean, rows.values())])
+    return cells
+
+
+def seeds(name: str) -> str:
+    """How many seeds the methods have."""
+    counts = {
+        len(select(name, method=method, transfer=transfer))
+        for method in METHODS
+        for transfer in DEMO_METRICS
+    } - {0}
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def curve(rows: list[Row], label: Callable[[Row], str], first: str) -> Cells:
+    """A row per run, a column per epoch after which kNN was measured."""
+    epochs = sorted({int(row["epoch"]) for row in rows})
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        run = found.setdefault(label(row), {})
+        run.setdefault(int(row["epoch"]), []).append(float(row["backbone_top1"]))
+    head = ["untrained" if not n else f"{n} epochs" for n in epochs]
+    return [
+        [first, *head],
+        *(
+            [name, *(mean(run.get(n, [])) for n in epochs)]
+            for name, run in found.items()
+        ),
+    ]
+
+
+def family(row: Row) -> str:
+    """Method of a row, as its configs call it."""
+    return row["config"].split("_")[0]
+
+
+def cifar10_methods(name: str, method: str = "") -> Cells:
+    """Four epochs each."""
+    shown = ("mocov2", method) if method else tuple(METHODS)
+    rows = [row for row in read(name) if family(row) in shown]
+    return curve(rows, lambda row: METHODS[family(row)], "method")
+
+
+def cifar10_long(*names: str) -> Cells:
+    """Twelve epochs."""
+    rows = [row for name in names for row in read(name)]
+    return curve(rows, lambda row: METHODS[family(row)], "method")
+
+
+def augment_on(name: str) -> Cells:
+    """Where the augmentation runs."""
+    places = {
+        "worker": "in the workers, on arrays",
+        "device": "in batches, by the device's operations",
+        "pil": 'in the workers, `backend="pil"`',
+    }
+    rows = [row for row in read(name) if row["epoch"] != "0"]
+    return curve(rows, lambda row: places[row["run"].split("_")[0]], "augmentation")
+
+
+def demo_chain(name: str) -> Cells:
+    """A row per transfer, beside each other random weights and CO2."""
+    lines = {
+        "kNN, top-1": ("knn", "top1"),
+        "linear probe, top-1": ("linear", "top1"),
+        "detection (VOC layout), AP": ("voc", "AP"),
+        "instance segmentation (COCO layout), box AP": ("coco", "box AP"),
+        "instance segmentation (COCO layout), mask AP": ("coco", "mask AP"),
+        "semantic segmentation (Cityscapes layout), mIoU": ("cityscapes", "mIoU"),
+    }
+    cells = [["held-out scenes", "random weights", "CO2"]]
+    for label, (transfer, metric) in lines.items():
+        pair = [one(name, transfer=transfer, source=s) for s in ("random", "co2")]
+        cells.append([label, *(f"{float(row[metric]):.1f}" for row in pair)])
+    return cells
+
+
+def bccd(name: str) -> Cells:
+    """A row per source."""
+    metrics = ("AP", "AP50", "AP75")
+    sources = {"random": "random weights", "co2_demo": "CO2 on the demo scenes"}
+    return [
+        ["start", *metrics],
+        *(
+            [
+                label,
+                *(mean([float(r[m]) for r in select(name, source=s)]) for m in metrics),
+            ]
+            for s, label in sources.items()
+        ),
+    ]
+
+
+# --- speed and memory
+
+
+def queue_loss(name: str) -> Cells:
+    """InfoNCE by the number of queries."""
+    cells = [["N", "mmpretrain", "here", "speed-up", "speed-up, memory kept"]]
+    for row in select(name, arm="ours", threads=2, allocator="glibc"):
+        kept = one(name, arm="ours", n=row["n"], allocator="keeps memory")
+        cells.append(
+            [
+                row["n"],
+                time_and_memory(row, "peer"),
+                time_and_memory(row, "arm"),
+                with_interval(row),
+                with_interval(kept),
+            ]
+        )
+    return cells
+
+
+def co2_loss(name: str) -> Cells:
+    """CO2's consistency term by the number of queries."""
+    return [
+        ["N", "naive", "here", "speed-up"],
+        *(
+            [
+                row["n"],
+                time_and_memory(row, "peer"),
+                time_and_memory(row, "arm"),
+                with_interval(row),
+            ]
+            for row in select(name, arm="consistency", threads=2)
+        ),
+    ]
+
+
+def dense_loss(name: str) -> Cells:
+    """DenseCL's dense loss by threads and path."""
+    paths = {"ours": "fused attention", "ours_chunked": "public ops"}
+    return [
+        ["threads", "path", "mmpretrain", "here", "speed-up"],
+        *(
+            [
+                row["threads"],
+                paths[row["arm"]],
+                time_and_memory(row, "peer"),
+                time_and_memory(row, "arm"),
+                with_interval(row),
+            ]
+            for row in read(name)
+        ),
+    ]
+
+
+def inter_branch(name: str) -> Cells:
+    """InterCLR's branch by how negatives are bounded and how the bank is stored."""
+    arms = {
+        "exact": "`exact=True`, float32",
+        "fast": "`exact=False`, float32",
+        "exact_bf16": "`exact=True`, bfloat16",
+        "fast_bf16": "`exact=False`, bfloat16",
+    }
+    return [
+        ["negatives, bank", "memory of the bank", "reference", "here", "speed-up"],
+        *(
+            [
+                arms[row["arm"]],
+                f"{row['bank_mb']} MB",
+                f"{short(row['peer_cpu_ms'])} ms",
+                f"{short(row['arm_cpu_ms'])} ms",
+                with_interval(row),
+            ]
+            for row in read(name)
+        ),
+    ]
+
+
+def pipeline(name: str) -> Cells:
+    """From file to batch, against the peers."""
+    arms = {
+        "ours": "all in the worker",
+        "ours_device": '`augment_on="device"`: the worker\'s share',
+        "ours_pil": 'all in the worker, `backend="pil"`',
+        "limit": "decode and two crops alone",
+    }
+    peers = {
+        "mmpretrain": "mmpretrain",
+        "torchvision_v1": "torchvision",
+        "lightly": "lightly",
+    }
+    cells = [
+        [
+            "what the worker does",
+            "ms per image",
+            *(f"{label} / here" for label in peers.values()),
+        ]
+    ]
+    for arm, label in arms.items():
+        rows = {row["peer"]: row for row in select(name, arm=arm)}
+        ratios = [with_interval(rows[p]) if p in rows else "-" for p in peers]
+        cells.append([label, short(next(iter(rows.values()))["arm_cpu_ms"]), *ratios])
+    return cells
+
+
+def pipeline_stages(name: str) -> Cells:
+    """What each stage of the worker takes."""
+    return [
+        ["stage", "on arrays, ms", '`backend="pil"`, ms'],
+        *(
+            [
+                f"`{row['stage']}`",
+                short(row["cpu_ms_per_sample"]),
+                short(
+                    one(name, backend="pil", stage=row["stage"])["cpu_ms_per_sample"]
+                ),
+            ]
+            for row in select(name, backend="array")
+        ),
+    ]
+
+
+def workers(name: str) -> Cells:
+    """Throughput of the loader by its workers."""
+    rows = [row for row in read(name) if row["what"] == "throughput of the loader"]
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    arms = {"worker": '`augment_on="worker"`', "device": '`augment_on="device"`'}
+    return [
+        ["images per second", *(f"{n} workers" for n in sizes)],
+        *(
+            [
+                label,
+                *(short(r["value"]) for n in sizes for r in rows if pick(r, arm, n)),
+            ]
+            for arm, label in arms.items()
+        ),
+    ]
+
+
+def pick(row: Row, arm: str, size: str) -> bool:
+    """Whether a row belongs to an arm and a size."""
+    return (row["arm"], row["size"]) == (arm, size)
+
+
+STEPS = {
+    "co2_over_moco": "CO2 / MoCo",
+    "densecl_over_moco": "DenseCL / MoCo",
+    "regionclm_over_moco": "RegionCL-M / MoCo",
+    "detco_over_moco": "DetCo / MoCo",
+    "interclr_over_moco": "InterCLR, ImageNet's bank / MoCo",
+    "interclr_fast_over_moco": "the same with `exact=False` / MoCo",
+    "moco_over_parts": "MoCo / sum of its convolutions and SGD",
+    "moco_fast_over_parts_fast": "the same by `runtime_fast.py`",
+    "moco_over_moco_fast": "MoCo / MoCo by `runtime_fast.py`",
+    "mmpretrain_over_moco": "mmpretrain's MoCo / ours",
+    "mmpretrain_over_moco_fast": "mmpretrain's MoCo / ours by `runtime_fast.py`",
+    "mmpretrain_over_densecl": "mmpretrain's DenseCL / ours",
+}
+
+
+def steps(name: str) -> Cells:
+    """Time of whole steps, as ratios."""
+    return [
+        ["time of a step", "ResNet-18, 32 x 96 px", "ResNet-50, 8 x 224 px"],
+        *(
+            [label, *(step_ratio(one(name, ratio=key, depth=d)) for d in (18, 50))]
+            for key, label in STEPS.items()
+        ),
+    ]
+
+
+def step_ratio(row: Row) -> str:
+    """A ratio of steps with its interval."""
+    return with_interval(row, "value", "low", "high")
+
+
+def checkpoint(name: str) -> Cells:
+    """Saving as a whole hook, and the file alone."""
+    scopes = {"hook": "the hook", "file": "the file alone"}
+    head = "here / mmengine"
+    return [
+        [
+            "",
+            f"stall of the loop, {head}",
+            f"until the file is safe, {head}",
+            "extra memory",
+        ],
+        *(
+            [
+                label,
+                with_interval(row, "stall_ratio", "stall_low", "stall_high"),
+                with_interval(row, "safe_ratio", "safe_low", "safe_high"),
+                f"{float(row['ours_peak_over_file']):.1%} of the file, there "
+                f"{float(row['mmengine_peak_over_file']):.0%}",
+            ]
+            for scope, label in scopes.items()
+            for row in select(name, scope=scope)
+        ),
+    ]
+
+
+def scale(name: str) -> Cells:
+    """Exponents of growth, against the peer's where there is one."""
+    peers = {"ours": "here", "mmpretrain": "mmpretrain"}
+    labels = peers | {"exact": "here, `exact=True`", "fast": "here, `exact=False`"}
+    return [
+        ["what", "grows with", "of", "from", "to", "as the power of"],
+        *(
+            [
+                row["what"],
+                row["variable"],
+                labels[row["arm"]],
+                *(f"{int(row[end]):,}" for end in ("from", "to")),
+                row["exponent"],
+            ]
+            for row in read(name)
+        ),
+    ]
+
+
+def headline(*names: str) -> Cells:
+    """One line each of what is faster or smaller."""
+    loss = one("queue_loss_cpu", arm="ours", threads=2, allocator="glibc", n=256)
+    dense = one("dense_loss_cpu", arm="ours", threads=2)
+    branch = one("inter_branch_cpu", arm="fast")
+    step = one("step_cpu", depth=50, ratio="mmpretrain_over_moco_fast")
+    saving = one("checkpoint_cpu", scope="hook")
+    pipes = [
+        one("pipeline_cpu", arm=a, peer="mmpretrain") for a in ("ours", "ours_device")
+    ]
+    ratios = (
+        ("image file to two views, all in the worker", "mmpretrain", pipes[0]),
+        (
+            'the same, `augment_on="device"`: the worker\'s share',
+            "mmpretrain",
+            pipes[1],
+        ),
+        (f"InfoNCE, {loss['n']} queries, K = {int(loss['k']):,}", "mmpretrain", loss),
+        ("DenseCL's dense loss", "mmpretrain", dense),
+        ("InterCLR's branch with ImageNet's bank, `exact=False`", "reference", branch),
+    )
+    stall = [1 / float(saving[f"stall_{end}"]) for end in ("ratio", "high", "low")]
+    return [
+        ["time of", "against", "theirs / here"],
+        *([label, peer, with_interval(row)] for label, peer, row in ratios),
+        [
+            "a whole step of MoCo, ResNet-50, `runtime_fast.py`",
+            "mmpretrain",
+            step_ratio(step),
+        ],
+        [
+            "the loop's stop while a checkpoint is saved",
+            "mmengine",
+            "{} ({} to {})".format(*map(short, stall)),
+        ],
+    ]
+
+
+# --- all of them
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a marker stands for.
+
+    Attributes:
+        results: The CSVs; the first is the argument of ``cells``.
+        cells: Header and rows; takes what follows a colon in the marker's name.
+        caption: Which run it was, and how to read it.
+    """
+
+    results: tuple[str, ...]
+    cells: Callable[..., Cells]
+    caption: str | Callable[[], str]
+
+
+DEMO = "demo_methods_seeds_cpu"
+CIFAR10 = (
+    "kNN on CIFAR-10, top-1 in percent, seed 0: `*_r18_cifar10-cpu.py` with "
+    "`augment_on=worker`, ResNet-18 of {} of the width"
+)
+QUARTER = CIFAR10.format("a quarter")
+TABLES = {
+    "demo_methods": Table(
+        (DEMO,),
+        demo_methods,
+        lambda: (
+            "Percent on held-out demo scenes, mean ± sample standard deviation over "
+            f"n = {seeds(DEMO)} seeds of pretraining and transfer (divisor n - 1). "
+            "ResNet-18 of half the width; the pretraining has 10 of the config's 30 "
+            "epochs, and the chain no COCO stage."
+        ),
+    ),
+    "demo_chain": Table(
+        ("demo_chain_cpu",),
+        demo_chain,
+        "Percent, seed 0; CO2 pretrained for 30 epochs, the chain of `make demo`.",
+    ),
+    "cifar10_methods": Table(
+        ("cifar10_methods_cpu",),
+        cifar10_methods,
+        lambda: (
+            f"{QUARTER}. Last bits of the arithmetic alone move such runs: by later "
+            "code, which adds up the queue in another order, MoCo v2 reached "
+            + value("cifar10_interclr_cpu method=MoCo epoch=4 backbone_top1 .1f")
+            + "."
+        ),
+    ),
+    "cifar10_interclr": Table(
+        ("cifar10_interclr_cpu",), cifar10_methods, f"{QUARTER}, both by the same code."
+    ),
+    "cifar10_12epochs": Table(
+        ("cifar10_interclr_12epochs_cpu",),
+        cifar10_long,
+        f"{QUARTER}, `max_epochs=12` and for InterCLR `warmup_epochs=4`.",
+    ),
+    "cifar10_co2": Table(
+        ("cifar10_co2_r18_cpu",),
+        cifar10_long,
+        CIFAR10.format("half") + ".",
+    ),
+    "bccd": Table(
+        ("bccd_voc_cpu",),
+        bccd,
+        "Blood cells (BCCD, 292 training and 72 test images) by "
+        "`faster_rcnn_r50_fpn_voc0712.py`, 300 steps of 4 images, ResNet-18 of half "
+        "the width; percent, mean ± sample standard deviation over n = 3 seeds of the "
+        "transfer (divisor n - 1), all from one pretraining.",
+    ),
+    "augment_on": Table(
+        ("demo_augment_on_cpu",),
+        augment_on,
+        "MoCo on the demo scenes, 15 epochs: kNN in percent, mean ± sample standard "
+        "deviation over n = 3 seeds (divisor n - 1).",
+    ),
+    "queue_loss": Table(
+        ("queue_loss_cpu",),
+        queue_loss,
+        "InfoNCE of N queries, K = 65,536, against mmpretrain's `ContrastiveHead`: "
+        "time and peak extra memory on two threads, ratio with 95 % interval. The last "
+        "column is without the page faults of a CPU's allocator, as on a GPU.",
+    ),
+    "co2_loss": Table(
+        ("queue_loss_cpu",),
+        co2_loss,
+        "CO2's consistency term of N queries, K = 65,536, against two materialised KL "
+        "divergences, on two threads.",
+    ),
+    "dense_loss": Table(
+        ("dense_loss_cpu",),
+        dense_loss,
+        "DenseCL's dense loss with its matching, 32 images of 7 x 7 cells, K = 65,536.",
+    ),
+    "inter_branch": Table(
+        ("inter_branch_cpu",),
+        inter_branch,
+        "InterCLR's inter-image branch, 32 queries, bank of 1,281,167 x 128 in 10,000 "
+        "clusters: loss, gradient and upkeep, processor time of one thread, against "
+        "the public algorithm written from its description.",
+    ),
+    "pipeline": Table(
+        ("pipeline_cpu",),
+        pipeline,
+        "From a JPEG file of 640 x 480 px to two MoCo v2 views of 224 px in a batch: "
+        "processor time of one thread per image, and ratios with 95 % intervals.",
+    ),
+    "pipeline_stages": Table(
+        ("pipeline_stages_cpu",), pipeline_stages, "Processor time per image."
+    ),
+    "workers": Table(
+        ("scale_cpu",),
+        workers,
+        "Two views of 224 px per image; the two cores also ran the measuring process.",
+    ),
+    "steps": Table(
+        ("step_cpu",),
+        steps,
+        "Whole training steps, K = 65,536, float32, memory kept; on a CPU "
+        "`runtime_fast.py` is channels_last and fused SGD.",
+    ),
+    "checkpoint": Table(
+        ("checkpoint_cpu",),
+        checkpoint,
+        "Checkpoint of MoCo's ResNet-50. A file is safe when it is complete on the "
+        "disk, read back and described.",
+    ),
+    "scale": Table(("scale_fit_cpu",), scale, "Fits to the points of scale_cpu.csv."),
+    "headline": Table(
+        ("queue_loss_cpu", "pipeline_cpu", "step_cpu", "checkpoint_cpu"),
+        headline,
+        "Two cores, ratio with 95 % interval.",
+    ),
+}
+# A method whose rows are not in the table of all.
+INSTEAD = {
+    "cifar10_methods:co2": "cifar10_co2",
+    "cifar10_methods:interclr": "cifar10_interclr",
+}
+
+
+def render(name: str, page: Path) -> str:
+    """Return a table with its caption, as a page shows it.
+
+    Raises:
+        KeyError: There is no table of that name, or no row for it.
+    """
+    base, _, method = INSTEAD.get(name, name).partition(":")
+    if base not in TABLES:
+        raise KeyError(f"There is no table '{base}'; there are {', '.join(TABLES)}.")
+    table = TABLES[base]
+    cells = table.cells(*table.results, **({"method": method} if method else {}))
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    lines.insert(1, "|" + "---|" * len(cells[0]))
+    caption = table.caption if isinstance(table.caption, str) else table.caption()
+    links = ", ".join(link(name, page) for name in table.results)
+    return "\n".join(
+        ["", *lines, "", *wrap(f"{caption} {links}; {machine(table)}."), ""]
+    )
+
+
+def link(name: str, page: Path) -> str:
+    """Link from a page to a CSV."""
+    path = os.path.relpath(RESULTS / f"{name}.csv", page.parent)
+    return f"[{name}.csv]({Path(path).as_posix()})"
+
+
+def machine(table: Table) -> str:
+    """Hardware and version of torch of a table's rows."""
+    rows = [row for name in table.results for row in read(name)]
+    cpus = dict.fromkeys(row["cpu"] for row in rows)
+    versions = dict.fromkeys(row["torch"].split("+")[0] for row in rows)
+    return f"{', '.join(cpus)}, torch {', '.join(versions)}"
+
+
+def wrap(text: str, width: int = 88) -> list[str]:
+    """Lines of a caption; a link is never broken."""
+    lines = [""]
+    for word in re.findall(r"\[[^]]*\]\S*|\S+", text):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines
+
+
+def value(query: str) -> str:
+    """Return one figure: ``CSV KEY=VALUE ... COLUMN [FORMAT]``.
+
+    Raises:
+        KeyError: That is not exactly one figure.
+    """
+    name, *words = query.split()
+    conditions = dict(word.split("=", 1) for word in words if "=" in word)
+    column, *formats = [word for word in words if "=" not in word]
+    return format(float(one(name, **conditions)[column]), *(formats or [".2f"]))
+
+
+def fill(text: str, page: Path) -> str:
+    """Return the text of a page with all its figures up to date."""
+    text = TABLE.sub(lambda m: f"{m[1]}{render(m[2], page)}{m[3]}", text)
+    return VALUE.sub(lambda m: f"{m[1]}{value(m[2])}{m[3]}", text)
+
+
+def main(check: bool) -> int:
+    """Rewrite the pages, or compare."""
+    old = 0
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        try:
+            new = fill(text, page)
+        except KeyError as error:
+            sys.exit(f"{page.relative_to(REPOSITORY)}: {error.args[0]}")
+        if new == text:
+            continue
+        old += 1
+        name = str(page.relative_to(REPOSITORY))
+        if check:
+            lines = text.splitlines(), new.splitlines()
+            print(
+                "\n".join(difflib.unified_diff(*lines, name, "results", "", "", 1, ""))
+            )
+        else:
+            page.write_text(new, encoding="utf-8")
+            print(f"{name}: figures rewritten")
+    if check and old:
+        print("Run `python benchmarks/tables.py`.")
+    return int(check and old > 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="print a diff, fail")
+    sys.exit(main(parser.parse_args().check))

@@ -1,0 +1,349 @@
+"""What stands for python, mmssl-ext, make, pip and Slurm in the blocks of the pages.
+
+Every command runs with the options that the page gives. Only then trainings are cut to
+their last steps (:mod:`.shorten`). In blocks that need a cluster or ImageNet, commands
+end where their options have been read and the models built (:mod:`.check`). Nothing is
+installed, submitted or downloaded.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+# Installed by hand, or not required by any file.
+WELL_KNOWN = {
+    *("pip", "setuptools", "virtualenv", "wheel", "build", "openmim"),
+    *("opencv-python", "opencv-python-headless", "tensorboard", "umap-learn"),
+}
+STUB = '#!/bin/sh\nexec {program} "$@"\n'
+ACTIVATE = """VIRTUAL_ENV={folder}; export VIRTUAL_ENV
+deactivate() {{ unset VIRTUAL_ENV; }}
+"""
+
+
+class Refusal(Exception):
+    """A command that a reader could not run like this."""
+
+
+def run(program: str, argv: list[str]) -> int | None:
+    """Run a command of a block; return its exit code."""
+    sys.executable = str(Path(os.environ["DOCS_BIN"], "python"))
+    os.environ.pop("PYTHONPYCACHEPREFIX", None)
+    try:
+        return PROGRAMS[program](argv)
+    except Refusal as refusal:
+        print(f"{program}: {refusal}", file=sys.stderr)
+        return 2
+
+
+def checking() -> bool:
+    """Whether commands are to be checked only."""
+    return os.environ["DOCS_MODE"] == "check"
+
+
+def python(argv: list[str]) -> int | None:
+    """Python's command line: [options] [-c CODE | -m MODULE | FILE | -] [arguments]."""
+    argv, options = list(argv), []
+    while argv and argv[0].startswith("-") and argv[0] not in ("-", "-c", "-m"):
+        option = argv.pop(0)
+        options.append(option)
+        if option in ("-W", "-X"):
+            argv.pop(0)
+    if not argv and set(options) & {"-V", "--version"}:
+        print(f"Python {sys.version.split()[0]}")
+        return 0
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    where = argv.pop(0) if argv else "-"
+    if where == "-m":
+        name = argv.pop(0)
+        if name in MODULES:
+            return MODULES[name](argv)
+        sys.path.insert(0, os.getcwd())
+        return tool(name, argv)
+    if where in ("-", "-c"):
+        code = argv.pop(0) if where == "-c" else sys.stdin.read()
+        sys.argv = [where, *argv]
+        sys.path.insert(0, "")
+        exec(compile(code, f"<{where}>", "exec"), {"__name__": "__main__"})
+        return 0
+    if not Path(where).is_file():
+        raise Refusal(f"can't open file '{where}': it does not exist")
+    sys.path.insert(0, str(Path(where).resolve().parent))
+    return tool(where, argv)
+
+
+def tool(name: str, argv: list[str]) -> int | None:
+    """Run a file or module, shortened, or check its options."""
+    from . import check, shorten
+
+    sys.argv = [name, *argv]
+    if checking() and name == "torch.distributed.run":
+        from torch.distributed.run import parse_args
+
+        args = parse_args(argv)
+        module = ["-m"] if args.module else []
+        return python([*module, args.training_script, *args.training_script_args])
+    if checking():
+        return check.check_tool(name)
+    if not name.startswith("torch."):
+        check.provide_missing(name)
+        sys.argv = [name, *argv]
+    shorten.install()
+    if "demo" in name or "demo-data" in argv:
+        shorten.install_scenes()
+    start(name)
+    return 0
+
+
+def start(name: str) -> None:
+    """Run a file or module as the main program."""
+    if name.endswith(".py"):
+        runpy.run_path(name, run_name="__main__")
+    else:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def mmssl_ext(argv: list[str]) -> int | None:
+    """The console script of the package, as setup.cfg names it."""
+    entry = next(
+        line.split("=")[1].strip()
+        for line in setup().get("options.entry_points", "console_scripts").splitlines()
+        if line.startswith("mmssl-ext")
+    )
+    return tool(entry.split(":")[0], argv)
+
+
+def make(argv: list[str]) -> int:
+    """The targets and variables exist; make says what it would do."""
+    text = Path("Makefile").read_text()
+    for word in argv:
+        name, equals, _ = word.partition("=")
+        if equals and not re.search(rf"^{name} *[?:]?=|\$[({{]{name}\b", text, re.M):
+            raise Refusal(f"the Makefile does not read the variable {name}")
+    return subprocess.run(["/usr/bin/env", "make", "-n", *argv], env=real_path(),
+                          stdout=subprocess.DEVNULL).returncode  # fmt: skip
+
+
+def real_path() -> dict[str, str]:
+    """The environment without the programs of this folder."""
+    return os.environ | {"PATH": os.environ["DOCS_PATH"]}
+
+
+def setup() -> configparser.ConfigParser:
+    """setup.cfg of the repository."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def normal(name: str) -> str:
+    """The name of a distribution in the form that pip compares."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements() -> set[str]:
+    """Every distribution that setup.cfg and requirements/ name."""
+    cfg = setup()
+    lines = cfg["options"]["install_requires"].splitlines()
+    for extra in cfg["options.extras_require"].values():
+        lines += extra.splitlines()
+    for file in (ROOT / "requirements").glob("*.txt"):
+        lines += file.read_text().splitlines()
+    names = (re.match(r"[A-Za-z0-9][\w.-]*", line.strip()) for line in lines)
+    return {normal(name[0]) for name in names if name}
+
+
+def pip(argv: list[str]) -> int:
+    """Its options, and that what is to be installed exists."""
+    from pip._internal.cli.main_parser import parse_command
+    from pip._internal.commands import create_command
+
+    if argv == ["--version"]:
+        return 0
+    name, rest = parse_command(argv)
+    options, targets = create_command(name).parse_args(rest)
+    for file in [*getattr(options, "requirements", ()),
+                 *getattr(options, "constraints", ())]:  # fmt: skip
+        if not Path(file).is_file():
+            raise Refusal(f"there is no file {file}")
+    for target in [*targets, *getattr(options, "editables", ())]:
+        pip_target(target)
+    return 0
+
+
+def pip_target(target: str) -> None:
+    """A distribution that the project names, or a path with extras that it has."""
+    place, _, extras = target.partition("[")
+    for extra in filter(None, extras.rstrip("]").replace(" ", "").split(",")):
+        if extra not in setup()["options.extras_require"]:
+            raise Refusal(f"setup.cfg has no extra '{extra}'")
+    if place.endswith(".whl"):
+        if not re.search(r"(^|/)mmssl_ext-[^/]*\.whl$", place):
+            raise Refusal(f"'{place}' is no wheel of this package")
+    elif place.startswith((".", "/")):
+        if not Path(place, "setup.cfg").is_file():
+            raise Refusal(f"there is nothing to install in '{place}'")
+    else:
+        found = re.match(r"[A-Za-z0-9][\w.-]*", place)
+        if not found or normal(found[0]) not in requirements() | WELL_KNOWN:
+            raise Refusal(f"no requirement of this project is called '{place}'")
+
+
+def venv(argv: list[str]) -> int:
+    """A folder that looks like a virtual environment, of the wrappers."""
+    folder = Path(argv[-1]) if argv else None
+    if folder is None or argv[-1].startswith("-"):
+        raise Refusal("name the folder of the environment")
+    environment(folder, Path(os.environ["DOCS_BIN"]))
+    return 0
+
+
+def environment(folder: Path, programs: Path) -> None:
+    """Make such a folder."""
+    (folder / "bin").mkdir(parents=True, exist_ok=True)
+    for name in ("python", "pip", "mmssl-ext"):
+        path = folder / "bin" / name
+        path.write_text(STUB.format(program=programs / name))
+        path.chmod(0o755)
+    (folder / "bin" / "activate").write_text(ACTIVATE.format(folder=folder.absolute()))
+
+
+def pytest(argv: list[str]) -> int:
+    """The files exist; running them is the business of the suite."""
+    for word in argv:
+        path = word.partition("::")[0]
+        if "/" in path and not (ROOT / path).exists():
+            raise Refusal(f"there is no {path}")
+    return 0
+
+
+def mim(argv: list[str]) -> int | None:
+    """`mim train mmssl_ext CONFIG ...` is tools/train.py with a packaged config."""
+    command, package, *rest = [*argv, "", ""]
+    if command in ("install", "uninstall"):
+        return pip([word for word in argv if word])
+    if command not in ("train", "test") or package != "mmssl_ext":
+        raise Refusal("expected: mim train|test mmssl_ext CONFIG ...")
+    rest = [word for word in rest if word]
+    if command == "test" and "--checkpoint" in rest:  # there it is an option
+        rest.remove("--checkpoint")
+    return tool(str(ROOT / "tools" / f"{command}.py"), rest)
+
+
+def torchrun(argv: list[str]) -> int | None:
+    """torchrun is `python -m torch.distributed.run`."""
+    return python(["-m", "torch.distributed.run", *argv])
+
+
+def sbatch(argv: list[str]) -> int:
+    """The script of a job, from a file or the standard input, starts at once."""
+    words = [word for word in argv if not word.startswith("-")]
+    script = Path(words[0]).read_text() if words else sys.stdin.read()
+    arguments = words[1:]
+    job = {
+        **{"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1", "SLURM_NTASKS": "1"},
+        **{"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "1"},
+    }
+    done = subprocess.run(["bash", "-se", *arguments], input=script, text=True,
+                          env=os.environ | job, stdout=sys.stderr)  # fmt: skip
+    if done.returncode == 0:
+        print("1" if "--parsable" in argv else "Submitted batch job 1")
+    return done.returncode
+
+
+def srun(argv: list[str]) -> int:
+    """The command of a step, once."""
+    words = list(argv)
+    while words and words[0].startswith("-"):
+        word = words.pop(0)
+        if re.fullmatch(r"-[a-zA-Z]", word):
+            words.pop(0)
+    if not words:
+        raise Refusal("srun needs a command")
+    ranks = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}
+    return subprocess.run(words, env=os.environ | ranks).returncode
+
+
+def scontrol(argv: list[str]) -> int:
+    """What the scripts ask Slurm for."""
+    if "hostnames" in argv:
+        print("n1")
+    return 0
+
+
+def git(argv: list[str]) -> int:
+    """`git clone` gives the workspace again."""
+    if argv[:1] == ["clone"]:
+        words = [word for word in argv[1:] if not word.startswith("-")]
+        name = words[1] if len(words) > 1 else Path(words[0]).stem
+        Path(name).symlink_to(os.environ["DOCS_ROOT"])
+    return 0
+
+
+def nothing(argv: list[str]) -> int:
+    """A program that needs a network, a cluster or the administrator."""
+    if not checking():
+        print(f"{shlex.join(argv)}: mark this block", file=sys.stderr)
+        return 2
+    return 0
+
+
+def page(argv: list[str]) -> int:
+    """The interpreter of a page; no program on the PATH."""
+    from . import page as interpreter
+
+    return interpreter.serve(argv)
+
+
+def inline(argv: list[str]) -> int:
+    """Check commands from the text of a page: `LINE COMMAND LINE COMMAND ...`."""
+    from . import check
+
+    os.environ["DOCS_MODE"] = "check"
+    wrong = 0
+    for line, text in zip(argv[::2], argv[1::2], strict=True):
+        if (failure := check.check_inline(text)) is not None:
+            wrong += 1
+            print(f"{line}: `{text}`: {failure.strip()}.", file=sys.stderr)
+    return min(wrong, 1)
+
+
+MODULES = {"pip": pip, "venv": venv, "virtualenv": venv, "pytest": pytest}
+PROGRAMS = {
+    **{"python": python, "python3": python, "mmssl-ext": mmssl_ext, "make": make},
+    **{"pip": pip, "pip3": pip, "mim": mim, "git": git, "pytest": pytest},
+    **{"page": page, "inline": inline},
+    **{"torchrun": torchrun, "sbatch": sbatch, "srun": srun, "scontrol": scontrol},
+    **dict.fromkeys(
+        ("salloc", "scancel", "squeue", "sinfo", "sacct", "wget", "curl", "ssh", "scp"),
+        nothing,
+    ),
+    **dict.fromkeys(
+        ("rsync", "apt", "apt-get", "sudo", "docker", "conda", "unzip", "tensorboard"),
+        nothing,
+    ),
+}
+
+
+def install(folder: Path) -> None:
+    """Write the wrappers into a folder that is to be first on the PATH."""
+    client = Path(__file__).with_name("client.py")
+    for name in set(PROGRAMS) - {"page"}:
+        command = shlex.join([sys.executable, "-I", "-S", str(client), name])
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        path.chmod(0o755)
+
+
+def real(program: str) -> str | None:
+    """The program itself."""
+    return shutil.which(program)

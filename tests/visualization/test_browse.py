@@ -1,0 +1,253 @@
+"""The grid of views, against the loader and the preprocessor of training."""
+
+import importlib.util
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmssl_ext.datasets.folder import ImageFolder
+from mmssl_ext.datasets.transforms.color import ColorJitter, JitterParams
+from mmssl_ext.datasets.transforms.geometry import RandomFlip, RandomResizedCrop
+from mmssl_ext.engine.launch import load_config
+from mmssl_ext.registry import MODELS
+from mmssl_ext.visualization import browse as browsing
+from mmssl_ext.visualization.browse import Draw, describe, network_inputs, placement
+from tests.engine.support import REPO, config
+
+_spec = importlib.util.spec_from_file_location(
+    "browse_dataset", REPO / "tools" / "browse_dataset.py"
+)
+tool = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tool)
+
+PRETRAINING = sorted(
+    path.relative_to(REPO / "configs").as_posix()
+    for path in (REPO / "configs").glob("*/*_*_*.py")
+    if path.parent.name not in ("_base_", "chains", "transfer")
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Six photographs of several sizes."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i, (width, height) in enumerate([(300, 200), (200, 300), (256, 256)] * 2):
+        small = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        image = Image.fromarray(small).resize((width, height), Image.BICUBIC)
+        image.save(folder / f"{i}.png")
+    return folder
+
+
+def device_config(photos, augment_on, patches):
+    cfg = config(photos, photos)
+    view = [
+        dict(type="RandomResizedCrop", size=32, scale=(0.3, 1)),
+        dict(type="ColorJitter", prob=0.8),
+        dict(type="RandomGrayscale", prob=0.3),
+        dict(type="GaussianBlur", prob=0.5),
+        dict(type="RandomSolarize", prob=0.3),
+        dict(type="RandomFlip", prob=0.5),
+    ]
+    cut = [dict(type="RandomResizedCrop", size=60), *view[1:]]
+    cut.append(dict(type="CutPatches", size=16))
+    cfg.train_dataloader.dataset.labels = "none"
+    cfg.train_dataloader.batch_size = 6
+    cfg.train_dataloader.sampler.shuffle = False
+    cfg.train_dataloader.dataset.pipeline[1].update(
+        views=[view, view, cut] if patches else [view, view], augment_on=augment_on
+    )
+    return cfg
+
+
+@pytest.mark.parametrize("augment_on", ["worker", "device"])
+@pytest.mark.parametrize("patches", [False, True])
+def test_views_are_bit_for_bit_those_of_training(photos, augment_on, patches):
+    cfg = device_config(photos, augment_on, patches)
+    init_default_scope("mmssl_ext")
+    loader = Runner.build_dataloader(cfg.train_dataloader)
+    preprocessor = MODELS.build(dict(type="MultiViewPreprocessor"))
+    dataset = browsing.training_dataset(cfg)
+    earlier = None
+    for epoch in (0, 1):
+        loader.dataset.set_draw_key(7, epoch)
+        batch = preprocessor(next(iter(loader)))["inputs"]
+        pixels = [
+            (v * preprocessor.std + preprocessor.mean).round().byte().movedim(-3, -1)
+            for v in batch
+        ]
+        seen = list(network_inputs(dataset, preprocessor, range(6), 7, epoch))
+        assert [len(image.views) for image in seen] == [len(batch)] * 6
+        for i, image in enumerate(seen):
+            for view, expected in zip(image.views, pixels, strict=True):
+                assert np.array_equal(view, expected[i].numpy())
+        assert earlier is None or not np.array_equal(earlier, seen[0].views[0])
+        earlier = seen[0].views[0]
+    # One image alone is made as it is among the others.
+    (alone,) = network_inputs(dataset, preprocessor, [4], 7, 1)
+    assert np.array_equal(alone.views[1], seen[4].views[1])
+    assert alone.path.endswith("4.png") and alone.original.shape == (300, 200, 3)
+    assert dataset._draw_key.get() is None  # the dataset itself is as it was
+
+
+def test_recorded_draws_are_those_that_were_applied(photos):
+    cfg = device_config(photos, "worker", False)
+    cfg.train_dataloader.dataset.pipeline[0].backend = "pil"
+    dataset = browsing.training_dataset(cfg)
+    preprocessor = MODELS.build(dict(type="MultiViewPreprocessor"))
+    flips = 0
+    for image in network_inputs(dataset, preprocessor, range(6), 0, 0):
+        for view, draws in zip(image.views, image.draws, strict=True):
+            assert len(draws) == 6
+            again = Image.fromarray(image.original)
+            for transform, params, size in draws:
+                assert again.size == size
+                if params is not None:
+                    again = transform.apply(again, params)
+            flips += draws[-1].params is True
+            assert np.array_equal(np.asarray(again), view)
+    assert 0 < flips < 12
+
+
+def test_draws_in_words():
+    crop = Draw(RandomResizedCrop(8), (3, 4, 13, 24), (30, 40))
+    assert describe(crop) == "crop 10 × 20 at 3, 4"
+    jitter = JitterParams((3, 0, 1, 2), (0.5, 1.25, 1.0, -0.05))
+    text = "jitter 0.50 1.25 1.00 −0.050"
+    assert describe(Draw(ColorJitter(), jitter, (8, 8))) == text
+    assert describe(Draw(RandomFlip(), True, (8, 8))) == "flip"
+    assert describe(Draw(RandomFlip(), None, (8, 8))) is None
+
+
+def test_placement_finds_the_pixels_of_a_view(tmp_path):
+    """An image whose colours are its coordinates says itself where a view is from."""
+    x, y = np.meshgrid(np.arange(256), np.arange(200))
+    pixels = np.stack([x, y, 0 * x], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    crop = dict(type="RandomResizedCrop", size=(40, 60), scale=(0.3, 0.9))
+    again = dict(type="RandomResizedCrop", size=(30, 30), scale=(0.5, 0.9))
+    flip = dict(type="RandomFlip", prob=0.5)
+    views = [[crop, flip], [crop, flip, again, flip]]
+    steps = [dict(type="DecodeImage"), dict(type="MakeViews", views=views)]
+    dataset, record = browsing.recorded(
+        ImageFolder(str(tmp_path), [*steps, dict(type="PackViews")])
+    )
+    mirrored = 0
+    for epoch in range(20):
+        dataset.set_draw_key(0, epoch)
+        for view, draws in zip(dataset[0]["inputs"], record.draws, strict=True):
+            place = placement(draws, True)
+            height, width = view.shape[1:]
+            assert place.size == (width, height)
+            points = np.array([[5.5, 7.5], [20.5, 11.5], [27.5, 25.5]])
+            x, y = points.astype(int).T
+            true = view[:2, y, x].T.numpy()  # (x, y) in the image, by its colours
+            # Pixel i covers [i, i + 1], hence the half; colours are rounded.
+            assert np.abs(place.to_image(points) - 0.5 - true).max() < 1.6
+            assert np.allclose(place.from_image(place.to_image(points)), points)
+            mirrored += place.scale[0] < 0
+    assert 5 < mirrored < 35
+
+
+def test_placement_is_unknown_after_other_transforms():
+    crop = Draw(RandomResizedCrop(8), (0, 0, 4, 4), (8, 8))
+    assert placement([crop], known=True) is not None
+    assert placement([crop], known=False) is None
+    assert placement([], known=True) is None
+
+    class Other(RandomResizedCrop):
+        pass
+
+    assert placement([Draw(Other(8), (0, 0, 4, 4), (8, 8))], known=True) is None
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_every_config_is_browsed_without_its_network(name, photos, monkeypatch):
+    cfg = load_config(REPO / "configs" / name)
+    cfg.model.backbone = dict(type="NoSuchNetwork")
+    cfg.model.neck = cfg.model.head = None
+    drawn = []
+    monkeypatch.setattr(browsing, "write_sheet", lambda *args: drawn.append(args))
+    browsing.browse(cfg, "a.png", num=2, images=photos)
+    ((sheet, out),) = drawn
+    patches = 2 * 9 if name.startswith("detco/") else 0
+    assert len(sheet.axes.images) == 2 * (3 + patches) and out == "a.png"
+
+
+def test_there_are_configs():
+    assert len(PRETRAINING) > 25
+    assert "detco/detco_r18_demo.py" in PRETRAINING
+
+
+def run(monkeypatch, capsys, *args):
+    monkeypatch.setattr(sys, "argv", ["browse_dataset.py", *map(str, args)])
+    code = tool.main()
+    return code, *capsys.readouterr()
+
+
+def test_tool_says_which_draws_it_shows(photos, tmp_path, monkeypatch, capsys):
+    cfg = device_config(photos, "worker", False)
+    cfg.randomness = dict(seed=3)
+    (tmp_path / "c.py").write_text(cfg.pretty_text)
+    drawn = []
+    grid = browsing._grid
+    monkeypatch.setattr(
+        browsing, "_grid", lambda *a: drawn.append(grid(*a)) or drawn[0]
+    )
+    code, out, errors = run(
+        monkeypatch, capsys, tmp_path / "c.py", "--out", tmp_path / "n/a.png", "--num=2"
+    )
+    assert code == 0, errors
+    assert out.splitlines()[-1] == f"Picture: {tmp_path / 'n/a.png'}"
+    texts = [text.get_text() for text in drawn[0].axes.texts]
+    assert any(t.startswith("Seed 3, epoch 1: a training run") for t in texts)
+    assert {"0.png", "3.png", "image 0: 300 × 200 px", "32 × 32 px"} <= set(texts)
+    # Where training does not key its draws, the picture does not claim that it does.
+    cfg.default_hooks.pop("draw_key")
+    assert not browsing._is_keyed(cfg)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--num=0"], r"--num 0: a picture shows 1 to 32 images"),
+        (["--epoch=0"], r"--epoch 0: epochs count from 1"),
+        (["--images=gone"], r"The image folder 'gone'.* does not exist"),
+        (["--images=broken"], r"None of 1 images of the training set can be read"),
+        (["--out=a.jpg"], r"let --out end in \.png, not a\.jpg"),
+        (["--cfg-options", "train_dataloader.dataset.pipeline=[]", "--images=broken"],
+         r"--images needs train_dataloader\.dataset\.pipeline"),
+        (["--cfg-options", "train_dataloader.dataset.typ=A"], r"no option 'typ'"),
+    ],
+)  # fmt: skip
+def test_errors_are_sentences(photos, tmp_path, monkeypatch, capsys, args, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"")
+    cfg = device_config(photos, "worker", False)
+    (tmp_path / "c.py").write_text(cfg.pretty_text)
+    code, _, errors = run(monkeypatch, capsys, "c.py", "--out=a.png", *args)
+    assert code == 2, errors
+    assert re.search(rf"^Error: .*{sentence}", errors, re.DOTALL | re.MULTILINE)
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_unreadable_images_are_left_out(photos, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    (folder / "b.png").write_bytes((photos / "0.png").read_bytes())
+    cfg = device_config(folder, "worker", False)
+    assert browsing.browse(cfg, tmp_path / "a.png").is_file()
+
+
+def test_generators_are_left_alone(photos, tmp_path):
+    before = torch.get_rng_state()
+    browsing.browse(device_config(photos, "device", True), tmp_path / "a.png", num=2)
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,377 @@
+"""Pictures of what was learned: the numbers in them, and the tool."""
+
+import importlib.util
+import itertools
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from mmssl_ext.datasets.folder import ImageFolder
+from mmssl_ext.datasets.transforms.decode import DecodeImage
+from mmssl_ext.datasets.transforms.geometry import RandomFlip, RandomResizedCrop
+from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
+from mmssl_ext.engine.errors import ConfigError
+from mmssl_ext.engine.launch import load_config
+from mmssl_ext.preprocessing import MultiViewPreprocessor
+from mmssl_ext.visualization import learned
+from mmssl_ext.visualization import learned_features as features
+from mmssl_ext.visualization import learned_figures as figures
+from mmssl_ext.visualization.sheet import Box
+from tests.engine.support import REPO, config, write_images
+from tests.models.common import build, model_config
+
+_spec = importlib.util.spec_from_file_location(
+    "visualize_learned", REPO / "tools" / "visualize.py"
+)
+visualize = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(visualize)
+
+
+@pytest.mark.parametrize("shape", [(200, 12), (9, 40)])
+def test_components_are_those_of_scikit_learn(shape):
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=shape) * np.linspace(3, 1, shape[1]) + 5
+    found = features.principal_components(rows)
+    reference = decomposition.PCA(3, svd_solver="full").fit(rows)
+    scores = reference.transform(rows)
+    assert np.allclose(found.shares, reference.explained_variance_ratio_)
+    for k in range(3):
+        largest = reference.components_[k][np.abs(reference.components_[k]).argmax()]
+        assert np.allclose(found.scores[:, k], scores[:, k] * np.sign(largest))
+
+
+def test_components_of_rows_that_are_all_alike():
+    found = features.principal_components(np.ones((5, 4)))
+    assert np.allclose(found.scores, 0) and np.allclose(found.shares, 0)
+    assert np.isfinite(features.to_colors(found.scores)).all()
+
+
+def test_colours_span_the_percentiles_of_each_component():
+    scores = np.stack([np.arange(101.0), np.arange(101.0) * -7, np.arange(101.0)], 1)
+    colors = features.to_colors(scores)
+    assert colors[0].tolist() == [0, 255, 0] and colors[-1].tolist() == [255, 0, 255]
+    assert colors[50].tolist() == [128, 128, 128]
+    assert colors[1].tolist() == [0, 255, 0]  # the lowest hundredth is cut
+
+
+def test_cosines_by_hand():
+    cells = np.array([[[3.0, 4.0], [4.0, -3.0]], [[-6.0, -8.0], [1.0, 0.0]]])
+    expected = [[1.0, 0.0], [-1.0, 0.6]]
+    assert np.allclose(features.cosines(np.array([30.0, 40.0]), cells), expected)
+
+
+def test_mutual_matches_against_a_loop():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(3, 4, 6)), rng.normal(size=(2, 5, 6))
+    a, b = first.reshape(12, 6), second.reshape(10, 6)
+
+    def cosine(i, j):
+        return a[i] @ b[j] / np.sqrt((a[i] @ a[i]) * (b[j] @ b[j]))
+
+    expected = []
+    for i, j in itertools.product(range(12), range(10)):
+        best_j = max(range(10), key=lambda k: cosine(i, k))
+        best_i = max(range(12), key=lambda k: cosine(k, j))
+        if (best_i, best_j) == (i, j):
+            expected.append((cosine(i, j), i, j))
+    found = features.mutual_matches(first, second)
+    assert 2 < len(expected) < 10
+    assert [(i, j) for _, i, j in sorted(expected, reverse=True)] == list(
+        zip(found.first.tolist(), found.second.tolist(), strict=True)
+    )
+    assert np.allclose(found.cosine, sorted((c for c, *_ in expected), reverse=True))
+
+
+def test_distances_by_hand():
+    # View 1 is the left half of a 64 x 32 image, mirrored; view 2 is all of it.
+    first = features.Placement((-1.0, 1.0), (32.0, 0.0), (32, 32))
+    second = features.Placement((1.0, 1.0), (0.0, 0.0), (64, 32))
+    matches = features.Matches(np.array([0, 1, 2]), np.array([1, 0, 7]), np.ones(3))
+    # Cells of 16 px. 0: centre (8, 8), in the image (24, 8): cell 1. 1: cell 0.
+    # 2: row 1, column 0, in the image (24, 24): cell 5, two columns from cell 7.
+    found = features.distances(matches, ((2, 2), (2, 4)), (first, second))
+    assert found.tolist() == [0, 0, 2]
+
+
+def test_nearest_against_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    rows = F.normalize(torch.randn(20, 5, generator=generator), dim=1)
+    numbers, values = features.nearest(rows, [3, 17], 4)
+    for query, found, cosines in zip((3, 17), numbers, values, strict=True):
+        others = [i for i in range(20) if i != query]
+        table = {i: float(sum(rows[i] * rows[query])) for i in others}
+        expected = sorted(others, key=table.get, reverse=True)[:4]
+        assert found.tolist() == expected
+        assert np.allclose(cosines, [table[i] for i in expected], atol=1e-6)
+    assert features.nearest(rows[:3], [0], 9)[0].shape == (1, 2)
+
+
+def test_maps_are_those_of_the_stages():
+    model = build("MoCo").eval()
+    image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
+    x = model.data_preprocessor({"inputs": image[None]})["inputs"]
+    backbone = model.backbone
+    with torch.no_grad():
+        found = features.feature_maps(model, image)
+        x = backbone.maxpool(backbone.relu(backbone.norm1(backbone.conv1(x))))
+        x = backbone.layer3(backbone.layer2(backbone.layer1(x)))
+        y = backbone.layer4(x)
+    assert list(found) == ["res4", "res5"]
+    for expected, cells in zip((x, y), found.values(), strict=True):
+        assert np.array_equal(cells, expected[0].permute(1, 2, 0).numpy())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_pooled_features_of_sizes_that_differ():
+    model = build("MoCo").eval()
+    sizes = [(32, 32), (32, 32), (40, 32), (32, 32), (32, 48)]
+    images = [torch.randint(256, (3, *s), dtype=torch.uint8) for s in sizes]
+    with torch.no_grad():
+        found = features.pooled_features(model, images, batch=2)
+        for row, image in zip(found, images, strict=True):
+            x = model.data_preprocessor({"inputs": image[None]})["inputs"]
+            pooled = model.backbone(x)[-1].mean((2, 3))[0]
+            assert torch.allclose(row, pooled / pooled.norm(), atol=1e-6)
+
+
+class Coordinates(nn.Module):
+    """A network whose cells know their place in the image, from its colours."""
+
+    class Backbone(nn.Module):
+        def forward(self, x):
+            return (x,)
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = self.Backbone()
+        self.data_preprocessor = MultiViewPreprocessor(mean=(0, 0, 0), std=(1, 1, 1))
+
+    def forward(self, inputs, mode):
+        cells = F.avg_pool2d(inputs[:, :2], 16)  # mean x and y of a cell
+        marks = torch.cartesian_prod(*[torch.arange(0, 256, 8.0)] * 2)  # M x 2
+        distance = (cells[:, None] - marks[None, :, :, None, None]).square().sum(2)
+        return (torch.exp(-distance / 200),)  # a bump at the place
+
+
+@pytest.fixture
+def gradients(tmp_path):
+    """Two images whose red is x and whose green is y."""
+    x, y = np.meshgrid(np.arange(256), np.arange(256))
+    pixels = np.stack([x, y, 0 * x], -1).astype(np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    return ImageFolder(str(tmp_path))
+
+
+def test_matches_with_known_geometry(gradients):
+    crops = [
+        [RandomResizedCrop(64, scale=(0.3, 0.8)), RandomFlip(0.5)] for _ in range(2)
+    ]
+    pipeline = [DecodeImage(), MakeViews(crops), PackViews()]
+    options = learned.Options(num=2, size=192)
+    source = learned.Source(gradients)
+    subject = learned.Subject(Coordinates(), source, pipeline, options=options)
+    caption = learned.draw(subject, "matches").caption
+    right, total = map(int, re.search(r"(\d+) of all (\d+)", caption).groups())
+    assert total > 60 and right >= 0.98 * total, caption
+    chance = int(re.search(r"chance would give (\d+)%", caption)[1])
+    assert 0 < chance < 20
+    # After a transform whose geometry is not known, nothing is claimed.
+    wrong = [[crops[0][0], Swap()], crops[1]]
+    pipeline = [DecodeImage(), MakeViews(wrong), PackViews()]
+    subject = learned.Subject(Coordinates(), source, pipeline, options=options)
+    assert "true place" not in learned.draw(subject, "matches").caption
+
+
+class Swap:
+    """A transform of somebody else, whose geometry is not known."""
+
+    def __call__(self, results):
+        results["img"] = np.ascontiguousarray(results["img"].transpose(1, 0, 2))
+        return results
+
+
+def test_chance_is_that_of_any_cell():
+    first = features.Placement((1.0, 1.0), (0.0, 0.0), (64, 64))
+    second = features.Placement((1.0, 1.0), (32.0, 0.0), (64, 64))
+    grids = ((4, 4), (4, 4))
+    matches = features.Matches(np.array([0, 2, 7]), np.zeros(3, int), np.ones(3))
+    # In view 2: cell 0 is two columns outside: none; 2 is cell 0: 4 cells; 7 (row 1,
+    # column 3) is column 1 of row 1: 9 cells.
+    chance = learned._chance(matches, grids, (first, second))
+    assert chance == pytest.approx((0 + 4 + 9) / 3 / 16)
+
+
+def test_rare_classes_are_other():
+    classes = [f"c{i:02}" for i in range(12) for _ in range(i + 1)]
+    names = figures.grouped(classes)
+    assert len(set(names)) == 10 and names.count("other") == 1 + 2 + 3
+    assert figures.legend_order(names)[-1] == "other"
+    assert figures.grouped(["a", "b"]) == ["a", "b"]
+
+
+def test_pictures_beside_points_hide_nothing_they_need_not():
+    rng = np.random.default_rng(0)
+    places = rng.uniform(50, 550, (60, 2))
+    plot = Box(0, 0, 600, 600)
+    chosen = figures.spread_out(places, 10)
+    assert len(set(chosen)) == 10
+    boxes = list(figures.beside(places, chosen, plot).values())
+    for box in boxes:
+        assert 0 <= box.x <= 560 and 0 <= box.y <= 560
+    for a, b in itertools.combinations(boxes, 2):
+        assert max(abs(a.x - b.x), abs(a.y - b.y)) >= 40
+
+
+def test_filters_share_one_scale_around_grey():
+    weights = np.zeros((2, 1, 1, 3))
+    weights[0, 0, 0] = (0.5, -0.5, 0)
+    weights[1, 0, 0] = (0.25, 0, 0)
+    colors = figures.filter_colors(weights)
+    assert colors[:, 0, 0].tolist() == [[255, 0, 128], [191, 128, 128]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Configs and checkpoints of two methods, and images of two classes."""
+    root = tmp_path_factory.mktemp("learned")
+    write_images(root / "images", per_class=5)
+    (root / "flat").mkdir()
+    for i, path in enumerate(sorted((root / "images").rglob("*.png"))[:2]):
+        (root / "flat" / f"{i}.png").write_bytes(path.read_bytes())
+    (root / "empty").mkdir()
+    (root / "broken").mkdir()
+    (root / "broken" / "a.png").write_bytes(b"")
+    for method in ("MoCo", "InterCLR"):
+        cfg = config(root / "images", root / "work_dir")
+        cfg.model = model_config(method)
+        cfg.train_dataloader.dataset.labels = "none"
+        (root / f"{method}.py").write_text(cfg.pretty_text)
+        model = build(method)
+        if method == "InterCLR":
+            images = ImageFolder(str(root / "images"))
+            rows = torch.randn(len(images), 16, generator=torch.Generator())
+            model.bank.fill(rows, images.fingerprint())
+        torch.save(dict(state_dict=model.state_dict()), root / f"{method}.pth")
+    return root
+
+
+@pytest.fixture
+def tool(root, monkeypatch, capsys):
+    def run(*args):
+        monkeypatch.chdir(root)
+        monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, args)])
+        code = visualize.main()
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_all_kinds_are_written(tool, tmp_path):
+    options = ("--images=images", f"--out={tmp_path / 'see'}", "--kind", "all")
+    options += ("--compare=random", "--size=64")
+    code, out, errors = tool("MoCo.py", "MoCo.pth", *options)
+    assert code == 0, errors
+    files = [tmp_path / "see" / f"{kind}.png" for kind in learned.KINDS]
+    assert [f"Picture: {f}" for f in files] == [
+        line for line in out.splitlines() if line.startswith("Picture")
+    ]
+    for file in files:
+        with Image.open(file) as image:
+            assert image.width == 900 and len(image.getcolors(1 << 20)) > 30
+
+
+def subject(root, method="MoCo", images="images", **options):
+    cfg = load_config(root / f"{method}.py")
+    chosen = learned.Options(**options)
+    weights = root / f"{method}.pth"
+    return learned._subject(cfg, weights, root / images, chosen, False)
+
+
+def test_pictures_repeat_themselves(root):
+    for kind in ("embedding", "matches"):
+        cases = [subject(root, num=2) for _ in range(2)]
+        before = torch.get_rng_state()
+        first, again = (learned.draw(case, kind).sheet.pixels() for case in cases)
+        assert np.array_equal(first, again)
+        assert torch.equal(before, torch.get_rng_state())
+    other = learned.draw(subject(root, num=2, seed=1), "matches").sheet.pixels()
+    assert first.shape != other.shape or not np.array_equal(first, other)
+
+
+def test_classes_are_the_subfolders_or_none(root):
+    found = learned.draw(subject(root, num=2), "neighbours")
+    assert re.search(r"\d+% of the 6 nearest of every image", found.caption)
+    texts = [t.get_text() for t in found.sheet.axes.texts]
+    assert {"class0", "class1"} <= set(texts)
+    flat = learned.draw(subject(root, images="images/class0"), "neighbours")
+    assert "class" not in flat.caption
+
+
+def test_share_of_the_same_class_by_a_loop(root):
+    case = subject(root)
+    with features.undisturbed(case.model):
+        indices, rows = case.pooled()
+    classes = [case.source.classes[i] for i in indices]
+    hits = []
+    for i in range(10):
+        order = sorted(
+            (j for j in range(10) if j != i), key=lambda j: -rows[i] @ rows[j]
+        )
+        hits += [classes[j] == classes[i] for j in order[:6]]
+    caption = learned.draw(case, "neighbours").caption
+    assert f" {np.mean(hits):.0%} of the 6 nearest" in caption
+
+
+def test_bank_is_embedded_in_the_order_of_its_images(root):
+    case = subject(root, "InterCLR", bank=True)
+    indices, rows = learned._bank(case)
+    assert torch.equal(rows, case.model.bank.features[indices])
+    assert "the bank's features of 10 images" in learned.draw(case, "embedding").caption
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--images=gone"], r"The image folder 'gone'.* does not exist"),
+        (["--images=empty"], r"No image was found below 'empty'"),
+        (["--images=broken"], r"None of 1 images can be read"),
+        (["--images=flat", "--kind=neighbours"], r"at least 3 images, .* are 2"),
+        (["--images=flat", "--kind=embedding"], r"at least 8 images, .* are 2"),
+        (["--kind=embedding", "--bank"], r"MoCo has no feature bank that is filled"),
+        (["--kind=embedding", "--method=umap"], r"pip install umap-learn"),
+        (["--kind", "pca", "filters"], r"let --out be a folder, not a\.png"),
+        (["--out=folder"], r"let --out end in \.png, not folder"),
+        (["--num=33"], r"--num 33: a picture shows 1 to 32"),
+        (["--size=8"], r"--size 8: a short side of 16"),
+        (["--patch", "0.5", "1.5"], r"--patch 0\.5 1\.5: fractions"),
+        (["--max-images=2"], r"--max-images 2: at least 3"),
+    ],
+)
+def test_errors_are_sentences(tool, root, args, sentence):
+    if "--method=umap" in args and importlib.util.find_spec("umap"):
+        pytest.skip("umap-learn is installed")
+    given = ["MoCo.py", "MoCo.pth", "--images=images", "--out=a.png", "--kind=pca"]
+    code, _, errors = tool(*given, *args)
+    assert code == 2, errors
+    assert re.search(rf"^Error: .*{sentence}", errors, re.DOTALL | re.MULTILINE)
+    assert "Traceback" not in errors and not (root / "a.png").exists()
+
+
+def test_a_checkpoint_of_another_method_is_refused(tool):
+    given = ["--images=images", "--out=a.png", "--kind=pca"]
+    code, _, errors = tool("MoCo.py", "InterCLR.pth", *given)
+    assert code == 2
+    assert "InterCLR.pth does not fit the model of the config" in errors
+
+
+def test_a_bank_of_other_images_is_refused(root):
+    with pytest.raises(ConfigError, match="give the folder that the model was trained"):
+        learned._bank(subject(root, "InterCLR", "flat", bank=True))
