@@ -11,9 +11,11 @@ PYTEST_ARGS ?=
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 PEERS := .venv/peers/.stamp
+VERSIONS := .venv/newest/.stamp .venv/oldest/.stamp
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # Byte-compiling all of torch takes 45 s; importing once compiles what is needed in 10 s.
 INSTALL := $(PIP) install --quiet --no-compile
+INSTALL_INTO = $(subst $(PY),$(@D)/bin/python,$(INSTALL))
 
 # .venv holds absolute paths: rebuild it where the folder was moved or copied.
 export REPOSITORY := $(CURDIR)
@@ -24,7 +26,8 @@ endif
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-faults test-slurm test-wheel docs lint typecheck format peers bench clean FORCE
+.PHONY: help venv demo test test-faults test-slurm test-newest test-oldest \
+	test-wheel docs lint typecheck format peers bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -35,7 +38,7 @@ venv: $(STAMP) ## Build .venv with the pinned dependencies and this package
 $(STAMP): requirements/pinned.txt setup.cfg setup.py pyproject.toml $(REBUILD)
 	@$(CHECK_PYTHON)
 	@if [[ "$$(cat $(STAMP) 2>/dev/null)" == "$$REPOSITORY" ]]; then rm $(STAMP); \
-	else $(CREATE_VENV); fi
+	else $(call CREATE_VENV,.venv); fi
 	@echo "Installing the pinned dependencies into .venv (about 3 GB, one to three minutes)"
 	@$(INSTALL) -c requirements/pinned.txt torch torchvision
 	@$(INSTALL) --no-deps -r requirements/pinned.txt
@@ -67,6 +70,32 @@ test-slurm: export OMP_NUM_THREADS ?= 1
 test-slurm: venv ## Install Slurm where it is missing (as root), start two nodes, test on them
 	$(PY) -m tests.slurm.install
 	$(PY) -m pytest -q -rs -m slurm tests/slurm $(PYTEST_ARGS)
+
+# Left out: tests marked slow, fault or slurm, and what does not depend on versions.
+FAST := -m "not slow and not fault and not slurm" --ignore=tests/docs \
+	--ignore=tests/slurm --ignore=tests/faults --ignore=tests/test_benchmarks.py \
+	--ignore=tests/test_packaging.py --ignore=tests/test_files.py
+
+test-newest test-oldest: export OMP_NUM_THREADS ?= 2
+test-newest test-oldest: export OMP_WAIT_POLICY ?= PASSIVE
+
+test-newest: .venv/newest/.stamp ## Run the fast tests with the newest releases (6 GB)
+	.venv/newest/bin/python -m mmssl_ext.check_env
+	.venv/newest/bin/python -m pytest -q $(FAST) $(PYTEST_ARGS)
+
+test-oldest: .venv/oldest/.stamp ## Run the fast tests with the lowest versions of setup.cfg (5 GB)
+	.venv/oldest/bin/python -m mmssl_ext.check_env
+	.venv/oldest/bin/python -m pytest -q $(FAST) $(PYTEST_ARGS)
+
+# pip resolves everything but the onedl packages, which name packages that are not wanted
+# (see requirements/pinned.txt).
+$(VERSIONS): .venv/%/.stamp: requirements/%.txt $(STAMP)
+	@$(call CREATE_VENV,$(@D))
+	@echo "Installing requirements/$*.txt into $(@D) (about 5 GB, several minutes)"
+	@grep -v ^onedl- $< | $(INSTALL_INTO) -r /dev/stdin
+	@grep ^onedl- $< | $(INSTALL_INTO) --no-deps -r /dev/stdin
+	@$(INSTALL_INTO) --no-deps --no-build-isolation -e .
+	@touch $@
 
 test-wheel: venv ## Install the wheel into an empty environment elsewhere, use it (5 GB)
 	$(PY) -m tests.wheel
@@ -135,10 +164,10 @@ endef
 # Debian and Ubuntu ship python3 without ensurepip; there virtualenv or the system's pip
 # can still fill the environment.
 define CREATE_VENV
-rm -rf .venv; \
-"$(PYTHON)" -m venv .venv >/dev/null 2>&1 \
-|| { rm -rf .venv; "$(PYTHON)" -m virtualenv --quiet .venv 2>/dev/null; } \
-|| { rm -rf .venv; "$(PYTHON)" -m venv --without-pip .venv 2>/dev/null \
-     && "$(PYTHON)" -m pip --python $(PY) install --quiet pip 2>/dev/null; } \
-|| { rm -rf .venv; echo "'$(PYTHON)' cannot create a virtual environment. On Debian or Ubuntu: apt install python3-venv; elsewhere: $(PYTHON) -m pip install virtualenv" >&2; exit 1; }
+rm -rf $(1); \
+"$(PYTHON)" -m venv $(1) >/dev/null 2>&1 \
+|| { rm -rf $(1); "$(PYTHON)" -m virtualenv --quiet $(1) 2>/dev/null; } \
+|| { rm -rf $(1); "$(PYTHON)" -m venv --without-pip $(1) 2>/dev/null \
+     && "$(PYTHON)" -m pip --python $(1)/bin/python install --quiet pip 2>/dev/null; } \
+|| { rm -rf $(1); echo "'$(PYTHON)' cannot create a virtual environment. On Debian or Ubuntu: apt install python3-venv; elsewhere: $(PYTHON) -m pip install virtualenv" >&2; exit 1; }
 endef

@@ -1,12 +1,11 @@
 """Turn runs into a result: a row per kNN measurement, or per finished stage of a chain.
 
-Run: python benchmarks/collect.py WORK_DIR... NAME, which writes results/NAME.csv. Paths
-stay out of it. Settings are named by the hash of their recipe, taken from the configs
-that the runs left in their folders, checkpoints by the hash of the file.
+Paths stay out of it. Settings are named by the hash of their recipe, taken from the
+configs that the runs left in their folders, checkpoints by the hash of the file.
 """
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import common
@@ -84,6 +83,8 @@ def main(*work_dirs: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    main(*sys.argv[1:-1], name=sys.argv[-1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work_dirs", nargs="+", help="of tools/train.py or chain.py")
+    parser.add_argument("name", help="of the result, results/NAME.csv")
+    args = parser.parse_args()
+    main(*args.work_dirs, name=args.name)

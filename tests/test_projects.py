@@ -154,8 +154,7 @@ def trained(tmp_path_factory):
     done = subprocess.run(
         [*command, *(f"{key}={value}" for key, value in SHORT.items())],
         cwd=REPO,
-        env=os.environ
-        | dict(DEMO_ROOT=str(root / "demo"), OMP_NUM_THREADS="1"),
+        env=os.environ | dict(DEMO_ROOT=str(root / "demo"), OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
         timeout=240,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,9 @@ class LearnedPicturesHook(Hook):
         )
         pictures = []
         for kind in self.kinds:
+            if kind == "embedding" and find_spec("sklearn") is None:
+                runner.logger.info("No embedding is drawn without scikit-learn.")
+                continue
             try:
                 picture = learned.draw(subject, kind)
                 pictures.append((picture, picture.sheet.pixels()))

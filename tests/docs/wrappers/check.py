@@ -87,6 +87,9 @@ def check_args(args: argparse.Namespace) -> None:
         stages = chain.select(getattr(args, "only", []))
         for stage in {stage.config: stage for stage in stages}.values():
             stage.load()
+        if getattr(args, "list", False):  # for tools/slurm_chain.sh, which submits them
+            for stage in stages:
+                print(stage.name, stage.needs or "-", "new", sep="\t")
     elif getattr(args, "config", None):
         build(args.config, getattr(args, "cfg_options", None))
 

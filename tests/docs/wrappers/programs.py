@@ -186,6 +186,8 @@ def pip_target(target: str) -> None:
     for extra in filter(None, extras.rstrip("]").replace(" ", "").split(",")):
         if extra not in setup()["options.extras_require"]:
             raise Refusal(f"setup.cfg has no extra '{extra}'")
+    if place.endswith("/*.whl"):  # a folder that `pip download` fills for users
+        return
     if place.endswith(".whl"):
         if not re.search(r"(^|/)mmssl_ext-[^/]*\.whl$", place):
             raise Refusal(f"'{place}' is no wheel of this package")
