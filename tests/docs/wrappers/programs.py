@@ -8,6 +8,7 @@ installed, submitted or downloaded.
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import os
 import re
@@ -248,8 +249,14 @@ def torchrun(argv: list[str]) -> int | None:
 
 def sbatch(argv: list[str]) -> int:
     """The script of a job, from a file or the standard input, starts at once."""
-    words = [word for word in argv if not word.startswith("-")]
-    script = Path(words[0]).read_text() if words else sys.stdin.read()
+    parser = argparse.ArgumentParser("sbatch")
+    for name in ("--job-name", "--partition", "--output", "--wrap"):
+        parser.add_argument(name)
+    options, others = parser.parse_known_args(argv)
+    words = [word for word in others if not word.startswith("-")]
+    script = options.wrap
+    if script is None:
+        script = Path(words[0]).read_text() if words else sys.stdin.read()
     arguments = words[1:]
     job = {
         **{"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1", "SLURM_NTASKS": "1"},

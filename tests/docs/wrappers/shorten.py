@@ -88,6 +88,8 @@ def shortened(cfg: Any) -> Any:
             if cfg.get(name):
                 dataset = cfg[name]["dataset"]
                 dataset["indices"] = min(dataset.get("indices") or TESTED, TESTED)
+    if "jobs" in (cfg.get("test_cfg") or {}):
+        cfg.test_cfg.jobs = 1  # SVMs: joblib cannot start processes from the server
     if (cfg.get("default_hooks") or {}).get("learned"):
         cfg.default_hooks.learned.update(kinds=["pca"], num_images=2)
     return cfg
