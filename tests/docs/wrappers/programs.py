@@ -255,7 +255,9 @@ def sbatch(argv: list[str]) -> int:
     options, others = parser.parse_known_args(argv)
     words = [word for word in others if not word.startswith("-")]
     script = options.wrap
-    if script is None:
+    if script is not None:  # a stage of a chain, whose configs `--list` has loaded
+        script = f"bash -n <<< {shlex.quote(script)}"
+    else:
         script = Path(words[0]).read_text() if words else sys.stdin.read()
     arguments = words[1:]
     job = {
