@@ -172,6 +172,8 @@ def pip(argv: list[str]) -> int:
         return 0
     name, rest = parse_command(argv)
     options, targets = create_command(name).parse_args(rest)
+    if name == "uninstall":  # of what should not be there, whatever it is
+        return 0
     for file in [*getattr(options, "requirements", ()),
                  *getattr(options, "constraints", ())]:  # fmt: skip
         if not Path(file).is_file():
