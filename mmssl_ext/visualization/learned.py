@@ -15,7 +15,6 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mmssl_ext.datasets.base import SSLDataset, build_pipeline
@@ -28,7 +27,6 @@ from mmssl_ext.datasets.transforms.geometry import (
     ResizeShort,
 )
 from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
-from mmssl_ext.engine.config_check import check_config
 from mmssl_ext.engine.errors import ConfigError, UserError
 from mmssl_ext.engine.testing import load_strictly
 from mmssl_ext.evaluation.features import preserved_rng
@@ -53,7 +51,7 @@ from .learned_features import (
     undisturbed,
 )
 from .method_figures import to_images
-from .method_pictures import draw_picture
+from .method_pictures import draw_picture, training_pipeline
 from .sheet import Sheet, check_png, png_bytes, write_sheet
 
 FOLDER, INDEX = "pictures", "index.json"
@@ -689,15 +687,7 @@ def _subject(
     options: Options,
     compare: bool,
 ) -> Subject:
-    loader = cfg.get("train_dataloader")
-    pipeline = ((loader or {}).get("dataset") or {}).get("pipeline")
-    if cfg.get("model") is None or not pipeline:
-        raise ConfigError(
-            "The config has no model or no train_dataloader.dataset.pipeline, which "
-            "makes the views; give the config of a pretraining."
-        )
-    check_config({"model": cfg.model, "train_dataloader": loader})
-    init_default_scope(cfg.get("default_scope", "mmssl_ext"))
+    pipeline = training_pipeline(cfg)
     source = Source(ImageFolder(str(images)), classes=True)
     model = MODELS.build(cfg.model).to(get_device()).eval()
     load_strictly(model, checkpoint)

@@ -65,15 +65,7 @@ def draw_picture(
         raise ValueError(
             f"--num {num}: a picture shows 1 to {MAX_IMAGES} images, a row for each."
         )
-    loader = cfg.get("train_dataloader")
-    pipeline = ((loader or {}).get("dataset") or {}).get("pipeline")
-    if cfg.get("model") is None or not pipeline:
-        raise ConfigError(
-            "The config has no model or no train_dataloader.dataset.pipeline, which "
-            "makes the views; give the config of a pretraining."
-        )
-    check_config({"model": cfg.model, "train_dataloader": loader})
-    init_default_scope(cfg.get("default_scope", "mmssl_ext"))
+    pipeline = training_pipeline(cfg)
     dataset = ImageFolder(str(images), pipeline)
     dataset.set_draw_key(seed, 0)
     model = MODELS.build(cfg.model).to(get_device()).eval()
@@ -106,6 +98,24 @@ def draw_picture(
             f"no drawing; one of {', '.join(DRAWINGS)} is needed."
         )
     return drawing(name, arrays, [images_of(view) for view in inputs], labels)
+
+
+def training_pipeline(cfg: Config) -> Any:
+    """Check the config of a pretraining; return the pipeline that makes its views.
+
+    Raises:
+        ConfigError: It is none, or an option in it is wrong.
+    """
+    loader = cfg.get("train_dataloader")
+    pipeline = ((loader or {}).get("dataset") or {}).get("pipeline")
+    if cfg.get("model") is None or not pipeline:
+        raise ConfigError(
+            "The config has no model or no train_dataloader.dataset.pipeline, which "
+            "makes the views; give the config of a pretraining."
+        )
+    check_config({"model": cfg.model, "train_dataloader": loader})
+    init_default_scope(cfg.get("default_scope", "mmssl_ext"))
+    return pipeline
 
 
 def _first_images(dataset: ImageFolder, num: int) -> tuple[dict, list[str]]:
