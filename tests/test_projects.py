@@ -17,7 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mmssl_ext.datasets.demo import make_demo
-from mmssl_ext.engine.launch import train
 from mmssl_ext.registry import MODELS
 from projects.simclr.simclr import SimCLR, nt_xent
 
@@ -144,22 +143,27 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The work_dir of two epochs of two steps, by the command of the page."""
-    root = tmp_path_factory.mktemp("simclr")
-    make_demo(root / "demo", train=12, test=6, size=64, progress=False)
+def run_tool(work_dir, demo, *args):
+    """Train by the command of the page, on one thread: more would round differently."""
     command = [sys.executable, "-W", "ignore", "tools/train.py", CONFIG]
-    command += ["--work-dir", str(root / "run"), "--cfg-options"]
+    command += ["--work-dir", str(work_dir), *args, "--cfg-options"]
     done = subprocess.run(
         [*command, *(f"{key}={value}" for key, value in SHORT.items())],
         cwd=REPO,
-        env=os.environ | dict(DEMO_ROOT=str(root / "demo"), OMP_NUM_THREADS="1"),
+        env=os.environ | dict(DEMO_ROOT=str(demo), OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The work_dir of two epochs of two steps."""
+    root = tmp_path_factory.mktemp("simclr")
+    make_demo(root / "demo", train=12, test=6, size=64, progress=False)
+    run_tool(root / "run", root / "demo")
     return root / "run"
 
 
@@ -178,11 +182,9 @@ def test_run_has_knn_health_and_a_report(trained):
     assert "SimCLR" in (trained / "report.html").read_text()
 
 
-def test_resumed_run_equals_the_uninterrupted_one(trained, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
-    monkeypatch.setenv("DEMO_ROOT", str(trained.parent / "demo"))
-    first = str(trained / "epoch_1.pth")
-    train(CONFIG, dict(SHORT), work_dir=str(tmp_path), resume=first)
+def test_resumed_run_equals_the_uninterrupted_one(trained, tmp_path):
+    demo = trained.parent / "demo"
+    run_tool(tmp_path, demo, "--resume", str(trained / "epoch_1.pth"))
     found, truth = (
         torch.load(folder / "epoch_2.pth", weights_only=True)["state_dict"]
         for folder in (tmp_path, trained)
