@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -43,3 +44,17 @@ def _seeded() -> None:
     np.random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _default_scope() -> Iterator[None]:
+    """Take back the default scope that a file's tests set, so that any order passes."""
+
+    def scopes() -> dict:
+        registry = sys.modules.get("mmengine.registry")  # absent: nothing is set yet
+        return registry.DefaultScope._instance_dict if registry else {}
+
+    before = dict(scopes())
+    yield
+    scopes().clear()
+    scopes().update(before)

@@ -311,8 +311,9 @@ def browse(
         except UnreadableImageError as error:
             unreadable.append(str(error))
     if not seen:
+        whose = "the training set" if images is None else images
         raise FileNotFoundError(
-            f"None of {count} images of the training set can be read. {unreadable[0]}"
+            f"None of {count} images of {whose} can be read. {unreadable[0]}"
         )
     if unreadable:
         print_log(

@@ -219,7 +219,7 @@ def test_tool_says_which_draws_it_shows(photos, tmp_path, monkeypatch, capsys):
         (["--num=0"], r"--num 0: a picture shows 1 to 32 images"),
         (["--epoch=0"], r"--epoch 0: epochs count from 1"),
         (["--images=gone"], r"The image folder 'gone'.* does not exist"),
-        (["--images=broken"], r"None of 1 images of the training set can be read"),
+        (["--images=broken"], r"None of 1 images of broken can be read"),
         (["--out=a.jpg"], r"let --out end in \.png, not a\.jpg"),
         (["--cfg-options", "train_dataloader.dataset.pipeline=[]", "--images=broken"],
          r"--images needs train_dataloader\.dataset\.pipeline"),
