@@ -94,6 +94,7 @@ def workers(
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(world_size),
         "TORCHELASTIC_USE_AGENT_STORE": str(not own_store),
+        "TORCHELASTIC_RESTART_COUNT": "0",  # read by old releases of torch
     }
     folder.mkdir(parents=True, exist_ok=True)
     found = []

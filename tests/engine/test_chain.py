@@ -380,8 +380,10 @@ def test_a_lock_of_another_host_counts_but_not_of_the_same_job(folder, monkeypat
 
 def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
     (folder / "small.py").write_text(CHAIN + 'options = dict(fails="hangs")\n')
-    # The tool itself, with the folder of fake tools, in a process of its own.
+    # The tool itself, with the folder of fake tools, in a process of its own. It hears
+    # Ctrl-C even where the tests were started in the background, which ignores it.
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys, pathlib; sys.argv = ['chain.py', 'small.py', '--work-dir', 'wd',"
         f" '--only', 'voc-random-seed0']; sys.path.insert(0, {str(REPO / 'tools')!r});"
         "import chain; chain.TOOLS = pathlib.Path('tools'); sys.exit(chain.main())"

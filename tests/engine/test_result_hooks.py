@@ -272,7 +272,8 @@ def test_semantic_maps_get_the_names_of_their_regions(tmp_path, image):
     assert sample.pred_sem_seg.data.shape == (1, 288, 384)
     assert (sample.pred_sem_seg.data[0, 24:, 192:] == 1).all()
     truth = cv2.imread(str(tmp_path / "predictions" / "0.png"))[:, :384]
-    assert (truth[:, :192] == 255).any() and (truth[:, 192:] == 255).any()
+    for half in (truth[:, :192], truth[:, 192:]):  # white letters, maybe blended
+        assert np.median(half) == 10 and half.max() > 200
 
 
 def test_large_images_are_reduced_and_boxes_of_a_box_type_read():

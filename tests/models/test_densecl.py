@@ -545,7 +545,7 @@ def run(work_dir, name, resume_from=None):
         train_cfg=dict(by_epoch=False, max_iters=6),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
         default_hooks=dict(
-            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1)
+            checkpoint=dict(type="PlainCheckpointHook", by_epoch=False, interval=1)
         ),
         custom_hooks=[dict(type="DenseCLHook", start_iters=3), watch],
         load_from=resume_from and str(resume_from),

@@ -87,7 +87,7 @@ def assert_legible_on_a_phone(text):
     for svg in re.findall("<svg.*?</svg>", text, flags=re.DOTALL):
         width = float(re.search(r'viewBox="0 0 ([\d.]+) ', svg)[1])
         for element in re.findall("<text.*?>", svg):
-            size = float(re.search(r"font-size: ([\d.]+)px", element)[1])
+            size = float(re.search(r"font(?:-size)?: [^;]*?([\d.]+)px", element)[1])
             sizes.append(size * 354 / width)
     assert sizes
     assert 12 <= min(sizes) <= max(sizes) < 15
