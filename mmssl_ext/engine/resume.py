@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.device import get_device
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler
 
@@ -90,6 +91,7 @@ def facts(runner: Any) -> dict[str, Any]:
         "batch_size": batch_size(loader),
         "accumulative_counts": accumulation(runner),
         "epoch_length": len(loader) if by_epoch else None,
+        "threads": torch.get_num_threads() if get_device() == "cpu" else None,
         "config": plain(runner.cfg),
     }
 
@@ -154,6 +156,13 @@ def check_resume(runner: Any, checkpoint: dict) -> list[str]:
         refused += batch or _changes(saved, now, "epoch_length")
         if saved["world_size"] != now["world_size"]:
             warnings.append(on_other_ranks(saved, now, runner.train_dataloader))
+        before, after = saved.get("threads"), now["threads"]
+        if before and after and before != after:
+            warnings.append(
+                f"The checkpoint was written by a run on {before} CPU threads, this "
+                f"one has {after}. Their sums round differently: the run goes on, but "
+                f"not bit for bit. OMP_NUM_THREADS={before} makes it exact."
+            )
     if report.complete:  # else the groups differ anyway
         refused += _group_changes(runner, checkpoint)
     if refused or not report.complete:

@@ -258,7 +258,18 @@ def test_what_changes_no_step_is_not_mentioned(saved, images, tmp_path):
     runner = resume(saved, images, tmp_path / "run", change)
     log = go_on(runner)
     runner.train_dataloader._iterator = None  # ends the workers
-    assert CHANGED not in log
+    assert CHANGED not in log and "threads" not in log
+
+
+def test_another_number_of_threads_is_told(saved, images, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        log = go_on(resume(saved, images, tmp_path))
+    finally:
+        torch.set_num_threads(before)
+    assert f"on {before} CPU threads, this one has {before + 1}. " in log
+    assert f"OMP_NUM_THREADS={before} makes it exact" in log
 
 
 def test_checkpoints_without_a_state_go_on_after_one_warning(saved, images, tmp_path):

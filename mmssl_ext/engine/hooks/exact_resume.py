@@ -33,9 +33,9 @@ class ExactResumeHook(Hook):
 
     With :class:`~mmssl_ext.engine.loops.ExactEpochLoop` and keyed augmentation
     (``DrawKeyHook``), a run that was killed at any iteration and resumed from its last
-    checkpoint ends, on the CPU, with the same bits as one that never stopped. In a loop
-    without epochs, and with transforms that draw from the generators of a worker, it
-    sees the same images but draws other augmentations.
+    checkpoint ends, on as many threads of a CPU, with the same bits as one that never
+    stopped. In a loop without epochs, and with transforms that draw from the generators
+    of a worker, it sees the same images but draws other augmentations.
 
     Raises:
         CheckpointFileError: The checkpoint does not fit this run.
