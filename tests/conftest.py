@@ -58,3 +58,14 @@ def _default_scope() -> Iterator[None]:
     yield
     scopes().clear()
     scopes().update(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _impatient_loaders() -> None:
+    """Let torch wait for half a second, not five, before it kills a loader's worker.
+
+    It has to where a loader ends in a cycle, for example with the traceback of a test:
+    Python closes the queues first, by which the workers would be told to end.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5

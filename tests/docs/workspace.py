@@ -36,6 +36,8 @@ import sys
 import tempfile
 import threading
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,10 @@ class Outcome:
 
 
 class Workspaces:
-    """The folders of the pages, and what they have in common."""
+    """The folders of the pages, and what they have in common.
+
+    Blocks wait for one another and for files, so two pages run at once.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -127,31 +132,54 @@ class Workspaces:
         self.template = folder / "template"
         self.runs = trained_runs()
         self._pages: dict[str, PageRun] = {}
+        self._lock = threading.Lock()  # of the template
+        self._ahead, self._closing = ThreadPoolExecutor(2), False
         self._fill()
+
+    def run_ahead(
+        self, asked: Iterable[tuple[PageRun, list[Block], list[Command]]]
+    ) -> None:
+        """Run what will be asked of pages, two pages at once."""
+
+        def run(page: PageRun, blocks: list[Block], commands: list[Command]) -> None:
+            for block in blocks:
+                if not self._closing:
+                    page.outcome(block)
+            if commands and not self._closing:
+                page.inline(commands)
+
+        for what in asked:
+            self._ahead.submit(run, *what)
 
     def close(self) -> None:
         """End all processes."""
+        self._closing = True
+        self._ahead.shutdown()
         for page in self._pages.values():
             page.close()
         self.server.close()
 
     def page(self, name: str, blocks: list[Block]) -> PageRun:
         """The folder of a page."""
-        if name not in self._pages:
-            folder = self.folder / re.sub(r"\W+", "_", name)
-            # Hard links: nobody writes into the images.
-            shutil.copytree(self.template, folder, symlinks=True, copy_function=link)
-            self._pages[name] = PageRun(self, folder, blocks)
+        with self._lock:
+            if name not in self._pages:
+                folder = self.folder / re.sub(r"\W+", "_", name)
+                # Hard links: nobody writes into the images.
+                shutil.copytree(
+                    self.template, folder, symlinks=True, copy_function=link
+                )
+                self._pages[name] = PageRun(self, folder, blocks)
         return self._pages[name]
 
     def finished_run(self, name: str, config: str, words: list[str]) -> Path:
         """The folder of a run, as the training of a reader leaves it."""
         place = self.template / name
-        if not place.exists():
-            page = PageRun(self, self.template, [])
-            words = words if "--work-dir" in words else [*words, "--work-dir", name]
-            command = shlex.join(["python", "tools/train.py", config, *words])
-            page.bash(Block("workspace", 1, "bash", "run", command, 1)).check()
+        with self._lock:
+            if not place.exists():
+                page = PageRun(self, self.template, [])
+                words = words if "--work-dir" in words else [*words, "--work-dir", name]
+                command = shlex.join(["python", "tools/train.py", config, *words])
+                page.bash(Block("workspace", 1, "bash", "run", command, 1)).check()
         return place
 
     def _fill(self) -> None:
@@ -192,14 +220,16 @@ class PageRun:
     def __init__(self, owner: Workspaces, folder: Path, blocks: list[Block]) -> None:
         self.owner, self.folder, self.blocks = owner, folder, blocks
         self._outcomes: dict[str, Outcome] = {}
+        self._lock = threading.Lock()
         self._python: PythonRun | None = None
 
     def outcome(self, block: Block) -> Outcome:
         """How a block ends, after those before it."""
         for other in self.blocks[: self.blocks.index(block) + 1]:
-            if other.name not in self._outcomes:
-                run = self.python if other.language in PYTHON else self.bash
-                self._outcomes[other.name] = run(other)
+            with self._lock:
+                if other.name not in self._outcomes:
+                    run = self.python if other.language in PYTHON else self.bash
+                    self._outcomes[other.name] = run(other)
         return self._outcomes[block.name]
 
     def close(self) -> None:
@@ -270,7 +300,10 @@ class PageRun:
         words = [word for c in commands for word in (c.name, c.text)]
         script = shlex.join([str(self.owner.server.bin / "inline"), *words])
         block = Block(commands[0].page, 0, "bash", "cluster", script, 0)
-        return self.bash(block)
+        with self._lock:
+            if block.name not in self._outcomes:
+                self._outcomes[block.name] = self.bash(block)
+        return self._outcomes[block.name]
 
     def python(self, block: Block) -> Outcome:
         """Run a block of Python, or write the file that it shows."""
