@@ -88,6 +88,9 @@ def shortened(cfg: Any) -> Any:
             if cfg.get(name):
                 dataset = cfg[name]["dataset"]
                 dataset["indices"] = min(dataset.get("indices") or TESTED, TESTED)
+    labels = (cfg.get("model") or {}).get("pseudo_labels") or {}
+    if labels.get("type") == "OnlineLabels":
+        labels["min_size"] = 1  # else there are too few scenes for the clusters
     if "jobs" in (cfg.get("test_cfg") or {}):
         cfg.test_cfg.jobs = 1  # SVMs: joblib cannot start processes from the server
     if (cfg.get("default_hooks") or {}).get("learned"):
