@@ -184,7 +184,7 @@ def test_nothing_names_one_machine_or_network() -> None:
     [
         (MACHINE_PATH, "cd /ro" + "ot/project", True),
         (MACHINE_PATH, "out='/tm" + "p'", True),
-        (MACHINE_PATH, "cd ../work/data", False),
+        (MACHINE_PATH, "cd ../wo" + "rk/data", False),
         (MACHINE_PATH, "${TMPDIR:-/tmp}/stage", False),
         (REGISTRY, "--extra-index-url x", True),
         (REGISTRY, "torch @ https://host/torch.whl", True),

@@ -156,12 +156,12 @@ def check_resume(runner: Any, checkpoint: dict) -> list[str]:
         refused += batch or _changes(saved, now, "epoch_length")
         if saved["world_size"] != now["world_size"]:
             warnings.append(on_other_ranks(saved, now, runner.train_dataloader))
-        before, after = saved.get("threads"), now["threads"]
-        if before and after and before != after:
+        elif saved.get("threads") and now["threads"] not in (None, saved["threads"]):
             warnings.append(
-                f"The checkpoint was written by a run on {before} CPU threads, this "
-                f"one has {after}. Their sums round differently: the run goes on, but "
-                f"not bit for bit. OMP_NUM_THREADS={before} makes it exact."
+                f"The checkpoint was written on {saved['threads']} CPU threads, this "
+                f"run has {now['threads']}. Their sums round differently: it goes on, "
+                f"but not bit for bit. OMP_NUM_THREADS={saved['threads']} makes it "
+                "exact."
             )
     if report.complete:  # else the groups differ anyway
         refused += _group_changes(runner, checkpoint)

@@ -225,12 +225,16 @@ class PageRun:
 
     def outcome(self, block: Block) -> Outcome:
         """How a block ends, after those before it."""
-        for other in self.blocks[: self.blocks.index(block) + 1]:
-            with self._lock:
-                if other.name not in self._outcomes:
-                    run = self.python if other.language in PYTHON else self.bash
-                    self._outcomes[other.name] = run(other)
-        return self._outcomes[block.name]
+        for other in self.blocks[: self.blocks.index(block)]:
+            self._once(other)
+        return self._once(block)
+
+    def _once(self, block: Block) -> Outcome:
+        with self._lock:
+            if block.name not in self._outcomes:
+                run = self.python if block.language in PYTHON else self.bash
+                self._outcomes[block.name] = run(block)
+            return self._outcomes[block.name]
 
     def close(self) -> None:
         """End the interpreter of the page."""
@@ -299,11 +303,7 @@ class PageRun:
         """Check the commands in the text of the page."""
         words = [word for c in commands for word in (c.name, c.text)]
         script = shlex.join([str(self.owner.server.bin / "inline"), *words])
-        block = Block(commands[0].page, 0, "bash", "cluster", script, 0)
-        with self._lock:
-            if block.name not in self._outcomes:
-                self._outcomes[block.name] = self.bash(block)
-        return self._outcomes[block.name]
+        return self._once(Block(commands[0].page, 0, "bash", "cluster", script, 0))
 
     def python(self, block: Block) -> Outcome:
         """Run a block of Python, or write the file that it shows."""

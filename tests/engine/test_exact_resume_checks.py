@@ -268,7 +268,7 @@ def test_another_number_of_threads_is_told(saved, images, tmp_path):
         log = go_on(resume(saved, images, tmp_path))
     finally:
         torch.set_num_threads(before)
-    assert f"on {before} CPU threads, this one has {before + 1}. " in log
+    assert f"on {before} CPU threads, this run has {before + 1}. " in log
     assert f"OMP_NUM_THREADS={before} makes it exact" in log
 
 
