@@ -190,3 +190,17 @@ def test_a_dataset_without_indices_is_left_alone(tmp_path):
     runner._train_dataloader = DataLoader(Stream(), batch_size=4)
     runner.train()
     assert runner.iter == 6
+
+
+def test_images_that_make_no_batch_are_refused(images, tmp_path):
+    """Else a run ends well, with a checkpoint, and has trained nothing."""
+    cfg = config(images, tmp_path / "run", input_check=HOOK)
+    count = len(list(images.glob("*/*")))
+    cfg.train_dataloader.update(batch_size=count, drop_last=True)
+    make_runner(cfg).train()
+    cfg.train_dataloader.batch_size = count + 1
+    cfg.work_dir = str(tmp_path / "none")
+    text = f"The {count} training images make no whole batch of {count + 1} for each"
+    with pytest.raises(ConfigError, match=text):
+        make_runner(cfg).train()
+    assert not list((tmp_path / "none").glob("*.pth"))

@@ -16,6 +16,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
+from ..resume import batch_size
 from .draw_key import keyed_datasets
 
 _TRIES = 5
@@ -35,16 +36,23 @@ class InputCheckHook(Hook):
     about it; so is a dataset without indices.
 
     Raises:
-        ConfigError: Pipeline and model do not fit.
+        ConfigError: Pipeline and model do not fit, or the images make no batch.
     """
 
     priority = "HIGH"  # before KNNHook (60) embeds whole datasets
 
     def before_train(self, runner: Any) -> None:
-        """Check one sample."""
+        """Check that there are batches, and one sample."""
         loader = runner.train_dataloader
         if isinstance(loader.dataset, IterableDataset):
             return
+        if len(loader) == 0:
+            raise ConfigError(
+                f"The {len(loader.dataset)} training images make no whole batch of "
+                f"{batch_size(loader)} for each of {runner.world_size} ranks, and the "
+                "rest is dropped (drop_last), so nothing would be trained. Lower "
+                "train_dataloader.batch_size (batch_size in the shipped configs)."
+            )
         model = unwrap(runner.model)
         with preserved_rng(), _preserved_draws(loader.dataset):
             item = _first_item(loader.dataset)
