@@ -200,7 +200,7 @@ def test_images_that_make_no_batch_are_refused(images, tmp_path):
     make_runner(cfg).train()
     cfg.train_dataloader.batch_size = count + 1
     cfg.work_dir = str(tmp_path / "none")
-    text = f"The {count} training images make no whole batch of {count + 1} for each"
+    text = f"The {count} training images make no whole batch of {count + 1}, "
     with pytest.raises(ConfigError, match=text):
         make_runner(cfg).train()
     assert not list((tmp_path / "none").glob("*.pth"))

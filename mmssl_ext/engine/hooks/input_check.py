@@ -47,11 +47,13 @@ class InputCheckHook(Hook):
         if isinstance(loader.dataset, IterableDataset):
             return
         if len(loader) == 0:
+            ranks = runner.world_size
+            each = f" on each of {ranks} ranks" if ranks > 1 else ""
             raise ConfigError(
                 f"The {len(loader.dataset)} training images make no whole batch of "
-                f"{batch_size(loader)} for each of {runner.world_size} ranks, and the "
-                "rest is dropped (drop_last), so nothing would be trained. Lower "
-                "train_dataloader.batch_size (batch_size in the shipped configs)."
+                f"{batch_size(loader)}{each}, and the rest is dropped (drop_last), so "
+                "nothing would be trained. Lower train_dataloader.batch_size "
+                "(batch_size in the shipped configs)."
             )
         model = unwrap(runner.model)
         with preserved_rng(), _preserved_draws(loader.dataset):
