@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 
 from tests.faults.suite import FaultSuite
+from tests.machine import Machine
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 MARKERS = (
+    "alone: runs while no other test does; it measures time or memory",
     "fault(*ids): injects these faults of the suite R1 to R28 (docs/faults.md)",
     "slow: takes more than about ten seconds; run by --faults, -m slow or its name",
     "slurm: needs a running Slurm; run by -m slurm or the name of its folder",
 )
+LONG: tuple[str, ...] = ()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(FaultSuite(config.getoption("--faults")), "faults")
+    config.pluginmanager.register(Machine(LONG), "machine")
 
 
 @pytest.fixture(autouse=True)

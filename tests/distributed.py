@@ -3,8 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import random
-import socket
 import sys
 import tempfile
 import time
@@ -15,8 +13,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.machine import free_port
+
 # Forked from a server that has imported the packages and done nothing else yet.
-_PRELOAD = ["mmssl_ext.models", "mmssl_ext.engine.launch"]
+_PRELOAD = ["tests.preload"]
 
 
 def run_ranks(function: Callable, world_size: int, *args) -> list:
@@ -85,7 +85,7 @@ def workers(
     """
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    port = _free_port()
+    port = free_port()
     if not own_store:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         port = store.port
@@ -112,15 +112,6 @@ def workers(
         for worker in found:
             worker.process.kill()
             worker.process.join()
-
-
-def _free_port() -> int:
-    """A port outside the range from which others are given theirs."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def _work(function: Callable, rank: int, environment: dict, output: str, args) -> None:

@@ -13,8 +13,6 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mmssl_ext
+from tests.warm import python
 
 REPO = Path(__file__).resolve().parents[1]
 TOOLS = sorted((REPO / "tools").glob("*.py"))
@@ -100,30 +99,9 @@ def test_version_has_one_source() -> None:
     assert re.findall(r"^version: (.+)$", citation, re.M) == [mmssl_ext.__version__]
 
 
-@pytest.fixture(scope="module")
-def help_runs() -> Iterable[dict[Path, Future[subprocess.CompletedProcess[str]]]]:
-    """Start every tool with --help, two at a time: most of it is importing torch."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        yield {
-            tool: pool.submit(
-                subprocess.run,
-                [sys.executable, str(tool), "--help"],
-                capture_output=True,
-                text=True,
-                stdin=subprocess.DEVNULL,
-                cwd=REPO,
-                timeout=120,
-                check=False,
-            )
-            for tool in TOOLS
-        }
-
-
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
-def test_tool_explains_itself(
-    tool: Path, help_runs: dict[Path, Future[subprocess.CompletedProcess[str]]]
-) -> None:
-    done = help_runs[tool].result()
+def test_tool_explains_itself(tool: Path) -> None:
+    done = python(tool, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
 

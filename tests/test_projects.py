@@ -3,9 +3,6 @@
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from projects.simclr.simclr import SimCLR, nt_xent
 
 from .distributed import run_ranks
 from .models.common import BACKBONE, step, views
+from .warm import python
 
 REPO = Path(__file__).parents[1]
 CONFIG = "projects/simclr/configs/simclr_r18_demo.py"
@@ -145,16 +143,9 @@ SHORT = {
 
 def run_tool(work_dir, demo, *args):
     """Train by the command of the page, on one thread: more would round differently."""
-    command = [sys.executable, "-W", "ignore", "tools/train.py", CONFIG]
-    command += ["--work-dir", str(work_dir), *args, "--cfg-options"]
-    done = subprocess.run(
-        [*command, *(f"{key}={value}" for key, value in SHORT.items())],
-        cwd=REPO,
-        env=os.environ | dict(DEMO_ROOT=str(demo), OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    options = ["--work-dir", work_dir, *args, "--cfg-options"]
+    options += (f"{key}={value}" for key, value in SHORT.items())
+    done = python("tools/train.py", CONFIG, *options, env={"DEMO_ROOT": str(demo)})
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -21,7 +21,6 @@ Names in capitals stand for what the reader has:
 
 from __future__ import annotations
 
-import array
 import contextlib
 import functools
 import json
@@ -30,16 +29,16 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from tests.warm.client import send
+from tests.warm.commands import address
 
 from .blocks import PYTHON, ROOT, Block, Command, PageError, pages, read_page
 from .wrappers.programs import environment
@@ -60,42 +59,6 @@ STANDS_FOR = {"CONFIG": "configs/co2/co2_r18_demo.py", "FOLDER": "photos"}
 STRIPPED = re.compile(
     r"\w+_ROOT$|SLURM_|MASTER_|PET_|PYTHONPATH$|PORT$|GPUS|VIRTUAL_ENV"
 )
-
-
-class Server:
-    """The process that runs the programs of blocks (see wrappers/server.py)."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="docs-"))
-        self.bin = self.folder / "bin"
-        self.bin.mkdir()
-        install_wrappers(self.bin)
-        self.socket = self.folder / "server"
-        self.log = (self.folder / "log").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.docs.wrappers.server", str(self.socket)],
-            cwd=ROOT,
-            env=clean_environment() | {"PYTHONWARNINGS": "ignore"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
-        waiting = 2
-        for line in self.process.stdout:  # toolboxes print while they are imported
-            waiting -= line == "ready\n"
-            if not waiting:
-                return
-        self.log.seek(0)
-        raise RuntimeError(f"The server of the blocks ended: {self.log.read()}")
-
-    def close(self) -> None:
-        """End it, by the end of its input."""
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-        self.process.stdout.close()
-        self.log.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def clean_environment() -> dict[str, str]:
@@ -128,7 +91,10 @@ class Workspaces:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.server = Server()
+        self.server = address()
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        install_wrappers(self.bin)
         self.template = folder / "template"
         self.runs = trained_runs()
         self._pages: dict[str, PageRun] = {}
@@ -157,7 +123,6 @@ class Workspaces:
         self._ahead.shutdown()
         for page in self._pages.values():
             page.close()
-        self.server.close()
 
     def page(self, name: str, blocks: list[Block]) -> PageRun:
         """The folder of a page."""
@@ -211,7 +176,7 @@ class Workspaces:
         photos = sorted(path.name for path in (self.template / "photos").iterdir())
         (self.template / "list.txt").write_text("\n".join(photos) + "\n")
         draw_cells(data / "demo" / "VOCdevkit" / "VOC2007", data / "cells" / "VOC2007")
-        environment(self.template / ".venv", self.server.bin)
+        environment(self.template / ".venv", self.bin)
 
 
 class PageRun:
@@ -245,11 +210,12 @@ class PageRun:
         """Variables of a block: ``mode`` is run or check."""
         path = os.defpath + os.pathsep + os.environ["PATH"]
         return clean_environment() | {
-            "PATH": f"{self.owner.server.bin}{os.pathsep}{path}",
+            "PATH": f"{self.owner.bin}{os.pathsep}{path}",
             "HOME": str(self.folder / ".home"),
             "TMPDIR": str(self.folder / ".tmp"),
-            "DOCS_SERVER": str(self.owner.server.socket),
-            "DOCS_BIN": str(self.owner.server.bin),
+            "WARM_SERVER": self.owner.server,
+            "WARM_RUN": "tests.docs.wrappers.programs",
+            "DOCS_BIN": str(self.owner.bin),
             "DOCS_PATH": path,
             "DOCS_ROOT": str(self.folder),
             "DOCS_MODE": mode,
@@ -302,7 +268,7 @@ class PageRun:
     def inline(self, commands: list[Command]) -> Outcome:
         """Check the commands in the text of the page."""
         words = [word for c in commands for word in (c.name, c.text)]
-        script = shlex.join([str(self.owner.server.bin / "inline"), *words])
+        script = shlex.join([str(self.owner.bin / "inline"), *words])
         return self._once(Block(commands[0].page, 0, "bash", "cluster", script, 0))
 
     def python(self, block: Block) -> Outcome:
@@ -348,27 +314,19 @@ class PythonRun:
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
         self._log = (page.folder / ".tmp" / "python.log").open("w+")
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(str(page.owner.server.socket))
         request = {
+            "run": "tests.docs.wrappers.programs",
             "program": "page",
             "argv": [],
             "cwd": str(page.folder),
             "env": page.environment("run"),
             "group": 0,
         }
-        data = json.dumps(request).encode()
-        streams = array.array("i", [requests, answers, self._log.fileno()])
-        self._connection.sendmsg(
-            [len(data).to_bytes(8, "big")],
-            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)],
-        )
-        self._connection.sendall(data)
+        streams = [requests, answers, self._log.fileno()]
+        self._connection, self._pid = send(page.owner.server, request, streams)
         os.close(requests)
         os.close(answers)
         self._reader = os.fdopen(self._answers)
-        self._connection.settimeout(LIMIT)
-        self._pid = int(self._connection.makefile().readline())
 
     def run(self, block: Block) -> Outcome:
         """Execute a block in the namespace of the page."""

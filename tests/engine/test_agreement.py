@@ -108,6 +108,7 @@ def outcomes(tmp_path_factory):
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.fault("R28")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case[:4])))
 def test_the_others_leave_and_one_names_the_rank_that_is_gone(outcomes, case):

@@ -17,8 +17,8 @@ from mmssl_ext.engine.chain_run import ChainRunner
 from mmssl_ext.engine.errors import ConfigError, UserError
 from mmssl_ext.engine.lock import Lock
 from mmssl_ext.files import sha256
-
-from .support import REPO, config, loader, write_images
+from tests.harness import REPO, config, loader, write_images
+from tests.warm import Command
 
 # Stands for tools/train.py: "trains" by writing its arguments and a result.
 TRAIN = """
@@ -95,6 +95,12 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "toy.py").write_text(CONFIG)
     (tmp_path / "small.py").write_text(CHAIN)
     return tmp_path
+
+
+def chain_tool(folder, *options):
+    chain = str(REPO / "tools" / "chain.py")
+    code = CHAIN_TOOL.format(chain=chain, tools=str(folder / "tools"))
+    return Command("-c", code, *options, cwd=folder)
 
 
 def run(folder, text=None, only=(), jobs=1, **options):
@@ -380,22 +386,9 @@ def test_a_lock_of_another_host_counts_but_not_of_the_same_job(folder, monkeypat
 
 def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
     (folder / "small.py").write_text(CHAIN + 'options = dict(fails="hangs")\n')
-    # The tool itself, with the folder of fake tools, in a process of its own. It hears
-    # Ctrl-C even where the tests were started in the background, which ignores it.
-    code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import sys, pathlib; sys.argv = ['chain.py', 'small.py', '--work-dir', 'wd',"
-        f" '--only', 'voc-random-seed0']; sys.path.insert(0, {str(REPO / 'tools')!r});"
-        "import chain; chain.TOOLS = pathlib.Path('tools'); sys.exit(chain.main())"
-    )
-    env = os.environ | {"PYTHONPATH": str(REPO)}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    # The tool itself, with the folder of fake tools.
+    options = ["small.py", "--work-dir", "wd", "--only", "voc-random-seed0"]
+    process = chain_tool(folder, *options)
     lock = folder / "wd" / "locks" / "voc-random-seed0"
     started = folder / "wd" / "voc-random-seed0" / "seen.json"
     for _ in range(600):
@@ -405,8 +398,8 @@ def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
     child = json.loads(lock.read_text())["pid"]
     assert child != process.pid
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.wait(60) == 130
+    out = process.text
     assert "Stopped in voc-random-seed0; the same command goes on" in out
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
@@ -423,27 +416,18 @@ def test_a_signal_lets_the_stages_save(folder, number):
         '"toy.py", title', '"toy.py", options={"fails": "saves"}, title'
     )
     (folder / "small.py").write_text(text)
-    chain = str(REPO / "tools" / "chain.py")
-    code = CHAIN_TOOL.format(chain=chain, tools=str(folder / "tools"))
-    options = ["small.py", "--work-dir", "wd", "--jobs", "2", "--only"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *options, "voc", "pretrain"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-    )
+    options = ["small.py", "--work-dir", "wd", "--jobs", "2"]
+    process = chain_tool(folder, *options, "--only", "voc", "pretrain")
     names = ["voc-random-seed0", "voc-pretrained-seed0"]
     end = time.monotonic() + 60
     while not all((folder / "wd" / name / "waits").exists() for name in names):
-        assert process.poll() is None and time.monotonic() < end
+        assert time.monotonic() < end, process.text
         time.sleep(0.05)
     process.send_signal(number)
     time.sleep(0.3)
     process.send_signal(number)  # once more, as launchers do
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == 75, out
+    code, out = process.wait(60), process.text
+    assert code == 75, out
     assert f"Stopped in {', '.join(sorted(names))}; the same command goes on" in out
     assert "FAILED" not in out and "Traceback" not in out
     for name in names:

@@ -28,7 +28,7 @@ from mmssl_ext.engine.checkpoint import (
     restore_histories,
     to_plain,
 )
-from tests.engine.support import config, log_text, make_runner, write_images
+from tests.harness import config, log_text, make_runner, write_images
 
 
 class Payload:

@@ -22,8 +22,7 @@ from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
 from mmssl_ext.engine.hooks import PlainCheckpointHook
 from mmssl_ext.engine.manifest import manifest_path, read_manifest
 from mmssl_ext.files import sha256_on_disk
-
-from .toy_run import toy_runner
+from tests.harness import toy_runner
 
 KEPT = "epoch_1.pth"
 

@@ -30,8 +30,7 @@ from mmssl_ext.engine.checkpoint_writing import (
 from mmssl_ext.engine.hooks import PlainCheckpointHook
 from mmssl_ext.files import write_text
 from tests.distributed import run_ranks
-
-from .toy_run import BATCH, ToyData, toy_runner
+from tests.harness import BATCH, ToyData, Watch, assert_same, toy_runner
 
 LARGE = 1_000_000  # bytes of a buffer, well above what logs hold
 
@@ -54,23 +53,8 @@ def pointer(folder):
 
 
 def equal(a, b, where="", ignored=("meta.time",)):
-    """Compare nested data and types, tensors bit by bit."""
-    if where in ignored:
-        return
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            equal(a[key], b[key], f"{where}.{key}".strip("."), ignored)
-        assert getattr(a, "_metadata", 0) == getattr(b, "_metadata", 0), where
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            equal(x, y, f"{where}[{i}]", ignored)
-    else:
-        assert a == b, where
+    """Compare nested data and types, tensors bit by bit, and the order of keys."""
+    assert_same(a, b, where, ignored, order=True)
 
 
 class Gate:
@@ -247,16 +231,6 @@ def test_a_kill_at_any_time_leaves_a_whole_checkpoint(tmp_path):
 
 
 # The hook
-
-
-class Watch(Hook):
-    """Calls a function at an event of the run, with the runner."""
-
-    priority = "LOWEST"
-
-    def __init__(self, **events):
-        for event, call in events.items():
-            setattr(self, event, lambda runner, call=call, **kwargs: call(runner))
 
 
 class Scores(BaseMetric):

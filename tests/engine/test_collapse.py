@@ -9,7 +9,7 @@ from mmengine.logging import MessageHub
 from torch.nn.functional import normalize
 
 from mmssl_ext.engine.hooks.collapse import CollapseMonitorHook
-from tests.engine.support import config, log_rows, log_text, make_runner, write_images
+from tests.harness import config, log_rows, log_text, make_runner, write_images
 
 K, D, N = 64, 16, 32
 

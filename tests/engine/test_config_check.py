@@ -7,7 +7,7 @@ import pytest
 from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.config_check import check_config
 from mmssl_ext.engine.launch import load_config
-from tests.engine.support import REPO, config, loader
+from tests.harness import REPO, config, loader
 
 SHIPPED = sorted(
     path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts

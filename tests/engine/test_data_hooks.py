@@ -14,7 +14,7 @@ from mmssl_ext.datasets import ImageFolder
 from mmssl_ext.engine.errors import LoaderError, UserError
 from mmssl_ext.engine.hooks.draw_key import DrawKeyHook
 from tests.distributed import wait_for, workers
-from tests.engine.support import config, loader, log_text, make_runner, write_images
+from tests.harness import config, loader, log_text, make_runner, write_images
 
 
 class Record(Hook):

@@ -11,16 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.launch import run_tool, train
+from mmssl_ext.engine.launch import train
 from mmssl_ext.registry import HOOKS
-from tests.distributed import _free_port, wait_for, workers
-from tests.engine.support import REPO, config, write_images
+from tests.distributed import wait_for
+from tests.harness import REPO, RunHarness, assert_same, config, write_images
+from tests.machine import free_port
 
 # 16 images in batches of 2 on 2 ranks: 4 iterations per epoch, 12 in all. The victim
 # falls in the second epoch, of which nothing is saved.
@@ -69,48 +71,37 @@ def folder(tmp_path_factory):
     return folder
 
 
-def train_on_rank(rank, folder, work_dir, resume):
-    options = {"work_dir": str(work_dir), "resume": resume, "launcher": "pytorch"}
-    return run_tool(lambda: train(folder / "small.py", **options))()
+class Launched:
+    """A run as tools/train.py starts it, of which rank 1 may look elsewhere."""
+
+    def __init__(self, file, work_dirs, launcher, resume):
+        rank = int(os.environ["RANK"])
+        options = {"launcher": launcher, "resume": resume}
+        self.train = partial(train, file, work_dir=str(work_dirs[rank]), **options)
 
 
-def final(work_dir):
-    return torch.load(work_dir / "epoch_3.pth", weights_only=True)
-
-
-def flat(value, name=""):
-    """Tensors and numbers of nested data by their place."""
-    if isinstance(value, (dict, list, tuple)):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for key, x in pairs for k, v in flat(x, f"{name}/{key}").items()}
-    return {name: value}
+def harness(folder, work_dir, *others):
+    work_dirs = (work_dir, *(others or (work_dir,)))
+    build = partial(Launched, folder / "small.py", work_dirs)
+    return RunHarness(work_dir, build)
 
 
 def assert_same_end(work_dir, expected):
     found = final(work_dir)
     assert found["meta"]["iter"] == expected["meta"]["iter"] == LAST
     for part in ("state_dict", "optimizer", "param_schedulers"):
-        ours, theirs = flat(found[part]), flat(expected[part])
-        assert ours.keys() == theirs.keys()
-        different = [
-            name
-            for name, value in theirs.items()
-            if not (
-                torch.equal(ours[name], value)
-                if isinstance(value, torch.Tensor)
-                else ours[name] == value
-            )
-        ]
-        assert not different
+        assert_same(found[part], expected[part])
+
+
+def final(work_dir):
+    return torch.load(work_dir / "epoch_3.pth", weights_only=True)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(folder):
     """The last checkpoint of a run of two ranks that nothing happened to."""
     work_dir = folder / "whole"
-    with workers(train_on_rank, 2, work_dir, folder, work_dir, False) as ranks:
-        wait_for(ranks, 120)
-        assert [rank.code for rank in ranks] == [0, 0], ranks[0].text + ranks[1].text
+    harness(folder, work_dir).run(ranks=2, seconds=120)
     return final(work_dir)
 
 
@@ -119,7 +110,7 @@ def uninterrupted(folder):
 def test_a_rank_falls_and_all_start_again(folder, uninterrupted, fault):
     work_dir = folder / f"fast-{fault}"
     (folder / "fault").write_text(f"{fault} 1 {STEP}")
-    with workers(train_on_rank, 2, work_dir, folder, work_dir, False) as ranks:
+    with harness(folder, work_dir).start(ranks=2) as ranks:
         first, second = ranks
         wait_for(ranks, 60)
         assert first.code == 5, first.text
@@ -134,15 +125,9 @@ def test_a_rank_falls_and_all_start_again(folder, uninterrupted, fault):
         assert f"The last checkpoint is {work_dir / 'epoch_1.pth'}" in error
         assert error in "".join(p.read_text() for p in work_dir.glob("*/*.log"))
     assert not (work_dir / "epoch_3.pth").exists()
-    with workers(train_on_rank, 2, work_dir, folder, work_dir, True) as ranks:
-        wait_for(ranks, 60)
-        assert [rank.code for rank in ranks] == [0, 0], ranks[0].text + ranks[1].text
-        assert f"Resuming from {work_dir / 'epoch_1.pth'}" in ranks[0].text
+    printed = harness(folder, work_dir).run(ranks=2, resume=True, seconds=60)
+    assert f"Resuming from {work_dir / 'epoch_1.pth'}" in printed
     assert_same_end(work_dir, uninterrupted)
-
-
-def choose_on_rank(rank, folder, work_dirs):
-    return train_on_rank(rank, folder, work_dirs[rank], True)
 
 
 @pytest.mark.fault("R28")
@@ -151,13 +136,11 @@ def test_nodes_that_see_other_checkpoints_follow_rank_0(folder, uninterrupted):
     work_dir = folder / "seen"
     work_dir.mkdir()
     (folder / "fault").write_text(f"SIGKILL 0 {STEP}")
-    with workers(train_on_rank, 2, work_dir, folder, work_dir, False) as ranks:
+    with harness(folder, work_dir).start(ranks=2) as ranks:
         wait_for(ranks, 60)
         assert [rank.code for rank in ranks] == [-signal.SIGKILL, 5]
     empty = folder / "not-yet-seen"
-    with workers(choose_on_rank, 2, empty, folder, (work_dir, empty)) as ranks:
-        wait_for(ranks, 60)
-        assert [rank.code for rank in ranks] == [0, 0], ranks[0].text + ranks[1].text
+    harness(folder, work_dir, empty).run(ranks=2, resume=True, seconds=60)
     assert_same_end(work_dir, uninterrupted)
 
 
@@ -174,7 +157,7 @@ def nodes(folder, work_dir, count=2, gpus=1, **variables):
         "CUDA_VISIBLE_DEVICES": "",
         "NNODES": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "PORT": str(_free_port()),
+        "PORT": str(free_port()),
         **variables,
     }
     work_dir.mkdir()
@@ -253,7 +236,5 @@ def test_a_notice_to_torchrun_saves_the_run(folder, uninterrupted, notice):
     text = said(work_dir)
     assert f"{notice.name}: stopping" in text, text
     assert "Everything is saved" in text, text
-    with workers(train_on_rank, 2, work_dir, folder, work_dir, True) as ranks:
-        wait_for(ranks, 60)
-        assert [rank.code for rank in ranks] == [0, 0], ranks[0].text
+    harness(folder, work_dir).run(ranks=2, resume=True, seconds=60)
     assert_same_end(work_dir, uninterrupted)

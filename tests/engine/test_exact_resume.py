@@ -11,7 +11,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import mmengine.runner.runner as runner_module
 import numpy as np
 import pytest
 import torch
@@ -19,20 +18,15 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
 from PIL import Image
 
-from mmssl_ext.engine import UserError
-from mmssl_ext.engine.checkpoint import find_resumable, load_checkpoint_file
 from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
-from tests.distributed import wait_for, workers
-from tests.engine.support import config, make_runner
+from tests.harness import RunHarness, assert_same, config, stop_at
 from tests.models.common import ALGORITHMS, CELL_ALGORITHMS, model_config
 
 IMAGES, BATCH, LENGTH, EPOCHS = 18, 4, 4, 3  # an epoch leaves two images out
 STEPS = LENGTH * EPOCHS
 FAST = ("InterCLR", "RegionCLD", "SimSiam")
-TIMES = {"time", "data_time", "img_per_s", "data_wait", "memory", "eta"}
 
 
 @pytest.fixture(scope="session")
@@ -162,91 +156,21 @@ class Kill(Hook):
         self._reach("epoch", runner.iter + 1)
 
 
-def train(rank: int, cfg: dict, kill: tuple[str, int] | None, resume: bool) -> int:
-    runner_module.collect_env = dict  # runs a compiler, which takes long
-    cfg = Config(cfg)
-    extra = [Noise(), Seen()] + ([Kill(*kill)] if kill else [])
-    launcher = "pytorch" if int(os.environ["WORLD_SIZE"]) > 1 else "none"
-    try:
-        make_runner(cfg, *extra, launcher=launcher, resume=resume).train()
-    except UserError as error:
-        print(error)
-        return error.exit_code
-    return 0
-
-
-def start(
-    cfg: Config,
-    kill: tuple[str, int] | None = None,
-    resume: bool = False,
-    ranks: int = 1,
-    code: int = 0,
-) -> str:
-    """Train in processes of their own; return what rank 0 printed."""
-    folder = Path(cfg.work_dir) / "output"
-    with workers(train, ranks, folder, cfg.to_dict(), kill, resume) as found:
-        wait_for(found, 100)
-        if kill:
-            assert -signal.SIGKILL in [w.code for w in found], found[0].text
-        else:
-            assert [w.code for w in found] == [code] * ranks, found[0].text
-        return found[0].text
-
-
-def curve(work_dir: Path) -> list[dict]:
-    """All lines of the JSON logs of a run, in the order of writing, without times."""
-    files = sorted(work_dir.glob("*/vis_data/scalars.json"))
-    rows = [json.loads(x) for file in files for x in file.read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
-
-
-def final(work_dir: Path) -> dict:
-    """What the last checkpoint says of the run, without paths and times."""
-    file, passed_over = find_resumable(work_dir)
-    assert file is not None and not passed_over
-    found = load_checkpoint_file(file)
-    assert found["meta"]["iter"] == STEPS
-    hub = found["message_hub"]
-    scalars = {
-        key: value
-        for key, value in hub["log_scalars"].items()
-        if key.split("/")[-1] not in TIMES
-    }
-    state = {k: v for k, v in found["training_state"].items() if k != "config"}
-    parts = ("state_dict", "optimizer", "param_schedulers")
-    return {"scalars": scalars, "state": state} | {name: found[name] for name in parts}
-
-
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit, and of the same types."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), (where, a.keys() ^ b.keys())
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f"{where}[{i}]")
-    elif isinstance(a, HistoryBuffer):
-        for x, y in zip(a.data, b.data, strict=True):
-            assert x.tolist() == y.tolist(), where
-    else:
-        assert a == b or (a != a and b != b), (where, a, b)
+def harness(cfg: Config) -> RunHarness:
+    return RunHarness.of(cfg, Noise(), Seen())
 
 
 def assert_resumed(whole: Path, work_dir: Path) -> None:
     """Every line that any part of a run wrote, and its end, are the whole run's."""
-    expected = {row["step"]: row for row in curve(whole)}
-    rows = curve(work_dir)
+    one, other = (RunHarness(folder) for folder in (whole, work_dir))
+    expected = {row["step"]: row for row in one.curve()}
+    rows = other.curve()
     assert len(expected) == STEPS and {row["step"] for row in rows} == set(expected)
     assert len({row["loss"] for row in expected.values()}) == STEPS
     assert all(math.isfinite(row["loss"]) for row in rows)
     for row in rows:  # also those that were written twice
         assert row == expected[row["step"]]
-    assert_same(final(whole), final(work_dir))
+    assert_same(one.end(STEPS), other.end(STEPS))
 
 
 def places(algorithm: str) -> list[tuple[str, int]]:
@@ -265,10 +189,11 @@ def places(algorithm: str) -> list[tuple[str, int]]:
 def test_killed_runs_end_as_whole_ones(algorithm, images, tmp_path):
     """Killed twice, at chance places, and resumed each time."""
     every = 1 + ALGORITHMS.index(algorithm) % 3
-    start(run_config(algorithm, images, tmp_path / "whole", every))
-    for i, kill in enumerate([*places(algorithm), None]):
-        cfg = run_config(algorithm, images, tmp_path / "killed", every)
-        start(cfg, kill, resume=i > 0)
+    harness(run_config(algorithm, images, tmp_path / "whole", every)).run()
+    killed = harness(run_config(algorithm, images, tmp_path / "killed", every))
+    for i, kill in enumerate(places(algorithm)):
+        killed.run(Kill(*kill), resume=i > 0, code=None)
+    killed.run(resume=True)
     assert_resumed(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -283,15 +208,16 @@ def test_killed_runs_end_as_whole_ones(algorithm, images, tmp_path):
 )
 def test_workers_may_change_at_every_resume(chain, images, tmp_path):
     """Killed inside an epoch each time; the whole run has one worker."""
-    start(run_config("MoCo", images, tmp_path / "whole", num_workers=1))
+    harness(run_config("MoCo", images, tmp_path / "whole", num_workers=1)).run()
     kills = [("before", 4), ("after", 7), None]
     for i, (workers_, kill) in enumerate(zip(chain.split(", "), kills, strict=True)):
         loader = {
             "num_workers": int(workers_[0]),
             "persistent_workers": "persistent" in workers_,
         }
-        cfg = run_config("MoCo", images, tmp_path / "killed", **loader)
-        start(cfg, kill, resume=i > 0)
+        killed = harness(run_config("MoCo", images, tmp_path / "killed", **loader))
+        hooks = [Kill(*kill)] if kill else []
+        killed.run(*hooks, resume=i > 0, code=None if kill else 0)
     assert_resumed(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -309,25 +235,26 @@ def seen(work_dir: Path) -> dict[int, list[int]]:
 def test_ranks_resume_exactly_and_fewer_ranks_in_the_same_order(images, tmp_path):
     """Both ranks are killed; then two go on, or one with twice their batch."""
 
-    def two(name: str) -> Config:
+    def two(name: str) -> RunHarness:
         cfg = run_config("CO2", images, tmp_path / name, batch_size=BATCH // 2)
         cfg.randomness.diff_rank_seed = True
-        return cfg
+        return harness(cfg)
 
-    start(two("whole"), ranks=2)
-    generators = final(tmp_path / "whole")["state"]["random"]
+    whole = two("whole")
+    whole.run(ranks=2)
+    generators = whole.end(STEPS)["state"]["random"]
     assert len(generators) == 2
     assert not torch.equal(generators[0]["torch"], generators[1]["torch"])
-    start(two("killed"), ("before", 7), ranks=2)
+    two("killed").run(Kill("before", 7), ranks=2, code=None)
     shutil.copytree(tmp_path / "killed", tmp_path / "one")
-    start(two("killed"), resume=True, ranks=2)
+    two("killed").run(resume=True, ranks=2)
     assert_resumed(tmp_path / "whole", tmp_path / "killed")
 
     expected = seen(tmp_path / "whole")
     assert len(set(map(tuple, expected.values()))) == STEPS
     for file in tmp_path.glob("one/seen_*.txt"):
         file.unlink()
-    printed = start(run_config("CO2", images, tmp_path / "one"), resume=True)
+    printed = harness(run_config("CO2", images, tmp_path / "one")).run(resume=True)
     found = seen(tmp_path / "one")
     assert list(found) == list(range(min(found), STEPS)) and min(found) in (4, 6)
     for i in found:
@@ -335,7 +262,7 @@ def test_ranks_resume_exactly_and_fewer_ranks_in_the_same_order(images, tmp_path
     assert "was written by 2 ranks, now there are 1" in printed
     assert "Every iteration sees the same images as before" in printed
 
-    refused = start(two("one"), resume=True, code=2)  # half of the batch
+    refused = two("one").run(resume=True, code=2)  # half of the batch
     assert "images per iteration" in refused and "4 = 1 x 4 -> 2 = 1 x 2" in refused
     assert "Set train_dataloader.batch_size=4" in refused
 
@@ -360,15 +287,6 @@ def test_the_sampler_deals_the_same_batches_to_any_number_of_ranks(monkeypatch):
     assert batches[1, 0, 0] != batches[1, 1, 0]
 
 
-class StopInEvaluation(Hook):
-    """Stops as a signal does while kNN runs, between two hooks that end an epoch."""
-
-    priority = "BELOW_NORMAL"
-
-    def after_train_epoch(self, runner):
-        raise InterruptedError
-
-
 def test_an_epoch_that_was_stopped_at_its_end_ends_once(images, tmp_path):
     """One iteration of k-means at the end of an epoch: two would be another state."""
 
@@ -379,12 +297,13 @@ def test_an_epoch_that_was_stopped_at_its_end_ends_once(images, tmp_path):
         cfg.custom_hooks[0]["warmup_epochs"] = 0
         return cfg
 
-    make_runner(run("whole"), Noise()).train()
-    runner = make_runner(run("stopped"), Noise(), StopInEvaluation())
-    with pytest.raises(InterruptedError):
-        runner.train()
+    # As a signal does while kNN runs, between two hooks that end an epoch.
+    stop = stop_at(0, "after_train_epoch", "BELOW_NORMAL")
+    RunHarness.of(run("whole"), Noise()).train()
+    stopped = RunHarness.of(run("stopped"), Noise())
+    runner = stopped.train(stop, stops=True)
     hook = next(x for x in runner.hooks if hasattr(x, "save_now"))
     file = hook.save_now(runner)
     assert (runner.epoch, runner.iter) == (0, LENGTH)
-    make_runner(run("stopped"), Noise(), resume=file).train()
+    stopped.train(resume=file)
     assert_resumed(tmp_path / "whole", tmp_path / "stopped")

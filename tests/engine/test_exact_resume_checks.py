@@ -26,34 +26,19 @@ from mmssl_ext.engine.resume import (
     shown,
 )
 from mmssl_ext.registry import HOOKS
-from tests.engine.support import log_text, make_runner
 from tests.engine.test_exact_resume import images, run_config
+from tests.harness import RunHarness, Stopped, log_text, make_runner, stop_at
 from tests.models.common import model_config
 
 __all__ = ["images"]
 CHANGED = "The config is not the one that the checkpoint was written with"
 
 
-class Stopped(Exception):
-    pass
-
-
-class Stop(Hook):
-    """At the first step of a run, everything has been loaded and said."""
-
-    def __init__(self, iteration=0):
-        self.iteration = iteration
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter >= self.iteration:
-            raise Stopped
-
-
 @pytest.fixture(scope="module")
 def saved(images, tmp_path_factory) -> Path:
     """A checkpoint after 2 of 4 iterations."""
     cfg = run_config("MoCo", images, tmp_path_factory.mktemp("saved"))
-    go_on(make_runner(cfg, Stop(2)))
+    RunHarness.of(cfg).train(stop_at(2), stops=True)
     wait_for_checkpoints()
     return Path(cfg.work_dir, "iter_2.pth")
 
@@ -63,7 +48,7 @@ def resume(file: Path, images: Path, work_dir: Path, change=None):
     cfg = run_config("MoCo", images, work_dir)
     if change is not None:
         change(cfg)
-    return make_runner(cfg, Stop(), resume=str(file))
+    return make_runner(cfg, stop_at(0), resume=str(file))
 
 
 def go_on(runner):
@@ -289,7 +274,7 @@ def test_weights_alone_may_go_anywhere(saved, images, tmp_path):
     """``load_from`` is not asked, and takes over nothing but weights."""
     cfg = run_config("CO2", images, tmp_path)
     cfg.load_from = str(saved)
-    runner = make_runner(cfg, Stop())
+    runner = make_runner(cfg, stop_at(0))
     log = go_on(runner)
     assert runner.iter == 0 and CHANGED not in log
     assert int(runner.model.state_dict()["encoder_k.steps"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mmssl_ext.engine.loops import batches_from
 from mmssl_ext.engine.prefetch import PrefetchLoader, prefetch
 from mmssl_ext.engine.runner import SSLRunner
 from mmssl_ext.registry import LOOPS
-from tests.engine.toy_run import BATCH, ToyData, ToyModel
+from tests.harness import BATCH, RunHarness, Stopped, ToyData, ToyModel, Watch
 
 LENGTH, EPOCHS = 6, 3
 _names = itertools.count()
@@ -64,10 +65,6 @@ class Journal(Hook):
         self.note("validated", runner, float(torch.rand(())))
 
 
-class Stopped(Exception):
-    pass
-
-
 @LOOPS.register_module(force=True)
 class DrawingValLoop(BaseLoop):
     """A validation that draws from the generators and can be stopped in the middle."""
@@ -85,7 +82,9 @@ class DrawingValLoop(BaseLoop):
         self.runner.call_hook("after_val")
 
 
-def toy(work_dir: Path, *hooks, loop=None, resume=None, every=1, **options):
+def toy(
+    work_dir: Path, *hooks, loop=None, resume=None, every=1, launcher="none", **options
+):
     """A runner of 6 iterations per epoch that saves after every one."""
     loop = loop or {"by_epoch": True, "max_epochs": EPOCHS, "val_interval": 2}
     by_epoch = loop["by_epoch"]
@@ -122,6 +121,7 @@ def toy(work_dir: Path, *hooks, loop=None, resume=None, every=1, **options):
         },
         "randomness": {"seed": 3},
         "experiment_name": f"loop_{next(_names)}",
+        "launcher": launcher,
         "default_scope": "mmengine",
         "log_processor": {"by_epoch": by_epoch},
         "cfg": Config({"work_dir": str(work_dir)}),
@@ -136,15 +136,12 @@ def toy(work_dir: Path, *hooks, loop=None, resume=None, every=1, **options):
     return runner
 
 
-def trained(*args, stops=False, **options):
+def trained(work_dir, *hooks, stops=False, resume=None, **options):
     """Run it; the journal, the final parameters and the runner."""
-    journal = next((x for x in args if isinstance(x, Journal)), Journal())
-    runner = toy(*args, Draws(), *([] if journal in args else [journal]), **options)
-    if stops:
-        with pytest.raises(Stopped):
-            runner.train()
-    else:
-        runner.train()
+    journal = next((x for x in hooks if isinstance(x, Journal)), None)
+    hooks = hooks if journal else (*hooks, journal := Journal())
+    run = RunHarness(work_dir, partial(toy, work_dir, **options), Draws())
+    runner = run.train(*hooks, stops=stops, resume=resume)
     parameters = [p.detach().clone() for p in runner.model.parameters()]
     return journal.lines, parameters, runner
 
@@ -206,14 +203,15 @@ def test_every_iteration_can_be_resumed_from(whole, iteration):
 @pytest.mark.fault("R6")
 @pytest.mark.parametrize("persistent", [False, True])
 def test_workers_and_batches_ahead_change_nothing(whole, persistent):
-    class Ahead(Hook):
-        def before_run(self, runner):
-            prefetch(runner.train_loop, lambda batch: lambda: batch)
-
+    ahead = Watch(
+        before_run=lambda runner: prefetch(
+            runner.train_loop, lambda batch: lambda: batch
+        )
+    )
     work_dir, lines, _ = whole
     loader = {"num_workers": 2, "persistent_workers": persistent}
     runner = assert_goes_on(
-        *(whole, work_dir / "iter_4.pth", steps(lines)[4], Ahead()), loader=loader
+        *(whole, work_dir / "iter_4.pth", steps(lines)[4], ahead), loader=loader
     )
     assert isinstance(runner.train_dataloader, PrefetchLoader)
     runner.train_dataloader.loader._iterator = None  # ends its workers
@@ -287,14 +285,13 @@ def test_a_batch_that_was_fetched_in_vain_is_fetched_alike(tmp_path):
                 raise Stopped
             return batch
 
-    class Stop(Hook):
-        def before_run(self, runner):
-            loop = runner.train_loop
-            loop.dataloader = Stopping(loop.dataloader, 8)
+    def stop(runner):
+        loop = runner.train_loop
+        loop.dataloader = Stopping(loop.dataloader, 8)
 
     loader = {"dataset": Drawing()}
     lines, parameters, _ = trained(tmp_path, loader=loader)
-    _, _, runner = trained(tmp_path, Stop(), stops=True, loader=loader)
+    _, _, runner = trained(tmp_path, Watch(before_run=stop), stops=True, loader=loader)
     hook = next(x for x in runner.hooks if isinstance(x, PlainCheckpointHook))
     file = Path(hook.save_now(runner))
     assert_goes_on((None, lines, parameters), file, steps(lines)[8], loader=loader)
@@ -317,13 +314,12 @@ def test_checkpoints_of_an_epoch_know_what_follows(tmp_path):
 def test_best_checkpoints_hold_the_generators_of_training(tmp_path):
     """mmengine saves them in the validation, which draws numbers of its own."""
 
-    class Best(Hook):
-        def after_val(self, runner):
-            if runner.iter == 12:
-                meta = {"epoch": runner.epoch, "iter": runner.iter}
-                runner.save_checkpoint(str(tmp_path), "best.pth", meta=meta)
+    def save(runner):
+        if runner.iter == 12:
+            meta = {"epoch": runner.epoch, "iter": runner.iter}
+            runner.save_checkpoint(str(tmp_path), "best.pth", meta=meta)
 
-    lines, parameters, _ = trained(tmp_path, Best())
+    lines, parameters, _ = trained(tmp_path, Watch("NORMAL", after_val=save))
     first = next(line for line in lines if line[0] == "validate")
     assert_goes_on((None, lines, parameters), tmp_path / "best.pth", first)
 

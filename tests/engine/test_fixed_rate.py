@@ -5,7 +5,7 @@ import math
 import pytest
 from mmengine.hooks import Hook
 
-from tests.engine.support import config, make_runner, write_images
+from tests.harness import config, make_runner, write_images
 from tests.models.common import model_config
 
 EPOCHS, STEPS = 4, 16  # 16 images in batches of 4

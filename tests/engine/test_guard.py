@@ -12,7 +12,7 @@ from mmssl_ext.engine import NonFiniteLossError
 from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.hooks.guard import NonFiniteGuardHook
 from tests.distributed import run_ranks
-from tests.engine.support import config, log_text, make_runner, write_images
+from tests.harness import config, log_text, make_runner, write_images
 
 GUARD = {"type": "NonFiniteGuardHook", "interval": 3}
 

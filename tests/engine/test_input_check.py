@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.hooks import InputCheckHook
-from tests.engine.support import config, loader, make_runner, write_images
-from tests.engine.toy_run import ToyData, toy_runner
+from tests.harness import ToyData, config, loader, make_runner, toy_runner, write_images
 
 HOOK = {"type": "InputCheckHook"}
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmssl_ext.engine import ConfigError
-from tests.engine.support import (
+from tests.harness import (
     config,
     loader,
     log_rows,

@@ -20,7 +20,7 @@ from mmssl_ext.engine import CheckpointFileError, ConfigError, ranks, tool
 from mmssl_ext.engine.errors import RankError
 from mmssl_ext.engine.launch import build_runner, load_config, prepare, run_tool
 from tests.distributed import wait_for, workers
-from tests.engine.support import REPO, config, log_text, make_runner, write_images
+from tests.harness import REPO, config, log_text, make_runner, write_images
 
 
 @pytest.fixture(scope="module")

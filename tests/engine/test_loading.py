@@ -213,6 +213,7 @@ def test_a_worker_that_dies_while_its_batch_is_taken_over_is_named(error, dies):
     end_workers()
 
 
+@pytest.mark.alone
 @pytest.mark.fault("R23")
 def test_a_worker_that_hangs_is_named_in_time_and_killed_at_once():
     loader = guarded(Numbers(hangs=[9]), timeout=2)
@@ -232,6 +233,7 @@ def test_a_worker_that_hangs_is_named_in_time_and_killed_at_once():
     assert time.monotonic() - start < 1 and gone_within(1, pids)
 
 
+@pytest.mark.alone
 def test_suspended_time_does_not_count():
     """A job that is stopped for longer than the timeout goes on afterwards."""
     child = multiprocessing.get_context("fork").Process(target=_read_slowly)

@@ -33,8 +33,7 @@ from mmssl_ext.engine.manifest import (
 )
 from mmssl_ext.files import sha256, sha256_on_disk, write_bytes
 from tests.distributed import run_ranks
-
-from .toy_run import BATCH, toy_runner
+from tests.harness import BATCH, toy_runner
 
 
 def trained(work_dir, name, *, accumulate=1, **options):

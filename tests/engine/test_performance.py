@@ -20,7 +20,14 @@ from mmssl_ext.models.losses import queue_attention
 from mmssl_ext.transfer.export import export_backbone
 from mmssl_ext.unwrap import unwrap
 from tests.distributed import run_ranks
-from tests.engine.support import config, loader, log_text, make_runner, write_images
+from tests.harness import (
+    Watch,
+    config,
+    loader,
+    log_text,
+    make_runner,
+    write_images,
+)
 from tests.models.common import build, model_config, samples, views
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -340,24 +347,20 @@ def test_no_step_waits_for_the_gpu(images, tmp_path, caplog):
     cfg.default_hooks.logger.interval = 100
     cfg.train_dataloader.update(pin_memory=True, num_workers=1, persistent_workers=True)
 
-    class Watch(Hook):
-        """From before the second step of an epoch to the hooks of its third."""
+    watched = []
 
-        priority = "LOWEST"
-        watched = 0
+    def begin(runner):  # before the second step of an epoch
+        if runner.epoch and runner.iter % 4 == 1:
+            torch.cuda.set_sync_debug_mode("error")
 
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            if runner.epoch and batch_idx == 1:
-                torch.cuda.set_sync_debug_mode("error")
+    def end(runner):  # after the hooks of its third
+        if runner.epoch and runner.iter % 4 == 2:
+            torch.cuda.set_sync_debug_mode("default")
+            watched.append(runner.epoch)
 
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            if runner.epoch and batch_idx == 2:
-                torch.cuda.set_sync_debug_mode("default")
-                self.watched += 1
-
-    watch = Watch()
+    watch = Watch(before_train_iter=begin, after_train_iter=end)
     try:
         make_runner(cfg, watch, work_dir=str(tmp_path / "run")).train()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert watch.watched == 4
+    assert watched == [1, 2, 3, 4]

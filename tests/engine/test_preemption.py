@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,18 @@ from mmengine.registry import METRICS
 from torch.utils.data import Dataset
 
 from mmssl_ext.engine import preemption
-from mmssl_ext.engine.checkpoint import find_resumable, load_checkpoint_file
-from mmssl_ext.engine.launch import run_tool
 from mmssl_ext.registry import DATASETS, MODELS, TRANSFORMS
-from tests.distributed import Worker, wait_for, workers
-from tests.engine.support import REPO, config, loader, make_runner, write_images
+from tests.distributed import Worker, wait_for
+from tests.harness import (
+    REPO,
+    RunHarness,
+    assert_same,
+    config,
+    loader,
+    make_runner,
+    write_images,
+)
+from tests.warm import Command
 
 STEPS = 8  # two epochs of four, or one round of as many iterations
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
@@ -203,31 +209,20 @@ def pretraining(images: Path, work_dir: Path) -> Config:
     return config(images, work_dir, 2, knn=knn, **hooks)
 
 
-def train(
-    rank: int, cfg: dict, resume: bool, hooks: tuple[Hook, ...], only: int
-) -> int:
-    launcher = "pytorch" if int(os.environ["WORLD_SIZE"]) > 1 else "none"
-    extra = [Report(), *(hooks if rank == only else ())]
-    # make_runner and train, as tools/train.py does it
-    return run_tool(
-        lambda: make_runner(
-            Config(cfg), *extra, launcher=launcher, resume=resume
-        ).train()
-    )()
+def harness(cfg: Config) -> RunHarness:
+    return RunHarness.of(cfg, Report())
 
 
-def start(cfg: Config, *hooks: Hook, resume: bool = False, ranks: int = 1, only=0):
-    folder = Path(cfg.work_dir) / "output"
-    return workers(train, ranks, folder, cfg.to_dict(), resume, hooks, only)
+def start(cfg: Config, *hooks: Hook, only: int = 0, **how: Any):
+    return harness(cfg).start(*hooks, only=only, **how)
 
 
-def run(cfg: Config, *hooks: Hook, code: int = 0, **options: Any) -> str:
-    """Run until it ends by itself; return what it printed."""
-    with start(cfg, *hooks, **options) as found:
-        wait_for(found, 100)
-        for worker in found:
-            assert worker.code == code, worker.text
-        return found[0].text
+def run(cfg: Config, *hooks: Hook, **how: Any) -> str:
+    return harness(cfg).run(*hooks, only=0, **how)
+
+
+def saved(cfg: Config) -> dict:
+    return harness(cfg).saved()
 
 
 def stall(cfg: Config, at: int, how: str = "sleep", where="train_dataloader") -> Path:
@@ -261,27 +256,16 @@ def validations(text: str) -> list[str]:
     return re.findall(r"\[validated .*\]", text)
 
 
-def saved(cfg: Config) -> dict:
-    path, passed_over = find_resumable(cfg.work_dir)
-    assert path is not None and not passed_over
-    return load_checkpoint_file(path)
-
-
 def assert_same_end(one: Config, other: Config) -> None:
     """Weights, momenta, schedules and generators equal to the last bit.
 
     mmengine's loop over iterations draws random numbers for each validation.
     """
-    ends = saved(one), saved(other)
-    parts = ("state_dict", "optimizer")
-    for part in parts:
-        torch.testing.assert_close(*(end[part] for end in ends), rtol=0, atol=0)
-    assert ends[0]["param_schedulers"] == ends[1]["param_schedulers"]
+    ends = harness(one).end(STEPS), harness(other).end(STEPS)
+    for part in ("state_dict", "optimizer", "param_schedulers"):
+        assert_same(*(end[part] for end in ends))
     if "by_epoch" in one.train_cfg:
-        states = [end["training_state"]["random"][0] for end in ends]
-        torch.testing.assert_close(*states, rtol=0, atol=0)
-    for end in ends:
-        assert end["meta"]["iter"] == STEPS
+        assert_same(*(end["state"]["random"][0] for end in ends))
 
 
 def assert_goes_on(cfg: Config, text: str, whole: Config) -> str:
@@ -512,6 +496,7 @@ def test_one_rank_that_is_told_stops_all(tmp_path, where):
     assert saved(cfg)["meta"]["iter"] == STEPS
 
 
+@pytest.mark.alone
 @pytest.mark.fault("R23")
 @pytest.mark.parametrize("how", ["kill", "sleep", SLOW("raise")])
 def test_a_failing_worker_is_named_and_the_state_saved(tmp_path, whole, how):
@@ -612,25 +597,17 @@ def test_the_command_line(tmp_path, images):
     cfg.default_hooks.resume = {"type": "ExactResumeHook"}
     cfg.default_hooks.logger.interval = 1
     cfg.dump(str(tmp_path / "config.py"))
-    command = [sys.executable, str(REPO / "tools" / "train.py"), "config.py"]
+    tool = REPO / "tools" / "train.py"
     seen: list[int] = []
     for number, more in ((TERM, []), (USR1, ["--resume"])):
-        process = subprocess.Popen(
-            [*command, *more],
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(REPO)},
-        )
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if "Epoch(train)" in line and sum("Epoch(train)" in x for x in lines) == 6:
-                process.send_signal(number)
-        text = "".join(lines)
-        assert process.wait(60) == 75, text
+        with Command(tool, "config.py", *more, cwd=tmp_path) as process:
+            steps_seen = 0
+            for line in process.lines():
+                steps_seen += "Epoch(train)" in line
+                if "Epoch(train)" in line and steps_seen == 6:
+                    process.send_signal(number)
+            text = process.text
+            assert process.wait(60) == 75, text
         assert f"stopped by {signal.Signals(number).name}" in text
         assert "Traceback" not in text and "Error" not in text
         seen.append(int(re.search(r"after iteration (\d+)\.", text)[1]))

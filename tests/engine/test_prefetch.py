@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext.engine.prefetch import CopyToDevice, PrefetchLoader, prefetch
-from tests.engine.toy_run import BATCH, ToyData, ToyModel
+from tests.harness import BATCH, ToyData, ToyModel
 
 
 class Journal:

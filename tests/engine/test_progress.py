@@ -16,8 +16,7 @@ from mmengine.hooks import Hook
 from rich.console import Console
 
 from mmssl_ext.engine.hooks.progress import ProgressHook, _AboveBar
-
-from .toy_run import BATCH, toy_runner
+from tests.harness import BATCH, toy_runner
 
 ESCAPE = "\x1b"
 

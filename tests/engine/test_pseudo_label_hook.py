@@ -19,11 +19,15 @@ from mmssl_ext.engine import ConfigError
 from mmssl_ext.models.memory import FeatureBank, OnlineLabels
 from mmssl_ext.models.memory.kmeans import spherical_kmeans
 from tests.distributed import run_ranks
-from tests.engine.support import (
+from tests.harness import (
+    Stopped,
+    Watch,
+    assert_same,
     config,
     log_rows,
     log_text,
     make_runner,
+    stop_at,
     write_images,
 )
 from tests.models.common import model_config
@@ -67,31 +71,12 @@ def interclr(images, work_dir, epochs=1, labels=ONLINE, *, model=None, **hook):
     return cfg
 
 
-class Stop(Exception):
-    pass
-
-
-class Watch(Hook):
-    """Call functions of the runner at places of the loop, by the places' names."""
-
-    def __init__(self, priority="LOWEST", **functions):
-        self.priority = priority
-        for place, function in functions.items():
-            setattr(self, place, lambda runner, *_, f=function, **__: f(runner))
-
-
 def state_of(runner):
     return {name: x.clone() for name, x in runner.model.state_dict().items()}
 
 
 def is_memory(name):
     return name.startswith(("bank.", "pseudo_labels."))
-
-
-def assert_same(state, other):
-    assert state.keys() == other.keys()
-    for name, value in state.items():
-        assert torch.equal(value, other[name]), name
 
 
 def embed_centre(model, path):
@@ -115,17 +100,9 @@ def paths_of(images):
 def start(cfg, *hooks):
     """The runner of a config after all that comes before the first step."""
     runner = make_runner(cfg, *hooks, stop_at(0))
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         runner.train()
     return runner
-
-
-def stop_at(iteration):
-    def stop(runner):
-        if runner.iter == iteration:
-            raise Stop
-
-    return Watch(before_train_iter=stop)
 
 
 @pytest.fixture(scope="module")
@@ -500,7 +477,7 @@ def test_resume_is_bitwise(images, tmp_path, labels, changes, warmup):
         return torch.load(path, weights_only=True)["state_dict"]
 
     straight = run("a")
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         run("b", stop_at(STEPS + 2))
     kept = load("b", 1)
     assert kept["encoder_k.steps"].tolist() == [STEPS]

@@ -6,8 +6,7 @@ import numpy
 import pytest
 
 from mmssl_ext.engine.hooks.report import ReportHook
-
-from .toy_run import BATCH, toy_runner
+from tests.harness import BATCH, toy_runner
 
 
 def test_report_and_facts_of_a_run(tmp_path, monkeypatch):

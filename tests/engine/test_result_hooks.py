@@ -15,8 +15,7 @@ from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.errors import UserError
 from mmssl_ext.engine.hooks import PlainCheckpointHook, ResultHook
 from mmssl_ext.engine.hooks.pictures import PicturesHook, enlarged
-
-from .toy_run import BATCH, ToyData, toy_runner
+from tests.harness import BATCH, ToyData, toy_runner
 
 
 class Scores(BaseMetric):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.hooks import RuntimeInfoHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 
 from mmssl_ext.engine.hooks import DeferredRuntimeInfoHook
 from mmssl_ext.engine.hooks.runtime_info import History, Waiting
-from tests.engine.toy_run import BATCH, ToyData, ToyModel, toy_runner
+from tests.harness import BATCH, ToyData, ToyModel, Watch, toy_runner
 
 TIMES = ("time", "data_time", "memory")
 
@@ -152,14 +152,15 @@ def test_values_wait_until_somebody_looks(tmp_path, monkeypatch, request):
         assert not (watched and self.is_floating_point()), "waited for a loss"
         return item(self)
 
-    class Watch(Hook):
-        def after_train_iter(self, runner, *args, **kwargs):
-            nonlocal watched
-            watched = True  # from when every name has been seen
+    def watch(runner):
+        nonlocal watched
+        watched = True  # from when every name has been seen
 
     monkeypatch.setattr(Waiting, "read", counted)
     monkeypatch.setattr(torch.Tensor, "item", refused)
-    runner = toy_runner(tmp_path, request.node.name, Watch())
+    runner = toy_runner(
+        tmp_path, request.node.name, Watch("NORMAL", after_train_iter=watch)
+    )
     (stock,) = (h for h in runner.hooks if type(h) is RuntimeInfoHook)
     runner._hooks.remove(stock)
     runner.register_hook(DeferredRuntimeInfoHook())

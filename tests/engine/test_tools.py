@@ -13,8 +13,9 @@ from mmssl_ext.engine import CheckpointFileError, ConfigError, NonFiniteLossErro
 from mmssl_ext.engine.launch import load_config, run_tool, train
 from mmssl_ext.engine.testing import evaluate_checkpoint, load_strictly
 from mmssl_ext.registry import MODELS
-from tests.engine.support import REPO, config, loader, write_images
+from tests.harness import REPO, config, loader, write_images
 from tests.models.common import model_config
+from tests.warm import python
 
 TRAIN, TEST = (str(REPO / "tools" / name) for name in ("train.py", "test.py"))
 
@@ -36,13 +37,13 @@ def run_dir(tmp_path_factory):
     return root
 
 
-def tool(*args, cwd, **env):
-    """Run without PYTHONPATH: a clone that nobody installed."""
+def real_tool(*args, cwd):
+    """A process of its own, without PYTHONPATH: a clone that nobody installed."""
     variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, "-W", "ignore", *map(str, args)],
         cwd=cwd,
-        env=variables | {"OMP_NUM_THREADS": "1"} | env,
+        env=variables | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
@@ -51,7 +52,7 @@ def tool(*args, cwd, **env):
 
 @pytest.fixture(scope="module")
 def trained(run_dir):
-    done = tool(TRAIN, "small.py", "--tensorboard", "--amp", cwd=run_dir)
+    done = real_tool(TRAIN, "small.py", "--tensorboard", "--amp", cwd=run_dir)
     assert done.returncode == 0, done.stdout + done.stderr
     return run_dir / "work_dirs" / "small"
 
@@ -62,7 +63,7 @@ def test_train_writes_to_the_default_work_dir(trained):
 
 
 def test_test_reports_knn_and_writes_features(trained, run_dir):
-    done = tool(
+    done = python(
         TEST,
         run_dir / "small.py",
         trained / "epoch_1.pth",
@@ -145,7 +146,7 @@ def test_features_of_images_without_labels(trained, run_dir):
 
 
 def test_user_errors_have_exit_code_2_and_no_traceback(run_dir):
-    done = tool(TRAIN, "gone.py", cwd=run_dir)
+    done = python(TRAIN, "gone.py", cwd=run_dir)
     assert done.returncode == 2
     assert (
         done.stderr.strip()

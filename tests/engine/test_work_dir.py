@@ -21,7 +21,7 @@ from mmssl_ext.engine.launch import train
 from mmssl_ext.engine.lock import Lock, _identity, is_alive
 from mmssl_ext.engine.work_dir import LOCK_FILE, check_writable, occupied
 from tests.distributed import run_ranks
-from tests.engine.support import config, write_images
+from tests.harness import config, write_images
 
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(["mmssl_ext.models", "mmssl_ext.engine.launch"])

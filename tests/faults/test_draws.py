@@ -9,8 +9,8 @@ import torch
 from mmengine.hooks import Hook
 
 from tests.distributed import run_ranks
-from tests.engine.support import config, make_runner, write_images
 from tests.faults.ranks import WORKERS, drawn, drawn_on_rank
+from tests.harness import config, make_runner, write_images
 
 EPOCHS = 3
 

@@ -12,8 +12,8 @@ from mmssl_ext.engine import NonFiniteLossError
 from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.models.memory import KeyQueue
 from tests.distributed import run_ranks
-from tests.engine.support import config, log_rows, log_text, make_runner, write_images
 from tests.faults.ranks import enqueue_near_the_end
+from tests.harness import config, log_rows, log_text, make_runner, write_images
 from tests.models.common import build, views
 
 

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.nn.functional import cross_entropy, normalize
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 from mmssl_ext.models.layers import SplitBatchNorm, shuffle_batch
 from mmssl_ext.models.losses import match_cells, take_cells
 from mmssl_ext.registry import MODELS
+from tests.harness import Watch
 
 from .common import BACKBONE, DENSE_NECK, build, model_config, step, views
 
@@ -505,23 +505,23 @@ def test_wrong_values_say_what_to_change(changes, message):
 # The warm-up of lambda, by mmpretrain's hook in a real run.
 
 
-class Watch(Hook):
-    """Notes lambda at each iteration and whether the dense head and the other move."""
+def watch():
+    """Lambda at each iteration, whether the dense head and the other move; the hook."""
+    seen, before = {}, []
 
-    def __init__(self):
-        self.seen = {}
-
-    def _weights(self, runner):
+    def weights(runner):
         neck = runner.model.neck
         return [neck.mlp2[2].weight.clone(), neck.mlp[2].weight.clone()]
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.before = self._weights(runner)
+    def keep(runner):
+        before[:] = weights(runner)
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        moved = zip(self.before, self._weights(runner), strict=True)
+    def compare(runner):
+        moved = zip(before, weights(runner), strict=True)
         dense, instance = (not torch.equal(*pair) for pair in moved)
-        self.seen[runner.iter] = (runner.model.loss_lambda, dense, instance)
+        seen[runner.iter] = (runner.model.loss_lambda, dense, instance)
+
+    return seen, Watch("NORMAL", before_train_iter=keep, after_train_iter=compare)
 
 
 class Images(torch.utils.data.Dataset):
@@ -537,7 +537,7 @@ class Images(torch.utils.data.Dataset):
 
 def run(work_dir, name, resume_from=None):
     """Six iterations, the first three with lambda = 0; what was seen of them."""
-    watch = Watch()
+    seen, hook = watch()
     runner = Runner(
         model=build("DenseCL", loss_lambda=0.3, backbone=BACKBONE),
         work_dir=str(work_dir),
@@ -547,7 +547,7 @@ def run(work_dir, name, resume_from=None):
         default_hooks=dict(
             checkpoint=dict(type="PlainCheckpointHook", by_epoch=False, interval=1)
         ),
-        custom_hooks=[dict(type="DenseCLHook", start_iters=3), watch],
+        custom_hooks=[dict(type="DenseCLHook", start_iters=3), hook],
         load_from=resume_from and str(resume_from),
         resume=resume_from is not None,
         experiment_name=name,
@@ -555,7 +555,7 @@ def run(work_dir, name, resume_from=None):
         log_level="ERROR",
     )
     runner.train()
-    return watch.seen
+    return seen
 
 
 def test_lambda_waits_for_its_iteration_and_survives_a_resumption(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.support import config, write_images
+from tests.harness import config, write_images
 from tests.slurm.cluster import Cluster
 from tests.slurm.support import REPO, Job
 

@@ -17,7 +17,7 @@ from mmssl_ext.engine.errors import ConfigError
 from mmssl_ext.engine.launch import load_config, prepare
 from mmssl_ext.transfer import data_check_voc
 from mmssl_ext.transfer.data_check import check_data
-from tests.engine.support import REPO
+from tests.harness import REPO
 
 VOC = "detection/faster_rcnn_r50_c4_voc0712.py"
 COCO = "detection/mask_rcnn_r50_fpn_coco_1x.py"
@@ -505,6 +505,7 @@ assert not {{"mmdet", "mmseg"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
 
 
+@pytest.mark.alone
 def test_a_large_json_is_read_once_and_fast(data, monkeypatch):
     """20,000 images and 140,000 boxes, a sixth of COCO's train2017."""
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torchvision
@@ -18,6 +14,7 @@ from mmssl_ext.transfer import fingerprint
 from mmssl_ext.transfer.export import LAYOUTS, export_backbone
 from mmssl_ext.transfer.handover import PretrainedBackbone, read_tensors
 from mmssl_ext.transfer.layouts import from_detectron2, to_detectron2
+from tests.warm import python
 
 from .support import backbone_state, source_checkpoint
 from .test_handover import assert_holds
@@ -137,17 +134,12 @@ def test_a_bad_write_leaves_no_file(source, tmp_path, monkeypatch):
 
 
 def test_the_tool(source, tmp_path):
-    def run(*args):
-        return subprocess.run(
-            [sys.executable, "tools/export_backbone.py", *map(str, args)],
-            capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    done = run(source[0], "--layouts", "timm", "detectron2")
+    tool = "tools/export_backbone.py"
+    done = python(tool, source[0], "--layouts", "timm", "detectron2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("(written, read back, equal)") == 2
     assert (tmp_path / "run_timm.pth").is_file()
-    done = run(source[0], "--prefix", "other.")
+    done = python(tool, source[0], "--prefix", "other.")
     assert done.returncode == 2
     assert "holds no ResNet below 'other.'" in done.stderr
     assert "Traceback" not in done.stderr

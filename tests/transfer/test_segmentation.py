@@ -14,7 +14,7 @@ from mmssl_ext.datasets.demo import make_demo
 from mmssl_ext.engine import launch
 from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.transfer import fingerprint, segmentation  # noqa: F401  (fills registries)
-from tests.engine.support import REPO
+from tests.harness import REPO
 from tests.transfer.support import source_checkpoint
 
 from mmseg.registry import DATASETS, MODELS  # isort: skip  (needs mmcv's ops)

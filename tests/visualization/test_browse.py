@@ -18,7 +18,7 @@ from mmssl_ext.engine.launch import load_config
 from mmssl_ext.registry import MODELS
 from mmssl_ext.visualization import browse as browsing
 from mmssl_ext.visualization.browse import Draw, describe, network_inputs, placement
-from tests.engine.support import REPO, config
+from tests.harness import REPO, config
 
 _spec = importlib.util.spec_from_file_location(
     "browse_dataset", REPO / "tools" / "browse_dataset.py"

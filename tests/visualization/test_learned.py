@@ -23,7 +23,7 @@ from mmssl_ext.visualization import learned
 from mmssl_ext.visualization import learned_features as features
 from mmssl_ext.visualization import learned_figures as figures
 from mmssl_ext.visualization.sheet import Box
-from tests.engine.support import REPO, config, write_images
+from tests.harness import REPO, config, write_images
 from tests.models.common import build, model_config
 
 _spec = importlib.util.spec_from_file_location(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmssl_ext.engine.hooks import LearnedPicturesHook
 from mmssl_ext.visualization import learned
-from tests.engine.support import config, loader, log_text, make_runner, write_images
+from tests.harness import config, loader, log_text, make_runner, write_images
 
 HOOK = dict(type="LearnedPicturesHook", num_images=4, max_images=16)
 

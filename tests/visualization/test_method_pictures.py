@@ -19,7 +19,7 @@ from mmssl_ext.preprocessing import MultiViewPreprocessor
 from mmssl_ext.visualization import method_figures as figures
 from mmssl_ext.visualization.method_pictures import draw_picture, shortened
 from mmssl_ext.visualization.sheet import SCALE, Box
-from tests.engine.support import REPO, config, write_images
+from tests.harness import REPO, config, write_images
 from tests.models.common import build, model_config
 
 METHODS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS", "DetCo")

@@ -46,7 +46,7 @@ def parsed(name: str, read: bool = True) -> _Stopped | None:
 
     None where the tool has no options of its own. Wrong ones end the process.
     """
-    from .programs import start
+    from tests.warm.interpreter import start
 
     try:
         with _stopping(read):

@@ -12,12 +12,14 @@ import argparse
 import configparser
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.warm import client, interpreter
+from tests.warm.interpreter import Refusal, start
 
 ROOT = Path(__file__).resolve().parents[3]
 # Installed by hand, or not required by any file.
@@ -29,10 +31,6 @@ STUB = '#!/bin/sh\nexec {program} "$@"\n'
 ACTIVATE = """VIRTUAL_ENV={folder}; export VIRTUAL_ENV
 deactivate() {{ unset VIRTUAL_ENV; }}
 """
-
-
-class Refusal(Exception):
-    """A command that a reader could not run like this."""
 
 
 def run(program: str, argv: list[str]) -> int | None:
@@ -52,34 +50,8 @@ def checking() -> bool:
 
 
 def python(argv: list[str]) -> int | None:
-    """Python's command line: [options] [-c CODE | -m MODULE | FILE | -] [arguments]."""
-    argv, options = list(argv), []
-    while argv and argv[0].startswith("-") and argv[0] not in ("-", "-c", "-m"):
-        option = argv.pop(0)
-        options.append(option)
-        if option in ("-W", "-X"):
-            argv.pop(0)
-    if not argv and set(options) & {"-V", "--version"}:
-        print(f"Python {sys.version.split()[0]}")
-        return 0
-    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    where = argv.pop(0) if argv else "-"
-    if where == "-m":
-        name = argv.pop(0)
-        if name in MODULES:
-            return MODULES[name](argv)
-        sys.path.insert(0, os.getcwd())
-        return tool(name, argv)
-    if where in ("-", "-c"):
-        code = argv.pop(0) if where == "-c" else sys.stdin.read()
-        sys.argv = [where, *argv]
-        sys.path.insert(0, "")
-        exec(compile(code, f"<{where}>", "exec"), {"__name__": "__main__"})
-        return 0
-    if not Path(where).is_file():
-        raise Refusal(f"can't open file '{where}': it does not exist")
-    sys.path.insert(0, str(Path(where).resolve().parent))
-    return tool(where, argv)
+    """Python's command line."""
+    return interpreter.python(argv, MODULES, tool)
 
 
 def tool(name: str, argv: list[str]) -> int | None:
@@ -103,14 +75,6 @@ def tool(name: str, argv: list[str]) -> int | None:
         shorten.install_scenes()
     start(name)
     return 0
-
-
-def start(name: str) -> None:
-    """Run a file or module as the main program."""
-    if name.endswith(".py"):
-        runpy.run_path(name, run_name="__main__")
-    else:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def mmssl_ext(argv: list[str]) -> int | None:
@@ -349,9 +313,8 @@ PROGRAMS = {
 
 def install(folder: Path) -> None:
     """Write the wrappers into a folder that is to be first on the PATH."""
-    client = Path(__file__).with_name("client.py")
     for name in set(PROGRAMS) - {"page"}:
-        command = shlex.join([sys.executable, "-I", "-S", str(client), name])
+        command = shlex.join([sys.executable, "-I", "-S", client.__file__, name])
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         path.chmod(0o755)

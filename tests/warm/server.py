@@ -1,16 +1,21 @@
 """Forks a process that has torch and the OpenMMLab toolboxes for every command.
 
-Importing them takes longer than most commands of the pages. For Python that a page
-shows, mmssl_ext is not among them: what needs it imports it, as in a fresh interpreter.
-The tools of this package, which import it themselves, are forked from a second process
-that has it, behind SOCKET.tools.
+    python -m tests.warm.server SOCKET WATCHED
 
-    python -m tests.docs.wrappers.server SOCKET
+Two servers are started. Behind SOCKET, mmssl_ext is not among what was imported: what
+needs it imports it, as in a fresh interpreter. Behind SOCKET.tools it is, for the tools
+of this package. A request names the module whose function ``run(program, argv)`` runs
+the command; that of :mod:`.interpreter` is Python itself.
 
-Both end when their standard input does.
+Both end with the process WATCHED, the test run.
 """
 
+from __future__ import annotations
+
 import array
+import atexit
+import contextlib
+import gc
 import importlib
 import json
 import os
@@ -18,9 +23,9 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Iterable
-
-from .programs import run
+import threading
+import traceback
+from collections.abc import Callable, Iterable
 
 WARM = (
     *("cv2", "mmcv", "mmengine.runner", "mmengine.config"),
@@ -67,7 +72,7 @@ def attend(connection: socket.socket) -> dict | None:
         return None
     connection.close()
     try:
-        # Then a block that takes too long is killed with all that it started.
+        # Then a command that takes too long is killed with all that it started.
         os.setpgid(0, request["group"])
     except OSError:
         os.setpgid(0, 0)
@@ -80,8 +85,8 @@ def attend(connection: socket.socket) -> dict | None:
     return request
 
 
-def serve(path: str) -> dict | None:
-    """Fork for each connection until standard input ends; in a fork, its request."""
+def serve(path: str, watched: int) -> dict | None:
+    """Fork for each connection until the test run ends; in a fork, its request."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
@@ -89,16 +94,17 @@ def serve(path: str) -> dict | None:
     print("ready", flush=True)
     ready = selectors.DefaultSelector()
     ready.register(listener, selectors.EVENT_READ)
-    ready.register(0, selectors.EVENT_READ)
+    ready.register(watched, selectors.EVENT_READ)
     while True:
         for key, _ in ready.select():
-            if key.fileobj == 0:
+            if key.fileobj == watched:
                 os.unlink(path)
                 return None
             connection, _ = listener.accept()
             if os.fork() == 0:
                 ready.close()
                 listener.close()
+                os.close(watched)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 if (request := attend(connection)) is not None:
                     return request
@@ -111,13 +117,44 @@ def serve(path: str) -> dict | None:
             pass
 
 
+def end(program: str, argv: list[str], run: Callable) -> None:
+    """Run a command and end as an interpreter ends, but leave the modules alone.
+
+    Taking down torch and all else costs a fork two seconds, as every page is copied.
+    """
+    code: object = 1
+    try:
+        code = run(program, argv)
+    except SystemExit as error:
+        code = error.code
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit((code or 0) & 0xFF)
+
+
 if __name__ == "__main__":
-    # Blocks see what an interpreter of their own would: no tests, no repository.
+    place, watched_pid = sys.argv[1:]
+    # Commands see what an interpreter of their own would: no tests, no repository.
     sys.path.remove(os.getcwd())
+    watched = os.pidfd_open(int(watched_pid))
     warm_up(WARM)
-    place = sys.argv[1]
     if os.fork() == 0:
         warm_up(TOOLS)
         place += ".tools"
-    if (command := serve(place)) is not None:
-        sys.exit(run(command["program"], command["argv"]))
+    gc.collect()
+    gc.freeze()  # or the first collection of every fork would copy all pages
+    if (command := serve(place, watched)) is not None:
+        run = importlib.import_module(command["run"]).run
+        end(command["program"], command["argv"], run)

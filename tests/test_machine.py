@@ -1,0 +1,168 @@
+"""The test run itself: nothing outlives it, workers keep apart, failures are named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.machine import PORTS, free_port, scope
+
+REPO = Path(__file__).resolve().parents[1]
+CONFTEST = """
+import pytest
+from tests.machine import Machine
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "alone")
+    config.pluginmanager.register(Machine())
+"""
+# Leaves a process behind that nobody waits for, and files.
+ORPHAN = """
+import os, subprocess, sys, tempfile, time
+def test_orphan(tmp_path):
+    print("what it printed")
+    tempfile.mkdtemp()
+    (tmp_path / "big").write_text("x")
+    code = "import os, time\\nif os.fork() == 0: os.setsid(); time.sleep(600)"
+    subprocess.run([sys.executable, "-c", code])
+    {then}
+"""
+SHARING = """
+import os, pathlib, time, pytest
+@pytest.mark.parametrize("i", range(6))
+@pytest.mark.{mark}
+def test_it(i):
+    mine = pathlib.Path(os.environ["SEEN"], f"{kind}-{file}-{{i}}")
+    mine.touch()
+    time.sleep(0.05)
+    others = [p.name for p in mine.parent.iterdir() if p != mine]
+    assert not others or "{kind}" == "together"
+    assert not any(name.startswith("alone") for name in others)
+    mine.unlink()
+"""
+
+
+class Project:
+    """A project of its own that has the plugin."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.temporary = folder / "own", folder / "tmp"
+        self.folder.mkdir()
+        self.temporary.mkdir()
+        (self.folder / "conftest.py").write_text(CONFTEST)
+        (self.folder / "pytest.ini").write_text("[pytest]\n")
+
+    def start(self, *args: str, **variables: str) -> subprocess.Popen[str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        kept |= {"TMPDIR": str(self.temporary), "PYTHONPATH": str(REPO)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.supervise", "-p", "no:cacheprovider", *args],
+            cwd=self.folder,
+            env=kept | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def running(self) -> list[str]:
+        """Processes that work in the folder of the project."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if (process / "cwd").resolve() == self.folder:
+                    found.append((process / "cmdline").read_text())
+            except OSError:
+                continue
+        return [command for command in found if command]  # none of a zombie
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_nothing_outlives_a_run(project: Project, workers: str) -> None:
+    (project.folder / "test_it.py").write_text(ORPHAN.format(then="pass"))
+    process = project.start("-n", workers, "--dist", "loadfile")
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "1 passed" in out, out
+    assert not project.running()
+    assert not list(project.temporary.iterdir())
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_failure_is_named_with_its_log_and_its_files_stay(
+    project: Project, workers: str
+) -> None:
+    (project.folder / "test_it.py").write_text(ORPHAN.format(then="assert 1 == 2"))
+    process = project.start("-n", workers, "--dist", "loadfile")
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert "FAILED test_it.py::test_orphan - assert 1 == 2" in out
+    assert "what it printed" in out
+    assert not project.running()
+    (folder,) = project.temporary.iterdir()
+    assert f"Files of the tests that failed are in {folder}" in out
+    assert len(list(folder.rglob("big"))) == 1
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("told", ["all", "first"])
+def test_ctrl_c_leaves_no_process_and_no_folder(
+    project: Project, workers: str, told: str
+) -> None:
+    """A terminal tells the whole group, ``kill`` the first process alone."""
+    then = "open('begun', 'w'); time.sleep(60)"
+    (project.folder / "test_it.py").write_text(ORPHAN.format(then=then))
+    process = project.start("-n", workers, "--dist", "loadfile")
+    end = time.monotonic() + 60
+    while not (project.folder / "begun").exists():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    if told == "all":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 2, out
+    assert "KeyboardInterrupt" in out
+    assert not project.running()
+    assert not list(project.temporary.iterdir())
+
+
+def test_alone_means_alone(project: Project, tmp_path: Path) -> None:
+    for i, mark in enumerate(("usefixtures()", "alone", "usefixtures()")):
+        kind = "alone" if mark == "alone" else "together"
+        text = SHARING.format(mark=mark, kind=kind, file=i)
+        (project.folder / f"test_{i}.py").write_text(text)
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    process = project.start("-n", "3", "--dist", "loadfile", SEEN=str(seen))
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "18 passed" in out, out
+
+
+def test_workers_never_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "3")
+    found = []
+    for worker in range(3):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", f"gw{worker}")
+        found.append({free_port() for _ in range(20)})
+        assert {(port - PORTS[0]) % 3 for port in found[-1]} == {worker}
+    assert len(set.union(*found)) == sum(map(len, found))
+
+
+def test_a_file_and_a_page_stay_on_one_worker() -> None:
+    assert scope("tests/a/test_b.py::test_c[x::y]") == "tests/a/test_b.py"
+    blocks = "tests/docs/test_blocks.py::test_block"
+    assert scope(f"{blocks}[docs/a.md:3]") == scope(f"{blocks}[docs/a.md:9]")
+    assert scope(f"{blocks}[docs/a.md:3]") != scope(f"{blocks}[README.md:3]")
+    assert scope("tests/docs/test_blocks.py::test_x") == "tests/docs/test_blocks.py"
