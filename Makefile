@@ -7,6 +7,8 @@ DEMO_DATA ?= data/demo
 DEMO_RUN ?= work_dirs/demo
 DEMO_JOBS ?= 2
 PYTEST_ARGS ?=
+# Of the tests: one per processor, or a number; 0 runs them in pytest's own process.
+WORKERS ?= auto
 
 PY := .venv/bin/python
 STAMP := .venv/.stamp
@@ -26,8 +28,8 @@ endif
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-faults test-slurm test-newest test-oldest \
-	test-wheel docs lint typecheck format peers bench clean FORCE
+.PHONY: help venv demo test test-quick test-all test-faults test-slurm test-newest \
+	test-oldest test-wheel docs lint typecheck format peers bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -53,14 +55,30 @@ demo: venv ## Draw demo scenes, pretrain CO2, carry it to every transfer, report
 	$(PY) tools/chain.py $(DEMO_CHAIN) --work-dir $(DEMO_RUN) --rerun \
 		--jobs $(DEMO_JOBS)
 
-test: export OMP_NUM_THREADS ?= 2
-test: export OMP_WAIT_POLICY ?= PASSIVE
-test: venv ## Check the environment, lint, type-check and run the tests
-	$(PY) -m mmssl_ext.check_env
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(PY) -m mypy mmssl_ext
-	$(PY) -m pytest -q $(PYTEST_ARGS)
+# All tests of a file run on one worker, so that what the file shares is made once. More
+# workers than 16 would wait for the longest file.
+TESTS = $(PY) -m tests.supervise -q -n $(WORKERS) --maxprocesses 16 --dist loadfile
+
+define CHECKS
+$(PY) -m mmssl_ext.check_env
+$(PY) -m ruff check .
+$(PY) -m ruff format --check .
+$(PY) -m mypy mmssl_ext
+endef
+
+test test-quick test-all: export OMP_NUM_THREADS ?= 1
+test test-quick test-all: export OMP_WAIT_POLICY ?= PASSIVE
+
+test: venv ## Check the environment, lint, type-check and run the tests (10 minutes)
+	$(CHECKS)
+	$(TESTS) $(PYTEST_ARGS)
+
+test-quick: venv ## Run the tests that take a moment each, for a change under way (2 minutes)
+	$(TESTS) --quick $(PYTEST_ARGS)
+
+test-all: venv ## The same with every slow test and whole matrix (30 minutes)
+	$(CHECKS)
+	$(TESTS) -m "not slurm" $(PYTEST_ARGS)
 
 test-faults: export OMP_NUM_THREADS ?= 1
 test-faults: venv ## Inject every fault of docs/faults.md and print the table (20 minutes)

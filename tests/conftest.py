@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tests.budget import Budgets
 from tests.faults.suite import FaultSuite
 from tests.machine import Machine
 
@@ -18,6 +20,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 MARKERS = (
     "alone: runs while no other test does; it measures time or memory",
     "fault(*ids): injects these faults of the suite R1 to R28 (docs/faults.md)",
+    "long: takes more than about a second; left out by --quick",
+    "matrix: a product of choices, see tests/matrix.py",
     "slow: takes more than about ten seconds; run by --faults, -m slow or its name",
     "slurm: needs a running Slurm; run by -m slurm or the name of its folder",
 )
@@ -25,11 +29,16 @@ LONG: tuple[str, ...] = ()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the fault suite be asked for."""
+    """Let the fault suite be asked for, or only what takes a moment."""
     parser.addoption(
         "--faults",
         action="store_true",
         help="run the tests marked fault or slow and print a table of the faults",
+    )
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out the tests marked long",
     )
 
 
@@ -39,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(FaultSuite(config.getoption("--faults")), "faults")
     config.pluginmanager.register(Machine(LONG), "machine")
+    config.pluginmanager.register(Budgets.of_package(), "budgets")
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +72,13 @@ def _default_scope() -> Iterator[None]:
     yield
     scopes().clear()
     scopes().update(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_runs() -> None:
+    """Let the runs of a process share what is the same in all of them."""
+    if "mmengine.runner" in sys.modules:
+        importlib.import_module("tests.faster").quicken()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -41,6 +41,20 @@ def free_port() -> int:
             return port
 
 
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that all workers of the run have in common."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of this name; whoever else wants it waits, in any process."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class Machine:
     """Pytest plugin: the folder of the run, the locks, and who runs what.
 

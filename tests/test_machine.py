@@ -166,3 +166,61 @@ def test_a_file_and_a_page_stay_on_one_worker() -> None:
     assert scope(f"{blocks}[docs/a.md:3]") == scope(f"{blocks}[docs/a.md:9]")
     assert scope(f"{blocks}[docs/a.md:3]") != scope(f"{blocks}[README.md:3]")
     assert scope("tests/docs/test_blocks.py::test_x") == "tests/docs/test_blocks.py"
+
+
+BUDGETS = """
+import pytest, tests.budget
+from tests.matrix import pairwise
+
+def pytest_configure(config):
+    for name in ("matrix", "slow"):
+        config.addinivalue_line("markers", name)
+    tests.budget.METHOD, tests.budget.MATRIX = {method}, {matrix}
+    config.pluginmanager.register(tests.budget.Budgets(["co2", "moco"]))
+"""
+SPENDING = """
+import pytest, subprocess, sys, time
+from tests.matrix import pairwise
+
+def spend(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+@pytest.fixture
+def costly():
+    spend(0.2)
+
+@pytest.mark.parametrize("name", ["CO2", "none"])
+def test_it(name, costly):
+    code = "import time\\nwhile time.process_time() < 0.2: pass"
+    subprocess.run([sys.executable, "-c", code])
+    time.sleep(1.0)
+
+@pairwise(a="ab", b="cd")
+def test_matrix(a, b):
+    spend(0.1)
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("method", "matrix", "code", "said"),
+    [
+        (0.7, 0.5, 0, []),  # CO2 spends 0.4 s of processor time, and waits for 1 s
+        (0.3, 0.5, 0, ["Note: The tests of the method co2 took 0 s"]),
+        (0.15, 0.5, 1, ["FAILED The tests of the method co2"]),
+        (0.7, 0.15, 1, ["FAILED The tests of the matrix test_it.py::test_matrix"]),
+    ],
+)
+def test_a_method_that_costs_too_much_is_named(
+    project, method, matrix, code, said, workers
+):
+    conftest = BUDGETS.format(method=method, matrix=matrix)
+    (project.folder / "conftest.py").write_text(conftest)
+    (project.folder / "test_it.py").write_text(SPENDING)
+    process = project.start("-n", workers)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == code, out
+    assert [line for line in said if line in out] == said
+    assert out.count("The tests of the") == len(said)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.machine import shared_folder
+
 from .blocks import ROOT, Block, Command, PageError, pages, read_page
 from .workspace import Workspaces
 
@@ -24,19 +26,9 @@ INLINE = {page: commands for page, (_, commands) in READ.items() if commands}
 
 
 @pytest.fixture(scope="session")
-def workspaces(tmp_path_factory, request):
+def workspaces(tmp_path_factory):
     """The folders in which blocks run, and the programs that they start."""
-    found = Workspaces(tmp_path_factory.mktemp("docs"))
-    asked: dict[str, tuple[list[Block], list[Command]]] = {}
-    for item in request.session.items:
-        test, call = (getattr(item, name, None) for name in ("function", "callspec"))
-        if test is test_block:
-            blocks, _ = asked.setdefault(call.params["block"].page, ([], []))
-            blocks.append(call.params["block"])
-        elif test is test_commands_in_the_text:
-            _, commands = asked.setdefault(call.params["page"], ([], []))
-            commands += INLINE[call.params["page"]]
-    found.run_ahead([(found.page(x, READ[x][0]), *asked[x]) for x in asked])
+    found = Workspaces(shared_folder(tmp_path_factory) / "docs")
     yield found
     found.close()
 

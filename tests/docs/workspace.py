@@ -32,11 +32,10 @@ import signal
 import subprocess
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.machine import locked
 from tests.warm.client import send
 from tests.warm.commands import address
 
@@ -86,71 +85,59 @@ class Outcome:
 class Workspaces:
     """The folders of the pages, and what they have in common.
 
-    Blocks wait for one another and for files, so two pages run at once.
+    Args:
+        folder: Where they are, for all workers of the test run.
     """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.server = address()
         self.bin = folder / "bin"
-        self.bin.mkdir()
-        install_wrappers(self.bin)
         self.template = folder / "template"
         self.runs = trained_runs()
         self._pages: dict[str, PageRun] = {}
-        self._lock = threading.Lock()  # of the template
-        self._ahead, self._closing = ThreadPoolExecutor(2), False
-        self._fill()
-
-    def run_ahead(
-        self, asked: Iterable[tuple[PageRun, list[Block], list[Command]]]
-    ) -> None:
-        """Run what will be asked of pages, two pages at once."""
-
-        def run(page: PageRun, blocks: list[Block], commands: list[Command]) -> None:
-            for block in blocks:
-                if not self._closing:
-                    page.outcome(block)
-            if commands and not self._closing:
-                page.inline(commands)
-
-        for what in asked:
-            self._ahead.submit(run, *what)
+        with locked(folder / "lock"):
+            if not (folder / "filled").exists():
+                self._fill()
+                (folder / "filled").touch()
 
     def close(self) -> None:
         """End all processes."""
-        self._closing = True
-        self._ahead.shutdown()
         for page in self._pages.values():
             page.close()
 
     def page(self, name: str, blocks: list[Block]) -> PageRun:
         """The folder of a page."""
-        with self._lock:
-            if name not in self._pages:
-                folder = self.folder / re.sub(r"\W+", "_", name)
-                # Hard links: nobody writes into the images.
-                shutil.copytree(
-                    self.template, folder, symlinks=True, copy_function=link
-                )
-                self._pages[name] = PageRun(self, folder, blocks)
+        if name not in self._pages:
+            folder = self._copy(Path(f"{os.getpid()}", re.sub(r"\W+", "_", name)))
+            self._pages[name] = PageRun(self, folder, blocks)
         return self._pages[name]
 
     def finished_run(self, name: str, config: str, words: list[str]) -> Path:
         """The folder of a run, as the training of a reader leaves it."""
-        place = self.template / name
-        with self._lock:
-            if not place.exists():
-                page = PageRun(self, self.template, [])
+        own = Path("runs", re.sub(r"\W+", "_", name))
+        with locked(self.folder / "lock"):
+            folder = self.folder / own
+            if not folder.exists():
+                page = PageRun(self, self._copy(own), [])
                 words = words if "--work-dir" in words else [*words, "--work-dir", name]
                 command = shlex.join(["python", "tools/train.py", config, *words])
                 page.bash(Block("workspace", 1, "bash", "run", command, 1)).check()
-        return place
+        return folder / name
+
+    def _copy(self, name: Path) -> Path:
+        """A copy of the template, its images by hard links: nobody writes into them."""
+        folder = self.folder / name
+        shutil.copytree(self.template, folder, symlinks=True, copy_function=link)
+        return folder
 
     def _fill(self) -> None:
         from mmssl_ext.datasets.demo import make_demo
 
-        self.template.mkdir(parents=True)
+        self.bin.mkdir()
+        install_wrappers(self.bin)
+        self.template.mkdir()
         skip = shutil.ignore_patterns("__pycache__", "_build", "*.pyc")
         for name in COPIED:
             source, target = ROOT / name, self.template / name
@@ -185,7 +172,6 @@ class PageRun:
     def __init__(self, owner: Workspaces, folder: Path, blocks: list[Block]) -> None:
         self.owner, self.folder, self.blocks = owner, folder, blocks
         self._outcomes: dict[str, Outcome] = {}
-        self._lock = threading.Lock()
         self._python: PythonRun | None = None
 
     def outcome(self, block: Block) -> Outcome:
@@ -195,11 +181,10 @@ class PageRun:
         return self._once(block)
 
     def _once(self, block: Block) -> Outcome:
-        with self._lock:
-            if block.name not in self._outcomes:
-                run = self.python if block.language in PYTHON else self.bash
-                self._outcomes[block.name] = run(block)
-            return self._outcomes[block.name]
+        if block.name not in self._outcomes:
+            run = self.python if block.language in PYTHON else self.bash
+            self._outcomes[block.name] = run(block)
+        return self._outcomes[block.name]
 
     def close(self) -> None:
         """End the interpreter of the page."""

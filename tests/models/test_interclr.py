@@ -15,6 +15,7 @@ from mmssl_ext.models.heads import MarginHead
 from mmssl_ext.models.losses import margin_info_nce
 from mmssl_ext.models.memory import Negatives, pseudo_labels
 from mmssl_ext.registry import MODELS
+from tests.matrix import pairwise
 
 from .common import build, model_config, samples, step, views
 
@@ -568,9 +569,11 @@ def test_an_empty_model_resumes_bit_by_bit(changes):
         assert ours[name].dtype == value.dtype and torch.equal(ours[name], value), name
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("labels", [ONLINE, OFFLINE], ids=["online", "offline"])
+@pairwise(
+    labels=[pytest.param(ONLINE, id="online"), pytest.param(OFFLINE, id="offline")],
+    strategy=STRATEGIES,
+    dtype=["float32", "float16", "bfloat16"],
+)
 def test_every_choice_of_the_parts_trains(labels, strategy, dtype):
     model = build(
         "InterCLR",

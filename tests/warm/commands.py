@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -14,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.machine import FOLDER, OWNER
+from tests.machine import FOLDER, OWNER, locked
 
 from .client import answer, send
 
@@ -30,8 +29,7 @@ def address() -> str:
     """
     folder = Path(os.environ[FOLDER])
     place = folder / "warm"
-    with (folder / "warm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / "warm.lock"):
         if not place.exists():
             _start(place)
     return str(place)

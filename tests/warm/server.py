@@ -27,6 +27,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 
+from tests import faster
+
 WARM = (
     *("cv2", "mmcv", "mmengine.runner", "mmengine.config"),
     *("mmpretrain.datasets", "mmpretrain.engine", "mmpretrain.models"),
@@ -150,6 +152,7 @@ if __name__ == "__main__":
     sys.path.remove(os.getcwd())
     watched = os.pidfd_open(int(watched_pid))
     warm_up(WARM)
+    faster.warm_up()
     if os.fork() == 0:
         warm_up(TOOLS)
         place += ".tools"
