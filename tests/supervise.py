@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     folder = Path(tempfile.mkdtemp(prefix="mmssl-ext-tests-"))
+    folder.chmod(0o711)  # a test becomes another user
     code = 130
     try:
         code = run(arguments, folder)

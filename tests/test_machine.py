@@ -203,23 +203,22 @@ def test_matrix(a, b):
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize(
-    ("method", "matrix", "code", "said"),
+    ("method", "matrix", "workers", "code", "said"),
     [
-        (0.7, 0.5, 0, []),  # CO2 spends 0.4 s of processor time, and waits for 1 s
-        (0.3, 0.5, 0, ["Note: The tests of the method co2 took 0 s"]),
-        (0.15, 0.5, 1, ["FAILED The tests of the method co2"]),
-        (0.7, 0.15, 1, ["FAILED The tests of the matrix test_it.py::test_matrix"]),
+        (0.8, 0.5, 2, 0, []),  # CO2 spends 0.4 s of processor time, and waits for 1 s
+        (0.3, 0.5, 0, 0, ["Note: The tests of the method co2 took 0 s"]),
+        (0.15, 0.5, 2, 1, ["FAILED The tests of the method co2"]),
+        (0.8, 0.15, 0, 1, ["FAILED The tests of the matrix test_it.py::test_matrix"]),
     ],
 )
 def test_a_method_that_costs_too_much_is_named(
-    project, method, matrix, code, said, workers
+    project, method, matrix, workers, code, said
 ):
     conftest = BUDGETS.format(method=method, matrix=matrix)
     (project.folder / "conftest.py").write_text(conftest)
     (project.folder / "test_it.py").write_text(SPENDING)
-    process = project.start("-n", workers)
+    process = project.start("-n", str(workers))
     out = process.communicate(timeout=60)[0]
     assert process.returncode == code, out
     assert [line for line in said if line in out] == said

@@ -102,7 +102,8 @@ def _heed_parent() -> None:
     """End this worker when its parent says so or is gone."""
     creator = multiprocessing.parent_process()
     parent = os.getppid()  # the fork server, where there is one
-    while os.getppid() == parent:
+    # The creator may be gone before this line, and `parent` be who adopted the worker.
+    while os.getppid() == parent and (creator is None or creator.is_alive()):
         found = signal.sigtimedwait(SIGNALS, _ORPHANED)
         if found is None or found.si_signo != signal.SIGTERM:
             continue

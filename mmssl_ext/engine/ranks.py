@@ -166,7 +166,7 @@ class Ranks:
         me = socket.gethostname(), os.getpid(), secrets.token_hex(8)
         dist.all_gather_object(known, me, group=self.group)
         self._where = [(host, pid) for host, pid, _ in known]
-        self._store = _Store(f"mmssl_ext/{known[0][2]}")
+        self._store = _Store(f"mmssl_ext/{known[0][2]}", timeout)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         atexit.register(self._end)  # Python must not end in the middle of a call
@@ -320,9 +320,14 @@ class _Store:
     """A connection of its own to the store of the rendezvous.
 
     That of torch is blocked while the main thread waits for an answer over it.
+
+    Args:
+        prefix: Of all keys.
+        timeout: Seconds until the store must take the connection. Where many ranks
+            start at once, that takes longer than any call has later.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, timeout: float) -> None:
         store: Any = dist.distributed_c10d._get_default_store()
         self.place = "a file"
         below = store
@@ -334,8 +339,9 @@ class _Store:
                 *(below.host, below.port),
                 is_master=False,
                 wait_for_workers=False,
-                timeout=timedelta(seconds=_ANSWER),
+                timeout=timedelta(seconds=timeout),
             )
+            store.set_timeout(timedelta(seconds=_ANSWER))
         self._store = dist.PrefixStore(prefix, store)
 
     def has(self, *keys: str) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import threading
 import time
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from mmssl_ext.engine.agreement import agree, share
 from mmssl_ext.engine.ranks import watched
 from mmssl_ext.engine.tool import run_tool
 from tests.distributed import run_ranks, wait_for, workers
+from tests.machine import free_port
 
 TIMEOUT = 3.0
 
@@ -84,6 +86,32 @@ CASES = [  # rank, what happens to it, where the others wait, store of rank 0's,
 ]
 
 
+def test_a_store_that_is_slow_to_connect_is_waited_for(monkeypatch):
+    """Longer than for an answer later on, as where many ranks start at once."""
+
+    def store(**options):
+        return dist.TCPStore("127.0.0.1", port, wait_for_workers=False, **options)
+
+    port = free_port()
+    first = store(is_master=True)
+    known = store(is_master=False)
+    del first  # nobody listens any more, until there is a second
+    find = "torch.distributed.distributed_c10d._get_default_store"
+    monkeypatch.setattr(find, lambda: known)
+    monkeypatch.setattr(ranks, "_ANSWER", 0.3)
+    held = []
+    later = threading.Timer(1.0, lambda: held.append(store(is_master=True)))
+    later.start()
+    own = ranks._Store("prefix", 60.0)
+    later.join()
+    own.set("a", "b")
+    assert own.has("a") and own.get("a") == "b"
+    start = time.monotonic()
+    with pytest.raises(RuntimeError):  # a call is told soon
+        own.get("never there")
+    assert time.monotonic() - start < 20
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """All cases at once: they wait most of the time."""
@@ -114,7 +142,7 @@ def outcomes(tmp_path_factory):
 def test_the_others_leave_and_one_names_the_rank_that_is_gone(outcomes, case):
     victim, _, _, _, words = case
     pid, others = outcomes[case]
-    assert [code for code, _ in others] == [5, 5]
+    assert [code for code, _ in others] == [5, 5], others
     said = [
         line
         for _, text in others

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmssl_ext.engine.loading import TIMEOUT, WorkerError, end_workers, guard_workers
 from tests.engine.test_preemption import alive
+from tests.warm.commands import Command, python
 
 
 class Numbers(Dataset):
@@ -126,10 +126,32 @@ from torch.utils.data import DataLoader
 from mmssl_ext.engine.loading import guard_workers
 from tests.engine.test_loading import Numbers
 torch.set_num_threads(1)
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5  # as in the tests
 iterator = iter(guard_workers(DataLoader(Numbers(hangs=[0, 1]), num_workers=2)))
 print(*[worker.pid for worker in iterator._workers], flush=True)
 time.sleep(float(sys.argv[1]))
 """
+
+
+LATE = """
+import multiprocessing, os, time
+from mmssl_ext.engine.loading import _heed_parent
+def late(parent):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    _heed_parent()
+process = multiprocessing.get_context("fork").Process(target=late, args=[os.getpid()])
+process.start()
+print(process.pid, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.fault("R23")
+def test_no_orphan_where_the_parent_dies_before_a_worker_has_begun():
+    done = python("-c", LATE)
+    assert done.returncode == 0, done.stderr
+    assert gone_within(20, [int(done.stdout)])
 
 
 @pytest.mark.fault("R23")
@@ -137,18 +159,13 @@ def test_no_hang_at_the_end_and_no_orphans(tmp_path):
     """Workers sleep for ever while their process ends, or is killed."""
     repo = Path(__file__).resolve().parents[2]
     for killed in (False, True):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HANG, "1000" if killed else "1"],
-            cwd=repo,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        pids = [int(pid) for pid in process.stdout.readline().split()]
-        assert len(pids) == 2
-        if killed:
-            process.kill()
-        process.wait(40)
-        assert gone_within(20, pids)
+        with Command("-c", HANG, "1000" if killed else "1", cwd=repo) as process:
+            pids = [int(pid) for pid in next(process.lines()).split()]
+            assert len(pids) == 2
+            if killed:
+                process.send_signal(signal.SIGKILL)
+            process.wait(40)
+            assert gone_within(20, pids)
 
 
 @pytest.mark.fault("R23")
