@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import random
@@ -25,7 +26,6 @@ MARKERS = (
     "slow: takes more than about ten seconds; run by --faults, -m slow or its name",
     "slurm: needs a running Slurm; run by -m slurm or the name of its folder",
 )
-LONG: tuple[str, ...] = ()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(FaultSuite(config.getoption("--faults")), "faults")
-    config.pluginmanager.register(Machine(LONG), "machine")
+    config.pluginmanager.register(Machine(), "machine")
     config.pluginmanager.register(Budgets.of_package(), "budgets")
 
 
@@ -76,9 +76,14 @@ def _default_scope() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_runs() -> None:
-    """Let the runs of a process share what is the same in all of them."""
+    """Let the runs of a process share what is the same in all of them.
+
+    What was imported lives to the end: the collector need not look at it again.
+    """
     if "mmengine.runner" in sys.modules:
         importlib.import_module("tests.faster").quicken()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import partial
@@ -116,9 +115,6 @@ def config(root: Path, work_dir: Path, epochs: int = 1, **hooks: Any) -> Config:
 
 def make_runner(cfg: Config, *extra: Hook, **options: Any) -> Runner:
     """The Runner of a config, with a message hub of its own, and further hooks."""
-    # A log is named by the second in which its run begins.
-    while Path(cfg.work_dir, time.strftime("%Y%m%d_%H%M%S")).exists():
-        time.sleep(0.05)
     cfg.experiment_name = f"test_{next(_names)}"
     runner = build_runner(cfg, prepare(cfg, **options))
     for hook in extra:

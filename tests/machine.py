@@ -56,15 +56,9 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class Machine:
-    """Pytest plugin: the folder of the run, the locks, and who runs what.
+    """Pytest plugin: the folder of the run, the locks, and who runs what."""
 
-    Args:
-        long: Files that take long. They begin first, as the run would otherwise end
-            with one of them on a single worker.
-    """
-
-    def __init__(self, long: tuple[str, ...] = ()) -> None:
-        self.long = long
+    def __init__(self) -> None:
         self.owner = "PYTEST_XDIST_WORKER" not in os.environ
 
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -77,13 +71,6 @@ class Machine:
         """Delete it."""
         if self.owner:
             shutil.rmtree(os.environ.pop(FOLDER), ignore_errors=True)
-
-    @pytest.hookimpl(tryfirst=True)  # a plugin that shuffles comes later
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Put files that take long first, where there are workers to share them."""
-        if workers() > 1:
-            rank = {name: i for i, name in enumerate(self.long)}
-            items.sort(key=lambda x: rank.get(x.nodeid.split("::")[0], len(rank)))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:

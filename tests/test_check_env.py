@@ -166,7 +166,7 @@ def test_upstream_family_is_accepted_but_resume_is_warned_about(facts):
     assert diagnose(facts) == []
 
 
-def test_hints_do_not_block(facts):
+def test_hints_do_not_block(facts, monkeypatch, capsys):
     facts["shm_gib"] = 0.0625
     facts["torch"].update(cuda=None, gpus=[])
     facts["packages"]["mmdet"] = package(error="ImportError: x", onedl_mmdetection="3")
@@ -177,6 +177,11 @@ def test_hints_do_not_block(facts):
     text = render(facts, problems)
     assert "4. " in text
     assert text.endswith("Everything needed for pretraining is there.")
+    monkeypatch.setattr(check_env, "collect", lambda names: facts)
+    assert main([]) == 0 and "4. " in capsys.readouterr().out
+    assert main(["--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["can_pretrain"] is True and len(answer["problems"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,13 @@ def test_keyed_draws_do_not_depend_on_workers_order_or_batch_size(dataset):
     assert torch.equal(expected, collect(loader(dataset, num_workers=2)))
 
 
+def test_common_transforms_and_every_view_have_a_stream_of_their_own():
+    draws = SampleDraws((3, 1), 5)
+    streams = [draws.stream(), draws.view(0), draws.view(1)]
+    first = [tuple(stream.random(4)) for stream in streams]
+    assert len(set(first)) == 3
+
+
 @pytest.mark.slow
 def test_keyed_draws_reach_spawned_workers(dataset):
     dataset.set_draw_key(3, 1)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
+from mmengine.model import BaseModule
 from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
 from mmengine.utils import digit_version
@@ -176,6 +177,32 @@ def test_every_library_keeps_what_arrived(tmp_path, library, depth):
     assert_holds(model, state)
     (found,) = handovers(model).values()
     assert len(found.report.matched) == len(state) == {18: 120, 50: 318}[depth]
+
+
+class Part(BaseModule):
+    """A part that would start at zero."""
+
+    def __init__(self):
+        super().__init__(init_cfg=dict(type="Constant", layer="Conv2d", val=0.0))
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+
+
+class Whole(BaseModule):
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg)
+        self.first, self.new = Part(), Part()
+
+
+def test_initialisers_of_the_parts_come_before(tmp_path):
+    """Only what the file cannot have keeps its own initialisation."""
+    state = Whole().state_dict()
+    full = {f"backbone.{n}": v for n, v in state.items() if n.startswith("first")}
+    torch.save({"state_dict": full}, tmp_path / "a.pth")
+    init = dict(checkpoint=str(tmp_path / "a.pth"), absent=["new"])
+    model = Whole(init_cfg=dict(type="mmssl_ext.PretrainedBackbone", **init))
+    model.init_weights()
+    assert torch.equal(model.first.conv.weight, state["first.conv.weight"])
+    assert not model.new.conv.weight.any()
 
 
 def test_one_line_names_the_facts(tmp_path):
