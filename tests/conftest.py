@@ -15,13 +15,13 @@ import pytest
 from tests.budget import Budgets
 from tests.faults.suite import FaultSuite
 from tests.machine import Machine
+from tests.quick import Quick
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 MARKERS = (
     "alone: runs while no other test does; it measures time or memory",
     "fault(*ids): injects these faults of the suite R1 to R28 (docs/faults.md)",
-    "long: takes more than about a second; left out by --quick",
     "matrix: a product of choices, see tests/matrix.py",
     "slow: takes more than about ten seconds; run by --faults, -m slow or its name",
     "slurm: needs a running Slurm; run by -m slurm or the name of its folder",
@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--quick",
         action="store_true",
-        help="leave out the tests marked long",
+        help="leave out what tests/long.txt lists",
     )
 
 
@@ -48,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     config.pluginmanager.register(FaultSuite(config.getoption("--faults")), "faults")
     config.pluginmanager.register(Machine(), "machine")
+    config.pluginmanager.register(Quick(), "quick")
     config.pluginmanager.register(Budgets.of_package(), "budgets")
 
 

@@ -1,4 +1,4 @@
-"""What mmengine does in every run and the tests need once per process, or not at all."""
+"""What mmengine does in every run, and the tests need once per process or never."""
 
 from __future__ import annotations
 

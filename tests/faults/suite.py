@@ -103,15 +103,12 @@ class FaultSuite:
 
     def _wanted(self, item: pytest.Item, config: pytest.Config) -> bool:
         """Whether the run that was asked for has this test."""
-        marks = ("slow", "slurm", "long")
-        slow, slurm, long = (item.get_closest_marker(m) for m in marks)
+        slow, slurm = (item.get_closest_marker(m) for m in ("slow", "slurm"))
         asked = " ".join(config.args)
         if config.getoption("-m") or "::" in asked:
             return True  # -m decides, or the user did
         if slurm:
             return "slurm" in asked
-        if long and config.getoption("--quick", False):
-            return False
         return bool(self.ids[item.nodeid] or slow) if self.chosen else not slow
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
