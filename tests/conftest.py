@@ -18,6 +18,9 @@ from tests.machine import Machine
 from tests.quick import Quick
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# A store of torch asks for the name of every process that connects. A server of names
+# that does not answer would hold it for five seconds, longer than ranks wait here.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 MARKERS = (
     "alone: runs while no other test does; it measures time or memory",

@@ -1,9 +1,11 @@
 """What ranks are forked with; see :mod:`tests.distributed`."""
 
+# ruff: noqa: F401
 import gc
 
 import mmssl_ext.engine.launch
-import mmssl_ext.models  # noqa: F401
+import mmssl_ext.models
+import tests.harness
 from tests import faster
 
 faster.warm_up()

@@ -58,6 +58,7 @@ def train_on_rank(rank, victim, fault, folder, where):
         timeout = timedelta(seconds=TIMEOUT if where == "backward" else 500)
         dist.init_process_group("gloo", timeout=timeout)
         with watched(folder, TIMEOUT):
+            print("begins", flush=True)
             for step in range(10):
                 if rank == victim and step == 5:
                     FAULTS[fault]()
@@ -114,7 +115,7 @@ def test_a_store_that_is_slow_to_connect_is_waited_for(monkeypatch):
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """All cases at once: they wait most of the time."""
+    """All cases: they wait most of the time, so one starts where the last has begun."""
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "last_checkpoint").write_text("run/epoch_3.pth")
     found = {}
@@ -128,6 +129,8 @@ def outcomes(tmp_path_factory):
                 own_store=own_store,
             )
             running[case] = stack.enter_context(context)
+            while not all("begins" in x.text or x.code for x in running[case]):
+                time.sleep(0.02)
         for case, started in running.items():
             others = [x for rank, x in enumerate(started) if rank != case[0]]
             wait_for(others, 60)
