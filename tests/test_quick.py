@@ -43,9 +43,11 @@ def test_long_functions_and_files_are_chosen():
 
 
 def test_a_report_is_read_by_the_names_of_the_tests(tmp_path):
-    case = '<testcase classname="tests.docs.test_x" name="test_y[a.b]" time="1.25"/>'
-    (tmp_path / "a.xml").write_text(f"<testsuites><a>{case}</a></testsuites>")
-    assert read(tmp_path / "a.xml") == {"tests/docs/test_x.py::test_y[a.b]": 1.25}
+    case = '<testcase classname="tests.docs.test_x" name="test_y[a.b]" time="{}"/>'
+    files = [tmp_path / "a.xml", tmp_path / "b.xml"]
+    for file, seconds in zip(files, (1.25, 0.5), strict=True):
+        file.write_text(f"<testsuites><a>{case.format(seconds)}</a></testsuites>")
+    assert read(*files) == {"tests/docs/test_x.py::test_y[a.b]": 1.25}
 
 
 @pytest.mark.parametrize("asked", [True, False])
