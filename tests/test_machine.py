@@ -176,7 +176,7 @@ def pytest_configure(config):
     for name in ("matrix", "slow"):
         config.addinivalue_line("markers", name)
     tests.budget.METHOD, tests.budget.MATRIX = {method}, {matrix}
-    config.pluginmanager.register(tests.budget.Budgets(["co2", "moco"]))
+    config.pluginmanager.register(tests.budget.Budgets({{"co2": 1, "moco": 2}}))
 """
 SPENDING = """
 import pytest, subprocess, sys, time
