@@ -76,7 +76,7 @@ test: venv ## Check the environment, lint, type-check and run the tests (10 minu
 test-quick: venv ## Run the tests that take a moment each, for a change under way (2 minutes)
 	$(TESTS) --quick $(PYTEST_ARGS)
 
-test-all: venv ## The same with every slow test and whole matrix (30 minutes)
+test-all: venv ## The same with every slow test and whole matrix
 	$(CHECKS)
 	$(TESTS) -m "not slurm" $(PYTEST_ARGS)
 

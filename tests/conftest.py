@@ -55,13 +55,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Budgets.of_package(), "budgets")
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Seed the global generators, so that a test does not depend on its order."""
+def seed() -> None:
+    """Seed the global generators."""
     random.seed(0)
     np.random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Seed for every test, so that it does not depend on its order."""
+    seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    """Seed for what tests share, too: it is made before :func:`_seeded` is called."""
+    if fixturedef.scope != "function":
+        seed()
 
 
 @pytest.fixture(autouse=True, scope="module")
