@@ -106,6 +106,7 @@ def held(alone: bool) -> Iterator[None]:
         yield
         return
     folder = Path(os.environ[FOLDER])
+    # Not flock, as in `locked`: what a test forks and leaves would go on holding it.
     with (folder / "machine").open("w+") as machine:
         # Who waits to be alone keeps the gate, so that nobody else begins meanwhile.
         with (folder / "gate").open("w+") as gate:

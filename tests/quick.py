@@ -34,9 +34,12 @@ class Quick:
         if not config.getoption("--quick"):
             return
         long = set(LIST.read_text().split())
-        drop = [x for x in items if long & set(names(x.nodeid))]
+        keep: list[pytest.Item] = []
+        drop: list[pytest.Item] = []
+        for item in items:
+            (drop if long & set(names(item.nodeid)) else keep).append(item)
         config.hook.pytest_deselected(items=drop)
-        items[:] = [x for x in items if not long & set(names(x.nodeid))]
+        items[:] = keep
 
 
 def names(nodeid: str) -> tuple[str, str]:

@@ -123,7 +123,11 @@ class Workspaces:
                 page = PageRun(self, self._copy(own), [])
                 words = words if "--work-dir" in words else [*words, "--work-dir", name]
                 command = shlex.join(["python", "tools/train.py", config, *words])
-                page.bash(Block("workspace", 1, "bash", "run", command, 1)).check()
+                try:
+                    page.bash(Block("workspace", 1, "bash", "run", command, 1)).check()
+                except BaseException:
+                    shutil.rmtree(folder)  # whoever asks next is told why, too
+                    raise
         return folder / name
 
     def _copy(self, name: Path) -> Path:
