@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from tests.budget import Budgets
 from tests.faults.suite import FaultSuite
 from tests.machine import Machine
 from tests.quick import Quick
+
+if TYPE_CHECKING:
+    from tests.ragged import Ragged
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # A store of torch asks for the name of every process that connects. A server of names
@@ -111,3 +115,10 @@ def _impatient_loaders() -> None:
     """
     if "torch" in sys.modules:
         sys.modules["torch"].utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+
+
+@pytest.fixture(scope="session")
+def ragged(tmp_path_factory: pytest.TempPathFactory) -> Ragged:
+    """A folder of images as people have them, see tests/ragged.py; only to be read."""
+    write_ragged = importlib.import_module("tests.ragged").write_ragged
+    return write_ragged(tmp_path_factory.mktemp("ragged") / "root")
