@@ -20,6 +20,7 @@ from .data_check_base import (
     read_lines,
     spread,
 )
+from .data_check_size import HOW, size_as_read
 
 NUM_MAPS = 24  # label maps that are opened
 
@@ -134,14 +135,16 @@ def _check_labels(
                 return
             values = np.unique(np.asarray(label_map)).astype(int)
         if image_path.is_file():
-            with Image.open(image_path, formats=FORMATS) as img:
-                if img.size != size:
-                    findings.problem(
-                        source.place,
-                        f"{path} is {size[0]} x {size[1]} pixels large, but its image "
-                        f"{image_path.name} {img.size[0]} x {img.size[1]}.",
-                    )
-                    return
+            (width, height), orientation = size_as_read(source, image_path)
+            if (width, height) != size:
+                turned = (height, width) == size and orientation > 1
+                why = f": EXIF turns it (orientation {orientation}); {HOW}"
+                findings.problem(
+                    source.place,
+                    f"{path} is {size[0]} x {size[1]} pixels large, but its image "
+                    f"{image_path.name} {width} x {height}{why if turned else ''}.",
+                )
+                return
         if reduced:  # 0 is ignored, the others move down
             values = np.where(values == 0, 255, values - 1)
             values[values == 254] = 255

@@ -62,7 +62,8 @@ def write_odd(folder) -> dict[str, np.ndarray]:
     write("column.png", Image.new("RGB", (1, 50), (9, 8, 7)))
     write("wide.png", Image.new("RGB", (30_000, 3), (9, 8, 7)))
     write("high.jpg", Image.new("RGB", (2, 30_000), (90, 80, 70)))
-    write("rotated.jpg", rgb, exif=exif(6))  # shown as stored, as torchvision does
+    write("rotated.jpg", rgb, exif=exif(6))
+    expected["rotated.jpg"] = np.rot90(expected["rotated.jpg"], -1)  # upright
     animated(folder / "animated.gif")
     expected["animated.gif"] = np.full((24, 32, 3), (255, 0, 0), np.uint8)  # frame 0
     return expected

@@ -13,6 +13,7 @@ from torch.utils.data import get_worker_info
 
 from mmssl_ext.registry import TRANSFORMS
 
+from .orientation import jpeg_orientation, orientation_of, turn
 from .random import AnyImage
 
 #: PIL would take a file of any name for a document too, and start Ghostscript for it.
@@ -69,7 +70,8 @@ class DecodeImage:
 
     Reads, in this order, ``results["img"]`` (PIL, or uint8 array H x W or H x W x 3),
     ``results["img_bytes"]`` or the file ``results["img_path"]``, and writes
-    ``results["img"]``. The EXIF orientation is not applied, as in torchvision.
+    ``results["img"]``, upright: the EXIF orientation is applied, as by mmcv's
+    ``LoadImageFromFile``, and EXIF that is damaged is left out of account.
 
     Args:
         backend: What ``results["img"]`` becomes, and with it the operations of all
@@ -118,17 +120,19 @@ class DecodeImage:
                 return np.array(source, order="C")  # the dataset's own is not touched
             return self._convert(Image.fromarray(source))
         if isinstance(source, Image.Image):
-            return self._convert(source)
+            source.load()  # PIL turns TIFF files here
+            return turn(self._convert(source), orientation_of(source))
         if "img_bytes" in results:
             return self._read(results["img_bytes"])
         with open(results["img_path"], "rb") as file:
             return self._read(file.read())
 
     def _read(self, data: bytes) -> AnyImage:
-        if self.backend == "array" and data[:2] == b"\xff\xd8":
+        is_jpeg = data[:2] == b"\xff\xd8"
+        if self.backend == "array" and is_jpeg:
             pixels = self._read_jpeg(data)
             if pixels is not None:
-                return pixels
+                return turn(pixels, jpeg_orientation(data))
         with Image.open(io.BytesIO(data), formats=FORMATS) as img:
             if img.width * img.height > self.max_pixels:
                 raise ValueError(
@@ -136,7 +140,8 @@ class DecodeImage:
                     f"max_pixels={self.max_pixels}"
                 )
             img.load()
-            return self._convert(img)
+            found = jpeg_orientation(data) if is_jpeg else orientation_of(img)
+            return turn(self._convert(img), found)
 
     def _read_jpeg(self, data: bytes) -> np.ndarray | None:
         """The pixels, or None if PIL has to decide."""

@@ -1,0 +1,130 @@
+"""Which way up an image is: the EXIF orientation, as OpenCV applies it.
+
+A camera that is held upright stores the rows of its sensor and notes in the file how
+to turn them. mmcv's ``LoadImageFromFile``, by OpenCV, shows such an image upright; so
+does :class:`DecodeImage`, and a chain of the two learns from the same pixels.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from PIL import Image
+
+_WIDTH, _HEIGHT, _TAG = 0x0100, 0x0101, 0x0112
+_MARK = b"Exif\0\0"
+_START_OF_SCAN, _APP1 = 0xDA, 0xE1
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment behind them
+_AnyImage = TypeVar("_AnyImage", np.ndarray, Image.Image)
+
+# What has to be done to see an image upright, by its orientation, 2 to 8.
+_TRANSPOSE = Image.Transpose
+_PIL = {
+    2: _TRANSPOSE.FLIP_LEFT_RIGHT,
+    3: _TRANSPOSE.ROTATE_180,
+    4: _TRANSPOSE.FLIP_TOP_BOTTOM,
+    5: _TRANSPOSE.TRANSPOSE,
+    6: _TRANSPOSE.ROTATE_270,
+    7: _TRANSPOSE.TRANSVERSE,
+    8: _TRANSPOSE.ROTATE_90,
+}
+_CV2 = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.flip(cv2.transpose(pixels), -1),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+
+
+def turn(img: _AnyImage, orientation: int) -> _AnyImage:
+    """Turn stored pixels so that they are upright.
+
+    Args:
+        img: PIL image, or array H x W x 3.
+        orientation: EXIF orientation, 1 to 8.
+
+    Returns:
+        The image itself where nothing has to be done; with 5 to 8 its sides are
+        exchanged.
+    """
+    if orientation not in _PIL:
+        return img
+    if isinstance(img, np.ndarray):
+        return _CV2[orientation](img)
+    return img.transpose(_PIL[orientation])
+
+
+def orientation_of(img: Image.Image) -> int:
+    """The orientation that an opened PIL image still has to be turned by, else 1.
+
+    PIL turns TIFF files itself when it loads their pixels.
+    """
+    tags = getattr(img, "tag_v2", None)
+    if tags is not None:
+        try:
+            found = tags.get(_TAG, 1)
+        except Exception:  # the file is damaged; its pixels may be whole
+            return 1
+        return found if found in _PIL else 1
+    return exif_orientation(img.info.get("exif")) or 1
+
+
+def upright_size(img: Image.Image) -> tuple[int, int]:
+    """Width and height that an opened PIL image has when it is upright.
+
+    Its pixels must not have been loaded yet.
+    """
+    width, height = img.size
+    if (tags := getattr(img, "tag_v2", None)) is not None:
+        # Newer versions of PIL exchange the sides of a TIFF file when they open it.
+        width, height = tags.get(_WIDTH, width), tags.get(_HEIGHT, height)
+    return (height, width) if orientation_of(img) >= 5 else (width, height)
+
+
+def jpeg_orientation(data: bytes | memoryview) -> int:
+    """The orientation in the head of a JPEG file, 1 where it has none."""
+    place, end = 2, len(data)
+    while place + 4 <= end and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # filling
+            place += 1
+        elif marker in _ALONE:
+            place += 2
+        elif marker == _START_OF_SCAN:
+            break
+        else:
+            length = data[place + 2] << 8 | data[place + 3]
+            block = data[place + 4 : place + 2 + length] if marker == _APP1 else b""
+            if block[:6] == _MARK and (found := exif_orientation(block)):
+                return found
+            place += 2 + length
+    return 1
+
+
+def exif_orientation(exif: bytes | memoryview | None) -> int:
+    """The orientation in a block of EXIF, 0 where it has none or is damaged.
+
+    Args:
+        exif: In the layout of TIFF, with or without ``Exif`` before it.
+    """
+    block = bytes(exif or b"").removeprefix(_MARK)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        return 0
+    try:
+        (start,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            (tag,) = struct.unpack_from(f"{order}H", block, place)
+            if tag == _TAG:
+                (found,) = struct.unpack_from(f"{order}H", block, place + 8)
+                return found if 1 <= found <= 8 else 0
+    except struct.error:  # the block ends before what it announces
+        pass
+    return 0
