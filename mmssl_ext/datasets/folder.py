@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,38 +14,7 @@ from mmssl_ext.registry import DATASETS
 
 from .base import SSLDataset
 from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list
-
-
-def scan_images(
-    folder: str, extensions: tuple[str, ...], prefix: str = "", above: tuple = ()
-) -> Iterator[str]:
-    """Yield the paths of all images below ``folder``, relative to it, in stable order.
-
-    Hidden files and folders are left out. Links are followed, except to a folder
-    that contains them. A dangling link counts as an (unreadable) image, because
-    leaving it out in silence would hide a broken mount.
-    """
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.name.startswith("."):
-            continue
-        # os.path.isdir: a link to itself is no folder, where entry.is_dir() raises.
-        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            inner = f"{prefix}{entry.name}/"
-            yield from scan_images(entry.path, extensions, inner, (*above, identity))
-        elif entry.name.lower().endswith(extensions):
-            yield prefix + entry.name
-
-
-def class_folders(root: str) -> list[str]:
-    """Return the names of the folders in ``root``, sorted; hidden ones are left out."""
-    with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
+from .walk import ImageWalk, class_folders
 
 
 def warn_of_empty(root: str, classes: Sequence[str], targets: np.ndarray) -> None:
@@ -63,7 +32,10 @@ def warn_of_empty(root: str, classes: Sequence[str], targets: np.ndarray) -> Non
 
 @DATASETS.register_module()
 class ImageFolder(SSLDataset):
-    """All images below a folder, at any depth.
+    """All images below a folder, at any depth; see :class:`ImageWalk`.
+
+    What is left out is logged once: other types, special files, links to folders that
+    are read anyway.
 
     Args:
         root: The folder.
@@ -78,6 +50,7 @@ class ImageFolder(SSLDataset):
     Raises:
         FileNotFoundError: ``root`` does not exist or holds no image.
         NotADirectoryError: ``root`` is a file.
+        FolderError: A folder below ``root`` cannot be read.
     """
 
     def __init__(
@@ -105,23 +78,27 @@ class ImageFolder(SSLDataset):
                 f"use the dataset ImageList."
             )
         endings = tuple(e.lower() for e in extensions)
-        found = scan_images(self.root, endings)
-        targets, classes = None, None
+        walk = ImageWalk(self.root, endings)
+        targets, classes, stray, left = None, None, 0, ""
         if labels == "subfolders":
             classes = class_folders(self.root)
             number = {name: i for i, name in enumerate(classes)}
-            kept = [path for path in found if "/" in path]
+            kept = [path for path in walk if "/" in path]
             targets = np.array([number[p[: p.index("/")]] for p in kept], np.int64)
             self._paths = PackedPaths(kept)
             warn_of_empty(self.root, classes, targets)
+            if stray := walk.found - len(kept):
+                left = f"{stray:,} outside of its subfolders, which are the classes"
         else:
-            self._paths = PackedPaths(found)
+            self._paths = PackedPaths(walk)
         if not len(self._paths):
             where = "in the subfolders of" if labels == "subfolders" else "below"
             raise FileNotFoundError(
                 f"No image was found {where} '{self.root}'. Looked for files ending "
-                f"in {', '.join(endings)}, and left hidden ones out."
+                f"in {', '.join(endings)}, and left hidden ones out. "
+                f"{walk.account(left)}".rstrip()
             )
+        walk.tell(left, stray)
         super().__init__(
             len(self._paths),
             pipeline,

@@ -15,8 +15,9 @@ from mmengine.logging import print_log
 from mmssl_ext.registry import DATASETS
 
 from .base import SSLDataset
-from .folder import ImageFolder, class_folders
+from .folder import ImageFolder
 from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list
+from .walk import class_folders
 
 
 @DATASETS.register_module()

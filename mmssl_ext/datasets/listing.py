@@ -8,16 +8,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+#: File name endings of the formats that :class:`DecodeImage` reads, for all entrances.
 IMAGE_EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".ppm",
-    ".bmp",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".webp",
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp", ".gif"),
+    *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 )
 _EXTENSION = rf"(?:{'|'.join(re.escape(e) for e in IMAGE_EXTENSIONS)})"
 MAX_LABEL = 1_000_000  # no data set has more classes; each gets a name

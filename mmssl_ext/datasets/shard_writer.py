@@ -20,7 +20,7 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
 from .base import SSLDataset
-from .folder import ImageFolder, ImageList, class_folders
+from .folder import ImageFolder, ImageList
 from .listing import IMAGE_EXTENSIONS, PackedPaths
 from .shards import (
     COMMAND,
@@ -33,6 +33,7 @@ from .shards import (
     format_bytes,
 )
 from .transforms.decode import DecodeImage, UnreadableImageError
+from .walk import class_folders
 
 _OWN_SHARD = re.compile(r"shard-\d{5,}\.tar")
 _T = TypeVar("_T")

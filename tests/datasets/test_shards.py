@@ -560,9 +560,13 @@ def test_nothing_is_overwritten(folder, made):
 def test_absent_images_are_named_before_anything_is_written(folder, tmp_path):
     Path(folder, "gone.jpg").symlink_to(tmp_path / "nothing")
     os.mkfifo(f"{folder}/pipe.jpg")  # would be waited for without an end
-    named = r"2 of the 11 images .* missing.*: 'gone\.jpg', 'pipe\.jpg'\. Restore"
-    with pytest.raises(ShardError, match=named):
+    named = r"1 of the 10 images .* missing.*: 'gone\.jpg'\. Restore"
+    with pytest.raises(ShardError, match=named):  # the pipe is no image of the folder
         make_shards(folder, str(tmp_path / "out"))
+    (tmp_path / "list.txt").write_text("a.jpg\ngone.jpg\npipe.jpg\n")
+    named = r"2 of the 3 images .* missing.*: 'gone\.jpg', 'pipe\.jpg'\. Restore"
+    with pytest.raises(ShardError, match=named):
+        make_shards(folder, str(tmp_path / "out"), str(tmp_path / "list.txt"))
     assert not (tmp_path / "out").exists()
 
 

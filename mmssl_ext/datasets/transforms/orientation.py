@@ -8,17 +8,18 @@ does :class:`DecodeImage`, and a chain of the two learns from the same pixels.
 from __future__ import annotations
 
 import struct
-from typing import TypeVar
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from .random import AnyImage
+
 _WIDTH, _HEIGHT, _TAG = 0x0100, 0x0101, 0x0112
 _MARK = b"Exif\0\0"
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment behind them
-_AnyImage = TypeVar("_AnyImage", np.ndarray, Image.Image)
 
 # What has to be done to see an image upright, by its orientation, 2 to 8.
 _TRANSPOSE = Image.Transpose
@@ -31,7 +32,7 @@ _PIL = {
     7: _TRANSPOSE.TRANSVERSE,
     8: _TRANSPOSE.ROTATE_90,
 }
-_CV2 = {
+_CV2: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -42,7 +43,7 @@ _CV2 = {
 }
 
 
-def turn(img: _AnyImage, orientation: int) -> _AnyImage:
+def turn(img: AnyImage, orientation: int) -> AnyImage:
     """Turn stored pixels so that they are upright.
 
     Args:
