@@ -76,6 +76,11 @@ class SSLDataset(Dataset):
         """A copy of the meta information; holds ``classes`` where they are known."""
         return dict(self._metainfo)
 
+    def renumber(self, labels: np.ndarray, classes: Sequence[str]) -> None:
+        """Take other class numbers: ``labels`` (one per image), named ``classes``."""
+        self.labels = np.asarray(labels)
+        self._metainfo["classes"] = tuple(classes)
+
     def __len__(self) -> int:
         return len(self._rows)
 

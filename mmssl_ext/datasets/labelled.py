@@ -225,6 +225,11 @@ class VOCLabels(SSLDataset):
                 level=logging.WARNING,
             )
 
+    def renumber(self, labels: np.ndarray, classes: Sequence[str]) -> None:
+        """Take other class numbers: ``labels`` become the targets, n x C."""
+        self.targets = np.asarray(labels)
+        self._metainfo["classes"] = tuple(classes)
+
     def describe(self, row: int) -> dict[str, Any]:
         """Return ``img_path`` of image ``row``."""
         return {"img_path": os.path.join(self.root, self._paths[row])}

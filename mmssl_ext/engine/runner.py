@@ -8,8 +8,11 @@ import torch
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
+from mmssl_ext.evaluation.classes import match_classes
+from mmssl_ext.evaluation.copies import say_copied_files
 from mmssl_ext.registry import RUNNERS
 
+from .errors import ConfigError
 from .loading import guard_workers
 from .loops import ExactEpochLoop
 
@@ -35,6 +38,31 @@ class SSLRunner(Runner):
             if name in (None, "EpochBasedTrainLoop") and by_epoch:
                 return ExactEpochLoop(self, self._train_dataloader, **options)
         return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the validation loop; its labels are those that the model learns.
+
+        Raises:
+            ConfigError: The classes of the two sets do not fit.
+        """
+        return self._judge(super().build_val_loop(loop))
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the test loop; see :meth:`build_val_loop`."""
+        return self._judge(super().build_test_loop(loop))
+
+    def _judge(self, loop: BaseLoop) -> BaseLoop:
+        training = getattr(self._train_loop, "dataloader", None)
+        if training is not None and training is not loop.dataloader:
+            try:
+                match_classes(loop.dataloader.dataset, training.dataset)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+            if hasattr(loop, "evaluator"):
+                loop.evaluator.dataset_meta = loop.dataloader.dataset.metainfo
+            if self.rank == 0:
+                say_copied_files(loop.dataloader.dataset, training.dataset)
+        return loop
 
     @staticmethod
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:

@@ -11,7 +11,10 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
+from mmssl_ext.evaluation.classes import class_names, in_numbers_of
+from mmssl_ext.evaluation.copies import say_copies
 from mmssl_ext.evaluation.features import Features, extract_features
 from mmssl_ext.evaluation.knn import knn_accuracy
 from mmssl_ext.registry import MODELS
@@ -81,10 +84,10 @@ def evaluate_checkpoint(
     load_strictly(model, checkpoint)
     encoder = encoder or hook.get("encoder", "query")
 
-    def extract(name: str) -> Features:
-        return extract_features(model, Runner.build_dataloader(hook[name]), encoder)
+    def extract(loader: DataLoader) -> Features:
+        return extract_features(model, loader, encoder, digests=True)
 
-    query = extract("query_dataloader")
+    query = extract(Runner.build_dataloader(hook["query_dataloader"]))
     if features is not None:
         _write(features, query)
     if query.labels is None:
@@ -96,11 +99,15 @@ def evaluate_checkpoint(
         return {}
     k = k or hook.get("k", 200)
     temperature = temperature or hook.get("temperature", 0.1)
-    bank = extract("bank_dataloader")
+    loader = Runner.build_dataloader(hook["bank_dataloader"])
+    known = class_names(loader.dataset)
+    in_numbers_of(query.labels.numpy(), query.classes, known)  # before the long work
+    bank = extract(loader)
     if bank.labels is None:
         raise ConfigError(
             "default_hooks.knn.bank_dataloader has images without labels."
         )
+    say_copies(query, bank, ("query", "bank"))
     return knn_accuracy(query, bank, k, temperature, device=get_device())
 
 

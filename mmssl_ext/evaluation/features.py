@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator
@@ -32,11 +33,15 @@ class Features(NamedTuple):
             encoder) to fp32 tensor, n x C, not normalised.
         labels: Class of each row, n, or ``None`` where any image has none.
         paths: ``img_path`` of each row.
+        classes: Names of the labels, or ``None`` where the dataset gives none.
+        digests: A number of 64 bits for the pixels of each row, n, where asked for.
     """
 
     features: dict[str, Tensor]
     labels: Tensor | None
     paths: list[str]
+    classes: tuple[str, ...] | None = None
+    digests: Tensor | None = None
 
 
 @contextmanager
@@ -89,6 +94,7 @@ def extract_features(
     encoder: str = "query",
     progress: Callable[[int, int], None] | None = None,
     names: Collection[str] | None = None,
+    digests: bool = False,
 ) -> Features:
     """Run a dataset through ``forward(mode="embed")`` or ``"embed_key"``.
 
@@ -103,6 +109,7 @@ def extract_features(
         encoder: ``query``, ``key`` or ``both``.
         progress: Called with (batches done, batches in all) after every batch.
         names: Keep only these features, e.g. ``["embedding"]``; None keeps all.
+        digests: Note the digest of the pixels of each image.
 
     Raises:
         ValueError: ``encoder`` is unknown, the loader's order cannot be known, or it
@@ -115,8 +122,11 @@ def extract_features(
     rows: dict[str, list[Tensor]] = {}
     labels: list[int] = []
     paths: list[str] = []
+    pixels: list[int] = []
     with evaluating(module):
         for step, batch in enumerate(dataloader, 1):
+            if digests:
+                pixels += [_digest(image) for image in batch["inputs"]]
             data = module.data_preprocessor(batch, False)
             for mode, prefix in _MODES[encoder].items():
                 for name, value in module(**data, mode=mode).items():
@@ -128,14 +138,22 @@ def extract_features(
             if progress is not None:
                 progress(step, len(dataloader))
     device = next(module.parameters()).device
-    return _gather(
+    found = _gather(
         indices[: len(paths)],
         {name: torch.cat(value) for name, value in rows.items()},
-        labels,
-        paths,
+        (labels, paths, pixels),
         len(dataloader.dataset),  # type: ignore[arg-type]
         device,
     )
+    classes = (getattr(dataloader.dataset, "metainfo", None) or {}).get("classes")
+    return found._replace(classes=tuple(map(str, classes)) if classes else None)
+
+
+def _digest(image: Tensor) -> int:
+    """A number that images of other pixels do not share; it fits int64."""
+    data = image.detach().cpu().contiguous().numpy().data
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def _sample_order(dataloader: DataLoader) -> list[int]:
@@ -154,19 +172,24 @@ def _sample_order(dataloader: DataLoader) -> list[int]:
 def _gather(
     indices: list[int],
     rows: dict[str, Tensor],
-    labels: list[int],
-    paths: list[str],
+    told: tuple[list[int], list[str], list[int]],
     size: int,
     device: torch.device,
 ) -> Features:
-    """Bring the shares of all ranks into dataset order, each image once."""
+    """Bring the shares of all ranks into dataset order, each image once.
+
+    ``told`` are labels, paths and digests (or no digests) of the rows.
+    """
     where = torch.tensor(indices, dtype=torch.long)
-    shares = all_gather_object((indices, labels, paths))
+    shares = all_gather_object((indices, *told))
     all_labels, all_paths = torch.full((size,), -1), [""] * size
+    all_digests = torch.zeros(size, dtype=torch.long)
     seen = torch.zeros(size, dtype=torch.bool)
-    for share_indices, share_labels, share_paths in shares:
+    for share_indices, share_labels, share_paths, share_digests in shares:
         share = torch.tensor(share_indices, dtype=torch.long)
         all_labels[share] = torch.tensor(share_labels)
+        if share_digests:
+            all_digests[share] = torch.tensor(share_digests)
         seen[share] = True
         for i, path in zip(share_indices, share_paths, strict=True):
             all_paths[i] = path
@@ -178,7 +201,12 @@ def _gather(
     features = {
         name: _gather_rows(value, where, size, device) for name, value in rows.items()
     }
-    return Features(features, None if (all_labels < 0).any() else all_labels, all_paths)
+    return Features(
+        features,
+        None if (all_labels < 0).any() else all_labels,
+        all_paths,
+        digests=all_digests if told[2] else None,
+    )
 
 
 def _gather_rows(

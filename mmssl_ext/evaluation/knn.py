@@ -14,6 +14,7 @@ from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .classes import in_numbers_of
 from .features import Features, extract_features
 
 __all__ = ["extract_features", "knn_accuracy", "weighted_knn"]
@@ -96,6 +97,8 @@ def knn_accuracy(
 
     The ranks share the queries; all get the result.
 
+    Classes are compared by name where both sets have names.
+
     Args:
         query: Features to classify, with labels.
         bank: Labelled features that vote.
@@ -108,7 +111,8 @@ def knn_accuracy(
         ``<name>_top1`` and ``<name>_top5`` in percent.
 
     Raises:
-        ValueError: Labels or a named feature are missing.
+        ValueError: Labels or a named feature are missing, or a query is of a class
+            that the bank does not know.
     """
     if query.labels is None or bank.labels is None:
         raise ValueError("kNN needs a label for every image of query set and bank.")
@@ -118,9 +122,11 @@ def knn_accuracy(
             f"The model returns the features {', '.join(query.features)}, not "
             f"{', '.join(unknown)}."
         )
-    num_classes = int(max(query.labels.max(), bank.labels.max())) + 1
+    own = query.labels.numpy()
+    truth = torch.from_numpy(in_numbers_of(own, query.classes, bank.classes))
+    num_classes = int(max(truth.max(), bank.labels.max())) + 1
     rank, world_size = get_dist_info()
-    labels = query.labels[rank::world_size].to(device)
+    labels = truth[rank::world_size].to(device)
     result = {}
     for name in names:
         scores = weighted_knn(

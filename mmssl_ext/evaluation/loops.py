@@ -13,6 +13,8 @@ from torch.nn.functional import avg_pool2d
 from mmssl_ext.registry import LOOPS
 from mmssl_ext.unwrap import unwrap
 
+from .classes import match_classes
+from .copies import say_copies
 from .features import Features, extract_features, log_tenths
 from .knn import knn_accuracy
 from .svm import COSTS, LabelledFeatures, full_svm, low_shot_svm
@@ -59,6 +61,9 @@ class FeatureTestLoop(BaseLoop):
             ``test_evaluator = []`` in the config.
         train_dataloader: Loader of the images to learn from.
         pool_kernel: See :class:`PooledBackbone`.
+
+    Raises:
+        ValueError: The two sets do not have the same classes.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class FeatureTestLoop(BaseLoop):
         self.train_dataloader = runner.build_dataloader(
             train_dataloader, seed=runner.seed
         )
+        match_classes(self.dataloader.dataset, self.train_dataloader.dataset)
         self.pool_kernel = pool_kernel
         runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
         model = runner.model
@@ -101,12 +107,15 @@ class FeatureTestLoop(BaseLoop):
                 progress=log_tenths(
                     self.runner.logger, f"Features of the {name} images: batch"
                 ),
+                digests=True,
             )
             for name, loader in (
                 ("training", self.train_dataloader),
                 ("test", self.dataloader),
             )
         )
+        if self.runner.rank == 0:
+            say_copies(test, train, ("test", "training"))
         extracted = time.perf_counter()
         metrics = self.evaluate(train, test)
         self.runner.logger.info(

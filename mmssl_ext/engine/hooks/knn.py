@@ -8,6 +8,8 @@ from typing import Any
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
+from mmssl_ext.evaluation.classes import class_names, in_numbers_of
+from mmssl_ext.evaluation.copies import say_copies
 from mmssl_ext.evaluation.features import extract_features, preserved_rng
 from mmssl_ext.evaluation.knn import knn_accuracy
 from mmssl_ext.registry import HOOKS
@@ -32,6 +34,9 @@ class KNNHook(Hook):
     Model mode, BatchNorm buffers and random generators are left as they were, so
     training is the same with and without this hook.
 
+    Classes are those of the same name in both sets. Where images of the query set stand
+    in the bank as well, a warning says so.
+
     Args:
         bank_dataloader: Config of the loader of the images that vote.
         query_dataloader: Config of the loader of the images to classify.
@@ -43,7 +48,8 @@ class KNNHook(Hook):
         before_train: Whether to run before training.
 
     Raises:
-        ConfigError: Before the first step, where images have no labels.
+        ConfigError: Before the first step, where images have no labels, or are of a
+            class that the bank does not have.
     """
 
     # after the guard (30), before the checkpoint (90), which holds the history
@@ -69,6 +75,7 @@ class KNNHook(Hook):
         self.encoder = encoder
         self.features = tuple(features)
         self.at_start = before_train
+        self._compared = False  # the pixels of the two sets
 
     def before_train(self, runner: Any) -> None:
         """Check the datasets and, unless resumed, measure the starting weights."""
@@ -81,6 +88,7 @@ class KNNHook(Hook):
         for dataset in (bank, query):
             if getattr(dataset, "labels", True) is None:
                 raise _unlabelled(dataset)
+        _check_classes(query, bank)
         if self.k > len(bank):
             runner.logger.warning(
                 f"k={self.k} exceeds the {len(bank)} images of the kNN bank; all vote."
@@ -103,8 +111,14 @@ class KNNHook(Hook):
         model = unwrap(runner.model)
         with preserved_rng(), interruptible("kNN", *self.loaders):
             bank, query = (
-                extract_features(model, loader, self.encoder) for loader in self.loaders
+                extract_features(
+                    model, loader, self.encoder, digests=not self._compared
+                )
+                for loader in self.loaders
             )
+        if not self._compared and runner.rank == 0:
+            say_copies(query, bank, ("kNN query", "bank"))
+        self._compared = True
         for found, loader in zip((bank, query), self.loaders, strict=True):
             if found.labels is None:
                 raise _unlabelled(loader.dataset)
@@ -148,6 +162,16 @@ class KNNHook(Hook):
         if now["epoch"] and first["epoch"] == 0 and main in first:
             text += f"; {start} {first[main]:.1f} %"
         return f"{text} ({seconds:.1f} s)"
+
+
+def _check_classes(query: Any, bank: Any) -> None:
+    labels = getattr(query, "labels", None)
+    if labels is None:  # a dataset of another package: seen with its first images
+        return
+    try:
+        in_numbers_of(labels, class_names(query), class_names(bank))
+    except ValueError as error:
+        raise ConfigError(f"default_hooks.knn: {error}") from error
 
 
 def _unlabelled(dataset: Any) -> ConfigError:

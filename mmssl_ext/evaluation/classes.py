@@ -1,0 +1,121 @@
+"""Two labelled sets meet by the names of their classes, not by the numbers.
+
+A number depends on which other classes a set has: in a folder without ``bird`` the
+class ``cat`` is number 0, in one with it number 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Names = Sequence[str] | None
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """Class names of a dataset, or None where it has none."""
+    names = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    return tuple(map(str, names)) if names else None
+
+
+def in_numbers_of(
+    labels: np.ndarray,
+    classes: Names,
+    known: Names,
+    whose: str = "The query set",
+    others: str = "the bank",
+) -> np.ndarray:
+    """Labels of one set in the numbers of another one's classes.
+
+    Sets without names (a list file gives numbers alone) are taken by number.
+
+    Args:
+        labels: n, integers from 0.
+        classes: Names of those numbers.
+        known: Names of the numbers of the other set.
+        whose: The set, for an error.
+        others: The other set, for an error.
+
+    Returns:
+        n, int64.
+
+    Raises:
+        ValueError: An image is of a class that the other set does not know.
+    """
+    labels = np.asarray(labels, np.int64)
+    present = np.unique(labels).tolist()
+    if not known or not present:
+        return labels
+    if classes is None or present[-1] >= len(classes):
+        classes = list(map(str, range(present[-1] + 1)))
+    number = {name: i for i, name in enumerate(known)}
+    unknown = [i for i in present if classes[i] not in number]
+    by_number = _only_numbers(classes) != _only_numbers(known)
+    if unknown and by_number and len(unknown) == len(present):
+        if present[-1] < len(known):
+            return labels
+        unknown = [i for i in present if i >= len(known)]
+    if unknown:
+        raise ValueError(
+            f"{whose} has images of {len(unknown)} classes that {others} does not "
+            f"have: {_some([classes[i] for i in unknown])}; {others} has "
+            f"{_some(known)}. Give both the same class names, or take these images "
+            "out."
+        )
+    table = np.array([number.get(name, -1) for name in classes], np.int64)
+    return table[labels]
+
+
+def same_columns(
+    targets: np.ndarray, classes: Sequence[str], known: Sequence[str]
+) -> np.ndarray:
+    """Columns of a multi-label set, n x C, in the order of another set's classes.
+
+    Raises:
+        ValueError: The two sets do not have the same classes.
+    """
+    if set(classes) != set(known):
+        raise ValueError(
+            f"The test set has the classes {_some(classes)}, the training set "
+            f"{_some(known)}. Give both the same `classes`."
+        )
+    return targets[:, [list(classes).index(name) for name in known]]
+
+
+def match_classes(dataset: Any, training: Any) -> None:
+    """Give the labels of a test set the numbers that a model was trained with.
+
+    Datasets of this package are renumbered in place; others must agree.
+
+    Raises:
+        ValueError: The sets differ in their classes.
+    """
+    classes, known = class_names(dataset), class_names(training)
+    if classes is None or known is None or classes == known:
+        return
+    labels, targets = (getattr(dataset, name, None) for name in ("labels", "targets"))
+    if hasattr(dataset, "renumber") and targets is not None:
+        dataset.renumber(same_columns(targets, classes, known), known)
+    elif hasattr(dataset, "renumber") and labels is not None:
+        names = ("The test set", "the training set")
+        dataset.renumber(in_numbers_of(labels, classes, known, *names), known)
+    elif len(classes) != len(known) or not (
+        _only_numbers(classes) or _only_numbers(known)
+    ):
+        raise ValueError(
+            f"The test set has the classes {_some(classes)}, the training set "
+            f"{_some(known)}, so their labels mean different things. Give both the "
+            "same `classes`, in the same order."
+        )
+
+
+def _only_numbers(names: Sequence[str]) -> bool:
+    """Whether the names say no more than the numbers do."""
+    return list(names) == [str(i) for i in range(len(names))]
+
+
+def _some(names: Sequence[str]) -> str:
+    listed = ", ".join(f"'{name}'" for name in names[:5])
+    return listed + (", ..." if len(names) > 5 else "")
