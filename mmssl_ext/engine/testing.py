@@ -10,16 +10,17 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
 from mmssl_ext.evaluation.features import Features, extract_features
 from mmssl_ext.evaluation.knn import knn_accuracy
+from mmssl_ext.files import drafted
 from mmssl_ext.registry import MODELS
 
 from .checkpoint import load_checkpoint_file
 from .config_check import check_config
 from .errors import CheckpointFileError, ConfigError
 from .load_report import compare
+from .runner import SSLRunner
 
 
 def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
@@ -82,7 +83,7 @@ def evaluate_checkpoint(
     encoder = encoder or hook.get("encoder", "query")
 
     def extract(name: str) -> Features:
-        return extract_features(model, Runner.build_dataloader(hook[name]), encoder)
+        return extract_features(model, SSLRunner.build_dataloader(hook[name]), encoder)
 
     query = extract("query_dataloader")
     if features is not None:
@@ -106,8 +107,11 @@ def evaluate_checkpoint(
 
 def _write(path: str | Path, found: Features) -> None:
     path = Path(path)
+    if path.suffix != ".npz":
+        path = path.with_name(f"{path.name}.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {n: value.numpy() for n, value in found.features.items()}
     none = np.full(len(found.paths), -1)
     arrays["labels"] = none if found.labels is None else found.labels.numpy()
-    np.savez(path, paths=np.array(found.paths), **arrays)
+    with drafted(path) as draft, draft.open("wb") as file:
+        np.savez(file, paths=np.array(found.paths), **arrays)
