@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from mmssl_ext.env_probe import Facts, collect
+from mmssl_ext.interrupt import explained
 
 # Import name -> (distribution to install, lowest version).
 REQUIRED = {
@@ -306,6 +307,7 @@ def _torch_rows(torch: Facts) -> list[tuple[str, str]]:
     return rows
 
 
+@explained
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the answer; return the exit code."""
     parser = argparse.ArgumentParser(

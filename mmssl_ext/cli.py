@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mmssl_ext import __version__
+from mmssl_ext.interrupt import at_once
 from mmssl_ext.packaged import root
 
 #: Command: (file in the folder ``tools`` or module with a function ``main``, help).
@@ -57,7 +58,9 @@ def main() -> int:
     sys.argv = [f"mmssl-ext {name}", *arguments]  # also what argparse calls the tool
     if target.endswith(".py"):
         return _load(folder / "tools" / target).main()
-    return importlib.import_module(target).main()
+    with at_once():
+        module = importlib.import_module(target)
+    return module.main()
 
 
 def usage() -> str:

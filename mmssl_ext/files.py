@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import mmap
@@ -23,10 +24,24 @@ def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> None:
         data: All that it will hold.
         durable: Return when it is on the disk, so that no power cut can undo it.
     """
+    with drafted(path, durable) as draft:
+        draft.write_bytes(data)
+
+
+@contextlib.contextmanager
+def drafted(path: str | Path, durable: bool = False) -> Iterator[Path]:
+    """Yield the path of a draft, which takes the place of a file once it is written.
+
+    Where writing fails or is interrupted, the old file stays and the draft goes.
+
+    Args:
+        path: Of the file.
+        durable: As for :func:`write_bytes`.
+    """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_bytes(data)
+        yield draft
         if durable:
             flush(draft)
         draft.replace(path)

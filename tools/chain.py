@@ -2,9 +2,9 @@
 """Pretrain, run every transfer from every source, and compare them in a report.
 
 A chain file says what (see mmssl_ext/engine/chain.py). Run again, the command goes on
-where it stopped: finished stages are kept, interrupted ones resumed. SIGTERM and
-SIGUSR1 are passed on to the stages, which save what they have done; the exit code is
-then 75.
+where it stopped: finished stages are kept, interrupted ones resumed. A signal that asks
+to stop is passed on to the stages, which save what they have done; the exit code is
+then 130 after Ctrl-C, else 75.
 """
 
 import argparse
@@ -15,14 +15,18 @@ from pathlib import Path
 if find_spec("mmssl_ext") is None:  # a clone that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.logging import MMLogger
+from mmssl_ext.interrupt import at_once
 
-from mmssl_ext.engine.chain import read_chain
-from mmssl_ext.engine.chain_results import write_csv
-from mmssl_ext.engine.chain_run import ChainRunner
-from mmssl_ext.engine.errors import Preempted
-from mmssl_ext.engine.launch import run_tool
-from mmssl_ext.visualization.chain_report import headline, write_chain_report
+with at_once():
+    from mmengine.logging import MMLogger
+
+    from mmssl_ext.engine.chain import read_chain
+    from mmssl_ext.engine.chain_results import write_csv
+    from mmssl_ext.engine.chain_run import ChainRunner
+    from mmssl_ext.engine.errors import Preempted
+    from mmssl_ext.engine.launch import run_tool
+    from mmssl_ext.visualization.chain_report import headline, write_chain_report
+
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -113,15 +117,12 @@ def report(work_dir: Path) -> None:
 
 
 def main() -> int:
-    """Run the command; Ctrl-C is no error to explain."""
+    """Run the command."""
     args = parse_args()
     # A line per stage: what reading the configs has to say stands in the stages' logs.
     MMLogger.get_current_instance().setLevel("WARNING")
     codes: list[int] = []
-    try:
-        return run_tool(lambda: codes.append(run(args)))() or codes[0]
-    except KeyboardInterrupt:
-        return 130
+    return run_tool(lambda: codes.append(run(args)))() or codes[0]
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@
 # another at MASTER_ADDR:PORT in any order, and NODE_RANK does not count. RDZV_ID names
 # the run; all nodes need the same (else that of the Slurm job, or the address).
 #
-# SIGTERM or SIGUSR1 to this process reaches every worker of the node (SIGUSR1 where
-# torchrun has --signals-to-handle; older ones leave it to you to signal the workers).
-# They save and stop; torchrun kills those that have not after 30 seconds. The exit code
-# is then torchrun's, 1; what the workers did stands in the log.
+# Ctrl-C, a closed terminal, SIGTERM or SIGUSR1 to this process reaches every worker of
+# the node (SIGUSR1 where torchrun has --signals-to-handle; older ones leave it to you to
+# signal the workers). They save and stop; torchrun kills those that have not after 30
+# seconds. The exit code is then 75 where all have saved, else torchrun's, 1. Under nohup
+# a closed terminal stops nothing.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -56,9 +57,14 @@ fi
 
 # Read by torchrun where it knows the option --signals-to-handle; else it ignores SIGUSR1
 # and lives, where Slurm sends it to all processes.
-export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
+signals=SIGTERM,SIGINT,SIGQUIT,SIGUSR1
+ignored=$(sed -n 's/^SigIgn:[[:space:]]*//p' /proc/self/status 2>/dev/null || true)
+if [ -z "$ignored" ] || [ $((0x$ignored & 1)) -eq 0 ]; then
+    signals=$signals,SIGHUP # else nohup has it ignored
+fi
+export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-$signals}
 trap '' USR1
 
-exec "$python" -m torch.distributed.run --nnodes="$nnodes" "${meet[@]}" \
+exec "$python" "$(dirname "$0")/torchrun.py" --nnodes="$nnodes" "${meet[@]}" \
     --nproc_per_node="$gpus" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"

@@ -9,8 +9,11 @@ from pathlib import Path
 if find_spec("mmssl_ext") is None:  # a clone that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmssl_ext.engine.launch import run_tool
-from mmssl_ext.transfer.export import LAYOUTS, export_backbone
+from mmssl_ext.interrupt import at_once
+
+with at_once():
+    from mmssl_ext.engine.launch import run_tool
+    from mmssl_ext.transfer.export import LAYOUTS, export_backbone
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,14 +15,17 @@ from pathlib import Path
 if find_spec("mmssl_ext") is None:  # a clone that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmssl_ext.datasets.shard_writer import (
-    index_shards,
-    make_shards,
-    read_size,
-    verify_shards,
-)
-from mmssl_ext.datasets.shards import ShardIndex
-from mmssl_ext.engine.launch import run_tool
+from mmssl_ext.interrupt import at_once
+
+with at_once():
+    from mmssl_ext.datasets.shard_writer import (
+        index_shards,
+        make_shards,
+        read_size,
+        verify_shards,
+    )
+    from mmssl_ext.datasets.shards import ShardIndex
+    from mmssl_ext.engine.launch import run_tool
 
 
 def parse_args() -> argparse.Namespace:

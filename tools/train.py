@@ -10,9 +10,12 @@ from pathlib import Path
 if find_spec("mmssl_ext") is None:  # a clone that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import DictAction
+from mmssl_ext.interrupt import at_once
 
-from mmssl_ext.engine.launch import run_tool, train
+with at_once(75):
+    from mmengine.config import DictAction
+
+    from mmssl_ext.engine.launch import run_tool, train
 
 
 def parse_args() -> argparse.Namespace:

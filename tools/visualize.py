@@ -9,10 +9,13 @@ from pathlib import Path
 if find_spec("mmssl_ext") is None:  # a clone that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import DictAction
+from mmssl_ext.interrupt import at_once
 
-from mmssl_ext.engine.launch import load_config, run_tool
-from mmssl_ext.visualization.learned import KINDS, METHOD, write_pictures
+with at_once():
+    from mmengine.config import DictAction
+
+    from mmssl_ext.engine.launch import load_config, run_tool
+    from mmssl_ext.visualization.learned import KINDS, METHOD, write_pictures
 
 
 def parse_args() -> argparse.Namespace:

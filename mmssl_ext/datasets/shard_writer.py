@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
+from mmssl_ext import interrupt
+
 from .base import SSLDataset
 from .folder import ImageFolder, ImageList
 from .listing import IMAGE_EXTENSIONS, PackedPaths
@@ -158,10 +160,17 @@ def verify_shards(folder: str, workers: int = 0) -> None:
         ShardError: There are any.
     """
     dataset = ImageShards(folder, [DecodeImage()])
-    loader = DataLoader(_Verdicts(dataset), 32, num_workers=workers, collate_fn=list)
+    loader = DataLoader(
+        *(_Verdicts(dataset), 32),
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=interrupt.ignore,
+    )
     failed = 0
+    with interrupt.held_back():
+        batches = iter(loader)
     with _progress("Decoded", len(dataset)) as progress:
-        for batch, verdicts in enumerate(loader, 1):
+        for batch, verdicts in enumerate(batches, 1):
             for verdict in filter(None, verdicts):
                 print(verdict)
                 failed += 1

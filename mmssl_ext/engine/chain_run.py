@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from mmssl_ext import interrupt
 from mmssl_ext.files import sha256
 from mmssl_ext.visualization.page import duration
 
@@ -43,13 +44,16 @@ from .preemption import SIGNALS
 # What a stage is about to do, by its state on disk.
 NEW, RESUME, AGAIN, DONE = "to run", "to go on", "to run again", "finished"
 
-# Seconds that a stage has to end by itself: after Ctrl-C, and to save what it has done.
-_PATIENCE, _TO_SAVE = 15.0, 600.0
+_TO_SAVE = 600.0  # seconds that a stage has to save what it has done
 _ERROR = re.compile(r"^(Error: |\S*(Error|Exception|Interrupt)\b)")
 
 
 class _Stop(BaseException):
-    """A signal asks the chain to stop, or a stage was stopped by one."""
+    """A signal (None: sent to a stage) asks the chain to stop."""
+
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__()
+        self.number = number
 
 
 @dataclass
@@ -194,13 +198,14 @@ class ChainRunner:
     ) -> int:
         """Run what is not finished.
 
-        SIGTERM and SIGUSR1 go on to the stages that are running, which then save what
-        they have done.
+        A signal that asks to stop goes on to the stages that are running, which then
+        save what they have done; a second one ends them at once.
 
         Returns:
             0; 1 where a stage failed; 75 where a signal stopped the chain or a stage.
 
         Raises:
+            Interrupted: Ctrl-C stopped the chain.
             UserError: Found by :meth:`check`, or another chain is at work here.
         """
         with Lock(self.work_dir / "chain.lock", f"The work dir {self.work_dir}").held():
@@ -267,17 +272,19 @@ class ChainRunner:
                         done = len(todo) - len(left) - len(running)
                         place = f"[{done}/{len(todo)}] {name}"
                         self._tell(name, place, failures, left)
-            except (KeyboardInterrupt, _Stop) as why:
-                self._preempted = isinstance(why, _Stop)
-                self._stop_all(_TO_SAVE if self._preempted else _PATIENCE)
+            except _Stop as why:
+                self._preempted = True
+                self._stop_all(_TO_SAVE)
                 wait(running)
                 write_csv(self.work_dir)
                 states = {x: self.record(self.chain.stage(x)).status for x in started}
                 names = [x for x, state in states.items() if state == "interrupted"]
                 within = f" in {', '.join(sorted(names))}" if names else ""
                 _say(f"Stopped{within}; the same command goes on from here.")
-                if not self._preempted:
-                    raise
+                if why.number == signal.SIGINT:
+                    error = interrupt.Interrupted()
+                    error.logged = True
+                    raise error from None
         return failures
 
     @staticmethod
@@ -432,7 +439,7 @@ class ChainRunner:
 
     @contextlib.contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """Let SIGTERM and SIGUSR1, as from Slurm, stop the stages, not this process."""
+        """Let signals stop the stages, not this process."""
         asked = False
 
         def stop(number: int, _: Any) -> None:
@@ -441,10 +448,14 @@ class ChainRunner:
                 self._signal_all(signal.SIGTERM)
                 return
             asked = True
-            raise _Stop
+            interrupt.note()
+            if number == signal.SIGHUP:
+                interrupt.leave_terminal()
+            raise _Stop(number)
 
+        heeded = [number for number in SIGNALS if not interrupt.is_ignored(number)]
         try:
-            before = {number: signal.signal(number, stop) for number in SIGNALS}
+            before = {number: signal.signal(number, stop) for number in heeded}
         except ValueError:  # not the main thread
             yield
             return

@@ -3,7 +3,8 @@
 Exit codes of the tools: 0 finished; 1 an error with a traceback; 2 a config, a file or
 an option cannot be used; 3 a loss or weight is not finite; 4 the data loader failed;
 5 another rank is gone; 75 stopped by a signal with everything saved: run it again with
-``--resume`` (EX_TEMPFAIL of sysexits.h).
+``--resume`` (EX_TEMPFAIL of sysexits.h); 130 ended by a second Ctrl-C or, of a tool
+other than training, by the first.
 """
 
 

@@ -26,6 +26,7 @@ from .config_check import check_config, closest
 from .config_strict import check_names, check_strict, enforce
 from .config_variables import config_files, read_with_variables, variables
 from .errors import ConfigError
+from .leaving import leaving_by_sentence
 from .ranks import TIMEOUT, start_ranks, watched
 from .runner import SSLRunner
 from .tool import run_tool as run_tool
@@ -177,8 +178,14 @@ def train(
     Raises:
         UserError: Something that the user can mend stops the run.
     """
-    cfg = load_config(config, cfg_options, strict_config)
-    notices = prepare(cfg, **options)
+    with leaving_by_sentence() as place:
+        cfg = load_config(config, cfg_options, strict_config)
+        notices = prepare(cfg, **options)
+        place.append(cfg.work_dir)
+        _train(cfg, notices)
+
+
+def _train(cfg: Config, notices: Notices) -> None:
     start_ranks(cfg)
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     with watched(cfg.work_dir, dist_cfg.get("timeout", TIMEOUT)):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -44,11 +45,11 @@ _CAUSES = {
 def guard_workers(loader: DataLoader) -> DataLoader:
     """Watch the workers of a loader, and let a run stop while it waits for a batch.
 
-    The loader stays what it is. Its workers ignore SIGTERM and SIGUSR1 unless its own
-    process sends them, so the whole process group can be told to stop, and end with
-    their parent. A worker that dies, raises or does not answer for ``timeout`` seconds
-    (600 where the loader sets none) gives an error that names it, its batch and images.
-    A dead worker is noticed where the next batch is fetched, never in between.
+    The loader stays what it is. Its workers ignore the signals that stop a run unless
+    its own process sends them, so the whole process group can be told to stop, and end
+    with their parent. A worker that dies, raises or does not answer for ``timeout``
+    seconds (600 where the loader sets none) gives an error that names it, its batch and
+    images. A dead worker is noticed where the next batch is fetched, never in between.
 
     Returns:
         The loader.
@@ -94,8 +95,18 @@ class _InWorker:
     def __call__(self, worker_id: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=_heed_parent, daemon=True).start()
+        sys.excepthook = _unless_hung_up
         if self.then is not None:
             self.then(worker_id)
+
+
+def _unless_hung_up(kind: type, error: BaseException, trace: Any) -> None:
+    """Let nobody read of a batch that the parent, told to stop, no longer took.
+
+    The thread that hands out the memory of batches reports its errors here.
+    """
+    if not issubclass(kind, (EOFError, OSError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _heed_parent() -> None:

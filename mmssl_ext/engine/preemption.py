@@ -1,11 +1,13 @@
 """Signals that ask a run to stop, and where it may: between two steps, on all ranks.
 
-SIGTERM and SIGUSR1 set a flag. It is looked at whenever a batch is fetched, in training
-and in evaluation; all ranks then agree, so none waits for one that has left. While a
-rank waits for data the flag ends the wait. A second signal has the effect that it would
-have without us; the same notice may arrive twice, for launchers pass on to their
-processes what the scheduler has already sent to all of them, so signals within two
-seconds of the first count as one.
+SIGTERM, SIGUSR1, Ctrl-C (SIGINT) and a closed terminal (SIGHUP) set a flag; the last
+two are left alone where they were ignored before, as under ``nohup``. It is looked
+at whenever a batch is fetched, in training and in evaluation; all ranks then agree, so
+none waits for one that has left. While a rank waits for data the flag ends the wait. A
+second signal ends the process at once, by exit code 130 after Ctrl-C, else by that
+signal; the same notice may arrive twice, for launchers pass on to their processes what
+the scheduler has already sent to all of them, so signals within two seconds of the
+first count as one.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mmssl_ext import interrupt
+
 from .agreement import agree
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, *interrupt.TERMINAL)
 
-_SAME = 2.0  # seconds in which further signals are the first one once more
 _ON, _STOP, _FAILED = 0, 1, 2  # what ranks agree on
 
 
@@ -79,7 +82,8 @@ class Watch:
             _current.give_back(even_leaving=True)
         if _in_main_thread():
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._handle)
+                if not interrupt.is_ignored(number):
+                    self._before[number] = signal.signal(number, self._handle)
         _current = self
 
     def leave(self) -> None:
@@ -89,19 +93,27 @@ class Watch:
         """
         if not self._leaves:
             atexit.register(_ignore)  # Python restores handlers before it has ended
+            interrupt.note()
         self._leaves = True
 
     def give_back(self, even_leaving: bool = False) -> None:
-        """Restore the handlers, unless the process is about to end for a signal."""
+        """Restore the handlers, unless the process is about to end for a signal.
+
+        Those of the terminal are restored then, too: a tool knows what has come, and an
+        interactive session does not end.
+        """
         global _current
         if _current is self:
             _current = None
-        if not _in_main_thread() or (self._leaves and not even_leaving):
+        if not _in_main_thread():
             return
-        for number, handler in self._before.items():
+        leaves = self._leaves and not even_leaving
+        for number in [
+            x for x in self._before if x in interrupt.TERMINAL or not leaves
+        ]:
+            handler = self._before.pop(number)
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, handler)
-        self._before = {}
 
     def trains(self, loader: Any) -> None:
         """Let all ranks agree on every batch of a loader."""
@@ -166,14 +178,15 @@ class Watch:
         if self.asked is None and not forked:
             self.asked, self._first = signal.Signals(number), now
             self.leave()
+            if number == signal.SIGHUP:
+                interrupt.leave_terminal()
             text = f"{self.asked.name}: stopping; a second signal ends at once.\n"
             with contextlib.suppress(OSError):
                 os.write(2, text.encode())  # a logger might hold its lock just now
             if self._raises:
                 raise _Now
-        elif forked or now - self._first > _SAME:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        elif forked or now - self._first > interrupt.SAME:
+            interrupt.end_now(number)
 
 
 _current: Watch | None = None

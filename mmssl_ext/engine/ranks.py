@@ -119,7 +119,8 @@ def watched(work_dir: str | Path, timeout: float = TIMEOUT) -> Iterator[None]:
         ranks.leave()
     except BaseException as error:
         lost = error
-        if not isinstance(error, RankError) and _is_collective(error):
+        own = isinstance(error, (RankError, KeyboardInterrupt))
+        if not own and _is_collective(error):
             lost = ranks.lost(error)
         if not isinstance(lost, RankError):
             ranks.leave(error)

@@ -10,19 +10,20 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
 from mmssl_ext.evaluation.copies import say_copies
 from mmssl_ext.evaluation.features import Features, extract_features
 from mmssl_ext.evaluation.knn import knn_accuracy
+from mmssl_ext.files import drafted
 from mmssl_ext.registry import MODELS
 
 from .checkpoint import load_checkpoint_file
 from .config_check import check_config
 from .errors import CheckpointFileError, ConfigError
 from .load_report import compare
+from .runner import SSLRunner
 
 
 def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
@@ -87,7 +88,7 @@ def evaluate_checkpoint(
     def extract(loader: DataLoader) -> Features:
         return extract_features(model, loader, encoder, digests=True)
 
-    query = extract(Runner.build_dataloader(hook["query_dataloader"]))
+    query = extract(SSLRunner.build_dataloader(hook["query_dataloader"]))
     if features is not None:
         _write(features, query)
     if query.labels is None:
@@ -99,7 +100,7 @@ def evaluate_checkpoint(
         return {}
     k = k or hook.get("k", 200)
     temperature = temperature or hook.get("temperature", 0.1)
-    loader = Runner.build_dataloader(hook["bank_dataloader"])
+    loader = SSLRunner.build_dataloader(hook["bank_dataloader"])
     known = class_names(loader.dataset)
     in_numbers_of(query.labels.numpy(), query.classes, known)  # before the long work
     bank = extract(loader)
@@ -113,8 +114,11 @@ def evaluate_checkpoint(
 
 def _write(path: str | Path, found: Features) -> None:
     path = Path(path)
+    if path.suffix != ".npz":
+        path = path.with_name(f"{path.name}.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {n: value.numpy() for n, value in found.features.items()}
     none = np.full(len(found.paths), -1)
     arrays["labels"] = none if found.labels is None else found.labels.numpy()
-    np.savez(path, paths=np.array(found.paths), **arrays)
+    with drafted(path) as draft, draft.open("wb") as file:
+        np.savez(file, paths=np.array(found.paths), **arrays)

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .errors import RankError, UserError
+from mmssl_ext import interrupt
+
+from .errors import Preempted, RankError, UserError
 
 _PATIENCE = 10.0  # seconds that torch has to close its connections
 
@@ -27,15 +29,23 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
     Errors that the user can mend are printed without traceback by rank 0 and end
     with the exit code of their class (see ``errors.py``); all others keep their
     traceback. Values that this package itself refuses count as the user's. Where
-    torchrun started the tool, its summary shows the error too.
+    torchrun started the tool, its summary shows the error too. Ctrl-C and a closed
+    terminal end with a sentence and 128 + the signal's number, at a second time at
+    once; a training run saves first and ends with 75.
     """
 
     @functools.wraps(main)
     def run() -> int:
+        with interrupt.raised():
+            return guarded()
+
+    def guarded() -> int:
         code = 1
         try:
             main()
             code = 0
+        except KeyboardInterrupt as caught:
+            code = interrupt.explain(caught)
         except (
             UserError,
             FileNotFoundError,
@@ -48,7 +58,8 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
                 raise
             speaks = _rank() == 0 or isinstance(error, RankError)
             if speaks and not getattr(error, "logged", False):
-                print(f"Error: {error}", file=sys.stderr, flush=True)
+                kind = "" if isinstance(error, Preempted) else "Error: "
+                interrupt.say(f"{kind}{error}")
             _tell_torchrun(error, str(error))
             code = getattr(error, "exit_code", UserError.exit_code)
         except Exception as error:

@@ -23,6 +23,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mmssl_ext.files import write_text
+from mmssl_ext.interrupt import explained
 
 from . import curves, logs, page
 from .page import Section
@@ -438,6 +439,7 @@ def _times(count: int) -> str:
     return f" ({count} times)" if count > 1 else ""
 
 
+@explained
 def command_line(
     argv: Sequence[str] | None,
     description: str,

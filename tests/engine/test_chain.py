@@ -409,8 +409,11 @@ def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
 
 
 @pytest.mark.fault("R8")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_lets_the_stages_save(folder, number):
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)],
+)
+def test_a_signal_lets_the_stages_save(folder, number, expected):
     """Two at once; what comes after them is not started."""
     text = CHAIN.replace(
         '"toy.py", title', '"toy.py", options={"fails": "saves"}, title'
@@ -427,7 +430,7 @@ def test_a_signal_lets_the_stages_save(folder, number):
     time.sleep(0.3)
     process.send_signal(number)  # once more, as launchers do
     code, out = process.wait(60), process.text
-    assert code == 75, out
+    assert code == expected, out
     assert f"Stopped in {', '.join(sorted(names))}; the same command goes on" in out
     assert "FAILED" not in out and "Traceback" not in out
     for name in names:

@@ -6,9 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mmssl_ext.interrupt import explained
+
 from . import make_demo
 
 
+@explained
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the scenes; return the exit status."""
     parser = argparse.ArgumentParser(

@@ -26,7 +26,10 @@ _DUE = "stopped_in_validation"
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Finish the step, save and exit where SIGTERM or SIGUSR1 asks for it.
+    """Finish the step, save and exit where a signal asks for it.
+
+    Signals are SIGTERM, SIGUSR1, Ctrl-C (SIGINT) and a closed terminal (SIGHUP); the
+    latter two only where they were not ignored at the start, as under ``nohup``.
 
     The run then ends with exit code 75 (:class:`Preempted`), and ``--resume`` goes on
     from there. One rank that is told is enough: all agree before the next step. While a
@@ -35,7 +38,7 @@ class PreemptionHook(Hook):
     checkpoint holds, the run goes on to the end of the optimizer step. Before the first
     step there is nothing to save; after the last the run just finishes.
 
-    A second signal ends the process at once, as if nobody handled it, except within two
+    A second signal ends the process at once (130 after Ctrl-C), except within two
     seconds of the first: launchers (torchrun, srun, mpirun) pass on to every process
     what the scheduler may have sent to all of them already.
 

@@ -113,7 +113,10 @@ class ProgressHook(Hook):
         now = time.monotonic()
         if self._bar is not None and now >= self._next_refresh:
             self._next_refresh = now + self.refresh
-            self._bar.draw(runner, *self._throughput())
+            try:
+                self._bar.draw(runner, *self._throughput())
+            except OSError:  # the terminal has closed
+                self._close()
 
     def after_train(self, runner: Any) -> None:
         """Remove the bar before later hooks print their closing lines."""
@@ -236,13 +239,15 @@ class _Bar:
 
     def close(self) -> None:
         """Erase the bar and give streams and handlers back."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         self._redirects.close()
         for handler, stream in self._handlers:
             handler.removeFilter(_not_replaced)
             handler.setStream(stream)
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
 
 def _not_replaced(record: logging.LogRecord) -> bool:

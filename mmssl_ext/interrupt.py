@@ -1,0 +1,182 @@
+"""Ctrl-C and a closed terminal end a tool with a sentence and no traceback.
+
+Only a tool takes the signals over, for as long as it runs: whoever imports the package
+keeps the handlers of their own. A training run has further ones meanwhile, which save
+before it ends (see :mod:`mmssl_ext.engine.preemption`). Few imports, for this is in
+force before the large packages are imported.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn, ParamSpec
+
+#: Sent to all processes of a terminal: by Ctrl-C, and when it closes.
+TERMINAL = (signal.SIGINT, signal.SIGHUP)
+P = ParamSpec("P")
+SAME = 2.0  # seconds in which further signals are the first one once more
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised in a tool by the first of these signals.
+
+    Attributes:
+        number: The signal.
+        logged: A sentence about it has been said.
+    """
+
+    logged = False
+
+    def __init__(self, number: signal.Signals = signal.SIGINT) -> None:
+        super().__init__()
+        self.number = number
+
+
+_first: float | None = None  # when the first signal came
+_process = 0  # whose signals they are; a fork has no business with them
+
+
+def note() -> None:
+    """Remember that a signal has come; the next one, if no echo, ends at once."""
+    global _first
+    _first = time.monotonic()
+    atexit.register(ignore)  # Python restores handlers before it has ended
+
+
+def end_now(number: int) -> NoReturn:
+    """End this process at once, as a second signal asks for."""
+    if number == signal.SIGINT:
+        os._exit(128 + number)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # never reached
+
+
+def is_ignored(number: int) -> bool:
+    """Whether a signal of the terminal is to be left alone, as under ``nohup``."""
+    return number in TERMINAL and signal.getsignal(number) == signal.SIG_IGN
+
+
+def leave_terminal() -> None:
+    """Send what is still printed nowhere, as far as the terminal is gone.
+
+    A line that cannot be written must not end a run before it has saved.
+    """
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let processes that are started meanwhile begin with these signals blocked."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore(*_: object) -> None:
+    """Leave the signals to the parent; for a worker of a data loader."""
+    for number in TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def say(text: str) -> None:
+    """Write a line to standard error, if there is still one."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def at_once(code: int | None = None) -> Iterator[None]:
+    """Leave at once, with a sentence, while a tool has done nothing but imports.
+
+    Args:
+        code: Exit code, where it is not 128 + the signal's number.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        with contextlib.suppress(OSError):
+            os.write(2, f"Stopped by {name} before anything was done.\n".encode())
+        os._exit(128 + number if code is None else code)
+
+    with _handled_by(leave):
+        yield
+
+
+def explained(main: Callable[P, int]) -> Callable[P, int]:
+    """Let a command end by a sentence and 128 + the signal's number."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        with raised():
+            try:
+                return main(*args, **kwargs)
+            except KeyboardInterrupt as error:
+                return explain(error)
+
+    return run
+
+
+def explain(error: KeyboardInterrupt) -> int:
+    """Say what has stopped this command, unless that is done; return its exit code."""
+    stopped = error if isinstance(error, Interrupted) else Interrupted()
+    if not stopped.logged:
+        say(f"Stopped by {stopped.number.name}.")
+    return 128 + stopped.number
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Raise :class:`Interrupted` at the first signal; end at once at the second."""
+    global _first, _process
+    _first, _process = None, os.getpid()
+    with _handled_by(_handle):
+        yield
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _process:
+        end_now(number)
+    if _first is None:
+        note()
+        if number == signal.SIGHUP:
+            leave_terminal()
+        raise Interrupted(signal.Signals(number))
+    if time.monotonic() - _first > SAME:
+        end_now(number)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: signal._HANDLER) -> Iterator[None]:
+    """Handle the signals so; once one has come, for the rest of the process."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in TERMINAL:
+            if not is_ignored(number):
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        if _first is None:
+            for number, earlier in before.items():
+                signal.signal(number, earlier)

@@ -1,0 +1,254 @@
+"""Ctrl-C and a closed terminal: saved, a sentence, an exit code, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from mmssl_ext import interrupt
+from mmssl_ext.engine import launch, preemption, testing
+from mmssl_ext.engine.launch import run_tool, train
+from mmssl_ext.engine.preemption import Watch
+from mmssl_ext.evaluation.features import Features
+from tests.distributed import wait_for
+from tests.engine.test_preemption import (
+    STEPS,
+    Signal,
+    assert_goes_on,
+    run,
+    saved,
+    stall,
+    start,
+    steps,
+    toy,
+    until,
+    with_validation,
+)
+from tests.harness import REPO
+from tests.harness import Watch as Events
+
+INT, HUP = signal.SIGINT, signal.SIGHUP
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Those of pytest, which a tool that was interrupted does not give back."""
+    before = {number: signal.getsignal(number) for number in interrupt.TERMINAL}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    interrupt._first = None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody stopped."""
+    cfg = with_validation(toy(tmp_path_factory.mktemp("whole") / "run"))
+    assert steps(run(cfg)) == list(range(1, STEPS + 1))
+    return cfg
+
+
+@pytest.mark.fault("R8")
+@pytest.mark.parametrize(("number", "workers"), [(INT, 2), (HUP, 0)])
+def test_a_run_is_saved_and_goes_on(tmp_path, whole, number, workers):
+    """The signal reaches the whole group: the run and the workers of its loader."""
+    cfg = toy(tmp_path / "run", workers)
+    text = run(cfg, Signal(2, number, group=True), code=75)
+    assert steps(text) == [1, 2, 3] and "Traceback" not in text
+    assert f"The run was stopped by {number.name} in epoch 1 after iteration 3" in text
+    assert_goes_on(cfg, text, whole)
+
+
+@pytest.mark.fault("R8")
+def test_ctrl_c_while_data_are_awaited(tmp_path, whole):
+    cfg = toy(tmp_path / "run", 2)
+    file = stall(cfg, at=1)
+    with start(cfg, Signal(STEPS + 1, group=True)) as found:
+        until(file, found)
+        os.killpg(found[0].process.pid, INT)
+        wait_for(found, 40)
+        assert found[0].code == 75, found[0].text
+    assert "Traceback" not in found[0].text
+    assert_goes_on(cfg, found[0].text, whole)
+
+
+@pytest.mark.fault("R8")
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    text = run(toy(tmp_path / "run"), Signal(2, INT, INT, pause=2.3), code=130)
+    assert steps(text) == [1, 2] and "Traceback" not in text
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+class Terminal(Hook):
+    """Makes a terminal that of this process, and writes on it at each step."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def before_run(self, runner):
+        os.setsid()
+        opened = os.open(self.path, os.O_RDWR)  # now the terminal of the session
+        os.dup2(opened, 1)
+        os.dup2(opened, 2)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        time.sleep(0.05)
+
+
+@pytest.mark.fault("R8")
+def test_a_closed_terminal(tmp_path, whole):
+    """It takes standard output and error with it, with a live bar on them."""
+    cfg = toy(tmp_path / "run")
+    cfg.default_hooks.progress = {"type": "mmssl_ext.ProgressHook", "bar": True}
+    cfg.default_hooks.progress["refresh"] = 0.0
+    outside, inside = os.openpty()
+    with start(cfg, Terminal(os.ttyname(inside))) as found:
+        seen = b""
+        while b"[step 3]" not in seen:
+            seen += os.read(outside, 10_000)
+        os.close(outside)
+        wait_for(found, 40)
+        os.close(inside)
+        assert found[0].code == 75, found[0].text
+    done = saved(cfg)["meta"]["iter"]
+    assert 3 <= done < STEPS
+    cfg.default_hooks.pop("progress")
+    assert_goes_on(cfg, "".join(f"[step {i + 1}]" for i in range(done)), whole)
+
+
+def test_what_was_ignored_stays_ignored():
+    """As ``nohup`` and the background jobs of a script have it."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (INT, HUP)}
+    watch = Watch()
+    try:
+        watch.install()
+        with interrupt.raised():
+            assert signal.getsignal(HUP) == signal.getsignal(INT) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == watch._handle
+    finally:
+        watch.give_back()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_an_interactive_session_gets_its_handlers_back():
+    watch = Watch()
+    before = signal.getsignal(INT)
+    watch.install()
+    os.kill(os.getpid(), INT)
+    assert watch.asked == INT
+    term = signal.getsignal(signal.SIGTERM)
+    watch.give_back()
+    assert signal.getsignal(INT) == before
+    assert signal.getsignal(signal.SIGTERM) == term  # the notice may come once more
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert preemption.current() is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(INT, 130), (HUP, 129)])
+def test_a_tool_says_a_sentence(capfd, number, code):
+    def interrupted():
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    assert run_tool(interrupted)() == code
+    assert capfd.readouterr().err == f"Stopped by {number.name}.\n"
+
+
+def test_a_second_ctrl_c_ends_a_tool_that_does_not_end():
+    program = """if True:
+        import os, signal, time
+        from mmssl_ext import interrupt
+
+        @interrupt.explained
+        def main():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(10)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)  # the first one once more
+                print("cleans up", flush=True)
+                time.sleep(interrupt.SAME + 0.1)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(10)
+
+        main()
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout) == (130, "cleans up\n"), found.stderr
+    assert not found.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(INT, 75), (HUP, 75), (INT, None)])
+def test_ctrl_c_during_the_imports(number, code):
+    program = (
+        "import os, time\nfrom mmssl_ext.interrupt import at_once\n"
+        f"with at_once({code}):\n    os.kill(os.getpid(), {int(number)})\n"
+        "    time.sleep(10)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True
+    )
+    assert found.returncode == (code or 130)
+    assert found.stderr == f"Stopped by {number.name} before anything was done.\n"
+
+
+@pytest.mark.parametrize("when", ["made ready", "has trained"])
+def test_a_run_outside_of_its_loop(tmp_path, monkeypatch, capfd, when):
+    cfg = toy(tmp_path / "run")
+    cfg.dump(str(tmp_path / "config.py"))
+
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), INT)
+        time.sleep(10)
+
+    if when == "made ready":
+        monkeypatch.setattr(launch, "build_runner", interrupted)
+        left = "Nothing was to be saved yet; start it again."
+    else:
+        hook = Events(after_run=lambda runner: interrupted())
+        build = launch.build_runner
+
+        def with_hook(*args):
+            runner = build(*args)
+            runner.register_hook(hook)
+            return runner
+
+        monkeypatch.setattr(launch, "build_runner", with_hook)
+        newest = tmp_path / "run" / "epoch_2.pth"
+        left = f"The newest checkpoint there is {newest}; go on with --resume."
+    assert run_tool(partial(train, tmp_path / "config.py"))() == 75
+    assert capfd.readouterr().err.endswith(
+        f"The run in {tmp_path / 'run'} was stopped by SIGINT outside of its steps. "
+        f"{left}\n"
+    )
+    assert not Path(tmp_path / "run" / "run.lock").exists()
+
+
+def test_features_that_are_cut_short_leave_the_old_file(tmp_path, monkeypatch):
+    found = Features({"backbone": torch.zeros(2, 3)}, None, ["a.png", "b.png"])
+    out = tmp_path / "features.npz"
+    testing._write(out, found)
+    before, save = out.read_bytes(), np.savez
+
+    def interrupted(file, **arrays):
+        save(file, **arrays)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        testing._write(out, found)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert out.read_bytes() == before
