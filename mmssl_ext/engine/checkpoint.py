@@ -29,6 +29,7 @@ from mmssl_ext.files import sha256
 from .checkpoint_writing import save_checkpoint_file, wait_for_checkpoints
 from .errors import CheckpointFileError
 from .manifest import ManifestError, manifest_path, manifests, read_manifest
+from .weight_values import state_faults
 
 HISTORY_LENGTH = 10_000  # logged values kept per scalar; smoothing windows are shorter
 
@@ -99,12 +100,24 @@ def load_checkpoint_file(
     return _load(path, trust, map_location=map_location)
 
 
-def check_checkpoint_file(path: str | Path) -> None:
-    """Raise what :func:`load_checkpoint_file` would raise, but load no tensors."""
+def check_checkpoint_file(path: str | Path, resume: bool = False) -> None:
+    """Raise what :func:`load_checkpoint_file` would raise, but keep no tensors.
+
+    Args:
+        path: Of the file.
+        resume: Also refuse a state with NaN or infinity, which no run can go on from.
+    """
     path = _existing(path)
     if warning := _compare(path):
         print_log(warning, "current", WARNING)
-    _load(path, mmap=True)
+    checkpoint = _load(path, mmap=True)
+    if resume:
+        _check_state(path, checkpoint)
+
+
+def _check_state(path: Path, checkpoint: dict) -> None:
+    if faults := state_faults(checkpoint):
+        raise _unusable(path, f"comes from a run that diverged ({'; '.join(faults)})")
 
 
 def _existing(path: str | Path) -> Path:
@@ -134,7 +147,8 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Find the newest checkpoint of a run that can be read.
 
     The one that ``last_checkpoint`` names comes first, the others by their time. All
-    bytes are compared as in :func:`load_checkpoint_file`, but tensors are not loaded.
+    bytes are compared as in :func:`load_checkpoint_file`, and a state with NaN or
+    infinity is passed over.
 
     Returns:
         Its path, or ``None`` where the folder holds no checkpoint, and sentences for
@@ -148,7 +162,7 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     for path in _candidates(Path(work_dir)):
         try:
             note = _compare(path)
-            _load(path, mmap=True)
+            _check_state(path, _load(path, mmap=True))
         except _Unusable as error:
             bad.append(f"Checkpoint {path} {error.what}")
             continue

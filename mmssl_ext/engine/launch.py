@@ -354,7 +354,7 @@ def _set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
     if given is not None:
         if "://" in given:
             raise ConfigError(f"Download {given} first and give the path of the file.")
-        check_checkpoint_file(given)
+        check_checkpoint_file(given, resume=bool(cfg.get("resume")))
     if cfg.get("resume"):
         notices.append((logging.INFO, f"Resuming from {given}."))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
@@ -24,14 +26,24 @@ from .config_check import check_config
 from .errors import CheckpointFileError, ConfigError
 from .load_report import compare
 from .runner import SSLRunner
+from .weight_record import (
+    describe_weights,
+    find_record,
+    input_changes,
+    structure_changes,
+)
+from .weight_values import check_values
 
 
 def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
     """Load a checkpoint into a model; every name and shape must match.
 
+    Warns where the model prepares its images in another way than the one trained.
+
     Raises:
         CheckpointFileError: The file cannot be read, or does not fit the model; the
-            message lists what is missing, unexpected or of another shape.
+            message lists what is missing, unexpected or of another shape. Or it holds
+            weights that no working network has, or was trained with other strides.
     """
     checkpoint = load_checkpoint_file(path)
     state = checkpoint.get("state_dict", checkpoint)
@@ -43,6 +55,22 @@ def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
         raise CheckpointFileError(
             f"Checkpoint {path} does not fit the model of the config; give the config "
             f"that it was trained with.{report.details()}"
+        )
+    floating = {n for n, v in model.state_dict().items() if v.is_floating_point()}
+    check_values(state, path, floating)
+    record, now = find_record(checkpoint.get("meta")), describe_weights(model)
+    if changes := structure_changes(record, now["backbone"]):
+        raise CheckpointFileError(
+            f"Checkpoint {path} would compute other features in the model of the "
+            f"config: {'; '.join(changes)}. Give the config that it was trained with."
+        )
+    if changes := input_changes(record, now["input"]):
+        print_log(
+            f"Checkpoint {path} was trained on images prepared in another way than the "
+            f"config says: {'; '.join(changes)}. Set model.data_preprocessor to the "
+            "values of the file.",
+            "current",
+            WARNING,
         )
     model.load_state_dict(state)
 

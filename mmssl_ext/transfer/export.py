@@ -14,9 +14,11 @@ from torch import Tensor
 import mmssl_ext
 from mmssl_ext.engine.errors import CheckpointFileError, UserError
 from mmssl_ext.engine.load_report import describe_resnet
+from mmssl_ext.engine.weight_files import read_tensors
+from mmssl_ext.engine.weight_record import USUAL_STEM, USUAL_STRIDES, Record
 from mmssl_ext.files import sha256
 
-from .handover import fingerprint, read_backbone, read_tensors
+from .handover import fingerprint, read_backbone
 from .layouts import to_detectron2
 
 State = dict[str, Tensor]
@@ -29,6 +31,8 @@ LAYOUTS = {
     "detectron2": "_detectron2.pth",
     "safetensors": ".safetensors",
 }
+# Those for ResNets of one structure.
+_FIXED = ("torchvision", "timm", "detectron2")
 
 
 def export_backbone(
@@ -49,6 +53,10 @@ def export_backbone(
       ``MODEL.PIXEL_STD`` and ``RESNETS.STRIDE_IN_1X1=False``.
     * ``safetensors``: torchvision's names; the origin stands in its metadata.
 
+    ``mm``, ``detectron2`` and ``safetensors`` also say what the weights were trained as
+    (:mod:`mmssl_ext.engine.weight_record`). The ResNets of torchvision, timm and
+    detectron2 have fixed strides and stems; one with others is refused for them.
+
     Every file is read back and its tensors compared by hash before it gets its name.
 
     Args:
@@ -65,13 +73,15 @@ def export_backbone(
         Path of each layout's file.
 
     Raises:
-        UserError: The layout is unknown, or the source cannot be read.
+        UserError: The layout is unknown, or the source cannot be read, holds weights
+            that no working network has, or a ResNet that the library has not.
     """
     if unknown := [name for name in layouts if name not in LAYOUTS]:
         raise UserError(
             f"There is no layout {', '.join(unknown)}; there are {', '.join(LAYOUTS)}."
         )
-    state, found = read_backbone(checkpoint, encoder, prefix, trust)
+    state, found, record = read_backbone(checkpoint, encoder, prefix, trust)
+    _check_structure(checkpoint, state, record, layouts)
     origin = {
         "source": Path(checkpoint).name,
         "source_sha256": sha256(checkpoint),
@@ -80,6 +90,7 @@ def export_backbone(
         "architecture": describe_resnet(state) or "",
         "fingerprint": fingerprint(state),
         "mmssl_ext": mmssl_ext.__version__,
+        "weights": record,
     }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     written = {}
@@ -101,7 +112,40 @@ def export_backbone(
     return written
 
 
-def _write(path: Path, layout: str, state: State, origin: dict[str, str]) -> None:
+def _check_structure(
+    checkpoint: str | Path, state: State, record: Record, layouts: Sequence[str]
+) -> None:
+    """Refuse a ResNet for libraries in which its weights compute something else."""
+    fixed = [name for name in layouts if name in _FIXED]
+    backbone = record["backbone"]
+    strides = backbone.get("strides", USUAL_STRIDES)
+    found = []
+    if strides != USUAL_STRIDES[: len(strides)]:
+        found.append(f"strides ({', '.join(map(str, strides))})")
+    if any(x > 1 for x in backbone.get("dilations", ())):
+        found.append("dilations")
+    if backbone.get("style") == "caffe":
+        found.append("bottlenecks of caffe style")
+    stem = backbone.get("stem", USUAL_STEM)
+    if "conv1.weight" not in state:
+        found.append("a deep stem")
+    elif stem != USUAL_STEM:
+        found.append(f"a stem of {stem}")
+    elif state["conv1.weight"].shape[2:] != (7, 7):
+        found.append("a stem of {2}x{3}".format(*state["conv1.weight"].shape))
+    if any(n.endswith("downsample.1.weight") and v.dim() > 1 for n, v in state.items()):
+        found.append("averages before it down-samples (avg_down)")
+    if fixed and found:
+        others = [name for name in LAYOUTS if name not in _FIXED]
+        raise UserError(
+            f"{checkpoint} holds a ResNet with {' and '.join(found)}; in the ResNet of "
+            f"{', '.join(fixed)}, which has strides (1, 2, 2, 2) and a stem of "
+            f"{USUAL_STEM}, its weights would compute other features. Choose --layouts "
+            f"{' '.join(others)}, which say how it was built."
+        )
+
+
+def _write(path: Path, layout: str, state: State, origin: dict[str, Any]) -> None:
     state = {name: value.contiguous() for name, value in state.items()}
     content: dict[str, Any] = dict(state)
     if layout == "safetensors":

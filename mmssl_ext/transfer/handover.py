@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,39 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
 
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.engine.load_report import LoadReport, compare, describe_resnet
+from mmssl_ext.engine.weight_files import (
+    State,
+    local_path,
+    read_tensors,
+    read_weights,
+    some,
+)
+from mmssl_ext.engine.weight_names import below, best_prefix, find_prefix
+from mmssl_ext.engine.weight_record import (
+    Record,
+    bottleneck_style,
+    describe_backbone,
+    structure_changes,
+)
+from mmssl_ext.engine.weight_values import check_values
 from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
 from mmssl_ext.unwrap import unwrap
 
-from .layouts import from_detectron2, is_detectron2
-
-State = dict[str, Tensor]
-
-# A momentum, target or teacher network: mmpretrain's and official MoCo's encoder_k,
-# BYOL's target_net, DINO's teacher.
-_KEY_ENCODER = re.compile(
-    r"(^|[._])(encoder_k|key|momentum|target|teacher|ema)([._]|$)"
-)
+__all__ = [
+    "Handover",
+    "PretrainedBackbone",
+    "below",
+    "best_prefix",
+    "find_prefix",
+    "fingerprint",
+    "handovers",
+    "read_backbone",
+    "read_tensors",
+    "unwrapped",
+]
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class Handover:
         prefix: What stands before the backbone's names in the file.
         report: What matched.
         fingerprint: :func:`fingerprint` of what was loaded, as the module holds it.
+        record: What the file says that its weights were trained as.
     """
 
     checkpoint: str
@@ -54,6 +73,7 @@ class Handover:
     prefix: str
     report: LoadReport
     fingerprint: str
+    record: Record
 
     def line(self) -> str:
         """Return the line for the log."""
@@ -88,13 +108,14 @@ class PretrainedBackbone:
         absent: Children of the module that the file cannot have and that keep their
             own initialisation, such as a norm layer added behind a stage.
         style: Where the bottlenecks stride, ``pytorch`` (3x3 convolution) or ``caffe``
-            (1x1): the tensors are alike, the features are not. All the sources above
-            are of ``pytorch`` style.
+            (1x1): the tensors are alike, the features are not. Where the file does not
+            say it; all the sources above are of ``pytorch`` style.
         trust: Let code stored in the file run, where its origin is certain.
 
     Raises:
         CheckpointFileError: On initialisation, before anything is written to the
-            module, unless every tensor matched; or when the file cannot be read.
+            module, unless every tensor matched and holds values that a working network
+            has; or when the file cannot be read.
     """
 
     def __init__(
@@ -117,7 +138,7 @@ class PretrainedBackbone:
 
     def __call__(self, module: nn.Module) -> None:
         """Fill a module and leave the :class:`Handover` at ``module.handover``."""
-        tensors = read_tensors(self.checkpoint, self.trust)
+        tensors, record = read_weights(self.checkpoint, self.trust)
         wanted = module.state_dict()
         names = [n for n in wanted if n.split(".")[0] not in self.absent]
         prefix = self.prefix
@@ -125,30 +146,47 @@ class PretrainedBackbone:
             prefix = find_prefix(names, tensors, self.encoder, self.checkpoint)
         source = below(tensors, prefix)
         report = compare(wanted, source, absent=self.absent)
-        if causes := self._objections(module, names, tensors, source, report):
+        if causes := self._objections(
+            module, names, tensors, source, report, record["backbone"].get("style")
+        ):
             raise CheckpointFileError(
                 f"{type(module).__name__} cannot take its weights from "
                 f"{self.checkpoint}, prefix '{prefix}': {report.summary()}."
                 + "".join(f"\n{cause}" for cause in causes)
                 + report.details()
-                + f"\n  the file's names begin: {_some(tensors)}"
-                + f"\n  the model's names begin: {_some(names)}"
+                + f"\n  the file's names begin: {some(tensors)}"
+                + f"\n  the model's names begin: {some(names)}"
             )
         found = {name: source[name] for name in report.matched}
+        check_values(
+            {prefix + name: value for name, value in found.items()},
+            self.checkpoint,
+            {prefix + n for n in found if wanted[n].is_floating_point()},
+        )
         module.load_state_dict(found, strict=False)
         _keep(module, self.absent)
         filled = module.state_dict()
         handover = Handover(
             str(self.checkpoint),
-            sha256(self.checkpoint),
+            sha256(local_path(self.checkpoint)),
             prefix,
             report,
             fingerprint({name: filled[name] for name in found}),
+            record,
         )
         module.handover = handover  # type: ignore[assignment]
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=f"PretrainedBackbone: {self.checkpoint}")
         print_log(handover.line(), logger="current")
+        if changes := structure_changes(record, describe_backbone(module)):
+            print_log(
+                f"The weights of {self.checkpoint} compute other features in this "
+                f"{type(module).__name__} than they were trained for: "
+                f"{'; '.join(changes)}. Set the options of the model's backbone to "
+                "those of the file, unless this is meant.",
+                logger="current",
+                level=WARNING,
+            )
 
     def _objections(
         self,
@@ -157,6 +195,7 @@ class PretrainedBackbone:
         tensors: State,
         source: State,
         report: LoadReport,
+        recorded_style: str | None,
     ) -> list[str]:
         """Sentences on what is wrong; none if the source fits."""
         causes = []
@@ -166,50 +205,14 @@ class PretrainedBackbone:
             if likely is not None and likely != self.prefix and self.prefix is not None:
                 causes.append(f"The likely prefix is '{likely}'.")
             causes = causes or ["It is not a backbone of the same architecture."]
-        if (style := _style(module)) not in (None, self.style):
+        expected = recorded_style or self.style
+        if (style := bottleneck_style(module)) not in (None, expected):
             causes.append(
                 f"The model's bottlenecks are of {style} style, the weights of "
-                f"{self.style} style: set style='{self.style}' in the model. The "
+                f"{expected} style: set style='{expected}' in the model. The "
                 "tensors would fit and the features would be wrong."
             )
         return causes
-
-
-def read_tensors(path: str | Path, trust: bool = False) -> State:
-    """All tensors of a checkpoint or safetensors file, by their full names.
-
-    Args:
-        path: Of the file.
-        trust: Let code stored in it run; see :func:`load_checkpoint_file`.
-
-    Raises:
-        CheckpointFileError: The file is missing, damaged, holds Python objects, or no
-            tensors.
-    """
-    path = Path(path).expanduser()
-    if path.suffix == ".safetensors" and path.is_file():
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, ValueError) as error:
-            raise CheckpointFileError(
-                f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors "
-                f"file: {error}."
-            ) from error
-    state: Any = load_checkpoint_file(path, trust)
-    for name in ("state_dict", "model"):
-        if isinstance(state.get(name), Mapping):
-            state = state[name]
-            break
-    tensors = {n: v for n, v in state.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise CheckpointFileError(
-            f"Checkpoint {path} holds no tensors at its top level, nor below "
-            f"'state_dict' or 'model'. It has: {_some(map(str, state))}."
-        )
-    return from_detectron2(tensors) if is_detectron2(tensors) else tensors
 
 
 def read_backbone(
@@ -217,7 +220,7 @@ def read_backbone(
     encoder: str = "query",
     prefix: str | None = None,
     trust: bool = False,
-) -> tuple[State, str]:
+) -> tuple[State, str, Record]:
     """The ResNet in a checkpoint, without a model at hand.
 
     Args:
@@ -227,64 +230,28 @@ def read_backbone(
         trust: As for :class:`PretrainedBackbone`.
 
     Returns:
-        Its tensors by torchvision's names, and the prefix that they have in the file.
+        Its tensors by torchvision's names, the prefix that they have in the file, and
+        the file's record of what they were trained as.
 
     Raises:
-        CheckpointFileError: The file cannot be read or holds no ResNet.
+        CheckpointFileError: The file cannot be read, holds no ResNet, or weights that
+            no working network has.
     """
-    tensors = read_tensors(path, trust)
+    tensors, record = read_weights(path, trust)
+    names = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight"]
     if prefix is None:
-        names = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight"]
         prefix = find_prefix(names, tensors, encoder, path)
     parts = re.compile(r"(conv1|bn1|stem|layer\d)\.")
     state = {n: v for n, v in below(tensors, prefix).items() if parts.match(n)}
     if "layer1.0.conv1.weight" not in state:
+        likely = best_prefix(names, tensors, encoder)
+        hint = "" if likely is None else f" The likely prefix is '{likely}'."
         raise CheckpointFileError(
             f"{path} holds no ResNet below '{prefix}'; its names begin: "
-            f"{_some(tensors)}."
+            f"{some(tensors)}.{hint}"
         )
-    return state, prefix
-
-
-def below(tensors: Mapping[str, Tensor], prefix: str) -> State:
-    """The tensors below a prefix, without it."""
-    return {n[len(prefix) :]: v for n, v in tensors.items() if n.startswith(prefix)}
-
-
-def find_prefix(
-    names: Iterable[str], tensors: State, encoder: str, path: str | Path
-) -> str:
-    """What stands before the model's names in a file.
-
-    Raises:
-        CheckpointFileError: No name of the wanted encoder occurs, or two different
-            networks fit alike.
-    """
-    names = list(names)
-    ranked = _ranked(names, tensors, encoder)
-    if not ranked:
-        other = _ranked(names, tensors, "query" if encoder == "key" else "key")
-        hint = f" It has {_or(f'{p!r}' for p, _ in other[:3])} for the other one."
-        raise CheckpointFileError(
-            f"0 of {len(names)} backbone tensors matched: {path} holds no "
-            f"{encoder} encoder of this model.{hint if other else ''}"
-            f"\n  the file's names begin: {_some(tensors)}"
-            f"\n  the model's names begin: {_some(names)}"
-        )
-    (best, count), *rest = ranked
-    for prefix, other_count in rest:
-        if other_count == count and not _same(tensors, names, best, prefix):
-            raise CheckpointFileError(
-                f"{path} holds two different networks that fit, at '{best}' and "
-                f"'{prefix}'. Say which: prefix='{best}'."
-            )
-    return best
-
-
-def best_prefix(names: Iterable[str], tensors: State, encoder: str) -> str | None:
-    """The prefix below which most of the names stand, or None."""
-    ranked = _ranked(list(names), tensors, encoder)
-    return ranked[0][0] if ranked else None
+    check_values({prefix + name: value for name, value in state.items()}, path)
+    return state, prefix, record
 
 
 def fingerprint(tensors: nn.Module | Mapping[str, Tensor]) -> str:
@@ -313,28 +280,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return inner
 
 
-def _ranked(names: list[str], tensors: State, encoder: str) -> list[tuple[str, int]]:
-    """Prefixes of one encoder with the number of names below them, best first."""
-    wanted = set(names)
-    counts: dict[str, int] = {}
-    for key in tensors:
-        parts = key.split(".")
-        for i in range(len(parts)):
-            if ".".join(parts[i:]) in wanted:
-                prefix = "".join(f"{part}." for part in parts[:i])
-                if bool(_KEY_ENCODER.search(prefix)) == (encoder == "key"):
-                    counts[prefix] = counts.get(prefix, 0) + 1
-    return sorted(counts.items(), key=lambda item: (-item[1], len(item[0])))
-
-
-def _same(tensors: State, names: list[str], one: str, other: str) -> bool:
-    pairs = ((tensors.get(one + n), tensors.get(other + n)) for n in names)
-    return all(
-        a is b or (a is not None and b is not None and torch.equal(a, b))
-        for a, b in pairs
-    )
-
-
 def _causes(model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list[str]:
     """Why a source cannot fit, as far as the names tell."""
     causes = []
@@ -358,22 +303,19 @@ def _causes(model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list[s
     found = [describe_resnet(s) for s in (model, source)]
     if found[0] and found[1] and found[0] != found[1]:
         causes.append(f"The model is a {found[0]}, the file holds a {found[1]}.")
+    elif found[0] and found[1]:
+        first = "layer1.0.conv1.weight"  # has the base width, whatever its block
+        widths = [len(s[first]) for s in (model, source) if first in s]
+        if len({*widths}) > 1:
+            causes.append(
+                f"The model's first stage is {widths[0]} channels wide, the file's "
+                f"{widths[1]}: set base_channels={widths[1]} (and stem_channels)."
+            )
     return causes
 
 
 def _pools(state: Mapping[str, Tensor]) -> bool:
     return any(".downsample.1.weight" in n and v.dim() == 4 for n, v in state.items())
-
-
-def _style(module: nn.Module) -> str | None:
-    """Where the bottlenecks stride; None where none does."""
-    for block in module.modules():
-        if hasattr(block, "conv3") and hasattr(block, "conv2"):
-            for name, style in (("conv1", "caffe"), ("conv2", "pytorch")):
-                conv = getattr(block, name, None)
-                if isinstance(conv, nn.Conv2d) and conv.stride[0] > 1:
-                    return style
-    return None
 
 
 def _keep(module: nn.Module, absent: Sequence[str]) -> None:
@@ -389,12 +331,3 @@ def _keep(module: nn.Module, absent: Sequence[str]) -> None:
                     part._is_init = True
     if getattr(module, "zero_init_residual", False):
         module.zero_init_residual = False  # type: ignore[assignment]
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")
-
-
-def _or(names: Iterable[str]) -> str:
-    return " or ".join(names)

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.engine.errors import CheckpointFileError, ConfigError
+from mmssl_ext.engine.weight_record import (
+    describe_backbone,
+    describe_input,
+    input_changes,
+    structure_changes,
+)
 from mmssl_ext.registry import HOOKS
 
-from .handover import fingerprint, handovers, unwrapped
+from .handover import Handover, fingerprint, handovers, unwrapped
 
 
 @HOOKS.register_module()
 class HandoverHook(Hook):
     """Check what ``PretrainedBackbone`` loaded when all initialisation is over.
 
+    Warns where the images are normalised otherwise than in the pretraining.
+
     Raises:
         CheckpointFileError: Something re-initialised a loaded tensor.
+        ConfigError: A backbone that is not trained has other strides or another stem
+            than the pretrained one: its features would not be those of the weights.
     """
 
     def before_train(self, runner: Any) -> None:
@@ -48,17 +57,39 @@ class HandoverHook(Hook):
                     "of the model initialises them again. Remove it."
                 )
             runner.logger.info(f"{name}: {handover.line()} All stand in the model.")
-        if found:
-            self._check_colours(runner, model)
+            self._check_structure(runner, name, handover)
+        for handover in {h.sha256: h for h in found.values()}.values():
+            self._check_images(runner, handover)
 
-    def _check_colours(self, runner: Any, model: torch.nn.Module) -> None:
-        preprocessor = getattr(model, "data_preprocessor", None)
-        mean = getattr(preprocessor, "mean", None)
-        if isinstance(mean, torch.Tensor) and mean.numel() == 3:
-            # mmdet's and mmseg's name; mmpretrain's may be given RGB by the loader.
-            names = ("_channel_conversion", "channel_conversion")
-            known = [vars(preprocessor)[n] for n in names if n in vars(preprocessor)]
-            if not all(known) or mean.flatten()[0] < mean.flatten()[2]:
+    def _check_structure(self, runner: Any, name: str, handover: Handover) -> None:
+        """Refuse to evaluate features that the weights were not trained for."""
+        module = unwrapped(runner.model).get_submodule(name)
+        changes = structure_changes(handover.record, describe_backbone(module))
+        if not changes:
+            return
+        trainable = any(p.requires_grad for p in module.parameters())
+        if runner._train_loop is None or not trainable:
+            raise ConfigError(
+                f"The frozen {name} would compute other features from the weights of "
+                f"{handover.checkpoint} than they were trained for: "
+                f"{'; '.join(changes)}. Set the options of model.{name} to those of "
+                "the file."
+            )
+
+    def _check_images(self, runner: Any, handover: Handover) -> None:
+        """Warn where the images are not normalised as in the pretraining."""
+        preprocessor = getattr(unwrapped(runner.model), "data_preprocessor", None)
+        now = describe_input(preprocessor)
+        if changes := input_changes(handover.record, now):
+            runner.logger.warning(
+                f"The weights of {handover.checkpoint} were trained on images prepared "
+                f"in another way: {'; '.join(changes)}. Set mean, std and the order of "
+                "the channels of model.data_preprocessor to those of the file."
+            )
+        elif "mean" in now and "channel_order" not in handover.record["input"]:
+            first, _, last = now["mean"]
+            known = "mean" in handover.record["input"]
+            if now.get("channel_order") == "BGR" or (first < last and not known):
                 runner.logger.warning(
                     "The data preprocessor seems to deliver BGR images, the pretrained "
                     "weights expect RGB: set bgr_to_rgb=True and the mean and std in "

@@ -23,6 +23,7 @@ from ..checkpoint_writing import Saving, start_saving, wait_for_checkpoints
 from ..errors import CheckpointFileError
 from ..manifest import manifests, remove_checkpoint, remove_leftovers
 from ..resume import accumulation, batch_size
+from ..weight_record import describe_weights
 
 
 @HOOKS.register_module()
@@ -232,6 +233,7 @@ class PlainCheckpointHook(CheckpointHook):
                 "experiment_name": runner.experiment_name,
                 "time": time.strftime("%Y%m%d_%H%M%S", time.localtime()),
                 "mmengine_version": mmengine.__version__ + get_git_hash(),
+                "weights": describe_weights(unwrap(runner.model)),
             },
             "state_dict": unwrap(runner.model).state_dict(),
             "message_hub": runner.message_hub.state_dict(),
