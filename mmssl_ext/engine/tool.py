@@ -16,6 +16,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from mmssl_ext.text import guard_streams, printable
+
 from .errors import RankError, UserError
 
 _PATIENCE = 10.0  # seconds that torch has to close its connections
@@ -33,6 +35,7 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
     @functools.wraps(main)
     def run() -> int:
         code = 1
+        guard_streams()
         try:
             main()
             code = 0
@@ -48,7 +51,8 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
                 raise
             speaks = _rank() == 0 or isinstance(error, RankError)
             if speaks and not getattr(error, "logged", False):
-                print(f"Error: {error}", file=sys.stderr, flush=True)
+                text = printable(f"Error: {error}")
+                print(text, file=sys.stderr, flush=True)
             _tell_torchrun(error, str(error))
             code = getattr(error, "exit_code", UserError.exit_code)
         except Exception as error:
@@ -75,7 +79,8 @@ def _disconnect(code: int) -> None:
     closing.join(_PATIENCE)
     if closing.is_alive():
         if (error := sys.exc_info()[1]) is not None:
-            traceback.print_exception(error)
+            text = printable("".join(traceback.format_exception(error)))
+            print(text, end="", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

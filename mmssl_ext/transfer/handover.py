@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.engine.load_report import LoadReport, compare, describe_resnet
-from mmssl_ext.files import sha256
+from mmssl_ext.files import sha256, utf8_path
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
 from mmssl_ext.unwrap import unwrap
 
@@ -192,7 +192,8 @@ def read_tensors(path: str | Path, trust: bool = False) -> State:
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            with utf8_path(path) as name:
+                return load_file(name)
         except (SafetensorError, ValueError) as error:
             raise CheckpointFileError(
                 f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors "
