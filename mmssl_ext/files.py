@@ -12,8 +12,16 @@ from pathlib import Path
 
 
 def write_text(path: str | Path, text: str, durable: bool = False) -> None:
-    """Write a text file in one step: whoever reads it sees the old or the new one."""
-    write_bytes(path, text.encode(), durable)
+    """Write a text file in one step: whoever reads it sees the old or the new one.
+
+    In UTF-8; the bytes of file names that are no UTF-8 stay what they are.
+    """
+    write_bytes(path, text.encode("utf-8", "surrogateescape"), durable)
+
+
+def read_text(path: str | Path) -> str:
+    """Read what :func:`write_text` has written."""
+    return Path(path).read_text("utf-8", "surrogateescape")
 
 
 def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> None:
@@ -49,6 +57,18 @@ def drafted(path: str | Path, durable: bool = False) -> Iterator[Path]:
             flush(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def utf8_path(path: str | Path) -> Iterator[str]:
+    """A path of a file for readers in C++ and Rust, which take UTF-8 only."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with Path(path).open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
 
 
 def flush(path: str | Path) -> None:

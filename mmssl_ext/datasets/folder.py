@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmssl_ext.registry import DATASETS
+from mmssl_ext.text import shown
 
 from .base import SSLDataset
 from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list
@@ -24,7 +25,8 @@ def warn_of_empty(root: str, classes: Sequence[str], targets: np.ndarray) -> Non
     if len(targets) and empty:
         print_log(
             f"{len(empty)} of the {len(classes)} class folders in '{root}' "
-            f"hold no image, e.g. {', '.join(empty[:3])}. They keep their numbers.",
+            f"hold no image, e.g. {', '.join(map(shown, empty[:3]))}. They keep "
+            "their numbers.",
             logger="current",
             level=logging.WARNING,
         )

@@ -13,6 +13,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmssl_ext.registry import DATASETS
+from mmssl_ext.text import shown
 
 from .base import SSLDataset
 from .folder import ImageFolder
@@ -119,7 +120,7 @@ class LabelledFolder(ImageFolder):
         kept = []
         for label, name in enumerate(self._metainfo["classes"]):
             indices = np.flatnonzero(self.labels == label)
-            rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+            rng = np.random.default_rng((seed, zlib.crc32(os.fsencode(name))))
             count = min(len(indices), max(1, round(fraction * len(indices))))
             kept.append(rng.permutation(indices)[:count])
         return np.sort(np.concatenate(kept))
@@ -275,5 +276,5 @@ def _read_objects(annotation: str) -> list[tuple[str, bool]]:
 
 
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(f"'{name}'" for name in names[:5])
+    listed = ", ".join(f"'{shown(name)}'" for name in names[:5])
     return f"{listed or 'nothing'}{', ...' if len(names) > 5 else ''}"

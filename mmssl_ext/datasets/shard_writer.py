@@ -20,6 +20,8 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext import interrupt
+from mmssl_ext.files import write_text
+from mmssl_ext.text import shown
 
 from .base import SSLDataset
 from .folder import ImageFolder, ImageList
@@ -81,9 +83,10 @@ def make_shards(
     shard, offset = np.zeros(n, np.int32), np.zeros(n, np.int64)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        (target / UNFINISHED).write_text(
+        write_text(
+            target / UNFINISHED,
             f"Shards of {folder} are being written here. If no conversion is running, "
-            "it was interrupted: start it again, and it begins anew.\n"
+            "it was interrupted: start it again, and it begins anew.\n",
         )
         with _progress("Copied", n) as progress, _Writer(target, shard_size) as writer:
             paths = (_path(source, row) for row in range(n))
@@ -266,8 +269,8 @@ def _checked_names(source: SSLDataset, folder: str) -> Iterator[str]:
         name = source.name(row)
         if name.startswith("/") or ".." in name.split("/"):
             raise ShardError(
-                f"The list names '{name}', which is not below '{folder}'. Give the "
-                "folder that holds all of its images."
+                f"The list names '{shown(name)}', which is not below '{folder}'. Give "
+                "the folder that holds all of its images."
             )
         yield name
 
@@ -303,8 +306,8 @@ def _read_file(path: str) -> tuple[bytes, int]:
             return file.read(), int(os.fstat(file.fileno()).st_mtime)
     except OSError as error:
         raise ShardError(
-            f"The image '{path}' cannot be read: {error.strerror}. Restore or delete "
-            "it and run the command again, which starts anew."
+            f"The image '{shown(path)}' cannot be read: {error.strerror}. Restore or "
+            "delete it and run the command again, which starts anew."
         ) from error
 
 
@@ -352,9 +355,9 @@ def _scan_tar(path: Path) -> Iterator[tuple[str, int, int]]:
                     continue
                 if not member.isreg() or member.issparse():
                     raise ShardError(
-                        f"'{name}' in '{path}' is a link or another special file, so "
-                        "it has no bytes of its own there. Extract the tar files and "
-                        f"convert the folder by `{COMMAND}`."
+                        f"'{shown(name)}' in '{path}' is a link or another special "
+                        "file, so it has no bytes of its own there. Extract the tar "
+                        f"files and convert the folder by `{COMMAND}`."
                     )
                 yield name, member.offset_data, member.size
     except (tarfile.TarError, OSError) as error:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl_ext.files import write_text
+from mmssl_ext.text import printable
 
 from .hooks.result import RESULT_FILE
 
@@ -157,7 +158,7 @@ def write_csv(work_dir: str | Path) -> Path:
     for row, record in zip(rows, records, strict=True):
         table.writerow({**row, **record.metrics})
     path = Path(work_dir, CSV_FILE)
-    write_text(path, stream.getvalue())
+    write_text(path, printable(stream.getvalue()))
     return path
 
 

@@ -24,7 +24,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
 from mmengine.utils import digit_version
 
-from mmssl_ext.files import sha256
+from mmssl_ext.files import read_text, sha256, utf8_path
 
 from .checkpoint_writing import save_checkpoint_file, wait_for_checkpoints
 from .errors import CheckpointFileError
@@ -187,7 +187,7 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
 def _candidates(work_dir: Path) -> list[Path]:
     """Checkpoints of a run to resume from, the best first."""
     try:
-        last = Path((work_dir / "last_checkpoint").read_text(errors="replace").strip())
+        last = Path(read_text(work_dir / "last_checkpoint").strip())
     except OSError:
         last = Path()
     # Where the folder was moved or copied, the file of that name in it counts.
@@ -284,8 +284,8 @@ def _load(
         print_log(f"Loading {path} with trust: its code runs.", "current", WARNING)
     try:
         zipped = _is_zip(path)
-        with _histories_allowed():
-            checkpoint = torch.load(str(path), mmap=mmap and zipped, **options)
+        with _histories_allowed(), utf8_path(path) as name:
+            checkpoint = torch.load(name, mmap=mmap and zipped, **options)
     except OSError as error:
         raise _unusable(path, f"cannot be read ({error})") from error
     except Exception as error:  # damage can look like anything to torch

@@ -24,6 +24,8 @@ from torch.utils.data.dataloader import (
     _SingleProcessDataLoaderIter,
 )
 
+from mmssl_ext.text import shown
+
 from .errors import LoaderError
 from .preemption import SIGNALS, current
 
@@ -358,7 +360,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
         if batch is None:
             return WorkerError(f"{text} a batch.{more}")
         images = _images(self._dataset, self._drawn.get(batch))
-        listed = ", ".join(images[:_LISTED])
+        listed = ", ".join(map(shown, images[:_LISTED]))
         if len(images) > _LISTED:
             listed += f" and {len(images) - _LISTED} more"
         # counted from 1, since the iteration over the loader began

@@ -27,6 +27,9 @@ from mmengine.dist import init_dist
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 
+from mmssl_ext.files import read_text
+from mmssl_ext.text import printable
+
 from .checkpoint_writing import wait_for_checkpoints
 from .errors import Preempted, RankError
 from .lock import is_alive
@@ -254,7 +257,7 @@ class Ranks:
             return
         lost = self.lost(None)
         if not lost.logged:
-            print(f"Error: {lost}", file=sys.stderr, flush=True)
+            print(printable(f"Error: {lost}"), file=sys.stderr, flush=True)
         _within(_LEAVE, wait_for_checkpoints)
         os._exit(lost.exit_code)
 
@@ -312,7 +315,7 @@ class Ranks:
         if pointer is None or not pointer.is_file():
             return "No checkpoint was written yet; start again."
         return (
-            f"The last checkpoint is {pointer.read_text().strip()}; start again with "
+            f"The last checkpoint is {read_text(pointer).strip()}; start again with "
             "--resume, or let torchrun do so (MAX_RESTARTS of tools/dist_train.sh)."
         )
 

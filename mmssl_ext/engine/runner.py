@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmssl_ext.evaluation.classes import match_classes
 from mmssl_ext.evaluation.copies import say_copied_files
 from mmssl_ext.registry import RUNNERS
+from mmssl_ext.text import guard_files, guard_logs
 
 from .errors import ConfigError
 from .loading import guard_workers
 from .loops import ExactEpochLoop
 
+guard_logs()
 _PERSISTENT = "persistent_workers"
 
 
@@ -28,6 +31,12 @@ class SSLRunner(Runner):
     model is wrapped for several devices. ``tools/train.py`` builds it; elsewhere a
     config asks for it by ``runner_type="mmssl_ext.SSLRunner"``.
     """
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger; its file takes any file name, in UTF-8."""
+        logger = super().build_logger(*args, **kwargs)
+        guard_files(logger)
+        return logger
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop; loops by epoch can be resumed inside an epoch."""

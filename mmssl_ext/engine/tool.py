@@ -17,6 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from mmssl_ext import interrupt
+from mmssl_ext.text import guard_streams, printable
 
 from .errors import Preempted, RankError, UserError
 
@@ -41,6 +42,7 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
 
     def guarded() -> int:
         code = 1
+        guard_streams()
         try:
             main()
             code = 0
@@ -59,7 +61,7 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
             speaks = _rank() == 0 or isinstance(error, RankError)
             if speaks and not getattr(error, "logged", False):
                 kind = "" if isinstance(error, Preempted) else "Error: "
-                interrupt.say(f"{kind}{error}")
+                interrupt.say(printable(f"{kind}{error}"))
             _tell_torchrun(error, str(error))
             code = getattr(error, "exit_code", UserError.exit_code)
         except Exception as error:
@@ -86,7 +88,8 @@ def _disconnect(code: int) -> None:
     closing.join(_PATIENCE)
     if closing.is_alive():
         if (error := sys.exc_info()[1]) is not None:
-            traceback.print_exception(error)
+            text = printable("".join(traceback.format_exception(error)))
+            print(text, end="", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from mmssl_ext.files import utf8_path
+
 from .checkpoint import load_checkpoint_file
 from .errors import CheckpointFileError
 from .weight_record import Record, find_record
@@ -85,9 +87,10 @@ def _read_safetensors(path: Path) -> tuple[State, Any]:
     from safetensors.torch import load_file
 
     try:
-        with safe_open(path, "pt") as file:
-            meta = (file.metadata() or {}).get("mmssl_ext")
-        return load_file(path), _decoded(meta)
+        with utf8_path(path) as name:
+            with safe_open(name, "pt") as file:
+                meta = (file.metadata() or {}).get("mmssl_ext")
+            return load_file(name), _decoded(meta)
     except (SafetensorError, ValueError) as error:
         raise CheckpointFileError(
             f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors "

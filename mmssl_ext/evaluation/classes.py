@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mmssl_ext.text import shown
+
 Names = Sequence[str] | None
 
 
@@ -117,5 +119,5 @@ def _only_numbers(names: Sequence[str]) -> bool:
 
 
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(f"'{name}'" for name in names[:5])
+    listed = ", ".join(f"'{shown(name)}'" for name in names[:5])
     return listed + (", ..." if len(names) > 5 else "")

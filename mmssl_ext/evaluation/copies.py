@@ -10,6 +10,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmssl_ext.files import sha256
+from mmssl_ext.text import shown
 
 from .features import Features
 
@@ -72,7 +73,7 @@ def _say(
     many = count >= SHARE * size
     print_log(
         f"{count} of the {size} {names[0]} images are also among the {names[1]} "
-        f"images, e.g. {example[0]} and {example[1]}"
+        f"images, e.g. {shown(example[0])} and {shown(example[1])}"
         + (": their accuracy is that of images seen before." if many else "."),
         logger="current",
         level=logging.WARNING if many else logging.INFO,

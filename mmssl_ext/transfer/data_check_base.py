@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl_ext.engine.config_check import closest
+from mmssl_ext.text import shown
 
 NUM_FILES = 300  # so many of the listed images are looked for on disk
 
@@ -170,7 +171,7 @@ def spread(items: Sequence[Any], number: int) -> list[Any]:
 
 def listed(names: Iterable[Any], limit: int = 8) -> str:
     """``a, b, c and 4 more``."""
-    names = [str(name) for name in names]
+    names = [shown(name) for name in names]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 

@@ -162,4 +162,5 @@ def _write(path: Path, layout: str, state: State, origin: dict[str, Any]) -> Non
             "matching_heuristics": True,
             "__author__": json.dumps(origin),
         }
-    torch.save(content, path)
+    with path.open("wb") as file:
+        torch.save(content, file)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmssl_ext.text import printable
+
 _CSS = """
 :root { color-scheme: light dark; --ink: #24292f; --faint: #636c76; --page: #f6f8fa;
   --card: #fff; --line: #d8dee4; --blue: #0072b2; --orange: #c05000; --green: #007a5a;
@@ -138,7 +140,7 @@ class Section:
 
 def page(title: str, top: str, sections: Sequence[Section], end: str) -> str:
     """Return the whole document: contents, ``top``, all sections, ``end``."""
-    return "\n".join(
+    html = "\n".join(
         [
             "<!doctype html>",
             '<html lang="en">',
@@ -159,6 +161,7 @@ def page(title: str, top: str, sections: Sequence[Section], end: str) -> str:
             "",
         ]
     )
+    return printable(html)
 
 
 def _contents(sections: Sequence[Section]) -> str:

@@ -22,8 +22,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mmssl_ext.files import write_text
+from mmssl_ext.files import read_text, write_text
 from mmssl_ext.interrupt import explained
+from mmssl_ext.text import guard_streams, printable
 
 from . import curves, logs, page
 from .page import Section
@@ -409,7 +410,7 @@ def alarms_of(run: Run) -> list[str]:
             alarms.append(f"{level.capitalize()} in the log: {text}{_times(count)}")
     unreadable = work_dir / UNREADABLE_FILE
     if unreadable.is_file():
-        count = len(set(unreadable.read_text(encoding="utf-8").splitlines()))
+        count = len(set(read_text(unreadable).split("\n")[:-1]))
         alarms.append(
             f"{count:,} unreadable image{'s' * (count != 1)}, replaced by others and "
             f"listed in {UNREADABLE_FILE}."
@@ -457,11 +458,12 @@ def command_line(
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("work_dir", help="work dir of the run or chain")
     args = parser.parse_args(argv)
+    guard_streams()
     try:
         path = write(args.work_dir)
         print(f"{headline(args.work_dir)}\nReport: {path}")
     except FileNotFoundError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 1
     return 0
 

@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from mmssl_ext.files import write_bytes
+from mmssl_ext.text import shown
 
 from .curves import FAINT, INK
 
@@ -74,7 +75,8 @@ class Sheet:
     ) -> None:
         """Write a line whose middle is at height ``y``; ``size`` in pixels."""
         style = {"color": INK, "va": "center_baseline", "path_effects": _HALO} | style
-        self.axes.text(x, y, text, fontsize=size * 72 / _DPI, **style)
+        style["parse_math"] = False  # a file may be called $x^$
+        self.axes.text(x, y, shown(text), fontsize=size * 72 / _DPI, **style)
 
     def head(self, x: float, text: str, color: str = INK) -> None:
         """Write the head of a column of pictures."""
@@ -228,6 +230,7 @@ def png_bytes(pixels: np.ndarray) -> bytes:
 
 def shortened(name: str, length: int = 32) -> str:
     """Leave out the middle of a long file name."""
+    name = shown(name)
     half = length // 2
     return name if len(name) <= length else f"{name[: half - 1]}…{name[-half:]}"
 

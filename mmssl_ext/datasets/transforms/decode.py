@@ -12,6 +12,7 @@ from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch.utils.data import get_worker_info
 
 from mmssl_ext.registry import TRANSFORMS
+from mmssl_ext.text import shown
 
 from .orientation import jpeg_orientation, orientation_of, turn
 from .random import AnyImage
@@ -32,7 +33,7 @@ class UnreadableImageError(RuntimeError):
     """
 
     def __init__(self, path: str, reason: str | None = None) -> None:
-        message = f"The image '{path}' cannot be read: {reason}."
+        message = f"The image '{shown(path)}' cannot be read: {reason}."
         super().__init__(path if reason is None else message)
 
 

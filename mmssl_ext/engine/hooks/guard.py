@@ -12,7 +12,9 @@ from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from torch import Tensor
 
+from mmssl_ext.files import read_text
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap
 
 from ..checkpoint_writing import wait_for_checkpoints
@@ -125,7 +127,7 @@ class NonFiniteGuardHook(Hook):
             iteration,
             f"{text} at iteration {iteration + 1}",
             {"ranks": ranks},
-            f" Images of that batch: {', '.join(images[:4])}"
+            f" Images of that batch: {', '.join(map(shown, images[:4]))}"
             f"{f' and {len(images) - 4} more' if len(images) > 4 else ''}."
             if images
             else "",
@@ -214,5 +216,5 @@ def _last_checkpoint(runner: Any) -> str | None:
     path = runner.message_hub.get_info("last_ckpt")
     if path is None:
         pointer = Path(runner.work_dir) / "last_checkpoint"
-        path = pointer.read_text().strip() if pointer.is_file() else None
+        path = read_text(pointer).strip() if pointer.is_file() else None
     return path if path and Path(path).is_file() else None

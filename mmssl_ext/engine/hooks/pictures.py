@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.text import shown
 
 FOLDER, INDEX = "predictions", "index.json"
 
@@ -140,15 +141,14 @@ def _name_regions(panel: np.ndarray, labels: np.ndarray, names: Sequence[str]) -
         region = np.pad((labels == label).astype(np.uint8), 1)
         if label >= len(names) or region.mean() < 0.01:
             continue
+        name = shown(names[label])
         distance = cv2.distanceTransform(region, cv2.DIST_L2, 3)[1:-1, 1:-1]
         row, column = np.unravel_index(distance.argmax(), distance.shape)
-        (width, height), _ = cv2.getTextSize(names[label], font, scale, 1)
+        (width, height), _ = cv2.getTextSize(name, font, scale, 1)
         x = int(np.clip(column - width // 2, 2, panel.shape[1] - width - 2))
         y = int(np.clip(row + height // 2, height + 4, panel.shape[0] - 4))
         cv2.rectangle(panel, (x - 2, y - height - 3), (x + width + 2, y + 4), 0, -1)
-        cv2.putText(
-            panel, names[label], (x, y), font, scale, (255,) * 3, 1, cv2.LINE_AA
-        )
+        cv2.putText(panel, name, (x, y), font, scale, (255,) * 3, 1, cv2.LINE_AA)
 
 
 def enlarged(sample: Any, shape: tuple[int, ...], factor: float) -> Any:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.text import as_line
 
 from ..errors import LoaderError, Preempted
 from ..loading import WorkerError, end_workers, guard_workers
@@ -182,7 +183,7 @@ def _told(runner: Any, error: Exception | None) -> str:
         rank = f".rank{runner.rank}" if runner.world_size > 1 else ""
         path = Path(runner.work_dir, f"failed_batch{rank}.txt")
         try:
-            write_text(path, "".join(f"{name}\n" for name in error.images))
+            write_text(path, "".join(f"{as_line(name)}\n" for name in error.images))
         except OSError:
             return text
         text += f"\nThe whole batch is listed in {path}."

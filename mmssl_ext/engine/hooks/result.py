@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.files import write_text
+from mmssl_ext.files import read_text, write_text
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
@@ -153,7 +153,7 @@ class ResultHook(Hook):
             "memory_mb": round(memory),
             "memory_of": of,
             "handover": _handover(model),
-            "checkpoint": pointer.read_text().strip() if pointer.is_file() else None,
+            "checkpoint": read_text(pointer).strip() if pointer.is_file() else None,
             "config": Path(runner.cfg.filename).name if runner.cfg.filename else None,
             "device": _device(model),
             "world_size": runner.world_size,

@@ -8,7 +8,9 @@ from typing import Any
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 
+from mmssl_ext.files import read_text
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.text import as_line, shown
 
 from ..agreement import agree
 from ..errors import UserError
@@ -54,7 +56,9 @@ class UnreadableImagesHook(Hook):
         """Know what an earlier part of the run has listed."""
         self._file = Path(runner.work_dir) / "unreadable_images.txt"
         self._listed = (
-            set(self._file.read_text().splitlines()) if self._file.is_file() else set()
+            set(read_text(self._file).split("\n")[:-1])
+            if self._file.is_file()
+            else set()
         )
         self._seen: set[str] = set()  # of the epoch, like the first two counts
         self._counts = [0, 0, 0, 0]  # failed, read; both since they were last judged
@@ -68,7 +72,7 @@ class UnreadableImagesHook(Hook):
     ) -> None:
         """Note what the batch had to replace; stop where this is too much."""
         samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else ()
-        skipped = [path for sample in samples or () for path in _skipped(sample)]
+        skipped = [as_line(x) for sample in samples or () for x in _skipped(sample)]
         for i, count in enumerate((len(skipped), len(samples or ())) * 2):
             self._counts[i] += count
         self._seen |= set(skipped)
@@ -111,7 +115,7 @@ class UnreadableImagesHook(Hook):
             return
         if runner.rank == 0:
             self._append(runner, seen)
-        named = "".join(f"\n  {path}" for path in sorted(seen)[:_NAMED])
+        named = "".join(f"\n  {shown(path)}" for path in sorted(seen)[:_NAMED])
         raise UserError(
             f"{failed} of the last {asked} images, {failed / asked:.0%}, cannot be "
             f"read; more than {self.max_share:.0%} are too many (max_share of "
@@ -130,11 +134,11 @@ class UnreadableImagesHook(Hook):
             return
         if not self._listed:
             runner.logger.warning(
-                f"Image {new[0]} could not be read and was replaced by another. Such "
-                f"files are listed in {self._file}."
+                f"Image {shown(new[0])} could not be read and was replaced by "
+                f"another. Such files are listed in {self._file}."
             )
         self._listed.update(new)
-        with self._file.open("a") as file:
+        with self._file.open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.writelines(f"{path}\n" for path in new)
 
 
