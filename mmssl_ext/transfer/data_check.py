@@ -18,6 +18,7 @@ from .data_check_base import Findings, Source, check_root
 from .data_check_coco import check_coco
 from .data_check_folder import check_folder
 from .data_check_semantic import check_semantic
+from .data_check_splits import check_splits
 from .data_check_voc import check_voc
 
 # The class that reads the annotations -> its check. A data set with a reader of its
@@ -32,6 +33,9 @@ _CHECKS: dict[str, Callable[[list[Source], Findings], None]] = {
 _READERS = {
     ("mmdet", "CityscapesDataset"): "CocoDataset",
     ("mmdet", "VOCDataset"): "XMLDataset",
+    ("mmssl_ext", "CocoDetectionDataset"): "CocoDataset",
+    ("mmssl_ext", "CityscapesDetectionDataset"): "CocoDataset",
+    ("mmssl_ext", "VOCDetectionDataset"): "XMLDataset",
     ("mmseg", "CityscapesDataset"): "BaseSegDataset",
     ("mmseg", "PascalVOCDataset"): "BaseSegDataset",
     ("mmpretrain", "ImageNet"): "CustomDataset",
@@ -55,7 +59,8 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
     if scope not in ("mmdet", "mmseg", "mmpretrain"):
         return []
     findings = Findings()
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
+    loaders: dict[str, list[Source]] = {}
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         groups: dict[str, list[Source]] = {}
         for place, node in _datasets((cfg.get(loader) or {}).get("dataset"), loader):
@@ -65,7 +70,7 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
             content = {k: v for k, v in node.items() if k != "pipeline"}
             key = f"{training}{content}"  # test data are mostly the validation data
             if reader in _CHECKS and key not in seen and not source.is_remote:
-                seen[key] = place
+                seen.add(key)
                 if check_root(source, findings):
                     groups.setdefault(reader, []).append(source)
         for reader, sources in groups.items():
@@ -73,6 +78,8 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
                 _CHECKS[reader](sources, findings)
             except OSError as error:  # no permission, an unreachable disk
                 findings.problem(sources[0].place, f"The data cannot be read: {error}.")
+        loaders[loader] = [s for sources in groups.values() for s in sources]
+    check_splits(cfg, loaders, findings)
     if findings.problems:
         raise ConfigError(
             "\n".join(

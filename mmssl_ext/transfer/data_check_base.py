@@ -14,6 +14,7 @@ from mmssl_ext.engine.config_check import closest
 from mmssl_ext.text import shown
 
 NUM_FILES = 300  # so many of the listed images are looked for on disk
+BY_NAME = ("CocoDetectionDataset", "CityscapesDetectionDataset")
 
 
 @dataclass
@@ -47,6 +48,9 @@ class Source:
         training: It belongs to the train_dataloader.
         cls: Its class, where the toolbox that holds it is imported already.
         model: The config of the model.
+        labels: Names in the order of the labels, which a check finds out.
+        order: Names in the order of an annotation file in COCO's format.
+        images: Paths of the images, which a check finds out.
     """
 
     cfg: dict[str, Any]
@@ -54,6 +58,25 @@ class Source:
     training: bool
     cls: type | None
     model: dict[str, Any]
+    labels: tuple[str, ...] | None = None
+    order: tuple[str, ...] | None = None
+    images: list[str] = field(default_factory=list)
+
+    @property
+    def by_name(self) -> bool:
+        """Its labels follow ``classes``, not the order in an annotation file."""
+        return self.type_name in BY_NAME
+
+    @property
+    def learns_difficult(self) -> bool:
+        """It trains on VOC's difficult objects too."""
+        return self.type_name == "VOCDetectionDataset"
+
+    @property
+    def type_name(self) -> str:
+        """Name of its class."""
+        name = self.cls.__name__ if self.cls else str(self.cfg["type"])
+        return name.rpartition(".")[2]
 
     def option(self, name: str, default: Any = None) -> Any:
         """An option of the data set, or the default in the signature of its class."""
@@ -149,9 +172,13 @@ def read_lines(source: Source, findings: Findings, what: str) -> list[str] | Non
 
 
 def check_files(
-    source: Source, findings: Findings, paths: Sequence[Path], what: str
+    source: Source,
+    findings: Findings,
+    paths: Sequence[Path],
+    what: str,
+    hint: str = "",
 ) -> None:
-    """Look for files on disk and note what is missing."""
+    """Look for files on disk and note what is missing, with a hint at the cause."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         count = f"All {len(paths)}" if len(missing) == len(paths) else len(missing)
@@ -159,7 +186,8 @@ def check_files(
         findings.problem(
             source.place,
             f"{count}{of} {what} looked for have no file, the first is {missing[0]}. "
-            "Correct data_root, data_prefix or the suffix, or complete the data.",
+            "Correct data_root, data_prefix or the suffix, or complete the data."
+            f"{hint}",
         )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import gc
-import json
-import logging
+import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,262 +15,197 @@ from .data_check_base import (
     check_files,
     listed,
     missing_path,
+    spread,
     unknown_classes,
 )
-
-# What may stand where; upstream indexes, adds and compares these. Missing keys are
-# counted apart.
-_ID, _TEXT, _NUMBER = "number or text", "text", "number below a trillion"
-_KINDS = {
-    "images": {"id": _ID, "file_name": _TEXT, "height": _NUMBER, "width": _NUMBER},
-    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID, "area": _NUMBER},
-    "categories": {"id": _ID, "name": _ID},
-}
+from .data_check_json import lacking, malformed, read_coco, repeated
+from .data_check_masks import check_masks, reads_masks
+from .data_check_objects import Objects, count_coco, report_absent, report_objects
+from .data_check_sizes import NUM_SIZES, check_sizes
 
 
 def check_coco(sources: list[Source], findings: Findings) -> None:
-    """Check annotation files, classes, boxes and that images are there."""
+    """Check annotation files, classes, boxes, masks and that images are there."""
     try:
-        for source in sources:
-            _check(source, findings)
+        parts = [(source, _check(source, findings)) for source in sources]
     finally:
-        _read.cache_clear()  # gigabytes for COCO's own file
+        read_coco.cache_clear()  # gigabytes for COCO's own file
+    counted = [(source, found) for source, found in parts if found is not None]
+    if counted:
+        report_absent([s for s, _ in counted], findings, [f for _, f in counted])
 
 
-def _check(source: Source, findings: Findings) -> None:
+def _check(source: Source, findings: Findings) -> Objects | None:
     def problem(sentence: str) -> None:
         findings.problem(source.place, sentence)
 
     if not source.cfg.get("ann_file"):
         problem("ann_file is not set. Name the JSON file of the annotations.")
-        return
+        return None
     path = source.path(source.cfg["ann_file"])
     if not path.is_file():
         problem(missing_path(source, path, "ann_file", "The annotation file"))
-        return
-    content = _read(path)
+        return None
+    content = read_coco(path)
     if isinstance(content, str):
         problem(content)
-        return
+        return None
     images, annotations, categories = content
     if not images:
         problem(f"{path} lists no images: the split is empty.")
-        return
+        return None
+    faults = lacking(path, "categories", categories, ("id", "name"))
+    faults += repeated(path, "categories", (c.get("id") for c in categories))
+    if faults:
+        for sentence in faults:
+            problem(sentence)
+        return None
     used = _check_classes(source, findings, path, categories)
-    _check_images(source, findings, path, images)
+    sound = _check_images(source, findings, path, images)
     if annotations is None:
+        sentence = f"{path} has no 'annotations', so nothing can be "
         if source.training:
-            problem(f"{path} has no 'annotations', so nothing can be learnt from it.")
-        return
-    faults = _malformed(path, images, annotations)
+            problem(f"{sentence}learnt from it.")
+        else:
+            findings.notice(source.place, f"{sentence}scored.")
+        return None
+    faults = malformed(path, annotations)
     for sentence in faults:
         problem(sentence)
-    if not faults:
-        _check_boxes(source, findings, path, images, annotations, used)
-
-
-@functools.cache
-def _read(path: Path) -> tuple[list, list | None, list] | str:
-    """Images, annotations and categories, or the sentence on what is wrong."""
-    ask = "Name a COCO annotation file by ann_file."
-    was_enabled = gc.isenabled()
-    gc.disable()  # halves the time for COCO's millions of small lists
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        return f"{path} is not valid JSON: {error}. {ask}"
-    finally:
-        if was_enabled:
-            gc.enable()
-    parts: list[Any] = []
-    for name in ("images", "annotations", "categories"):
-        part = content.get(name) if isinstance(content, dict) else None
-        parts.append(part)
-        if name == "annotations" and part is None and isinstance(content, dict):
-            continue
-        if not isinstance(part, list) or not all(isinstance(p, dict) for p in part):
-            keys = listed(content) if isinstance(content, dict) else "no keys"
-            return (
-                f"{path} is not in COCO's format: it has no list of '{name}' (found: "
-                f"{keys}). {ask}"
-            )
-        for key, kind in _KINDS[name].items():
-            wrong = [p[key] for p in part if key in p and not _is(p[key], kind)]
-            if wrong:
-                return (
-                    f"{path}: the '{key}' of {len(wrong)} {name} is no {kind}; the "
-                    f"first is {repr(wrong[0])[:80]}. {ask}"
-                )
-    return parts[0], parts[1], parts[2]
-
-
-def _is(value: Any, kind: str) -> bool:
-    if kind == _NUMBER:  # neither NaN, infinite, nor too long for a float
-        return isinstance(value, (int, float)) and -1e12 < value < 1e12
-    return isinstance(value, str) or (kind == _ID and isinstance(value, (int, float)))
+    if sound and not faults:
+        names = {c["id"]: str(c["name"]) for c in categories}
+        return _check_objects(source, findings, path, images, annotations, names, used)
+    return None
 
 
 def _check_classes(
     source: Source, findings: Findings, path: Path, categories: list[dict]
-) -> set:
-    """Compare the names; return the ids of the categories that are used."""
-    names = [str(category.get("name")) for category in categories]
+) -> tuple[str, ...]:
+    """Compare the names; return those of the categories that are used."""
+    names = [str(category["name"]) for category in categories]
     classes = source.classes
     if classes is None:
-        return {category.get("id") for category in categories}
-    if missing := [name for name in classes if name not in names]:
+        source.labels = source.order = tuple(names)
+        return source.labels
+    counts = Counter(names)
+    if double := [name for name in dict.fromkeys(classes) if counts[name] > 1]:
+        findings.problem(
+            source.place,
+            f"{path} has several categories of the name {listed(double)}. Leave one of "
+            "each name, and give its id to the annotations.",
+        )
+    missing = [name for name in classes if not counts[name]]
+    # A split may lack a class, and its file the category, unless that shifts the rest.
+    may_lack = source.by_name and not source.training and len(missing) < len(classes)
+    if missing and may_lack:
+        findings.notice(
+            source.place,
+            f"{path} has no category of the name {listed(missing, 20)}.",
+        )
+    elif missing:
         findings.problem(source.place, unknown_classes(missing, names, str(path)))
-    elif extra := [name for name in names if name not in classes]:
+    if not missing and (extra := [name for name in names if name not in classes]):
         findings.notice(
             source.place,
             f"{path} has categories that are not in `classes` and are left out: "
             f"{listed(extra)}.",
         )
-    order = [name for name in names if name in classes]
-    if not missing and order != list(classes):
+    source.order = order = tuple(name for name in names if name in classes)
+    source.labels = classes if source.by_name else order
+    if not missing and not double and source.labels != classes:
         # mmdet numbers the classes in the order of the file, whatever `classes` says.
         findings.notice(
             source.place,
             f"`classes` is in another order than the categories of {path}, by which "
             "mmdet numbers them: names in tables and pictures would be exchanged. "
-            f"Write {listed(order, 20)}.",
+            f"Write {listed(order, 20)}, or use mmssl_ext.CocoDetectionDataset and "
+            "mmssl_ext.CocoDetectionMetric, which go by the names.",
         )
-    return {c.get("id") for c in categories if str(c.get("name")) in classes}
+    return order
 
 
 def _check_images(
     source: Source, findings: Findings, path: Path, images: list[dict]
-) -> None:
-    for key in ("id", "file_name", "height", "width"):
-        if lacking := sum(key not in image for image in images):
-            findings.problem(
-                source.place, f"{lacking} images in {path} have no '{key}'."
-            )
-            return
+) -> bool:
+    """Whether the entries of the images can be used."""
+    faults = lacking(path, "images", images, ("id", "file_name", "height", "width"))
+    faults = faults[:1] + repeated(path, "images", (i.get("id") for i in images))
+    for sentence in faults:
+        findings.problem(source.place, sentence)
+    if faults:
+        return False
+    names = Counter(image["file_name"] for image in images)
+    if len(names) < len(images):
+        name, number = names.most_common(1)[0]
+        findings.notice(
+            source.place,
+            f"{len(images) - len(names)} images in {path} are listed more than once, "
+            f"{name} {number} times: objects that one entry has count as background in "
+            "the others. Make one entry of them.",
+        )
     folder = source.path(source.prefix("img", "img_path"))
     if not folder.is_dir():
         sentence = missing_path(source, folder, "data_prefix.img", "The image folder")
         findings.problem(source.place, sentence)
-        return
-    files = [folder / str(image["file_name"]) for image in images[:NUM_FILES]]
-    check_files(source, findings, files, f"images of {path}")
+        return True
+    source.images = [os.path.join(folder, image["file_name"]) for image in images]
+    files = [Path(file) for file in source.images[:NUM_FILES]]
+    check_files(source, findings, files, f"images of {path}", _hint(images))
+    return True
 
 
-def _malformed(path: Path, images: list[dict], annotations: list[dict]) -> list[str]:
-    """Faults of annotations on which mmdet would stop with a bare KeyError."""
-    found = []
-    for key in ("id", "image_id", "category_id", "bbox", "area"):
-        if lacking := [a for a in annotations if key not in a]:
-            found.append(
-                f"{len(lacking)} annotations in {path} have no '{key}', the first has "
-                f"the id {lacking[0].get('id')}."
-            )
-    boxes = (a["bbox"] for a in annotations if "bbox" in a)
-    if wrong := sum(
-        not (
-            isinstance(box, list)
-            and len(box) == 4
-            and all(_is(value, _NUMBER) for value in box)
+def _hint(images: list[dict]) -> str:
+    """What may be wrong with file names that lead nowhere."""
+    name = images[0]["file_name"]
+    if "://" in name:
+        return " 'file_name' is an address: write the path below data_prefix.img."
+    if "\\" in name:
+        return " 'file_name' has backslashes: write / between folders."
+    if name.startswith("/"):
+        return (
+            " 'file_name' is an absolute path, perhaps of another machine: write the "
+            "path below data_prefix.img."
         )
-        for box in boxes
-    ):
-        found.append(
-            f"{wrong} annotations in {path} have a 'bbox' that is not a list of four "
-            "numbers [x, y, width, height]."
-        )
-    ids = Counter(a.get("id") for a in annotations)
-    if ids and (double := ids.most_common(1)[0])[1] > 1:
-        found.append(
-            f"{path}: the ids of annotations are not unique, {double[0]} occurs "
-            f"{double[1]} times. Number them anew."
-        )
-    return found
+    return ""
 
 
-def _check_boxes(
+def _check_objects(
     source: Source,
     findings: Findings,
     path: Path,
     images: list[dict],
     annotations: list[dict],
-    used: set,
-) -> None:
-    by_id = {image.get("id"): image for image in images}
-    with_boxes: set = set()
-    bad: list[tuple[dict, list]] = []
-    strays = no_mask = 0
+    names: Mapping[Any, str],
+    used: tuple[str, ...],
+) -> Objects:
+    by_id = {image["id"]: image for image in images}
+    ids = {number: name for number, name in names.items() if name in used}
+    has_mask = None
+    if reads_masks(source):
+        has_mask = check_masks(source, findings, path, by_id, annotations, ids)
+    found = count_coco(str(path), by_id, annotations, names, used, has_mask)
+    report_objects(source, findings, found)
+    least = (source.cfg.get("filter_cfg") or {}).get("min_size", 0)
+    large = [i for i in images if min(i["width"], i["height"]) >= least]
+    if source.training and not large:
+        findings.problem(
+            source.place,
+            f"All images in {path} are smaller than filter_cfg.min_size={least}, so "
+            "none is left. Lower it.",
+        )
+    folder = source.path(source.prefix("img", "img_path"))
+    sample = {image["id"]: image for image in spread(images, NUM_SIZES)}
+    boxes: dict[Any, list[list[float]]] = {number: [] for number in sample}
     for annotation in annotations:
-        image = by_id.get(annotation["image_id"])
-        if image is None:
-            strays += 1
-            continue
-        if annotation["category_id"] not in used:
-            continue
-        x, y, width, height = box = annotation["bbox"]
-        image_width, image_height = image.get("width", 0), image.get("height", 0)
-        # mmdet drops a box below one pixel. One pixel beyond the border comes from
-        # counting from 1, or from rounding.
-        usable = width >= 1 and height >= 1 and annotation["area"] > 0
-        outside = x + width > image_width + 1 or y + height > image_height + 1
-        if not usable or outside or min(x, y) < -1:
-            bad.append((image, box))
-        if usable:
-            with_boxes.add(annotation["image_id"])
-            no_mask += not annotation.get("segmentation")
-    report_boxes(
-        source, findings, str(path), len(images), len(with_boxes), len(bad),
-        f"{bad[0][0].get('file_name')}, box {bad[0][1]}" if bad else "",
-    )  # fmt: skip
-    if strays:
-        findings.notice(
-            source.place,
-            f"{strays} annotations in {path} belong to an image that it does not list.",
-        )
-    pipeline = source.cfg.get("pipeline") or []
-    if no_mask and any(isinstance(t, dict) and t.get("with_mask") for t in pipeline):
-        findings.problem(
-            source.place,
-            f"{no_mask} annotations in {path} have no 'segmentation', but the pipeline "
-            "loads masks (with_mask=True). Use a config without mask head, or give "
-            "every annotation a segmentation.",
-        )
-
-
-def report_boxes(
-    source: Source,
-    findings: Findings,
-    file: str,
-    images: int,
-    with_boxes: int,
-    bad: int,
-    first_bad: str,
-) -> None:
-    """Say how many images have no box and which boxes are useless.
-
-    Args:
-        source: The data set.
-        findings: Receives problems and notices.
-        file: What was read, for the sentences.
-        images: Number of images that were looked at.
-        with_boxes: How many of them have a box of a class in `classes`.
-        bad: Number of boxes out of the image or of no area.
-        first_bad: Image and coordinates of the first of them.
-    """
-    if source.training and not with_boxes:
-        findings.problem(
-            source.place,
-            f"No image in {file} has a box of any class in `classes`: there is nothing "
-            "to learn. Check ann_file and the variable `classes`.",
-        )
-    elif with_boxes < images:
-        findings.notice(
-            source.place,
-            f"{images - with_boxes} of {images} images in {file} have no box.",
-            logging.INFO,
-        )
-    if bad:
-        findings.notice(
-            source.place,
-            f"{bad} boxes in {file} leave their image or have no area; the first: "
-            f"{first_bad}.",
-        )
+        if annotation["image_id"] in sample and annotation["category_id"] in ids:
+            x, y, width, height = annotation["bbox"]
+            boxes[annotation["image_id"]].append([x, y, x + width, y + height])
+    stated = [
+        (folder / i["file_name"], (i["width"], i["height"]), boxes[number])
+        for number, i in sample.items()
+    ]
+    exact = has_mask is not None and any(
+        isinstance(a.get("segmentation"), dict) for a in annotations
+    )
+    check_sizes(source, findings, str(path), stated, exact)
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -18,25 +20,30 @@ from .data_check_base import (
     spread,
     unknown_classes,
 )
-from .data_check_coco import report_boxes
+from .data_check_objects import Objects, report_absent, report_objects
+from .data_check_sizes import NUM_SIZES, check_sizes
 
 NUM_XMLS = 2000  # a sample; all are read where it lacks a class to be trained
 SECONDS = 20  # for the XML files of one data set
 
+# Width and height; name, difficulty and corners of each object.
+_Content = tuple[tuple[int, int], list[tuple[str, bool, list[float]]]]
+
 
 def check_voc(sources: list[Source], findings: Findings) -> None:
     """Check lists, XML files and classes; all data sets of one dataloader together."""
-    results = [_check(source, findings) for source in sources]
-    names = {name for found, _ in results for name in found}
+    results = [(source, *_check(source, findings)) for source in sources]
+    names = {name for _, present, _ in results for name in present}
     if not names:
         return  # what is wrong has been said
     classes = sources[0].classes or ()
     missing = [name for name in classes if name not in names]
+    complete = all(found is not None and found.complete for _, _, found in results)
     places = ", ".join(source.place for source in sources)
     lists = listed(source.path(source.cfg["ann_file"]) for source in sources)
     sentence = unknown_classes(missing, sorted(names), f"the objects of {lists}")
     # A rare class may be absent from a small validation split, or from a sample.
-    if missing and sources[0].training and all(complete for _, complete in results):
+    if missing and sources[0].training and complete:
         findings.problem(places, sentence)
     elif missing:
         findings.notice(places, sentence)
@@ -46,11 +53,15 @@ def check_voc(sources: list[Source], findings: Findings) -> None:
             f"Objects of {lists} that are not in `classes` are left out: "
             f"{listed(extra)}.",
         )
+    counted = [(source, found) for source, _, found in results if found is not None]
+    if counted and complete and not missing:
+        report_absent([s for s, _ in counted], findings, [f for _, f in counted])
 
 
-def _check(source: Source, findings: Findings) -> tuple[set[str], bool]:
-    """Names of the objects, and whether every XML file of the split was read."""
-    nothing: tuple[set[str], bool] = set(), False
+def _check(source: Source, findings: Findings) -> tuple[set[str], Objects | None]:
+    """Names of the objects, and what became of these; None where that is not known."""
+    nothing: tuple[set[str], Objects | None] = set(), None
+    source.labels = source.classes
     if not source.cfg.get("ann_file"):
         findings.problem(source.place, "ann_file is not set. Name the list of images.")
         return nothing
@@ -71,74 +82,143 @@ def _check(source: Source, findings: Findings) -> tuple[set[str], bool]:
             names = None
     if names is None:
         return nothing
-    suffix = source.option("img_suffix", ".jpg")
-    files = [images / f"{name}{suffix}" for name in names[:NUM_FILES]]
-    check_files(source, findings, files, "images")
+    if double := [name for name, number in Counter(names).items() if number > 1]:
+        findings.notice(
+            source.place,
+            f"{source.path(source.cfg['ann_file'])} names {len(double)} images more "
+            f"than once, the first is {double[0]}.",
+        )
+    source.images = [str(_image(source, name)) for name in names]
+    files = [Path(file) for file in source.images[:NUM_FILES]]
+    check_files(source, findings, files, "images", _hint(names))
     return _check_xmls(source, findings, xmls, names)
 
 
 def _check_xmls(
     source: Source, findings: Findings, folder: Path, names: list[str]
-) -> tuple[set[str], bool]:
-    sample = spread(names, NUM_XMLS)
-    rest = sorted(set(names).difference(sample))
-    classes = source.classes
-    found: set[str] = set()
-    bad: list[str] = []
-    missing: list[Path] = []
-    read = with_boxes = 0
-    end = time.monotonic() + SECONDS
-    looked = 0
-    for name in [*sample, *rest]:
-        path = folder / f"{name}.xml"
-        settled = not source.training or found.issuperset(classes or ())
-        if time.monotonic() > end or (looked >= len(sample) and settled):
-            break
-        looked += 1
-        try:
-            root = ET.parse(path).getroot()
-            objects = list(_objects(root))
-            size = [
-                int(root.findtext(f"size/{side}", "0")) for side in ("width", "height")
-            ]
-        except FileNotFoundError:
-            missing.append(path)
-            continue
-        except (ET.ParseError, ValueError, TypeError, LookupError) as error:
-            findings.problem(
-                source.place,
-                f"{path} is not a VOC annotation: {error}. Mend or delete it.",
-            )
-            return set(), False
-        read += 1
-        labels = {label for label, _ in objects}
-        found |= labels
-        with_boxes += bool(labels if classes is None else labels.intersection(classes))
-        for _, (left, upper, right, lower) in objects:
-            # VOC counts from 1; tools that count from 0 are common.
-            outside = min(left, upper) < 0 or (
-                size[0] and (right > size[0] + 1 or lower > size[1] + 1)
-            )
-            if outside or right <= left or lower <= upper:
-                bad.append(f"{path}, box {[left, upper, right, lower]}")
-    if missing:
+) -> tuple[set[str], Objects | None]:
+    """Names that occur, and what became of the objects; None if that is not known."""
+    file = str(source.path(source.cfg["ann_file"]))
+    found = Objects(file, source.classes or ())
+    files: dict[str, _Content | None] = {}
+    try:
+        for name, content in _contents(source, folder, names):
+            files[name] = content
+    except ValueError as error:
+        findings.problem(source.place, f"{error} Mend or delete it.")
+        return set(), None
+    if missing := [name for name, content in files.items() if content is None]:
         findings.problem(
             source.place,
-            f"{len(missing)} of {looked} images looked at have no XML file, the "
-            f"first is {missing[0]}. Complete the annotations, or take the names out "
-            "of the list.",
+            f"{len(missing)} of {len(files)} images looked at have no XML file, the "
+            f"first is {folder / f'{missing[0]}.xml'}. Complete the annotations, or "
+            f"take the names out of the list.{_hint(names)}",
         )
-        return set(), False
-    file = str(source.path(source.cfg["ann_file"]))
-    if read < len(names):
-        file = f"a sample of {file}"
-    report_boxes(
-        source, findings, file, read, with_boxes, len(bad), bad[0] if bad else ""
-    )
-    return found, read == len(names)
+        return set(), None
+    read = {name: content for name, content in files.items() if content is not None}
+    for name, (size, objects) in read.items():
+        found.images += 1
+        _count(source, found, folder / f"{name}.xml", size, objects)
+    if number := found.left_out["reversed"]:
+        findings.problem(
+            source.place,
+            f"{number} boxes in {file} have xmin above xmax or ymin above ymax, which "
+            f"makes the loss NaN; the first: {found.first['reversed']}. Exchange them.",
+        )
+        return set(), None
+    found.complete = len(files) == len(set(names))
+    if not found.complete:
+        found.file = f"a sample of {file}"
+    report_objects(source, findings, found)
+    stated = [
+        (_image(source, name), size, [box for _, _, box in objects])
+        for name, (size, objects) in read.items()
+        if all(size)  # some tools write 0 x 0
+    ]
+    check_sizes(source, findings, file, spread(stated, NUM_SIZES))
+    return {name for _, objects in read.values() for name, _, _ in objects}, found
 
 
-def _objects(root: ET.Element) -> Iterator[tuple[str, list[float]]]:
+def _contents(
+    source: Source, folder: Path, names: list[str]
+) -> Iterator[tuple[str, _Content | None]]:
+    """Read a sample, and more where it lacks a class to be trained; None: no file."""
+    sample = spread(list(dict.fromkeys(names)), NUM_XMLS)
+    rest = sorted(set(names).difference(sample))
+    present: set[str] = set()
+    end = time.monotonic() + SECONDS
+    for looked, name in enumerate([*sample, *rest]):
+        settled = not source.training or present.issuperset(source.classes or ())
+        if time.monotonic() > end or (looked >= len(sample) and settled):
+            return
+        path = folder / f"{name}.xml"
+        try:
+            content = _read(path)
+        except FileNotFoundError:
+            yield name, None
+            continue
+        except (ET.ParseError, ValueError, TypeError, LookupError) as error:
+            raise ValueError(f"{path} is not a VOC annotation: {error}.") from error
+        present.update(label for label, _, _ in content[1])
+        yield name, content
+
+
+def _hint(names: list[str]) -> str:
+    if all(len(name.split()) == 2 for name in names):
+        return " The list has two columns, as those of single classes: take another."
+    return ""
+
+
+def _image(source: Source, name: str) -> Path:
+    folder = source.path(source.prefix("sub_data_root"))
+    subdir = source.option("img_subdir", "JPEGImages")
+    return folder / subdir / f"{name}{source.option('img_suffix', '.jpg')}"
+
+
+def _count(
+    source: Source,
+    found: Objects,
+    path: Path,
+    size: tuple[int, int],
+    objects: list[tuple[str, bool, list[float]]],
+) -> None:
+    """Count the objects of a file by the rules of mmdet's ``XMLDataset``.
+
+    Difficult ones are not scored. They are learnt from by our own class only.
+    """
+    skips_difficult = not source.training or not source.learns_difficult
+    for name, difficult, box in objects:
+        left, upper, right, lower = box
+        found.total += 1
+        example = f"{path}, box {box}"
+        if found.classes and name not in found.classes:
+            found.leave_out("other", f"{name!r} in {path}")
+            continue
+        found.used += 1
+        if right < left or lower < upper:
+            found.leave_out("reversed", example, name)
+            continue
+        # VOC counts from 1; tools that count from 0 are common.
+        outside = size[0] and (right > size[0] + 1 or lower > size[1] + 1)
+        if outside or min(left, upper) < 0 or right <= left or lower <= upper:
+            found.beyond += 1
+            found.first.setdefault("beyond", example)
+        if difficult and skips_difficult:
+            found.leave_out("difficult", example, name)
+            continue
+        found.counts[name] += 1
+        found.with_objects.add(path)
+
+
+def _read(path: Path) -> _Content:
+    """Width and height, and name, difficulty and corners of each object.
+
+    Raises:
+        ValueError: What mmdet could not read either, and the like.
+    """
+    root = ET.parse(path).getroot()
+    width, height = (int(root.findtext(f"size/{s}", "0")) for s in ("width", "height"))
+    objects = []
     for node in root.findall("object"):
         name = node.findtext("name")
         corners = [
@@ -146,4 +226,9 @@ def _objects(root: ET.Element) -> Iterator[tuple[str, list[float]]]:
         ]
         if name is None or None in corners:
             raise ValueError("an object has no name or no complete bndbox")
-        yield name, [float(corner or "") for corner in corners]
+        box = [float(corner or "") for corner in corners]
+        if not all(map(math.isfinite, box)):
+            raise ValueError(f"the bndbox {box} is not finite")
+        difficult = bool(int(node.findtext("difficult", "0")))
+        objects.append((name, difficult, box))
+    return (width, height), objects

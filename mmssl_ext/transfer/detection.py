@@ -49,9 +49,23 @@ def _spare_imgaug() -> Iterator[None]:
 ops.install()  # mmdet does not import without mmcv's ops
 with quietly(), _spare_imgaug():
     from mmdet.datasets import VOCDataset
-    from mmdet.evaluation import CocoMetric
     from mmdet.models.backbones import ResNet
     from mmdet.models.layers import ResLayer
+
+    from .coco import (
+        CityscapesDetectionDataset,
+        CocoDetectionDataset,
+        CocoDetectionMetric,
+    )
+
+__all__ = [
+    "CityscapesDetectionDataset",
+    "CocoDetectionDataset",
+    "CocoDetectionMetric",
+    "ResLayerExtraNorm",
+    "VOCDetectionDataset",
+    "VOCDetectionMetric",
+]
 
 
 @MODELS.register_module()
@@ -216,31 +230,3 @@ class VOCDetectionMetric(BaseMetric):
         if absent:
             names = ", ".join(absent)
             logger.warning(f"No object of {names} in the ground truth: no part of AP.")
-
-
-@METRICS.register_module()
-class CocoDetectionMetric(CocoMetric):
-    """mmdet's ``CocoMetric``, but a model that detects nothing has AP 0.
-
-    There mmdet reports no metric at all, as if nothing had been evaluated. Of a data
-    set that was cut short (``indices``) the images that were seen count; the log says
-    how many.
-    """
-
-    _ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
-
-    def compute_metrics(self, results: list) -> dict[str, float]:
-        """Evaluate by pycocotools; fractions, as mmdet's."""
-        seen = sorted({predicted["img_id"] for _, predicted in results})
-        self.img_ids = None
-        if self._coco_api is not None and len(seen) < len(self._coco_api.imgs):
-            self.img_ids = seen
-            MMLogger.get_current_instance().info(
-                f"Evaluated on {len(seen)} of {len(self._coco_api.imgs)} images."
-            )
-        found = super().compute_metrics(results)
-        if any(len(predicted["scores"]) for _, predicted in results):
-            return found
-        MMLogger.get_current_instance().warning("Nothing was detected: every AP is 0.")
-        items = self.metric_items or self._ITEMS
-        return {f"{metric}_{item}": 0.0 for metric in self.metrics for item in items}

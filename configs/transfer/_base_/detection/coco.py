@@ -64,7 +64,7 @@ train_dataloader = dict(
     sampler=dict(type="InfiniteSampler", shuffle=True),
     batch_sampler=dict(type="AspectRatioBatchSampler"),
     dataset=dict(
-        type="CocoDataset",
+        type="mmssl_ext.CocoDetectionDataset",
         data_root=data_root,
         ann_file=train_annotations,
         data_prefix=dict(img=train_images),
@@ -80,7 +80,7 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CocoDataset",
+        type="mmssl_ext.CocoDetectionDataset",
         data_root=data_root,
         ann_file=val_annotations,
         data_prefix=dict(img=val_images),
