@@ -67,8 +67,9 @@ class SSLRunner(Runner):
                 match_classes(loop.dataloader.dataset, training.dataset)
             except ValueError as error:
                 raise ConfigError(str(error)) from error
-            if hasattr(loop, "evaluator"):
-                loop.evaluator.dataset_meta = loop.dataloader.dataset.metainfo
+            meta = getattr(loop.dataloader.dataset, "metainfo", None)
+            if meta is not None and hasattr(loop, "evaluator"):
+                loop.evaluator.dataset_meta = meta
             if self.rank == 0:
                 say_copied_files(loop.dataloader.dataset, training.dataset)
         return loop
