@@ -200,8 +200,8 @@ def _failed(folder: str, error: OSError) -> FolderError:
             "the inner ones up, or give one of them as the root."
         )
     return FolderError(
-        f"The folder '{folder.rstrip('/')}' cannot be read: {error.strerror}. Mend this, or move "
-        "it elsewhere."
+        f"The folder '{folder.rstrip('/')}' cannot be read: {error.strerror}. Mend "
+        "this, or move it elsewhere."
     )
 
 

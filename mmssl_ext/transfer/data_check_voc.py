@@ -95,15 +95,15 @@ def _check_xmls(
         if time.monotonic() > end or (looked >= len(sample) and settled):
             break
         looked += 1
+        if not path.is_file():  # opening a pipe would wait
+            missing.append(path)
+            continue
         try:
             root = ET.parse(path).getroot()
             objects = list(_objects(root))
             size = [
                 int(root.findtext(f"size/{side}", "0")) for side in ("width", "height")
             ]
-        except FileNotFoundError:
-            missing.append(path)
-            continue
         except (ET.ParseError, ValueError, TypeError, LookupError) as error:
             findings.problem(
                 source.place,
