@@ -198,7 +198,7 @@ class VOCLabels(SSLDataset):
         others: set[str] = set()
         for index, row in enumerate(self._rows):
             path = self.describe(int(row))["img_path"]
-            if not os.path.exists(path):
+            if not os.path.isfile(path):
                 raise FileNotFoundError(
                     f"The image '{path}' of the list '{list_file}' does not exist. "
                     "Correct the list, or `img_suffix` of the dataset."
@@ -256,6 +256,8 @@ def _read_names(list_file: str) -> list[str]:
 
 def _read_objects(annotation: str) -> list[tuple[str, bool]]:
     """Class and difficulty of each object."""
+    if os.path.exists(annotation) and not os.path.isfile(annotation):
+        raise ValueError(f"The VOC annotation '{annotation}' is no regular file.")
     try:
         objects = ElementTree.parse(annotation).getroot().findall("object")
         return [

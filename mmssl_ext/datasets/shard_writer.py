@@ -26,6 +26,8 @@ from mmssl_ext.text import shown
 from .base import SSLDataset
 from .folder import ImageFolder, ImageList
 from .listing import IMAGE_EXTENSIONS, PackedPaths
+from .look import warn_of_unread
+from .reading import MAX_FILE_BYTES, NoImageError, read_file, too_large
 from .shards import (
     COMMAND,
     INDEX,
@@ -76,6 +78,7 @@ def make_shards(
     source = ImageList(list_file, folder) if list_file else ImageFolder(folder)
     names = PackedPaths(_checked_names(source, folder))
     size = _file_sizes(source, folder)
+    warn_of_unread(source)
     for path in leftovers:
         path.unlink()
     _check_space(target, names, size, shard_size)
@@ -289,6 +292,8 @@ def _file_sizes(source: SSLDataset, folder: str) -> np.ndarray:
             f"{len(absent)} of the {n} images of '{folder}' are missing, or no files: "
             f"{listing}{', ...' if len(absent) > 5 else ''}. Restore or delete them."
         )
+    for i in np.flatnonzero(sizes > MAX_FILE_BYTES)[:1].tolist():
+        raise _unreadable(_path(source, i), too_large(int(sizes[i])))
     return sizes
 
 
@@ -302,13 +307,19 @@ def _file_size(path: str) -> int:
 
 def _read_file(path: str) -> tuple[bytes, int]:
     try:
-        with open(path, "rb") as file:
-            return file.read(), int(os.fstat(file.fileno()).st_mtime)
+        data, status = read_file(path)
     except OSError as error:
-        raise ShardError(
-            f"The image '{shown(path)}' cannot be read: {error.strerror}. Restore or "
-            "delete it and run the command again, which starts anew."
-        ) from error
+        raise _unreadable(path, str(error.strerror)) from error
+    except NoImageError as error:
+        raise _unreadable(path, str(error)) from error
+    return data, int(status.st_mtime)
+
+
+def _unreadable(path: str, reason: str) -> ShardError:
+    return ShardError(
+        f"The image '{shown(path)}' cannot be read: {reason}. Restore or delete "
+        "it and run the command again, which starts anew."
+    )
 
 
 def _check_space(out: Path, names: PackedPaths, size: np.ndarray, limit: int) -> None:

@@ -30,6 +30,7 @@ from mmssl_ext.registry import DATASETS
 from .base import SSLDataset
 from .folder import warn_of_empty
 from .listing import PackedPaths
+from .reading import MAX_FILE_BYTES, too_large
 from .transforms.decode import UnreadableImageError
 
 INDEX = "index.npz"
@@ -301,11 +302,14 @@ class ImageShards(SSLDataset):
 
         Raises:
             UnreadableImageError: The shard has vanished, has become shorter, or its
-                disk fails.
+                disk fails; or the image has more bytes than any.
         """
         member, index = self._member(row), self.index
         shard, offset = int(index.shard[member]), int(index.offset[member])
         missing, parts = int(index.size[member]), []
+        if missing > MAX_FILE_BYTES:
+            path = self.describe(row)["img_path"]
+            raise UnreadableImageError(path, too_large(missing))
         try:
             file = self._file(shard)
             while missing:  # the system may return less than it was asked for

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
+from mmssl_ext.datasets.look import warn_of_unread
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
 from mmssl_ext.evaluation.copies import say_copies
 from mmssl_ext.evaluation.features import Features, extract_features
@@ -114,6 +115,7 @@ def evaluate_checkpoint(
     encoder = encoder or hook.get("encoder", "query")
 
     def extract(loader: DataLoader) -> Features:
+        warn_of_unread(loader.dataset)
         return extract_features(model, loader, encoder, digests=True)
 
     query = extract(SSLRunner.build_dataloader(hook["query_dataloader"]))

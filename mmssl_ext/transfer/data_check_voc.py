@@ -153,6 +153,8 @@ def _contents(
             return
         path = folder / f"{name}.xml"
         try:
+            if not path.is_file():  # opening a pipe would wait
+                raise FileNotFoundError
             content = _read(path)
         except FileNotFoundError:
             yield name, None

@@ -18,6 +18,7 @@ from mmengine.registry import init_default_scope
 
 from mmssl_ext.datasets.base import SSLDataset
 from mmssl_ext.datasets.draws import DrawKey
+from mmssl_ext.datasets.look import warn_of_unread
 from mmssl_ext.datasets.transforms.color import (
     ColorJitter,
     GaussianBlur,
@@ -294,6 +295,7 @@ def browse(
     if seed is None:
         seed = (cfg.get("randomness") or {}).get("seed") or 0
     dataset = training_dataset(cfg, images)
+    warn_of_unread(dataset)
     given = (cfg.get("model") or {}).get("data_preprocessor") or {}
     preprocessor = MODELS.build({"type": "MultiViewPreprocessor"} | dict(given))
     if not hasattr(preprocessor, "mean") or not hasattr(preprocessor, "std"):

@@ -20,6 +20,7 @@ from torch import Tensor
 from mmssl_ext.datasets.base import SSLDataset, build_pipeline
 from mmssl_ext.datasets.draws import DrawKey
 from mmssl_ext.datasets.folder import ImageFolder
+from mmssl_ext.datasets.look import warn_of_unread
 from mmssl_ext.datasets.transforms.decode import DecodeImage, UnreadableImageError
 from mmssl_ext.datasets.transforms.geometry import (
     CenterCrop,
@@ -688,7 +689,9 @@ def _subject(
     compare: bool,
 ) -> Subject:
     pipeline = training_pipeline(cfg)
-    source = Source(ImageFolder(str(images)), classes=True)
+    dataset = ImageFolder(str(images))
+    warn_of_unread(dataset)
+    source = Source(dataset, classes=True)
     model = MODELS.build(cfg.model).to(get_device()).eval()
     load_strictly(model, checkpoint)
     if not hasattr(model, "backbone"):

@@ -14,6 +14,7 @@ from torch.utils.data import get_worker_info
 from mmssl_ext.registry import TRANSFORMS
 from mmssl_ext.text import shown
 
+from ..reading import NoImageError, read_file, what_it_is
 from .orientation import jpeg_orientation, orientation_of, turn
 from .random import AnyImage
 
@@ -41,7 +42,7 @@ def _gray16_to_gray8(img: Image.Image) -> Image.Image:
     # PIL's own conversion clips at 255 and would turn most 16-bit images white.
     values = np.asarray(img)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"mode {img.mode} with values outside 0..65535")
+        raise NoImageError(f"mode {img.mode} with values outside 0..65535")
     scaled = (values.astype(np.uint32) + 128) // 257
     return Image.fromarray(scaled.astype(np.uint8))
 
@@ -55,7 +56,7 @@ def to_rgb(img: Image.Image) -> Image.Image:
     if img.mode == "RGB":
         return img
     if img.mode == "F":
-        raise ValueError("floating-point images have no defined 8-bit version")
+        raise NoImageError("floating-point images have no defined 8-bit version")
     if img.mode.startswith("I"):
         img = _gray16_to_gray8(img)
     elif img.mode in ("La", "RGBa"):  # premultiplied: undo before alpha is dropped
@@ -125,8 +126,8 @@ class DecodeImage:
             return turn(self._convert(source), orientation_of(source))
         if "img_bytes" in results:
             return self._read(results["img_bytes"])
-        with open(results["img_path"], "rb") as file:
-            return self._read(file.read())
+        data, _ = read_file(results["img_path"])
+        return self._read(data)
 
     def _read(self, data: bytes) -> AnyImage:
         is_jpeg = data[:2] == b"\xff\xd8"
@@ -134,9 +135,9 @@ class DecodeImage:
             pixels = self._read_jpeg(data)
             if pixels is not None:
                 return turn(pixels, jpeg_orientation(data))
-        with Image.open(io.BytesIO(data), formats=FORMATS) as img:
+        with _opened(data) as img:
             if img.width * img.height > self.max_pixels:
-                raise ValueError(
+                raise NoImageError(
                     f"it has {img.width} x {img.height} pixels, more than "
                     f"max_pixels={self.max_pixels}"
                 )
@@ -165,9 +166,19 @@ def _is_rgb(source: np.ndarray) -> bool:
     return source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3
 
 
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        other = f"it is not in an image format like {', '.join(FORMATS)}"
+        raise NoImageError(what_it_is(data) or other) from error
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"it is empty, or not in an image format like {', '.join(FORMATS)}"
+    if isinstance(error, NoImageError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return f"{type(error).__name__}: {error}".rstrip(". ")

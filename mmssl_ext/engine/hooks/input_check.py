@@ -16,6 +16,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
+from ..first_look import look_at_loader, watched_read
 from ..resume import batch_size
 from .draw_key import keyed_datasets
 
@@ -27,16 +28,22 @@ class InputCheckHook(Hook):
     """Try the training pipeline, and the model on it, before any work is done.
 
     The first sample is made in the main process, collated to a batch of one and
-    preprocessed. A model takes part by ``check_inputs(inputs)``, called in eval mode
-    and without gradients, which raises ValueError or TypeError, with a sentence for
-    the user, where the views do not suit it. Training is the same with and without
-    this hook: modes, buffers, generators and draws are left as they were.
+    preprocessed; a thread reads it, so that a disk that does not answer is waited for
+    no longer than a loader's worker would be, and a signal ends the wait. Rank 0 looks
+    at a few images more and warns of what is in them, but not read: further pages, a
+    fourth band, 12 bits that use little of 16.
+
+    A model takes part by ``check_inputs(inputs)``, called in eval mode and without
+    gradients, which raises ValueError or TypeError, with a sentence for the user, where
+    the views do not suit it. Training is the same with and without this hook: modes,
+    buffers, generators and draws are left as they were.
 
     An image that cannot be read is passed over, for the dataset's ``on_error`` decides
     about it; so is a dataset without indices.
 
     Raises:
         ConfigError: Pipeline and model do not fit, or the images make no batch.
+        LoaderError: The first images cannot be read within the loader's timeout.
     """
 
     priority = "HIGH"  # before KNNHook (60) embeds whole datasets
@@ -57,7 +64,13 @@ class InputCheckHook(Hook):
             )
         model = unwrap(runner.model)
         with preserved_rng(), _preserved_draws(loader.dataset):
-            item = _first_item(loader.dataset)
+            name = (
+                f"The first images of the training set ({_path(loader.dataset)}, ...)"
+            )
+            item = watched_read(
+                lambda: _first_item(loader.dataset), name, loader.timeout
+            )
+            look_at_loader(loader, name)
             if item is None:
                 return
             try:
@@ -67,6 +80,13 @@ class InputCheckHook(Hook):
                         model.check_inputs(data["inputs"])
             except (ValueError, TypeError) as error:
                 raise ConfigError(str(error)) from error
+
+
+def _path(dataset: Any) -> str:
+    try:
+        return str(dataset.get_data_info(0)["img_path"])
+    except Exception:  # a dataset of another kind
+        return type(dataset).__name__
 
 
 def _first_item(dataset: Any) -> Any:

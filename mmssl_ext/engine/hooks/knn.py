@@ -16,6 +16,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..errors import ConfigError
+from ..first_look import look_at_loader
 from ..preemption import interruptible
 
 HISTORY = "knn_history"
@@ -89,6 +90,7 @@ class KNNHook(Hook):
             if getattr(dataset, "labels", True) is None:
                 raise _unlabelled(dataset)
         _check_classes(query, bank)
+        self._look(runner)
         if self.k > len(bank):
             runner.logger.warning(
                 f"k={self.k} exceeds the {len(bank)} images of the kNN bank; all vote."
@@ -98,6 +100,15 @@ class KNNHook(Hook):
             runner.message_hub.update_info(HISTORY, [])
             if self.at_start:
                 self._run(runner, epoch=0)
+
+    def _look(self, runner: Any) -> None:
+        """Look at the images of folders that no one has looked at."""
+        known = {getattr(runner.train_dataloader.dataset, "root", None)}
+        for loader, name in zip(self.loaders, ("bank", "query set"), strict=True):
+            root = getattr(loader.dataset, "root", None)
+            if root not in known:
+                known.add(root)
+                look_at_loader(loader, f"The {name} of kNN")
 
     def after_train_epoch(self, runner: Any) -> None:
         """Measure at the interval and after the last epoch."""

@@ -1,0 +1,174 @@
+"""A look at a few images of a set: is there more in them than will be read?
+
+What is read of an image is 8-bit RGB of its first page. Here is found what that leaves
+out, or turns black, without a word of the decoder.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from mmengine.logging import print_log
+from PIL import Image
+
+from .base import SSLDataset
+from .reading import read_file
+from .transforms.decode import FORMATS, to_rgb
+from .transforms.orientation import orientation_of
+
+NUM_LOOKED_AT = 16  # images, evenly spread over the set
+_SECONDS = 2.0  # for all of them
+_DARK = 0.1  # of the range of the depth; a sound image uses more
+_SMALL = (256, 256)  # JPEG is decoded at about this size only
+_BANDS = 277  # tag of TIFF: samples per pixel
+_Reader = Callable[[], bytes]
+
+
+@dataclass
+class Found:
+    """What a look has found; each list names the images it holds for.
+
+    Attributes:
+        seen: Number of images that could be opened.
+        depths: The same by bits per value, 8 or 16.
+        dark: Those that use little of their range: depth, path, largest value.
+        pages: Those with further pages or frames.
+        bands: Those with a further band that says something.
+        turned: Those that their EXIF orientation turns.
+    """
+
+    seen: int = 0
+    depths: Counter[int] = field(default_factory=Counter)
+    dark: list[tuple[int, str, str]] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
+    bands: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
+
+    def warnings(self) -> list[str]:
+        """A sentence for each thing that is not read as it may be meant."""
+        text = []
+        for depth, count in self.depths.items():
+            dark = [entry for entry in self.dark if entry[0] == depth]
+            if 2 * len(dark) < count or not dark:
+                continue  # some frames are dark
+            _, path, top = dark[0]
+            text.append(
+                f"{self._count(dark)} use less than a tenth of the range of their "
+                f"{depth} bits (the largest value of '{path}' is {top}), so they are "
+                "almost black for the network. Stretch them once, 12-bit values by x "
+                '16 for instance ("12-bit" in docs/own_images.md).'
+            )
+        if self.pages:
+            text.append(
+                f"{self._count(self.pages)} have further pages or frames ('"
+                f"{self.pages[0]}'), of which only the first is read. Write those to "
+                "be used to files of their own."
+            )
+        if self.bands:
+            text.append(
+                f"{self._count(self.bands)} have more bands ('{self.bands[0]}') than "
+                "the three (gray: one) that are read: transparency, or channels such "
+                "as infrared, are dropped."
+            )
+        return text
+
+    def _count(self, names: list) -> str:
+        return f"{len(names)} of {self.seen} images looked at"
+
+
+def look(images: Iterable[tuple[str, _Reader]]) -> Found:
+    """Look at images until the time is over; those that cannot be read count for none.
+
+    Args:
+        images: Path and reader of each.
+    """
+    found, end = Found(), time.monotonic() + _SECONDS
+    for path, read in images:
+        try:
+            _look_at(path, read(), found)
+        except Exception:  # the dataset's `on_error` decides about it
+            continue
+        if time.monotonic() > end:
+            break
+    return found
+
+
+def look_at_dataset(dataset: SSLDataset) -> Found:
+    """Look at some images of a set; at none that it holds in memory."""
+    return look(_sample(dataset))
+
+
+def warn_of_unread(dataset: object) -> None:
+    """Log what a look at a set has found, where it is one of this package."""
+    if isinstance(dataset, SSLDataset):
+        for sentence in look_at_dataset(dataset).warnings():
+            print_log(sentence, logger="current", level=logging.WARNING)
+
+
+def _sample(dataset: SSLDataset) -> Iterator[tuple[str, _Reader]]:
+    count = min(NUM_LOOKED_AT, len(dataset))
+    for index in (np.arange(count) * len(dataset) // max(count, 1)).tolist():
+        info = dataset.get_data_info(index)
+        if "img" not in info and "img_path" in info:
+            row, path = int(dataset._rows[index]), info["img_path"]
+
+            def read(row: int = row, path: str = path) -> bytes:
+                inside = dataset.read(row)  # of a shard
+                return inside["img_bytes"] if inside else read_file(path)[0]
+
+            yield path, read
+
+
+def _look_at(path: str, data: bytes, found: Found) -> None:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as img:
+        turned, deep = orientation_of(img) > 1, _is_deep(img)
+        img.draft("RGB", _SMALL)
+        img.load()
+        top, limit = _brightest(img)
+        dropped = _drops_a_band(img)
+        more = _has_more_pages(img)
+    found.seen += 1
+    depth = 16 if deep else 8
+    found.depths[depth] += 1
+    if top < _DARK * limit:
+        found.dark.append((depth, path, f"{top:,} of {limit:,}"))
+    for names, holds in (
+        (found.pages, more),
+        (found.bands, dropped),
+        (found.turned, turned),
+    ):
+        if holds:
+            names.append(path)
+
+
+def _is_deep(img: Image.Image) -> bool:
+    # PIL keeps 16 bits of gray only; the decoder's own layout names those of colours.
+    return img.mode.startswith("I") or ";16" in str(getattr(img, "tile", ""))
+
+
+def _brightest(img: Image.Image) -> tuple[int, int]:
+    """The largest value of an image, and the largest that there can be."""
+    if img.mode.startswith("I"):
+        return int(np.asarray(img).max()), 65535
+    return int(np.asarray(to_rgb(img)).max()), 255
+
+
+def _drops_a_band(img: Image.Image) -> bool:
+    if img.mode in ("RGBA", "RGBa", "LA", "La"):
+        return np.asarray(img.getchannel(len(img.getbands()) - 1)).min() < 255
+    tags = getattr(img, "tag_v2", None)
+    return img.mode == "RGB" and tags is not None and tags.get(_BANDS, 3) > 3
+
+
+def _has_more_pages(img: Image.Image) -> bool:
+    try:
+        img.seek(1)
+    except EOFError:
+        return False
+    return True

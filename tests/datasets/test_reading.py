@@ -1,0 +1,284 @@
+"""Only regular files of a sane size are read, and the cause is named otherwise."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmssl_ext.datasets import (
+    DecodeImage,
+    ImageFolder,
+    ImageList,
+    ImageShards,
+    UnreadableImageError,
+    VOCLabels,
+    reading,
+)
+from mmssl_ext.datasets.look import look, look_at_dataset, warn_of_unread
+from mmssl_ext.datasets.shard_writer import make_shards
+from mmssl_ext.datasets.shards import ShardError
+
+from .helpers import EVALUATION, loader, picture, write_folder
+
+BACKENDS = pytest.mark.parametrize("backend", ["array", "pil"])
+
+
+def write_special(folder):
+    """Paths that are no regular files of a sane size, and part of the reason."""
+    folder.mkdir(exist_ok=True)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "linked pipe.jpg").symlink_to(folder / "pipe.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    (folder / "terminal.jpg").symlink_to("/dev/tty")
+    (folder / "proc.jpg").symlink_to("/proc/self/maps")
+    (folder / "folder.jpg").mkdir()
+    (folder / "circle.jpg").symlink_to("circle.jpg")
+    for name, size in (("sparse.jpg", 200 << 30), ("holes.jpg", 1 << 29)):
+        with open(folder / name, "wb") as file:
+            file.truncate(size)
+    return {
+        "pipe.jpg": r"it is a pipe \(FIFO\), no regular file",
+        "linked pipe.jpg": "it is a pipe",
+        "zero.jpg": "it is a device",
+        "terminal.jpg": "it is a device",
+        "proc.jpg": "it is empty",
+        "folder.jpg": "Is a directory",
+        "circle.jpg": "Too many levels of symbolic links",
+        "sparse.jpg": "it has 214,748,364,800 bytes, more than the 1,073,741,824",
+        "holes.jpg": "it begins with zero bytes",
+    }
+
+
+@BACKENDS
+def test_what_is_no_file_of_an_image_is_refused_at_once_and_by_its_kind(
+    tmp_path, backend, monkeypatch
+):
+    opened = []
+    open_ = os.open
+    monkeypatch.setattr(
+        os,
+        "open",
+        lambda path, *a, **k: opened.append(str(path)) or open_(path, *a, **k),
+    )
+    start = time.monotonic()
+    for name, reason in write_special(tmp_path).items():
+        path = str(tmp_path / name)
+        with pytest.raises(UnreadableImageError, match=reason) as caught:
+            DecodeImage(backend)({"img_path": path})
+        assert f"The image '{path}' cannot be read: " in str(caught.value)
+    assert time.monotonic() - start < 5
+    # Opening a device may already do something.
+    assert not {"pipe.jpg", "zero.jpg", "terminal.jpg", "sparse.jpg"} & {
+        os.path.basename(path) for path in opened
+    }
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
+    """Between the look and the opening."""
+    (tmp_path / "x.jpg").write_bytes(b"a file")
+    status = os.stat(tmp_path / "x.jpg")
+    os.remove(tmp_path / "x.jpg")
+    os.mkfifo(tmp_path / "x.jpg")
+    monkeypatch.setattr(os, "stat", lambda path: status)
+    with pytest.raises(reading.NoImageError, match="a pipe"):
+        reading.read_file(str(tmp_path / "x.jpg"))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_lists_that_name_them_go_on_with_other_images(tmp_path, num_workers):
+    good = write_folder(tmp_path / "good", 4)
+    special = [tmp_path / "bad" / name for name in write_special(tmp_path / "bad")]
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{path}\n" for path in [*good, *special]))
+    dataset = ImageList(str(listed), pipeline=EVALUATION, on_error="skip")
+    samples = []
+    for batch in loader(dataset, num_workers=num_workers):
+        samples += batch["data_samples"]
+    assert len(samples) == len(good) + len(special)
+    for path, sample in zip(special, samples[len(good) :], strict=True):
+        assert sample.skipped[0] == str(path)
+        assert sample.img_path in map(str, good)
+
+
+def test_a_file_that_grows_is_read_as_it_was(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"x" * 1000)
+    data, status = reading.read_file(str(tmp_path / "x.jpg"))
+    assert (data, status.st_size) == (b"x" * 1000, 1000)
+
+
+def test_shards_take_and_give_no_image_of_more_bytes(tmp_path, monkeypatch):
+    write_folder(tmp_path / "images", 3)
+    make_shards(str(tmp_path / "images"), str(tmp_path / "made"))
+    size = max(p.stat().st_size for p in (tmp_path / "images").iterdir())
+    monkeypatch.setattr("mmssl_ext.datasets.shard_writer.MAX_FILE_BYTES", size - 1)
+    with pytest.raises(ShardError, match=rf"it has {size:,} bytes, more than"):
+        make_shards(str(tmp_path / "images"), str(tmp_path / "again"))
+    assert not (tmp_path / "again").exists()
+    monkeypatch.setattr("mmssl_ext.datasets.shards.MAX_FILE_BYTES", 10)
+    with pytest.raises(UnreadableImageError, match="bytes, more than"):
+        ImageShards(str(tmp_path / "made"), [DecodeImage()])[0]
+
+
+def test_annotations_that_are_pipes_are_refused(tmp_path):
+    for name in ("ImageSets/Main", "Annotations", "JPEGImages"):
+        (tmp_path / name).mkdir(parents=True)
+    picture().save(tmp_path / "JPEGImages/a.jpg")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\n")
+    os.mkfifo(tmp_path / "Annotations/a.xml")
+    with pytest.raises(ValueError, match=r"a\.xml' is no regular file"):
+        VOCLabels(str(tmp_path), "train", ["x"])
+
+
+# -- What it is, where no decoder knows it ---------------------------------------------
+
+
+def tiff(bands, bits=8, extra=0, gray=None):
+    """A plain, valid TIFF of three bands or more."""
+    width, height = 6, 5
+    gray = bands > 4 if gray is None else gray
+    data = (bytes(range(256)) * 3)[: width * height * bands * bits // 8]
+    count, extras = 11, bands - (1 if gray else 3)
+    end = 8 + 2 + 12 * count + 4
+    place = end + 2 * bands + 2 * extras
+    entries = [
+        *((256, 3, 1, width), (257, 3, 1, height), (258, 3, bands, end)),
+        *((259, 3, 1, 1), (262, 3, 1, 1 if gray else 2), (273, 4, 1, place)),
+        *((277, 3, 1, bands), (278, 3, 1, height), (279, 4, 1, len(data))),
+        *((284, 3, 1, 1), (338, 3, extras, end + 2 * bands)),
+    ]
+    if extras in (1, 2):  # few enough to stand in the entry
+        entries[-1] = (338, 3, extras, extra)
+    if not extras:
+        entries.pop()
+    packed = b"".join(
+        struct.pack("<HHI", tag, kind, n)
+        + (struct.pack("<I", v) if kind == 4 or n > 1 else struct.pack("<HH", v, 0))
+        for tag, kind, n, v in entries
+    )
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4)
+    head += bytes(end - len(head))
+    head += struct.pack(f"<{bands}H", *[bits] * bands)
+    head += struct.pack(f"<{extras}H", *[extra] * extras)
+    return head + data
+
+
+KINDS = {
+    "it is empty": b"",
+    "it is a TIFF file of 5 bands, and at most 4 can be read": tiff(5),
+    "it is a TIFF file of 7 bands": tiff(7),
+    r"in a layout that cannot be read \(3 bands of 32 bits\)": tiff(3, bits=32),
+    "it is in HEIC: convert it": b"\0\0\0\x18ftypheic\0\0\0\0" + bytes(40),
+    "it is in AVIF: convert it": b"\0\0\0\x18ftypavif\0\0\0\0" + bytes(40),
+    "it is a film": b"\0\0\0\x18ftypmp42\0\0\0\0" + bytes(40),
+    "it is a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid",
+    "it is a web page": b"<!DOCTYPE html><html><body>404</body></html>",
+    "it is a file of Photoshop": b"8BPS\0\1" + bytes(40),
+    "it begins with zero bytes": bytes(4096),
+    "it is not in an image format like JPEG": b"just some text",
+}
+
+
+@BACKENDS
+@pytest.mark.parametrize("reason", KINDS)
+def test_the_cause_is_named(reason, backend):
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
+        DecodeImage(backend)({"img_bytes": KINDS[reason], "img_path": "x.jpg"})
+    if reason != "it is empty":
+        assert "it is empty" not in str(caught.value)
+
+
+# -- What is in an image, but not read -------------------------------------------------
+
+
+def looked(*images):
+    return look((f"{i}.tif", lambda data=data: data) for i, data in enumerate(images))
+
+
+def saved(image, kind="TIFF", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def deep(top, kind="PNG"):
+    values = np.linspace(0, top, 1200).reshape(30, 40).astype(np.uint16)
+    return saved(Image.fromarray(values), kind)
+
+
+def test_twelve_bits_of_sixteen_are_said_with_the_way_out():
+    for kind in ("PNG", "TIFF"):
+        (text,) = looked(deep(4095, kind), deep(4000, kind)).warnings()
+        assert text.startswith(
+            "2 of 2 images looked at use less than a tenth of the range of their 16 "
+            "bits (the largest value of '0.tif' is 4,095 of 65,535), so they are "
+        )
+        assert '12-bit values by x 16 for instance ("12-bit" in docs' in text
+    values = np.full((8, 8, 3), 4095, np.uint16)  # PIL keeps the upper 8 bits
+    _, colours = cv2.imencode(".png", values)
+    (text,) = looked(colours.tobytes()).warnings()
+    assert "range of their 16 bits (the largest value of '0.tif' is 15 of 255)" in text
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [deep(65535)],
+        [deep(6600)],
+        [deep(65535), deep(60000), deep(3)],  # a dark frame among others
+        [saved(picture()), saved(picture().convert("L")), saved(picture(), "JPEG")],
+        [saved(picture(), kind) for kind in ("PNG", "WEBP", "GIF", "JPEG2000", "PPM")],
+        [saved(picture().convert("RGBA"), "PNG")],  # opaque
+        [b"no image", b""],
+        [],
+    ],
+)
+def test_sound_images_are_passed_in_silence(images):
+    assert looked(*images).warnings() == []
+
+
+def test_further_pages_and_frames_are_said():
+    pages = [picture(i) for i in range(3)]
+    several = dict(save_all=True, append_images=pages[1:])
+    found = looked(
+        *(saved(pages[0], kind, **several) for kind in ("TIFF", "GIF", "WEBP", "PNG")),
+        saved(pages[0]),
+    )
+    assert found.pages == ["0.tif", "1.tif", "2.tif", "3.tif"]
+    (text,) = found.warnings()
+    assert text.startswith("4 of 5 images looked at have further pages or frames ('0.")
+
+
+def test_a_fourth_band_that_says_something_is_said():
+    clear = picture().convert("RGBA")
+    clear.putalpha(100)
+    found = looked(
+        saved(clear, "PNG"),
+        saved(clear),
+        tiff(4, extra=0),  # of unspecified meaning
+        tiff(4, extra=2),  # alpha
+        tiff(5, gray=False),  # PIL reads three of them
+        saved(picture().convert("RGBA")),
+    )
+    assert found.bands == [f"{i}.tif" for i in range(5)]
+    (text,) = found.warnings()
+    assert text.startswith("5 of 6 images looked at have more bands ('0.tif') than the")
+
+
+def test_a_look_takes_a_few_images_of_folders_and_shards_and_little_time(
+    tmp_path, monkeypatch
+):
+    write_folder(tmp_path / "images", 40)
+    (tmp_path / "images" / "000.png").write_bytes(b"broken")
+    assert look_at_dataset(ImageFolder(str(tmp_path / "images"))).seen == 15
+    make_shards(str(tmp_path / "images"), str(tmp_path / "made"))
+    assert look_at_dataset(ImageShards(str(tmp_path / "made"))).seen == 15
+    monkeypatch.setattr("mmssl_ext.datasets.look._SECONDS", -1)
+    assert look_at_dataset(ImageFolder(str(tmp_path / "images"))).seen <= 1
+    warn_of_unread([1, 2, 3])  # a dataset of another kind is left alone

@@ -1,0 +1,109 @@
+"""Images that the main process reads are waited for no longer than a worker would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from mmengine.hooks import Hook
+from PIL import Image
+
+from mmssl_ext.engine import first_look
+from mmssl_ext.engine.errors import LoaderError
+from mmssl_ext.engine.first_look import watched_read
+from mmssl_ext.registry import TRANSFORMS
+from tests.distributed import wait_for
+from tests.harness import RunHarness, config, loader, make_runner, write_images
+
+CHECK = {"type": "InputCheckHook"}
+
+
+@TRANSFORMS.register_module()
+class ReadPipe:
+    """Wait in a system call, as for a disk of the network that is gone."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, results):
+        with open(f"{self.path}.reached", "w"):
+            pass
+        with open(self.path):
+            return results
+
+
+class ImportThis(Hook):
+    """So that the process of a run knows the transform."""
+
+
+@pytest.fixture
+def waiting(tmp_path):
+    """A config whose first image never comes, and what says that it is waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    cfg = config(
+        write_images(tmp_path / "images"),
+        tmp_path / "run",
+        input_check=CHECK,
+        preemption={"type": "PreemptionHook"},
+    )
+    step = {"type": "ReadPipe", "path": str(tmp_path / "pipe")}
+    cfg.train_dataloader.dataset.pipeline.insert(0, step)
+    yield cfg, tmp_path / "pipe.reached"
+    with contextlib.suppress(OSError):  # let go who waits still
+        os.close(os.open(tmp_path / "pipe", os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_signal_ends_the_wait_for_the_first_image(waiting):
+    cfg, reached = waiting
+    with RunHarness.of(cfg).start(ImportThis()) as found:
+        end = time.monotonic() + 60
+        while not reached.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(found[0].process.pid, signal.SIGTERM)
+        assert wait_for(found, 40) < 20
+        assert found[0].code == 75, found[0].text
+    assert "there is nothing to save; start it again" in found[0].text
+
+
+def test_an_image_that_never_comes_is_named_after_the_time_of_a_loader(
+    waiting, monkeypatch
+):
+    cfg, _ = waiting
+    monkeypatch.setattr(first_look, "TIMEOUT", 0.3)
+    start = time.monotonic()
+    with pytest.raises(LoaderError, match=r"class0/0\.png.* within 0\.3 s\. Look"):
+        make_runner(cfg).train()
+    assert time.monotonic() - start < 20
+
+
+def test_results_and_errors_come_as_they_are():
+    assert watched_read(lambda: 7, "It") == 7
+    with pytest.raises(KeyError, match="mine"):
+        watched_read(lambda: {}["mine"], "It")
+
+
+def test_what_is_in_images_but_not_read_is_said_once(tmp_path):
+    """Of the training set, of the bank that is the same, and of another query set."""
+    train = write_images(tmp_path / "train")
+    query = write_images(tmp_path / "query")
+    for path in [*train.rglob("*.png"), *query.rglob("*.png")]:
+        values = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(values).save(path)
+    knn = {
+        "type": "KNNHook",
+        "bank_dataloader": loader(train),
+        "query_dataloader": loader(query),
+        "k": 3,
+    }
+    runner = make_runner(config(train, tmp_path / "run", input_check=CHECK, knn=knn))
+    runner.train()
+    text = "".join(p.read_text() for p in (tmp_path / "run").rglob("*.log"))
+    lines = [line for line in text.splitlines() if "images looked at" in line]
+    assert len(lines) == 2
+    assert "16 of 16 images looked at use less than a tenth" in lines[0]
+    assert f"{train}/class0/0.png" in lines[0] and f"{query}/class0" in lines[1]
+    assert all("WARNING" in line and "x 16" in line for line in lines)
