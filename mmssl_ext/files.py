@@ -7,8 +7,11 @@ import errno
 import hashlib
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+MISSING = -1  # size of what is no file
 
 
 def write_text(path: str | Path, text: str, durable: bool = False) -> None:
@@ -69,6 +72,26 @@ def utf8_path(path: str | Path) -> Iterator[str]:
             yield f"/dev/fd/{file.fileno()}"
     else:
         yield str(path)
+
+
+def size_of(path: str | Path) -> int:
+    """Return the size of a regular file in bytes, -1 where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return MISSING
+    return found.st_size if stat.S_ISREG(found.st_mode) else MISSING
+
+
+def head_of(path: str | Path, most: int) -> bytes:
+    """Return the first bytes of a regular file, none where it cannot be read."""
+    if size_of(path) == MISSING:  # opening a pipe would wait for whoever writes
+        return b""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(most)
+    except OSError:
+        return b""
 
 
 def flush(path: str | Path) -> None:

@@ -33,6 +33,11 @@ def parse_args() -> argparse.Namespace:
         metavar="CKPT",
         help="continue from CKPT, or from the newest checkpoint of the work dir",
     )
+    parser.add_argument(
+        "--allow-other-data",
+        action="store_true",
+        help="resume although the training data are not those of the checkpoint",
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision on a GPU")
     parser.add_argument(
         "--auto-scale-lr",

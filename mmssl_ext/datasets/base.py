@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from mmssl_ext.files import head_of, size_of
 from mmssl_ext.registry import TRANSFORMS
 
 from .draws import SUBSTITUTE, DrawKey, SampleDraws
@@ -99,6 +100,14 @@ class SSLDataset(Dataset):
     def read(self, row: int) -> dict[str, Any]:
         """Return ``img_bytes`` of image ``row`` where it is no file of its own."""
         return {}
+
+    def file_size(self, row: int) -> int:
+        """Return the number of bytes of image ``row``, -1 where it is missing."""
+        return size_of(self.describe(row)["img_path"])
+
+    def file_head(self, row: int, most: int) -> bytes:
+        """Return the first bytes of image ``row``, none where it is missing."""
+        return head_of(self.describe(row)["img_path"], most)
 
     def name(self, row: int) -> str:
         """Return the name by which :meth:`fingerprint` knows image ``row``."""

@@ -82,6 +82,14 @@ class CIFAR10(SSLDataset):
         name = f"cifar10/{self.split}/{row:05d}"
         return {"img_path": name, "img": self.images[row]}
 
+    def file_size(self, row: int) -> int:
+        """Return the number of bytes of image ``row``."""
+        return self.images[row].nbytes
+
+    def file_head(self, row: int, most: int) -> bytes:
+        """Return the first bytes of image ``row``."""
+        return self.images[row].tobytes()[:most]
+
 
 def _check_complete(folder: str) -> None:
     names = [name for name, _ in tv.CIFAR10.train_list + tv.CIFAR10.test_list]

@@ -297,6 +297,17 @@ class ImageShards(SSLDataset):
         shard = self.index.shards[int(self.index.shard[self._member(row)])]
         return {"img_path": os.path.join(self.root, shard, self.name(row))}
 
+    def file_size(self, row: int) -> int:
+        """Return the number of bytes of image ``row``."""
+        return int(self.index.size[self._member(row)])
+
+    def file_head(self, row: int, most: int) -> bytes:
+        """Return the first bytes of image ``row``, none where it cannot be read."""
+        try:
+            return self.read(row)["img_bytes"][:most]
+        except UnreadableImageError:
+            return b""
+
     def read(self, row: int) -> dict[str, Any]:
         """Return ``img_bytes`` of image ``row``.
 

@@ -123,6 +123,7 @@ def prepare(
     auto_scale_lr: bool = False,
     launcher: str = "none",
     tensorboard: bool = False,
+    allow_other_data: bool = False,
 ) -> Notices:
     """Complete and check a config in place, so that ``Runner.from_cfg`` can take it.
 
@@ -135,6 +136,7 @@ def prepare(
             ``auto_scale_lr.base_batch_size``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         tensorboard: Also write TensorBoard files.
+        allow_other_data: Resume although the training data are others.
 
     Returns:
         What the user should read in the log.
@@ -147,6 +149,8 @@ def prepare(
     for name in [name for name, hook in hooks.items() if hook is None]:
         if name not in _RUNNER_HOOKS.split():
             hooks.pop(name)
+    if allow_other_data and "resume" in hooks:
+        hooks["resume"]["allow_other_data"] = True
     if cfg.default_scope == "mmssl_ext":
         check_config(cfg)
     else:

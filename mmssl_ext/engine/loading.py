@@ -102,13 +102,13 @@ class _InWorker:
             self.then(worker_id)
 
 
-def _unless_hung_up(kind: type, error: BaseException, trace: Any) -> None:
+def _unless_hung_up(kind: type[BaseException], error: BaseException, tb: Any) -> None:
     """Let nobody read of a batch that the parent, told to stop, no longer took.
 
     The thread that hands out the memory of batches reports its errors here.
     """
     if not issubclass(kind, (EOFError, OSError)):
-        sys.__excepthook__(kind, error, trace)
+        sys.__excepthook__(kind, error, tb)
 
 
 def _heed_parent() -> None:

@@ -24,6 +24,7 @@ from mmssl_ext.unwrap import unwrap
 
 from .errors import CheckpointFileError
 from .load_report import compare
+from .same_data import OPTION, SAME_DATA, OtherData
 
 _LISTED = 10  # differences that a message shows
 _NAMES = {
@@ -126,8 +127,15 @@ def plain(value: Any) -> Any:
     return f"{value.__module__}.{name}" if name else f"<{type(value).__name__}>"
 
 
-def check_resume(runner: Any, checkpoint: dict) -> list[str]:
+def check_resume(
+    runner: Any, checkpoint: dict, data: OtherData = SAME_DATA
+) -> list[str]:
     """Compare a checkpoint with the run that wants to go on from it.
+
+    Args:
+        runner: The run.
+        checkpoint: Its content.
+        data: What its data differ in from those of the run.
 
     Returns:
         Warnings, a sentence or a few lines each.
@@ -151,9 +159,23 @@ def check_resume(runner: Any, checkpoint: dict) -> list[str]:
     else:
         changed = differences(saved["config"], now["config"])
         warnings = []
-        refused += _changes(saved, now, "method", "optimizer", "images")
+        refused += _changes(saved, now, "method", "optimizer")
         batch, remedy = batch_changes(saved, now)
-        refused += batch or _changes(saved, now, "epoch_length")
+        refused += batch
+        if data.text and data.allowed:
+            warnings.append(f"The run goes on with other data: {data.text}.")
+        else:
+            refused += _changes(saved, now, "images")
+            refused += [] if batch else _changes(saved, now, "epoch_length")
+        if data.text and not data.allowed:
+            refused.insert(0, f"train_dataloader.dataset, other images: {data.text}")
+            remedy += f"To go on with these data, add {OPTION}. "
+        if not data.known:
+            warnings.append(
+                "The checkpoint does not say which files it was trained on, for an "
+                "earlier version of this package wrote it: whether the data are still "
+                "the same is not known."
+            )
         if saved["world_size"] != now["world_size"]:
             warnings.append(on_other_ranks(saved, now, runner.train_dataloader))
         elif saved.get("threads") and now["threads"] not in (None, saved["threads"]):
@@ -171,7 +193,7 @@ def check_resume(runner: Any, checkpoint: dict) -> list[str]:
         refused += [line for line in changed if line.split(".")[0] in parts]
         raise CheckpointFileError(
             f"The run cannot be resumed from {runner._load_from}, which was written by "
-            f"a run with other settings (checkpoint -> now):{shown(refused)}"
+            f"a run with other settings or data (checkpoint -> now):{shown(refused)}"
             f"{report.details()}\n{remedy}Undo the change to resume, or start a new "
             "run from the weights alone: load_from in place of resume, and a work_dir "
             "of its own."

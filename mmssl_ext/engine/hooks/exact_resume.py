@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
@@ -19,6 +19,7 @@ from ..resume import (
     sampler,
     set_random_state,
 )
+from ..same_data import META, compare_data, data_of
 
 
 @HOOKS.register_module()
@@ -27,7 +28,8 @@ class ExactResumeHook(Hook):
 
     A checkpoint gets the state of the random generators of all ranks, the place in the
     epoch, and what :mod:`mmssl_ext.engine.resume` compares on a resume: method, tensors
-    of the model, optimizer, number of images, batch, and the config as plain data.
+    of the model, optimizer, batch, and the config as plain data, and which files the
+    data consist of (:mod:`mmssl_ext.datasets.identity`, looked at once by rank 0).
     Where one of these cannot go together with the checkpoint, the run is refused before
     any weight is loaded; where it can, what has changed is warned of.
 
@@ -37,13 +39,18 @@ class ExactResumeHook(Hook):
     stopped. In a loop without epochs, and with transforms that draw from the generators
     of a worker, it sees the same images but draws other augmentations.
 
+    Args:
+        allow_other_data: Go on although the training data are others.
+
     Raises:
         CheckpointFileError: The checkpoint does not fit this run.
     """
 
     priority = "VERY_HIGH"
 
-    def __init__(self) -> None:
+    def __init__(self, allow_other_data: bool = False) -> None:
+        self.allow_other_data = allow_other_data
+        self._data: dict[str, Any] | None = None  # on rank 0
         self._gathered: tuple[int, list[dict]] = -1, []
         self._pending: dict[str, Any] | None = None
 
@@ -52,7 +59,8 @@ class ExactResumeHook(Hook):
         loop = runner._train_loop
         if not (runner._resume and isinstance(loop, BaseLoop)):
             return
-        for text in check_resume(runner, checkpoint):
+        data, self._data = compare_data(runner, checkpoint, self.allow_other_data)
+        for text in check_resume(runner, checkpoint, data):
             runner.logger.warning(text)
         state = checkpoint.get("training_state")
         if state is None:
@@ -68,7 +76,9 @@ class ExactResumeHook(Hook):
             loop.validation_due = state["validation_due"]
 
     def before_train(self, runner: Any) -> None:
-        """Warn of checkpoints that would lose accumulated gradients."""
+        """Look at the data; warn of checkpoints that would lose gradients."""
+        if self._data is None and is_main_process():
+            self._data = data_of(runner)
         counts = accumulation(runner)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         epoch = len(runner.train_dataloader) if by_epoch else 1
@@ -110,6 +120,8 @@ class ExactResumeHook(Hook):
         if when != runner.iter:  # mmengine's own hook saves: nobody has gathered
             states = [_generators(runner)]
         meta, batch, due = checkpoint["meta"], 0, False
+        if self._data is not None:
+            meta[META] = self._data
         if isinstance(loop, ExactEpochLoop):
             batch, due = loop.position(meta["epoch"], meta["iter"])
         checkpoint["training_state"] = {

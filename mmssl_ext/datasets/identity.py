@@ -1,0 +1,234 @@
+"""Which files a run trains on, so that a resumed one is not fed others in silence.
+
+Compared are the files' names below the folder of the data and their sizes, all of them
+and in the order of the dataset, the bytes of some that are spread evenly over it, and
+what else a dataset is made from (labels, annotation files). Folders and times do not
+count: data may be moved and copied, and read from shards instead of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmssl_ext.files import MISSING, head_of, sha256, size_of
+
+from .base import SSLDataset
+
+VERSION = 1  # of what is compared
+_SAMPLES = 64  # files whose bytes are compared
+_HEAD = 1 << 20  # bytes of each of them
+_NAMED = 3  # files of a kind that a message names
+_SLOW = 50e-6  # seconds for a look at a file, from which on many look at once
+
+
+@dataclass
+class _Files:
+    names: list[str]
+    sizes: list[int]
+    read: Callable[[int], bytes]  # the first bytes of a file; none where it is missing
+    others: dict[str, str]  # digests of what else the dataset consists of
+
+
+def identify(dataset: Any, labelled: bool = True) -> dict[str, Any] | None:
+    """Return what tells a dataset from others, as plain data and a tensor.
+
+    Args:
+        dataset: Of this package, one of mmengine's kind, or a wrapper around such.
+        labelled: Labels count too.
+
+    Returns:
+        None where the dataset does not tell which files it has.
+    """
+    files = _files(dataset, labelled)
+    if files is None:
+        return None
+    lines = "".join(
+        f"{size} {name}\0" for name, size in zip(files.names, files.sizes, strict=True)
+    ).encode("utf-8", "surrogateescape")
+    count = len(files.names)
+    # An odd step: of an image and its annotation in turn, both are chosen.
+    chosen = range(0, count, count // _SAMPLES | 1)
+    content = {str(i): _digest(files.read(i)) for i in chosen}
+    parts = [lines, *(f"{k} {v}".encode() for k, v in (content | files.others).items())]
+    return {
+        "version": VERSION,
+        "files": count,
+        "digest": _digest(b"\0".join(parts)),
+        "content": content,
+        "others": files.others,
+        "listing": torch.frombuffer(
+            bytearray(zlib.compress(lines, 1)), dtype=torch.uint8
+        ),
+    }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]:
+    """Say what two datasets differ in.
+
+    Args:
+        before: From :func:`identify`, perhaps by way of a checkpoint.
+        now: The same of the other one.
+
+    Returns:
+        The end of a sentence, empty where they are equal; and whether all of it is that
+        files are missing in one of them.
+    """
+    if before["digest"] == now["digest"]:
+        return "", False
+    old, new = _entries(before), _entries(now)
+    sizes = [dict(x) for x in (old, new)]
+    added = [name for name, _ in new if name not in sizes[0]]
+    removed = [name for name, _ in old if name not in sizes[1]]
+    resized = [n for n, size in new if n in sizes[0] and sizes[0][n] != size]
+    absent = [n for n in resized if MISSING in (sizes[0][n], sizes[1][n])]
+    resized = [name for name in resized if name not in set(absent)]
+    texts = [
+        _some(added, "added"),
+        _some(removed, "removed"),
+        _some(resized, "of another size"),
+        _some(absent, "missing on one side"),
+    ]
+    same_names = [x for x, _ in old] == [x for x, _ in new]
+    if same_names:
+        altered = [
+            new[int(i)][0]
+            for i, digest in now["content"].items()
+            if before["content"].get(i) != digest and new[int(i)][0] not in set(absent)
+        ]
+        altered = [name for name in altered if name not in set(resized)]
+        of = f"with other bytes of {len(now['content'])} looked into"
+        texts.append(_some(altered, of))
+    elif Counter(x for x, _ in old) == Counter(x for x, _ in new):
+        texts.append("in another order")
+    elif not (added or removed):
+        texts.append("listed more or less often")
+    names = sorted(before["others"].keys() | now["others"].keys())
+    others = [x for x in names if before["others"].get(x) != now["others"].get(x)]
+    texts += [f"other {name}" for name in others]
+    said = [text for text in texts if text]
+    only_missing = bool(absent) and len(said) == 1
+    return f"{before['files']:,} then, {now['files']:,} now; {'; '.join(said)}", (
+        only_missing
+    )
+
+
+def _some(names: Sequence[str], what: str) -> str:
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _NAMED else ""
+    shown = (x if x.isprintable() else ascii(x)[1:-1] for x in names[:_NAMED])
+    return f"{len(names):,} {what} ({', '.join(shown)}{more})"
+
+
+def _entries(identity: dict[str, Any]) -> list[tuple[str, int]]:
+    packed = zlib.decompress(identity["listing"].cpu().numpy().tobytes())
+    lines = packed.decode("utf-8", "surrogateescape").split("\0")[:-1]
+    pairs = (line.partition(" ") for line in lines)
+    return [(name, int(size)) for size, _, name in pairs]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _files(dataset: Any, labelled: bool) -> _Files | None:
+    if isinstance(dataset, SSLDataset):
+        return _of_images(dataset, labelled)
+    if isinstance(parts := getattr(dataset, "datasets", None), (list, tuple)):
+        return _of_parts([_files(part, labelled) for part in parts])
+    if isinstance(getattr(dataset, "ann_file", None), str):
+        return _of_annotations(dataset)
+    inner = getattr(dataset, "dataset", None)
+    return None if inner is None else _files(inner, labelled)
+
+
+def _of_images(dataset: SSLDataset, labelled: bool) -> _Files:
+    rows = dataset._rows.tolist()
+    others = {}
+    for kind in ("labels", "targets"):
+        values = getattr(dataset, kind, None)
+        if labelled and values is not None:
+            array = np.ascontiguousarray(values)
+            others[kind] = _digest(f"{array.dtype} {array.shape}".encode() + array.data)
+    names = [dataset.name(row) for row in rows]
+    if not getattr(dataset, "root", ""):
+        names = _below_common_folder(names)
+    sizes = _each(dataset.file_size, rows)
+    return _Files(names, sizes, lambda i: dataset.file_head(rows[i], _HEAD), others)
+
+
+def _of_annotations(dataset: Any) -> _Files:
+    """A dataset of mmengine's kind: its annotations and the files they lead to."""
+    paths: dict[str, None] = {}
+    objects, others = hashlib.sha256(), {}
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        if "xml_path" in info:  # small files, of which all that they say counts
+            objects.update(repr(info.get("instances")).encode())
+            others["objects"] = ""
+        found = [info[key] for key in info if str(key).endswith("_path")]
+        paths |= dict.fromkeys(path for path in found if isinstance(path, str))
+    files = list(paths)
+    if others:
+        others["objects"] = objects.hexdigest()[:32]
+    if os.path.isfile(dataset.ann_file):
+        digest = sha256(dataset.ann_file)[:32]
+        others[f"annotations ({os.path.basename(dataset.ann_file)})"] = digest
+    root = os.path.join(dataset.data_root or "", "")
+    names = [path.removeprefix(root) for path in files]
+    if not dataset.data_root or any(map(os.path.isabs, names)):
+        names = _below_common_folder(names)
+    return _Files(
+        names, _each(size_of, files), lambda i: head_of(files[i], _HEAD), others
+    )
+
+
+def _of_parts(parts: Sequence[_Files | None]) -> _Files | None:
+    """Datasets one after the other; each has names of its own."""
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        return None
+    places = [(part, i) for part in found for i in range(len(part.names))]
+    return _Files(
+        [f"{n}/{x}" for n, part in enumerate(found) for x in part.names],
+        [size for part in found for size in part.sizes],
+        lambda index: places[index][0].read(places[index][1]),
+        {f"{n}/{k}": v for n, x in enumerate(found) for k, v in x.others.items()},
+    )
+
+
+def _below_common_folder(names: list[str]) -> list[str]:
+    """Leave out the folders that all paths begin with."""
+    ends = [min(names, default=""), max(names, default="")]
+    try:
+        common = os.path.join(os.path.commonpath(map(os.path.dirname, ends)), "")
+    except ValueError:  # some are absolute, others not
+        return names
+    if not all(name.startswith(common) for name in ends):
+        return names
+    return [name.removeprefix(common) for name in names]
+
+
+def _each(look: Callable[[Any], int], items: list) -> list[int]:
+    """Look at each of many files; at many at once where a network makes it slow."""
+    first = 256
+    start = time.perf_counter()
+    sizes = [look(item) for item in items[:first]]
+    if time.perf_counter() - start < _SLOW * first:
+        return sizes + [look(item) for item in items[first:]]
+    parts = [items[i : i + first] for i in range(first, len(items), first)]
+    with ThreadPoolExecutor(32) as pool:
+        for found in pool.map(lambda part: [look(item) for item in part], parts):
+            sizes += found
+    return sizes
