@@ -30,6 +30,11 @@ def parse_args() -> argparse.Namespace:
         metavar="CKPT",
         help="continue from CKPT, or from the newest checkpoint of the work dir",
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="move a run that the work dir holds to its folder old, and start afresh",
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision on a GPU")
     parser.add_argument(
         "--auto-scale-lr",

@@ -26,9 +26,10 @@ from mmengine.utils import digit_version
 
 from mmssl_ext.files import sha256
 
+from .checkpoint_order import newest_first
 from .checkpoint_writing import save_checkpoint_file, wait_for_checkpoints
 from .errors import CheckpointFileError
-from .manifest import ManifestError, manifest_path, manifests, read_manifest
+from .manifest import ManifestError, manifest_path, read_manifest
 
 HISTORY_LENGTH = 10_000  # logged values kept per scalar; smoothing windows are shorter
 
@@ -133,7 +134,7 @@ def plain_copy(path: str | Path, copy: str | Path) -> None:
 def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Find the newest checkpoint of a run that can be read.
 
-    The one that ``last_checkpoint`` names comes first, the others by their time. All
+    The one that ``last_checkpoint`` names comes first, the others by iteration. All
     bytes are compared as in :func:`load_checkpoint_file`, but tensors are not loaded.
 
     Returns:
@@ -145,7 +146,7 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """
     wait_for_checkpoints()
     notes, bad = [], []
-    for path in _candidates(Path(work_dir)):
+    for path in newest_first(Path(work_dir), lambda path: _load(path, mmap=True)):
         try:
             note = _compare(path)
             _load(path, mmap=True)
@@ -168,35 +169,6 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
             )
         )
     return None, []
-
-
-def _candidates(work_dir: Path) -> list[Path]:
-    """Checkpoints of a run to resume from, the best first."""
-    try:
-        last = Path((work_dir / "last_checkpoint").read_text(errors="replace").strip())
-    except OSError:
-        last = Path()
-    # Where the folder was moved or copied, the file of that name in it counts.
-    inside = work_dir / last.name
-    last = next((file for file in (inside, last) if os.path.isfile(file)), Path())
-    found = {}
-    for folder in {work_dir, last.parent if last.name else work_dir}:
-        for file in [
-            *(x for x in folder.glob("*.pth") if _NUMBER.fullmatch(x.name)),
-            *(x for x, facts in manifests(folder) if facts.get("kind") != "best"),
-        ]:
-            if file.is_file():
-                found[file] = file.stat().st_mtime_ns, _step(file)
-    files = sorted(found, key=lambda file: found[file], reverse=True)
-    return [last, *(x for x in files if x != last)] if last.name else files
-
-
-_NUMBER = re.compile(r"(epoch|iter)_(\d+)\.pth")  # and no published epoch_3-1a2b3c4d
-
-
-def _step(file: Path) -> int:
-    digits = re.findall(r"\d+", file.stem)
-    return int(digits[-1]) if digits else 0
 
 
 # Files whose bytes are known to be right: device, inode, size and time of change.
