@@ -38,6 +38,11 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="resume although the training data are not those of the checkpoint",
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="move a run that the work dir holds to its folder old, and start afresh",
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision on a GPU")
     parser.add_argument(
         "--auto-scale-lr",

@@ -416,6 +416,7 @@ class ChainRunner:
                 stderr=subprocess.STDOUT,
                 env=self._environment(slot),
                 start_new_session=True,  # Ctrl-C is ours to pass on
+                pass_fds=lock.inheritable,  # it may outlive this process
             )
             self._processes.append(process)
         lock.give_to(process.pid)

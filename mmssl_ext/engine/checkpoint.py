@@ -24,11 +24,12 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
 from mmengine.utils import digit_version
 
-from mmssl_ext.files import read_text, sha256, utf8_path
+from mmssl_ext.files import sha256, utf8_path
 
+from .checkpoint_order import newest_first
 from .checkpoint_writing import save_checkpoint_file, wait_for_checkpoints
 from .errors import CheckpointFileError
-from .manifest import ManifestError, manifest_path, manifests, read_manifest
+from .manifest import ManifestError, manifest_path, read_manifest
 from .weight_values import state_faults
 
 HISTORY_LENGTH = 10_000  # logged values kept per scalar; smoothing windows are shorter
@@ -146,7 +147,7 @@ def plain_copy(path: str | Path, copy: str | Path) -> None:
 def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Find the newest checkpoint of a run that can be read.
 
-    The one that ``last_checkpoint`` names comes first, the others by their time. All
+    The one that ``last_checkpoint`` names comes first, the others by iteration. All
     bytes are compared as in :func:`load_checkpoint_file`, and a state with NaN or
     infinity is passed over.
 
@@ -159,7 +160,7 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """
     wait_for_checkpoints()
     notes, bad = [], []
-    for path in _candidates(Path(work_dir)):
+    for path in newest_first(Path(work_dir), lambda path: _load(path, mmap=True)):
         try:
             note = _compare(path)
             _check_state(path, _load(path, mmap=True))
@@ -182,35 +183,6 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
             )
         )
     return None, []
-
-
-def _candidates(work_dir: Path) -> list[Path]:
-    """Checkpoints of a run to resume from, the best first."""
-    try:
-        last = Path(read_text(work_dir / "last_checkpoint").strip())
-    except OSError:
-        last = Path()
-    # Where the folder was moved or copied, the file of that name in it counts.
-    inside = work_dir / last.name
-    last = next((file for file in (inside, last) if os.path.isfile(file)), Path())
-    found = {}
-    for folder in {work_dir, last.parent if last.name else work_dir}:
-        for file in [
-            *(x for x in folder.glob("*.pth") if _NUMBER.fullmatch(x.name)),
-            *(x for x, facts in manifests(folder) if facts.get("kind") != "best"),
-        ]:
-            if file.is_file():
-                found[file] = file.stat().st_mtime_ns, _step(file)
-    files = sorted(found, key=lambda file: found[file], reverse=True)
-    return [last, *(x for x in files if x != last)] if last.name else files
-
-
-_NUMBER = re.compile(r"(epoch|iter)_(\d+)\.pth")  # and no published epoch_3-1a2b3c4d
-
-
-def _step(file: Path) -> int:
-    digits = re.findall(r"\d+", file.stem)
-    return int(digits[-1]) if digits else 0
 
 
 # Files whose bytes are known to be right: device, inode, size and time of change.

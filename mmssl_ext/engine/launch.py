@@ -28,9 +28,11 @@ from .config_variables import config_files, read_with_variables, variables
 from .errors import ConfigError
 from .leaving import leaving_by_sentence
 from .ranks import TIMEOUT, start_ranks, watched
+from .run_folder import find_run, goes_on
 from .runner import SSLRunner
+from .starting import own_folders
 from .tool import run_tool as run_tool
-from .work_dir import check_writable, occupied
+from .work_dir import check_writable
 
 enable_bases()
 
@@ -173,23 +175,30 @@ def train(
     config: str | Path,
     cfg_options: dict | None = None,
     strict_config: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Train a config, or test it where it has no ``train_cfg``.
 
-    ``options`` are those of :func:`prepare`.
+    A work_dir that holds a run is refused, unless the run is resumed or ``overwrite``
+    moves it aside. ``options`` are those of :func:`prepare`.
 
     Raises:
         UserError: Something that the user can mend stops the run.
     """
+    if overwrite and options.get("resume") is True:
+        raise ConfigError(
+            "--resume goes on with the run in the work_dir and --overwrite moves it "
+            "aside: give one of the two."
+        )
     with leaving_by_sentence() as place:
         cfg = load_config(config, cfg_options, strict_config)
         notices = prepare(cfg, **options)
         place.append(cfg.work_dir)
-        _train(cfg, notices)
+        _train(cfg, overwrite, notices)
 
 
-def _train(cfg: Config, notices: Notices) -> None:
+def _train(cfg: Config, overwrite: bool, notices: Notices) -> None:
     start_ranks(cfg)
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     with watched(cfg.work_dir, dist_cfg.get("timeout", TIMEOUT)):
@@ -200,7 +209,7 @@ def _train(cfg: Config, notices: Notices) -> None:
             check_writable(cfg.work_dir)
             build_runner(cfg, notices).test()
             return
-        with occupied(cfg.work_dir):
+        with own_folders(cfg, overwrite, notices):
             runner = build_runner(cfg, notices)
             try:
                 runner.train()
@@ -341,6 +350,11 @@ def _set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
     ``--resume`` looks into the work_dir first: a config's ``load_from`` is where the
     run began.
     """
+    again = goes_on(cfg.work_dir) and find_run(cfg.work_dir) is not None
+    if again and resume is not True:
+        text = "This start was made once more by Slurm or torchrun: it goes on."
+        notices.append((logging.INFO, text))
+        resume = True
     if isinstance(resume, str):
         cfg.load_from, cfg.resume = resume, True
     elif resume or (cfg.get("resume") and cfg.get("load_from") is None):

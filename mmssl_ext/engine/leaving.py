@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmssl_ext.files import read_text
 from mmssl_ext.interrupt import Interrupted
 
 from .errors import Preempted
@@ -28,7 +29,7 @@ def leaving_by_sentence() -> Iterator[list[str]]:
         pointer = Path(*place, "last_checkpoint")
         left = "Nothing was to be saved yet; start it again."
         if place and pointer.is_file():
-            newest = pointer.read_text(errors="replace").strip()
+            newest = read_text(pointer).strip()
             left = f"The newest checkpoint there is {newest}; go on with --resume."
         raise Preempted(
             f"The run{f' in {place[0]}' if place else ''} was stopped by "

@@ -1,4 +1,4 @@
-"""Locks by file: one run per work dir, one chain per folder, one process per stage."""
+"""Locks by file: one run per folder, one chain per folder, one process per stage."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from .errors import UserError
+from .mounts import locks_reach_all
+
+_PATIENCE = 10.0  # seconds that the children of a killed process have to notice it
 
 
 class Lock:
-    """A file that names the process which holds it.
+    """A file that a process holds open and locked, and that names the process.
 
-    A lock whose process is gone is taken over. Whether a process lives can only be seen
-    on its own host and, where containers share a host, in its own container; elsewhere
-    its lock counts, also over NFS, until the file is deleted. Two know better, that the
+    The kernel gives the lock back however the process ends: killed, in a container that
+    is gone, with its machine. So a lock that can be had is free, whatever the file says
+    of an owner, also where that owner was on another machine, provided that the file
+    system shows locks to every machine that shares it
+    (:func:`~mmssl_ext.engine.mounts.locks_reach_all`).
+
+    Elsewhere, and for a file that a version without held locks wrote, the owner that
+    the file names counts. Whether it lives can only be seen on its own host and in its
+    own container; else it counts until the file is deleted. Two know better, that the
     owner has ended: the same Slurm job once it was requeued, and workers that the same
     torchrun started again, perhaps with another node in front.
 
@@ -33,6 +45,9 @@ class Lock:
         self.path = path
         self.what = what
         self._written: dict[str, Any] = {}
+        self._file = -1
+        self._held = False  # by the kernel, where the file system can
+        self._process = -1
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Lock]:
@@ -40,42 +55,92 @@ class Lock:
 
         Raises:
             UserError: Another process holds it.
+            OSError: The file cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(self.path.parent):
-            while not self._take():
-                owner = self.owner()
-                if owner is not None:
-                    since = f" since {owner['since']}" if owner.get("since") else ""
-                    raise UserError(
-                        f"{self.what} is in use by process {owner.get('pid')} on "
-                        f"{owner.get('host')}{since}. Wait for it or stop it; if it is "
-                        f"gone for certain, delete {self.path}."
-                    )
-                self.path.unlink(missing_ok=True)
+        end = time.monotonic() + _PATIENCE
+        while (refusal := self._take()) is not None:
+            owner, held = refusal
+            orphaned = held and _is_gone(owner)
+            if not orphaned or time.monotonic() > end:
+                raise UserError(self._refusal(owner, held, orphaned))
+            time.sleep(0.1)
         try:
             yield self
         finally:
-            with contextlib.suppress(OSError), _one_at_a_time(self.path.parent):
-                if self._read() == self._written:  # not taken over since
-                    self.path.unlink()
+            if os.getpid() == self._process:
+                self._release()
+
+    @property
+    def inheritable(self) -> tuple[int, ...]:
+        """File descriptors by which a child holds the lock too (``pass_fds``)."""
+        return (self._file,) if self._held else ()
 
     def give_to(self, pid: int) -> None:
         """Let the lock name a child: it may outlive the process that started it."""
-        self._draft(pid).replace(self.path)
+        with _one_at_a_time(self.path.parent):
+            self._write(pid)
 
-    def owner(self) -> dict[str, Any] | None:
-        """Return who holds the lock, None where nobody living does."""
-        owner, here = self._read(), _identity(os.getpid())
-        if owner is None:
-            return None
+    def _take(self) -> tuple[dict[str, Any], bool] | None:
+        """Take the lock, or return who has it and whether the kernel says so."""
+        with _one_at_a_time(self.path.parent):
+            while True:
+                file = self._open()
+                try:
+                    held, works = lock_descriptor(file, blocking=False), True
+                except OSError:  # a file system without locks
+                    held, works = False, False
+                owner = self._read()
+                if works and not held:
+                    os.close(file)
+                    return owner or {}, True
+                if owner is not None and self._counts(owner, held):
+                    os.close(file)
+                    return owner, False
+                new = os.fstat(file).st_size == 0 and _is_at(file, self.path)
+                if new:
+                    self._file, self._held = file, held
+                    self._process = os.getpid()
+                    _open_files.add(file)
+                    self._write_or_release()
+                    return None
+                if _is_at(file, self.path):  # what an owner left that is gone
+                    self.path.unlink(missing_ok=True)
+                os.close(file)
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # of another user: enough to see whether it is held
+            return os.open(self.path, os.O_RDONLY)
+
+    def _counts(self, owner: dict[str, Any], held: bool) -> bool:
+        """Whether an owner still has the lock, ``held`` now by this process or not."""
+        here = _identity(os.getpid())
+        one_kernel = owner.get("boot") == here["boot"]
+        if held and owner.get("held") and (one_kernel or locks_reach_all(self.path)):
+            return False
         rebooted = owner.get("boot", here["boot"]) != here["boot"]
         other_pids = owner.get("pids", here["pids"]) != here["pids"]
         if owner["host"] != here["host"] or (other_pids and not rebooted):
-            return None if _goes_on(owner, here) else owner
+            return not _goes_on(owner, here)
         if rebooted or owner.get("start") != _start(owner["pid"]):
-            return None
-        return owner if is_alive(owner["pid"]) else None
+            return False
+        return is_alive(owner["pid"])
+
+    def _refusal(self, owner: dict[str, Any], held: bool, orphaned: bool) -> str:
+        since = f" since {owner['since']}" if owner.get("since") else ""
+        known = f"process {owner['pid']} on {owner['host']}{since}" if owner else ""
+        if orphaned:
+            return (
+                f"{self.what} is in use by what {known} has started and left behind. "
+                f"Stop that (fuser {self.path} shows it)."
+            )
+        certain = "" if held else f"; if it is gone for certain, delete {self.path}"
+        return (
+            f"{self.what} is in use by {known or 'another process'}. "
+            f"Wait for it or stop it{certain}."
+        )
 
     def _read(self) -> dict[str, Any] | None:
         try:
@@ -84,25 +149,47 @@ class Lock:
         except (OSError, ValueError, AttributeError, RecursionError):
             return None
 
-    def _draft(self, pid: int) -> Path:
-        self._written = _identity(pid)
-        draft = self.path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(self._written), encoding="utf-8")
-        return draft
+    def _write(self, pid: int) -> None:
+        self._written = _identity(pid) | {"held": self._held}
+        text = json.dumps(self._written).encode()
+        os.pwrite(self._file, text, 0)
+        os.ftruncate(self._file, len(text))
 
-    def _take(self) -> bool:
-        draft = self._draft(os.getpid())
+    def _write_or_release(self) -> None:
         try:
-            os.link(draft, self.path)  # fails where the file exists, also over NFS
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            if self.path.exists():
-                return False
-            draft.replace(self.path)
+            self._write(os.getpid())
+        except OSError:
+            self.path.unlink(missing_ok=True)
+            self._close()
+            raise
+
+    def _release(self) -> None:
+        try:
+            with contextlib.suppress(OSError), _one_at_a_time(self.path.parent):
+                mine = self._read() == self._written and _is_at(self._file, self.path)
+                if mine:  # not taken over since
+                    self.path.unlink()
         finally:
-            draft.unlink(missing_ok=True)
-        return True
+            self._close()
+
+    def _close(self) -> None:
+        _open_files.discard(self._file)
+        os.close(self._file)
+        self._file, self._held = -1, False
+
+
+_open_files: set[int] = set()
+
+
+def _close_in_child() -> None:
+    """Workers that outlive a killed process must not hold its locks."""
+    for file in _open_files:
+        with contextlib.suppress(OSError):
+            os.close(file)
+    _open_files.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def is_alive(pid: int) -> bool:
@@ -114,6 +201,47 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return _stat(pid)[:1] != ["Z"]
+
+
+def starter() -> dict[str, Any]:
+    """Who starts this run, to know it again: a Slurm job, or a torchrun that lives.
+
+    Returns:
+        ``job`` and ``requeued``, and of the torchrun above this process ``agent``.
+    """
+    here, agent = _identity(os.getpid()), None
+    if os.environ.get("TORCHELASTIC_RUN_ID"):
+        parent = os.getppid()
+        agent = [here["boot"], here["pids"], parent, _start(parent)]
+    return {"job": here["job"], "requeued": here["requeued"], "agent": agent}
+
+
+def started_by(before: dict[str, Any]) -> bool:
+    """Whether this process is a further start by whom :func:`starter` described."""
+    here = starter()
+    same_job = here["job"] and here["job"] == before.get("job")
+    if same_job and here["requeued"] > before.get("requeued", -1):
+        return True
+    restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+    agent = here["agent"]
+    return restart and agent is not None and agent == before.get("agent")
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether an owner that can be seen from here has ended."""
+    here = _identity(os.getpid())
+    if any(owner.get(name) != here[name] for name in ("host", "boot", "pids")):
+        return False
+    pid = owner["pid"]
+    return owner.get("start") != _start(pid) or not is_alive(pid)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file still is the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except OSError:
+        return False
 
 
 def _goes_on(owner: dict[str, Any], here: dict[str, Any]) -> bool:

@@ -19,27 +19,16 @@ _ROOM = 64 * 1024  # bytes: a log of some steps
 
 @contextlib.contextmanager
 def occupied(work_dir: str | Path) -> Iterator[None]:
-    """Hold the folder for a training run, from before anything is built in it.
-
-    Rank 0 writes ``run.lock``; the other ranks wait for what it found. A lock that a
-    killed run left is taken over on its host. On another host nobody can see whether
-    the run lives: there the user deletes the file, as the message says, unless it is
-    the same Slurm job requeued or the same torchrun restarted (see :class:`Lock`).
+    """Hold a folder on rank 0; the other ranks wait for what it found.
 
     Raises:
-        UserError: On all ranks, where another run uses the folder or it cannot be
-            written.
+        UserError: On all ranks, as :func:`hold` does on rank 0.
     """
-    work_dir = Path(work_dir)
     with contextlib.ExitStack() as stack:
 
         def take() -> str | None:
             try:
-                check_writable(work_dir)
-                lock = Lock(work_dir / LOCK_FILE, f"The work dir {work_dir}")
-                stack.enter_context(lock.held())
-            except OSError as error:  # the folder has changed in between
-                return str(_not_writable(work_dir, error))
+                stack.enter_context(hold(work_dir))
             except UserError as error:
                 return str(error)
             return None
@@ -49,7 +38,37 @@ def occupied(work_dir: str | Path) -> Iterator[None]:
         yield
 
 
-def check_writable(work_dir: str | Path) -> None:
+@contextlib.contextmanager
+def hold(
+    work_dir: str | Path, what: str = "work dir", option: str = "--work-dir"
+) -> Iterator[None]:
+    """Hold a folder for a training run, from before anything is built in it.
+
+    ``run.lock`` is locked and names this process (see :class:`Lock`). It is free again
+    when the process ends, in whatever way.
+
+    Args:
+        work_dir: The folder; it is made where it is missing.
+        what: Name of such a folder for messages.
+        option: What chooses another one.
+
+    Raises:
+        UserError: Another run uses the folder or it cannot be written.
+    """
+    work_dir = Path(work_dir)
+    check_writable(work_dir, what, option)
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = Lock(work_dir / LOCK_FILE, f"The {what} {work_dir}")
+            stack.enter_context(lock.held())
+        except OSError as error:  # the folder has changed in between
+            raise not_writable(work_dir, error, what, option) from error
+        yield
+
+
+def check_writable(
+    work_dir: str | Path, what: str = "work dir", option: str = "--work-dir"
+) -> None:
     """Make the folder where it is missing and try to write a log's worth into it.
 
     Raises:
@@ -67,17 +86,23 @@ def check_writable(work_dir: str | Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise _not_writable(work_dir, error) from error
+        raise not_writable(work_dir, error, what, option) from error
 
 
-def _not_writable(work_dir: Path, error: OSError) -> UserError:
+def not_writable(
+    work_dir: Path,
+    error: OSError,
+    what: str = "work dir",
+    option: str = "--work-dir",
+) -> UserError:
+    """Return the sentence about a folder that refused to be written."""
     try:
         existing = next(path for path in (work_dir, *work_dir.parents) if path.exists())
         room = f"; {shutil.disk_usage(existing).free} bytes are free there"
     except (OSError, StopIteration):
         room = ""
     return UserError(
-        f"The work dir {work_dir} cannot be written: {error.strerror or error}{room}. "
+        f"The {what} {work_dir} cannot be written: {error.strerror or error}{room}. "
         "A run writes its log and checkpoints there: make room, change the folder's "
-        "owner or mode, or choose another by --work-dir."
+        f"owner or mode, or choose another by {option}."
     )

@@ -218,7 +218,12 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
         for path in Path(work_dir).glob(pattern)
         if path.is_file()
     ]
-    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    # Here, because mmssl_ext.engine has a hook that imports this module.
+    from mmssl_ext.engine.checkpoint_order import by_iteration
+    from mmssl_ext.engine.manifest import manifests
+
+    described = dict(manifests(Path(work_dir)))
+    files = by_iteration({path: described.get(path, {}) for path in files})
     return [_checkpoint(path) for path in files[:limit]]
 
 

@@ -15,7 +15,7 @@ from mmssl_ext.engine.chain import read_chain
 from mmssl_ext.engine.chain_results import read_records, write_csv
 from mmssl_ext.engine.chain_run import ChainRunner
 from mmssl_ext.engine.errors import ConfigError, UserError
-from mmssl_ext.engine.lock import Lock
+from mmssl_ext.engine.lock import Lock, is_alive
 from mmssl_ext.files import sha256
 from tests.harness import REPO, config, loader, write_images
 from tests.warm import Command
@@ -364,12 +364,35 @@ def test_two_chains_in_one_folder(folder):
         pytest.raises(UserError, match=f"wd is in use by process {os.getpid()} on "),
     ):
         run(folder)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    lock = Lock(folder / "wd" / "chain.lock", "x")
-    with lock.held():
-        lock.give_to(dead.pid)
-        dead.wait()
-        assert run(folder) == 0  # the process is gone: a stale lock
+    assert run(folder) == 0
+
+
+def test_a_stage_that_outlives_its_chain_holds_its_lock(folder):
+    (folder / "small.py").write_text(CHAIN + 'options = dict(fails="hangs")\n')
+    process = chain_tool(
+        folder, "small.py", "--work-dir", "wd", "--only", "voc-random-seed0"
+    )
+    lock = folder / "wd" / "locks" / "voc-random-seed0"
+    started = folder / "wd" / "voc-random-seed0" / "seen.json"
+    while not started.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    child = json.loads(lock.read_text())["pid"]
+    try:
+        with (
+            pytest.raises(UserError, match=f"It is in use by process {child} on "),
+            Lock(lock, "It").held(),
+        ):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+    while is_alive(child):
+        time.sleep(0.01)
+    with Lock(lock, "It").held():  # gone with it, and so is the chain's
+        pass
+    with Lock(folder / "wd" / "chain.lock", "It").held():
+        pass
 
 
 def test_a_lock_of_another_host_counts_but_not_of_the_same_job(folder, monkeypatch):

@@ -533,6 +533,7 @@ def test_a_save_between_two_steps_of_another_process_is_deleted_in_time(tmp_path
     assert (tmp_path / KEPT).exists()
     hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
     resumed = toy(tmp_path, "stopped 2", hook, epochs=2)
+    resumed._load_from, resumed._resume = str(found), True
     loop(resumed, hook)
     resumed.resume(str(found))
     hook.before_train(resumed)

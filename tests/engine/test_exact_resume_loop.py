@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import random
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -156,7 +157,8 @@ def whole(tmp_path_factory):
 def assert_goes_on(whole, file, first, *hooks, **options):
     """Resumed from ``file``, all from the line ``first`` of the journal on is alike."""
     _, lines, parameters = whole
-    rest, found, runner = trained(file.parent / "rest", *hooks, resume=file, **options)
+    work_dir = Path(tempfile.mkdtemp(dir=file.parent, prefix="rest"))
+    rest, found, runner = trained(work_dir, *hooks, resume=file, **options)
     assert rest == lines[lines.index(first) :]
     for a, b in zip(parameters, found, strict=True):
         assert torch.equal(a, b)
@@ -290,8 +292,9 @@ def test_a_batch_that_was_fetched_in_vain_is_fetched_alike(tmp_path):
         loop.dataloader = Stopping(loop.dataloader, 8)
 
     loader = {"dataset": Drawing()}
-    lines, parameters, _ = trained(tmp_path, loader=loader)
-    _, _, runner = trained(tmp_path, Watch(before_run=stop), stops=True, loader=loader)
+    lines, parameters, _ = trained(tmp_path / "whole", loader=loader)
+    watch = Watch(before_run=stop)
+    _, _, runner = trained(tmp_path / "part", watch, stops=True, loader=loader)
     hook = next(x for x in runner.hooks if isinstance(x, PlainCheckpointHook))
     file = Path(hook.save_now(runner))
     assert_goes_on((None, lines, parameters), file, steps(lines)[8], loader=loader)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
 
 import mmengine
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
@@ -19,15 +18,23 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..checkpoint import restore_histories, to_plain
+from ..checkpoint_files import (
+    InFolder,
+    LateRemoval,
+    interim,
+    manifest_facts,
+    raise_on_all_ranks,
+    settle_identity,
+)
 from ..checkpoint_writing import Saving, start_saving, wait_for_checkpoints
-from ..errors import CheckpointFileError
-from ..manifest import manifests, remove_checkpoint, remove_leftovers
-from ..resume import accumulation, batch_size
+from ..manifest import remove_checkpoint, remove_leftovers
+from ..run_folder import POINTER, RunIdentity, below_of
 from ..weight_record import describe_weights
+from .best import BestCheckpoints
 
 
 @HOOKS.register_module()
-class PlainCheckpointHook(CheckpointHook):
+class PlainCheckpointHook(BestCheckpoints, CheckpointHook):
     """mmengine's CheckpointHook, with safe files and a short pause of the training.
 
     mmengine pickles its log histories (a class of its own, NumPy arrays) into the file;
@@ -44,18 +51,27 @@ class PlainCheckpointHook(CheckpointHook):
     error is raised at the next iteration or, on several ranks, on all of them at the
     end of the epoch or at the next save.
 
-    Arguments are those of CheckpointHook. Folders that are not local (``out_dir``) and
-    other runners than ``Runner`` are served by mmengine's own way.
+    Arguments are those of CheckpointHook; ``save_best`` takes every score that a run
+    logs (see :class:`BestCheckpoints`). Below ``out_dir`` every run has a folder of its
+    own, whose name ``run.id`` in the work_dir keeps. Folders that are not local
+    and other runners than ``Runner`` are served by mmengine's own way.
+
+    A new run is refused in a work_dir that holds another one, and no run deletes files
+    that it, or the part of it before a resume, did not write.
 
     Args:
         verify: Read every file back from the disk before anything depends on it.
     """
 
     file_backend: Any
+    out_dir: Any
 
     def __init__(self, *args: Any, verify: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.verify = verify
+        self._given = self.out_dir
+        self._run: RunIdentity | None = None
+        self._resumed: str | None = None
         self._saving: Saving | None = None  # on rank 0
         self._began = False
         self._cfg: tuple[str, str] = "", ""
@@ -66,15 +82,21 @@ class PlainCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Any) -> None:
         """Prepare the folder; remove what a killed run left half written."""
-        super().before_train(runner)
+        self.out_dir = given = below_of(self._given, runner.work_dir)
+        self._run = settle_identity(runner, given)
+        self._resumed = runner._load_from if runner._resume else None
+        at = runner if given is None else InFolder(runner, self._run.folder)
+        super().before_train(at)
         if isinstance(self.file_backend, LocalBackend) and isinstance(runner, Runner):
-            self.file_backend = _LateRemoval()
+            self.file_backend = LateRemoval()
             if is_main_process():
                 for folder in {Path(self.out_dir), Path(runner.work_dir)}:
                     remove_leftovers(folder)
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Save where this is due; raise what went wrong since."""
+        if not self.by_epoch and self._is_due(runner):
+            self._save_logged_best(runner, runner.epoch, runner.iter + 1)
         super().after_train_iter(runner, *args, **kwargs)
         if runner.world_size == 1:
             self._settle(wait=False)
@@ -82,11 +104,13 @@ class PlainCheckpointHook(CheckpointHook):
     def after_train_epoch(self, runner: Any) -> None:
         """Save where this is due; raise what went wrong since."""
         self._settle(wait=False)
-        super().after_train_epoch(runner)
+        self._save_logged_best(runner, runner.epoch + self.by_epoch, runner.iter)
+        super().after_train_epoch(runner)  # holds which one is the best
 
     def after_train(self, runner: Any) -> None:
         """Wait for the last file, then publish it where this is wanted."""
         self._settle()
+        self._say_what_is_missing(runner)
         super().after_train(runner)
 
     def after_run(self, runner: Any) -> None:
@@ -108,7 +132,7 @@ class PlainCheckpointHook(CheckpointHook):
         path = Path(runner.work_dir, f"iter_{runner.iter}.pth")
         meta = {"epoch": runner.epoch, "iter": runner.iter}
         wait_for_checkpoints()
-        regular = path.is_file() and path not in _interim(path.parent)
+        regular = path.is_file() and path not in self._interim(path.parent)
         self._save(runner, str(path), meta, kind="regular" if regular else "interim")
         self._settle()
         return str(path)
@@ -137,7 +161,7 @@ class PlainCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         runner.call_hook("before_write_checkpoint")
         backend = self.file_backend
-        if not isinstance(backend, _LateRemoval):
+        if not isinstance(backend, LateRemoval):
             super()._save_checkpoint_with_step(runner, step, meta)
             return
         hub = runner.message_hub
@@ -159,11 +183,14 @@ class PlainCheckpointHook(CheckpointHook):
             **self.args,
         )
 
-    def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
-        runner.call_hook("before_write_checkpoint")
-        if isinstance(self.file_backend, _LateRemoval):
-            runner = _SavingElsewhere(runner, self._save)
-        super()._save_best_checkpoint(runner, metrics)
+    def _is_due(self, runner: Any) -> bool:
+        """Whether a checkpoint by iterations is due."""
+        last = self.save_last and self.is_last_train_iter(runner)
+        return last or self.every_n_train_iters(runner, self.interval, self.save_begin)
+
+    def _interim(self, folder: Path) -> list[Path]:
+        """Checkpoints of :meth:`save_now` that this run wrote."""
+        return interim(folder, self._run.id if self._run else None, self._resumed)
 
     def _save(
         self,
@@ -173,16 +200,17 @@ class PlainCheckpointHook(CheckpointHook):
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
         kind: str = "regular",
+        **facts: Any,
     ) -> None:
         """Save on rank 0; all ranks raise where this fails."""
         self._began = True
         backend, work_dir = self.file_backend, Path(runner.work_dir)
-        old = backend.take() if isinstance(backend, _LateRemoval) else []
+        old = backend.take() if isinstance(backend, LateRemoval) else []
 
         def then() -> None:
             if kind != "best":
-                write_text(work_dir / "last_checkpoint", path, durable=True)
-                old.extend(_interim(work_dir))
+                write_text(work_dir / POINTER, path, durable=True)
+                old.extend(self._interim(work_dir))
             for file in old:
                 if file.resolve() != Path(path).resolve():
                     remove_checkpoint(file)
@@ -194,11 +222,13 @@ class PlainCheckpointHook(CheckpointHook):
                 content = self._content(
                     runner, meta, save_optimizer, save_param_scheduler
                 )
-                facts = {"kind": kind, **_facts(runner, content["meta"])}
-                self._saving = start_saving(content, path, then, facts, self.verify)
+                run = self._run.id if self._run else None
+                known = manifest_facts(runner, content["meta"], run)
+                known |= {"kind": kind, **facts}
+                self._saving = start_saving(content, path, then, known, self.verify)
             except Exception as caught:
                 error = caught
-        _raise_on_all_ranks(error)
+        raise_on_all_ranks(error)
 
     def _settle(self, wait: bool = True) -> None:
         """Raise on all ranks what went wrong on rank 0; wait until this is known."""
@@ -208,7 +238,7 @@ class PlainCheckpointHook(CheckpointHook):
                 self._finish()
             except Exception as caught:
                 error = caught
-        _raise_on_all_ranks(error)
+        raise_on_all_ranks(error)
 
     def _finish(self) -> None:
         saving, self._saving = self._saving, None
@@ -252,79 +282,3 @@ class PlainCheckpointHook(CheckpointHook):
             content["param_schedulers"] = [x.state_dict() for x in found]
         runner.call_hook("before_save_checkpoint", checkpoint=content)
         return content
-
-
-class _LateRemoval(LocalBackend):
-    """Notes what is to be removed, until that which replaces it is complete."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._noted: list[Path] = []
-
-    def isfile(self, filepath: str | Path) -> bool:
-        """Take it for granted: what is still being written will be there by then."""
-        return True
-
-    def remove(self, filepath: str | Path) -> None:
-        """Note a file or folder."""
-        self._noted.append(Path(filepath))
-
-    rmtree = remove
-
-    def take(self) -> list[Path]:
-        """Return what was noted and forget it."""
-        noted, self._noted = self._noted, []
-        return noted
-
-
-class _SavingElsewhere:
-    """A runner whose ``save_checkpoint`` is another."""
-
-    def __init__(self, runner: Any, save: Any) -> None:
-        self._runner, self._save = runner, save
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runner, name)
-
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        *,
-        meta: dict,
-        save_optimizer: bool,
-        save_param_scheduler: bool,
-        **kwargs: Any,
-    ) -> None:
-        path = str(Path(out_dir, filename))
-        options = save_optimizer, save_param_scheduler
-        self._save(self._runner, path, meta, *options, kind="best")
-
-
-def _facts(runner: Any, meta: dict) -> dict[str, Any]:
-    """What a manifest says about the run."""
-    batch = batch_size(runner.train_dataloader)
-    return {
-        "epoch": meta["epoch"],
-        "iter": meta["iter"],
-        "world_size": runner.world_size,
-        "global_batch": batch and batch * runner.world_size * accumulation(runner),
-        "config_sha256": hashlib.sha256(meta["cfg"].encode()).hexdigest(),
-        "method": type(unwrap(runner.model)).__name__,
-    }
-
-
-def _interim(folder: Path) -> list[Path]:
-    """Checkpoints of :meth:`PlainCheckpointHook.save_now`."""
-    found = manifests(folder)
-    return [path for path, facts in found if facts.get("kind") == "interim"]
-
-
-def _raise_on_all_ranks(error: Exception | None) -> None:
-    """Raise the error of rank 0 everywhere, so that no rank waits for one that left."""
-    texts = [None if error is None else str(error) or repr(error)]
-    broadcast_object_list(texts)
-    if error is not None:
-        raise error
-    if texts[0] is not None:
-        raise CheckpointFileError(texts[0])
