@@ -13,6 +13,7 @@ default_hooks = dict(
     performance=dict(type="PerformanceHook"),
     checkpoint=dict(type="PlainCheckpointHook", interval=10, max_keep_ckpts=3),
     resume=dict(type="ExactResumeHook"),
+    weights=dict(type="LoadedWeightsHook"),
     preemption=dict(type="PreemptionHook"),
     draw_key=dict(type="DrawKeyHook"),
     input_check=dict(type="InputCheckHook"),

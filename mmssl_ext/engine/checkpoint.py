@@ -15,11 +15,9 @@ from contextlib import AbstractContextManager, nullcontext
 from logging import WARNING
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
 from mmengine.utils import digit_version
@@ -28,6 +26,7 @@ from mmssl_ext.files import sha256, utf8_path
 
 from .checkpoint_order import newest_first
 from .checkpoint_writing import save_checkpoint_file, wait_for_checkpoints
+from .download import fetch
 from .errors import CheckpointFileError
 from .manifest import ManifestError, manifest_path, read_manifest
 from .weight_values import state_faults
@@ -358,28 +357,8 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
 
 
 def load_from_http(url: str, map_location: Any = None) -> dict:
-    """Download a file once, into torch's cache, and read it like any other."""
-    name = Path(urlparse(url).path).name
-    path = Path(torch.hub.get_dir(), "checkpoints", name)
-
-    def download() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file():
-            torch.hub.download_url_to_file(url, str(path), progress=False)
-
-    try:
-        try:
-            if get_rank() == 0:
-                download()
-        finally:
-            barrier()
-        download()  # where the ranks share no disk
-    except OSError as error:
-        raise CheckpointFileError(
-            f"{url} could not be downloaded: {error}. Download it on another machine "
-            "and give the path of the file."
-        ) from error
-    return load_from_local(str(path), map_location)
+    """Download a file (see :func:`fetch`) and read it like any other."""
+    return load_from_local(str(fetch(url)), map_location)
 
 
 def load_from_torchvision(name: str, map_location: Any = None) -> dict:

@@ -40,6 +40,12 @@ class LoadReport:
         return len(self.matched) + len(self.missing) + len(self.mismatched)
 
     @property
+    def misfits(self) -> tuple[str, ...]:
+        """The mismatched that nothing adapts, as networks do position embeddings."""
+        fixed = ("weight", "bias", "running_mean", "running_var")
+        return tuple(n for n in self.mismatched if n.rpartition(".")[2] in fixed)
+
+    @property
     def coverage(self) -> float:
         """Share of the model's tensors that matched, 0 to 1."""
         return len(self.matched) / self.total if self.total else 0.0
@@ -155,3 +161,41 @@ _DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (True, (3, 4, 23, 3)): 101,
     (True, (3, 8, 36, 3)): 152,
 }
+
+
+def explain(model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list[str]:
+    """Why a source cannot fit, as far as the names tell."""
+    causes = []
+    stems = [any(n.startswith("stem.") for n in s) for s in (model, source)]
+    if stems[0] and "conv1.weight" in source:
+        causes.append(
+            "The model has a deep stem of three 3x3 convolutions (ResNetV1c, "
+            "ResNetV1d), the file one 7x7 convolution: use type='ResNet' without "
+            "deep_stem."
+        )
+    elif stems[1] and "conv1.weight" in model:
+        causes.append(
+            "The file has a deep stem (ResNetV1c, ResNetV1d), the model a plain one."
+        )
+    pooled = [_pools(s) for s in (model, source)]
+    if pooled[0] != pooled[1]:
+        causes.append(
+            f"The {'model' if pooled[0] else 'file'} averages before it down-samples "
+            "(avg_down, ResNetV1d), the other side does not."
+        )
+    found = [describe_resnet(s) for s in (model, source)]
+    if found[0] and found[1] and found[0] != found[1]:
+        causes.append(f"The model is a {found[0]}, the file holds a {found[1]}.")
+    elif found[0] and found[1]:
+        first = "layer1.0.conv1.weight"  # has the base width, whatever its block
+        widths = [len(s[first]) for s in (model, source) if first in s]
+        if len({*widths}) > 1:
+            causes.append(
+                f"The model's first stage is {widths[0]} channels wide, the file's "
+                f"{widths[1]}: set base_channels={widths[1]} (and stem_channels)."
+            )
+    return causes
+
+
+def _pools(state: Mapping[str, Tensor]) -> bool:
+    return any(".downsample.1.weight" in n and v.dim() == 4 for n, v in state.items())

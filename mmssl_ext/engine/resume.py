@@ -25,6 +25,7 @@ from mmssl_ext.unwrap import unwrap
 from .errors import CheckpointFileError
 from .load_report import compare
 from .same_data import OPTION, SAME_DATA, OtherData
+from .start_weights import advice
 
 _LISTED = 10  # differences that a message shows
 _NAMES = {
@@ -195,8 +196,8 @@ def check_resume(
             f"The run cannot be resumed from {runner._load_from}, which was written by "
             f"a run with other settings or data (checkpoint -> now):{shown(refused)}"
             f"{report.details()}\n{remedy}Undo the change to resume, or start a new "
-            "run from the weights alone: load_from in place of resume, and a work_dir "
-            "of its own."
+            f"run from the weights alone, in a work_dir of its own: "
+            f"{_other_start(runner, checkpoint, report.complete)}"
         )
     if changed:
         text = (
@@ -211,6 +212,16 @@ def check_resume(
             )
         warnings.append(text)
     return warnings
+
+
+def _other_start(runner: Any, checkpoint: dict, fits: bool) -> str:
+    """How to start from the weights of a checkpoint that no run can go on from."""
+    path = str(runner._load_from)
+    if fits:
+        return "--cfg-options load_from=FILE in place of --resume."
+    if found := advice(unwrap(runner.model), checkpoint, path):
+        return f"load_from does not take this file.{found}"
+    return "load_from does not take this file either."
 
 
 def differences(saved: dict, now: dict) -> list[str]:

@@ -15,6 +15,7 @@ from mmssl_ext.registry import RUNNERS
 from mmssl_ext.text import guard_files, guard_logs
 
 from .errors import ConfigError
+from .hooks.loaded_weights import LoadedWeightsHook
 from .loading import guard_workers
 from .loops import ExactEpochLoop
 
@@ -28,7 +29,8 @@ class SSLRunner(Runner):
 
     mmengine's loop over epochs is replaced by :class:`ExactEpochLoop`, data loaders
     are built by :func:`guard_workers`, and the memory layout is settled before the
-    model is wrapped for several devices. ``tools/train.py`` builds it; elsewhere a
+    model is wrapped for several devices. ``LoadedWeightsHook`` verifies the weights of
+    ``load_from``, whatever the config says. ``tools/train.py`` builds it; elsewhere a
     config asks for it by ``runner_type="mmssl_ext.SSLRunner"``.
     """
 
@@ -37,6 +39,14 @@ class SSLRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         guard_files(logger)
         return logger
+
+    def register_hooks(
+        self, default_hooks: dict | None = None, custom_hooks: list | None = None
+    ) -> None:
+        """Register the hooks of the config and the one that verifies weights."""
+        super().register_hooks(default_hooks, custom_hooks)
+        if not any(isinstance(hook, LoadedWeightsHook) for hook in self.hooks):
+            self.register_hook(LoadedWeightsHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop; loops by epoch can be resumed inside an epoch."""

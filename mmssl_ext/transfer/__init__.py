@@ -1,8 +1,11 @@
 """Carrying pretrained weights into detectors, segmentors and classifiers."""
 
+from . import mmengine_init
 from .frozen import FrozenBackboneHook
 from .handover import Handover, PretrainedBackbone, fingerprint
 from .hook import HandoverHook
+
+mmengine_init.install()
 
 __all__ = [
     "FrozenBackboneHook",

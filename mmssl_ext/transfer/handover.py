@@ -21,7 +21,7 @@ from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
 
 from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.load_report import LoadReport, compare, describe_resnet
+from mmssl_ext.engine.load_report import LoadReport, compare, explain
 from mmssl_ext.engine.weight_files import (
     State,
     local_path,
@@ -200,7 +200,7 @@ class PretrainedBackbone:
         """Sentences on what is wrong; none if the source fits."""
         causes = []
         if not report.complete:
-            causes += _causes(module.state_dict(), source)
+            causes += explain(module.state_dict(), source)
             likely = best_prefix(names, tensors, self.encoder)
             if likely is not None and likely != self.prefix and self.prefix is not None:
                 causes.append(f"The likely prefix is '{likely}'.")
@@ -278,44 +278,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model below a DDP wrapper."""
     inner: Any = unwrap(model)
     return inner
-
-
-def _causes(model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list[str]:
-    """Why a source cannot fit, as far as the names tell."""
-    causes = []
-    stems = [any(n.startswith("stem.") for n in s) for s in (model, source)]
-    if stems[0] and "conv1.weight" in source:
-        causes.append(
-            "The model has a deep stem of three 3x3 convolutions (ResNetV1c, "
-            "ResNetV1d), the file one 7x7 convolution: use type='ResNet' without "
-            "deep_stem."
-        )
-    elif stems[1] and "conv1.weight" in model:
-        causes.append(
-            "The file has a deep stem (ResNetV1c, ResNetV1d), the model a plain one."
-        )
-    pooled = [_pools(s) for s in (model, source)]
-    if pooled[0] != pooled[1]:
-        causes.append(
-            f"The {'model' if pooled[0] else 'file'} averages before it down-samples "
-            "(avg_down, ResNetV1d), the other side does not."
-        )
-    found = [describe_resnet(s) for s in (model, source)]
-    if found[0] and found[1] and found[0] != found[1]:
-        causes.append(f"The model is a {found[0]}, the file holds a {found[1]}.")
-    elif found[0] and found[1]:
-        first = "layer1.0.conv1.weight"  # has the base width, whatever its block
-        widths = [len(s[first]) for s in (model, source) if first in s]
-        if len({*widths}) > 1:
-            causes.append(
-                f"The model's first stage is {widths[0]} channels wide, the file's "
-                f"{widths[1]}: set base_channels={widths[1]} (and stem_channels)."
-            )
-    return causes
-
-
-def _pools(state: Mapping[str, Tensor]) -> bool:
-    return any(".downsample.1.weight" in n and v.dim() == 4 for n, v in state.items())
 
 
 def _keep(module: nn.Module, absent: Sequence[str]) -> None:

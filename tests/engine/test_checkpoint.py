@@ -241,12 +241,12 @@ def test_a_plain_copy_of_a_trusted_file(tmp_path):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A web server of a folder; torch's cache in another. Paths of its requests."""
+    """A web server of a folder; torch's cache in another. Its requests."""
     folder, asked = tmp_path / "www", []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
-            asked.append(self.path)
+            asked.append((self.command, self.path))
 
     folder.mkdir()
     handler = functools.partial(Handler, directory=str(folder))
@@ -275,7 +275,8 @@ def test_a_download_is_read_like_any_file(server):
     for _ in range(2):
         loaded = mmengines._load_checkpoint(f"{url}/good.pth?raw=true")
         assert loaded["state_dict"]["w"].equal(torch.arange(1000.0))
-    assert len(asked) == 2  # once each
+    downloads = [path for command, path in asked if command == "GET"]
+    assert downloads == ["/evil.pth", "/good.pth?raw=true"]  # once each
     with pytest.raises(CheckpointFileError, match=r"none\.pth could not be downloaded"):
         load_checkpoint(model, f"{url}/none.pth")
 

@@ -17,6 +17,7 @@ default_hooks = dict(
     # From mmssl_ext; `--cfg-options default_hooks.NAME=None` switches one off
     checkpoint=dict(type="mmssl_ext.PlainCheckpointHook", max_keep_ckpts=1),
     resume=dict(type="mmssl_ext.ExactResumeHook"),
+    weights=dict(type="mmssl_ext.LoadedWeightsHook"),
     preemption=dict(type="mmssl_ext.PreemptionHook"),
     guard=dict(type="mmssl_ext.NonFiniteGuardHook"),
     progress=dict(type="mmssl_ext.ProgressHook"),

@@ -9,6 +9,7 @@ from .guard import NonFiniteGuardHook
 from .input_check import InputCheckHook
 from .knn import KNNHook
 from .learned_pictures import LearnedPicturesHook
+from .loaded_weights import LoadedWeightsHook
 from .performance import PerformanceHook
 from .pictures import PicturesHook
 from .preemption import PreemptionHook
@@ -28,6 +29,7 @@ __all__ = [
     "InputCheckHook",
     "KNNHook",
     "LearnedPicturesHook",
+    "LoadedWeightsHook",
     "NonFiniteGuardHook",
     "PerformanceHook",
     "PicturesHook",

@@ -1,0 +1,227 @@
+"""A copy of weights from the net is that of its address and of the server's version."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from mmssl_ext.engine import download
+from mmssl_ext.engine.download import fetch
+from mmssl_ext.engine.errors import CheckpointFileError
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``files``: path to (content, headers); ``asked`` are the requests.
+
+    Attributes:
+        heads: Whether HEAD is known.
+        cut: Bytes after which a body ends too early.
+        gate: Set when bodies may be sent.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.asked = {}, []
+        self.heads, self.cut, self.gate = True, None, threading.Event()
+        self.gate.set()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def downloads(self):
+        return [path for command, path in self.asked if command == "GET"]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, body):
+        server = self.server
+        server.asked.append((self.command, self.path))
+        if self.path not in server.files:
+            self.send_error(404)
+            return
+        content, headers = server.files[self.path]
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            server.gate.wait(10)
+            self.wfile.write(content[: server.cut])
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def do_HEAD(self):
+        if self.server.heads:
+            self.answer(body=False)
+        else:
+            self.send_error(405)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    web = Server()
+    thread = threading.Thread(target=web.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    try:
+        yield web
+    finally:
+        web.shutdown()
+        thread.join()
+        web.server_close()
+
+
+@pytest.fixture
+def said(monkeypatch):
+    texts = []
+    monkeypatch.setattr(download, "print_log", lambda text, *_: texts.append(text))
+    return texts
+
+
+def test_the_whole_address_counts(server):
+    names = ("/a/epoch_200.pth", "/b/epoch_200.pth", "/a/epoch_200.pth?v=2")
+    for i, name in enumerate(names):
+        server.files[name] = bytes([i]) * 100, {"ETag": '"1"'}
+    for _ in range(2):
+        copies = [fetch(server.url + name) for name in names]
+        assert [copy.read_bytes()[0] for copy in copies] == [0, 1, 2]
+        assert {copy.name for copy in copies} == {"epoch_200.pth"}
+    assert server.downloads() == list(names)  # once each
+    assert fetch(f"{server.url}{names[0]}#part") == copies[0]
+
+
+TIME = "Wed, 21 Oct 2026 07:28:00 GMT"
+VERSIONS = {
+    "etag": (b"one", {"ETag": '"1"'}, b"two", {"ETag": '"2"'}),
+    "time": (
+        *(b"one", {"Last-Modified": TIME}),
+        *(b"two", {"Last-Modified": TIME.replace("07", "08")}),
+    ),
+    "size": (b"one", {"Last-Modified": TIME}, b"three", {"Last-Modified": TIME}),
+    "nothing": (b"one", {}, b"two", {}),
+}
+
+
+@pytest.mark.parametrize("heads", [True, False], ids=["HEAD", "GET"])
+@pytest.mark.parametrize("kind", VERSIONS)
+def test_a_new_version_is_fetched(server, kind, heads):
+    first, facts, second, changed = VERSIONS[kind]
+    server.heads = heads
+    url = server.url + "/x.pth"
+    server.files["/x.pth"] = first, facts
+    assert fetch(url).read_bytes() == fetch(url).read_bytes() == first
+    server.files["/x.pth"] = second, changed
+    assert fetch(url).read_bytes() == second
+
+
+def test_the_same_version_is_not(server):
+    server.files["/x.pth"] = b"one", {"Last-Modified": TIME}
+    for _ in range(3):
+        fetch(server.url + "/x.pth")
+    assert server.downloads() == ["/x.pth"]
+
+
+@pytest.mark.parametrize("answer", ["404", "none"])
+def test_where_the_server_is_silent_the_copy_serves(server, said, answer):
+    server.files["/x.pth"] = b"one", {"ETag": '"1"'}
+    url = server.url + "/x.pth"
+    fetch(url)
+    assert said == []
+    server.files.clear()
+    if answer == "none":
+        server.shutdown()
+        server.server_close()
+    copy = fetch(url)
+    assert copy.read_bytes() == b"one"
+    assert f"{url} could not be asked for its version" in said[0]
+    assert str(copy) in said[0]
+    with pytest.raises(CheckpointFileError, match=r"y\.pth could not be downloaded"):
+        fetch(server.url + "/y.pth")  # there is no copy of this one
+
+
+def test_half_a_download_never_counts(server, tmp_path):
+    server.files["/x.pth"] = b"x" * 1000, {"ETag": '"1"'}
+    server.cut = 600
+    url = server.url + "/x.pth"
+    for _ in range(2):
+        with pytest.raises(CheckpointFileError, match="broke off after 600 of 1000"):
+            fetch(url)
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.name.count("x.pth")]
+    server.cut = None
+    assert fetch(url).stat().st_size == 1000
+    server.files["/x.pth"] = b"y" * 1000, {"ETag": '"2"'}
+    server.cut = 600  # a newer version that breaks off is no reason to take the old one
+    with pytest.raises(CheckpointFileError, match="broke off"):
+        fetch(url)
+
+
+def test_a_copy_that_was_cut_is_fetched_again(server):
+    server.files["/x.pth"] = b"x" * 1000, {"ETag": '"1"'}
+    copy = fetch(server.url + "/x.pth")
+    copy.write_bytes(b"x" * 500)
+    assert fetch(server.url + "/x.pth").stat().st_size == 1000
+
+
+def test_two_at_once_download_once(server):
+    server.files["/x.pth"] = b"x" * 1000, {"ETag": '"1"'}
+    server.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        copies = [pool.submit(fetch, server.url + "/x.pth") for _ in range(2)]
+        threading.Timer(0.2, server.gate.set).start()
+        assert {copy.result(20).stat().st_size for copy in copies} == {1000}
+    assert server.downloads() == ["/x.pth"]
+
+
+def test_a_file_in_torchs_cache_counts_if_its_name_proves_it(server, tmp_path):
+    """As torchvision's are named; one put there by hand needs no server."""
+    folder = tmp_path / "cache" / "checkpoints"
+    folder.mkdir(parents=True)
+    digest = hashlib.sha256(b"known").hexdigest()[:8]
+    (folder / f"net-{digest}.pth").write_bytes(b"known")
+    assert fetch(f"{server.url}/net-{digest}.pth").read_bytes() == b"known"
+    assert server.asked == []
+    (folder / "net-00000000.pth").write_bytes(b"unknown")
+    server.files["/net-00000000.pth"] = b"right", {}
+    assert fetch(f"{server.url}/net-00000000.pth").read_bytes() == b"right"
+
+
+def test_every_rank_takes_the_bytes_of_rank_0(server, monkeypatch):
+    """Without a request where the copy lies there; refused where it has changed."""
+    server.files["/x.pth"] = b"one", {"ETag": '"1"'}
+    url = server.url + "/x.pth"
+    first = hashlib.sha256(b"one").hexdigest()
+    monkeypatch.setattr(download, "get_rank", lambda: 1)
+    told = [first, ""]
+
+    def broadcast(values):
+        values[:] = told
+
+    monkeypatch.setattr(download, "broadcast_object_list", broadcast)
+    assert fetch(url).read_bytes() == b"one"  # a node without the file
+    assert fetch(url).read_bytes() == b"one"
+    assert server.asked == [("GET", "/x.pth")]
+    told[0] = hashlib.sha256(b"two").hexdigest()
+    with pytest.raises(CheckpointFileError, match="changed while the ranks"):
+        fetch(url)
+    told[:] = [None, "rank 0 could not"]
+    with pytest.raises(CheckpointFileError, match="rank 0 could not"):
+        fetch(url)
+
+
+def test_a_full_or_closed_disk_is_named(server, tmp_path):
+    (tmp_path / "cache").write_text("a file where the cache should be")
+    server.files["/x.pth"] = b"one", {}
+    with pytest.raises(CheckpointFileError, match=r"x\.pth .* to .*Set TORCH_HOME"):
+        fetch(server.url + "/x.pth")
