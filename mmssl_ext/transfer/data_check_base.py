@@ -12,6 +12,8 @@ from typing import Any
 
 from mmssl_ext.engine.config_check import closest
 
+from .data_check_images import look_at_files
+
 NUM_FILES = 300  # so many of the listed images are looked for on disk
 
 
@@ -150,8 +152,9 @@ def read_lines(source: Source, findings: Findings, what: str) -> list[str] | Non
 def check_files(
     source: Source, findings: Findings, paths: Sequence[Path], what: str
 ) -> None:
-    """Look for files on disk and note what is missing."""
+    """Look for images on disk; note what is missing, and what is in them unread."""
     missing = [path for path in paths if not path.is_file()]
+    look_at_files(source, findings, paths)
     if missing:
         count = f"All {len(paths)}" if len(missing) == len(paths) else len(missing)
         of = "" if len(missing) == len(paths) else f" of {len(paths)}"
