@@ -36,6 +36,7 @@ class ImageWalk:
     Args:
         root: The folder.
         suffixes: File name endings of images, in lower case.
+        hidden_folders: Walk through hidden folders too.
 
     Attributes:
         found: Number of images.
@@ -48,8 +49,11 @@ class ImageWalk:
         FolderError: A folder cannot be read, or its path is too long for the system.
     """
 
-    def __init__(self, root: str, suffixes: Sequence[str]) -> None:
+    def __init__(
+        self, root: str, suffixes: Sequence[str], hidden_folders: bool = False
+    ) -> None:
         self.root, self.suffixes = root, tuple(suffixes)
+        self.hidden_folders = hidden_folders
         self.found = self.hidden = 0
         self.others: Counter[str] = Counter()
         self.special: list[str] = []
@@ -64,7 +68,7 @@ class ImageWalk:
         while waiting:
             for prefix, entry in waiting[-1]:
                 name = prefix + entry.name
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") and not self._is_shown(entry):
                     self.hidden += self._is_hidden_image(entry)
                 elif _is_folder(entry):
                     if not self._is_repeated(entry, name):
@@ -108,7 +112,11 @@ class ImageWalk:
         inner = real.removeprefix(above)
         return real.startswith(above) and not (
             any(part.startswith(".") for part in inner.split("/"))
+            and not self.hidden_folders
         )
+
+    def _is_shown(self, entry: os.DirEntry[str]) -> bool:
+        return self.hidden_folders and _is_folder(entry)
 
     def _is_image(self, entry: os.DirEntry[str], name: str) -> bool:
         if not entry.name.lower().endswith(self.suffixes):
@@ -169,13 +177,14 @@ class ImageWalk:
             print_log(text, logger="current", level=level)
 
 
-def class_folders(folder: str) -> list[str]:
-    """Return the names of the folders in a folder, sorted; hidden ones are left out."""
+def class_folders(folder: str, hidden: bool = False) -> list[str]:
+    """Return the sorted names of the folders in a folder; those hidden if asked for."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if _is_folder(e) and e.name[0] != ".")
+            names = [entry.name for entry in entries if _is_folder(entry)]
     except OSError as error:
         raise _failed(folder, error) from error
+    return sorted(name for name in names if hidden or not name.startswith("."))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 from mmssl_ext.engine.config_check import closest
 from mmssl_ext.text import shown
 
+from .data_check_images import look_at_files
+
 NUM_FILES = 300  # so many of the listed images are looked for on disk
 BY_NAME = ("CocoDetectionDataset", "CityscapesDetectionDataset")
 
@@ -178,8 +180,12 @@ def check_files(
     what: str,
     hint: str = "",
 ) -> None:
-    """Look for files on disk and note what is missing, with a hint at the cause."""
+    """Look for images on disk; note what is missing, and what is in them unread.
+
+    ``hint`` names a likely cause.
+    """
     missing = [path for path in paths if not path.is_file()]
+    look_at_files(source, findings, paths)
     if missing:
         count = f"All {len(paths)}" if len(missing) == len(paths) else len(missing)
         of = "" if len(missing) == len(paths) else f" of {len(paths)}"

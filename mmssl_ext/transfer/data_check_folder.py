@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
+from mmssl_ext.datasets.walk import ImageWalk, class_folders
 
 from .data_check_base import (
     NUM_FILES,
@@ -15,7 +19,9 @@ from .data_check_base import (
     missing_path,
     read_lines,
 )
+from .data_check_images import look_at_files, note_links
 
+_FIRST = 20  # images of a class folder whose suffixes are looked at
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")
 
 
@@ -37,7 +43,7 @@ def check_folder(sources: list[Source], findings: Findings) -> None:
             _check_list(source, findings, folder, labelled)
         elif labelled:
             _check_classes(source, findings, folder)
-        elif not _has_image(folder, source):
+        elif not _images(source, findings, [folder])[0]:
             findings.problem(source.place, f"{folder} holds no images.")
 
 
@@ -48,7 +54,7 @@ def _number_of_classes(source: Source) -> int | None:
 
 
 def _check_classes(source: Source, findings: Findings, folder: Path) -> None:
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    names = class_folders(str(folder), hidden=True)
     if not names:
         findings.problem(
             source.place,
@@ -57,7 +63,8 @@ def _check_classes(source: Source, findings: Findings, folder: Path) -> None:
             "`path label` lines by ann_file.",
         )
         return
-    empty = [name for name in names if not _has_image(folder / name, source)]
+    found = _images(source, findings, [folder / name for name in names])
+    empty = [name for name, path in zip(names, found, strict=True) if path is None]
     if len(empty) == len(names):
         findings.problem(
             source.place,
@@ -116,10 +123,36 @@ def _check_list(
     check_files(source, findings, files, f"images of {path}")
 
 
-def _has_image(folder: Path, source: Source) -> bool:
+def _images(
+    source: Source, findings: Findings, folders: list[Path]
+) -> list[Path | None]:
+    """Return an image of each folder, None where there is none; look at some of them.
+
+    Notes images that the suffixes of the data set leave out, among the first of each
+    folder.
+    """
     extensions = tuple(source.option("extensions", _EXTENSIONS))
-    return any(
-        file.lower().endswith(extensions)
-        for _, _, files in os.walk(folder, followlinks=True)
-        for file in files
-    )
+    known = tuple({*IMAGE_EXTENSIONS, *extensions})
+    found: list[Path | None] = []
+    left_out: Counter[str] = Counter()
+    for folder in folders:
+        walk = ImageWalk(str(folder), known, hidden_folders=True)
+        first = None
+        for number, name in enumerate(walk):
+            if not name.lower().endswith(extensions):
+                left_out[Path(name).suffix.lower()] += 1
+            else:
+                first = first or folder / name
+            if first and number >= _FIRST:
+                break
+        found.append(first)
+        note_links(source, findings, walk)
+    if left_out:
+        where = folders[0].parent if len(folders) > 1 else folders[0]
+        findings.notice(
+            source.place,
+            f"{where} has images that the data set leaves out for their "
+            f"suffix ({listed(left_out)}): add it to `extensions` of the data set.",
+        )
+    look_at_files(source, findings, [path for path in found if path])
+    return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mmssl_ext.datasets.transforms.decode import FORMATS
+from mmssl_ext.datasets.walk import ImageWalk
 
 from .data_check_base import (
     NUM_FILES,
@@ -20,7 +20,7 @@ from .data_check_base import (
     read_lines,
     spread,
 )
-from .data_check_size import HOW, size_as_read
+from .data_check_images import HOW, look_at_files, note_links, size_as_read
 
 NUM_MAPS = 24  # label maps that are opened
 
@@ -58,7 +58,7 @@ def _check(source: Source, findings: Findings) -> None:
             files = [images / f"{name}{image_suffix}" for name in names[:NUM_FILES]]
             check_files(source, findings, files, "images")
     elif images.is_dir():
-        names = sorted(_names_below(images, image_suffix))
+        names = _names_below(source, findings, images, image_suffix)
         if not names:
             findings.problem(
                 source.place,
@@ -86,14 +86,15 @@ def _check(source: Source, findings: Findings) -> None:
     _check_labels(source, findings, pairs)
 
 
-def _names_below(folder: Path, suffix: str) -> list[str]:
+def _names_below(
+    source: Source, findings: Findings, folder: Path, suffix: str
+) -> list[str]:
     """Names of the files below a folder without their suffix, as mmseg lists them."""
-    return [
-        os.path.relpath(os.path.join(root, file), folder)[: -len(suffix)]
-        for root, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if file.endswith(suffix) and not file.startswith(".")
-    ]
+    walk = ImageWalk(str(folder), (suffix.lower(),), hidden_folders=True)
+    names = [name[: -len(suffix)] for name in walk if name.endswith(suffix)]
+    note_links(source, findings, walk)
+    look_at_files(source, findings, [folder / f"{n}{suffix}" for n in sorted(names)])
+    return sorted(names)
 
 
 def _train_ids(path: Path) -> str:
