@@ -49,8 +49,6 @@ _SILENT |= {"timeout", "multiprocessing_context", "batch_size", "root", "data_ro
 _SILENT |= {"val_interval", "val_begin", "dynamic_intervals", "interval", "dataloader"}
 _SILENT |= {"init_cfg", "_scope_"}
 _OBSERVERS = {"KNNHook", "CollapseMonitorHook", "PicturesHook", "FeatureMapHook"}
-# What the optimizer and the schedules bring along in a checkpoint.
-_KEPT = ("optim_wrapper.optimizer.", "param_scheduler")
 
 
 def random_state() -> dict[str, Any]:
@@ -200,17 +198,10 @@ def check_resume(
             f"{_other_start(runner, checkpoint, report.complete)}"
         )
     if changed:
-        text = (
+        warnings.append(
             "The config is not the one that the checkpoint was written with "
             f"(checkpoint -> now); the run goes on with it:{shown(changed)}"
         )
-        if any(line.startswith(_KEPT) for line in changed):
-            text += (
-                "\nOptions of the optimizer (lr, weight decay, ...) and of the "
-                "schedules are resumed from the checkpoint: changing them here has no "
-                "effect. To train on with others, start a new run by load_from."
-            )
-        warnings.append(text)
     return warnings
 
 

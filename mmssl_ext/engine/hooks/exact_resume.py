@@ -20,6 +20,7 @@ from ..resume import (
     set_random_state,
 )
 from ..same_data import META, compare_data, data_of
+from ..schedule import adapt
 
 
 @HOOKS.register_module()
@@ -31,7 +32,9 @@ class ExactResumeHook(Hook):
     of the model, optimizer, batch, and the config as plain data, and which files the
     data consist of (:mod:`mmssl_ext.datasets.identity`, looked at once by rank 0).
     Where one of these cannot go together with the checkpoint, the run is refused before
-    any weight is loaded; where it can, what has changed is warned of.
+    any weight is loaded; where it can, what has changed is warned of. Schedules and
+    options of the optimizer are the config's: a run that is to be longer goes on as if
+    it had been from its start (:mod:`mmssl_ext.engine.schedule`).
 
     With :class:`~mmssl_ext.engine.loops.ExactEpochLoop` and keyed augmentation
     (``DrawKeyHook``), a run that was killed at any iteration and resumed from its last
@@ -62,6 +65,8 @@ class ExactResumeHook(Hook):
         data, self._data = compare_data(runner, checkpoint, self.allow_other_data)
         for text in check_resume(runner, checkpoint, data):
             runner.logger.warning(text)
+        for text in adapt(runner, checkpoint):
+            runner.logger.info(text)
         state = checkpoint.get("training_state")
         if state is None:
             return
