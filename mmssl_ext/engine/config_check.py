@@ -7,8 +7,10 @@ its class.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -163,7 +165,8 @@ def _unknown(node: dict, path: str, owner: str, allowed: set[str]) -> Iterator[s
 def _parameters(target: Callable) -> list[str] | None:
     """Names that a call of a class or function accepts; None where any is accepted.
 
-    Where ``__init__`` passes **kwargs on, the names of the base classes count too.
+    Where ``__init__`` passes **kwargs on, the names of the base classes count too;
+    where it hands them to others (``timm.create_model``), any name may be right.
     """
     if not inspect.isclass(target):
         parameters = inspect.signature(target).parameters.values()
@@ -178,8 +181,42 @@ def _parameters(target: Callable) -> list[str] | None:
         passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
         if not passes_on or cls in _CLOSED:
             return names
+        if _hands_on(cls.__dict__["__init__"]):
+            return None
     # Nothing left that could take them: only a class without any __init__ is closed.
     return None if names else []
+
+
+def _hands_on(function: Callable) -> bool:
+    """Whether a constructor gives its **kwargs to others than its base classes."""
+    try:
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+        tree = ast.parse(source).body[0]
+    except (OSError, TypeError, SyntaxError):  # no source, as of what is compiled
+        return False
+    if not isinstance(tree, ast.FunctionDef) or tree.args.kwarg is None:
+        return False
+    name = tree.args.kwarg.arg
+    return any(
+        any(k.arg is None and _is_name(k.value, name) for k in call.keywords)
+        and not (isinstance(call.func, ast.Attribute) and call.func.attr == "__init__")
+        for call in _calls(tree, name)
+    )
+
+
+def _calls(node: ast.AST, name: str) -> Iterator[ast.Call]:
+    """Calls in a function in which ``name`` means its own keywords."""
+    for child in ast.iter_child_nodes(node):
+        inner = getattr(child, "args", None)
+        if isinstance(inner, ast.arguments) and inner.kwarg and inner.kwarg.arg == name:
+            continue  # a function inside, with keywords of its own
+        if isinstance(child, ast.Call):
+            yield child
+        yield from _calls(child, name)
+
+
+def _is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def _registries(kind: str) -> list[Registry]:

@@ -26,6 +26,7 @@ from torch.utils.data.dataloader import (
 
 from mmssl_ext.text import shown
 
+from .collating import ImageSizesError
 from .errors import LoaderError
 from .preemption import SIGNALS, current
 
@@ -346,7 +347,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
         from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 
         text = wrapped.exc_msg.strip()
-        if issubclass(wrapped.exc_type, UnreadableImageError):
+        if issubclass(wrapped.exc_type, (UnreadableImageError, ImageSizesError)):
             text = text.rpartition(f"{wrapped.exc_type.__name__}: ")[2]  # its sentence
         in_order = getattr(self, "_in_order", True)
         batch = self._rcvd_idx - 1 if in_order else None

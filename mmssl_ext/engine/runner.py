@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmssl_ext.evaluation.classes import match_classes
@@ -14,6 +15,7 @@ from mmssl_ext.evaluation.copies import say_copied_files
 from mmssl_ext.registry import RUNNERS
 from mmssl_ext.text import guard_files, guard_logs
 
+from .collating import SizedCollate
 from .errors import ConfigError
 from .hooks.loaded_weights import LoadedWeightsHook
 from .loading import guard_workers
@@ -47,6 +49,21 @@ class SSLRunner(Runner):
         super().register_hooks(default_hooks, custom_hooks)
         if not any(isinstance(hook, LoadedWeightsHook) for hook in self.hooks):
             self.register_hook(LoadedWeightsHook())
+
+    def build_model(self, model: Any) -> nn.Module:
+        """Build the model.
+
+        Raises:
+            ConfigError: A part has no option of a name, or needs another package.
+        """
+        try:
+            return super().build_model(model)
+        except (TypeError, ImportError) as error:
+            known = "unexpected keyword argument" in str(error)
+            if known or isinstance(error, ImportError):
+                reason = " ".join(str(error).split())
+                raise ConfigError(f"The model cannot be built: {reason}") from error
+            raise
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop; loops by epoch can be resumed inside an epoch."""
@@ -86,13 +103,16 @@ class SSLRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        """Build a data loader whose workers are watched.
+        """Build a data loader whose workers are watched and whose errors say enough.
 
         Without workers none persist: ``num_workers=0`` is an option of its own.
         """
         if isinstance(dataloader, dict) and not dataloader.get("num_workers"):
             dataloader = {k: v for k, v in dataloader.items() if k != _PERSISTENT}
-        return guard_workers(Runner.build_dataloader(dataloader, *args, **kwargs))
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        if not isinstance(loader.collate_fn, SizedCollate):
+            loader.collate_fn = SizedCollate(loader.collate_fn)
+        return guard_workers(loader)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         """Wrap a model in the layout that PerformanceHook is configured for.

@@ -41,6 +41,8 @@ class PooledBackbone(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``backbone``: one row per image."""
         maps = self.model.backbone(inputs)[-1]
+        if maps.ndim == 2:  # vectors, as of a transformer's class token
+            return {"backbone": maps}
         if self.pool_kernel is None:
             return {"backbone": maps.mean((2, 3))}
         kernel = min(self.pool_kernel, *maps.shape[2:])

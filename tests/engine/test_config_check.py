@@ -7,7 +7,7 @@ import pytest
 from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.config_check import check_config
 from mmssl_ext.engine.launch import load_config
-from tests.harness import REPO, config, loader
+from tests.harness import REPO, config, loader, make_runner
 
 SHIPPED = sorted(
     path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts
@@ -112,3 +112,59 @@ def test_the_shipped_configs_are_free_of_mistakes(path):
     cfg = load_config(path)
     if cfg.default_scope == "mmssl_ext":
         check_config(cfg)
+
+
+class Parent:
+    def __init__(self, width=1):
+        pass
+
+
+class PassesOn(Parent):
+    def __init__(self, **kwargs):
+        def inner(**kwargs):
+            return dict(**kwargs)
+
+        super().__init__(**kwargs)
+        self.inner = inner
+
+
+class HandsOn(Parent):
+    def __init__(self, name, **kwargs):
+        super().__init__()
+        self.made = dict(name=name, **kwargs)
+
+
+class Below(HandsOn):
+    def __init__(self, depth, **kwargs):
+        super().__init__(name="x", **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("cls", "known"), [(PassesOn, True), (HandsOn, False), (Below, False)]
+)
+def test_options_that_a_class_hands_on_are_any(cls, known):
+    cfg = {"model": {"type": cls, "wdth": 1}}
+    if not known:
+        check_config(cfg)
+        return
+    with pytest.raises(ConfigError, match=r"PassesOn has no option 'wdth'.*width"):
+        check_config(cfg)
+
+
+def test_options_of_timm_are_its_own():
+    cfg = base()
+    cfg.model.backbone = {
+        "type": "mmpretrain.TIMMBackbone",
+        "model_name": "resnet10t",
+        "features_only": True,
+        "out_indices": (4,),
+        "drop_path_rate": 0.1,
+    }
+    check_config(cfg)
+
+
+def test_an_option_that_a_model_does_not_take_is_a_sentence(tmp_path):
+    cfg = config(tmp_path, tmp_path, knn=None)
+    cfg.model.backbone = {"type": "torchvision.models.resnet18", "widht": 3}
+    with pytest.raises(ConfigError, match=r"cannot be built: .*unexpected .* 'widht'"):
+        make_runner(cfg)

@@ -34,6 +34,7 @@ train_pipeline = [
 eval_pipeline = [
     dict(type="DecodeImage"),
     dict(type="ResizeShort", size=image_size),
+    dict(type="CenterCrop", size=image_size),  # your own images differ in shape
     dict(type="PackViews"),
 ]
 

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from mmssl_ext.datasets import SSLDataset, UnreadableImageError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
+from mmssl_ext.models.fit import check_parts
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
@@ -35,7 +36,8 @@ class InputCheckHook(Hook):
 
     A model takes part by ``check_inputs(inputs)``, called in eval mode and without
     gradients, which raises ValueError or TypeError, with a sentence for the user, where
-    the views do not suit it. Training is the same with and without this hook: modes,
+    the views do not suit it. Of any other model with a backbone it is tried whether
+    backbone, neck and head fit. Training is the same with and without this hook: modes,
     buffers, generators and draws are left as they were.
 
     An image that cannot be read is passed over, for the dataset's ``on_error`` decides
@@ -78,6 +80,8 @@ class InputCheckHook(Hook):
                     data = model.data_preprocessor(loader.collate_fn([item]), False)
                     if hasattr(model, "check_inputs"):
                         model.check_inputs(data["inputs"])
+                    elif hasattr(model, "backbone"):
+                        check_parts(model, data["inputs"])
             except (ValueError, TypeError) as error:
                 raise ConfigError(str(error)) from error
 

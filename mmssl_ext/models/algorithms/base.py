@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from mmssl_ext.registry import MODELS
 
+from ..fit import check_parts, pooled
+
 Features = dict[str, Tensor]  # by name, the batch in the first dimension
 
 
@@ -76,9 +78,9 @@ class SSLAlgorithm(BaseSelfSupervisor):
 
     def embed(self, encoder: Any, view: Tensor) -> Features:
         """Backbone features and embedding of N x 3 x H x W images, as evaluated."""
-        maps = encoder.backbone(view)  # tuple; last N x C x h x w
+        maps = encoder.backbone(view)  # tuple; last N x C x h x w, or N x C
         return {
-            "backbone": maps[-1].flatten(2).mean(2),
+            "backbone": pooled(maps),
             "embedding": encoder.neck(maps)[0],
         }
 
@@ -141,7 +143,8 @@ class SSLAlgorithm(BaseSelfSupervisor):
         """Try one preprocessed batch before training; in eval mode nothing changes.
 
         Raises:
-            ValueError: The views do not fit the method.
+            ValueError: The views do not fit the method, or its parts each other.
         """
         self.check_views(inputs)
+        check_parts(self, inputs[0])
         self.encode_query(*inputs[0::2])

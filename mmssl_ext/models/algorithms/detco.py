@@ -31,6 +31,7 @@ from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
 
+from ..fit import pooled
 from ..layers import SplitBatchNorm
 from ..memory import KeyQueue
 from .base import Features
@@ -147,8 +148,7 @@ class DetCo(MoCo):
     def embed(self, encoder: Any, view: Tensor) -> Features:
         """Features of the deepest global level."""
         maps = encoder.backbone(view)
-        pooled = maps[-1].flatten(2).mean(2)
-        return {"backbone": pooled, "embedding": encoder.neck(maps)[:, -1]}
+        return {"backbone": pooled(maps), "embedding": encoder.neck(maps)[:, -1]}
 
     @torch.no_grad()
     def inspect(self, inputs: list[Tensor]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ model = dict(
 
 default_hooks = dict(
     draw_key=dict(type="DrawKeyHook"),
+    input_check=dict(type="InputCheckHook"),
     pictures=None,  # there are no boxes or masks to draw
 )
 env_cfg = dict(cudnn_benchmark=True)

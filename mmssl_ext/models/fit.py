@@ -1,0 +1,144 @@
+"""Do backbone, neck and head fit each other? Tried on one image, before any work."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Options of mmpretrain's backbones that return vectors, and their values for maps.
+_MAPS_BY = {"out_type": "featmap", "gap_before_final_norm": False}
+_REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
+
+
+def pooled(output: Any) -> Tensor:
+    """Last output of a backbone as one vector per image, N x C.
+
+    Args:
+        output: Feature maps N x C x h x w, or vectors N x C; a list has the last one.
+    """
+    last = output[-1] if isinstance(output, (list, tuple)) else output
+    return last.flatten(2).mean(2) if last.ndim > 2 else last
+
+
+def check_parts(model: Any, images: Tensor) -> None:
+    """Send an image through backbone and neck, and compare the head with them.
+
+    Args:
+        model: Has ``backbone`` and may have ``neck`` and ``head``; in eval mode.
+        images: N x C x H x W, preprocessed.
+
+    Raises:
+        ValueError: Two parts do not fit; the message names both and what to set.
+    """
+    backbone, neck = model.backbone, getattr(model, "neck", None)
+    size = " x ".join(map(str, images.shape[1:]))
+    taker = f" (before {_name(neck)})" if neck is not None else ""
+    what = f"{_name(backbone)}{taker} fails on images of {size}"
+    with _told(what, _channels(model, images)):
+        output = backbone(images)
+    _check_output(backbone, neck, output)
+    if neck is None:
+        return
+    remedy = _neck_remedy(backbone, neck, output)
+    what = f"{_name(backbone)} returns {_shapes(output)}, on which {_name(neck)} fails"
+    with _told(what, remedy):
+        embedding = neck(output)
+    _check_head(model, embedding)
+
+
+def _check_output(backbone: nn.Module, neck: Any, output: Any) -> None:
+    tensors = output if isinstance(output, (list, tuple)) else [output]
+    tensors = [item for item in tensors if isinstance(item, Tensor)]
+    whole = isinstance(output, (list, tuple)) and len(tensors) == len(output) > 0
+    if whole and tensors[-1].ndim in (2, 4):
+        return
+    taker = f" with {_name(neck)}" if neck is not None else ""
+    what = _shapes(output) if tensors else type(output).__name__
+    advice = (
+        "set features_only=True"
+        if hasattr(backbone, "timm_model")
+        else "take a class whose forward returns a tuple of maps, such as mmpretrain's "
+        "ResNet, or mmpretrain.TIMMBackbone with features_only=True"
+    )
+    raise ValueError(
+        f"{_name(backbone)} returns {what}, but a backbone{taker} must return a tuple "
+        f"of feature maps, N x C x h x w; {advice}."
+    )
+
+
+def _neck_remedy(backbone: nn.Module, neck: nn.Module, output: Any) -> str:
+    last = output[-1]
+    linear = next((m for m in neck.modules() if isinstance(m, nn.Linear)), None)
+    if last.ndim == 2:
+        flat = f"neck.gap_dim=0 and neck.in_channels={last.shape[1]} of a LinearNeck"
+        for option, value in _MAPS_BY.items():
+            if hasattr(backbone, option):
+                return f"set backbone.{option}={value!r} for maps, or {flat}"
+        return f"set {flat}"
+    if linear is not None and linear.in_features != last.shape[1]:
+        return f"set neck.in_channels to {last.shape[1]}"
+    if len(output) > 1:
+        return "let the backbone return one map: backbone.out_indices=(3,) of a ResNet"
+    return "give the neck the channels and the number of maps that the backbone returns"
+
+
+def _channels(model: Any, images: Tensor) -> str:
+    first = next(
+        (m for m in model.backbone.modules() if isinstance(m, nn.Conv2d)), None
+    )
+    if first is not None and first.in_channels != images.shape[1]:
+        return (
+            f"its first layer takes {first.in_channels} channels: set "
+            f"backbone.in_channels to {images.shape[1]}, for gray images are read as "
+            "three equal channels"
+        )
+    return "choose its options for the views of the pipeline (image_size), or these"
+
+
+def _check_head(model: Any, embedding: Any) -> None:
+    """Compare the first layer of a head (a predictor, a classifier) with the neck."""
+    head = getattr(model, "head", None)
+    last = embedding[-1] if isinstance(embedding, (list, tuple)) else embedding
+    predictor = getattr(head, "predictor", getattr(head, "fc", None))
+    if not isinstance(predictor, nn.Module) or not isinstance(last, Tensor):
+        return
+    linear = next((m for m in predictor.modules() if isinstance(m, nn.Linear)), None)
+    if linear is not None and last.ndim == 2 and linear.in_features != last.shape[1]:
+        of = "head.predictor" if hasattr(head, "predictor") else "head"
+        raise ValueError(
+            f"{_name(model.neck)} after {_name(model.backbone)} returns "
+            f"{last.shape[1]} features but {_name(head)} takes {linear.in_features}; "
+            f"set {of}.in_channels to {last.shape[1]}."
+        )
+
+
+@contextlib.contextmanager
+def _told(what: str, remedy: str) -> Iterator[None]:
+    """Turn what a part raises into one sentence; out of memory stays what it is."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except _REFUSALS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what} ({reason}); {remedy}.") from error
+
+
+def _shapes(output: Any) -> str:
+    many = isinstance(output, (list, tuple))
+    shapes = [
+        " x ".join(map(str, item.shape))
+        if isinstance(item, Tensor)
+        else str(type(item))
+        for item in (output if many else [output])
+    ]
+    kind = "one tensor of " if not many else ""
+    return kind + " and ".join(shapes)
+
+
+def _name(module: Any) -> str:
+    return type(module).__name__
