@@ -17,6 +17,8 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
+from mmssl_ext.text import shown
+
 from .base import SSLDataset
 from .reading import read_file
 from .transforms.decode import FORMATS, to_rgb
@@ -60,19 +62,19 @@ class Found:
             _, path, top = dark[0]
             text.append(
                 f"{self._count(dark)} use less than a tenth of the range of their "
-                f"{depth} bits (the largest value of '{path}' is {top}), so they are "
+                f"{depth} bits (the largest value of '{shown(path)}' is {top}), so they are "
                 "almost black for the network. Stretch them once, 12-bit values by x "
                 '16 for instance ("12-bit" in docs/own_images.md).'
             )
         if self.pages:
             text.append(
                 f"{self._count(self.pages)} have further pages or frames ('"
-                f"{self.pages[0]}'), of which only the first is read. Write those to "
+                f"{shown(self.pages[0])}'), of which only the first is read. Write those to "
                 "be used to files of their own."
             )
         if self.bands:
             text.append(
-                f"{self._count(self.bands)} have more bands ('{self.bands[0]}') than "
+                f"{self._count(self.bands)} have more bands ('{shown(self.bands[0])}') than "
                 "the three (gray: one) that are read: transparency, or channels such "
                 "as infrared, are dropped."
             )
