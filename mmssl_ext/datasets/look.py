@@ -59,24 +59,24 @@ class Found:
             dark = [entry for entry in self.dark if entry[0] == depth]
             if 2 * len(dark) < count or not dark:
                 continue  # some frames are dark
-            _, path, top = dark[0]
+            path, top = shown(dark[0][1]), dark[0][2]
             text.append(
                 f"{self._count(dark)} use less than a tenth of the range of their "
-                f"{depth} bits (the largest value of '{shown(path)}' is {top}), so they are "
+                f"{depth} bits (the largest value of '{path}' is {top}), so they are "
                 "almost black for the network. Stretch them once, 12-bit values by x "
                 '16 for instance ("12-bit" in docs/own_images.md).'
             )
         if self.pages:
             text.append(
                 f"{self._count(self.pages)} have further pages or frames ('"
-                f"{shown(self.pages[0])}'), of which only the first is read. Write those to "
-                "be used to files of their own."
+                f"{shown(self.pages[0])}'), of which only the first is read. Write "
+                "those to be used to files of their own."
             )
         if self.bands:
             text.append(
-                f"{self._count(self.bands)} have more bands ('{shown(self.bands[0])}') than "
-                "the three (gray: one) that are read: transparency, or channels such "
-                "as infrared, are dropped."
+                f"{self._count(self.bands)} have more bands ('"
+                f"{shown(self.bands[0])}') than the three (gray: one) that are read: "
+                "transparency, or channels such as infrared, are dropped."
             )
         return text
 

@@ -149,11 +149,11 @@ def _is_special(entry: os.DirEntry[str]) -> bool:
 def _failed(folder: str, error: OSError) -> FolderError:
     if error.errno == errno.ENAMETOOLONG:
         return FolderError(
-            f"The folders below '{shown(folder[:100])}...' are nested so deep that a path "
-            f"has {len(os.fsencode(folder)):,} bytes, more than the system takes: move "
-            "the inner ones up, or give one of them as the root."
+            f"The folders below '{shown(folder[:100])}...' are nested so deep that a "
+            f"path has {len(os.fsencode(folder)):,} bytes, more than the system takes: "
+            "move the inner ones up, or give one of them as the root."
         )
     return FolderError(
-        f"The folder '{shown(folder.rstrip('/'))}' cannot be read: {error.strerror}. Mend "
-        "this, or move it elsewhere."
+        f"The folder '{shown(folder.rstrip('/'))}' cannot be read: {error.strerror}. "
+        "Mend this, or move it elsewhere."
     )
