@@ -18,12 +18,8 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once():
-    from mmssl_ext.datasets.shard_writer import (
-        index_shards,
-        make_shards,
-        read_size,
-        verify_shards,
-    )
+    from mmssl_ext.datasets.shard_index import index_shards
+    from mmssl_ext.datasets.shard_writer import make_shards, read_size, verify_shards
     from mmssl_ext.datasets.shards import ShardIndex
     from mmssl_ext.engine.launch import run_tool
 

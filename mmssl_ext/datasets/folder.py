@@ -89,7 +89,7 @@ class ImageFolder(SSLDataset):
             targets = np.array([number[p[: p.index("/")]] for p in kept], np.int64)
             self._paths = PackedPaths(kept)
             warn_of_empty(self.root, classes, targets)
-            if stray := walk.found - len(kept):
+            if stray := walk.account.found - len(kept):
                 left = f"{stray:,} outside of its subfolders, which are the classes"
         else:
             self._paths = PackedPaths(walk)
@@ -98,9 +98,9 @@ class ImageFolder(SSLDataset):
             raise FileNotFoundError(
                 f"No image was found {where} '{self.root}'. Looked for files ending "
                 f"in {', '.join(endings)}, and left hidden ones out. "
-                f"{walk.account(left)}".rstrip()
+                f"{walk.account.text(self.root, left)}".rstrip()
             )
-        walk.tell(left, stray)
+        walk.account.tell(self.root, left, stray)
         super().__init__(
             len(self._paths),
             pipeline,

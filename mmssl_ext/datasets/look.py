@@ -17,6 +17,8 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
+from mmssl_ext.text import shown
+
 from .base import SSLDataset
 from .reading import read_file
 from .transforms.decode import FORMATS, to_rgb
@@ -57,7 +59,7 @@ class Found:
             dark = [entry for entry in self.dark if entry[0] == depth]
             if 2 * len(dark) < count or not dark:
                 continue  # some frames are dark
-            _, path, top = dark[0]
+            path, top = shown(dark[0][1]), dark[0][2]
             text.append(
                 f"{self._count(dark)} use less than a tenth of the range of their "
                 f"{depth} bits (the largest value of '{path}' is {top}), so they are "
@@ -67,14 +69,14 @@ class Found:
         if self.pages:
             text.append(
                 f"{self._count(self.pages)} have further pages or frames ('"
-                f"{self.pages[0]}'), of which only the first is read. Write those to "
-                "be used to files of their own."
+                f"{shown(self.pages[0])}'), of which only the first is read. Write "
+                "those to be used to files of their own."
             )
         if self.bands:
             text.append(
-                f"{self._count(self.bands)} have more bands ('{self.bands[0]}') than "
-                "the three (gray: one) that are read: transparency, or channels such "
-                "as infrared, are dropped."
+                f"{self._count(self.bands)} have more bands ('"
+                f"{shown(self.bands[0])}') than the three (gray: one) that are read: "
+                "transparency, or channels such as infrared, are dropped."
             )
         return text
 

@@ -10,13 +10,10 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext import interrupt
@@ -25,17 +22,17 @@ from mmssl_ext.text import shown
 
 from .base import SSLDataset
 from .folder import ImageFolder, ImageList
-from .listing import IMAGE_EXTENSIONS, PackedPaths
+from .listing import PackedPaths
 from .look import warn_of_unread
+from .progress import progress_of
 from .reading import MAX_FILE_BYTES, NoImageError, read_file, too_large
+from .shard_index import number_of_tops
 from .shards import (
-    COMMAND,
     INDEX,
     UNFINISHED,
     ImageShards,
     ShardError,
     ShardIndex,
-    check_existence,
     format_bytes,
 )
 from .transforms.decode import DecodeImage, UnreadableImageError
@@ -91,7 +88,10 @@ def make_shards(
             f"Shards of {folder} are being written here. If no conversion is running, "
             "it was interrupted: start it again, and it begins anew.\n",
         )
-        with _progress("Copied", n) as progress, _Writer(target, shard_size) as writer:
+        with (
+            progress_of("Copied", n) as progress,
+            _Writer(target, shard_size) as writer,
+        ):
             paths = (_path(source, row) for row in range(n))
             for i, (data, mtime) in enumerate(_ahead(_read_file, paths)):
                 shard[i], offset[i] = writer.add(names[i], data, mtime)
@@ -113,52 +113,6 @@ def make_shards(
     return index
 
 
-def index_shards(folder: str, tar_is_folder: bool = False) -> ShardIndex:
-    """Index the tar files of a folder, so that :class:`ImageShards` can read them.
-
-    The images come in the order that they would have after ``tar -x``, with labels from
-    their top folders.
-
-    Args:
-        folder: Folder of uncompressed tar files; gets ``index.npz``.
-        tar_is_folder: Take ``n01440764.tar`` for the folder ``n01440764``, as in the
-            official archives of ImageNet: its images get this folder and class.
-
-    Raises:
-        FileNotFoundError: There is no tar file, or no image in them.
-        ShardError: There is an index already, or a tar file cannot be used.
-    """
-    if os.path.exists(os.path.join(folder, INDEX)):
-        raise ShardError(f"'{folder}' has an {INDEX} already. Delete it first.")
-    if os.path.exists(os.path.join(folder, UNFINISHED)):
-        check_existence(folder)
-    tars = sorted(Path(folder).glob("*.tar"))
-    found: list[tuple[list[str], int, int, int]] = []  # parts of the name, place
-    with _progress("Tar files indexed", len(tars)) as progress:
-        for number, path in enumerate(tars):
-            above = [path.stem] if tar_is_folder else []
-            for name, offset, size in _scan_tar(path):
-                found.append(([*above, *name.split("/")], number, offset, size))
-            progress(number + 1)
-    if not found:
-        raise FileNotFoundError(f"'{folder}' holds no tar file with an image in it.")
-    found.sort()  # by parts: the order of a walk through the folders
-    names = PackedPaths("/".join(parts) for parts, *_ in found)
-    shard, offset, size = np.array([place for _, *place in found], np.int64).T
-    classes = sorted({parts[0] for parts, *_ in found if len(parts) > 1})
-    index = ShardIndex(
-        *(names, shard.astype(np.int32), offset, size),
-        *(_number(names, classes), "subfolders", PackedPaths(classes)),
-        PackedPaths(path.name for path in tars),
-        np.array([path.stat().st_size for path in tars], np.int64),
-    )
-    try:
-        index.write(Path(folder))
-    except OSError as error:
-        raise ShardError(f"{INDEX} cannot be written to '{folder}': {error}") from error
-    return index
-
-
 def verify_shards(folder: str, workers: int = 0) -> None:
     """Decode every image, and print those that cannot be decoded.
 
@@ -175,7 +129,7 @@ def verify_shards(folder: str, workers: int = 0) -> None:
     failed = 0
     with interrupt.held_back():
         batches = iter(loader)
-    with _progress("Decoded", len(dataset)) as progress:
+    with progress_of("Decoded", len(dataset)) as progress:
         for batch, verdicts in enumerate(batches, 1):
             for verdict in filter(None, verdicts):
                 print(verdict)
@@ -282,7 +236,7 @@ def _file_sizes(source: SSLDataset, folder: str) -> np.ndarray:
     """Size of each image; refuse what is no file before anything is written."""
     n = len(source)
     sizes, paths = np.zeros(n, np.int64), (_path(source, row) for row in range(n))
-    with _progress("Looked at", n) as progress:
+    with progress_of("Looked at", n) as progress:
         for i, size in enumerate(_ahead(_file_size, paths)):
             sizes[i] = size
             progress(i + 1)
@@ -343,43 +297,7 @@ def _labels(
     if source.labels is not None:
         return source.labels.astype(np.int32), "list", source.metainfo["classes"]
     classes = class_folders(folder)
-    return _number(names, classes), "subfolders", classes
-
-
-def _number(names: PackedPaths, classes: Sequence[str]) -> np.ndarray:
-    """Return the number of each name's top folder, -1 for none."""
-    number = {name: i for i, name in enumerate(classes)}
-    tops = (name.split("/", 1) for name in names)
-    labels = (number.get(top[0], -1) if len(top) > 1 else -1 for top in tops)
-    return np.fromiter(labels, np.int32, len(names))
-
-
-def _scan_tar(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, offset and size of each image in a tar file."""
-    try:
-        with tarfile.open(path, "r:", errors="surrogateescape") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # a list of them all
-                name = member.name.removeprefix("./")
-                hidden = any(part.startswith(".") for part in name.split("/"))
-                if member.isdir() or hidden or not _is_image(name):
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise ShardError(
-                        f"'{shown(name)}' in '{path}' is a link or another special "
-                        "file, so it has no bytes of its own there. Extract the tar "
-                        f"files and convert the folder by `{COMMAND}`."
-                    )
-                yield name, member.offset_data, member.size
-    except (tarfile.TarError, OSError) as error:
-        raise ShardError(
-            f"'{path}' cannot be indexed: {error}. It must be a complete tar file "
-            "without compression."
-        ) from error
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_EXTENSIONS)
+    return number_of_tops(names, classes), "subfolders", classes
 
 
 class _Verdicts(Dataset):
@@ -409,23 +327,3 @@ def _ahead(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-@contextmanager
-def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line for each tenth elsewhere."""
-    console = Console()
-    if console.is_terminal:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(text, total=total)
-            yield lambda done: progress.update(task, completed=done)
-        return
-    written = 0
-
-    def write_tenth(done: int) -> None:
-        nonlocal written
-        if total >= 100 and done * 10 // total > written:
-            written = done * 10 // total
-            print(f"{text}: {done:,} of {total:,}.", flush=True)
-
-    yield write_tenth

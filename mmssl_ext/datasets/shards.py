@@ -105,7 +105,7 @@ class ShardIndex:
                 for name, pair in packed.items():
                     fields[name] = PackedPaths.from_arrays(*pair)
                 index = cls(**fields, labels_from=str(arrays["labels_from"]))
-                index._check_arrays(packed)
+                index.check()
         # A zip file and the arrays in it can be damaged to anything: ValueError,
         # KeyError, zlib.error, tokenize.TokenError, MemoryError, RecursionError.
         except Exception as error:
@@ -123,9 +123,10 @@ class ShardIndex:
         index._check_shards(folder)
         return index
 
-    def _check_arrays(self, packed: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    def check(self) -> None:
         """Raise ValueError unless every entry lies inside of what it refers to."""
         n, s = len(self.names), len(self.shards)
+        packed = {name: getattr(self, name).arrays() for name in self._NAMES}
         lengths = {"shard_sizes": s}
         for name in self._ARRAYS:
             array = getattr(self, name)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
 
-from mmengine.logging import print_log
+from mmssl_ext.text import shown
 
-_NAMED = 3  # files that a line names
-_SUFFIXES = 6  # kinds of other files that it names
-_LOUD = 0.1  # of the files: so many left out are worth a warning
+from .account import Account
+
 _Status = tuple[int, int]  # device and inode, which are one folder's only
 
 
@@ -31,7 +27,7 @@ class ImageWalk:
     socket, a device). A dangling link counts as an (unreadable) image, because leaving
     it out in silence would hide a broken mount.
 
-    Iterate once; :meth:`account` tells of it afterwards.
+    Iterate once; :attr:`account` tells of it afterwards.
 
     Args:
         root: The folder.
@@ -39,11 +35,7 @@ class ImageWalk:
         hidden_folders: Walk through hidden folders too.
 
     Attributes:
-        found: Number of images.
-        others: Number of files of other types, by suffix.
-        special: Names of images that are no regular files.
-        repeated: Links to folders that are read anyway.
-        hidden: Number of hidden images.
+        account: What was found and left out.
 
     Raises:
         FolderError: A folder cannot be read, or its path is too long for the system.
@@ -54,10 +46,7 @@ class ImageWalk:
     ) -> None:
         self.root, self.suffixes = root, tuple(suffixes)
         self.hidden_folders = hidden_folders
-        self.found = self.hidden = 0
-        self.others: Counter[str] = Counter()
-        self.special: list[str] = []
-        self.repeated: list[str] = []
+        self.account = Account()
         self._seen: set[_Status] = set()
         self._real = os.path.realpath(root)
 
@@ -69,13 +58,13 @@ class ImageWalk:
             for prefix, entry in waiting[-1]:
                 name = prefix + entry.name
                 if entry.name.startswith(".") and not self._is_shown(entry):
-                    self.hidden += self._is_hidden_image(entry)
+                    self.account.hidden += self._is_hidden_image(entry)
                 elif _is_folder(entry):
                     if not self._is_repeated(entry, name):
                         waiting.append(self._entries(f"{name}/"))
                         break
                 elif self._is_image(entry, name):
-                    self.found += 1
+                    self.account.found += 1
                     yield name
             else:
                 waiting.pop()
@@ -101,7 +90,7 @@ class ImageWalk:
                 raise _failed(entry.path, error) from error
             repeated = (status.st_dev, status.st_ino) in self._seen
         if repeated:
-            self.repeated.append(name)
+            self.account.repeated.append(name)
         return repeated
 
     def _is_below(self, real: str) -> bool:
@@ -120,10 +109,10 @@ class ImageWalk:
 
     def _is_image(self, entry: os.DirEntry[str], name: str) -> bool:
         if not entry.name.lower().endswith(self.suffixes):
-            self.others[_suffix(entry.name)] += 1
+            self.account.leave_out(entry.name)
             return False
         if _is_special(entry):
-            self.special.append(name)
+            self.account.special.append(name)
             return False
         return True
 
@@ -131,50 +120,6 @@ class ImageWalk:
         # "._x.jpg" is what macOS notes about x.jpg.
         is_note = entry.name.startswith("._")
         return not is_note and entry.name.lower().endswith(self.suffixes)
-
-    def account(self, more: str = "") -> str:
-        """One line with what was found and left out; empty if all was taken.
-
-        Args:
-            more: A further thing that the caller leaves out.
-        """
-        left = [more] if more else []
-        if self.others:
-            kinds = self.others.most_common(_SUFFIXES)
-            named = ", ".join(f"{kind} {count:,}" for kind, count in kinds)
-            dots = ", ..." if len(self.others) > len(kinds) else ""
-            count = self.others.total()
-            left.append(f"{_number(count, 'file')} of other types ({named}{dots})")
-        if self.special:
-            what = _number(len(self.special), "special file")
-            left.append(f"{what}, such as a pipe or device ({_some(self.special)})")
-        if self.repeated:
-            what = _number(len(self.repeated), "link")
-            left.append(
-                f"{what} to folders that are read anyway ({_some(self.repeated)})"
-            )
-        if self.hidden:
-            left.append(_number(self.hidden, "hidden image"))
-        if not left:
-            return ""
-        return (
-            f"'{self.root}': found {_number(self.found, 'image')}, left out "
-            f"{'; '.join(left)}."
-        )
-
-    def tell(self, more: str = "", count: int = 0) -> None:
-        """Log the account, as a warning where much is left out.
-
-        Args:
-            more: A further thing that the caller leaves out.
-            count: How many images that are.
-        """
-        text = self.account(more)
-        if text:
-            much = self.others.total() + count > _LOUD * self.found
-            loud = much or self.special or self.repeated
-            level = logging.WARNING if loud else logging.INFO
-            print_log(text, logger="current", level=level)
 
 
 def class_folders(folder: str, hidden: bool = False) -> list[str]:
@@ -204,24 +149,11 @@ def _is_special(entry: os.DirEntry[str]) -> bool:
 def _failed(folder: str, error: OSError) -> FolderError:
     if error.errno == errno.ENAMETOOLONG:
         return FolderError(
-            f"The folders below '{folder[:100]}...' are nested so deep that a path "
-            f"has {len(os.fsencode(folder)):,} bytes, more than the system takes: move "
-            "the inner ones up, or give one of them as the root."
+            f"The folders below '{shown(folder[:100])}...' are nested so deep that a "
+            f"path has {len(os.fsencode(folder)):,} bytes, more than the system takes: "
+            "move the inner ones up, or give one of them as the root."
         )
     return FolderError(
-        f"The folder '{folder.rstrip('/')}' cannot be read: {error.strerror}. Mend "
-        "this, or move it elsewhere."
+        f"The folder '{shown(folder.rstrip('/'))}' cannot be read: {error.strerror}. "
+        "Mend this, or move it elsewhere."
     )
-
-
-def _suffix(name: str) -> str:
-    return PurePath(name).suffix.lower()[:12] or "without suffix"
-
-
-def _number(count: int, what: str) -> str:
-    plural = "" if count == 1 else "s"
-    return f"{count:,} {what}{plural}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

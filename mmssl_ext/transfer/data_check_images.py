@@ -80,11 +80,11 @@ def _read(path: Path) -> bytes:
 
 def note_links(source: Source, findings: Findings, walk: ImageWalk) -> None:
     """Note links by which the toolbox reads images again, which a walk does not."""
-    if walk.repeated:
-        more = ", ..." if len(walk.repeated) > 1 else ""
+    if links := walk.account.repeated:
+        more = ", ..." if len(links) > 1 else ""
         findings.notice(
             source.place,
             f"{walk.root} has links to folders that are read anyway "
-            f"({walk.repeated[0]}{more}): the toolbox reads their images again, and "
+            f"({links[0]}{more}): the toolbox reads their images again, and "
             "walks in a circle where a link leads up. Delete the links.",
         )

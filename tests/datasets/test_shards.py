@@ -10,6 +10,7 @@ import runpy
 import shutil
 import subprocess
 import tarfile
+import time
 import tracemalloc
 from collections import namedtuple
 from pathlib import Path
@@ -23,11 +24,13 @@ from mmssl_ext.datasets import (
     ImageList,
     ImageShards,
     UnreadableImageError,
+    account,
     shard_writer,
 )
 from mmssl_ext.datasets import shards as shards_module
 from mmssl_ext.datasets.listing import PackedPaths
-from mmssl_ext.datasets.shard_writer import index_shards, make_shards, read_size
+from mmssl_ext.datasets.shard_index import index_shards
+from mmssl_ext.datasets.shard_writer import make_shards, read_size
 from mmssl_ext.datasets.shards import ShardError, ShardIndex
 from mmssl_ext.registry import DATASETS
 
@@ -674,11 +677,57 @@ def truncated(path):
     os.truncate(path, 7000)
 
 
+def at_a_member(path):
+    """Cut where a file ends, so that no reader finds anything wrong."""
+    write_tar(path, [("a.jpg", b"x" * 512), ("b.jpg", b"y" * 512)])
+    os.truncate(path, 1024)
+
+
+def joined(path):
+    write_tar(path, [("a.jpg", b"x")])
+    write_tar(path.with_name("more"), [("b.jpg", b"y")])
+    path.write_bytes(path.read_bytes() + path.with_name("more").read_bytes())
+
+
+def overwritten(path):
+    write_tar(path, [("a.jpg", b"x" * 512), ("b.jpg", b"y" * 512)])
+    data = bytearray(path.read_bytes())
+    data[1024:1100] = b"z" * 76  # the head of b.jpg
+    path.write_bytes(data)
+
+
+def sparse(path):
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("a.jpg")
+        member.type = tarfile.GNUTYPE_SPARSE
+        tar.addfile(member)
+
+
+def huge(path):
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("a/b.jpg")
+        member.size = 2 << 30
+        tar.fileobj.write(member.tobuf())
+    os.truncate(path, (2 << 30) + 512 + 1024)
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (gzipped, "without compression"),
         (linked, "is a link"),
+        (sparse, "is a link or another special file"),
+        (at_a_member, "it has no end .* truncated, or was never closed"),
+        (joined, "behind its end at byte 1,024 there is more"),
+        (overwritten, "it is damaged at byte 1,024"),
+        (lambda path: os.mkfifo(path), "it is no regular file"),
+        (lambda path: write_tar(path, [("x.jpg", b"y")]), r"'x\.jpg' stands twice, in"),
+        (lambda path: write_tar(path, [("./x.jpg", b"")] * 2), "stands twice, in"),
+        (
+            lambda path: write_tar(path, [("a/../../b.jpg", b"")]),
+            r"anew without `\.\.`",
+        ),
+        (huge, r"'a/b\.jpg' in .* cannot be read: it has 2,147,483,648 bytes, more"),
         (truncated, "unexpected end of data.* complete tar file"),
         (lambda path: path.write_bytes(b"x" * 2000), "without compression"),
     ],
@@ -690,6 +739,43 @@ def test_tar_files_that_cannot_be_indexed_are_named(tmp_path, write, message):
         index_shards(str(tmp_path))
     assert f"'{tmp_path}/1.tar'" in str(caught.value)
     assert not (tmp_path / "index.npz").exists()
+
+
+def test_names_in_tar_files_mean_what_tar_makes_of_them(tmp_path):
+    """Among others an absolute name, whose class had no name: no reader took that."""
+    names = ["/top/1.jpg", "a/./2.jpg", "././a//3.jpg", "4.jpg"]
+    write_tar(tmp_path / "0.tar", [(name, name.encode()) for name in names])
+    index_shards(str(tmp_path))
+    shards = ImageShards(str(tmp_path), labels="subfolders")
+    assert [shards.name(i) for i in range(3)] == ["a/2.jpg", "a/3.jpg", "top/1.jpg"]
+    assert shards.metainfo["classes"] == ("a", "top")
+    assert read_all(shards) == [b"a/./2.jpg", b"././a//3.jpg", b"/top/1.jpg"]
+
+
+def test_what_an_index_leaves_out_is_said(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(account, "print_log", lambda text, **_: said.append(text))
+    names = ["a/1.jpg", "a/1.txt", "b.json", "._1.jpg", ".old/2.jpg", "notes/"]
+    members = [(name, b"" if name[-1] != "/" else None) for name in names]
+    write_tar(tmp_path / "0.tar", members)
+    index_shards(str(tmp_path))
+    assert said == [
+        f"'{tmp_path}': found 1 image, left out 2 files of other types (.txt 1, .json "
+        "1); 1 hidden image."
+    ]
+    os.remove(tmp_path / "index.npz")
+    write_tar(tmp_path / "0.tar", members[1:])
+    with pytest.raises(
+        FileNotFoundError, match=r"no tar file .* \(\.txt 1, \.json 1\)"
+    ):
+        index_shards(str(tmp_path))
+
+
+def test_an_archive_of_many_members_is_indexed_in_a_moment(tmp_path):
+    write_tar(tmp_path / "0.tar", [(f"{i % 50}/{i}.jpg", b"x") for i in range(5000)])
+    start = time.process_time()
+    assert len(index_shards(str(tmp_path)).names) == 5000
+    assert time.process_time() - start < 5
 
 
 def test_a_folder_without_tar_files_has_nothing_to_index(folder):

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mmssl_ext.datasets import DecodeImage, ImageFolder, UnreadableImageError, walk
+from mmssl_ext.datasets import DecodeImage, ImageFolder, UnreadableImageError, account
 from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS, read_list
 from mmssl_ext.datasets.transforms.decode import FORMATS
 from mmssl_ext.datasets.walk import FolderError, ImageWalk, class_folders
@@ -21,7 +21,7 @@ def said(monkeypatch):
     """Level and text of what a walk logs."""
     lines = []
     monkeypatch.setattr(
-        walk, "print_log", lambda text, logger, level: lines.append((level, text))
+        account, "print_log", lambda text, logger, level: lines.append((level, text))
     )
     return lines
 
@@ -150,7 +150,14 @@ def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path, said):
     found = ImageWalk(str(root), IMAGE_EXTENSIONS)
     expected = ["b/1.jpg", "b/inner/2.jpg", "c/3.jpg", "c/deep/4.jpg", "z.jpg"]
     assert list(found) == expected
-    assert found.repeated == ["a", "b/up", "c/all/outside", "c/all/root", "c/back", "d"]
+    assert found.account.repeated == [
+        "a",
+        "b/up",
+        "c/all/outside",
+        "c/all/root",
+        "c/back",
+        "d",
+    ]
     assert names(root) == expected
     relative = os.path.relpath(root)
     assert names(relative) == expected

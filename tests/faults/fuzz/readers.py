@@ -24,7 +24,8 @@ from PIL import Image
 import mmssl_ext.models
 from mmssl_ext.datasets import CIFAR10, ImageFolder, ImageList, ImageShards
 from mmssl_ext.datasets.labelled import LabelledFolder, VOCLabels
-from mmssl_ext.datasets.shard_writer import index_shards, make_shards
+from mmssl_ext.datasets.shard_index import index_shards
+from mmssl_ext.datasets.shard_writer import make_shards
 from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 from mmssl_ext.engine.chain_results import read_records, write_csv
 from mmssl_ext.engine.checkpoint import find_resumable, load_checkpoint_file

@@ -1,0 +1,29 @@
+"""How far the work on many images is: a bar, or lines in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress
+
+
+@contextmanager
+def progress_of(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line for each tenth elsewhere."""
+    console = Console()
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(text, total=total)
+            yield lambda done: progress.update(task, completed=done)
+        return
+    written = 0
+
+    def write_tenth(done: int) -> None:
+        nonlocal written
+        if total >= 100 and done * 10 // total > written:
+            written = done * 10 // total
+            print(f"{text}: {done:,} of {total:,}.", flush=True)
+
+    yield write_tenth
