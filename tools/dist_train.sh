@@ -50,7 +50,8 @@ if [ "$restarts" -gt 0 ]; then
     # The store that torchrun shares with its workers keeps what they wrote before the
     # restart, and new ones connect to old ports (pytorch issue 135712, also in 2.11).
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-    if [[ " $* " != *" --resume"* ]]; then
+    # With --overwrite, train.py itself knows a restart and goes on.
+    if [[ " $* " != *" --resume"* && " $* " != *" --overwrite "* ]]; then
         set -- "$@" --resume
     fi
 fi

@@ -104,12 +104,13 @@ shift 3
 batch=${SLURM_TRAIN_BATCH:-} # started by the batch job that this script submitted
 python=${PYTHON:-python}
 work_dir=${WORK_DIR:-work_dirs/$(basename "$config" .py)}
-resume=""
+resume="" overwrite=""
 for ((i = 1; i <= $#; i++)); do
     case ${!i} in
         --work-dir) work_dir=${*:i+1:1} ;;
         --work-dir=*) work_dir=${!i#*=} ;;
         --resume | --resume=*) resume=given ;;
+        --overwrite) overwrite=given ;; # requeued, train.py itself knows and goes on
     esac
 done
 
@@ -180,7 +181,9 @@ task=("$python" -u "$tools/train.py" "$config" --launcher slurm --work-dir "$wor
 [ -z "${STAGE_TO:-}" ] || task+=(--cfg-options "${STAGE_KEY:-data_root}=$STAGE_TO")
 task+=("$@")
 # A checkpoint that the user names is where the job starts, not where it goes on.
-if [ -z "$resume" ] || { [ "$restarts" -gt 0 ] && [ -e "$work_dir/last_checkpoint" ]; }; then
+if [ -n "$overwrite" ]; then
+    :
+elif [ -z "$resume" ] || { [ "$restarts" -gt 0 ] && [ -e "$work_dir/last_checkpoint" ]; }; then
     task+=(--resume)
 fi
 # No --kill-on-bad-exit: a rank that leaves first must not cut short the one that saves.

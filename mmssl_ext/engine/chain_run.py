@@ -40,6 +40,7 @@ from .chain_results import (
 from .errors import Preempted, UserError
 from .lock import Lock
 from .preemption import SIGNALS
+from .run_folder import find_run
 
 # What a stage is about to do, by its state on disk.
 NEW, RESUME, AGAIN, DONE = "to run", "to go on", "to run again", "finished"
@@ -147,7 +148,10 @@ class ChainRunner:
     def _task(self, stage: Stage, pending: bool) -> Task:
         record = self.record(stage)
         if not record.state.get("inputs"):
-            return Task(stage, NEW, [])
+            if (found := find_run(record.folder)) is None:
+                return Task(stage, NEW, [])
+            change = f"its folder holds {found}, which no chain has started"
+            return Task(stage, AGAIN, [change], loss=True)
         finished = record.status == "finished"
         if finished and "output" not in record.state:
             self._finish(stage, record.result["seconds"])  # the chain was killed
@@ -160,7 +164,7 @@ class ChainRunner:
             if digest is not None and now != digest:
                 changes.append(f"checkpoint: SHA-256 {digest[:8]} -> {now[:8]}")
         if changes:
-            kept = finished or _can_resume(record.folder)
+            kept = finished or find_run(record.folder) is not None
             return Task(stage, AGAIN, changes, loss=kept)
         return Task(stage, DONE if finished else RESUME, [])
 
@@ -183,7 +187,8 @@ class ChainRunner:
             if not path.is_file():
                 raise UserError(
                     f"The checkpoint of the pretraining, {path}, is gone. Put it back, "
-                    f"or delete {record.folder / STAGE_FILE} to pretrain again."
+                    f"or delete {record.folder / STAGE_FILE} and add --rerun to "
+                    "pretrain again."
                 )
         path = path.absolute()
         key = (path, path.stat().st_mtime_ns, path.stat().st_size)
@@ -360,7 +365,7 @@ class ChainRunner:
             _say(f"{stage.name} has other inputs now: {'; '.join(task.changes)}")
             _say(f"  what was there is in {old}")
         checkpoint, digest = self._checkpoint(stage)
-        resume = task.todo == RESUME and _can_resume(folder)
+        resume = task.todo == RESUME and find_run(folder) is not None
         verb = "goes on" if resume else "starts"
         _say(f"{datetime.now():%H:%M:%S} {stage.name} {verb}")
         config = self.work_dir / "configs" / f"{stage.name}.py"
@@ -542,10 +547,6 @@ def _differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
 def _short(value: str | None) -> str:
     text = "nothing" if value is None else value
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _can_resume(folder: Path) -> bool:
-    return any(any(folder.glob(name)) for name in ("epoch_*.pth", "iter_*.pth"))
 
 
 def _last_error(log: Path) -> str | None:

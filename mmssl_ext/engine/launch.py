@@ -20,7 +20,6 @@ from mmssl_ext.packaged import enable_bases, find_config
 from mmssl_ext.transfer.data_check import check_data
 
 from .agreement import share
-from .checkpoint import check_checkpoint_file, find_resumable
 from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
 from .config_strict import check_names, check_strict, enforce
@@ -28,9 +27,8 @@ from .config_variables import config_files, read_with_variables, variables
 from .errors import ConfigError
 from .leaving import leaving_by_sentence
 from .ranks import TIMEOUT, start_ranks, watched
-from .run_folder import find_run, goes_on
 from .runner import SSLRunner
-from .starting import own_folders
+from .starting import own_folders, set_checkpoint
 from .tool import run_tool as run_tool
 from .work_dir import check_writable
 
@@ -165,7 +163,7 @@ def prepare(
     _set_precision(cfg, amp, notices)
     _scale_lr(cfg, auto_scale_lr, launcher, notices)
     _set_backend(cfg, launcher, notices)
-    _set_checkpoint(cfg, resume, notices)
+    set_checkpoint(cfg, resume, notices)
     if tensorboard:
         _add_tensorboard(cfg)
     return notices
@@ -193,12 +191,13 @@ def train(
         )
     with leaving_by_sentence() as place:
         cfg = load_config(config, cfg_options, strict_config)
+        asked = options.get("resume") is True or bool(cfg.get("resume"))
         notices = prepare(cfg, **options)
         place.append(cfg.work_dir)
-        _train(cfg, overwrite, notices)
+        _train(cfg, overwrite, asked, notices)
 
 
-def _train(cfg: Config, overwrite: bool, notices: Notices) -> None:
+def _train(cfg: Config, overwrite: bool, asked: bool, notices: Notices) -> None:
     start_ranks(cfg)
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     with watched(cfg.work_dir, dist_cfg.get("timeout", TIMEOUT)):
@@ -209,7 +208,7 @@ def _train(cfg: Config, overwrite: bool, notices: Notices) -> None:
             check_writable(cfg.work_dir)
             build_runner(cfg, notices).test()
             return
-        with own_folders(cfg, overwrite, notices):
+        with own_folders(cfg, overwrite, asked, notices):
             runner = build_runner(cfg, notices)
             try:
                 runner.train()
@@ -342,39 +341,6 @@ def _set_backend(cfg: Config, launcher: str, notices: Notices) -> None:
         }
         cfg.pop("sync_bn", None)  # torch has it for GPUs only
         notices.append((logging.INFO, "No GPU here: ranks work on the CPU over gloo."))
-
-
-def _set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
-    """Settle what to go on from, or whose weights to start with, and check the file.
-
-    ``--resume`` looks into the work_dir first: a config's ``load_from`` is where the
-    run began.
-    """
-    again = goes_on(cfg.work_dir) and find_run(cfg.work_dir) is not None
-    if again and resume is not True:
-        text = "This start was made once more by Slurm or torchrun: it goes on."
-        notices.append((logging.INFO, text))
-        resume = True
-    if isinstance(resume, str):
-        cfg.load_from, cfg.resume = resume, True
-    elif resume or (cfg.get("resume") and cfg.get("load_from") is None):
-        found, notes = find_resumable(cfg.work_dir)
-        notices += [(logging.WARNING, text) for text in notes]
-        if found is not None:
-            cfg.load_from, cfg.resume = str(found), True
-        elif not (cfg.get("resume") and cfg.get("load_from")):
-            start = cfg.get("load_from")
-            how = f"starting from {start}" if start else "starting afresh"
-            text = f"--resume: {cfg.work_dir} holds no checkpoint; {how}."
-            notices.append((logging.WARNING, text))
-            cfg.resume = False
-    given = cfg.get("load_from")
-    if given is not None:
-        if "://" in given:
-            raise ConfigError(f"Download {given} first and give the path of the file.")
-        check_checkpoint_file(given, resume=bool(cfg.get("resume")))
-    if cfg.get("resume"):
-        notices.append((logging.INFO, f"Resuming from {given}."))
 
 
 def _add_tensorboard(cfg: Config) -> None:

@@ -207,13 +207,15 @@ def starter() -> dict[str, Any]:
     """Who starts this run, to know it again: a Slurm job, or a torchrun that lives.
 
     Returns:
-        ``job`` and ``requeued``, and of the torchrun above this process ``agent``.
+        ``job`` and ``requeued``, and of a torchrun its name and, of the process above
+        this one, ``agent``.
     """
     here, agent = _identity(os.getpid()), None
     if os.environ.get("TORCHELASTIC_RUN_ID"):
         parent = os.getppid()
         agent = [here["boot"], here["pids"], parent, _start(parent)]
-    return {"job": here["job"], "requeued": here["requeued"], "agent": agent}
+    known = {name: here[name] for name in ("job", "requeued", "torchrun")}
+    return known | {"agent": agent}
 
 
 def started_by(before: dict[str, Any]) -> bool:
@@ -222,9 +224,14 @@ def started_by(before: dict[str, Any]) -> bool:
     same_job = here["job"] and here["job"] == before.get("job")
     if same_job and here["requeued"] > before.get("requeued", -1):
         return True
-    restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
-    agent = here["agent"]
-    return restart and agent is not None and agent == before.get("agent")
+    agent, old = here["agent"], before.get("agent")
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) == 0 or not (
+        agent and old
+    ):
+        return False
+    moved = agent[0] != old[0]  # the first rank is on another machine now
+    named = here["torchrun"] is not None and here["torchrun"] == before.get("torchrun")
+    return agent == old or (moved and named)
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:

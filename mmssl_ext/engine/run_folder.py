@@ -96,27 +96,23 @@ def find_run(work_dir: str | Path) -> FoundRun | None:
 
 def checkpoint_folders(work_dir: Path) -> list[Path]:
     """Where the checkpoints of a run are: its work_dir, and what that points to."""
-    folders, run = [work_dir], _read(work_dir)
-    own = Path(run.get("checkpoints") or work_dir)
-    if own != work_dir and _read(own).get("id") == run["id"]:
-        folders.append(own)
-    pointed = pointer(work_dir)
+    folders, pointed = [work_dir, *_own_folder(work_dir)], pointer(work_dir)
     if pointed is not None:
         folders.append(pointed.parent)
     return list({folder.resolve(): folder for folder in folders}.values())
 
 
 def pointer(work_dir: Path) -> Path | None:
-    """Return the file that ``last_checkpoint`` names, if there is one."""
-    try:
-        text = read_text(work_dir / POINTER).strip()
-    except OSError:
+    """Return the file that ``last_checkpoint`` names, if there is one.
+
+    Where the folder was moved or copied, the file of that name in it counts.
+    """
+    if (named := _named(work_dir)) is None:
         return None
-    # Where the folder was moved or copied, the file of that name in it counts.
-    inside = work_dir / Path(text).name  # no error where the name is impossible
-    if not text:
-        return None
-    return next((file for file in (inside, Path(text)) if os.path.isfile(file)), None)
+    moved = [folder / named.name for folder in _own_folder(work_dir)]
+    files = (work_dir / named.name, named, *moved)
+    # No error where the name is impossible.
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def checkpoints_in(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -140,6 +136,13 @@ def check_free(work_dir: str | Path, resumed: Path | None) -> None:
     """
     work_dir = Path(work_dir)
     found = find_run(work_dir)
+    if found is None and resumed is None and (lost := _lost_folder(work_dir)):
+        raise ConfigError(
+            f"{work_dir} holds a run whose checkpoints are in {lost}, which is not "
+            "there now: mount or restore it, or give a checkpoint to --resume, choose "
+            f"another --work-dir, or add --overwrite, which moves what is in "
+            f"{work_dir} to {free_name(work_dir)}."
+        )
     if found is None or (resumed is not None and _belongs(resumed, work_dir)):
         return
     other = f", and {resumed} is of another one" if resumed is not None else ""
@@ -173,6 +176,21 @@ def claimed(work_dir: str | Path, run: RunIdentity) -> Iterator[None]:
 def settled(work_dir: str | Path) -> RunIdentity | None:
     """Return what :func:`claimed` says of a run."""
     return _claimed.get(Path(work_dir).resolve())
+
+
+def later_files(work_dir: Path, resumed: Path) -> str:
+    """Return a warning where a run goes on from before its newest checkpoint."""
+    found = find_run(work_dir)
+    try:
+        at = (read_manifest(resumed) or {}).get("iter")
+    except ManifestError:
+        at = None
+    if found is None or at is None or found.facts.get("iter", 0) <= at:
+        return ""
+    return (
+        f"{work_dir} holds {found}. The run goes on from {resumed}, before that, and "
+        "will replace what comes later. Copy what you want to keep."
+    )
 
 
 def goes_on(work_dir: str | Path) -> bool:
@@ -215,6 +233,17 @@ def claim(
     return run
 
 
+def relocate(work_dir: str | Path, out_dir: str | None) -> None:
+    """Find the checkpoints of a run again whose ``out_dir`` has moved."""
+    work_dir = Path(work_dir)
+    run = _read(work_dir)
+    if out_dir is None or "folder" not in run:
+        return
+    folder = Path(out_dir, run["folder"]).absolute()
+    if str(folder) != run.get("checkpoints") and _read(folder).get("id") == run["id"]:
+        _write(work_dir, run | {"checkpoints": str(folder)})
+
+
 def free_name(work_dir: Path) -> Path:
     """Where ``--overwrite`` moves a run: ``old`` in its folder, or ``old.2``, ..."""
     number, path = 1, work_dir / "old"
@@ -222,6 +251,30 @@ def free_name(work_dir: Path) -> Path:
         number += 1
         path = work_dir / f"old.{number}"
     return path
+
+
+def _named(work_dir: Path) -> Path | None:
+    """What ``last_checkpoint`` says, be it there or not."""
+    try:
+        text = read_text(work_dir / POINTER).strip()
+    except OSError:
+        return None
+    return Path(text) if text else None
+
+
+def _own_folder(work_dir: Path) -> list[Path]:
+    """The folder of a run below its ``out_dir``, where there is one."""
+    run = _read(work_dir)
+    own = Path(run.get("checkpoints") or work_dir)
+    return [own] if own != work_dir and _read(own).get("id") == run["id"] else []
+
+
+def _lost_folder(work_dir: Path) -> Path | None:
+    """Where the checkpoints of a run were, where that folder cannot be reached."""
+    folder = _read(work_dir).get("checkpoints")
+    if folder is None or _named(work_dir) is None or os.path.isdir(folder):
+        return None
+    return Path(folder)
 
 
 def _belongs(checkpoint: Path, work_dir: Path) -> bool:

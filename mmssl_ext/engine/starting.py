@@ -1,4 +1,4 @@
-"""Before a training run is built: its folders are free, held, and its own."""
+"""Before a run is built: what it goes on from, and folders that are its own."""
 
 from __future__ import annotations
 
@@ -11,16 +11,63 @@ from typing import Any
 from mmengine.config import Config
 
 from .agreement import share
-from .errors import UserError
+from .checkpoint import check_checkpoint_file, find_resumable
+from .errors import ConfigError, UserError
 from .put_aside import put_aside
-from .run_folder import RunIdentity, below_of, check_free, claim, claimed
+from .run_folder import (
+    RunIdentity,
+    below_of,
+    check_free,
+    claim,
+    claimed,
+    find_run,
+    goes_on,
+    later_files,
+    relocate,
+)
 from .work_dir import hold, not_writable
 
 Notices = list[tuple[int, str]]
 
 
+def set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
+    """Settle what to go on from, or whose weights to start with, and check the file.
+
+    ``--resume`` looks into the work_dir first: a config's ``load_from`` is where the
+    run began.
+    """
+    relocate(cfg.work_dir, checkpoint_out_dir(cfg))
+    again = goes_on(cfg.work_dir) and find_run(cfg.work_dir) is not None
+    if again and resume is not True:
+        text = "This start was made once more by Slurm or torchrun: it goes on."
+        notices.append((logging.INFO, text))
+        resume = True
+    if isinstance(resume, str):
+        cfg.load_from, cfg.resume = resume, True
+    elif resume or (cfg.get("resume") and cfg.get("load_from") is None):
+        found, notes = find_resumable(cfg.work_dir)
+        notices += [(logging.WARNING, text) for text in notes]
+        if found is not None:
+            cfg.load_from, cfg.resume = str(found), True
+        elif not (cfg.get("resume") and cfg.get("load_from")):
+            start = cfg.get("load_from")
+            how = f"starting from {start}" if start else "starting afresh"
+            text = f"--resume: {cfg.work_dir} holds no checkpoint; {how}."
+            notices.append((logging.WARNING, text))
+            cfg.resume = False
+    given = cfg.get("load_from")
+    if given is not None:
+        if "://" in given:
+            raise ConfigError(f"Download {given} first and give the path of the file.")
+        check_checkpoint_file(given, resume=bool(cfg.get("resume")))
+    if cfg.get("resume"):
+        notices.append((logging.INFO, f"Resuming from {given}."))
+
+
 @contextlib.contextmanager
-def own_folders(cfg: Config, overwrite: bool, notices: Notices) -> Iterator[None]:
+def own_folders(
+    cfg: Config, overwrite: bool, asked: bool, notices: Notices
+) -> Iterator[None]:
     """Hold the folders that a training run of a prepared config writes to.
 
     Those are its work_dir and, where ``checkpoint.out_dir`` is set, the folder of its
@@ -29,6 +76,8 @@ def own_folders(cfg: Config, overwrite: bool, notices: Notices) -> Iterator[None
     Args:
         cfg: A prepared config; its ``load_from`` changes where that file moves.
         overwrite: Put a run aside that is there.
+        asked: The run was to go on. Where nothing is there from which it can, as when
+            only its best checkpoints are, these are put aside as well.
         notices: What the user should read in the log is appended.
 
     Raises:
@@ -40,30 +89,31 @@ def own_folders(cfg: Config, overwrite: bool, notices: Notices) -> Iterator[None
         def take() -> tuple[str | None, Any]:
             try:
                 stack.enter_context(hold(cfg.work_dir))
-                return None, _settle(cfg, overwrite, stack)
+                return None, _settle(cfg, overwrite, asked, stack)
             except OSError as error:  # a folder has changed in between
-                return str(
-                    not_writable(Path(error.filename or cfg.work_dir), error)
-                ), None
+                place = Path(error.filename or cfg.work_dir)
+                return str(not_writable(place, error)), None
             except UserError as error:
                 return str(error), None
 
         refusal, settled = share(take)
         if refusal is not None:
             raise UserError(refusal)
-        run, moved, cfg.load_from = settled
+        run, moved, cfg.load_from, later = settled
         if moved is not None:
-            text = f"--overwrite: the run that was in {cfg.work_dir} is in {moved}."
+            text = f"The run that was in {cfg.work_dir} is in {moved} now."
             notices.append((logging.WARNING, text))
+        if later:
+            notices.append((logging.WARNING, later))
         _separate(cfg, run)
         stack.enter_context(claimed(cfg.work_dir, run))
         yield
 
 
 def _settle(
-    cfg: Config, overwrite: bool, stack: contextlib.ExitStack
-) -> tuple[RunIdentity, Path | None, str | None]:
-    """Return the identity of the run, where an old one went, and what to load."""
+    cfg: Config, overwrite: bool, asked: bool, stack: contextlib.ExitStack
+) -> tuple[RunIdentity, Path | None, str | None, str]:
+    """Return the run's identity, where an old one went, what to load, a warning."""
     work_dir, given = Path(cfg.work_dir), cfg.get("load_from")
     resumed = Path(given) if given and cfg.get("resume") else None
     out_dir = checkpoint_out_dir(cfg)
@@ -71,16 +121,18 @@ def _settle(
     try:
         check_free(work_dir, resumed)
     except UserError:
-        if not overwrite:
+        unusable = asked and resumed is None and find_run(work_dir) is not None
+        if not (overwrite or unusable):
             raise
         moved = put_aside(work_dir)
         if given and not Path(given).exists() and moved is not None:
             given = str(moved / Path(given).name)
+    later = "" if resumed is None or moved else later_files(work_dir, resumed)
     run = claim(work_dir, resumed, out_dir)
     if out_dir is not None:
         folder = Path(out_dir, run.folder)
         stack.enter_context(hold(folder, "checkpoint folder", "checkpoint.out_dir"))
-    return run, moved, given
+    return run, moved, given, later
 
 
 def checkpoint_out_dir(cfg: Config) -> str | None:

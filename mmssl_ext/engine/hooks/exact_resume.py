@@ -81,7 +81,8 @@ class ExactResumeHook(Hook):
             loop.validation_due = state["validation_due"]
 
     def before_train(self, runner: Any) -> None:
-        """Look at the data; warn of checkpoints that would lose gradients."""
+        """Say where nothing is left; look at the data; warn of lost gradients."""
+        self._say_if_finished(runner)
         if self._data is None and is_main_process():
             self._data = data_of(runner)
         counts = accumulation(runner)
@@ -99,6 +100,21 @@ class ExactResumeHook(Hook):
                     "exact. Choose an interval in iterations (by_epoch=False) that is "
                     f"a multiple of {counts}."
                 )
+
+    def _say_if_finished(self, runner: Any) -> None:
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        done, whole = (
+            (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+        )
+        due = getattr(loop, "validation_due", False)
+        if runner._resume and done >= whole and not due:
+            unit = "epochs" if by_epoch else "iterations"
+            runner.logger.warning(
+                f"The run is finished: {done} of {whole} {unit} were done in "
+                f"{runner._load_from}, so nothing is trained. To train longer, raise "
+                f"train_cfg.max_{'epochs' if by_epoch else 'iters'}."
+            )
 
     def restore_random_state(self, runner: Any) -> None:
         """Restore the generators, when the loop says that it goes on from here."""
