@@ -49,6 +49,7 @@ from mmengine.config import Config
 
 from mmssl_ext.files import write_text
 from mmssl_ext.packaged import find_config, packaged_config
+from mmssl_ext.transfer.handover import check_source
 
 from .config_check import closest
 from .errors import ConfigError
@@ -246,14 +247,18 @@ def read_chain(path: str | Path) -> Chain:
 
 
 def check_stages(stages: list[Stage]) -> None:
-    """Check configs, options and data of stages before the first of them starts.
+    """Check configs, options, data and sources before the first stage starts.
 
     Raises:
         UserError: What cannot be used; the message names the stage.
     """
-    seen = set()
+    seen: set[object] = set()
     for stage in stages:
-        stage.load()
+        takes_weights = "PretrainedBackbone" in repr(stage.load().to_dict())
+        source = stage.checkpoint, stage.options.get("encoder", "query")
+        if takes_weights and isinstance(source[0], Path) and source not in seen:
+            seen.add(source)
+            check_source(source[0], source[1])
         if stage.transfer not in seen:  # the sources and seeds share their data
             seen.add(stage.transfer)
             try:

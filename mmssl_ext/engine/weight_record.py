@@ -67,7 +67,8 @@ def describe_input(preprocessor: Any) -> dict[str, Any]:
     for name in ("mean", "std"):
         value = getattr(preprocessor, name, None)
         if isinstance(value, torch.Tensor) and value.numel() == 3:
-            facts[name] = [round(float(x), 6) for x in value.flatten()]
+            # As a config says it, and not what float32 makes of that.
+            facts[name] = [float(f"{x:.6g}") for x in value.flatten().tolist()]
     if facts:
         # mmdet's and mmseg's name; mmpretrain's may be given either by the loader.
         names = ("_channel_conversion", "channel_conversion")

@@ -46,6 +46,7 @@ __all__ = [
     "PretrainedBackbone",
     "below",
     "best_prefix",
+    "check_source",
     "find_prefix",
     "fingerprint",
     "handovers",
@@ -53,6 +54,9 @@ __all__ = [
     "read_tensors",
     "unwrapped",
 ]
+
+
+_OF_A_RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")
 
 
 @dataclass(frozen=True)
@@ -238,13 +242,12 @@ def read_backbone(
             no working network has.
     """
     tensors, record = read_weights(path, trust)
-    names = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight"]
     if prefix is None:
-        prefix = find_prefix(names, tensors, encoder, path)
+        prefix = find_prefix(_OF_A_RESNET, tensors, encoder, path)
     parts = re.compile(r"(conv1|bn1|stem|layer\d)\.")
     state = {n: v for n, v in below(tensors, prefix).items() if parts.match(n)}
     if "layer1.0.conv1.weight" not in state:
-        likely = best_prefix(names, tensors, encoder)
+        likely = best_prefix(_OF_A_RESNET, tensors, encoder)
         hint = "" if likely is None else f" The likely prefix is '{likely}'."
         raise CheckpointFileError(
             f"{path} holds no ResNet below '{prefix}'; its names begin: "
@@ -252,6 +255,20 @@ def read_backbone(
         )
     check_values({prefix + name: value for name, value in state.items()}, path)
     return state, prefix, record
+
+
+def check_source(path: str | Path, encoder: str = "query") -> None:
+    """Read what transfers will start from, before the first of them is run.
+
+    Raises:
+        CheckpointFileError: The file cannot be read, or its ResNet holds weights that
+            no working network has.
+    """
+    tensors, _ = read_weights(path)
+    prefix = best_prefix(_OF_A_RESNET, tensors, encoder)
+    if prefix is not None:
+        parts = {n: v for n, v in tensors.items() if n.startswith(prefix)}
+        check_values(parts, path)
 
 
 def fingerprint(tensors: nn.Module | Mapping[str, Tensor]) -> str:

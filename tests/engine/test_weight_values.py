@@ -10,6 +10,7 @@ import torch
 import torchvision
 from mmengine.registry import init_default_scope
 
+from mmssl_ext.engine.chain import check_stages, read_chain
 from mmssl_ext.engine.checkpoint import check_checkpoint_file, find_resumable
 from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.engine.launch import load_config
@@ -195,3 +196,15 @@ def test_a_resume_passes_over_a_state_that_diverged(tmp_path):
     with pytest.raises(CheckpointFileError, match="a run that diverged"):
         check_checkpoint_file(tmp_path / "epoch_2.pth", resume=True)
     check_checkpoint_file(tmp_path / "epoch_2.pth")
+
+
+def test_a_chain_looks_at_its_sources_before_the_first_stage(tmp_path):
+    """Of its data it says nothing yet: there are none here."""
+    sick_file(tmp_path / "bad.pth", SICK["one NaN"][0])
+    (tmp_path / "chain.py").write_text(
+        'sources = dict(theirs="bad.pth")\n'
+        'config = "configs/transfer/classification/linear_r50_imagenet.py"\n'
+        "transfers = dict(linear=dict(config=config))\n"
+    )
+    with pytest.raises(CheckpointFileError, match=rf"bad\.pth.*backbone\.{CONV}: NaN"):
+        check_stages(read_chain(tmp_path / "chain.py").stages)

@@ -1,0 +1,333 @@
+"""What leaves no trace in the tensors is recorded, compared, and said or refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import types
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.models import ResNet
+
+from mmssl_ext.engine.checkpoint import load_checkpoint_file
+from mmssl_ext.engine.errors import CheckpointFileError, ConfigError, UserError
+from mmssl_ext.engine.launch import load_config
+from mmssl_ext.engine.testing import load_strictly
+from mmssl_ext.engine.weight_record import (
+    describe_backbone,
+    describe_input,
+    describe_weights,
+    find_record,
+    input_changes,
+    structure_changes,
+)
+from mmssl_ext.registry import MODELS
+from mmssl_ext.transfer import HandoverHook, PretrainedBackbone, handover, ops
+from mmssl_ext.transfer.export import export_backbone
+from mmssl_ext.transfer.handover import read_weights
+from tests.harness import config, make_runner, write_images
+from tests.transfer.support import backbone_state
+
+ops.install()
+import mmdet.models  # noqa: E402
+import mmseg.models  # noqa: E402
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+WIDTH = dict(stem_channels=16, base_channels=16)
+STRIDED = {"backbone": {"strides": [1, 2, 2, 1]}, "input": {}}
+OTHERWISE = "strides (1, 2, 2, 1) in the file, (1, 2, 2, 2) here"
+
+
+def weights(path, record=None, **meta):
+    state = {f"backbone.{n}": v for n, v in backbone_state().items()}
+    meta |= {} if record is None else {"weights": record}
+    torch.save({"state_dict": state, "meta": meta}, path)
+    return path
+
+
+def test_a_checkpoint_records_what_its_weights_are(tmp_path):
+    runner = make_runner(config(write_images(tmp_path / "images"), tmp_path / "run"))
+    runner.train()
+    content = load_checkpoint_file(tmp_path / "run" / "epoch_1.pth")
+    record = content["meta"]["weights"]
+    assert record["input"] == {"mean": MEAN, "std": STD, "channel_order": "RGB"}
+    assert record["backbone"]["type"] == type(runner.model.backbone).__name__
+    assert find_record(content["meta"]) == record
+
+
+def test_facts_of_a_resnet():
+    found = describe_backbone(ResNet(18, strides=(1, 2, 2, 1), **WIDTH))
+    assert found == {
+        "type": "ResNet",
+        "depth": 18,
+        "base_channels": 16,
+        "strides": [1, 2, 2, 1],
+        "dilations": [1, 1, 1, 1],
+        "stem": "7x7, stride 2, max pooling",
+    }
+    from mmpretrain.models import ResNet_CIFAR
+
+    stem = describe_backbone(ResNet_CIFAR(18))["stem"]
+    assert stem == "3x3, stride 1, no pooling"
+    assert describe_backbone(mmdet.models.ResNet(50, style="caffe"))["style"] == "caffe"
+
+
+CFG = """
+import os
+os.mkdir({sign!r})
+data_root = 'x'
+model = dict(
+    type='CO2',
+    backbone=dict(type='mmpretrain.ResNet', depth=18, strides=(1, 2, 2, 1)),
+    data_preprocessor=dict(
+        type='MultiViewPreprocessor', mean=[0.0, 0.0, 0.0], std=[255, 255, 255]))
+"""
+
+
+def test_a_config_in_the_file_tells_it_and_is_not_run(tmp_path):
+    sign = tmp_path / "it_ran"
+    record = find_record({"cfg": CFG.format(sign=str(sign))})
+    assert record["backbone"]["strides"] == [1, 2, 2, 1]
+    assert record["input"] == {
+        "mean": [0.0, 0.0, 0.0],
+        "std": [255, 255, 255],
+        "channel_order": "RGB",
+    }
+    assert not sign.exists()
+
+
+def test_a_config_of_mmpretrains():
+    text = Config(
+        dict(
+            data_preprocessor=dict(
+                type="SelfSupDataPreprocessor", mean=MEAN, std=STD, to_rgb=True
+            ),
+            model=dict(type="MoCo", backbone=dict(type="ResNet", depth=50)),
+        )
+    ).pretty_text
+    assert find_record({"cfg": text}) == {
+        "backbone": {"type": "ResNet", "strides": [1, 2, 2, 2]},
+        "input": {"mean": MEAN, "std": STD, "channel_order": "RGB"},
+    }
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [None, {}, {"cfg": "model = ("}, {"cfg": "model = f(1)"}, {"weights": 3}, "text",
+     {"cfg": None}, {"weights": {"backbone": 5}}],
+)  # fmt: skip
+def test_old_files_have_no_record_and_are_let_pass(meta):
+    record = find_record(meta)
+    assert record == {"backbone": {}, "input": {}}
+    model = ResNet(18, strides=(1, 2, 2, 1), **WIDTH)
+    assert structure_changes(record, describe_backbone(model)) == []
+    assert input_changes(record, {"mean": MEAN}) == []
+
+
+def recorded(**options):
+    return {"backbone": describe_backbone(ResNet(50, **options)), "input": {}}
+
+
+def test_dilation_in_place_of_a_stride_is_the_consumers_choice():
+    d8 = dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    for library in (mmseg, mmdet):
+        now = describe_backbone(library.models.ResNet(50, **d8))
+        assert structure_changes(recorded(), now) == []
+    assert structure_changes(recorded(**d8), describe_backbone(ResNet(50))) == []
+    c4 = mmdet.models.ResNet(50, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1),
+                             out_indices=(2,))  # fmt: skip
+    assert structure_changes(recorded(), describe_backbone(c4)) == []
+    now = describe_backbone(ResNet(50, strides=(1, 2, 1, 1)))
+    assert structure_changes(recorded(), now) == [
+        "strides (1, 2, 2, 2) in the file, (1, 2, 1, 1) here"
+    ]
+
+
+@pytest.mark.parametrize("library", [mmdet, mmseg])
+def test_the_libraries_backbones_of_the_same_structure_are_alike(library):
+    now = describe_backbone(library.models.ResNet(50))
+    assert structure_changes(recorded(), now) == []
+
+
+def said(monkeypatch):
+    texts = []
+    monkeypatch.setattr(handover, "print_log", lambda text, **_: texts.append(text))
+    return texts
+
+
+@pytest.mark.parametrize("source", ["record", "config"])
+def test_the_hand_over_says_that_strides_differ(tmp_path, monkeypatch, source):
+    texts = said(monkeypatch)
+    path = tmp_path / "a.pth"
+    if source == "record":
+        weights(path, STRIDED)
+    else:
+        weights(path, cfg=CFG.format(sign="unused"))
+    PretrainedBackbone(str(path))(ResNet(18, **WIDTH))
+    assert OTHERWISE in texts[1]
+    PretrainedBackbone(str(path))(ResNet(18, strides=(1, 2, 2, 1), **WIDTH))
+    assert len(texts) == 3  # one line, as always
+
+
+def runner_of(backbone, preprocessor, train_loop="loop"):
+    model = torch.nn.Module()
+    model.backbone, model.data_preprocessor = backbone, preprocessor
+    logger = logging.getLogger("record_test")
+    return types.SimpleNamespace(
+        model=model, iter=0, _load_from=None, logger=logger, _train_loop=train_loop
+    )
+
+
+def test_a_classifier_is_not_measured_on_other_features(tmp_path):
+    """Frozen features; a backbone that is trained may adapt."""
+    path = weights(tmp_path / "a.pth", STRIDED)
+    model = ResNet(18, **WIDTH)
+    PretrainedBackbone(str(path))(model)
+    hook, plain = HandoverHook(), types.SimpleNamespace()
+    hook.before_train(runner_of(model, plain))
+    with pytest.raises(ConfigError, match=r"frozen backbone would.*\(1, 2, 2, 1\) in"):
+        hook.before_test(runner_of(model, plain, None))
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    with pytest.raises(ConfigError, match="frozen backbone would compute other"):
+        hook.before_train(runner_of(model, plain))
+
+
+def preprocessor(mean=MEAN, std=STD, swaps=True):
+    return types.SimpleNamespace(
+        mean=torch.tensor(mean).view(3, 1, 1),
+        std=torch.tensor(std).view(3, 1, 1),
+        _channel_conversion=swaps,
+    )
+
+
+INPUTS = {
+    "alike": (preprocessor(), None),
+    "mean": (
+        preprocessor(mean=[0.0, 0.0, 0.0]),
+        "mean [123.675, 116.28, 103.53] in the file, [0, 0, 0] here",
+    ),
+    "std": (
+        preprocessor(std=[1.0, 1.0, 1.0]),
+        "std [58.395, 57.12, 57.375] in the file, [1, 1, 1] here",
+    ),
+    "order": (preprocessor(swaps=False), "channels RGB in the file, BGR here"),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_images_prepared_otherwise_are_warned_of(tmp_path, caplog, kind):
+    now, text = INPUTS[kind]
+    record = {"mean": MEAN, "std": STD, "channel_order": "RGB"}
+    path = weights(tmp_path / "a.pth", {"backbone": {}, "input": record})
+    model = ResNet(18, **WIDTH)
+    PretrainedBackbone(str(path))(model)
+    with caplog.at_level("WARNING", "record_test"):
+        HandoverHook().before_train(runner_of(model, now))
+    if text is None:
+        assert caplog.text == ""
+    else:
+        assert text in caplog.text and "model.data_preprocessor" in caplog.text
+
+
+def test_weights_of_bgr_images_want_bgr(tmp_path, caplog):
+    record = {"mean": MEAN[::-1], "std": STD[::-1], "channel_order": "BGR"}
+    path = weights(tmp_path / "a.pth", {"backbone": {}, "input": record})
+    model = ResNet(18, **WIDTH)
+    PretrainedBackbone(str(path))(model)
+    with caplog.at_level("WARNING", "record_test"):
+        now = preprocessor(MEAN[::-1], STD[::-1], swaps=False)
+        HandoverHook().before_train(runner_of(model, now))
+        assert caplog.text == ""
+        HandoverHook().before_train(runner_of(model, preprocessor()))
+    assert "channels BGR in the file, RGB here" in caplog.text
+
+
+def test_the_transfer_configs_are_alike_with_the_pretraining():
+    """No word where nothing differs."""
+    init_default_scope("mmssl_ext")
+    cfg = load_config("configs/co2/co2_r50_imagenet.py", {"queue_len": 64})
+    record = describe_weights(MODELS.build(cfg.model))
+    for name in (
+        "detection/retinanet_r50_fpn_coco_1x",
+        "segmentation/fcn_r50_voc12aug",
+    ):
+        cfg = load_config(f"configs/transfer/{name}.py", {"checkpoint": None})
+        scope, library = (
+            ("mmdet", mmdet) if name.startswith("detection") else ("mmseg", mmseg)
+        )
+        init_default_scope(scope)
+        now = describe_backbone(library.registry.MODELS.build(cfg.model.backbone))
+        assert structure_changes(record, now) == []
+        images = library.registry.MODELS.build(cfg.model.data_preprocessor)
+        assert input_changes(record, describe_input(images)) == []
+
+
+STRUCTURES = {
+    "strides": ({"strides": [1, 2, 2, 1]}, "strides (1, 2, 2, 1)"),
+    "dilations": ({"dilations": [1, 1, 2, 4]}, "dilations"),
+    "style": ({"style": "caffe"}, "bottlenecks of caffe style"),
+    "stem": (
+        {"stem": "7x7, stride 1, no pooling"},
+        "a stem of 7x7, stride 1, no pooling",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+@pytest.mark.parametrize("layout", ["torchvision", "timm", "detectron2"])
+def test_no_export_to_a_library_without_that_structure(tmp_path, kind, layout):
+    facts, text = STRUCTURES[kind]
+    path = weights(tmp_path / "a.pth", {"backbone": facts, "input": {}})
+    with pytest.raises(
+        UserError, match=re.escape(f"{text}; in the ResNet of {layout}")
+    ):
+        export_backbone(path, tmp_path / "out", [layout])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_stem_is_known_by_its_tensors_too(tmp_path):
+    state = backbone_state() | {"conv1.weight": torch.rand(16, 3, 3, 3)}
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="with a stem of 3x3; in the ResNet of timm"):
+        export_backbone(tmp_path / "a.pth", tmp_path / "out", ["timm"])
+
+
+@pytest.mark.parametrize("layout", ["mm", "safetensors"])
+def test_an_export_takes_the_record_along(tmp_path, monkeypatch, layout):
+    path = weights(tmp_path / "a.pth", STRIDED)
+    file = export_backbone(path, tmp_path / "out", [layout])[layout]
+    assert read_weights(file)[1] == STRIDED
+    texts = said(monkeypatch)
+    PretrainedBackbone(str(file))(ResNet(18, **WIDTH))
+    assert OTHERWISE in texts[1]
+
+
+def test_detectron2s_file_takes_it_along(tmp_path):
+    record = {"backbone": {"strides": [1, 2, 2, 2]}, "input": {"mean": MEAN}}
+    path = weights(tmp_path / "a.pth", record)
+    file = export_backbone(path, tmp_path / "out", ["detectron2"])["detectron2"]
+    assert read_weights(file)[1] == record
+    author = load_checkpoint_file(file)["__author__"]
+    assert json.loads(author)["weights"] == record
+
+
+def test_an_evaluation_refuses_other_strides_and_warns_of_the_images(
+    tmp_path, monkeypatch
+):
+    from mmssl_ext.engine import testing
+
+    texts = []
+    monkeypatch.setattr(testing, "print_log", lambda text, *_: texts.append(text))
+    model = torch.nn.Module()
+    model.backbone, model.data_preprocessor = ResNet(18, **WIDTH), preprocessor()
+    path = weights(tmp_path / "a.pth", STRIDED)
+    with pytest.raises(CheckpointFileError, match=r"\(1, 2, 2, 1\) in the file"):
+        load_strictly(model, path)
+    record = {"backbone": {}, "input": {"mean": [1.0, 2.0, 3.0]}}
+    load_strictly(model, weights(path, record))
+    assert "mean [1, 2, 3] in the file, [123.675, 116.28, 103.53] here" in texts[0]
