@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 import mmssl_ext.pickles  # noqa: F401  # so that mmengine reads .pkl files as data
 from mmssl_ext.packaged import enable_bases, find_config
 from mmssl_ext.transfer.data_check import check_data
+from mmssl_ext.transfer.label_guard import guard_labels
 
 from .agreement import share
 from .checkpoint_writing import wait_for_checkpoints
@@ -155,6 +156,7 @@ def prepare(
         check_config(cfg)
     else:
         notices += check_data(cfg)
+        guard_labels(cfg)
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = work_dir

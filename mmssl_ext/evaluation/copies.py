@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
 
-from mmssl_ext.files import sha256
+from mmssl_ext.datasets.file_copies import MOST_FILES, copied_files
 from mmssl_ext.text import shown
 
 from .features import Features
 
 SHARE = 0.01  # of the test images, from which copies are worth a warning
-MOST_FILES = 50_000  # that are looked at: one call of the system each
-_PART = 4096  # bytes that tell most files of one size apart
 
 
 def say_copies(query: Features, bank: Features, names: tuple[str, str]) -> None:
@@ -48,23 +45,9 @@ def say_copied_files(test: Any, training: Any) -> None:
         return
     if len(test) + len(training) > MOST_FILES:
         return
-    try:
-        sets = [
-            [(path, os.path.getsize(path)) for path in _paths(dataset)]
-            for dataset in (test, training)
-        ]
-        sizes = set.intersection(*({size for _, size in files} for files in sets))
-        sets = [[file for file in files if file[1] in sizes] for files in sets]
-        for digest in (_ends, _whole):
-            keyed = [{file: digest(*file) for file in files} for files in sets]
-            common = set.intersection(*(set(found.values()) for found in keyed))
-            sets = [[f for f, key in found.items() if key in common] for found in keyed]
-    except OSError:  # no files of their own, or unreadable: the loader says so
-        return
-    if sets[0]:
-        path = sets[0][0]
-        twin = next(f for f, key in keyed[1].items() if key == keyed[0][path])
-        _say(len(sets[0]), len(test), ("test", "training"), (path[0], twin[0]))
+    copies = copied_files(_paths(test), _paths(training))
+    if copies:
+        _say(len(copies), len(test), ("test", "training"), copies[0])
 
 
 def _say(
@@ -82,14 +65,3 @@ def _say(
 
 def _paths(dataset: Any) -> list[str]:
     return [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
-
-
-def _ends(path: str, size: int) -> tuple[int, bytes]:
-    with open(path, "rb") as file:
-        first = file.read(_PART)
-        file.seek(max(0, size - _PART))
-        return size, first + file.read(_PART)
-
-
-def _whole(path: str, size: int) -> tuple[int, str]:
-    return size, sha256(path)

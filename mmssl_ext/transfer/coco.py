@@ -19,6 +19,8 @@ from mmengine.logging import MMLogger
 
 from mmssl_ext.registry import DATASETS, METRICS
 
+from .absent import note_absent
+
 
 class _NamedCOCO(COCO):
     """Looks categories up by name, in the order of the names that are asked for."""
@@ -106,12 +108,8 @@ class CocoDetectionMetric(CocoMetric):
         }
         classes = self.dataset_meta["classes"]
         names = zip(classes, ids, strict=True)
-        if absent := [name for name, number in names if number not in present]:
-            MMLogger.get_current_instance().warning(
-                f"No object of {', '.join(absent)} in the ground truth: no part of AP, "
-                f"which is the mean over {len(classes) - len(absent)} of "
-                f"{len(classes)} classes."
-            )
+        absent = [name for name, number in names if number not in present]
+        note_absent(absent, len(classes), "object", "AP")
 
 
 def _complete(api: COCO, classes: Sequence[str]) -> list[Any]:

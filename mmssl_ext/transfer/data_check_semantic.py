@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from mmssl_ext.datasets.transforms.decode import FORMATS
+from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.datasets.walk import ImageWalk
 
 from .data_check_base import (
@@ -20,18 +18,65 @@ from .data_check_base import (
     read_lines,
     spread,
 )
-from .data_check_images import HOW, look_at_files, note_links, size_as_read
-
-NUM_MAPS = 24  # label maps that are opened
+from .data_check_images import look_at_files, note_links
+from .data_check_labels import Pair, Pixels, check_labels
 
 
 def check_semantic(sources: list[Source], findings: Findings) -> None:
     """Check folders, lists, that each image has a label map, and the labels."""
-    for source in sources:
-        _check(source, findings)
+    found = [(source, _check(source, findings)) for source in sources]
+    sound = [(source, pairs) for source, pairs in found if pairs]
+    number = _check_heads(sources[0], findings)
+    if not sound:
+        return
+    source = sources[0]
+    classes = source.classes or tuple(map(str, range(number or 0)))
+    if number is not None and len(classes) != number:
+        return  # has been said
+    head = _head(source)
+    ignore = (head or source.cfg).get("ignore_index", 255)
+    reduced = bool(source.option("reduce_zero_label", False))
+    check_labels(sound, Pixels(classes, ignore, reduced), findings)
 
 
-def _check(source: Source, findings: Findings) -> None:
+def _head(source: Source) -> dict:
+    """The last decode head, which gives the labels."""
+    head = source.model.get("decode_head")
+    head = head[-1] if isinstance(head, (list, tuple)) and head else head
+    return head if isinstance(head, dict) else {}
+
+
+def _check_heads(source: Source, findings: Findings) -> int | None:
+    """The number of classes of the head, where it is known."""
+    head = _head(source)
+    number = head.get("num_classes")
+    classes = source.classes
+    if number and classes and len(classes) != number:
+        findings.problem(
+            source.place,
+            f"`classes` has {len(classes)} names, but model.decode_head.num_classes is "
+            f"{number}.",
+        )
+    losses = head.get("loss_decode") or {"type": "CrossEntropyLoss"}
+    losses = losses if isinstance(losses, (list, tuple)) else [losses]
+    softmax = all(
+        str(loss.get("type")).rpartition(".")[2] == "CrossEntropyLoss"
+        and not loss.get("use_sigmoid")
+        for loss in losses
+    )
+    if number == 1 and softmax:
+        findings.problem(
+            source.place,
+            "One class alone cannot be learnt: under softmax it has the probability 1 "
+            "everywhere. Name the background too, classes=(background,"
+            f"{(classes or ('object',))[0]}), with the labels 0 and 1.",
+        )
+    return number
+
+
+def _check(source: Source, findings: Findings) -> list[Pair]:
+    """Images and their label maps; nothing where they cannot be used."""
+    source.labels = source.classes
     known = getattr(source.cls, "METAINFO", {}).get("classes")
     if strange := [c for c in source.classes or () if known and c not in known]:
         findings.problem(
@@ -66,9 +111,10 @@ def _check(source: Source, findings: Findings) -> None:
                 "empty. Correct data_prefix.img_path or img_suffix.",
             )
     else:
-        return
+        return []
     if not names or not complete:
-        return
+        return []
+    source.images = [f"{images / name}{image_suffix}" for name in names]
     files = [labels / f"{name}{label_suffix}" for name in spread(names, 2000)]
     missing = [path for path in files if not path.is_file()]
     if missing:
@@ -78,12 +124,42 @@ def _check(source: Source, findings: Findings) -> None:
             f"first is {missing[0]}. Correct seg_map_suffix or data_prefix."
             f"seg_map_path, or complete the data.{_train_ids(missing[0])}",
         )
-        return
-    pairs = [
+        return []
+    if not source.cfg.get("ann_file"):
+        _check_left_out(source, findings, images, labels, names)
+    return [
         (images / f"{name}{image_suffix}", labels / f"{name}{label_suffix}")
-        for name in spread(names, NUM_MAPS)
+        for name in names
     ]
-    _check_labels(source, findings, pairs)
+
+
+def _check_left_out(
+    source: Source, findings: Findings, images: Path, labels: Path, names: list[str]
+) -> None:
+    """Files of a folder that no image and label map is made of."""
+    image_suffix = source.option("img_suffix", ".jpg")
+    label_suffix = source.option("seg_map_suffix", ".png")
+    if labels.is_relative_to(images):
+        return  # what is what cannot be told
+    used = {f"{name}{image_suffix}" for name in names}
+    walk = ImageWalk(str(images), IMAGE_EXTENSIONS, hidden_folders=True)
+    others = [name for name in walk if name not in used]
+    if others:
+        findings.notice(
+            source.place,
+            f"{len(others)} images in {images} do not end in '{image_suffix}' and are "
+            f"left out, the first is {min(others)}.",
+        )
+    maps = ImageWalk(str(labels), (label_suffix.lower(),), hidden_folders=True)
+    extra = {n.removesuffix(label_suffix) for n in maps if n.endswith(label_suffix)}
+    extra.difference_update(names)
+    if extra:
+        findings.notice(
+            source.place,
+            f"{len(extra)} label maps in {labels} have no image, the first is "
+            f"{min(extra)}{label_suffix}.",
+            logging.INFO,
+        )
 
 
 def _names_below(
@@ -106,65 +182,3 @@ def _train_ids(path: Path) -> str:
         " The *_labelIds.png are there: write the others by cityscapesscripts' "
         "createTrainIdLabelImgs."
     )
-
-
-def _check_labels(
-    source: Source, findings: Findings, pairs: list[tuple[Path, Path]]
-) -> None:
-    heads = source.model.get("decode_head")
-    number = heads.get("num_classes") if isinstance(heads, dict) else None
-    classes = source.classes
-    if number and classes and len(classes) != number:
-        findings.problem(
-            source.place,
-            f"`classes` has {len(classes)} names, but model.decode_head.num_classes is "
-            f"{number}.",
-        )
-    number = number or len(classes or ())
-    ignore = source.option("ignore_index", 255)
-    reduced = source.option("reduce_zero_label", False)
-    learnt = False
-    for image_path, path in pairs:
-        with Image.open(path, formats=FORMATS) as label_map:
-            size, mode = label_map.size, label_map.mode
-            if mode not in ("1", "L", "P", "I", "I;16"):
-                findings.problem(
-                    source.place,
-                    f"{path} is a colour image ({mode}), but a label map holds one "
-                    "class number per pixel: an 8-bit grey or palette PNG.",
-                )
-                return
-            values = np.unique(np.asarray(label_map)).astype(int)
-        if image_path.is_file():
-            (width, height), orientation = size_as_read(source, image_path)
-            if (width, height) != size:
-                turned = (height, width) == size and orientation > 1
-                why = f": EXIF turns it (orientation {orientation}); {HOW}"
-                findings.problem(
-                    source.place,
-                    f"{path} is {size[0]} x {size[1]} pixels large, but its image "
-                    f"{image_path.name} {width} x {height}{why if turned else ''}.",
-                )
-                return
-        if reduced:  # 0 is ignored, the others move down
-            values = np.where(values == 0, 255, values - 1)
-            values[values == 254] = 255
-        values = values[values != ignore]
-        learnt |= bool(values.size)
-        wrong = values[values >= number] if number else []
-        if len(wrong):
-            findings.problem(
-                source.place,
-                f"{path} holds the labels {listed(wrong)}"
-                f"{' after reduce_zero_label' if reduced else ''}, but {number} "
-                f"classes have the numbers 0 to {number - 1} and {ignore} is ignored. "
-                "Correct `classes`, reduce_zero_label or "
-                "ignore_index, or the label maps.",
-            )
-            return
-    if source.training and not learnt:
-        findings.problem(
-            source.place,
-            f"All pixels of {len(pairs)} label maps looked at are ignored ({ignore}), "
-            f"the first is {pairs[0][1]}: there is nothing to learn.",
-        )

@@ -1,46 +1,17 @@
-"""Compare the sizes that annotations state with those of the image files."""
+"""Compare the sizes that annotations state with those of the images as read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from mmssl_ext.datasets.transforms.decode import FORMATS
-
 from .data_check_base import Findings, Source
+from .data_check_images import size_as_read
 
-NUM_SIZES = 100  # image files whose headers are read
-
-_ORIENTATION = 0x0112  # in EXIF; from 5 on rows and columns are exchanged
+NUM_SIZES = 100  # images of annotations whose heads are read
 
 Size = tuple[int, int]
 Boxes = Sequence[Sequence[float]]
-
-
-def seen_size(path: Path, turns: bool) -> Size:
-    """Width and height of an image as its pipeline sees it; only the header is read.
-
-    Args:
-        path: The image.
-        turns: The pipeline turns images as their EXIF data say.
-    """
-    with Image.open(path, formats=FORMATS) as img:
-        width, height = img.size
-        # Without the condition PIL would decode a whole PNG in search of it.
-        turned = turns and "exif" in img.info and img.getexif().get(_ORIENTATION, 1) > 4
-    return (height, width) if turned else (width, height)
-
-
-def turns_images(source: Source) -> bool:
-    """Whether the pipeline of a data set turns images as their EXIF data say."""
-    for step in source.cfg.get("pipeline") or ():
-        if isinstance(step, dict) and step.get("type") == "LoadImageFromFile":
-            colours = str(step.get("color_type", "color"))
-            backend = step.get("imdecode_backend", "cv2")
-            return colours in ("color", "grayscale") and backend in ("cv2", "pillow")
-    return True  # mmcv's default
 
 
 def check_sizes(
@@ -64,13 +35,12 @@ def check_sizes(
             their boxes.
         exact: A difference of one pixel counts.
     """
-    turns = turns_images(source)
     wrong: list[str] = []
     looked = boxes_seen = 0
     boxes_fit_file = False
     for path, size, boxes in stated:
         try:
-            seen = seen_size(path, turns)
+            seen, _ = size_as_read(source, path)
         except FileNotFoundError:
             continue  # said elsewhere
         looked += 1

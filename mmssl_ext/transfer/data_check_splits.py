@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import filecmp
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mmssl_ext.datasets.file_copies import MOST_FILES, copied_files
+
 from .data_check_base import Findings, Source, listed, spread
 
 NUM_SAMPLED = 300  # validation images that are looked for among the training images
-NUM_HASHED = 2000  # so few training images are compared by content
-_START = 4096  # bytes that tell most files apart
 
 _COCO_METRICS = ("CocoMetric", "CocoDetectionMetric")
 
@@ -127,8 +125,8 @@ def shared_images(
 ) -> tuple[list[tuple[str, str]], int]:
     """Images that occur in two sets, as the same file or as a copy.
 
-    All are compared by their paths. For a sample it is asked whether a file of the same
-    name, or where there are few, any file, has the same content.
+    All are compared by their paths. Then files are compared by content; of large sets
+    only a sample, with the files of the same name.
 
     Returns:
         Pairs of the path in ``scored`` and in ``learnt``, and how many of ``scored``
@@ -138,36 +136,8 @@ def shared_images(
     same = [(path, path) for path in scored if os.path.normpath(path) in paths]
     if same or not paths:
         return same, len(scored)
-    sample = spread(scored, NUM_SAMPLED)
-    names = {os.path.basename(path) for path in sample}
-    few = len(paths) <= NUM_HASHED
-    candidates = (p for p in learnt if few or os.path.basename(p) in names)
-    sizes = {_size(path) for path in sample}
-    by_start = {
-        _start(path): path
-        for path in spread(list(candidates), NUM_HASHED)
-        if _size(path) in sizes
-    }
-    pairs = [(path, by_start.get(_start(path), "")) for path in sample]
-    copies = [
-        (path, other)
-        for path, other in pairs
-        if other and filecmp.cmp(path, other, shallow=False)
-    ]
-    return copies, len(sample)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return -1  # said elsewhere
-
-
-def _start(path: str) -> tuple[int, bytes]:
-    """Length of a file and hash of its beginning; unlike all others if unreadable."""
-    try:
-        with open(path, "rb") as file:
-            return _size(path), hashlib.blake2b(file.read(_START)).digest()
-    except OSError:
-        return -1, path.encode(errors="surrogateescape")
+    if len(learnt) + len(scored) > MOST_FILES:
+        scored = spread(scored, NUM_SAMPLED)
+        names = {os.path.basename(path) for path in scored}
+        learnt = [path for path in learnt if os.path.basename(path) in names]
+    return copied_files(scored, spread(learnt, MOST_FILES)), len(scored)

@@ -20,6 +20,7 @@ from mmssl_ext.imports import quietly
 from mmssl_ext.registry import DATASETS, METRICS, MODELS
 
 from . import ops
+from .absent import note_absent
 from .voc_metric import THRESHOLDS, Match, average_precisions, match_image
 
 _IMGAUG = (
@@ -227,6 +228,4 @@ class VOCDetectionMetric(BaseMetric):
         logger = MMLogger.get_current_instance()
         logger.info(f"VOC AP ({self.eval_mode}, percent):\n" + "\n".join(lines))
         absent = [name for c, name in enumerate(classes) if np.isnan(ap[c, 0])]
-        if absent:
-            names = ", ".join(absent)
-            logger.warning(f"No object of {names} in the ground truth: no part of AP.")
+        note_absent(absent, len(classes), "object", "AP")

@@ -1,10 +1,16 @@
-"""Makes mmseg usable; a segmentation config names this module in ``custom_imports``."""
+"""Our part of a segmentor; a config names this module in ``custom_imports``."""
 
+from __future__ import annotations
+
+import torch
 from mmengine.config import utils
+from torch import Tensor
 
 from mmssl_ext.imports import quietly
+from mmssl_ext.registry import METRICS
 
 from . import ops
+from .absent import note_absent
 
 ops.install()  # mmseg does not import without mmcv's ops
 # mmengine looks for a distribution named mmsegmentation, but the maintained build has
@@ -18,3 +24,24 @@ with quietly():
     import mmseg.evaluation
     import mmseg.models
     import mmseg.visualization  # noqa: F401
+    from mmseg.evaluation import IoUMetric
+
+
+@METRICS.register_module()
+class SegmentationMetric(IoUMetric):
+    """mmseg's ``IoUMetric``, which also names the classes that no label map has.
+
+    Their IoU is undefined and no part of mIoU, or 0 where they are predicted: without
+    them a model that knows one class alone has a mIoU of 100.
+    """
+
+    def compute_metrics(
+        self, results: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+    ) -> dict[str, float]:
+        """Sum the areas of all images; percent."""
+        if results:
+            classes = self.dataset_meta["classes"]
+            pixels = torch.stack([areas[3] for areas in results]).sum(0)  # as labelled
+            absent = [c for c, n in zip(classes, pixels, strict=True) if not n]
+            note_absent(absent, len(classes), "pixel", "mIoU")
+        return super().compute_metrics(results)

@@ -105,5 +105,6 @@ def test_segmentation_images_in_linked_folders_are_listed_once(data):  # noqa: F
     (images / "demo" / "up").symlink_to(images)
     (images / "twin").symlink_to(images / "demo")
     said = texts(check_data(load(SEG_CITY, data)))
+    said = [text for text in said if "Not one pixel" not in text]  # of 19 classes
     assert len(said) == 1
     assert "has links to folders that are read anyway (demo/up, ...)" in said[0]

@@ -107,7 +107,11 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"], ignore_index=ignore_index)
+val_evaluator = dict(
+    type="mmssl_ext.SegmentationMetric",
+    iou_metrics=["mIoU"],
+    ignore_index=ignore_index,
+)
 test_evaluator = val_evaluator
 
 head = dict(num_classes=num_classes, ignore_index=ignore_index)

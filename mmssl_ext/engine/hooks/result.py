@@ -23,6 +23,7 @@ from ..errors import UserError
 from .knn import HISTORY as KNN_HISTORY
 
 RESULT_FILE = "result.json"
+ABSENT = "absent_classes"  # what a metric says nothing of; noted in the message hub
 
 _HISTORY, _SECONDS = "result_history", "result_seconds"
 _PACKAGES = "mmssl_ext torch torchvision mmengine mmcv mmpretrain mmdet mmseg sklearn"
@@ -35,7 +36,8 @@ class ResultHook(Hook):
     It holds the metrics of the last validation (of the test, where nothing was
     trained; of the last kNN, where there is no validation), the headline metric over
     the iterations, seed, wall seconds over all sessions, peak memory, versions, device,
-    final checkpoint and what was handed over to the backbone. A run that was
+    final checkpoint and what was handed over to the backbone; and, where there are any,
+    ``absent_classes``, of which the ground truth has nothing. A run that was
     interrupted or failed leaves no such file; one that an earlier run left is put
     aside as ``result.old.json``. Final weights that were not validated, as after a
     resume from the last checkpoint, are validated first.
@@ -137,8 +139,10 @@ class ResultHook(Hook):
         model = unwrap(runner.model)
         pointer = Path(runner.work_dir, "last_checkpoint")
         memory, of = _peak_memory(model)
+        absent = hub.get_info(ABSENT, [])
         return {
             "metrics": metrics,
+            **({ABSENT: absent} if absent else {}),
             "headline": headline,
             "curve": {
                 "iterations": [row["iter"] for row, _ in points],

@@ -53,4 +53,8 @@ val_dataloader = dict(
         test_mode=True,
     ),
 )
-val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"], ignore_index=ignore_index)
+val_evaluator = dict(
+    type="mmssl_ext.SegmentationMetric",
+    iou_metrics=["mIoU"],
+    ignore_index=ignore_index,
+)
