@@ -47,7 +47,8 @@ class LabelledFolder(ImageFolder):
 
     Raises:
         FileNotFoundError: A folder or the list does not exist, or holds no image.
-        ValueError: Classes do not fit, or a listed image is absent or ambiguous.
+        ValueError: Classes do not fit, a model has one only, or a listed image is
+            absent or ambiguous.
     """
 
     def __init__(
@@ -101,6 +102,14 @@ class LabelledFolder(ImageFolder):
                 f"'{self.root}' has {len(unknown)} class folders that '{source}' does "
                 f"not have: {_some(unknown)}."
             )
+        if num_classes is not None and len(names) == 1:
+            inner = os.path.join(source, names[0])
+            deeper = os.path.isdir(inner) and class_folders(inner)
+            hint = f" Perhaps the folder is '{inner}'." if deeper else ""
+            raise ValueError(
+                f"'{source}' has one class folder, {_some(names)}: there is nothing to "
+                f"tell apart. Sort the images into a folder per class.{hint}"
+            )
         if num_classes is not None and num_classes != len(names):
             raise ValueError(
                 f"'{source}' has {len(names)} classes, but the model is built for "
@@ -111,6 +120,13 @@ class LabelledFolder(ImageFolder):
         self.labels = numbers[self.labels]
         self._metainfo["classes"] = names
         self._keep(np.flatnonzero(self.labels >= 0))
+        if lacking := [name for name in names if name not in folders]:
+            print_log(
+                f"'{self.root}' has no folder for {len(lacking)} of {len(names)} "
+                f"classes, {_some(lacking)}: the figures say nothing of them.",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     def _keep(self, indices: np.ndarray) -> None:
         assert self.labels is not None

@@ -144,18 +144,24 @@ def check_root(source: Source, findings: Findings) -> bool:
     return False
 
 
-def read_lines(source: Source, findings: Findings, what: str) -> list[str] | None:
-    """Lines of the text file ``ann_file``; None where it cannot be read."""
+def read_lines(
+    source: Source, findings: Findings, what: str, stripped: bool = True
+) -> list[str] | None:
+    """Lines of the text file ``ann_file``; None where it cannot be read.
+
+    ``stripped``: the toolbox takes blanks at the ends of a line off.
+    """
     path = source.path(source.cfg["ann_file"])
     if not path.is_file():
         findings.problem(source.place, missing_path(source, path, "ann_file", what))
         return None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         findings.problem(source.place, f"{what} {path} is not a text file.")
         return None
-    lines = [line.strip() for line in lines]
+    raw = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
+    lines = [line.strip() for line in raw]
     if not any(lines):
         findings.problem(
             source.place,
@@ -168,6 +174,20 @@ def read_lines(source: Source, findings: Findings, what: str) -> list[str] | Non
             source.place,
             f"{what} {path} has a blank line ({blank[0]}), which counts as an image "
             "without a name. Delete it.",
+        )
+        return None
+    odd = {
+        "begins with a byte order mark": [text] if text.startswith("\ufeff") else [],
+        "has lines that end in a carriage return": [x for x in lines if "\r" in x],
+        "has blanks at the ends of lines": []
+        if stripped
+        else [x for x, line in zip(raw, lines, strict=True) if x != line],
+    }
+    if faults := [fault for fault, found in odd.items() if found]:
+        findings.problem(
+            source.place,
+            f"{what} {path} {faults[0]}, which would be part of a name. Save it as "
+            "plain UTF-8, a name per line.",
         )
         return None
     return lines

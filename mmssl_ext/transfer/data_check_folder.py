@@ -63,7 +63,17 @@ def _check_classes(source: Source, findings: Findings, folder: Path) -> None:
             "`path label` lines by ann_file.",
         )
         return
+    source.labels = source.classes or tuple(names)
+    if len(names) == 1:
+        deeper = class_folders(str(folder / names[0]), hidden=True)
+        findings.problem(
+            source.place,
+            f"{folder} has one subfolder, {names[0]}: there is nothing to tell apart. "
+            "Sort the images into a folder per class"
+            + (f", or is {folder / names[0]} the one to name?" if deeper else "."),
+        )
     found = _images(source, findings, [folder / name for name in names])
+    source.images = [str(path) for path in found if path]
     empty = [name for name, path in zip(names, found, strict=True) if path is None]
     if len(empty) == len(names):
         findings.problem(
@@ -119,6 +129,7 @@ def _check_list(
                 f"numbers 0 to {number - 1}. Set the variable `classes`, or count from "
                 "0.",
             )
+    source.images = [os.path.join(folder, name) for name in names]
     files = [folder / name for name in names[:NUM_FILES]]
     check_files(source, findings, files, f"images of {path}")
 

@@ -70,7 +70,7 @@ def _check(source: Source, findings: Findings) -> tuple[set[str], Objects | None
         key, what = "data_prefix.sub_data_root", "The folder"
         findings.problem(source.place, missing_path(source, folder, key, what))
         return nothing
-    names = read_lines(source, findings, "The list of images")
+    names = read_lines(source, findings, "The list of images", stripped=False)
     images = folder / source.option("img_subdir", "JPEGImages")
     xmls = folder / source.option("ann_subdir", "Annotations")
     for path, key, what in (

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmpretrain.models import ResNet
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
@@ -105,6 +105,27 @@ def test_classes_keep_their_numbers_where_a_folder_is_missing(tmp_path):
     picked = LabelledFolder(train_root, classes=("cow", "bee"))
     assert chosen(picked) == {"cow_0.png", "bee_0.png", "bee_1.png"}
     assert [picked.get_data_info(i)["gt_label"] for i in range(3)] == [1, 1, 0]
+
+
+def test_a_class_without_a_folder_in_the_test_set_is_said(tmp_path, caplog):
+    train_root = class_folders(tmp_path / "train", ant=1, bee=2, cow=1)
+    test_root = class_folders(tmp_path / "val", bee=1, cow=1)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        LabelledFolder(test_root, classes_from=train_root)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "no folder for 1 of 3 classes, 'ant': the figures say nothing" in caplog.text
+
+
+def test_one_class_is_refused(tmp_path):
+    """As where the folder above the class folders was named."""
+    class_folders(tmp_path / "data/images", ant=1, bee=1)
+    root = str(tmp_path / "data")
+    message = f"one class folder, 'images'.*Perhaps the folder is '{root}/images'"
+    with pytest.raises(ValueError, match=message):
+        LabelledFolder(root, num_classes=1)
 
 
 @pytest.mark.parametrize(

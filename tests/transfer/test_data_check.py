@@ -468,6 +468,26 @@ def test_folders_of_classification(data, tmp_path):
     refused(folders(tmp_path / "bare", with_label=False), "holds no images")
 
 
+def test_class_folders_that_differ_between_the_sets(data):
+    root = data / "imagenet"
+    cfg = folders(root, data_prefix="train")
+    cfg.val_dataloader = dict(
+        dataset=dict(type="CustomDataset", data_root=str(root), data_prefix="val")
+    )
+    shutil.copytree(root / "train", root / "val")
+    (copies,) = texts(check_data(cfg))
+    assert "8 of 8 images looked at are training images too" in copies
+    first = sorted((root / "val").iterdir())[0]
+    shutil.rmtree(first)  # mmpretrain numbers the folders that there are
+    refused(cfg, "val_dataloader.dataset: The labels 0, 1, ... stand for")
+    (root / "bare/one/two").mkdir(parents=True)
+    refused(
+        folders(root, data_prefix="bare"),
+        f"{root}/bare has one subfolder, one: there is nothing to tell apart",
+        f"or is {root}/bare/one the one to name?",
+    )
+
+
 def test_lists_of_classification(data):
     root = data / "imagenet"
     image = next((root / "train").rglob("*.jpg")).relative_to(root / "train")
