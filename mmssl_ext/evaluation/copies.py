@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
 
+from mmssl_ext.datasets.reading import MAX_FILE_BYTES
 from mmssl_ext.files import sha256
 from mmssl_ext.text import shown
 
@@ -49,10 +51,7 @@ def say_copied_files(test: Any, training: Any) -> None:
     if len(test) + len(training) > MOST_FILES:
         return
     try:
-        sets = [
-            [(path, os.path.getsize(path)) for path in _paths(dataset)]
-            for dataset in (test, training)
-        ]
+        sets = [_files(dataset) for dataset in (test, training)]
         sizes = set.intersection(*({size for _, size in files} for files in sets))
         sets = [[file for file in files if file[1] in sizes] for files in sets]
         for digest in (_ends, _whole):
@@ -80,8 +79,15 @@ def _say(
     )
 
 
-def _paths(dataset: Any) -> list[str]:
-    return [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+def _files(dataset: Any) -> list[tuple[str, int]]:
+    """Path and size of each image that is a file; reading a pipe would wait."""
+    paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+    found = [(path, os.stat(path)) for path in paths]
+    return [
+        (path, status.st_size)
+        for path, status in found
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES
+    ]
 
 
 def _ends(path: str, size: int) -> tuple[int, bytes]:
