@@ -107,10 +107,20 @@ def look_at_dataset(dataset: SSLDataset) -> Found:
 
 
 def warn_of_unread(dataset: object) -> None:
-    """Log what a look at a set has found, where it is one of this package."""
-    if isinstance(dataset, SSLDataset):
-        for sentence in look_at_dataset(dataset).warnings():
+    """Log what a look at the sets of this package has found, also within wrappers."""
+    for part in _parts(dataset):
+        for sentence in look_at_dataset(part).warnings():
             print_log(sentence, logger="current", level=logging.WARNING)
+
+
+def _parts(dataset: object) -> Iterator[SSLDataset]:
+    if isinstance(dataset, SSLDataset):
+        yield dataset
+        return
+    inner = [getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())]
+    for part in inner:
+        if part is not None:
+            yield from _parts(part)
 
 
 def _sample(dataset: SSLDataset) -> Iterator[tuple[str, _Reader]]:

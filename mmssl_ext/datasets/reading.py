@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -55,12 +56,23 @@ def read_file(path: str) -> tuple[bytes, os.stat_result]:
             file that was never written.
     """
     _check(os.stat(path))  # opening alone can wait (a pipe) or act (a device)
-    with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        status = os.fstat(file)
         _check(status)
-        if status.st_size > _LARGE and not file.peek(_HEAD)[:_HEAD].strip(b"\0"):
-            raise NoImageError(_ZERO)
-        return file.read(status.st_size), status
+        return _content(file, status.st_size), status
+    finally:
+        os.close(file)
+
+
+def _content(file: int, size: int) -> bytes:
+    if size > _LARGE and not os.pread(file, _HEAD, 0).strip(b"\0"):
+        raise NoImageError(_ZERO)
+    parts = []
+    while size > 0 and (part := os.read(file, size)):  # may be less than asked for
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def too_large(size: int) -> str:
@@ -72,12 +84,10 @@ def _check(status: os.stat_result) -> None:
     for is_kind, name in _KINDS:
         if is_kind(status.st_mode):
             raise NoImageError(f"it is {name}, no regular file")
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if status.st_size > MAX_FILE_BYTES:
         raise NoImageError(too_large(status.st_size))
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
 
 
 def what_it_is(data: bytes) -> str:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
 
 from mmssl_ext.datasets import (
     DecodeImage,
@@ -282,3 +283,17 @@ def test_a_look_takes_a_few_images_of_folders_and_shards_and_little_time(
     monkeypatch.setattr("mmssl_ext.datasets.look._SECONDS", -1)
     assert look_at_dataset(ImageFolder(str(tmp_path / "images"))).seen <= 1
     warn_of_unread([1, 2, 3])  # a dataset of another kind is left alone
+
+
+def test_sets_within_wrappers_are_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        (tmp_path / "images" / f"{i}.png").write_bytes(deep(4095))
+    said = []
+    monkeypatch.setattr(
+        "mmssl_ext.datasets.look.print_log", lambda text, **_: said.append(text)
+    )
+    inner = ImageFolder(str(tmp_path / "images"))
+    warn_of_unread(ConcatDataset([Subset(inner, [0]), inner]))
+    assert len(said) == 2
+    assert all("3 of 3 images looked at use less than a tenth" in x for x in said)

@@ -11,7 +11,16 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.hooks import InputCheckHook
-from tests.harness import ToyData, config, loader, make_runner, toy_runner, write_images
+from tests.harness import (
+    ToyData,
+    config,
+    loader,
+    log_text,
+    make_runner,
+    toy_runner,
+    write_images,
+)
+from tests.models.common import model_config
 
 HOOK = {"type": "InputCheckHook"}
 
@@ -203,3 +212,64 @@ def test_images_that_make_no_batch_are_refused(images, tmp_path):
     with pytest.raises(ConfigError, match=text):
         make_runner(cfg).train()
     assert not list((tmp_path / "none").glob("*.pth"))
+
+
+def batches(images, tmp_path, size, drop_last=True, model="MoCo", **changes):
+    """A run whose first check has been passed, or not."""
+    cfg = config(images, tmp_path / "run", input_check=HOOK)
+    cfg.train_dataloader.update(batch_size=size, drop_last=drop_last)
+    cfg.model = model_config(model, **changes)
+    runner = make_runner(cfg)
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize("model", ["MoCo", "SimSiam"])
+@pytest.mark.parametrize(
+    ("size", "drop_last", "sentence"),
+    [
+        (1, True, r"^Batches have one image, of which BatchNorm \(\S+\) has one value"),
+        (
+            15,
+            False,
+            r"^The last batch of an epoch has one image \(16 images in batches of 15, "
+            r"drop_last=False\), of which .* Set train_dataloader\.drop_last=True",
+        ),
+    ],
+)
+def test_a_batch_of_one_is_refused_before_training(
+    images, tmp_path, size, drop_last, sentence, model
+):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        batches(images, tmp_path, size, drop_last, model)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+@pytest.mark.parametrize(("size", "drop_last"), [(15, True), (14, False), (2, True)])
+def test_batches_of_two_or_more_are_trained(images, tmp_path, size, drop_last):
+    runner = batches(images, tmp_path, size, drop_last)
+    assert runner.iter == {15: 1, 14: 2, 2: 8}[size]
+    assert not [
+        module for module in runner.model.modules() if module._forward_pre_hooks
+    ]
+
+
+def test_a_batch_of_one_is_trained_where_no_layer_minds(tmp_path):
+    cfg = config(write_images(tmp_path / "images"), tmp_path / "run", input_check=HOOK)
+    cfg.train_dataloader.batch_size = 1
+    for view in cfg.train_dataloader.dataset.pipeline[1].views:
+        view[0].size = 64  # the last stage has 2 x 2 values, and the neck no BatchNorm
+    runner = make_runner(cfg)
+    runner.train()
+    assert runner.iter == 16
+
+
+def test_queues_and_splits_that_a_batch_does_not_suit_are_said(images, tmp_path):
+    said = log_text(batches(images, tmp_path, 3, queue_len=2, bn_splits=8))
+    assert "Batches of 3 cannot be split into groups (bn_splits=8), so query" in said
+    assert "The queue of 2 keys is shorter than a step of 3 images" in said
+    assert said.count("cannot be split") == said.count("is shorter than") == 1
+    (tmp_path / "other").mkdir()
+    said = log_text(batches(images, tmp_path / "other", 4, queue_len=4, bn_splits=8))
+    assert "cannot be split" not in said and "is shorter than" not in said

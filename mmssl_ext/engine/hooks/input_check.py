@@ -14,8 +14,10 @@ from mmssl_ext.datasets import SSLDataset, UnreadableImageError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
 from mmssl_ext.models.fit import check_parts
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap
 
+from ..batch_limits import check_batches, single_values, tell_of_batches
 from ..errors import ConfigError
 from ..first_look import look_at_loader, watched_read
 from ..resume import batch_size
@@ -44,7 +46,8 @@ class InputCheckHook(Hook):
     about it; so is a dataset without indices.
 
     Raises:
-        ConfigError: Pipeline and model do not fit, or the images make no batch.
+        ConfigError: Pipeline and model do not fit, the images make no batch, or one
+            of a single image, of which BatchNorm has no variance.
         LoaderError: The first images cannot be read within the loader's timeout.
     """
 
@@ -66,9 +69,7 @@ class InputCheckHook(Hook):
             )
         model = unwrap(runner.model)
         with preserved_rng(), _preserved_draws(loader.dataset):
-            name = (
-                f"The first images of the training set ({_path(loader.dataset)}, ...)"
-            )
+            name = f"The first training images ({_path(loader.dataset)}, ...)"
             item = watched_read(
                 lambda: _first_item(loader.dataset), name, loader.timeout
             )
@@ -76,7 +77,7 @@ class InputCheckHook(Hook):
             if item is None:
                 return
             try:
-                with evaluating(model), torch.no_grad():
+                with evaluating(model), torch.no_grad(), single_values(model) as layers:
                     data = model.data_preprocessor(loader.collate_fn([item]), False)
                     if hasattr(model, "check_inputs"):
                         model.check_inputs(data["inputs"])
@@ -84,11 +85,13 @@ class InputCheckHook(Hook):
                         check_parts(model, data["inputs"])
             except (ValueError, TypeError) as error:
                 raise ConfigError(str(error)) from error
+        check_batches(loader, layers)
+        tell_of_batches(loader, model)
 
 
 def _path(dataset: Any) -> str:
     try:
-        return str(dataset.get_data_info(0)["img_path"])
+        return shown(dataset.get_data_info(0)["img_path"])
     except Exception:  # a dataset of another kind
         return type(dataset).__name__
 
