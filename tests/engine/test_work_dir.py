@@ -1,6 +1,7 @@
 """One run per work dir, and none in a folder that cannot be written."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from mmssl_ext.engine import lock, mounts
 from mmssl_ext.engine.errors import UserError
 from mmssl_ext.engine.launch import train
 from mmssl_ext.engine.lock import Lock, _identity, is_alive
@@ -154,6 +156,149 @@ def test_who_may_take_a_lock_over(tmp_path, monkeypatch, differs, variables, ref
         with lock.held():
             assert json.loads(path.read_text())["pid"] == os.getpid()
         assert not path.exists()
+
+
+HELD = [  # what a file says that nobody holds any more, and whether it counts still
+    ({"pids": "pid:[1]"}, True, False),  # its container is gone
+    ({"pids": "pid:[1]", "host": "3f2a"}, True, False),  # which had a name of its own
+    ({"host": "far", "boot": "other"}, True, False),
+    ({"host": "far", "boot": "other"}, False, True),  # may hold it there
+    ({"host": "far", "boot": "other", "held": False}, True, True),
+    ({"pids": "pid:[1]", "held": False}, True, True),
+]
+
+
+@pytest.mark.fault("R25")
+@pytest.mark.parametrize(("differs", "reach", "refused"), HELD)
+def test_a_lock_that_nobody_holds_is_free(
+    tmp_path, monkeypatch, differs, reach, refused
+):
+    """As far as the file system shows locks to all machines that share it."""
+    monkeypatch.setattr(lock, "locks_reach_all", lambda path: reach)
+    path = tmp_path / LOCK_FILE
+    parent = os.getppid()  # alive: its number says nothing
+    path.write_text(json.dumps(_identity(parent) | {"held": True} | differs))
+    if refused:
+        with pytest.raises(UserError, match=f"process {parent}.*delete {path}"):
+            Lock(path, "It").held().__enter__()
+    else:
+        with Lock(path, "It").held():
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.fault("R25")
+def test_a_run_killed_in_a_container_can_be_started_again(tmp_path):
+    """Namespaces stand in for the containers; the process lives on outside of one."""
+    code = (
+        "import pathlib, sys, time; from mmssl_ext.engine.lock import Lock\n"
+        "with Lock(pathlib.Path(sys.argv[1]), 'It').held():\n"
+        "    print('held', flush=True); time.sleep(float(sys.argv[2]))"
+    )
+    path = str(tmp_path / LOCK_FILE)
+    command = ["unshare", "-p", "-u", "-f", "--mount-proc", "--kill-child"]
+    command += [sys.executable, "-W", "ignore", "-c", code, path]
+    first = subprocess.Popen(
+        [*command, "600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        if first.stdout.readline() != "held\n":
+            pytest.skip(f"no right to make namespaces: {first.stderr.read()}")
+        second = subprocess.run([*command, "0"], capture_output=True, text=True)
+        assert second.returncode == 1 and "is in use by process 1 on" in second.stderr
+        assert json.loads(Path(path).read_text())["pid"] == 1  # as it is in there
+    finally:
+        first.kill()
+        first.wait()
+    second = subprocess.run([*command, "0"], capture_output=True, text=True)
+    assert (second.returncode, second.stdout) == (0, "held\n"), second.stderr
+    assert not Path(path).exists()
+
+
+@pytest.mark.fault("R25")
+@pytest.mark.parametrize("alive", [True, False])
+def test_without_locks_of_the_file_system_the_owner_counts(
+    tmp_path, monkeypatch, alive
+):
+    def refuse(file, blocking):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock, "lock_descriptor", refuse)
+    path = tmp_path / LOCK_FILE
+    with Lock(path, "It").held() as first:
+        assert first.inheritable == () and not json.loads(path.read_text())["held"]
+        if not alive:
+            path.write_text(json.dumps(first._written | {"start": "1"}))
+        try:
+            with Lock(path, "It").held():
+                assert not alive
+        except UserError as error:
+            assert alive and f"process {os.getpid()} on" in str(error)
+
+
+def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(tmp_path):
+    path = tmp_path / LOCK_FILE
+    with Lock(path, "It").held():
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(600)
+        copy = Lock(path, "It")
+        lock._open_files.clear()
+    try:
+        with copy.held():
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+
+def test_what_a_killed_process_started_is_waited_for_and_named(tmp_path, monkeypatch):
+    """A program that it handed the lock to, as a chain does to its stages."""
+    path = tmp_path / LOCK_FILE
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    with Lock(path, "It").held() as held:
+        held.give_to(gone.pid)
+        child = subprocess.Popen(["sleep", "600"], pass_fds=held.inheritable)
+        os.close(os.dup(held._file))
+        gone.wait()
+        monkeypatch.setattr(lock, "_PATIENCE", 0.0)
+        text = f"in use by what process {gone.pid} on .* has started and left behind"
+        with pytest.raises(UserError, match=text):
+            Lock(path, "It").held().__enter__()
+    with pytest.raises(UserError):  # given back here, but the child has it
+        path.touch()
+        Lock(path, "It").held().__enter__()
+    child.kill()
+    child.wait()
+
+
+MOUNTS = {
+    "ext4 rw": True,
+    "overlay rw,lowerdir=/a": True,
+    "nfs4 rw,vers=4.2,local_lock=none": True,
+    "nfs rw,vers=3,local_lock=flock": False,
+    "nfs rw,nolock,local_lock=all": False,
+    "lustre rw,flock": True,
+    "lustre rw,localflock": False,
+    "fuse.sshfs rw": False,
+    "9p rw": False,
+}
+
+
+@pytest.mark.parametrize("mount", MOUNTS)
+def test_which_file_systems_show_locks_to_all_machines(tmp_path, monkeypatch, mount):
+    device = os.stat(tmp_path).st_dev
+    kind, options = mount.split()
+    number = f"{os.major(device)}:{os.minor(device)}"
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "22 1 0:21 / /proc rw - proc proc rw\n"
+        f"30 1 {number} / /data rw,noatime shared:1 - {kind} host:/data {options}\n"
+    )
+    monkeypatch.setattr(mounts, "_MOUNTS", table)
+    assert mounts.locks_reach_all(tmp_path) is MOUNTS[mount]
+    table.write_text("22 1 0:21 / /proc rw - proc proc rw\n")
+    assert not mounts.locks_reach_all(tmp_path)
+    assert not mounts.locks_reach_all(tmp_path / "missing")
 
 
 def test_a_lock_taken_over_is_not_deleted_by_its_first_owner(tmp_path):
