@@ -1,8 +1,8 @@
 """RegionCL-M on MoCo v2, ResNet-50, ImageNet, 200 epochs, 8 GPUs x 128 images.
 
 The official recipe (arXiv 2111.12309); the head starts by Kaiming's rule with biases of
-0, where MoCo v2 has torch's default. Published: linear probe 69.4 top-1 (MoCo v2: 67.5),
-COCO Mask R-CNN C4 1x 39.8 box AP (38.9).
+0, that of MoCo v2 by torch's default. Published: linear probe 69.4 top-1 (MoCo v2:
+67.5), COCO Mask R-CNN C4 1x 39.8 box AP (38.9).
 """
 
 _base_ = "../mocov2/mocov2_r50_imagenet.py"
