@@ -283,7 +283,10 @@ def test_regioncl_recipes():
     small = load("regioncl/regionclm_r50_imagenet-b256.py")
     moco = load("mocov2/mocov2_r50_imagenet.py")
     term = dict(region=dict(cells=(3, 5), stride=32), region_weight=1.0)
-    assert small.model == official.model == moco.model | dict(type="RegionCLM", **term)
+    kaiming = dict(type="Kaiming", layer="Linear", mode="fan_in", nonlinearity="relu")
+    neck = moco.model.neck | dict(init_cfg=kaiming)
+    expected = moco.model | dict(type="RegionCLM", neck=neck, **term)
+    assert small.model == official.model == expected
     for key in (
         "train_dataloader",
         "optim_wrapper",
@@ -296,10 +299,36 @@ def test_regioncl_recipes():
     assert both.model == dense.model | dict(type="RegionCLD", **term)
     lr = rates("regioncl/regioncld_r50_imagenet-b256.py")
     assert len(lr) == 200
-    assert lr[0] < 1e-4 and lr[5] == pytest.approx(0.03) and lr[199] < 1e-4
+    assert lr[:6] == pytest.approx([0.006, 0.012, 0.018, 0.024, 0.03, 0.03])
+    assert lr[6] < 0.03 and lr[199] < 1e-4
+    assert both.model.loss_lambda == 0.5
+    assert [dict(hook) for hook in both.custom_hooks] == [
+        dict(type="DenseCLHook", start_iters=0)
+    ]
     assert load("regioncl/regioncls_r50_imagenet.py").model == load(
         "simsiam/simsiam_r50_imagenet.py"
     ).model | dict(type="RegionCLS", **term)
+
+
+def test_regionclm_starts_its_head_as_the_official_config():
+    """Kaiming's rule: sqrt(2 / 512) and sqrt(2 / 2048), biases 0."""
+    init_default_scope("mmssl_ext")
+    options = {"queue_len": 64, "model.backbone.depth": 18, "model.bn_splits": 1}
+    options["model.neck.in_channels"] = 512
+    cfg = load_config(ROOT / "regioncl/regionclm_r50_imagenet.py", options)
+    model = MODELS.build(cfg.model)
+    model._dump_init_info = lambda: None  # a line for every tensor
+    torch.manual_seed(0)
+    model.init_weights()
+    layers = [m for m in model.neck.modules() if isinstance(m, torch.nn.Linear)]
+    assert [layer.in_features for layer in layers] == [512, 2048]
+    for layer, std in zip(layers, (0.0625, 0.03125), strict=True):
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.01)
+        assert not layer.bias.any()
+    key = [m for m in model.encoder_k.neck.modules() if isinstance(m, torch.nn.Linear)]
+    assert all(
+        torch.equal(a.weight, b.weight) for a, b in zip(layers, key, strict=True)
+    )
 
 
 def test_detco_recipe():

@@ -13,9 +13,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmssl_ext.models.algorithms.base import SSLAlgorithm
-from mmssl_ext.models.memory import FeatureBank, KeyQueue, PseudoLabels
-
 from .errors import CheckpointFileError
 from .load_report import LoadReport, compare, explain
 from .weight_files import find_tensors
@@ -27,8 +24,6 @@ from .weight_record import (
     structure_changes,
 )
 from .weight_values import check_values
-
-_MEMORY = (KeyQueue, FeatureBank, PseudoLabels)  # filled anew in every run
 
 
 def check_start(
@@ -55,7 +50,7 @@ def check_start(
             module.adopt_sizes(_state(checkpoint), f"{name}.")
     notes = _forget_memory(model, checkpoint)
     state, wanted = _state(checkpoint), model.state_dict()
-    whole = isinstance(model, SSLAlgorithm)
+    whole = getattr(model, "starts_whole", False)
     if whole:
         anew = tuple(f"{name}." for name in _memories(model) if name in notes)
         wanted = {n: v for n, v in wanted.items() if not n.startswith(anew)}
@@ -110,7 +105,7 @@ def _state(checkpoint: dict) -> dict[str, Tensor]:
 
 
 def _memories(model: nn.Module) -> list[str]:
-    return [n for n, m in model.named_modules() if isinstance(m, _MEMORY)]
+    return [n for n, m in model.named_modules() if getattr(m, "may_start_anew", False)]
 
 
 def _forget_memory(model: nn.Module, checkpoint: dict) -> dict[str, str]:

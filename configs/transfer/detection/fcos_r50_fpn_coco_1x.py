@@ -6,8 +6,9 @@ group norm in the head, so `fpn_channels` must be a multiple of 32.
 
 Published AP (DenseCL repository): MoCo v2 40.3, DenseCL 40.9, supervised 39.9.
 
-Differs from AdelaiDet: P6 and P7 have a norm layer too. Whether the published runs drew
-the short side from 640 to 800, and had SyncBN, is not stated. More in README.md.
+The short side is drawn from 640 to 800 px and BatchNorm spans the GPUs, as AdelaiDet's
+config for these runs says. Differs from it: P6 and P7 have a norm layer too. More in
+README.md.
 
     config=configs/transfer/detection/fcos_r50_fpn_coco_1x.py
     bash tools/dist_train.sh $config 8 --cfg-options checkpoint=PATH

@@ -26,9 +26,11 @@ class SSLAlgorithm(BaseSelfSupervisor):
     Attributes:
         num_views: Views of an image that :meth:`loss` takes.
         last_embeddings: ``query`` and ``key`` of the last loss, N x D unit rows.
+        starts_whole: Weights of ``load_from`` must be there for every tensor.
     """
 
     num_views = 2
+    starts_whole = True
 
     def __init__(
         self,

@@ -24,7 +24,9 @@ Differs from the reference code:
   at every step;
 * negatives are never drawn twice, and where too few images suit a query it has fewer;
   the reference then draws for ever. All queries of a step try one random order;
-* small clusters are mended with the centroids every 10 steps, not at every step;
+* small clusters are mended with the centroids every 10 steps, not at every step, and
+  all centroids are refreshed then, not those of the two halves alone;
+* there is no bank during a warm-up; the reference fills and follows it;
 * the first clustering is spherical k-means; the reference's is Euclidean.
 """
 

@@ -22,6 +22,8 @@ released code's way (what the paper writes is unverified).
 Differs from the reference code:
 * the rectangle is drawn in cells and reaches every border; there, pixels and pooled
   cells are one cell apart in 87 % of the draws;
+* every place of the rectangle is equally likely; there, 64 % lie at the right border,
+  and as many at the lower, where they are moved if they would leave the image;
 * the pairing is undone by the inverse permutation, and no image of an odd batch is
   pasted into itself;
 * one head serves whole images and regions (the second of the reference never exists).

@@ -59,6 +59,7 @@ class FeatureBank(nn.Module):
 
     features: Tensor
     fingerprint: Tensor
+    may_start_anew = True  # where a checkpoint to start from has other sizes
 
     def __init__(self, dim: int, momentum: float = 0.0, dtype: str = "float32") -> None:
         super().__init__()

@@ -38,6 +38,7 @@ class PseudoLabels(StepCounter):
     """
 
     needs_epochs = False
+    may_start_anew = True  # where a checkpoint to start from has other sizes
     labels: Tensor
     sizes: Tensor
     centroids: Tensor

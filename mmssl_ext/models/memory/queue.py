@@ -28,6 +28,7 @@ class KeyQueue(nn.Module):
 
     keys: Tensor
     ptr: Tensor
+    may_start_anew = True  # where a checkpoint to start from has other sizes
 
     def __init__(self, length: int, dim: int, groups: int | None = None) -> None:
         super().__init__()
