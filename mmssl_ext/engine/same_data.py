@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mmpretrain.models.selfsup import BaseSelfSupervisor
-
 from mmssl_ext.datasets.identity import VERSION, differences, identify
 from mmssl_ext.unwrap import unwrap
 
@@ -36,6 +34,9 @@ SAME_DATA = OtherData()
 
 def data_of(runner: Any) -> dict[str, Any] | None:
     """Return what identifies the training data; None where they do not tell."""
+    # Here, because it imports mmdet, which takes seconds and prints.
+    from mmpretrain.models.selfsup import BaseSelfSupervisor
+
     supervised = not isinstance(unwrap(runner.model), BaseSelfSupervisor)
     return identify(runner.train_dataloader.dataset, labelled=supervised)
 
