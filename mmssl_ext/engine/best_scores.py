@@ -19,14 +19,6 @@ _TOOLBOXES = {"mmssl_ext", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"}
 _RANK = "health/effective_rank"
 
 
-def rules_of(keys: Any, rules: Any) -> Any:
-    """Return the rules that are known of scores, where none are given."""
-    if rules is not None or keys is None:
-        return rules
-    names = [keys] if isinstance(keys, str) else list(keys)
-    return [rule_of(str(name)) for name in names]
-
-
 def rule_of(key: str) -> str | None:
     """Return ``greater`` or ``less``; None for a score that only mmengine may know."""
     name = key.lower()
@@ -124,9 +116,7 @@ def may_come(runner: Any, key: str, validated: bool) -> bool:
 def refusal(keys: Iterable[str], known: Iterable[str], saved: str = "") -> ConfigError:
     """Return the error about scores that do not come."""
     there = ", ".join(known) or "none"
-    done = (
-        f" Everything is saved in {saved}; then go on with --resume." if saved else ""
-    )
+    done = f" All is saved in {saved}; then go on with --resume." if saved else ""
     return ConfigError(
         f"default_hooks.checkpoint.save_best: this run logs no {', '.join(keys)}. "
         f"Name one of its scores ({there}), or remove save_best.{done}"

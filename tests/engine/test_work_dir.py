@@ -249,9 +249,12 @@ def killed(held):
 def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(tmp_path):
     path = tmp_path / LOCK_FILE
     with Lock(path, "It").held() as first:
+        read, write = os.pipe()
         worker = os.fork()
         if worker == 0:
+            os.write(write, b"forked")
             time.sleep(600)
+        os.read(read, 6)
         killed(first)
         try:
             with Lock(path, "It").held():

@@ -30,9 +30,8 @@ class BestCheckpoints(CheckpointHook):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        keys, given = kwargs.get("save_best"), ("greater_keys", "less_keys")
-        if not any(kwargs.get(name) for name in given):
-            kwargs["rule"] = best_scores.rules_of(keys, kwargs.get("rule"))
+        given = ("greater_keys", "less_keys")
+        self._infers = not any(kwargs.get(name) for name in given)
         try:
             super().__init__(*args, **kwargs)
         except (AssertionError, KeyError, ValueError) as error:
@@ -43,6 +42,15 @@ class BestCheckpoints(CheckpointHook):
             ) from error
         self._logged = LoggedScores()
         self._validated = self._checked = False
+
+    def _init_rule(self, rules: list[Any], key_indicators: list[str]) -> None:
+        """Fill in the rules that are known."""
+        if len(rules) == 1:
+            rules = rules * len(key_indicators)
+        if self._infers:
+            pairs = zip(rules, key_indicators, strict=True)
+            rules = [rule or best_scores.rule_of(key) for rule, key in pairs]
+        super()._init_rule(rules, key_indicators)
 
     def before_train(self, runner: Any) -> None:
         """Go on from the best so far; refuse a kNN accuracy that nobody measures."""
@@ -117,9 +125,8 @@ class BestCheckpoints(CheckpointHook):
         """Put a name in the place of ``auto``."""
         if name is None or "auto" not in self.key_indicators:
             return
-        rule = self.rules[0] or best_scores.rule_of(name)
         try:
-            self._init_rule([rule], [name])
+            self._init_rule(self.rules, [name])
         except ValueError as error:
             raise ConfigError(
                 f"default_hooks.checkpoint.save_best: auto is {name} here, of which it "
