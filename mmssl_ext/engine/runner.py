@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from mmssl_ext.registry import RUNNERS
 
+from .hooks.accumulation import AccumulationHook
 from .loading import guard_workers
 from .loops import ExactEpochLoop
 
@@ -21,10 +22,16 @@ class SSLRunner(Runner):
     """A Runner that is resumed inside an epoch and never waits for a dead worker.
 
     mmengine's loop over epochs is replaced by :class:`ExactEpochLoop`, data loaders
-    are built by :func:`guard_workers`, and the memory layout is settled before the
-    model is wrapped for several devices. ``tools/train.py`` builds it; elsewhere a
-    config asks for it by ``runner_type="mmssl_ext.SSLRunner"``.
+    are built by :func:`guard_workers`, the model hears of accumulated gradients, and
+    the memory layout is settled before the model is wrapped for several devices.
+    ``tools/train.py`` builds it; elsewhere a config asks for it by
+    ``runner_type="mmssl_ext.SSLRunner"``.
     """
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """Register the config's hooks, and one that no run can do without."""
+        super().register_hooks(*args, **kwargs)
+        self.register_hook(AccumulationHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop; loops by epoch can be resumed inside an epoch."""

@@ -24,6 +24,8 @@ class SSLAlgorithm(BaseSelfSupervisor):
     Attributes:
         num_views: Views of an image that :meth:`loss` takes.
         last_embeddings: ``query`` and ``key`` of the last loss, N x D unit rows.
+        gathered: Iterations whose gradients wait for the optimizer's next step, where
+            several make one (``accumulative_counts``); ``AccumulationHook`` sets it.
     """
 
     num_views = 2
@@ -46,6 +48,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
             init_cfg=init_cfg,
         )
         self.last_embeddings: Features = {}
+        self.gathered = 0
 
     def forward(
         self, inputs: Any, data_samples: Any = None, mode: str = "tensor"
