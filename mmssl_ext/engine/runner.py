@@ -17,6 +17,7 @@ from mmssl_ext.text import guard_files, guard_logs
 
 from .collating import SizedCollate
 from .errors import ConfigError
+from .hooks.accumulation import AccumulationHook
 from .hooks.loaded_weights import LoadedWeightsHook
 from .loading import guard_workers
 from .loops import ExactEpochLoop
@@ -30,10 +31,11 @@ class SSLRunner(Runner):
     """A Runner that is resumed inside an epoch and never waits for a dead worker.
 
     mmengine's loop over epochs is replaced by :class:`ExactEpochLoop`, data loaders
-    are built by :func:`guard_workers`, and the memory layout is settled before the
-    model is wrapped for several devices. ``LoadedWeightsHook`` verifies the weights of
-    ``load_from``, whatever the config says. ``tools/train.py`` builds it; elsewhere a
-    config asks for it by ``runner_type="mmssl_ext.SSLRunner"``.
+    are built by :func:`guard_workers`, the model hears of accumulated gradients, and
+    the memory layout is settled before the model is wrapped for several devices.
+    ``LoadedWeightsHook`` verifies the weights of ``load_from``, whatever the config
+    says. ``tools/train.py`` builds it; elsewhere a config asks for it by
+    ``runner_type="mmssl_ext.SSLRunner"``.
     """
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
@@ -45,10 +47,11 @@ class SSLRunner(Runner):
     def register_hooks(
         self, default_hooks: dict | None = None, custom_hooks: list | None = None
     ) -> None:
-        """Register the hooks of the config and the one that verifies weights."""
+        """Register the config's hooks, and those that no run can do without."""
         super().register_hooks(default_hooks, custom_hooks)
-        if not any(isinstance(hook, LoadedWeightsHook) for hook in self.hooks):
-            self.register_hook(LoadedWeightsHook())
+        for kind in (AccumulationHook, LoadedWeightsHook):
+            if not any(isinstance(hook, kind) for hook in self.hooks):
+                self.register_hook(kind())
 
     def build_model(self, model: Any) -> nn.Module:
         """Build the model.

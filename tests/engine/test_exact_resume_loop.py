@@ -18,6 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
+from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.hooks import PlainCheckpointHook
 from mmssl_ext.engine.loops import batches_from
 from mmssl_ext.engine.prefetch import PrefetchLoader, prefetch
@@ -342,9 +343,20 @@ def test_accumulated_gradients(tmp_path):
     whole = tmp_path, lines, parameters
     first = steps(lines)[8]  # inside an epoch, between two steps of the optimizer
     assert_goes_on(whole, tmp_path / "iter_8.pth", first, **options)
-    assert "falls between" not in text(runner)
-    _, _, runner = trained(tmp_path / "odd", every=6, **options)
-    assert "every 6 iterations falls between the 4 iterations" in text(runner)
+    assert "is not divisible" not in text(runner)
+
+
+def test_gradients_that_wait_for_a_step_are_saved(tmp_path):
+    """A checkpoint every 3 iterations, a step every 4."""
+    options = {"optim_wrapper": {"accumulative_counts": 4}}
+    lines, parameters, _ = trained(tmp_path, every=3, **options)
+    for iteration in (3, 9, 15):  # 3, 1 and 3 wait
+        file, first = tmp_path / f"iter_{iteration}.pth", steps(lines)[iteration]
+        runner = assert_goes_on((tmp_path, lines, parameters), file, first, **options)
+        assert "is not divisible" not in text(runner)
+    files = [load_checkpoint_file(tmp_path / f"iter_{i}.pth") for i in (3, 12)]
+    waiting, none = (file["training_state"]["gradients"] for file in files)
+    assert list(waiting) == ["linear.weight", "linear.bias"] and none == {}
 
 
 def text(runner):

@@ -1,5 +1,6 @@
 """Hooks of the training loop; importing this package registers them."""
 
+from .accumulation import AccumulationHook
 from .checkpoint import PlainCheckpointHook
 from .collapse import CollapseMonitorHook
 from .draw_key import DrawKeyHook
@@ -21,6 +22,7 @@ from .runtime_info import DeferredRuntimeInfoHook
 from .unreadable import UnreadableImagesHook
 
 __all__ = [
+    "AccumulationHook",
     "CollapseMonitorHook",
     "DeferredRuntimeInfoHook",
     "DrawKeyHook",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from mmengine.dist import all_gather_object, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop
 
 from mmssl_ext.registry import HOOKS
 
+from ..gradients import (
+    restore_gradients,
+    waiting_gradients,
+    without_mmengines_warning,
+)
 from ..loops import ExactEpochLoop
 from ..resume import (
-    accumulation,
     check_resume,
     facts,
     random_state,
@@ -28,9 +33,10 @@ class ExactResumeHook(Hook):
     """Save and restore the rest of the state of a run; refuse one that does not fit.
 
     A checkpoint gets the state of the random generators of all ranks, the place in the
-    epoch, and what :mod:`mmssl_ext.engine.resume` compares on a resume: method, tensors
-    of the model, optimizer, batch, and the config as plain data, and which files the
-    data consist of (:mod:`mmssl_ext.datasets.identity`, looked at once by rank 0).
+    epoch, gradients that wait for the rest of an optimizer step, and what
+    :mod:`mmssl_ext.engine.resume` compares on a resume: method, tensors of the model,
+    optimizer, batch, the config as plain data, and which files the data consist of
+    (:mod:`mmssl_ext.datasets.identity`, looked at once by rank 0).
     Where one of these cannot go together with the checkpoint, the run is refused before
     any weight is loaded; where it can, what has changed is warned of. Schedules and
     options of the optimizer are the config's: a run that is to be longer goes on as if
@@ -56,6 +62,9 @@ class ExactResumeHook(Hook):
         self._data: dict[str, Any] | None = None  # on rank 0
         self._gathered: tuple[int, list[dict]] = -1, []
         self._pending: dict[str, Any] | None = None
+        self._gradients: dict[str, Any] = {}  # to be saved
+        self._pending_gradients: dict[str, Any] = {}
+        self._quiet = ExitStack()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Check a checkpoint that is resumed from; take its state over."""
@@ -72,6 +81,9 @@ class ExactResumeHook(Hook):
             return
         states = state["random"]
         self._pending = states[runner.rank % len(states)]
+        self._pending_gradients = state.get("gradients") or {}
+        if self._pending_gradients:
+            self._quiet.enter_context(without_mmengines_warning(runner.logger))
         # mmengine restores the seed when samplers have long taken another one.
         order = sampler(loop.dataloader)
         if hasattr(order, "seed"):
@@ -81,25 +93,11 @@ class ExactResumeHook(Hook):
             loop.validation_due = state["validation_due"]
 
     def before_train(self, runner: Any) -> None:
-        """Say where nothing is left; look at the data; warn of lost gradients."""
+        """Say where nothing is left; look at the data, for the checkpoints to come."""
         self._say_if_finished(runner)
         if self._data is None and is_main_process():
             self._data = data_of(runner)
-        counts = accumulation(runner)
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        epoch = len(runner.train_dataloader) if by_epoch else 1
-        for hook in runner.hooks:
-            if not isinstance(hook, CheckpointHook) or hook.interval <= 0:
-                continue
-            every = hook.interval * (epoch if hook.by_epoch else 1)
-            if every % counts:
-                runner.logger.warning(
-                    f"A checkpoint every {every} iterations falls between the "
-                    f"{counts} iterations (accumulative_counts) whose gradients make a "
-                    "step, and gradients are not saved: a run resumed from it is not "
-                    "exact. Choose an interval in iterations (by_epoch=False) that is "
-                    f"a multiple of {counts}."
-                )
+        self._quiet.close()
 
     def _say_if_finished(self, runner: Any) -> None:
         loop = runner.train_loop
@@ -121,6 +119,8 @@ class ExactResumeHook(Hook):
         if self._pending is not None:
             set_random_state(self._pending)
             self._pending = None
+            restore_gradients(runner, self._pending_gradients)
+            self._pending_gradients = {}
 
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
@@ -129,7 +129,8 @@ class ExactResumeHook(Hook):
         self.restore_random_state(runner)
 
     def before_write_checkpoint(self, runner: Any) -> None:
-        """Gather the generators of all ranks."""
+        """Gather the generators of all ranks, and gradients that wait for a step."""
+        self._gradients = waiting_gradients(runner)
         self._gathered = runner.iter, all_gather_object(_generators(runner))
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -151,7 +152,9 @@ class ExactResumeHook(Hook):
             "batch": batch,
             "validation_due": due,
             "sampler_seed": getattr(sampler(loop.dataloader), "seed", None),
+            "gradients": self._gradients,
         }
+        self._gradients = {}
 
 
 def _generators(runner: Any) -> dict[str, Any]:

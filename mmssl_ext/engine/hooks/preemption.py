@@ -35,8 +35,8 @@ class PreemptionHook(Hook):
     The run then ends with exit code 75 (:class:`Preempted`), and ``--resume`` goes on
     from there. One rank that is told is enough: all agree before the next step. While a
     rank waits for data, or evaluates, the signal ends that at once; an evaluation that
-    was cut short runs again after the resume. Within accumulated gradients, which no
-    checkpoint holds, the run goes on to the end of the optimizer step. Before the first
+    was cut short runs again after the resume. Within accumulated gradients the run goes
+    on to the end of the optimizer step. Before the first
     step there is nothing to save; after the last the run just finishes.
 
     A second signal ends the process at once (130 after Ctrl-C), except within two
@@ -160,7 +160,8 @@ class PreemptionHook(Hook):
             )
         hooks = [hook for hook in runner.hooks if hasattr(hook, "save_now")]
         path = hooks[0].save_now(runner) if hooks else _save_by_mmengine(runner, loop)
-        left = runner.iter % accumulation(runner)
+        exact = any(hasattr(hook, "restore_random_state") for hook in runner.hooks)
+        left = 0 if exact else runner.iter % accumulation(runner)
         but = f", except gradients accumulated over {left} iterations" if left else ""
         return f"Everything is saved{but} in {path}; go on with --resume."
 

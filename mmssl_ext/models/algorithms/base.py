@@ -27,6 +27,8 @@ class SSLAlgorithm(BaseSelfSupervisor):
         num_views: Views of an image that :meth:`loss` takes.
         last_embeddings: ``query`` and ``key`` of the last loss, N x D unit rows.
         starts_whole: Weights of ``load_from`` must be there for every tensor.
+        gathered: Iterations whose gradients wait for the optimizer's next step, where
+            several make one (``accumulative_counts``); ``AccumulationHook`` sets it.
     """
 
     num_views = 2
@@ -50,6 +52,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
             init_cfg=init_cfg,
         )
         self.last_embeddings: Features = {}
+        self.gathered = 0
 
     def forward(
         self, inputs: Any, data_samples: Any = None, mode: str = "tensor"

@@ -163,8 +163,8 @@ class InterCLR(MoCo):
         }
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """Draws that follow from the step; equal on all ranks."""
-        return torch.Generator(device).manual_seed(self.encoder_k.num_steps)
+        """Draws that follow from the iteration; equal on all ranks."""
+        return torch.Generator(device).manual_seed(self.draw_seed)
 
     def enqueue(self, key: Features) -> None:
         """Fill the queue; write the keys to the bank and update the labels."""

@@ -21,7 +21,8 @@ Differs from the reference code:
 * the permutation follows from the step, so ranks need no broadcast and a resumed run
   continues exactly;
 * key images change ranks as uint8, each to the one rank that encodes it;
-* the first momentum update is an exact copy, whatever set the query's weights.
+* the first momentum update is an exact copy, whatever set the query's weights;
+* with accumulated gradients the key encoder moves once per step of the optimizer.
 """
 
 from typing import Any
@@ -129,11 +130,15 @@ class MoCo(SSLAlgorithm):
 
     @torch.no_grad()
     def encode_key(self, *views: Tensor) -> Features:
-        """Update the key encoder, then features of the key views, in their order."""
-        self.encoder_k.update(**self.query_parts)
+        """Update the key encoder, then features of the key views, in their order.
+
+        It moves once for each step of the optimizer, whatever makes one.
+        """
+        if self.gathered == 0:
+            self.encoder_k.update(**self.query_parts)
         if not self.shuffles:
             return self.encode(self.encoder_k, *views)
-        pairs = [shuffle_batch(view, self.encoder_k.num_steps) for view in views]
+        pairs = [shuffle_batch(view, self.draw_seed) for view in views]
         shuffled = [
             x if x.is_floating_point() else self.data_preprocessor.normalise(x)
             for x, _ in pairs
@@ -141,6 +146,11 @@ class MoCo(SSLAlgorithm):
         key = self.encode(self.encoder_k, *shuffled)
         back = pairs[0][1]  # the same for all views
         return {name: unshuffle_batch(x, back) for name, x in key.items()}
+
+    @property
+    def draw_seed(self) -> int:
+        """For draws that follow from the iteration; equal on all ranks."""
+        return self.encoder_k.num_steps + (self.gathered << 32)
 
     def _exchange_uint8(self) -> None:
         """Get key views as uint8: they change ranks before they are normalised."""
