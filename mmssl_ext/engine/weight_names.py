@@ -76,17 +76,25 @@ def _ranked(names: list[str], tensors: State, encoder: str) -> list[tuple[str, i
 def _elsewhere(names: list[str], tensors: State, encoder: str) -> str:
     """Where the file holds the other encoder, and what to set to take that."""
     other = _OTHER[encoder]
-    found = [prefix for prefix, _ in _ranked(names, tensors, other)[:3]]
+    found: list[str] = []
+    for prefix, _ in _ranked(names, tensors, other):
+        if not prefix.startswith(tuple(found)):  # a block of it is no encoder
+            found.append(prefix)
     if found:
         kind = _kind(found[0]) if other == "key" else "a query encoder"
-        places = " or ".join(repr(prefix) for prefix in found)
+        places = " or ".join(repr(prefix) for prefix in found[:3])
         return f" It holds {kind} under {places}: set encoder='{other}' to take that."
-    if any(re.search(r"(^|\.)\d+\.\d+\.conv1\.weight$", name) for name in tensors):
-        return (
-            " Its names are numbers of an nn.Sequential, and not of torchvision's "
-            "ResNet: rename them (layer1.0.conv1.weight) where the model was built."
-        )
-    return ""
+    return f" {text}" if (text := explain_numbers(tensors)) else ""
+
+
+def explain_numbers(tensors: Iterable[str]) -> str:
+    """What to do with names that are numbers of an unknown network, if they are."""
+    if not any(re.search(r"(^|\.)\d+\.\d+\.conv1\.weight$", name) for name in tensors):
+        return ""
+    return (
+        "The file's names are numbers of an nn.Sequential, and not of torchvision's "
+        "ResNet: rename them (layer1.0.conv1.weight) where the model was built."
+    )
 
 
 def _kind(prefix: str) -> str:

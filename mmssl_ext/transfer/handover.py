@@ -29,7 +29,12 @@ from mmssl_ext.engine.weight_files import (
     read_weights,
     some,
 )
-from mmssl_ext.engine.weight_names import below, best_prefix, find_prefix
+from mmssl_ext.engine.weight_names import (
+    below,
+    best_prefix,
+    explain_numbers,
+    find_prefix,
+)
 from mmssl_ext.engine.weight_record import (
     Record,
     bottleneck_style,
@@ -205,6 +210,7 @@ class PretrainedBackbone:
         causes = []
         if not report.complete:
             causes += explain(module.state_dict(), source)
+            causes += [text] if (text := explain_numbers(tensors)) else []
             likely = best_prefix(names, tensors, self.encoder)
             if likely is not None and likely != self.prefix and self.prefix is not None:
                 causes.append(f"The likely prefix is '{likely}'.")

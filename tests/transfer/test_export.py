@@ -142,4 +142,5 @@ def test_the_tool(source, tmp_path):
     done = python(tool, source[0], "--prefix", "other.")
     assert done.returncode == 2
     assert "holds no ResNet below 'other.'" in done.stderr
+    assert "The likely prefix is 'backbone.'." in done.stderr
     assert "Traceback" not in done.stderr

@@ -145,6 +145,41 @@ def wrapped_ddp(folder):
     return path, state
 
 
+def dino(folder):
+    """Student and teacher side by side in one file, as DINO's training writes it."""
+    state = backbone_state()
+    student = {f"module.backbone.{n}": v for n, v in state.items()}
+    teacher = {f"backbone.{n}": v + 1 for n, v in state.items()}
+    content = {"student": student, "teacher": teacher, "epoch": 3, "args": {"lr": 1}}
+    path = folder / "dino.pth"
+    torch.save(content | {"optimizer": {"state": {0: torch.ones(2)}}}, path)
+    return path, state
+
+
+def lightly(folder):
+    """The children of torchvision's ResNet, numbered by an nn.Sequential."""
+    numbers = {"conv1": "0", "bn1": "1"} | {
+        f"layer{i}": f"{i + 3}" for i in range(1, 5)
+    }
+    state, full = backbone_state(), {}
+    for name, value in state.items():
+        child, _, rest = name.partition(".")
+        full[f"backbone.{numbers[child]}.{rest}"] = value
+        full[f"backbone_momentum.{numbers[child]}.{rest}"] = value + 1
+    full["projection_head.layers.0.weight"] = torch.ones(2, 2)
+    path = folder / "lightly.ckpt"
+    torch.save({"state_dict": full, "epoch": 1, "hyper_parameters": {"lr": 1}}, path)
+    return path, state
+
+
+def model_state_dict(folder):
+    state = backbone_state()
+    path = folder / "plain.pth"
+    content = {"model_state_dict": {f"net.{n}": v for n, v in state.items()}}
+    torch.save(content | {"optimizer_state_dict": {"state": {}}}, path)
+    return path, state
+
+
 WITH_HISTORIES = pytest.param(
     mmpretrain_run,
     marks=pytest.mark.skipif(
@@ -154,7 +189,7 @@ WITH_HISTORIES = pytest.param(
 )
 SOURCES = [
     ours, official_moco, WITH_HISTORIES, published, torchvision_model,
-    safetensors_file, detectron2_file, wrapped_ddp,
+    safetensors_file, detectron2_file, wrapped_ddp, dino, lightly, model_state_dict,
 ]  # fmt: skip
 
 
@@ -213,12 +248,15 @@ def test_one_line_names_the_facts(tmp_path):
     assert f"{len(state)} of {len(state)} tensors matched (100.0 %), 0 missing" in line
 
 
-@pytest.mark.parametrize("write", [ours, official_moco, WITH_HISTORIES])
+KEYS = "encoder_k|teacher|momentum"
+
+
+@pytest.mark.parametrize("write", [ours, official_moco, WITH_HISTORIES, dino, lightly])
 def test_the_key_encoder_by_choice(tmp_path, write):
     path, state = write(tmp_path)
     model = initialised(path, init=dict(encoder="key"))
     prefix = model.handover.prefix
-    assert "encoder_k" in prefix
+    assert re.search(KEYS, prefix)
     kept = below(read_tensors(path), prefix)
     assert_holds(model, {n: v for n, v in kept.items() if not n.startswith("fc.")})
     if write is not mmpretrain_run:
@@ -290,7 +328,33 @@ def test_another_depth(tmp_path, source, target, cause):
 
 def test_another_width(tmp_path):
     save(tmp_path / "a.pth", backbone_state(18, 8))
-    refused(tmp_path / "a.pth", r"conv1.weight \(\(8, 3, 7, 7\) in the file, \(16, 3")
+    text = refused(
+        tmp_path / "a.pth", r"conv1.weight \(\(8, 3, 7, 7\) in the file, \(16, 3"
+    )
+    assert "first stage is 16 channels wide, the file's 8: set base_channels=8" in text
+
+
+def test_a_teacher_alone_is_named(tmp_path):
+    state = {f"backbone.{n}": v for n, v in backbone_state().items()}
+    torch.save({"teacher": state, "epoch": 3}, tmp_path / "a.pth")
+    refused(
+        tmp_path / "a.pth",
+        r"no query encoder .*holds a teacher \(as of DINO\) under "
+        r"'teacher\.backbone\.': set encoder='key'",
+    )
+    initialised(tmp_path / "a.pth", init=dict(encoder="key"))
+
+
+def test_other_numbers_are_named(tmp_path):
+    """Lightly's own ResNet for CIFAR has no pooling: its stages have other numbers."""
+    state = {f"backbone.{i}.0.conv1.weight": torch.ones(2, 2) for i in (2, 3, 4, 5)}
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", r"numbers of an nn\.Sequential.*rename them")
+
+
+def test_an_address_is_not_a_path(tmp_path):
+    url = "https://example.org/a.pth"
+    refused(url, f"Download {url} first and give the path of the file")
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
