@@ -120,6 +120,11 @@ def _check_state(path: Path, checkpoint: dict) -> None:
         raise _unusable(path, f"comes from a run that diverged ({'; '.join(faults)})")
 
 
+def look_into(path: Path) -> dict:
+    """Return what a checkpoint holds; tensors stay in the file until they are used."""
+    return _load(path, mmap=True)
+
+
 def _existing(path: str | Path) -> Path:
     path = Path(os.path.expanduser(path))
     wait_for_checkpoints()
@@ -159,7 +164,7 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """
     wait_for_checkpoints()
     notes, bad = [], []
-    for path in newest_first(Path(work_dir), lambda path: _load(path, mmap=True)):
+    for path in newest_first(Path(work_dir), look_into):
         try:
             note = _compare(path)
             _check_state(path, _load(path, mmap=True))

@@ -219,11 +219,12 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
         if path.is_file()
     ]
     # Here, because mmssl_ext.engine has a hook that imports this module.
+    from mmssl_ext.engine.checkpoint import look_into
     from mmssl_ext.engine.checkpoint_order import by_iteration
     from mmssl_ext.engine.manifest import manifests
 
     described = dict(manifests(Path(work_dir)))
-    files = by_iteration({path: described.get(path, {}) for path in files})
+    files = by_iteration({path: described.get(path, {}) for path in files}, look_into)
     return [_checkpoint(path) for path in files[:limit]]
 
 

@@ -407,6 +407,31 @@ def test_a_lock_of_another_host_counts_but_not_of_the_same_job(folder, monkeypat
     assert not path.exists()
 
 
+def test_a_run_that_no_chain_has_started_is_kept(folder, capsys):
+    mine = folder / "wd" / "pretrain"
+    mine.mkdir(parents=True)
+    (mine / "epoch_7.pth").write_text("mine")
+    with pytest.raises(UserError, match=r"its folder holds a run \(epoch_7\.pth"):
+        run(folder)
+    assert (mine / "epoch_7.pth").read_text() == "mine"
+    assert run(folder, rerun=True) == 0
+    assert (folder / "wd" / "old" / "pretrain.1" / "epoch_7.pth").read_text() == "mine"
+    assert calls(folder)["pretrain"] == "."
+
+
+def test_a_stage_whose_checkpoints_are_elsewhere_goes_on(folder):
+    """As with ``checkpoint.out_dir``: only the pointer is in its folder."""
+    text = CHAIN + 'options = dict(fails="is told")\n'
+    (folder / "out").mkdir()
+    only = ["voc-random-seed0"]
+    assert run(folder, text, only=only) == 75
+    stage = folder / "wd" / "voc-random-seed0"
+    saved = (stage / "iter_1.pth").rename(folder / "out" / "iter_1.pth")
+    (stage / "last_checkpoint").write_text(str(saved))
+    assert run(folder, only=only) == 0
+    assert calls(folder)["voc-random-seed0"] == ".--resume."
+
+
 def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
     (folder / "small.py").write_text(CHAIN + 'options = dict(fails="hangs")\n')
     # The tool itself, with the folder of fake tools.

@@ -33,6 +33,7 @@ from mmssl_ext.engine.manifest import (
     write_manifest,
 )
 from mmssl_ext.files import sha256, sha256_on_disk, write_bytes
+from mmssl_ext.visualization import logs
 from tests.distributed import run_ranks
 from tests.harness import BATCH, toy_runner
 
@@ -349,6 +350,38 @@ def test_a_useless_pointer(two, pointer):
     assert find_resumable(two) == (two / "epoch_2.pth", [])
     age(two / "epoch_1.pth", -5)
     assert find_resumable(two) == (two / "epoch_2.pth", [])
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_times_of_files_say_nothing(tmp_path, described):
+    """As where a folder was copied or restored: the one of most iterations is next.
+
+    An epoch has 6 iterations; ``iter_14`` is from within the third.
+    """
+    run = tmp_path / "run"
+    options = {"interval": 1, "save_last": False}
+    toy_runner(run, f"times {described}", PlainCheckpointHook(**options)).train()
+    places = {"iter_14": (2, 14), "iter_9": (1, 9), "epoch_3": (3, 18)}
+    for name, (epoch, done) in places.items():
+        content = {"state_dict": {}, "meta": {"epoch": epoch, "iter": done}}
+        path = run / f"{name}.pth"
+        save_checkpoint_file(content, path)
+        facts = {"kind": "interim", "epoch": epoch, "iter": done}
+        write_manifest(path, sha256(path), facts)
+    if not described:
+        for path in run.glob("*.json"):
+            path.unlink()
+    order = ["epoch_3.pth", "iter_14.pth", "epoch_2.pth", "iter_9.pth", "epoch_1.pth"]
+    for seconds, name in enumerate(order):
+        age(run / name, 100 - seconds)  # the other way round
+    assert [x.path.name for x in logs.checkpoints(run)] == order
+    for name in order[:-1]:
+        (run / "last_checkpoint").write_text(str(run / "gone.pth"))
+        assert find_resumable(run)[0] == run / name
+        (run / name).write_bytes(b"PK\x03\x04")
+        age(run / name, -5)
+    found, (note,) = find_resumable(run)
+    assert found == run / "epoch_1.pth" and "epoch_3.pth is truncated" in note
 
 
 def test_a_pointer_to_something_else(two):

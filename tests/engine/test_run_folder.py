@@ -1,8 +1,11 @@
 """Whose folder it is: a run never takes the place of another one."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from mmssl_ext.engine.manifest import write_manifest
 from mmssl_ext.engine.run_folder import RUN_FILE, check_free, find_run
 from mmssl_ext.engine.work_dir import LOCK_FILE
 from mmssl_ext.files import sha256
-from tests.harness import config, make_runner, toy_runner, write_images
+from tests.harness import REPO, config, make_runner, toy_runner, write_images
 
 VARIABLES = (
     *("SLURM_JOB_ID", "SLURM_RESTART_COUNT"),
@@ -278,6 +281,39 @@ def test_another_torchrun_of_the_same_name_is_none(monkeypatch):
     other = starter() | {"agent": [boot, pids, pid, "0"]}
     assert not started_by(other)
     assert started_by(starter() | {"agent": ["another machine", pids, pid, "0"]})
+
+
+STARTS = [  # how often requeued, options of the user's, what the task gets besides
+    (0, [], ["--resume"]),
+    (0, ["--overwrite"], []),
+    (1, ["--overwrite"], []),  # train.py knows that it is a further start
+    (0, ["--resume", "x.pth"], []),
+]
+
+
+@pytest.mark.parametrize(("restarts", "options", "added"), STARTS)
+def test_what_the_slurm_script_adds(tmp_path, restarts, options, added):
+    for name, text in {
+        "srun": f'printf "%s\\n" "$@" > {tmp_path}/arguments',
+        "scontrol": "echo n1",
+        "sbatch": "",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "small.py").touch()
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
+    env = os.environ | job | {"SLURM_RESTART_COUNT": str(restarts)}
+    env |= {"PATH": f"{tmp_path}:{env['PATH']}", "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", REPO / "tools" / "slurm_train.sh", "p", "j", "small.py", *options],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    words = (tmp_path / "arguments").read_text().split("\n")[:-1]
+    assert words[words.index("work_dirs/small") + 1 :] == [*options, *added]
 
 
 def test_a_finished_run_says_that_it_is(images, run):
