@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from .room import writing
+
 MISSING = -1  # size of what is no file
 
 
@@ -52,12 +54,13 @@ def drafted(path: str | Path, durable: bool = False) -> Iterator[Path]:
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield draft
-        if durable:
-            flush(draft)
-        draft.replace(path)
-        if durable:
-            flush(path.parent)
+        with writing(path):
+            yield draft
+            if durable:
+                flush(draft)
+            draft.replace(path)
+            if durable:
+                flush(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn, ParamSpec
 
+from .room import no_room, told
+
 #: Sent to all processes of a terminal: by Ctrl-C, and when it closes.
 TERMINAL = (signal.SIGINT, signal.SIGHUP)
 P = ParamSpec("P")
@@ -124,7 +126,7 @@ def at_once(code: int | None = None) -> Iterator[None]:
 
 
 def explained(main: Callable[P, int]) -> Callable[P, int]:
-    """Let a command end by a sentence and 128 + the signal's number."""
+    """Let a command end by a sentence: 128 + a signal's number, 2 on a full disk."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -133,6 +135,12 @@ def explained(main: Callable[P, int]) -> Callable[P, int]:
                 return main(*args, **kwargs)
             except KeyboardInterrupt as error:
                 return explain(error)
+            except Exception as error:
+                cause = no_room(error)
+                if cause is None:
+                    raise
+                say(f"Error: {told(cause)}")
+                return 2
 
     return run
 

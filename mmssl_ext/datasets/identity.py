@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from mmssl_ext.files import MISSING, head_of, sha256, size_of
+from mmssl_ext.text import shown
 
 from .base import SSLDataset
 
@@ -127,8 +128,7 @@ def _some(names: Sequence[str], what: str) -> str:
     if not names:
         return ""
     more = ", ..." if len(names) > _NAMED else ""
-    shown = (x if x.isprintable() else ascii(x)[1:-1] for x in names[:_NAMED])
-    return f"{len(names):,} {what} ({', '.join(shown)}{more})"
+    return f"{len(names):,} {what} ({', '.join(map(shown, names[:_NAMED]))}{more})"
 
 
 def _entries(identity: dict[str, Any]) -> list[tuple[str, int]]:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext import interrupt
 from mmssl_ext.files import write_text
+from mmssl_ext.room import no_room, told
 from mmssl_ext.text import shown
 
 from .base import SSLDataset
@@ -106,6 +107,11 @@ def make_shards(
         index.write(target)
         (target / UNFINISHED).unlink()
     except OSError as error:
+        if (cause := no_room(error)) is not None:
+            found = OSError(cause.errno, cause.strerror, str(target / UNFINISHED))
+            raise ShardError(
+                f"The shards cannot be written: {told(found)} It starts anew."
+            ) from error
         raise ShardError(
             f"The shards cannot be written to '{out}': {error}. Mend this and run the "
             "command again, which starts anew."

@@ -24,6 +24,7 @@ import torch
 
 from mmssl_ext import interrupt
 from mmssl_ext.files import sha256
+from mmssl_ext.room import writing
 from mmssl_ext.visualization.page import duration
 
 from .chain import PRETRAIN, Chain, Stage, check_stages
@@ -409,7 +410,8 @@ class ChainRunner:
         return command + ["--resume"] * resume
 
     def _call(self, command: list[str], folder: Path, lock: Lock, slot: int) -> int:
-        with (folder / LOG_FILE).open("a", encoding="utf-8") as log, self._guard:
+        path = folder / LOG_FILE
+        with writing(path), path.open("a", encoding="utf-8") as log, self._guard:
             if self._stopping:
                 return 1
             log.write(f"$ {shlex.join(command)}\n")

@@ -1,4 +1,4 @@
-"""How a training run ends where a signal meets it outside of its loop."""
+"""How a training run ends by what meets it from outside, and is no fault of its own."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from pathlib import Path
 
 from mmssl_ext.files import read_text
 from mmssl_ext.interrupt import Interrupted
+from mmssl_ext.room import no_room, told
 
-from .errors import Preempted
+from .errors import Preempted, UserError
 
 
 @contextlib.contextmanager
 def leaving_by_sentence() -> Iterator[list[str]]:
-    """End as PreemptionHook does, while a run is made ready and when it has trained.
+    """End by a sentence after a signal outside of the loop, and on a full disk.
+
+    Within the loop PreemptionHook heeds signals.
 
     Yields:
         A list that takes the work_dir as soon as it is known.
 
     Raises:
         Preempted: In place of :class:`~mmssl_ext.interrupt.Interrupted`.
+        UserError: In place of an error for want of room on the disk.
     """
     place: list[str] = []
     try:
@@ -35,3 +39,10 @@ def leaving_by_sentence() -> Iterator[list[str]]:
             f"The run{f' in {place[0]}' if place else ''} was stopped by "
             f"{error.number.name} outside of its steps. {left}"
         ) from error
+    except Exception as error:
+        cause = no_room(error)
+        if cause is None or isinstance(error, UserError):
+            raise
+        name = cause.filename or str(Path(*place))
+        found = OSError(cause.errno, cause.strerror, name)
+        raise UserError(told(found, "go on with --resume")) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import queue
@@ -98,18 +99,20 @@ class _InWorker:
     def __call__(self, worker_id: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=_heed_parent, daemon=True).start()
-        sys.excepthook = _unless_hung_up
+        sys.excepthook = functools.partial(_unless_hung_up, sys.excepthook)
         if self.then is not None:
             self.then(worker_id)
 
 
-def _unless_hung_up(kind: type[BaseException], error: BaseException, tb: Any) -> None:
+def _unless_hung_up(
+    otherwise: Callable, kind: type[BaseException], error: BaseException, tb: Any
+) -> None:
     """Let nobody read of a batch that the parent, told to stop, no longer took.
 
     The thread that hands out the memory of batches reports its errors here.
     """
     if not issubclass(kind, (EOFError, OSError)):
-        sys.__excepthook__(kind, error, tb)
+        otherwise(kind, error, tb)
 
 
 def _heed_parent() -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from mmssl_ext.evaluation.classes import match_classes
 from mmssl_ext.evaluation.copies import say_copied_files
 from mmssl_ext.registry import RUNNERS
+from mmssl_ext.room import heed_log_files
 from mmssl_ext.text import guard_files, guard_logs
 
 from .collating import SizedCollate
@@ -39,9 +40,10 @@ class SSLRunner(Runner):
     """
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """Build the logger; its file takes any file name, in UTF-8."""
+        """Build the logger; its file takes any name, and says where it has no room."""
         logger = super().build_logger(*args, **kwargs)
         guard_files(logger)
+        heed_log_files(logger)
         return logger
 
     def register_hooks(

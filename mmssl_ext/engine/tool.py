@@ -17,6 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from mmssl_ext import interrupt
+from mmssl_ext.room import flush_output, no_room, told
 from mmssl_ext.text import guard_streams, printable
 
 from .errors import Preempted, RankError, UserError
@@ -55,7 +56,8 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
             ValueError,
             TypeError,
         ) as error:
-            if isinstance(error, (ValueError, TypeError)) and not _refused(error):
+            unexpected = isinstance(error, (ValueError, TypeError))
+            if unexpected and not _refused(error):
                 _tell_torchrun(error, traceback.format_exc())
                 raise
             speaks = _rank() == 0 or isinstance(error, RankError)
@@ -65,10 +67,18 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
             _tell_torchrun(error, str(error))
             code = getattr(error, "exit_code", UserError.exit_code)
         except Exception as error:
-            _tell_torchrun(error, traceback.format_exc())
-            raise
+            cause = no_room(error)
+            text = told(cause) if cause else traceback.format_exc()
+            _tell_torchrun(error, text)
+            if cause is None:
+                raise
+            interrupt.say(f"Error: {text}")
+            code = UserError.exit_code
         finally:
             _disconnect(code)
+        if (failed := flush_output()) is not None and code == 0:
+            interrupt.say(f"Error: the output could not be written: {failed}.")
+            code = UserError.exit_code
         return code
 
     return run

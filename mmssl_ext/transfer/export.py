@@ -17,6 +17,7 @@ from mmssl_ext.engine.load_report import describe_resnet
 from mmssl_ext.engine.weight_files import read_tensors
 from mmssl_ext.engine.weight_record import USUAL_STEM, USUAL_STRIDES, Record
 from mmssl_ext.files import sha256
+from mmssl_ext.room import writing
 
 from .handover import fingerprint, read_backbone
 from .layouts import to_detectron2
@@ -99,7 +100,8 @@ def export_backbone(
         # safetensors and the reader go by the suffix, so the draft keeps it.
         draft = path.with_name(f".{os.getpid()}-{path.name}")
         try:
-            _write(draft, name, state, origin)
+            with writing(path):
+                _write(draft, name, state, origin)
             if fingerprint(read_tensors(draft)) != origin["fingerprint"]:
                 raise CheckpointFileError(
                     f"What was written to {draft} differs from the source after "
@@ -162,5 +164,5 @@ def _write(path: Path, layout: str, state: State, origin: dict[str, Any]) -> Non
             "matching_heuristics": True,
             "__author__": json.dumps(origin),
         }
-    with path.open("wb") as file:
+    with path.open("wb") as file:  # whose errors say why, unlike torch's own
         torch.save(content, file)

@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from mmssl_ext.files import drafted
+
 from .logs import RunLog
 from .panels import Panel, number
 
@@ -165,7 +167,8 @@ def panels_figure(log: RunLog, panels: Iterable[Panel]) -> Figure | None:
 def save_png(figure: Figure, path: str | Path) -> None:
     """Write ``figure`` as PNG on white, two pixels per point of a usual screen."""
     _restyle(figure)
-    figure.savefig(path, dpi=200, facecolor="white")
+    with drafted(path) as draft:
+        figure.savefig(draft, format="png", dpi=200, facecolor="white")
 
 
 def to_svg(figure: Figure, name: str, label: str) -> str:

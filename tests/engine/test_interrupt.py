@@ -36,6 +36,7 @@ from tests.engine.test_preemption import (
 )
 from tests.harness import REPO
 from tests.harness import Watch as Events
+from tests.warm import Command
 
 INT, HUP = signal.SIGINT, signal.SIGHUP
 
@@ -252,3 +253,26 @@ def test_features_that_are_cut_short_leave_the_old_file(tmp_path, monkeypatch):
         testing._write(out, found)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert out.read_bytes() == before
+
+
+@pytest.mark.fault("R8")
+@pytest.mark.parametrize(("codes", "expected"), [((75, 75), 75), ((75, 0), 1)])
+def test_torchrun_passes_on_that_all_ranks_have_saved(tmp_path, codes, expected):
+    (tmp_path / "rank.py").write_text(
+        "import os, signal, sys, time\n"
+        "rank = int(os.environ['RANK'])\n"
+        f"leave = lambda *_: os._exit({codes}[rank])\n"
+        "signal.signal(signal.SIGINT, leave)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    options = ("--standalone", "--nproc_per_node=2", "--monitor-interval=0.1")
+    tool = REPO / "tools" / "torchrun.py"
+    with Command(tool, *options, "rank.py", cwd=tmp_path) as process:
+        ready = 0
+        for line in process.lines():
+            ready += "ready" in line
+            if ready == 2 and "ready" in line:
+                process.send_signal(INT)
+        assert process.wait(60) == expected, process.text
+        assert ("Traceback" in process.text) == (expected == 1)

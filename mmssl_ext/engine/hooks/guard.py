@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import deque
 from pathlib import Path
@@ -12,7 +13,7 @@ from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from torch import Tensor
 
-from mmssl_ext.files import read_text
+from mmssl_ext.files import read_text, write_text
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap
@@ -173,7 +174,8 @@ class NonFiniteGuardHook(Hook):
         }
         file = Path(runner.work_dir) / "nonfinite_report.json"
         if runner.rank == 0:
-            file.write_text(json.dumps(report, indent=2) + "\n")
+            with contextlib.suppress(OSError):  # what is told below counts more
+                write_text(file, json.dumps(report, indent=2) + "\n")
         rates = ", ".join(f"{name} {value:.4g}" for name, value in lr.items())
         resume = (
             f"Lower the learning rate or look at those images, then resume with "

@@ -20,6 +20,7 @@ from mmengine.hooks import Hook
 
 import mmssl_ext
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.room import no_room, told
 from mmssl_ext.unwrap import unwrap
 from mmssl_ext.visualization.logs import FACTS_FILE
 
@@ -55,8 +56,11 @@ class ReportHook(Hook):
             from mmssl_ext.visualization.report import write_report
 
             runner.logger.info(f"Report: {write_report(runner.work_dir)}")
-        except Exception:
-            runner.logger.exception(
+        except Exception as error:
+            cause = no_room(error)
+            log = runner.logger.exception if cause is None else runner.logger.error
+            log(
+                f"{'' if cause is None else f'{told(cause)} '}"
                 "The report could not be written; the run itself is complete. After "
                 "mending the cause, make it with: python -m "
                 f"mmssl_ext.visualization.report {shlex.quote(runner.work_dir)}"
