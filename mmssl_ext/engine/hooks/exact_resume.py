@@ -13,6 +13,7 @@ from mmssl_ext.registry import HOOKS
 from ..loops import ExactEpochLoop
 from ..resume import (
     accumulation,
+    check_finite,
     check_resume,
     facts,
     random_state,
@@ -62,6 +63,7 @@ class ExactResumeHook(Hook):
         loop = runner._train_loop
         if not (runner._resume and isinstance(loop, BaseLoop)):
             return
+        check_finite(checkpoint, runner._load_from)
         data, self._data = compare_data(runner, checkpoint, self.allow_other_data)
         for text in check_resume(runner, checkpoint, data):
             runner.logger.warning(text)
