@@ -27,6 +27,7 @@ from .errors import CheckpointFileError
 from .load_report import compare
 from .same_data import OPTION, SAME_DATA, OtherData
 from .start_weights import advice
+from .weight_values import state_faults
 
 _LISTED = 10  # differences that a message shows
 _NAMES = {
@@ -125,6 +126,19 @@ def plain(value: Any) -> Any:
         return str(value)
     name = getattr(value, "__qualname__", None)
     return f"{value.__module__}.{name}" if name else f"<{type(value).__name__}>"
+
+
+def check_finite(checkpoint: dict, path: Any) -> None:
+    """Refuse a state that holds NaN or infinity.
+
+    Raises:
+        CheckpointFileError: The message names the tensors.
+    """
+    if faults := state_faults(checkpoint):
+        raise CheckpointFileError(
+            f"Checkpoint {path} comes from a run that diverged ({'; '.join(faults)}). "
+            "Resume from an earlier one."
+        )
 
 
 def check_resume(

@@ -24,8 +24,13 @@ _LISTED = 3  # names that a sentence shows
 _LIMIT = 1e18  # a product of two such values overflows float32
 _BESIDE = ("training_state", "message_hub", "meta")  # no state of the training itself
 _LEARNT = ("weight", "bias", "running_mean", "running_var")
-# Convolutions that a norm follows: at one value throughout they pass nothing on.
-_NORMED = re.compile(r"(^|\.)(conv\d*|downsample\.0|stem\.\d+)\.weight$")
+# A convolution and the norms that may follow it: at one value throughout it passes
+# nothing on.
+_CONV = re.compile(r"(?P<block>^|.*\.)conv(?P<number>\d*)\.weight$")
+_NORMS = ("bn", "gn", "norm")
+_SEQUENCE = re.compile(
+    r"(?P<block>(?:^|.*\.)(?:downsample|stem)\.)(?P<number>\d+)\.weight$"
+)
 _NORM = re.compile(r"^(?P<block>(?:.*\.)?)bn(?P<number>\d)\.weight$")
 _MEND = "Use an earlier checkpoint, or copy or convert the file again."
 
@@ -96,10 +101,20 @@ def _fault(
     if last == "running_var" and (low < 0 or high == 0):
         return "negative variances" if low < 0 else "a variance of 0 in every channel"
     if low == high and value.numel() > 1:
-        followed = value.dim() > 1 and _NORMED.search(name)
+        followed = value.dim() > 1 and _is_normed(name, tensors)
         if followed or (low == 0 and _is_inner_norm(name, tensors)):
             return f"{low:.3g} throughout"
     return ""
+
+
+def _is_normed(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a norm follows a convolution, by the names of ResNets."""
+    if found := _CONV.match(name):
+        norms = [f"{found['block']}{kind}{found['number']}.weight" for kind in _NORMS]
+        return any(norm in tensors for norm in norms)
+    found = _SEQUENCE.match(name)
+    following = found and f"{found['block']}{int(found['number']) + 1}.weight"
+    return following in tensors and tensors[str(following)].dim() == 1
 
 
 def _is_inner_norm(name: str, tensors: Mapping[str, Tensor]) -> bool:

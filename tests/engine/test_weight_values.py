@@ -14,6 +14,7 @@ from mmssl_ext.engine.chain import check_stages, read_chain
 from mmssl_ext.engine.checkpoint import check_checkpoint_file, find_resumable
 from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.engine.launch import load_config
+from mmssl_ext.engine.resume import check_finite
 from mmssl_ext.engine.testing import load_strictly
 from mmssl_ext.engine.weight_values import state_faults, value_faults
 from mmssl_ext.registry import MODELS
@@ -68,6 +69,10 @@ SICK = {
     "float16 underflow": (lambda n, v: (v * 1e-9).half(), ": 0 throughout"),
     "one conv zero": (with_value(CONV, 0), f"{CONV}: 0 throughout"),
     "one conv constant": (with_value(CONV, 0.5), f"{CONV}: 0.5 throughout"),
+    "dead shortcut": (
+        with_value("layer2.0.downsample.0.weight", 0),
+        r"layer2\.0\.downsample\.0\.weight: 0 throughout",
+    ),
     "dead stem": (with_value("bn1.weight", 0), r"bn1\.weight: 0 throughout"),
     "dead block": (with_value("layer1.0.bn1.weight", 0), r"bn1\.weight: 0 throughout"),
     "int8": (lambda n, v: v.to(torch.int8), "int8 in place of floating-point numbers"),
@@ -128,8 +133,9 @@ def test_fresh_methods_are_let_pass(name):
 
 
 def test_convolutions_that_start_at_zero_on_purpose():
-    """Those of offsets and of non-local blocks; no norm follows them."""
+    """Those of offsets, of non-local blocks, of Fixup; no norm follows them."""
     state = backbone_state() | {
+        "extra.0.conv2.weight": torch.zeros(16, 16, 3, 3),
         "layer2.0.conv2_offset.weight": torch.zeros(18, 16, 3, 3),
         "layer3.0.plugin.conv_out.weight": torch.zeros(16, 8, 1, 1),
     }
@@ -196,6 +202,8 @@ def test_a_resume_passes_over_a_state_that_diverged(tmp_path):
     with pytest.raises(CheckpointFileError, match="a run that diverged"):
         check_checkpoint_file(tmp_path / "epoch_2.pth", resume=True)
     check_checkpoint_file(tmp_path / "epoch_2.pth")
+    with pytest.raises(CheckpointFileError, match=r"2\.pth comes from .*w: NaN"):
+        check_finite(sick, "epoch_2.pth")  # as ExactResumeHook does in any runner
 
 
 def test_a_chain_looks_at_its_sources_before_the_first_stage(tmp_path):

@@ -18,6 +18,7 @@ from ..gradients import (
 )
 from ..loops import ExactEpochLoop
 from ..resume import (
+    check_finite,
     check_resume,
     facts,
     random_state,
@@ -71,6 +72,7 @@ class ExactResumeHook(Hook):
         loop = runner._train_loop
         if not (runner._resume and isinstance(loop, BaseLoop)):
             return
+        check_finite(checkpoint, runner._load_from)
         data, self._data = compare_data(runner, checkpoint, self.allow_other_data)
         for text in check_resume(runner, checkpoint, data):
             runner.logger.warning(text)
