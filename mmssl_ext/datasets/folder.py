@@ -79,6 +79,8 @@ class ImageFolder(SSLDataset):
                 f"The image folder '{self.root}' is a file. For a text list of images "
                 f"use the dataset ImageList."
             )
+        if isinstance(extensions, str):  # ".jpg" alone
+            extensions = [extensions]
         endings = tuple(e.lower() for e in extensions)
         walk = ImageWalk(self.root, endings)
         targets, classes, stray, left = None, None, 0, ""

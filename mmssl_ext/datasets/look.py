@@ -28,7 +28,9 @@ NUM_LOOKED_AT = 16  # images, evenly spread over the set
 _SECONDS = 2.0  # for all of them
 _DARK = 0.1  # of the range of the depth; a sound image uses more
 _SMALL = (256, 256)  # JPEG is decoded at about this size only
-_BANDS = 277  # tag of TIFF: samples per pixel
+_KIND, _BANDS = 254, 277  # tags of TIFF: kind of a page, samples per pixel
+_NO_PAGE = 1 | 4  # a smaller version of another page, or its mask
+_PAGES = 10  # that are looked at
 _Reader = Callable[[], bytes]
 
 
@@ -179,8 +181,14 @@ def _drops_a_band(img: Image.Image) -> bool:
 
 
 def _has_more_pages(img: Image.Image) -> bool:
-    try:
-        img.seek(1)
-    except EOFError:
+    if img.format in ("JPEG", "MPO"):  # telephones put a map of the brightness there
         return False
-    return True
+    for page in range(1, _PAGES):
+        try:
+            img.seek(page)
+        except EOFError:
+            return False
+        tags = getattr(img, "tag_v2", {})
+        if not tags.get(_KIND, 0) & _NO_PAGE:
+            return True
+    return False

@@ -239,3 +239,8 @@ def test_a_link_in_a_circle_is_no_class(tmp_path):
     (tmp_path / "circle").symlink_to("circle")
     assert class_folders(str(tmp_path)) == ["a"]
     assert names(tmp_path, labels="subfolders") == ["a/1.jpg"]
+
+
+def test_one_suffix_needs_no_list(tmp_path):
+    touch(tmp_path, "a.jpg", "b.png", "c.jpg.txt")
+    assert names(tmp_path, extensions=".PNG") == ["b.png"]
