@@ -64,6 +64,11 @@ class SSLDataset(Dataset):
                 f"max_images must be at least 1, or None for all images, but is "
                 f"{max_images!r}."
             )
+        if isinstance(classes, str):
+            raise ValueError(
+                f"classes={classes!r} is one string; give a list of class names, one "
+                f"class as ({classes!r},)."
+            )
         count = size if max_images is None else min(size, max_images)
         self._rows = np.arange(count, dtype=np.int64) * size // max(count, 1)
         self.labels = None if labels is None else np.asarray(labels)[self._rows]

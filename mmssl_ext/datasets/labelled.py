@@ -82,6 +82,11 @@ class LabelledFolder(ImageFolder):
         classes_from: str | None,
         num_classes: int | None,
     ) -> None:
+        if isinstance(classes, str):
+            raise ValueError(
+                f"classes={classes!r} is one string; give a list of class names, one "
+                f"class as ({classes!r},)."
+            )
         folders = self._metainfo["classes"]
         source = classes_from or self.root
         if not os.path.isdir(source):

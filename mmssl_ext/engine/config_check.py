@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from mmssl_ext import registry as own_registries
 
+from .config_names import check_class_names
 from .errors import ConfigError
 
 # Field name -> registry of what stands below it, wherever it occurs.
@@ -87,6 +88,7 @@ def check_config(cfg: Any) -> None:
         ConfigError: One sentence per mistake, with the place, the class, the closest
             valid name and all options.
     """
+    check_class_names(cfg)
     mistakes: list[str] = []
     for name in _ROOTS:
         if cfg.get(name) is not None:

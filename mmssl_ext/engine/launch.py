@@ -24,9 +24,10 @@ from .agreement import share
 from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
 from .config_strict import check_names, check_strict, enforce
-from .config_variables import config_files, read_with_variables, variables
+from .config_variables import config_files, read_config, variables
 from .errors import ConfigError
 from .leaving import leaving_by_sentence
+from .options import enable_options
 from .ranks import TIMEOUT, start_ranks, watched
 from .runner import SSLRunner
 from .starting import own_folders, set_checkpoint
@@ -34,6 +35,7 @@ from .tool import run_tool as run_tool
 from .work_dir import check_writable
 
 enable_bases()
+enable_options()
 
 Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log
 
@@ -81,11 +83,7 @@ def load_config(
     options = dict(cfg_options or {})
     try:
         config_files(path)  # mmengine would follow a circle of bases without end
-        changed = _take_variables(path, options)
-        if changed:
-            cfg = read_with_variables(path, changed)
-        else:
-            cfg = Config.fromfile(str(path))
+        cfg = read_config(path, _take_variables(path, options), _RUNNER_KEYS)
     except FileNotFoundError as error:
         raise ConfigError(
             f"Config {path} needs a file that does not exist: {error}. Check _base_."
@@ -100,7 +98,8 @@ def load_config(
             f"Config {path}: {error} Start from the folder that holds the module, or "
             "name that folder in PYTHONPATH."
         ) from error
-    except (OSError, KeyError, TypeError) as error:  # suffix, duplicate or odd keys
+    # Suffix, duplicate or odd keys, a value of another kind than it is taken apart as.
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"Config {path} cannot be read: {error}") from error
     for option in options:
         _check_option(option, cfg)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
+from mmssl_ext.engine.config_names import check_class_names
 from mmssl_ext.engine.errors import ConfigError
 
 from .data_check_base import Findings, Source, check_root
@@ -26,6 +27,7 @@ from .data_check_voc import check_voc
 _CHECKS: dict[str, Callable[[list[Source], Findings], None]] = {
     "CocoDataset": check_coco,
     "XMLDataset": check_voc,
+    "VOCDetectionDataset": check_voc,
     "BaseSegDataset": check_semantic,
     "CustomDataset": check_folder,
 }
@@ -35,7 +37,7 @@ _READERS = {
     ("mmdet", "VOCDataset"): "XMLDataset",
     ("mmssl_ext", "CocoDetectionDataset"): "CocoDataset",
     ("mmssl_ext", "CityscapesDetectionDataset"): "CocoDataset",
-    ("mmssl_ext", "VOCDetectionDataset"): "XMLDataset",
+    ("mmssl_ext", "VOCDetectionDataset"): "VOCDetectionDataset",
     ("mmseg", "CityscapesDataset"): "BaseSegDataset",
     ("mmseg", "PascalVOCDataset"): "BaseSegDataset",
     ("mmpretrain", "ImageNet"): "CustomDataset",
@@ -55,6 +57,7 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
     Raises:
         ConfigError: One sentence per problem, with its place in the config.
     """
+    check_class_names(cfg)
     scope = cfg.get("default_scope")
     if scope not in ("mmdet", "mmseg", "mmpretrain"):
         return []

@@ -122,7 +122,20 @@ class VOCDetectionDataset(VOCDataset):
     Boxes are continuous: pixels 1 to W, both inclusive, become the interval [0, W],
     where mmdet's own class gives [0, W - 1]. Difficult objects take part in training;
     mmdet's own class has them count as background. In evaluation they are ignored.
+
+    Args:
+        img_suffix: File name ending of the images; mmdet's own class knows ``.jpg``.
+        **kwargs: As for mmdet's ``VOCDataset``.
     """
+
+    def __init__(self, img_suffix: str = ".jpg", **kwargs: Any) -> None:
+        self.img_suffix = img_suffix
+        super().__init__(**kwargs)
+
+    def parse_data_info(self, img_info: dict) -> Any:
+        """As mmdet's, of the image with the suffix."""
+        name = img_info["file_name"].removesuffix(".jpg") + self.img_suffix
+        return super().parse_data_info({**img_info, "file_name": name})
 
     def _parse_instance_info(self, *args: Any, **kwargs: Any) -> list[dict]:
         instances = super()._parse_instance_info(*args, **kwargs)

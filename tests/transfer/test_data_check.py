@@ -301,6 +301,14 @@ def test_a_class_may_stand_in_one_of_several_training_sets(data):
     refused(load(VOC, data, train_splits=both[:1]), "named in metainfo.classes")
 
 
+def test_voc_images_of_another_format(data):
+    """PNG images are found by an option, and named where the option is missing."""
+    for image in (data / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"):
+        image.rename(image.with_suffix(".png"))
+    refused(load(VOC, data), "have no file", ".jpg")
+    assert check_data(load(VOC, data, img_suffix=".png")) == []
+
+
 def test_boxes_of_voc(data):
     folder = data / "VOCdevkit/VOC2007/Annotations"
     good = (folder / "000001.xml").read_text()

@@ -312,6 +312,9 @@ def test_voc_boxes_are_continuous_and_difficult_objects_train(tmp_path):
         instances = data.get_data_info(0)["instances"]
         assert [i["bbox"] for i in instances] == [[0, 2, 40, 20]] * 2
         assert [i["ignore_flag"] for i in instances] == flags
+    assert test.get_data_info(0)["img_path"].endswith("/JPEGImages/a.jpg")
+    images = load(img_suffix=".png").get_data_info(0)["img_path"]
+    assert images == str(tmp_path / "VOC2007/JPEGImages/a.png")
 
 
 # --- the configs ----------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from mmssl_ext.datasets import SSLDataset, UnreadableImageError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
-from mmssl_ext.models.fit import check_parts
+from mmssl_ext.fit import check_parts
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap

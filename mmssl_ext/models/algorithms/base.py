@@ -6,9 +6,8 @@ import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
+from mmssl_ext.fit import check_parts, pooled
 from mmssl_ext.registry import MODELS
-
-from ..fit import check_parts, pooled
 
 Features = dict[str, Tensor]  # by name, the batch in the first dimension
 

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmssl_ext.fit import pooled
 from mmssl_ext.registry import MODELS
 
-from ..fit import pooled
 from ..layers import SplitBatchNorm
 from ..memory import KeyQueue
 from .base import Features

@@ -7,6 +7,7 @@ data_root = "{{$VOC_ROOT:data/VOCdevkit}}"
 train_splits = (("VOC2007", "trainval"), ("VOC2012", "trainval"))
 test_split = ("VOC2007", "test")
 classes = None  # names; None = the 20 of VOC
+img_suffix = ".jpg"  # of the images
 eval_mode = "11points"  # what detectron2 uses on VOC 2007; "area" on VOC 2012
 
 short_sides = tuple(range(480, 801, 32))  # drawn per image in training
@@ -72,6 +73,7 @@ train_dataloader = dict(
                 ann_file=f"{folder}/ImageSets/Main/{split}.txt",
                 data_prefix=dict(sub_data_root=f"{folder}/"),
                 metainfo=metainfo,
+                img_suffix=img_suffix,
                 filter_cfg=dict(filter_empty_gt=True),
                 pipeline=train_pipeline,
             )
@@ -91,6 +93,7 @@ val_dataloader = dict(
         ann_file=f"{test_split[0]}/ImageSets/Main/{test_split[1]}.txt",
         data_prefix=dict(sub_data_root=f"{test_split[0]}/"),
         metainfo=metainfo,
+        img_suffix=img_suffix,
         test_mode=True,
         pipeline=test_pipeline,
     ),

@@ -5,7 +5,7 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmssl_ext.models.fit import check_parts, pooled
+from mmssl_ext.fit import check_parts, pooled
 from mmssl_ext.registry import MODELS
 from tests.models.common import BACKBONE, build, views
 

@@ -1,0 +1,42 @@
+"""Class names in a config: a list of names, never one string."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from .errors import ConfigError
+
+
+def check_class_names(cfg: Any) -> None:
+    """Refuse a string in the place of a list of class names: it would be its letters.
+
+    A data set of the toolboxes may name a text file of names, which they read.
+
+    Raises:
+        ConfigError: The message names the place and says how one class is written.
+    """
+    for place, value in _strings(cfg, ""):
+        if place != "classes" and os.path.isfile(value):
+            continue
+        raise ConfigError(
+            f"{place}={value} is one string, which would count as {len(value)} "
+            f"classes, a letter each. Write a list of names, one class as "
+            f'"{place}=({value})" on the command line and '
+            f'{place.rpartition(".")[2]} = ("{value}",) in a config.'
+        )
+
+
+def _strings(node: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Every ``classes`` that is a string, with its place."""
+    if isinstance(node, (list, tuple)):
+        for i, item in enumerate(node):
+            yield from _strings(item, f"{place}.{i}")
+    elif hasattr(node, "items"):
+        for key, value in node.items():
+            inner = f"{place}.{key}" if place else str(key)
+            if key == "classes" and isinstance(value, str):
+                yield inner, value
+            else:
+                yield from _strings(value, inner)

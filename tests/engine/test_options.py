@@ -1,0 +1,157 @@
+"""Options of the command line: blanks, quotes, brackets; variables of child configs."""
+
+from argparse import ArgumentParser
+
+import pytest
+from mmengine.config import DictAction
+
+from mmssl_ext.datasets import ImageFolder, LabelledFolder
+from mmssl_ext.engine.config_names import check_class_names
+from mmssl_ext.engine.errors import ConfigError
+from mmssl_ext.engine.launch import load_config
+from tests.harness import REPO, write_images
+
+CONFIGS = REPO / "configs/transfer"
+VOC = CONFIGS / "detection/faster_rcnn_r50_fpn_voc0712.py"
+FCN = CONFIGS / "segmentation/fcn_r50_cityscapes_40k.py"
+
+
+def given(*options):
+    parser = ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    return parser.parse_args(["--cfg-options", *options]).cfg_options
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(red disk,square)", ("red disk", "square")),
+        ('("red disk", "square")', ("red disk", "square")),
+        ("['red disk','a,b',3]", ["red disk", "a,b", 3]),
+        ("(driver's licence, car)", ("driver's licence", "car")),
+        ("(object,)", ("object",)),
+        ("(object)", ("object",)),
+        ("/data/my photos", "/data/my photos"),
+        ("'/data/a,b'", "/data/a,b"),
+        ("/data/photos(1)", "/data/photos(1)"),
+        ("(a)b", "(a)b"),
+        # as mmengine reads them
+        ("1,2.5,true,None", [1, 2.5, True, None]),
+        ("[(VOC2007,trainval),(A,b)]", [("VOC2007", "trainval"), ("A", "b")]),
+        ("(a,b),(c,d)", [("a", "b"), ("c", "d")]),
+        ("((1,2),)", ((1, 2),)),
+        ("'[1,2]'", [1, 2]),
+        ("5", 5),
+        ("", ""),
+        ("()", ()),
+        ("a=b", "a=b"),
+    ],
+)
+def test_values(text, value):
+    found = given(f"key={text}")["key"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["classes=(red", "disk,square)"], r"in \(red are not closed.* into quotes"),
+        (["classes=['red,disk]"], "not closed"),
+        (["classes=((a,b)"], "not closed"),
+        (["a=1", "disk,square)"], r"--cfg-options disk,square\): write KEY=VALUE"),
+    ],
+)
+def test_what_the_shell_has_split_is_a_sentence(options, message):
+    with pytest.raises(ConfigError, match=message):
+        given(*options)
+
+
+def test_options_of_several_uses_add_up():
+    parser = ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    words = ["--cfg-options", "a=1", "b=x", "--cfg-options", "a=2"]
+    assert parser.parse_args(words).cfg_options == {"a": 2, "b": "x"}
+
+
+# Variables that a file of the user's assigns anew
+
+
+def child(folder, text, base=VOC):
+    path = folder / "own.py"
+    path.write_text(f'_base_ = "{base}"\n{text}\n')
+    return path
+
+
+def test_classes_of_a_child_config_move_what_follows_from_them(tmp_path):
+    own = child(tmp_path, 'classes = ("red disk", "square")\nnum_workers = 0')
+    expected = load_config(VOC, {"classes": ("red disk", "square"), "num_workers": 0})
+    cfg = load_config(own)
+    assert cfg.num_classes == cfg.model.roi_head.bbox_head.num_classes == 2
+    assert cfg.to_dict() == expected.to_dict()
+    data = cfg.train_dataloader.dataset.datasets[0]
+    assert data.metainfo.classes == ("red disk", "square")
+    assert cfg.filename == str(own)
+    # the outermost value counts: an option, then a child of the child
+    assert load_config(own, {"classes": ("a",)}).num_classes == 1
+    inner = tmp_path / "inner.py"
+    inner.write_text('_base_ = "own.py"\nclasses = ("a", "b", "c")\n')
+    assert load_config(inner).model.roi_head.bbox_head.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "iters", "end"),
+    [
+        ("max_iters = 90", 90, 90),
+        ("max_iters = 30 * 3", 90, 90),
+        ("max_iters = 40\nhalf = max_iters // 2\nmax_iters = 90", 90, 90),
+        ("max_iters = 80\nmax_iters += 10", 90, 90),
+        ("max_iters = _base_.max_iters // 1000", 40, 40),
+        ("max_iters = 90\ntrain_cfg = dict(max_iters=70)", 70, 90),
+    ],
+)
+def test_any_variable_moves_by_its_own_value(tmp_path, text, iters, end):
+    cfg = load_config(child(tmp_path, text, FCN))
+    assert cfg.train_cfg.max_iters == iters
+    assert cfg.param_scheduler[0].end == end
+    if "half" in text:
+        assert cfg.half == 20
+
+
+def test_parts_and_placeholders_stay_what_they_are(tmp_path):
+    (tmp_path / "base.py").write_text(
+        "a = 1\nb = a\nmodel = dict(x=a)\nview = [dict(p=1)]\n"
+        'here = "{{ fileDirname }}"'
+    )
+    own = tmp_path / "own.py"
+    own.write_text(
+        '_base_ = "base.py"\na = 2\nmodel = dict(y=3)\nview = [dict(p=2)]\n'
+        'there = "{{ fileDirname }}"'
+    )
+    cfg = load_config(own)
+    assert (cfg.a, cfg.b, cfg.model) == (2, 2, {"x": 2, "y": 3})
+    assert cfg.view == [{"p": 2}]
+    assert cfg.here == cfg.there == str(tmp_path)
+
+
+# One string where a list of names belongs
+
+
+@pytest.mark.parametrize("cfg", [VOC, FCN])
+def test_a_string_in_classes_is_refused(cfg, tmp_path):
+    expected = r'classes=disk is one string.* "classes=\(disk\)" .* \("disk",\) in'
+    with pytest.raises(ConfigError, match=expected):
+        check_class_names(load_config(cfg, {"classes": "disk"}))
+    check_class_names(load_config(cfg, {"classes": ("disk",)}))
+    names = tmp_path / "names.txt"
+    names.write_text("disk\n")
+    check_class_names({"dataset": {"metainfo": {"classes": str(names)}}})
+    with pytest.raises(ConfigError, match=r"dataset\.metainfo\.classes=disk is"):
+        check_class_names({"dataset": {"metainfo": {"classes": "disk"}}})
+
+
+def test_a_string_in_classes_of_a_dataset_is_refused(tmp_path):
+    root = write_images(tmp_path / "images", per_class=1)
+    with pytest.raises(ValueError, match=r"class as \('class0',\)"):
+        LabelledFolder(root, classes="class0")
+    assert len(ImageFolder(root)) == 2
