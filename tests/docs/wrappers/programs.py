@@ -59,7 +59,8 @@ def tool(name: str, argv: list[str]) -> int | None:
     from . import check, shorten
 
     sys.argv = [name, *argv]
-    if checking() and name == "torch.distributed.run":
+    launches = name == "torch.distributed.run" or Path(name).name == "torchrun.py"
+    if checking() and launches:
         from torch.distributed.run import parse_args
 
         args = parse_args(argv)

@@ -161,7 +161,7 @@ def _state() -> dict[str, Any]:
         "state_dict": {
             "backbone.conv1.weight": torch.rand(4, 3, generator=generator),
             "backbone.bn1.weight": torch.ones(4, dtype=torch.float16),
-            "backbone.layer1.0.conv1.weight": torch.arange(4),
+            "backbone.layer1.0.conv1.weight": torch.arange(4.0),
             "queue.keys": torch.rand(8, 2, generator=generator).t(),
         },
         "optimizer": {"state": {0: {"step": 3}}, "param_groups": [{"lr": 0.1}]},
