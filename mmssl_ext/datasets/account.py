@@ -84,6 +84,14 @@ class Account:
             print_log(text, logger="current", level=level)
 
 
+def format_bytes(count: int) -> str:
+    """Write a number of bytes with a unit."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
 def _number(count: int, what: str) -> str:
     plural = "" if count == 1 else "s"
     return f"{count:,} {what}{plural}"

@@ -177,7 +177,8 @@ def _drops_a_band(img: Image.Image) -> bool:
     if img.mode in ("RGBA", "RGBa", "LA", "La"):
         return np.asarray(img.getchannel(len(img.getbands()) - 1)).min() < 255
     tags = getattr(img, "tag_v2", None)
-    return img.mode == "RGB" and tags is not None and tags.get(_BANDS, 3) > 3
+    is_rgb = img.mode in ("RGB", "RGBX")
+    return is_rgb and tags is not None and tags.get(_BANDS, 3) > 3
 
 
 def _has_more_pages(img: Image.Image) -> bool:

@@ -21,6 +21,7 @@ from mmssl_ext.files import write_text
 from mmssl_ext.room import no_room, told
 from mmssl_ext.text import shown
 
+from .account import format_bytes
 from .base import SSLDataset
 from .folder import ImageFolder, ImageList
 from .listing import PackedPaths
@@ -34,7 +35,6 @@ from .shards import (
     ImageShards,
     ShardError,
     ShardIndex,
-    format_bytes,
 )
 from .transforms.decode import DecodeImage, UnreadableImageError
 from .walk import class_folders

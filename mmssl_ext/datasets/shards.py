@@ -27,6 +27,7 @@ import numpy as np
 from mmssl_ext.files import write_bytes
 from mmssl_ext.registry import DATASETS
 
+from .account import format_bytes
 from .base import SSLDataset
 from .folder import warn_of_empty
 from .listing import PackedPaths
@@ -345,11 +346,3 @@ class ImageShards(SSLDataset):
                 self._open.pop(next(iter(self._open)))
             self._open[shard] = file
         return file
-
-
-def format_bytes(count: int) -> str:
-    """Write a number of bytes with a unit."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"

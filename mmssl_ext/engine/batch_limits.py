@@ -14,9 +14,6 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmssl_ext.models.layers import SplitBatchNorm
-from mmssl_ext.models.memory import KeyQueue
-
 from .errors import ConfigError
 from .resume import batch_size, sampler
 
@@ -85,6 +82,10 @@ def check_batches(loader: Any, layers: list[str]) -> None:
 
 def tell_of_batches(loader: Any, model: nn.Module) -> None:
     """Log what goes on, but not as the config may mean it: splits and queues."""
+    # Models import the toolboxes, which the check of other data does without.
+    from mmssl_ext.models.layers import SplitBatchNorm
+    from mmssl_ext.models.memory import KeyQueue
+
     size = batch_size(loader)
     if size is None:  # dealt out by a sampler that does not tell
         return

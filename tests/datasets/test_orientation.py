@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 
+import cv2
 import mmcv.transforms
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tests.ragged import save_turned, stored, upright
 
 BACKENDS = pytest.mark.parametrize("backend", ["array", "pil"])
 UPRIGHT = upright().astype(int)
+NEW_OPENCV = int(cv2.__version__.split(".")[0]) > 4  # turns whatever we turn
 NEAR = 12  # of 255, the mean error of WebP at the edges of the colours
 
 
@@ -33,8 +35,9 @@ def test_all_orientations_are_read_as_by_mmcv(tmp_path, suffix, backend):
         path = save_turned(tmp_path / f"{number}{suffix}", number)
         read = DecodeImage(backend)({"img_path": str(path)})["img"]
         assert error(read) < NEAR, number
-        shown = mmcv.transforms.LoadImageFromFile()({"img_path": str(path)})["img"]
-        assert error(shown[..., ::-1]) < NEAR, number
+        if suffix != ".webp" or NEW_OPENCV:
+            shown = mmcv.transforms.LoadImageFromFile()({"img_path": str(path)})["img"]
+            assert error(shown[..., ::-1]) < NEAR, number
         with Image.open(path) as img:
             assert upright_size(img) == (30, 20)
 
@@ -102,8 +105,9 @@ def test_odd_exif_counts_as_opencv_counts_it_and_fails_no_image(name, backend):
     data = GOOD.get(name) or BAD[name]
     expected = UPRIGHT[::-1, ::-1] if name in GOOD else UPRIGHT
     assert error(DecodeImage(backend)({"img_bytes": data})["img"], expected) < 2
-    shown = mmcv.imfrombytes(data, channel_order="rgb")
-    assert error(shown, expected) < 2
+    if NEW_OPENCV or not name.startswith("after"):  # the first block alone, before
+        shown = mmcv.imfrombytes(data, channel_order="rgb")
+        assert error(shown, expected) < 2
 
 
 @BACKENDS

@@ -15,7 +15,7 @@ from mmssl_ext.registry import TRANSFORMS
 from mmssl_ext.text import shown
 
 from ..reading import NoImageError, read_file, what_it_is
-from .orientation import jpeg_orientation, orientation_of, turn
+from .orientation import jpeg_orientation, left_to_turn, turn
 from .random import AnyImage
 
 #: PIL would take a file of any name for a document too, and start Ghostscript for it.
@@ -122,8 +122,8 @@ class DecodeImage:
                 return np.array(source, order="C")  # the dataset's own is not touched
             return self._convert(Image.fromarray(source))
         if isinstance(source, Image.Image):
-            source.load()  # PIL turns TIFF files here
-            return turn(self._convert(source), orientation_of(source))
+            source.load()
+            return turn(self._convert(source), left_to_turn(source))
         if "img_bytes" in results:
             return self._read(results["img_bytes"])
         data, _ = read_file(results["img_path"])
@@ -142,7 +142,7 @@ class DecodeImage:
                     f"max_pixels={self.max_pixels}"
                 )
             img.load()
-            found = jpeg_orientation(data) if is_jpeg else orientation_of(img)
+            found = jpeg_orientation(data) if is_jpeg else left_to_turn(img)
             return turn(self._convert(img), found)
 
     def _read_jpeg(self, data: bytes) -> np.ndarray | None:

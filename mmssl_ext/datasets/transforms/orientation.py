@@ -61,19 +61,27 @@ def turn(img: AnyImage, orientation: int) -> AnyImage:
     return img.transpose(_PIL[orientation])
 
 
-def orientation_of(img: Image.Image) -> int:
-    """The orientation that an opened PIL image still has to be turned by, else 1.
+def left_to_turn(img: Image.Image) -> int:
+    """The orientation that loaded pixels still have to be turned by, else 1.
 
-    PIL turns TIFF files itself when it loads their pixels.
+    PIL turns TIFF files itself when it loads them.
+    """
+    return 1 if hasattr(img, "tag_v2") else orientation_of(img)
+
+
+def orientation_of(img: Image.Image) -> int:
+    """The orientation that the head of an opened file states, else 1.
+
+    Its pixels must not have been loaded yet.
     """
     tags = getattr(img, "tag_v2", None)
-    if tags is not None:
-        try:
-            found = tags.get(_TAG, 1)
-        except Exception:  # the file is damaged; its pixels may be whole
-            return 1
-        return found if found in _PIL else 1
-    return exif_orientation(img.info.get("exif")) or 1
+    if tags is None:
+        return exif_orientation(img.info.get("exif")) or 1
+    try:
+        found = tags.get(_TAG, 1)
+    except Exception:  # the file is damaged; its pixels may be whole
+        return 1
+    return found if found in _PIL else 1
 
 
 def upright_size(img: Image.Image) -> tuple[int, int]:
