@@ -47,8 +47,8 @@ def check_anchors(model: Any) -> None:
         if sizes is not None and strides is not None and len(sizes) != len(strides):
             raise ConfigError(
                 f"There are {len(sizes)} anchor sizes, {list(sizes)}, but "
-                f"{len(strides)} levels with the strides {list(strides)}: give one size "
-                "per level, from the smallest to the largest (anchor_sizes of the "
+                f"{len(strides)} levels with the strides {list(strides)}: give one "
+                "size per level, from the smallest to the largest (anchor_sizes of the "
                 "shipped configs, base_sizes of an anchor_generator)."
             )
 
