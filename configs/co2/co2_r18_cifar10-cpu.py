@@ -9,13 +9,16 @@ _base_ = "co2_r18_cifar10.py"
 
 max_epochs = 12
 batch_size = 256
+num_workers = 1
 
 model = dict(
     backbone=dict(stem_channels=32, base_channels=32, strides=(2, 2, 2, 2)),
     neck=dict(in_channels=256),
     bn_splits=4,
 )
-train_dataloader = dict(batch_size=batch_size, num_workers=1, pin_memory=False)
+train_dataloader = dict(
+    batch_size=batch_size, num_workers=num_workers, pin_memory=False
+)
 default_hooks = dict(
     checkpoint=dict(interval=2),
     knn=dict(

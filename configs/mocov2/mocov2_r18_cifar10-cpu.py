@@ -10,13 +10,16 @@ _base_ = "mocov2_r18_cifar10.py"
 
 max_epochs = 4
 batch_size = 256
+num_workers = 1
 
 model = dict(
     backbone=dict(stem_channels=16, base_channels=16, strides=(2, 2, 2, 1)),
     neck=dict(in_channels=128),
     bn_splits=4,  # groups of 64
 )
-train_dataloader = dict(batch_size=batch_size, num_workers=1, pin_memory=False)
+train_dataloader = dict(
+    batch_size=batch_size, num_workers=num_workers, pin_memory=False
+)
 default_hooks = dict(
     checkpoint=dict(interval=2),
     knn=dict(

@@ -141,7 +141,8 @@ class LabelledFolder(ImageFolder):
         kept = []
         for label, name in enumerate(self._metainfo["classes"]):
             indices = np.flatnonzero(self.labels == label)
-            rng = np.random.default_rng((seed, zlib.crc32(os.fsencode(name))))
+            code = zlib.crc32(name.encode("utf-8", "surrogateescape"))
+            rng = np.random.default_rng((seed, code))
             count = min(len(indices), max(1, round(fraction * len(indices))))
             kept.append(rng.permutation(indices)[:count])
         return np.sort(np.concatenate(kept))

@@ -1,4 +1,4 @@
-"""Class names in a config: a list of names, never one string."""
+"""Lists in a config that must have one entry for each of something."""
 
 from __future__ import annotations
 
@@ -22,10 +22,35 @@ def check_class_names(cfg: Any) -> None:
             continue
         raise ConfigError(
             f"{place}={value} is one string, which would count as {len(value)} "
-            f"classes, a letter each. Write a list of names, one class as "
+            "classes, a letter each. Write a list of names, one class as "
             f'"{place}=({value})" on the command line and '
             f'{place.rpartition(".")[2]} = ("{value}",) in a config.'
         )
+
+
+def check_anchors(model: Any) -> None:
+    """Refuse another number of anchor sizes than levels, which mmdet only asserts.
+
+    Raises:
+        ConfigError: The message names the sizes and how many there must be.
+    """
+    if isinstance(model, (list, tuple)):
+        for item in model:
+            check_anchors(item)
+    if not hasattr(model, "items"):
+        return
+    for key, value in model.items():
+        if key != "anchor_generator" or not hasattr(value, "get"):
+            check_anchors(value)
+            continue
+        sizes, strides = value.get("base_sizes"), value.get("strides")
+        if sizes is not None and strides is not None and len(sizes) != len(strides):
+            raise ConfigError(
+                f"There are {len(sizes)} anchor sizes, {list(sizes)}, but "
+                f"{len(strides)} levels with the strides {list(strides)}: give one "
+                "size per level, from the smallest to the largest (anchor_sizes of the "
+                "shipped configs, base_sizes of an anchor_generator)."
+            )
 
 
 def _strings(node: Any, place: str) -> Iterator[tuple[str, str]]:

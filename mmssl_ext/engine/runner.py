@@ -17,6 +17,7 @@ from mmssl_ext.room import heed_log_files
 from mmssl_ext.text import guard_files, guard_logs
 
 from .collating import SizedCollate
+from .config_names import check_anchors
 from .errors import ConfigError
 from .hooks.accumulation import AccumulationHook
 from .hooks.loaded_weights import LoadedWeightsHook
@@ -59,13 +60,15 @@ class SSLRunner(Runner):
         """Build the model.
 
         Raises:
-            ConfigError: A part has no option of a name, or needs another package.
+            ConfigError: A part has no option of a name, needs another package, or
+                asserts something of its options.
         """
+        check_anchors(model)
         try:
             return super().build_model(model)
-        except (TypeError, ImportError) as error:
+        except (TypeError, ImportError, AssertionError) as error:
             known = "unexpected keyword argument" in str(error)
-            if known or isinstance(error, ImportError):
+            if known or not isinstance(error, TypeError):
                 reason = " ".join(str(error).split())
                 raise ConfigError(f"The model cannot be built: {reason}") from error
             raise

@@ -61,8 +61,8 @@ def in_numbers_of(
         unknown = [i for i in present if i >= len(known)]
     if unknown:
         raise ValueError(
-            f"{whose} has images of {len(unknown)} classes that {others} does not "
-            f"have: {_some([classes[i] for i in unknown])}; {others} has "
+            f"{whose} has images of {len(unknown)} "
+            f"class{'es' * (len(unknown) > 1)} that {others} does not have: {_some([classes[i] for i in unknown])}; {others} has "
             f"{_some(known)}. Give both the same class names, or take these images "
             "out."
         )

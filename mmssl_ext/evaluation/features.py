@@ -28,13 +28,14 @@ _GATHER_ELEMENTS = 2**26  # per collective call: 256 MB of fp32 on each device
 class Features(NamedTuple):
     """What :func:`extract_features` returns, on the host.
 
+    ``classes`` are the names of the labels, ``None`` where the dataset gives none, and
+    ``digests``, where asked for, 64-bit numbers of the pixels of each row, n.
+
     Attributes:
         features: Name (``backbone``, ``embedding``, with prefix ``key_`` from the key
             encoder) to fp32 tensor, n x C, not normalised.
         labels: Class of each row, n, or ``None`` where any image has none.
         paths: ``img_path`` of each row.
-        classes: Names of the labels, or ``None`` where the dataset gives none.
-        digests: A number of 64 bits for the pixels of each row, n, where asked for.
     """
 
     features: dict[str, Tensor]

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import DictAction
 
 from mmssl_ext.datasets import ImageFolder, LabelledFolder
-from mmssl_ext.engine.config_names import check_class_names
+from mmssl_ext.engine.config_names import check_anchors, check_class_names
 from mmssl_ext.engine.errors import ConfigError
 from mmssl_ext.engine.launch import load_config
 from tests.harness import REPO, write_images
@@ -155,3 +155,21 @@ def test_a_string_in_classes_of_a_dataset_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"class as \('class0',\)"):
         LabelledFolder(root, classes="class0")
     assert len(ImageFolder(root)) == 2
+
+
+def test_another_number_of_anchor_sizes_than_levels_is_named():
+    cfg = load_config(VOC, {"anchor_sizes": (16, 32, 64)})
+    expected = r"There are 3 anchor sizes, \[16, 32, 64\], but 5 levels .*anchor_sizes"
+    with pytest.raises(ConfigError, match=expected):
+        check_anchors(cfg.model)
+    check_anchors(load_config(VOC).model)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["co2/co2_r18_demo.py", "co2/co2_r18_cifar10-cpu.py", "detco/detco_r18_demo.py"],
+)
+def test_workers_have_one_name(name):
+    cfg = load_config(name, {"num_workers": 3, "batch_size": 16})
+    assert cfg.train_dataloader.num_workers == 3
+    assert cfg.train_dataloader.batch_size == 16

@@ -8,6 +8,7 @@ _base_ = "../default_runtime.py"
 
 data_root = "{{$DEMO_ROOT:data/demo}}/imagenet"
 batch_size = 64
+num_workers = 1
 augment_on = "worker"  # all on the loader's CPU cores; "device": only decode and crop
 image_size = 64
 mean = [123.675, 116.28, 103.53]
@@ -40,7 +41,7 @@ eval_pipeline = [
 
 train_dataloader = dict(
     batch_size=batch_size,
-    num_workers=1,
+    num_workers=num_workers,
     persistent_workers=True,
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
