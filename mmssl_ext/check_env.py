@@ -30,6 +30,7 @@ REQUIRED = {
     "matplotlib": ("matplotlib", ""),
     "rich": ("rich", ""),
     "safetensors": ("safetensors", ""),
+    "filelock": ("filelock", "3.30"),
 }
 OPTIONAL = {
     "mmdet": ("onedl-mmdetection", "detection transfer"),

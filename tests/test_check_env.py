@@ -44,6 +44,7 @@ GOOD = {
         "matplotlib": package("3.10", matplotlib="3.10"),
         "rich": package("14.0", rich="14.0"),
         "safetensors": package("0.5", safetensors="0.5"),
+        "filelock": package("3.30", filelock="3.30"),
         **{name: absent(name) for name in ("mmdet", "mmseg", "sklearn", "tensorboard")},
     },
     "torch": {

@@ -113,6 +113,25 @@ def may_come(runner: Any, key: str, validated: bool) -> bool:
     return not modules <= _TOOLBOXES  # a hook of the user's may log it
 
 
+def check_interval(runner: Any, keys: Iterable[str]) -> None:
+    """Refuse a figure of the monitor that is due only after the end of the run.
+
+    Raises:
+        ConfigError: With the interval that would do.
+    """
+    wanted = [x for x in keys if x.removeprefix("train/").startswith("health/")]
+    monitors = [x for x in runner.hooks if type(x).__name__ == "CollapseMonitorHook"]
+    every = min((getattr(hook, "interval", 1) for hook in monitors), default=0)
+    if not wanted or every < 1 or not missing(runner, wanted):
+        return
+    if (runner.iter // every + 1) * every > runner.max_iters > runner.iter:
+        raise ConfigError(
+            f"default_hooks.checkpoint.save_best: {wanted[0]} is measured every "
+            f"{every} iterations, but the run has {runner.max_iters}. Set "
+            "default_hooks.collapse.interval to the iterations of an epoch or less."
+        )
+
+
 def refusal(keys: Iterable[str], known: Iterable[str], saved: str = "") -> ConfigError:
     """Return the error about scores that do not come."""
     there = ", ".join(known) or "none"

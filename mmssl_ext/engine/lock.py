@@ -19,6 +19,9 @@ from .errors import UserError
 from .mounts import locks_reach_all
 
 _PATIENCE = 10.0  # seconds that the children of a killed process have to notice it
+_LEASE = (
+    150.0  # in which a server forgets the locks of a machine that is gone (NFS: 90)
+)
 
 
 class Lock:
@@ -58,11 +61,14 @@ class Lock:
             OSError: The file cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        end = time.monotonic() + _PATIENCE
+        start = time.monotonic()
         while (refusal := self._take()) is not None:
             owner, held = refusal
             orphaned = held and _is_gone(owner)
-            if not orphaned or time.monotonic() > end:
+            # A job that was requeued because its machine is gone.
+            goes_on = held and _goes_on(owner, _identity(os.getpid()))
+            patience = _LEASE if goes_on else _PATIENCE if orphaned else 0.0
+            if time.monotonic() - start >= patience:
                 raise UserError(self._refusal(owner, held, orphaned))
             time.sleep(0.1)
         try:
@@ -253,7 +259,7 @@ def _is_at(file: int, path: Path) -> bool:
 
 def _goes_on(owner: dict[str, Any], here: dict[str, Any]) -> bool:
     """Whether this process goes on with the run of an owner out of sight."""
-    if here["job"] and here["job"] == owner["job"]:
+    if here["job"] and here["job"] == owner.get("job"):
         return here["requeued"] > owner.get("requeued", -1)
     return bool(here["torchrun"]) and here["torchrun"] == owner.get("torchrun")
 

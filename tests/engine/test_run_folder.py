@@ -408,6 +408,21 @@ def test_a_run_of_version_0_1_with_an_out_dir_is_resumed(images, tmp_path):
     assert (old / "epoch_1.pth").is_file()  # perhaps another run's
 
 
+def test_mmengines_own_hook_has_a_folder_of_the_run_too(images, tmp_path):
+    out = tmp_path / "out"
+    for seed in (0, 1):
+        work_dir = tmp_path / f"seed{seed}" / "run"
+        cfg = config(images, work_dir)
+        cfg.default_hooks.checkpoint = {"type": "CheckpointHook", "out_dir": str(out)}
+        path = tmp_path / "small.py"
+        path.write_text(cfg.pretty_text)
+        train(path)
+        with pytest.raises(UserError, match="holds a run"):
+            train(path)
+    files = sorted(out.rglob("epoch_1.pth"))
+    assert len(files) == 2 and len(folders(out)) == 2
+
+
 # Without the tools
 
 

@@ -272,6 +272,17 @@ def test_what_may_come_later_is_waited_for(tmp_path):
     assert best(tmp_path / "b") == ["best_my_acc_epoch_4.pth"]
 
 
+@pytest.mark.parametrize("key", ["health/std_ratio", "auto"])
+def test_a_figure_that_is_due_after_the_end_is_refused_at_once(tmp_path, key):
+    hook = CollapseMonitorHook("train/health/std_ratio", {1: 0.5})
+    hook.interval = 50
+    runner = toy(tmp_path, hook, save_best=key)
+    text = "is measured every 50 iterations, but the run has 24. Set default_hooks.coll"
+    with pytest.raises(ConfigError, match=text):
+        runner.train()
+    assert runner.iter == 0
+
+
 def test_the_end_says_that_a_score_never_came(tmp_path):
     class Own(Logs):
         __module__ = "mine"

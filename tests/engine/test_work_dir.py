@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -283,6 +284,26 @@ def test_what_a_killed_process_started_is_waited_for_and_named(tmp_path, monkeyp
         child.wait()
         with Lock(path, "It").held():
             pass
+
+
+def test_a_requeued_job_waits_for_the_lock_of_the_machine_that_is_gone(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / LOCK_FILE
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Lock(path, "It").held())
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        threading.Timer(0.3, stack.close).start()  # the server forgets it
+        with Lock(path, "It").held():
+            assert json.loads(path.read_text())["requeued"] == 1
+    monkeypatch.setattr(lock, "_LEASE", 0.1)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    with Lock(path, "It").held():
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        with pytest.raises(UserError, match="is in use by process"):
+            Lock(path, "It").held().__enter__()
 
 
 MOUNTS = {

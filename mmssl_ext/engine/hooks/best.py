@@ -65,6 +65,8 @@ class BestCheckpoints(CheckpointHook):
                 self._set_path(key, None)
         self._adopt(runner)
         self._logged.skip(runner)
+        first = "auto" in self.key_indicators and best_scores.automatic(runner)
+        best_scores.check_interval(runner, [*self.key_indicators, first or ""])
         keys = [x for x in self.key_indicators if x.startswith("knn/")]
         lost = best_scores.missing(runner, keys)
         if lost := [x for x in lost if not best_scores.may_come(runner, x, False)]:
