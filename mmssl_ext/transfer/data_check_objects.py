@@ -27,7 +27,8 @@ CAUSES = {
     "ignored": ("are marked by 'ignore'", "Set 'ignore' to 0."),
     "outside": (
         "lie outside of their image",
-        "A box is [x, y, width, height] in pixels, from the upper left corner.",
+        "A box is [x, y, width, height] in pixels, from the upper left corner; so are "
+        "'width' and 'height' of the image.",
     ),
     "area": ("have an area of 0", "Write the true 'area' in pixels."),
     "small": (

@@ -296,6 +296,7 @@ def test_ids_and_names_that_are_not_unique(root):
     ("change", "part"),
     [
         (each("categories", id=1), "the ids of categories are not unique"),
+        (lambda c: c["images"][0].update(id="0"), "numbers in part, and text in part"),
         (each("categories", name="disk"), "several categories of the name disk"),
         (lambda c: c["categories"][0].pop("id"), "1 categories in"),
         (lambda c: c["images"][0].pop("width"), "1 images in"),
@@ -309,6 +310,16 @@ def test_entries_that_lead_nowhere_are_refused(root, change, part):
     edit(root, change, "train2017")
     refused, sentences = said(coco_config(root))
     assert refused and part in sentences
+
+
+def test_every_image_is_looked_for(root, monkeypatch):
+    monkeypatch.setattr("mmssl_ext.transfer.data_check_base.NUM_FILES", 2)
+    assert check_data(coco_config(root)) == []
+    (root / "train2017/5.png").unlink()
+    refused, sentences = said(coco_config(root))
+    assert refused
+    assert f"1 of 6 images of {json_path(root)} looked for have no file" in sentences
+    assert f"the first is {root}/train2017/5.png" in sentences
 
 
 def test_an_image_with_several_entries_is_said(root):
@@ -376,6 +387,24 @@ def test_masks_that_mmdet_reads_pass(root):
     box_only.train_dataloader.dataset.pipeline[1].with_mask = False
     edit(root, each(segmentation=[]), "train2017")
     assert check_data(box_only) == []
+
+
+def test_run_lengths_that_polygon_loaders_ignore(root):
+    edit(root, each(segmentation=run_lengths(PIXELS)), "train2017")
+    cfg = coco_config(root)
+    cfg.train_dataloader.dataset.pipeline[1].poly2mask = False
+    refused, sentences = said(cfg)
+    assert refused and "12 have no usable mask" in sentences
+    data = build(cfg, "train_dataloader")
+    assert not len(data[0]["data_samples"].gt_instances)
+
+
+def test_polygons_in_other_units_are_said(root):
+    edit(root, each(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]), "train2017")
+    refused, sentences = said(coco_config(root))
+    assert not refused
+    assert "12 of 12 polygons looked at in" in sentences
+    assert "do not cover their boxes, the first has the id 1" in sentences
 
 
 def test_run_lengths_are_those_of_pycocotools():
