@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -190,6 +191,13 @@ def _check_objects(
             source.place,
             f"All images in {path} are smaller than filter_cfg.min_size={least}, so "
             "none is left. Lower it.",
+        )
+    elif source.training and len(large) < len(images):
+        findings.notice(
+            source.place,
+            f"{len(images) - len(large)} of {len(images)} images in {path} are smaller "
+            f"than filter_cfg.min_size={least} and are left out.",
+            logging.INFO,
         )
     folder = source.path(source.prefix("img", "img_path"))
     sample = {image["id"]: image for image in spread(images, NUM_SIZES)}

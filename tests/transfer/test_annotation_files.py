@@ -189,6 +189,30 @@ def test_classes_of_train_and_val_in_another_order_are_refused(root):
     assert refused and "Give both the same classes in the same order" in sentences
 
 
+def test_a_class_that_is_named_twice_is_refused(root):
+    refused, sentences = said(coco_config(root, classes=("disk", "square", "disk")))
+    assert refused and "`classes` names disk twice" in sentences
+
+
+def test_images_below_the_least_size_are_said(root):
+    edit(root, lambda c: c["images"][0].update(width=30), "train2017")
+    cfg = coco_config(root)
+    cfg.train_dataloader.dataset.filter_cfg.min_size = 40
+    sentences = said(cfg)[1]
+    assert "1 of 6 images in" in sentences and "min_size=40 and are left out" in (
+        sentences
+    )
+    cfg.train_dataloader.dataset.filter_cfg.min_size = 50
+    refused, sentences = said(cfg)
+    assert refused and "smaller than filter_cfg.min_size=50" in sentences
+
+
+def test_boxes_that_begin_outside_are_no_corners(root):
+    edit(root, each(bbox=[-10, -10, 16, 12]))
+    refused, sentences = said(coco_config(root))
+    assert not refused and "12 boxes in" in sentences and "in part" in sentences
+
+
 def test_heads_for_another_number_of_classes_are_refused(root):
     cfg = coco_config(root)
     cfg.model.roi_head.mask_head.num_classes = 3
