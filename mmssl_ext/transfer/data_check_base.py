@@ -15,7 +15,7 @@ from mmssl_ext.text import shown
 
 from .data_check_images import look_at_files
 
-NUM_FILES = 300  # so many of the listed images are looked for on disk
+NUM_FILES = 300  # so many images are looked for one by one, more in lists of folders
 BY_NAME = ("CocoDetectionDataset", "CityscapesDetectionDataset")
 
 
@@ -196,7 +196,7 @@ def read_lines(
 def check_files(
     source: Source,
     findings: Findings,
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     what: str,
     hint: str = "",
 ) -> None:
@@ -204,8 +204,9 @@ def check_files(
 
     ``hint`` names a likely cause.
     """
-    missing = [path for path in paths if not path.is_file()]
-    look_at_files(source, findings, paths)
+    missing = missing_files([os.fspath(path) for path in paths])
+    sample = [Path(path) for path in spread(paths, NUM_FILES)]
+    look_at_files(source, findings, sample)
     if missing:
         count = f"All {len(paths)}" if len(missing) == len(paths) else len(missing)
         of = "" if len(missing) == len(paths) else f" of {len(paths)}"
@@ -215,6 +216,22 @@ def check_files(
             "Correct data_root, data_prefix or the suffix, or complete the data."
             f"{hint}",
         )
+
+
+def missing_files(paths: Sequence[str]) -> list[str]:
+    """Paths without a file; of large sets most are looked up in lists of folders."""
+    missing = [path for path in paths[:NUM_FILES] if not os.path.isfile(path)]
+    folders: dict[str, set[str]] = {}
+    for path in paths[NUM_FILES:]:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            try:
+                folders[folder] = set(os.listdir(folder))
+            except OSError:
+                folders[folder] = set()
+        if name not in folders[folder]:
+            missing.append(path)
+    return missing
 
 
 def spread(items: Sequence[Any], number: int) -> list[Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .data_check_base import (
-    NUM_FILES,
     Findings,
     Source,
     check_files,
@@ -149,19 +149,18 @@ def _check_images(
         findings.problem(source.place, sentence)
         return True
     source.images = [os.path.join(folder, image["file_name"]) for image in images]
-    files = [Path(file) for file in source.images[:NUM_FILES]]
-    check_files(source, findings, files, f"images of {path}", _hint(images))
+    check_files(source, findings, source.images, f"images of {path}", _hint(names))
     return True
 
 
-def _hint(images: list[dict]) -> str:
+def _hint(names: Iterable[str]) -> str:
     """What may be wrong with file names that lead nowhere."""
-    name = images[0]["file_name"]
-    if "://" in name:
+    odd = [name for name in names if "://" in name or "\\" in name or name[:1] == "/"]
+    if any("://" in name for name in odd):
         return " 'file_name' is an address: write the path below data_prefix.img."
-    if "\\" in name:
+    if any("\\" in name for name in odd):
         return " 'file_name' has backslashes: write / between folders."
-    if name.startswith("/"):
+    if odd:
         return (
             " 'file_name' is an absolute path, perhaps of another machine: write the "
             "path below data_prefix.img."
@@ -192,6 +191,13 @@ def _check_objects(
             source.place,
             f"All images in {path} are smaller than filter_cfg.min_size={least}, so "
             "none is left. Lower it.",
+        )
+    elif source.training and len(large) < len(images):
+        findings.notice(
+            source.place,
+            f"{len(images) - len(large)} of {len(images)} images in {path} are smaller "
+            f"than filter_cfg.min_size={least} and are left out.",
+            logging.INFO,
         )
     folder = source.path(source.prefix("img", "img_path"))
     sample = {image["id"]: image for image in spread(images, NUM_SIZES)}

@@ -11,7 +11,6 @@ from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.datasets.walk import ImageWalk, class_folders
 
 from .data_check_base import (
-    NUM_FILES,
     Findings,
     Source,
     check_files,
@@ -130,8 +129,7 @@ def _check_list(
                 "0.",
             )
     source.images = [os.path.join(folder, name) for name in names]
-    files = [folder / name for name in names[:NUM_FILES]]
-    check_files(source, findings, files, f"images of {path}")
+    check_files(source, findings, source.images, f"images of {path}")
 
 
 def _images(

@@ -107,14 +107,19 @@ def lacking(path: Path, name: str, items: list[dict], keys: Iterable[str]) -> li
 
 
 def repeated(path: Path, name: str, ids: Iterable[Any]) -> list[str]:
-    """A sentence on ids that are not unique; the last of a name would win."""
+    """A sentence on ids that are not unique, or cannot be sorted.
+
+    Of equal ones the last would win.
+    """
     counts = Counter(ids)
-    if not counts or (double := counts.most_common(1)[0])[1] == 1:
-        return []
-    return [
-        f"{path}: the ids of {name} are not unique, {double[0]} occurs {double[1]} "
-        f"times. Number them anew."
-    ]
+    if counts and (double := counts.most_common(1)[0])[1] > 1:
+        return [
+            f"{path}: the ids of {name} are not unique, {double[0]} occurs "
+            f"{double[1]} times. Number them anew."
+        ]
+    if len({isinstance(number, str) for number in counts}) > 1:
+        return [f"{path}: the ids of {name} are numbers in part, and text in part."]
+    return []
 
 
 def malformed(path: Path, annotations: list[dict]) -> list[str]:

@@ -10,6 +10,7 @@ from .data_check_base import Findings, Source, spread
 from .data_check_json import is_numbers
 
 NUM_RLES = 500  # compressed masks that are decoded
+NUM_POLYGONS = 500  # compared with their boxes
 
 
 def reads_masks(source: Source) -> bool:
@@ -41,6 +42,8 @@ def check_masks(
         are neither learnt nor scored. What nothing can read is a problem.
     """
     usable = [True] * len(annotations)
+    polygons = _reads_polygons_only(source)
+    whole: list[dict] = []
     wrong: dict[str, list[str]] = {}
     compressed: list[dict] = []
     dropped: list[str] = []
@@ -53,17 +56,21 @@ def check_masks(
         if fault:
             wrong.setdefault(fault, []).append(f"the id {annotation['id']}")
         elif isinstance(mask, dict):
+            usable[position] = not polygons
             if isinstance(mask["counts"], str):
                 compressed.append(annotation)
         elif bad := [part for part in mask if len(part) < 6 or len(part) % 2]:
             dropped.append(f"the id {annotation['id']}")
             usable[position] = len(bad) < len(mask)
+        else:
+            whole.append(annotation)
     for annotation in spread(compressed, NUM_RLES):
         mask = annotation["segmentation"]
         if _length(mask["counts"]) != mask["size"][0] * mask["size"][1]:
             fault = "a run-length encoding that does not fill its size"
             wrong.setdefault(fault, []).append(f"the id {annotation['id']}")
     _report(source, findings, path, wrong, dropped)
+    _compare_with_boxes(source, findings, path, spread(whole, NUM_POLYGONS))
     return usable
 
 
@@ -88,6 +95,38 @@ def _report(
             f"{len(dropped)} annotations in {path} have polygons of less than three "
             "points or of an odd number of coordinates, which are left out; the first "
             f"has {dropped[0]}.",
+        )
+
+
+def _reads_polygons_only(source: Source) -> bool:
+    """Mmdet takes run-length encodings to pixels alone, and ignores them otherwise."""
+    pipeline = source.cfg.get("pipeline") or []
+    return any(isinstance(s, dict) and s.get("poly2mask") is False for s in pipeline)
+
+
+def _compare_with_boxes(
+    source: Source, findings: Findings, path: Path, annotations: list[dict]
+) -> None:
+    """Polygons in other units, or with x and y exchanged, do not lie in their boxes."""
+    apart: list[dict] = []
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        xs, ys = (
+            [v for part in annotation["segmentation"] for v in part[start::2]]
+            for start in (0, 1)
+        )
+        across = min(max(xs), x + width) - max(min(xs), x)
+        down = min(max(ys), y + height) - max(min(ys), y)
+        both = max(across, 0) * max(down, 0)
+        area = width * height + (max(xs) - min(xs)) * (max(ys) - min(ys)) - both
+        if both < 0.25 * area:
+            apart.append(annotation)
+    if 2 * len(apart) > len(annotations):
+        findings.notice(
+            source.place,
+            f"{len(apart)} of {len(annotations)} polygons looked at in {path} do not "
+            f"cover their boxes, the first has the id {apart[0]['id']}: a polygon is "
+            "[x, y, x, y, ...] in pixels.",
         )
 
 

@@ -27,9 +27,10 @@ CAUSES = {
     "ignored": ("are marked by 'ignore'", "Set 'ignore' to 0."),
     "outside": (
         "lie outside of their image",
-        "A box is [x, y, width, height] in pixels, from the upper left corner.",
+        "A box is [x, y, width, height] in pixels, from the upper left corner; so are "
+        "'width' and 'height' of the image.",
     ),
-    "area": ("have an area of 0", "Write the true 'area' in pixels."),
+    "area": ("have an area of 0 or below", "Write the true 'area' in pixels."),
     "small": (
         "are less than one pixel wide or high",
         "A box is [x, y, width, height] in pixels: multiply relative ones by the size "
@@ -125,7 +126,9 @@ def count_coco(
             continue
         found.used += 1
         image_width, image_height = image["width"], image["height"]
-        found.corners += x < width <= image_width + 1 and y < height <= image_height + 1
+        found.corners += (-1 <= x < width <= image_width + 1) and (
+            -1 <= y < height <= image_height + 1
+        )
         right, lower = x + width, y + height
         inside = min(right, image_width) > max(x, 0) and (
             min(lower, image_height) > max(y, 0)
@@ -170,11 +173,15 @@ def report_objects(source: Source, findings: Findings, found: Objects) -> None:
             "image. Write the width and the height.",
         )
         return
+    filters = source.training and (source.cfg.get("filter_cfg") or {})
+    left_out = ""
+    if filters and filters.get("filter_empty_gt"):
+        left_out = " Those without any annotation are left out (filter_empty_gt)."
     if len(found.with_objects) < found.images:
         findings.notice(
             source.place,
             f"{found.images - len(found.with_objects)} of {found.images} images in "
-            f"{found.file} have no box.",
+            f"{found.file} have no box.{left_out}",
             logging.INFO,
         )
     _report_losses(source, findings, found, verb)

@@ -9,14 +9,13 @@ from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.datasets.walk import ImageWalk
 
 from .data_check_base import (
-    NUM_FILES,
     Findings,
     Source,
     check_files,
     listed,
+    missing_files,
     missing_path,
     read_lines,
-    spread,
 )
 from .data_check_images import look_at_files, note_links
 from .data_check_labels import Pair, Pixels, check_labels
@@ -56,6 +55,15 @@ def _check_heads(source: Source, findings: Findings) -> int | None:
             source.place,
             f"`classes` has {len(classes)} names, but model.decode_head.num_classes is "
             f"{number}.",
+        )
+    preprocessor = source.model.get("data_preprocessor") or {}
+    fill = preprocessor.get("seg_pad_val", 255)
+    pads = preprocessor.get("size") or preprocessor.get("size_divisor")
+    if pads and number and fill >= number and fill != head.get("ignore_index", 255):
+        findings.problem(
+            source.place,
+            f"model.data_preprocessor.seg_pad_val is {fill}, which is neither a class "
+            f"nor ignored: set it to {head.get('ignore_index', 255)}.",
         )
     losses = head.get("loss_decode") or {"type": "CrossEntropyLoss"}
     losses = losses if isinstance(losses, (list, tuple)) else [losses]
@@ -100,7 +108,7 @@ def _check(source: Source, findings: Findings) -> list[Pair]:
     if source.cfg.get("ann_file") and not source.path(source.cfg["ann_file"]).is_dir():
         names = read_lines(source, findings, "The list of images")
         if names and complete:
-            files = [images / f"{name}{image_suffix}" for name in names[:NUM_FILES]]
+            files = [images / f"{name}{image_suffix}" for name in names]
             check_files(source, findings, files, "images")
     elif images.is_dir():
         names = _names_below(source, findings, images, image_suffix)
@@ -115,14 +123,13 @@ def _check(source: Source, findings: Findings) -> list[Pair]:
     if not names or not complete:
         return []
     source.images = [f"{images / name}{image_suffix}" for name in names]
-    files = [labels / f"{name}{label_suffix}" for name in spread(names, 2000)]
-    missing = [path for path in files if not path.is_file()]
+    missing = missing_files([f"{labels / name}{label_suffix}" for name in names])
     if missing:
         findings.problem(
             source.place,
-            f"{len(missing)} of {len(files)} images looked at have no label map, the "
+            f"{len(missing)} of {len(names)} images looked at have no label map, the "
             f"first is {missing[0]}. Correct seg_map_suffix or data_prefix."
-            f"seg_map_path, or complete the data.{_train_ids(missing[0])}",
+            f"seg_map_path, or complete the data.{_train_ids(Path(missing[0]))}",
         )
         return []
     if not source.cfg.get("ann_file"):

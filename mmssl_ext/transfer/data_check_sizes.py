@@ -65,7 +65,7 @@ def check_sizes(
         findings.problem(
             source.place,
             f"{sentence} The boxes fit the size stated, not the file: was it resized, "
-            "or turned by EXIF, after annotation? Take the original images, or scale "
+            "or turned by EXIF, after annotation? Take the original images, or correct "
             "the annotations.",
         )
     else:

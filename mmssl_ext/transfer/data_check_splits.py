@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,10 @@ def check_splits(
 
 def _check_labels(sources: list[Source], findings: Findings) -> None:
     """All data sets must give a class the same number."""
+    for source in sources:
+        counts = Counter(source.classes)
+        if twice := [name for name, number in counts.items() if number > 1]:
+            findings.problem(source.place, f"`classes` names {listed(twice)} twice.")
     known = [(source.place, source.labels) for source in sources if source.labels]
     for place, labels in known[1:]:
         first, expected = known[0]

@@ -10,7 +10,6 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from .data_check_base import (
-    NUM_FILES,
     Findings,
     Source,
     check_files,
@@ -89,8 +88,7 @@ def _check(source: Source, findings: Findings) -> tuple[set[str], Objects | None
             f"than once, the first is {double[0]}.",
         )
     source.images = [str(_image(source, name)) for name in names]
-    files = [Path(file) for file in source.images[:NUM_FILES]]
-    check_files(source, findings, files, "images", _hint(names))
+    check_files(source, findings, source.images, "images", _hint(names))
     return _check_xmls(source, findings, xmls, names)
 
 

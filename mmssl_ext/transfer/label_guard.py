@@ -15,15 +15,16 @@ from mmssl_ext.registry import TRANSFORMS
 
 
 class LabelRangeError(UnreadableImageError):
-    """A label map has a label out of range; the message is a sentence."""
+    """A label map cannot be used; the message is a sentence."""
 
 
 @TRANSFORMS.register_module()
 class CheckLabels:
-    """Refuse labels that are neither those of classes nor ignored.
+    """Refuse labels that are neither those of classes nor ignored, and other sizes.
 
     Reads ``results["gt_seg_map"]`` (H x W) where there is one, as it comes from mmseg's
-    ``LoadAnnotations``, and changes nothing.
+    ``LoadAnnotations``, and changes nothing. It must have the height and width of
+    ``results["ori_shape"]``.
 
     Args:
         num_classes: Number of classes C: labels are 0 to C - 1.
@@ -40,6 +41,13 @@ class CheckLabels:
     def __call__(self, results: dict) -> dict:
         """Look at every pixel of a label map."""
         labels = results.get("gt_seg_map")
+        shape = results.get("ori_shape")
+        if labels is not None and shape is not None and labels.shape != shape[:2]:
+            raise LabelRangeError(
+                f"The label map '{results.get('seg_map_path')}' is {_sides(labels)} "
+                f"large, but its image '{results.get('img_path')}' {shape[1]} x "
+                f"{shape[0]}. A label map has one number for each pixel of its image."
+            )
         if labels is None or not labels.size or labels.max() < self.num_classes:
             return results
         wrong = (labels >= self.num_classes) & (labels != self.ignore_index)
@@ -55,6 +63,11 @@ class CheckLabels:
                 "it, or `classes`."
             )
         return results
+
+
+def _sides(labels: np.ndarray) -> str:
+    sides = [*labels.shape[1::-1], *labels.shape[2:]]
+    return " x ".join(map(str, sides))
 
 
 def guard_labels(cfg: Any) -> None:

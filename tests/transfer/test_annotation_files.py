@@ -189,6 +189,30 @@ def test_classes_of_train_and_val_in_another_order_are_refused(root):
     assert refused and "Give both the same classes in the same order" in sentences
 
 
+def test_a_class_that_is_named_twice_is_refused(root):
+    refused, sentences = said(coco_config(root, classes=("disk", "square", "disk")))
+    assert refused and "`classes` names disk twice" in sentences
+
+
+def test_images_below_the_least_size_are_said(root):
+    edit(root, lambda c: c["images"][0].update(width=30), "train2017")
+    cfg = coco_config(root)
+    cfg.train_dataloader.dataset.filter_cfg.min_size = 40
+    sentences = said(cfg)[1]
+    assert "1 of 6 images in" in sentences and "min_size=40 and are left out" in (
+        sentences
+    )
+    cfg.train_dataloader.dataset.filter_cfg.min_size = 50
+    refused, sentences = said(cfg)
+    assert refused and "smaller than filter_cfg.min_size=50" in sentences
+
+
+def test_boxes_that_begin_outside_are_no_corners(root):
+    edit(root, each(bbox=[-10, -10, 16, 12]))
+    refused, sentences = said(coco_config(root))
+    assert not refused and "12 boxes in" in sentences and "in part" in sentences
+
+
 def test_heads_for_another_number_of_classes_are_refused(root):
     cfg = coco_config(root)
     cfg.model.roi_head.mask_head.num_classes = 3
@@ -296,6 +320,7 @@ def test_ids_and_names_that_are_not_unique(root):
     ("change", "part"),
     [
         (each("categories", id=1), "the ids of categories are not unique"),
+        (lambda c: c["images"][0].update(id="0"), "numbers in part, and text in part"),
         (each("categories", name="disk"), "several categories of the name disk"),
         (lambda c: c["categories"][0].pop("id"), "1 categories in"),
         (lambda c: c["images"][0].pop("width"), "1 images in"),
@@ -309,6 +334,16 @@ def test_entries_that_lead_nowhere_are_refused(root, change, part):
     edit(root, change, "train2017")
     refused, sentences = said(coco_config(root))
     assert refused and part in sentences
+
+
+def test_every_image_is_looked_for(root, monkeypatch):
+    monkeypatch.setattr("mmssl_ext.transfer.data_check_base.NUM_FILES", 2)
+    assert check_data(coco_config(root)) == []
+    (root / "train2017/5.png").unlink()
+    refused, sentences = said(coco_config(root))
+    assert refused
+    assert f"1 of 6 images of {json_path(root)} looked for have no file" in sentences
+    assert f"the first is {root}/train2017/5.png" in sentences
 
 
 def test_an_image_with_several_entries_is_said(root):
@@ -376,6 +411,24 @@ def test_masks_that_mmdet_reads_pass(root):
     box_only.train_dataloader.dataset.pipeline[1].with_mask = False
     edit(root, each(segmentation=[]), "train2017")
     assert check_data(box_only) == []
+
+
+def test_run_lengths_that_polygon_loaders_ignore(root):
+    edit(root, each(segmentation=run_lengths(PIXELS)), "train2017")
+    cfg = coco_config(root)
+    cfg.train_dataloader.dataset.pipeline[1].poly2mask = False
+    refused, sentences = said(cfg)
+    assert refused and "12 have no usable mask" in sentences
+    data = build(cfg, "train_dataloader")
+    assert not len(data[0]["data_samples"].gt_instances)
+
+
+def test_polygons_in_other_units_are_said(root):
+    edit(root, each(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]), "train2017")
+    refused, sentences = said(coco_config(root))
+    assert not refused
+    assert "12 of 12 polygons looked at in" in sentences
+    assert "do not cover their boxes, the first has the id 1" in sentences
 
 
 def test_run_lengths_are_those_of_pycocotools():

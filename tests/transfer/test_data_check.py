@@ -573,6 +573,6 @@ def test_a_large_json_is_read_once_and_fast(data, monkeypatch):
     loads = json.loads
     monkeypatch.setattr(json, "loads", lambda text: read.append(1) or loads(text))
     start = time.perf_counter()
-    message = refused(cfg, "datasets[1]: All 300 images of")
+    message = refused(cfg, "datasets[1]: All 20000 images of")
     assert time.perf_counter() - start < 10
     assert len(read) == 2 and "datasets[0]" not in message

@@ -225,6 +225,28 @@ def test_a_bad_label_in_a_late_map_names_the_file(tmp_path, monkeypatch, workers
     assert "Traceback" not in message
 
 
+def test_a_late_map_of_another_size_names_both_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_check_labels, "NUM_MAPS", 2)
+    monkeypatch.setattr(data_check_labels, "SECONDS", 0.0)
+    root = segmentation_set(tmp_path / "d")
+    for i in (1, 2, 4, 5):
+        Image.new("L", (20, 30)).save(root / f"lab/train/{i}.png")
+    message = (
+        rf"label map '{root}/lab/train/(\d).png' is 20 x 30 large, but its image "
+        rf"'{root}/img/train/\1.png' 32 x 24"
+    )
+    options = variables(root, max_iters=2, batch_size=6)
+    with pytest.raises(LoaderError, match=message):
+        train(FCN, options, work_dir=str(tmp_path / "run"))
+
+
+def test_padding_must_be_ignored(tmp_path):
+    cfg = load(segmentation_set(tmp_path))
+    cfg.model.data_preprocessor.seg_pad_val = 9
+    refused, sentences = said(cfg)
+    assert refused and "seg_pad_val is 9, which is neither a class" in sentences
+
+
 def test_the_guard_stands_behind_every_loading_step(tmp_path):
     cfg = load(segmentation_set(tmp_path))
     prepare(cfg, work_dir=str(tmp_path / "run"))
