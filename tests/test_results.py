@@ -7,12 +7,14 @@ somebody wrote by hand and a published figure beside an own one all fail here.
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 REPO = Path(__file__).resolve().parents[1]
@@ -21,7 +23,11 @@ sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 import recipe  # noqa: E402
 import tables  # noqa: E402
 
+from mmssl_ext.datasets import ImageFolder  # noqa: E402
+from mmssl_ext.datasets.demo import make_demo  # noqa: E402
 from mmssl_ext.engine.launch import load_config  # noqa: E402
+from mmssl_ext.transfer.detection import CocoDetectionDataset  # noqa: E402
+from mmssl_ext.transfer.segmentation import SegmentationMetric  # noqa: E402
 
 CSVS = sorted(path.stem for path in tables.RESULTS.glob("*.csv"))
 TRAININGS = [name for name in CSVS if "seed" in tables.read(name)[0]]
@@ -339,6 +345,51 @@ def test_a_transfer_has_one_recipe_for_all_sources() -> None:
         for lr in (0.01, 0.02)
     }
     assert len(hashes) == 2  # of the learning rates
+
+
+def test_what_took_the_place_of_something_gives_the_same_on_demo_scenes(
+    tmp_path: Path,
+) -> None:
+    make_demo(tmp_path, train=9, test=6, size=80, progress=False)
+    view = [dict(type="DecodeImage"), dict(type="ResizeShort", size=64)]
+    crop = dict(type="CenterCrop", size=64)
+    folder = dict(root=str(tmp_path / "imagenet/test"), labels="subfolders")
+    one, other = (
+        ImageFolder(**folder, pipeline=[*view, *end, dict(type="PackViews")])
+        for end in ([], [crop])
+    )
+    assert len(one) == 6
+    for a, b in zip(one, other, strict=True):
+        assert a["inputs"][0].equal(b["inputs"][0])
+
+    text = json.loads(
+        (tmp_path / "coco/annotations/instances_val2017.json").read_text()
+    )
+    classes = tuple(category["name"] for category in text["categories"])
+    files = dict(
+        data_root=str(tmp_path / "coco"),
+        ann_file="annotations/instances_val2017.json",
+        data_prefix=dict(img="val2017"),
+        metainfo=dict(classes=classes),
+        pipeline=[],
+    )
+    upstream = CocoDetectionDataset.__mro__[1]
+    assert f"mmssl_ext.{CocoDetectionDataset.__name__}" in recipe.REPLACED
+    assert upstream.__name__ in recipe.REPLACED.values()
+    one, other = upstream(**files), CocoDetectionDataset(**files)
+    assert one.cat2label == other.cat2label
+    assert [*map(one.get_data_info, range(6))] == [*map(other.get_data_info, range(6))]
+
+    rows = []
+    for metric in (SegmentationMetric.__mro__[1](), SegmentationMetric()):
+        metric.dataset_meta = dict(classes=("a", "b", "c"))
+        for seed in range(3):
+            rng = torch.Generator().manual_seed(seed)
+            said, true = torch.randint(3, (2, 1, 8, 8), generator=rng)
+            sample = dict(pred_sem_seg=dict(data=said), gt_sem_seg=dict(data=true))
+            metric.process({}, [sample])
+        rows.append(metric.evaluate(3))
+    assert rows[0] == rows[1]
 
 
 # --- cells
