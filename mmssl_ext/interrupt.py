@@ -44,6 +44,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 _first: float | None = None  # when the first signal came
+_signal: signal.Signals | None = None  # and which it was, if a tool handled it
 _process = 0  # whose signals they are; a fork has no business with them
 
 
@@ -52,6 +53,18 @@ def note() -> None:
     global _first
     _first = time.monotonic()
     atexit.register(ignore)  # Python restores handlers before it has ended
+
+
+def behind(error: BaseException | None) -> Interrupted | None:
+    """Return the interruption that an error comes from: libraries wrap it in others."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def swallowed() -> signal.Signals | None:
+    """Return the signal that a tool was sent and some library kept to itself."""
+    return _signal if _process == os.getpid() else None
 
 
 def end_now(number: int) -> NoReturn:
@@ -136,6 +149,8 @@ def explained(main: Callable[P, int]) -> Callable[P, int]:
             except KeyboardInterrupt as error:
                 return explain(error)
             except Exception as error:
+                if (stopped := behind(error)) is not None:
+                    return explain(stopped)
                 cause = no_room(error)
                 if cause is None:
                     raise
@@ -156,20 +171,25 @@ def explain(error: KeyboardInterrupt) -> int:
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Raise :class:`Interrupted` at the first signal; end at once at the second."""
-    global _first, _process
-    _first, _process = None, os.getpid()
+    global _first, _signal, _process
+    _first, _signal, _process = None, None, os.getpid()
     with _handled_by(_handle):
-        yield
+        try:
+            yield
+        finally:
+            _signal = None
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    global _signal
     if os.getpid() != _process:
         end_now(number)
     if _first is None:
         note()
+        _signal = signal.Signals(number)
         if number == signal.SIGHUP:
             leave_terminal()
-        raise Interrupted(signal.Signals(number))
+        raise Interrupted(_signal)
     if time.monotonic() - _first > SAME:
         end_now(number)
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmssl_ext import interrupt
 from mmssl_ext.files import read_text
 from mmssl_ext.interrupt import Interrupted
 from mmssl_ext.room import no_room, told
@@ -29,7 +30,11 @@ def leaving_by_sentence() -> Iterator[list[str]]:
     place: list[str] = []
     try:
         yield place
-    except Interrupted as error:
+    except (Interrupted, Exception) as error:
+        stopped = interrupt.behind(error)
+        if stopped is None or isinstance(error, Preempted):
+            _raise_for_room(error, place)
+            raise
         pointer = Path(*place, "last_checkpoint")
         left = "Nothing was to be saved yet; start it again."
         if place and pointer.is_file():
@@ -37,12 +42,13 @@ def leaving_by_sentence() -> Iterator[list[str]]:
             left = f"The newest checkpoint there is {newest}; go on with --resume."
         raise Preempted(
             f"The run{f' in {place[0]}' if place else ''} was stopped by "
-            f"{error.number.name} outside of its steps. {left}"
+            f"{stopped.number.name} outside of its steps. {left}"
         ) from error
-    except Exception as error:
-        cause = no_room(error)
-        if cause is None or isinstance(error, UserError):
-            raise
+
+
+def _raise_for_room(error: BaseException, place: list[str]) -> None:
+    cause = no_room(error)
+    if cause is not None and not isinstance(error, UserError):
         name = cause.filename or str(Path(*place))
         found = OSError(cause.errno, cause.strerror, name)
         raise UserError(told(found, "go on with --resume")) from error

@@ -85,6 +85,9 @@ class Watch:
                 if not interrupt.is_ignored(number):
                     self._before[number] = signal.signal(number, self._handle)
         _current = self
+        if (earlier := interrupt.swallowed()) is not None:
+            self.asked, self._first = earlier, time.monotonic()
+            self.leave()
 
     def leave(self) -> None:
         """The process ends for a signal, be it one that another rank was sent.

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
         code = 1
         guard_streams()
         try:
-            main()
+            with _interrupted_alone():
+                main()
             code = 0
         except KeyboardInterrupt as caught:
             code = interrupt.explain(caught)
@@ -82,6 +83,19 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
         return code
 
     return run
+
+
+@contextlib.contextmanager
+def _interrupted_alone() -> Iterator[None]:
+    """Raise an interruption where a library has made another error of it."""
+    try:
+        yield
+    except Preempted:  # has said all about it
+        raise
+    except Exception as error:
+        if (stopped := interrupt.behind(error)) is not None:
+            raise stopped from None
+        raise
 
 
 def _disconnect(code: int) -> None:

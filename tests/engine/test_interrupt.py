@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -48,7 +49,7 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    interrupt._first = None
+    interrupt._first = interrupt._signal = None
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_ctrl_c_during_the_imports(number, code):
     assert found.stderr == f"Stopped by {number.name} before anything was done.\n"
 
 
-@pytest.mark.parametrize("when", ["made ready", "has trained"])
+@pytest.mark.parametrize("when", ["made ready", "in a library", "has trained"])
 def test_a_run_outside_of_its_loop(tmp_path, monkeypatch, capfd, when):
     cfg = toy(tmp_path / "run")
     cfg.dump(str(tmp_path / "config.py"))
@@ -215,7 +216,16 @@ def test_a_run_outside_of_its_loop(tmp_path, monkeypatch, capfd, when):
         os.kill(os.getpid(), INT)
         time.sleep(10)
 
-    if when == "made ready":
+    def wrapped(*_, **__):
+        try:
+            interrupted()
+        except BaseException as error:  # as mmengine does where it formats the config
+            raise SyntaxError("Failed to format the config file") from error
+
+    if when == "in a library":
+        monkeypatch.setattr(launch, "build_runner", wrapped)
+        left = "Nothing was to be saved yet; start it again."
+    elif when == "made ready":
         monkeypatch.setattr(launch, "build_runner", interrupted)
         left = "Nothing was to be saved yet; start it again."
     else:
@@ -276,3 +286,32 @@ def test_torchrun_passes_on_that_all_ranks_have_saved(tmp_path, codes, expected)
                 process.send_signal(INT)
         assert process.wait(60) == expected, process.text
         assert ("Traceback" in process.text) == (expected == 1)
+
+
+def test_an_interruption_that_a_library_keeps_to_itself(tmp_path, monkeypatch):
+    cfg = toy(tmp_path / "run")
+    cfg.dump(str(tmp_path / "config.py"))
+    build, runs = launch.build_runner, []
+
+    def swallow(*args):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), INT)
+            time.sleep(10)
+        runs.append(build(*args))
+        return runs[0]
+
+    monkeypatch.setattr(launch, "build_runner", swallow)
+    assert run_tool(partial(train, tmp_path / "config.py"))() == 75
+    assert runs[0].iter == 0
+
+
+def test_a_tool_whose_error_comes_from_ctrl_c(capfd):
+    def wrapped():
+        try:
+            os.kill(os.getpid(), INT)
+            time.sleep(10)
+        except BaseException:
+            raise RuntimeError("something else") from None
+
+    assert run_tool(wrapped)() == 130
+    assert capfd.readouterr().err == "Stopped by SIGINT.\n"
