@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from mmengine.hooks import Hook
+from torch import nn
 
 from mmssl_ext.engine.errors import CheckpointFileError, ConfigError
 from mmssl_ext.engine.weight_record import (
@@ -15,7 +17,13 @@ from mmssl_ext.engine.weight_record import (
 )
 from mmssl_ext.registry import HOOKS
 
-from .handover import Handover, fingerprint, handovers, unwrapped
+from .handover import (
+    Handover,
+    PretrainedBackbone,
+    fingerprint,
+    handovers,
+    unwrapped,
+)
 
 
 @HOOKS.register_module()
@@ -27,7 +35,8 @@ class HandoverHook(Hook):
     Raises:
         CheckpointFileError: Something re-initialised a loaded tensor.
         ConfigError: A backbone that is not trained has other strides or another stem
-            than the pretrained one: its features would not be those of the weights.
+            than the pretrained one: its features would not be those of the weights. Or
+            a module has not called ``PretrainedBackbone`` though it names it.
     """
 
     def before_train(self, runner: Any) -> None:
@@ -45,6 +54,8 @@ class HandoverHook(Hook):
         """Compare the fingerprint of every module that took weights."""
         model = unwrapped(runner.model)
         found = handovers(model)
+        if getattr(model, "is_init", True):  # a test does not initialise by itself
+            self._check_asked(model, found)
         if not found:
             runner.logger.info("No pretrained weights: the model starts at random.")
         for name, handover in found.items():
@@ -60,6 +71,21 @@ class HandoverHook(Hook):
             self._check_structure(runner, name, handover)
         for handover in {h.sha256: h for h in found.values()}.values():
             self._check_images(runner, handover)
+
+    def _check_asked(self, model: nn.Module, found: Container[str]) -> None:
+        """Refuse modules that never asked for the weights that they name."""
+        for name, module in model.named_modules():
+            given = getattr(module, "init_cfg", None)
+            configs = [given] if isinstance(given, dict) else given or []
+            kinds = [str(config.get("type", "")) for config in configs]
+            named = any(kind.endswith(PretrainedBackbone.__name__) for kind in kinds)
+            if named and name not in found:
+                raise ConfigError(
+                    f"{name} names PretrainedBackbone in its init_cfg, but the "
+                    f"init_weights of {type(module).__name__} reads checkpoints in a "
+                    "way of its own, which nothing verifies. Remove the init_cfg and "
+                    "start from a file with the names of the whole model by load_from."
+                )
 
     def _check_structure(self, runner: Any, name: str, handover: Handover) -> None:
         """Refuse to evaluate features that the weights were not trained for."""

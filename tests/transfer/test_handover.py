@@ -16,7 +16,7 @@ from mmengine.runner import save_checkpoint
 from mmengine.utils import digit_version
 from safetensors.torch import save_file
 
-from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.engine.errors import CheckpointFileError, ConfigError
 from mmssl_ext.engine.load_report import compare
 from mmssl_ext.transfer import HandoverHook, fingerprint, ops
 from mmssl_ext.transfer.handover import below, find_prefix, handovers, read_tensors
@@ -455,6 +455,18 @@ def test_the_hook_finds_what_was_initialised_again(tmp_path, caplog):
         HandoverHook().before_train(runner)
     runner.iter = 5  # a resumed run has trained them
     HandoverHook().before_train(runner)
+
+
+def test_the_hook_refuses_a_module_that_never_asked(tmp_path, caplog):
+    """mmdet's Swin reads the checkpoint of its init_cfg itself, what matches of it."""
+    source_checkpoint(tmp_path / "a.pth")
+    model = torch.nn.Module()
+    model.backbone = mmdet.models.SwinTransformer(
+        embed_dims=8, depths=(1, 1), num_heads=(1, 1), out_indices=(0, 1),
+        strides=(4, 2), init_cfg=backbone(tmp_path / "a.pth").init_cfg,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="backbone names PretrainedBackbone in its"):
+        HandoverHook().before_train(fake_runner(model, caplog))
 
 
 @pytest.mark.parametrize(
