@@ -31,6 +31,11 @@ _SMALL = (256, 256)  # JPEG is decoded at about this size only
 _KIND, _BANDS = 254, 277  # tags of TIFF: kind of a page, samples per pixel
 _NO_PAGE = 1 | 4  # a smaller version of another page, or its mask
 _PAGES = 10  # that are looked at
+_WAYS_OUT = {
+    16: "Stretch them once, 12-bit values by x 16 for instance "
+    '("12-bit" in docs/own_images.md).',
+    8: "Stretch them once, or look whether they are label maps.",
+}
 _Reader = Callable[[], bytes]
 
 
@@ -65,8 +70,7 @@ class Found:
             text.append(
                 f"{self._count(dark)} use less than a tenth of the range of their "
                 f"{depth} bits (the largest value of '{path}' is {top}), so they are "
-                "almost black for the network. Stretch them once, 12-bit values by x "
-                '16 for instance ("12-bit" in docs/own_images.md).'
+                f"almost black for the network. {_WAYS_OUT[depth]}"
             )
         if self.pages:
             text.append(

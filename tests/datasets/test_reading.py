@@ -256,6 +256,13 @@ def test_further_pages_and_frames_are_said():
     assert text.startswith("4 of 5 images looked at have further pages or frames ('0.")
 
 
+def test_label_maps_in_the_place_of_images_are_said():
+    labels = Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5))
+    (text,) = looked(saved(labels, "PNG"), saved(picture(), "PNG")).warnings()
+    assert "1 of 2 images looked at use less than a tenth of the range of" in text
+    assert "'0.tif' is 19 of 255)" in text and text.endswith("they are label maps.")
+
+
 def test_smaller_versions_of_a_page_are_no_pages(tmp_path):
     """As geographers' TIFF files have them, and telephones' JPEG files a gain map."""
     pages = [picture(i) for i in range(3)]
