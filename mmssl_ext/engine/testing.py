@@ -102,13 +102,7 @@ def evaluate_checkpoint(
     Raises:
         UserError: Config, checkpoint or data cannot be used.
     """
-    hook = (cfg.get("default_hooks") or {}).get("knn")
-    if hook is None:
-        raise ConfigError(
-            "The config has no default_hooks.knn, which names the images to "
-            "evaluate on (bank_dataloader and query_dataloader)."
-        )
-    check_config({"model": cfg.model, "default_hooks": {"knn": hook}})
+    hook = _knn_of(cfg)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).to(get_device())
     load_strictly(model, checkpoint)
@@ -140,6 +134,18 @@ def evaluate_checkpoint(
         )
     say_copies(query, bank, ("query", "bank"))
     return knn_accuracy(query, bank, k, temperature, device=get_device())
+
+
+def _knn_of(cfg: Config) -> dict[str, Any]:
+    """The config of the kNN hook, checked together with the model."""
+    hook = (cfg.get("default_hooks") or {}).get("knn")
+    if hook is None:
+        raise ConfigError(
+            "The config has no default_hooks.knn, which names the images to "
+            "evaluate on (bank_dataloader and query_dataloader)."
+        )
+    check_config({"model": cfg.model, "default_hooks": {"knn": hook}})
+    return hook
 
 
 def _write(path: str | Path, found: Features) -> None:

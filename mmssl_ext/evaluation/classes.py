@@ -60,11 +60,11 @@ def in_numbers_of(
             return labels
         unknown = [i for i in present if i >= len(known)]
     if unknown:
+        count = f"{len(unknown)} class{'es' * (len(unknown) > 1)}"
         raise ValueError(
-            f"{whose} has images of {len(unknown)} "
-            f"class{'es' * (len(unknown) > 1)} that {others} does not have: {_some([classes[i] for i in unknown])}; {others} has "
-            f"{_some(known)}. Give both the same class names, or take these images "
-            "out."
+            f"{whose} has images of {count} that {others} does not have: "
+            f"{_some([classes[i] for i in unknown])}; {others} has {_some(known)}. "
+            "Give both the same class names, or take these images out."
         )
     table = np.array([number.get(name, -1) for name in classes], np.int64)
     return table[labels]

@@ -140,28 +140,26 @@ class Section:
 
 def page(title: str, top: str, sections: Sequence[Section], end: str) -> str:
     """Return the whole document: contents, ``top``, all sections, ``end``."""
-    html = "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>",
-            '<link rel="icon" href="data:,">',
-            f"<style>{_CSS}</style>",
-            "</head>",
-            "<body>",
-            _contents(sections),
-            f"<main>{top}",
-            *(section.html() for section in sections),
-            f"</main>{end}",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-    return printable(html)
+    lines = [
+        "<!doctype html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>",
+        '<link rel="icon" href="data:,">',
+        f"<style>{_CSS}</style>",
+        "</head>",
+        "<body>",
+        _contents(sections),
+        f"<main>{top}",
+        *(section.html() for section in sections),
+        f"</main>{end}",
+        "</body>",
+        "</html>",
+        "",
+    ]
+    return printable("\n".join(lines))
 
 
 def _contents(sections: Sequence[Section]) -> str:

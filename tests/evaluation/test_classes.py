@@ -124,6 +124,21 @@ def test_validation_of_a_runner_has_the_numbers_of_its_training_set(tmp_path):
     assert loop.evaluator.dataset_meta["classes"] == ("class0", "class1")
 
 
+def test_targets_of_a_test_set_take_the_columns_of_the_training_set():
+    class Targets(Labelled):
+        targets = np.array([[1, -1], [0, 1]])
+
+        def renumber(self, targets, classes):
+            self.targets, self.metainfo = targets, {"classes": classes}
+
+    test = Targets("cat", "dog")
+    match_classes(test, Labelled("dog", "cat"))
+    assert test.targets.tolist() == [[-1, 1], [1, 0]]
+    assert test.metainfo["classes"] == ("dog", "cat")
+    with pytest.raises(ValueError, match="the training set 'cat'"):
+        match_classes(test, Labelled("cat"))
+
+
 def test_columns_follow_the_names():
     targets = np.array([[1, -1, 0]])
     found = same_columns(targets, ("a", "b", "c"), ("c", "a", "b"))
