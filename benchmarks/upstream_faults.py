@@ -1,4 +1,4 @@
-"""The faults R1 to R28 done to mmengine and mmpretrain as installed.
+"""The faults of the suite done to mmengine and mmpretrain as installed.
 
 Runs are of mmpretrain's own MoCo v2 config, made small (see ``upstream_runs.py``), and
 nothing of mmssl_ext takes part in them. What was observed is computed from the files,
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import importlib.metadata
 import json
 import math
 import os
@@ -25,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ import mmengine
 import mmpretrain
 import numpy as np
 import torch
+import upstream_reports  # noqa: F401 - registers its checks
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from PIL import Image
 from upstream_runs import (
+    CHECKS,
     CONTEXT,
     EPOCHS,
     HANG,
@@ -46,6 +49,8 @@ from upstream_runs import (
     STEPS,
     STOCK,
     Run,
+    Seen,
+    check,
     compare,
     config,
     copy,
@@ -53,6 +58,8 @@ from upstream_runs import (
     loads,
     read,
     train,
+    warnings_of,
+    whole_run,
     write_images,
 )
 
@@ -66,42 +73,12 @@ VERSIONS = (
     f"mmengine {mmengine.__version__}, mmpretrain {mmpretrain.__version__}, "
     f"torch {torch.__version__.split('+')[0]}"
 )
-Seen = tuple[str, str]  # pass, partial or fail; what was observed
-CHECKS: dict[str, Callable[[], Seen]] = {}
+# Of those who take part in some rows only.
+FURTHER = {
+    "R44": ("mmdet", "onedl-mmdetection"),
+    "R45": ("mmseg", "onedl-mmsegmentation"),
+}
 COLUMNS = ("id", "fault", "outcome", "observed", "versions")
-
-
-def check(fault: str) -> Callable:
-    """Register the check of a fault."""
-
-    def register(function: Callable[[], Seen]) -> Callable[[], Seen]:
-        CHECKS[fault] = function
-        return function
-
-    return register
-
-
-def warnings_of(run: Run) -> int:
-    """Warnings in the log, without those that every run has."""
-    return len(_warnings(run) - _warnings(whole_run()))
-
-
-def _warnings(run: Run) -> set[str]:
-    return {
-        line.split(" - ", 2)[-1]
-        for line in run.log.splitlines()
-        # mmengine prints the last one without its logger.
-        if any(word in line for word in ("WARNING", "ERROR", "do not match exactly"))
-    }
-
-
-@cache
-def whole_run() -> Run:
-    """Three epochs that nothing happens to."""
-    run = Run("whole", train).end()
-    if run.code:
-        raise RuntimeError(run.log)
-    return run
 
 
 # --- Checkpoints
@@ -1003,7 +980,11 @@ def observe(fault: str) -> dict[str, str]:
     observed = observed.replace(str(SCRATCH), "...")
     seconds = time.monotonic() - begin
     print(f"{fault} {seconds:.0f} s {outcome}: {observed}", flush=True)
-    row = (fault, FAULTS[fault], outcome, observed, VERSIONS)
+    versions = VERSIONS
+    if fault in FURTHER:
+        name, package = FURTHER[fault]
+        versions += f", {name} {importlib.metadata.version(package)}"
+    row = (fault, FAULTS[fault], outcome, observed, versions)
     return dict(zip(COLUMNS, row, strict=True))
 
 

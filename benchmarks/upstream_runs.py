@@ -17,6 +17,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,42 @@ def compare(run: Run, whole: Run) -> tuple[bool, str]:
     if not changed and not apart:
         return True, "losses and final tensors bitwise equal"
     return False, (f"{len(changed)} of {len(found)} losses and {apart} differ")
+
+
+# --- Checks
+
+Seen = tuple[str, str]  # pass, partial or fail; what was observed
+CHECKS: dict[str, Callable[[], Seen]] = {}
+
+
+def check(fault: str) -> Callable:
+    """Register the check of a fault."""
+
+    def register(function: Callable[[], Seen]) -> Callable[[], Seen]:
+        CHECKS[fault] = function
+        return function
+
+    return register
+
+
+def warnings_of(run: Run) -> int:
+    """Warnings in the log, without those that every run has."""
+    return len(_warnings(run) - _warnings(whole_run()))
+
+
+def _warnings(run: Run) -> set[str]:
+    return {
+        line.split(" - ", 2)[-1]
+        for line in run.log.splitlines()
+        # mmengine prints the last one without its logger.
+        if any(word in line for word in ("WARNING", "ERROR", "do not match exactly"))
+    }
+
+
+@cache
+def whole_run() -> Run:
+    """Three epochs that nothing happens to."""
+    run = Run("whole", train).end()
+    if run.code:
+        raise RuntimeError(run.log)
+    return run

@@ -28,7 +28,7 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 MARKERS = (
     "alone: runs while no other test does; it measures time or memory",
-    "fault(*ids): injects these faults of the suite R1 to R28 (docs/faults.md)",
+    "fault(*ids): injects these faults of the suite R1 to R45 (docs/faults.md)",
     "matrix: a product of choices, see tests/matrix.py",
     "slow: takes more than about ten seconds; run by --faults, -m slow or its name",
     "slurm: needs a running Slurm; run by -m slurm or the name of its folder",

@@ -63,6 +63,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.fault("R35")
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_tool_says_which_file_and_what_room(tmp_path, capfd, name):
     source_checkpoint(tmp_path / "source.pth")
@@ -82,6 +83,7 @@ def test_a_tool_says_which_file_and_what_room(tmp_path, capfd, name):
     assert left <= {"source.pth", "images", "shards"}
 
 
+@pytest.mark.fault("R35")
 def test_a_log_that_finds_no_room_ends_a_run_that_goes_on_later(tmp_path, capfd):
     cfg = toy(tmp_path / "run")
     cfg.dump(str(tmp_path / "config.py"))
@@ -117,6 +119,7 @@ def test_a_log_that_finds_no_room_ends_a_run_that_goes_on_later(tmp_path, capfd)
     assert RunHarness(tmp_path / "run").saved()["meta"]["iter"] == 8
 
 
+@pytest.mark.fault("R35")
 def test_a_run_whose_error_names_no_file(tmp_path, capfd, monkeypatch):
     """As mmengine's scalars: the work_dir is named then."""
     toy(tmp_path / "run").dump(str(tmp_path / "config.py"))
@@ -130,6 +133,7 @@ def test_a_run_whose_error_names_no_file(tmp_path, capfd, monkeypatch):
     assert capfd.readouterr().err.splitlines()[-1].startswith(start)
 
 
+@pytest.mark.fault("R35")
 def test_a_report_that_finds_no_room_leaves_the_run_complete(tmp_path, monkeypatch):
     cfg = toy(tmp_path / "run")
     cfg.default_hooks.report = {"type": "mmssl_ext.ReportHook"}
@@ -145,6 +149,7 @@ def test_a_report_that_finds_no_room_leaves_the_run_complete(tmp_path, monkeypat
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.fault("R35")
 def test_what_cannot_be_printed_is_no_success(monkeypatch, capfd):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
@@ -155,6 +160,7 @@ def test_what_cannot_be_printed_is_no_success(monkeypatch, capfd):
     )
 
 
+@pytest.mark.fault("R35")
 def test_commands_without_a_frame(capfd):
     @explained
     def main():
@@ -165,6 +171,7 @@ def test_commands_without_a_frame(capfd):
     assert capfd.readouterr().err.startswith(start)
 
 
+@pytest.mark.fault("R35")
 def test_other_errors_are_no_matter_of_room():
     found = OSError(errno.ENOSPC, "full")
     error = RuntimeError("writer failed")

@@ -43,6 +43,7 @@ def test_text_files_keep_the_bytes(tmp_path):
     assert read_text(path) == f"{LATIN}/é.jpg\n"
 
 
+@pytest.mark.fault("R37")
 def test_logs_show_names_escaped(tmp_path, capsys):
     file = tmp_path / "run.log"
     logger = MMLogger("names", log_file=str(file))
@@ -67,6 +68,7 @@ def test_other_loggers_are_left_alone():
     assert record.getMessage() == "\x1b[1mbold"
 
 
+@pytest.mark.fault("R37")
 def test_errors_of_tools_are_escaped(capsys, monkeypatch):
     @run_tool
     def tool():
@@ -129,6 +131,7 @@ def photos(root, name, count=12):
     return os.path.join(root, f"class0/{name}{count - 1}.png")
 
 
+@pytest.mark.fault("R37")
 @pytest.mark.parametrize("name", [LATIN, "a\x1b[2J\nb"])
 def test_unreadable_images_of_such_names_are_listed_once(tmp_path, name):
     root = tmp_path / LATIN

@@ -57,6 +57,7 @@ def write_special(folder):
     }
 
 
+@pytest.mark.fault("R36")
 @BACKENDS
 def test_what_is_no_file_of_an_image_is_refused_at_once_and_by_its_kind(
     tmp_path, backend, monkeypatch
@@ -186,6 +187,7 @@ KINDS = {
 }
 
 
+@pytest.mark.fault("R39")
 @BACKENDS
 @pytest.mark.parametrize("reason", KINDS)
 def test_the_cause_is_named(reason, backend):
@@ -213,6 +215,7 @@ def deep(top, kind="PNG"):
     return saved(Image.fromarray(values), kind)
 
 
+@pytest.mark.fault("R39")
 def test_twelve_bits_of_sixteen_are_said_with_the_way_out():
     for kind in ("PNG", "TIFF"):
         (text,) = looked(deep(4095, kind), deep(4000, kind)).warnings()

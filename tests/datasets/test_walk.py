@@ -94,6 +94,7 @@ def test_a_folder_without_images_says_what_it_has(tmp_path):
         ImageFolder(str(tmp_path))
 
 
+@pytest.mark.fault("R39")
 def test_the_suffixes_are_those_of_the_decoder():
     Image.init()
     known = {s for s, name in Image.registered_extensions().items() if name in FORMATS}
@@ -114,6 +115,7 @@ def test_every_suffix_counts_in_any_case_in_lists_too(tmp_path, suffix):
         read_list(str(tmp_path / "list.txt"))
 
 
+@pytest.mark.fault("R36")
 def test_only_regular_files_are_images(tmp_path, said):
     touch(tmp_path, "a.jpg", "folder.jpg/b.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")

@@ -25,6 +25,7 @@ def accumulating(method, images, work_dir, every=100):
     return cfg
 
 
+@pytest.mark.fault("R34")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_key_encoder_follows_the_steps_of_the_optimizer(images, tmp_path, method):
     """The first time it is an exact copy, then the momentum of the config counts."""

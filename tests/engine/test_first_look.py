@@ -57,6 +57,7 @@ def waiting(tmp_path):
         os.close(os.open(tmp_path / "pipe", os.O_WRONLY | os.O_NONBLOCK))
 
 
+@pytest.mark.fault("R36")
 def test_a_signal_ends_the_wait_for_the_first_image(waiting):
     cfg, reached = waiting
     with RunHarness.of(cfg).start(ImportThis()) as found:

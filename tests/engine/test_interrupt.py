@@ -60,6 +60,7 @@ def whole(tmp_path_factory):
     return cfg
 
 
+@pytest.mark.fault("R33")
 @pytest.mark.fault("R8")
 @pytest.mark.parametrize(("number", "workers"), [(INT, 2), (HUP, 0)])
 def test_a_run_is_saved_and_goes_on(tmp_path, whole, number, workers):
@@ -84,6 +85,7 @@ def test_ctrl_c_while_data_are_awaited(tmp_path, whole):
     assert_goes_on(cfg, found[0].text, whole)
 
 
+@pytest.mark.fault("R33")
 @pytest.mark.fault("R8")
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
     text = run(toy(tmp_path / "run"), Signal(2, INT, INT, pause=2.3), code=130)
@@ -107,6 +109,7 @@ class Terminal(Hook):
         time.sleep(0.05)
 
 
+@pytest.mark.fault("R33")
 @pytest.mark.fault("R8")
 def test_a_closed_terminal(tmp_path, whole):
     """It takes standard output and error with it, with a live bar on them."""

@@ -80,6 +80,7 @@ def weights(folder, name="epoch_1.pth"):
 # Refused
 
 
+@pytest.mark.fault("R29")
 def test_a_start_in_the_folder_of_a_run_is_refused(images, run):
     before = content(run)
     with pytest.raises(UserError) as refused:
@@ -165,6 +166,7 @@ def test_going_back_warns_of_what_will_be_replaced(images, run):
 # Put aside
 
 
+@pytest.mark.fault("R29")
 def test_overwrite_moves_everything_and_loses_nothing(images, run):
     (run / "notes.txt").write_text("mine")
     before = content(run)
@@ -223,6 +225,7 @@ def interim_of(run_id, folder):
     return path
 
 
+@pytest.mark.fault("R29")
 @pytest.mark.parametrize("mine", [True, False])
 def test_only_its_own_interim_files_are_deleted(tmp_path, mine):
     work_dir = tmp_path / "run"
@@ -330,6 +333,7 @@ def folders(out_dir):
     return sorted(path.name for path in out_dir.iterdir())
 
 
+@pytest.mark.fault("R30")
 def test_two_runs_of_one_name_never_share_a_folder(images, tmp_path):
     out = tmp_path / "out"
     runs = [tmp_path / f"seed{seed}" / "run" for seed in (0, 1)]
@@ -380,6 +384,7 @@ def test_a_folder_of_checkpoints_that_cannot_be_reached(images, tmp_path):
     assert content(work_dir) == before
 
 
+@pytest.mark.fault("R30")
 def test_the_folder_of_checkpoints_is_held(images, tmp_path):
     out, work_dir = tmp_path / "out", tmp_path / "run"
     start(images, work_dir, out_dir=out)

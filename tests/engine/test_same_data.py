@@ -47,6 +47,7 @@ def resume(copy: Path, change=None, **options):
     return runner
 
 
+@pytest.mark.fault("R31")
 def test_moved_and_packed_data_go_on_without_a_word(copy):
     make_shards(str(copy / "images"), str(copy / "shards"))
     shards = {"type": "ImageShards", "root": str(copy / "shards")}
@@ -61,6 +62,7 @@ def replace_one(images: Path) -> None:
     shutil.copy(images / "class0" / "1.png", images / "class0" / "0.png")
 
 
+@pytest.mark.fault("R31")
 def test_other_images_are_refused_and_named(copy):
     (copy / "images" / "class0" / "0.png").unlink()
     (copy / "images" / "class1" / "new.png").write_bytes(b"new")

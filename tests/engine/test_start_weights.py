@@ -92,6 +92,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.fault("R43")
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_a_foreign_file_is_refused_with_the_way_that_works(co2, kind):
     content, prefix = FOREIGN[kind]

@@ -81,6 +81,7 @@ SICK = {
 }
 
 
+@pytest.mark.fault("R42")
 @pytest.mark.parametrize("kind", SICK)
 def test_sick_weights_are_named(kind):
     change, said = SICK[kind]
@@ -155,6 +156,7 @@ def sick_file(path, change, prefix="backbone."):
     return path
 
 
+@pytest.mark.fault("R42")
 def test_the_hand_over_refuses_and_writes_nothing(tmp_path):
     from mmpretrain.models import ResNet
 
@@ -166,6 +168,7 @@ def test_the_hand_over_refuses_and_writes_nothing(tmp_path):
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
+@pytest.mark.fault("R42")
 def test_the_export_refuses_and_writes_nothing(tmp_path):
     path = sick_file(tmp_path / "a.pth", SICK["negative variance"][0])
     with pytest.raises(CheckpointFileError, match="negative variances"):

@@ -82,6 +82,36 @@ OURS = {
     "R28": "The others end (exit code 5) and name the rank, host and process: at "
     "once where it is dead, within the timeout where it hangs; torchrun's restart "
     "resumes.",
+    "R29": "Refused, with the run found there and the three ways on: `--resume`, "
+    "another `--work-dir`, `--overwrite`, which moves what is there to `old/`. No run "
+    "deletes an interim file of another one.",
+    "R30": "Each run has a folder of its own below `out_dir`, by an identity that "
+    "moves with the work dir; it is locked as the work dir is.",
+    "R31": "Refused, with the files added, removed and changed; `--allow-other-data` "
+    "goes on. A folder that was moved or copied is the same data.",
+    "R32": "The schedule is that of the new length from the current epoch on; the log "
+    "says the rate.",
+    "R33": "As R8: everything is saved, one sentence, exit code 75; a second Ctrl-C "
+    "ends the process at once, with 130.",
+    "R34": "The momentum encoder moves once per step of the optimizer.",
+    "R35": "Exit code 2 and a sentence with the path and the bytes free; what was "
+    "saved stands, `--resume` goes on. A report that finds no room ends no run.",
+    "R36": "Only regular files are listed; a file is not read beyond a bound; the "
+    "first look at a sample is watched as the workers are.",
+    "R37": "Trained on, listed and drawn as all others; control characters are shown "
+    "escaped wherever a name is shown.",
+    "R38": "Upright in the pretraining, kNN, probes, detection and segmentation.",
+    "R39": "One list of suffixes for all readers; one line with what was found and "
+    "left out; a warning where bands, pages or most of the range are not used.",
+    "R40": "Classes are compared by name: mapped, and refused where the bank does not "
+    "know one.",
+    "R41": "Cached by the whole address and what the server says of the version.",
+    "R42": "Refused with the file, the tensors and what is wrong with them.",
+    "R43": "Refused, with the way that works: `PretrainedBackbone`.",
+    "R44": "What is trained on and scored is counted per class and split; refused at "
+    "zero, said where something is lost. A perfect detector has AP 1.",
+    "R45": "Pixels are counted by class; a label that no class has is refused with "
+    "the file, also in a map that is read late.",
 }
 
 
@@ -123,8 +153,8 @@ def table() -> str:
             f"**{seen['outcome']}**: {seen['observed']}",
         )
         lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
-    versions = sorted({row["versions"] for row in upstream.values()})
-    return "\n".join([*lines, "", f"Upstream as run: {'; '.join(versions)}."])
+    versions = {v: 0 for row in upstream.values() for v in row["versions"].split(", ")}
+    return "\n".join([*lines, "", f"Upstream as run: {', '.join(versions)}."])
 
 
 def _short(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The faults R1 to R28: what happens, what must follow, and the table of a run.
+"""The faults R1 to R45: what happens, what must follow, and the table of a run.
 
 A test names the faults that it injects by ``@pytest.mark.fault("R5", "R22")``. It runs
 with all other tests unless it is marked ``slow`` too; ``pytest --faults`` runs every
@@ -45,6 +45,23 @@ FAULTS = {
     "R26": "a mixed-precision config on the CPU",
     "R27": "shuffle-BN configured on one device",
     "R28": "one rank of several is gone",
+    "R29": "a run is started again in its folder without --resume",
+    "R30": "checkpoints of two runs in one out_dir",
+    "R31": "resume after the images changed",
+    "R32": "resume with more epochs than the run was planned for",
+    "R33": "Ctrl-C; the terminal is closed",
+    "R34": "gradients of several batches per step of the optimizer",
+    "R35": "the disk is full when a line of the log is written",
+    "R36": "a pipe, an endless or a sparse file named .jpg",
+    "R37": "file names that are not UTF-8 or hold control characters",
+    "R38": "photographs turned by EXIF",
+    "R39": "readable images with other suffixes, bands, pages or depths",
+    "R40": "test images that lack a class of the training images",
+    "R41": "weights from two addresses that end in the same file name",
+    "R42": "weights that are NaN, zero, infinite, integers or of negative variance",
+    "R43": "load_from a file of which nothing fits",
+    "R44": "annotation files that train or score other than they seem to",
+    "R45": "label maps with values that no class has",
 }
 
 

@@ -11,7 +11,7 @@ from tests.faults.suite import FAULTS
 
 
 def test_ids_are_the_same_everywhere():
-    ids = [f"R{i}" for i in range(1, 29)]
+    ids = [f"R{i}" for i in range(1, 46)]
     assert list(FAULTS) == list(page.OURS) == list(page.observed()) == ids
     for fault, row in page.observed().items():
         assert row["fault"] == FAULTS[fault]

@@ -113,6 +113,7 @@ def text_ids(content):
         annotation["id"] = f"a{annotation['id']}"
 
 
+@pytest.mark.fault("R44")
 @pytest.mark.parametrize(
     "change",
     [reverse, exchange_ids, only_square, zero_id, without_crowd, text_ids],
@@ -233,6 +234,7 @@ def corners(entry):
     return [x, y, x + w, y + h]
 
 
+@pytest.mark.fault("R44")
 @pytest.mark.parametrize(
     ("values", "parts"),
     [

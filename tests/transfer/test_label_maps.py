@@ -65,6 +65,7 @@ def test_sound_maps_pass(tmp_path):
     assert check_data(cfg) == []
 
 
+@pytest.mark.fault("R45")
 @pytest.mark.parametrize(
     ("maps", "options", "parts"),
     [
@@ -210,6 +211,7 @@ def late(tmp_path, monkeypatch):
     return segmentation_set(tmp_path / "d", lambda m, i: m + 7 * (i in (1, 2, 4)))
 
 
+@pytest.mark.fault("R45")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_label_in_a_late_map_names_the_file(tmp_path, monkeypatch, workers):
     root = late(tmp_path, monkeypatch)
