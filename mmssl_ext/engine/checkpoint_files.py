@@ -97,14 +97,14 @@ def settle_identity(runner: Any, out_dir: str | None) -> RunIdentity:
 
     def find() -> RunIdentity:
         work_dir = Path(runner.work_dir)
-        given = runner._load_from or pointer(work_dir)
-        goes_on = runner._resume or runner.iter > 0
-        resumed = Path(given) if goes_on and given else None
-        if resumed is not None or not goes_on:
+        given = (runner._load_from or pointer(work_dir)) if runner._resume else None
+        resumed = Path(given) if given else None
+        if runner.iter > 0 and not runner._resume:  # this runner trains once more
+            resumed = pointer(work_dir)
+        else:
             check_free(work_dir, resumed)
         local = out_dir if out_dir and "://" not in out_dir else None
-        known = resumed or (work_dir if goes_on else None)
-        return claim(work_dir, known, local, note=False)
+        return claim(work_dir, resumed, local, note=False)
 
     return from_main_process(find)
 

@@ -131,6 +131,15 @@ def test_a_runner_that_a_user_builds_is_refused_too(run):
         toy_runner(run, "built by hand", hook).train()
 
 
+def test_a_runner_that_finds_nothing_to_resume_is_refused_too(run):
+    """mmengine alone needs the pointer."""
+    (run / "last_checkpoint").unlink()
+    runner = toy_runner(run, "without a pointer", PlainCheckpointHook(interval=1))
+    runner._resume = True
+    with pytest.raises(ConfigError, match="holds a run"):
+        runner.train()
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_going_on_from_another_run_takes_no_place(images, run, tmp_path, overwrite):
     start(images, tmp_path / "other" / "run", seed=1)
