@@ -128,6 +128,25 @@ def plain(value: Any) -> Any:
     return f"{value.__module__}.{name}" if name else f"<{type(value).__name__}>"
 
 
+def check_kind(runner: Any, checkpoint: dict) -> None:
+    """Refuse weights that no run of mmengine's wrote, before anything is asked of them.
+
+    Raises:
+        CheckpointFileError: The message says how to start from them.
+    """
+    meta = checkpoint.get("meta")
+    if isinstance(meta, dict) and {"epoch", "iter"} <= meta.keys():
+        return
+    state = checkpoint.get("state_dict", checkpoint)
+    tensors = {str(n): v for n, v in state.items() if isinstance(v, torch.Tensor)}
+    fits = _compare_tensors(unwrap(runner.model), tensors).complete
+    raise CheckpointFileError(
+        f"The run cannot be resumed from {runner._load_from}: it holds weights, but no "
+        "state of a run (epoch and iteration). Start a new run from them: "
+        f"{_other_start(runner, checkpoint, fits)}"
+    )
+
+
 def check_finite(checkpoint: dict, path: Any) -> None:
     """Refuse a state that holds NaN or infinity.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.engine.launch import load_config
+from mmssl_ext.engine.resume import check_kind
 from mmssl_ext.engine.start_weights import advice, check_start
 from mmssl_ext.registry import MODELS
 from mmssl_ext.transfer import mmengine_init
@@ -212,6 +214,19 @@ def test_a_run_is_refused_before_a_step(tmp_path):
     with pytest.raises(CheckpointFileError, match=r"foreign\.pth does not fit: 0 of"):
         runner.train()
     assert runner.iter == 0
+
+
+def test_a_resume_from_mere_weights_names_the_way(tmp_path, co2):
+    runner = types.SimpleNamespace(model=co2, _load_from="f.pth")
+    with pytest.raises(CheckpointFileError) as caught:
+        check_kind(runner, moco())
+    text = str(caught.value)
+    assert "cannot be resumed from f.pth: it holds weights, but no state of a" in text
+    assert "under 'module.encoder_q.'" in text
+    assert "model.backbone.init_cfg.checkpoint=f.pth" in text
+    with pytest.raises(CheckpointFileError, match="load_from=FILE in place of"):
+        check_kind(runner, checkpoint(co2))
+    check_kind(runner, {"meta": {"epoch": 1, "iter": 1}})
 
 
 def test_the_configs_bring_the_check_along():

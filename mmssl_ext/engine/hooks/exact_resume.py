@@ -19,6 +19,7 @@ from ..gradients import (
 from ..loops import ExactEpochLoop
 from ..resume import (
     check_finite,
+    check_kind,
     check_resume,
     facts,
     random_state,
@@ -72,6 +73,7 @@ class ExactResumeHook(Hook):
         loop = runner._train_loop
         if not (runner._resume and isinstance(loop, BaseLoop)):
             return
+        check_kind(runner, checkpoint)
         check_finite(checkpoint, runner._load_from)
         data, self._data = compare_data(runner, checkpoint, self.allow_other_data)
         for text in check_resume(runner, checkpoint, data):
