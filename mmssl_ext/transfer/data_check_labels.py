@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,12 +56,17 @@ class Pixels:
     @property
     def present(self) -> list[str]:
         """The classes that have pixels."""
-        return [name for i, name in enumerate(self.classes) if self.counts[i]]
+        return [
+            name
+            for i, name in enumerate(self.classes)
+            if self.counts[i] and i != self.ignore
+        ]
 
     @property
     def absent(self) -> list[str]:
         """The classes that have none."""
-        return [name for i, name in enumerate(self.classes) if not self.counts[i]]
+        present = self.present
+        return [name for name in self.classes if name not in present]
 
     def add(self, source: Source, path: Path) -> None:
         """Count a label map.
@@ -68,7 +74,14 @@ class Pixels:
         Raises:
             LabelMapFault: It is none, or has a label out of range.
         """
-        drawn = _read(path)
+        try:
+            drawn = _read(path)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # PIL raises almost anything on damaged data
+            if isinstance(error, LabelMapFault):
+                raise
+            raise LabelMapFault(f"{path} cannot be read: {error}.") from error
         labels: np.ndarray = np.arange(256)
         if self.reduced:  # 0 is ignored, the others move down
             labels = np.where((labels == 0) | (labels == 255), 255, labels - 1)
@@ -158,7 +171,7 @@ def check_labels(
     """
     start = time.monotonic()
     pixels.total = sum(len(pairs) for _, pairs in sources)
-    rests: list[tuple[Source, Iterable[Pair]]] = []
+    rests: list[tuple[Source, list[Pair]]] = []
     for source, pairs in sources:
         sample = spread(pairs, NUM_MAPS)
         for image, path in sample:
@@ -167,8 +180,9 @@ def check_labels(
                 and _check_size(source, findings, image, path)
             ):
                 return
-        chosen = set(sample)
-        rests.append((source, (pair for pair in pairs if pair not in chosen)))
+        rest = sorted(set(pairs).difference(sample))
+        random.Random(0).shuffle(rest)  # neighbours are often frames of one film
+        rests.append((source, rest))
     for source, rest in rests:
         for _, path in rest:
             limit = MAX_SECONDS if pixels.absent else SECONDS
@@ -217,10 +231,13 @@ def _report(
     maps = f"{pixels.looked} label maps looked at"
     if not complete:
         maps = f"{pixels.looked} of {pixels.total} label maps looked at"
+    fate = "never be learnt" if training else "not be scored"
     values = np.flatnonzero(pixels.drawn).tolist()
     hint = ""
     if pixels.reduced and pixels.drawn[0]:
         hint = " reduce_zero_label=True ignores 0: set it to False if 0 is a class."
+    elif pixels.ignore < len(pixels.classes):
+        hint = f" ignore_index={pixels.ignore} ignores {pixels.classes[pixels.ignore]}."
     if not pixels.present:
         sentence = (
             f"All pixels of {maps} are ignored ({pixels.ignore}), the first is {first}:"
@@ -230,8 +247,8 @@ def _report(
     elif values == [0, 255] and pixels.ignore == 255 and len(pixels.classes) > 1:
         sentence = (
             f"The {maps} hold 0 and 255 only, the first is {first}, and 255 is ignored:"
-            f" {listed(pixels.absent)} would neither be learnt nor scored. Write the "
-            "class number for 255, as by np.where(mask > 127, 1, 0).astype(np.uint8)."
+            f" {listed(pixels.absent)} would {fate}. Write the class number for 255, "
+            "as by np.where(mask > 127, 1, 0).astype(np.uint8)."
         )
         refuse = training and complete
         (findings.problem if refuse else findings.notice)(place, sentence)

@@ -31,8 +31,10 @@ def check_splits(
     for loader, sources in loaders.items():
         if loader == "train_dataloader":
             continue
+        # Test data that are the validation data have been checked as these.
+        scored = sources or loaders.get("val_dataloader", [])
         for metric in _metrics(cfg.get(f"{loader.partition('_')[0]}_evaluator")):
-            for source in sources:
+            for source in scored:
                 _check_metric(metric, source, findings)
         _check_shared(training, sources, findings)
     _check_heads(cfg.get("model") or {}, training, findings)

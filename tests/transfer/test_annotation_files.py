@@ -513,3 +513,6 @@ def test_the_metric_and_the_data_set_name_the_same_file(root):
     cfg.val_evaluator.ann_file = str(json_path(root))
     sentences = said(cfg)[1]
     assert f"The metric reads {json_path(root)}, the data set" in sentences
+    cfg = coco_config(root)
+    cfg.test_evaluator.ann_file = "elsewhere.json"
+    assert "The metric reads elsewhere.json, the data set" in said(cfg)[1]

@@ -69,7 +69,7 @@ def test_sound_maps_pass(tmp_path):
 @pytest.mark.parametrize(
     ("maps", "options", "parts"),
     [
-        (lambda m, i: m * 255, {}, ["hold 0 and 255 only", "object would neither"]),
+        (lambda m, i: m * 255, {}, ["hold 0 and 255 only", "object would never be"]),
         (lambda m, i: m * 200, {}, ["labels 200", "0 and 200 has to hold 1 for 200"]),
         (lambda m, i: m + 1, {}, ["labels 2", "Do they count from 1?"]),
         (
@@ -94,6 +94,7 @@ def test_sound_maps_pass(tmp_path):
             {},
             ["a colour image (RGBA)"],
         ),
+        (lambda m, i: _Cut(m), {}, ["lab/train/0.png cannot be read: "]),
         (lambda m, i: m, dict(classes=("object",)), ["One class alone", "background"]),
         (lambda m, i: m, dict(classes=("a", "b", "c"), palette=None), ["of c in 6"]),
     ],
@@ -114,6 +115,15 @@ def _tiff(maps):
         return changed
 
     return change
+
+
+class _Cut:
+    def __init__(self, values):
+        self.image = Image.fromarray(values)
+
+    def save(self, path):
+        self.image.save(path)
+        path.write_bytes(path.read_bytes()[:60])
 
 
 class _Tiff:
@@ -187,6 +197,12 @@ def test_maps_are_as_large_as_the_images_that_the_loader_sees(tmp_path):
         Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path)
     refused, sentences = said(load(root))
     assert not refused and "pixels large" not in sentences
+
+
+def test_a_class_that_is_ignored_counts_as_absent(tmp_path):
+    cfg = load(segmentation_set(tmp_path), ignore_index=0)
+    assert "Not one pixel of ground in 6 label maps" in said(cfg)[1]
+    assert "ignore_index=0 ignores ground." in said(cfg)[1]
 
 
 def test_files_that_are_left_out_are_said(tmp_path):
