@@ -7,16 +7,19 @@ import sys
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmengine.logging import MMLogger
 from safetensors.torch import save_file
 
 from mmssl_ext.datasets.transforms.decode import UnreadableImageError
+from mmssl_ext.engine.chain_results import read_json, write_json
 from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.errors import UserError
 from mmssl_ext.engine.tool import run_tool
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.text import as_line, guard_files, guard_streams, printable, shown
 from mmssl_ext.transfer.handover import read_tensors
+from mmssl_ext.visualization.curves import save_png, to_svg
 from mmssl_ext.visualization.page import page
 from mmssl_ext.visualization.sheet import Sheet, shortened
 from tests.harness import config, log_text, make_runner, write_images
@@ -105,6 +108,19 @@ def test_pages_and_pictures_show_names_escaped(tmp_path):
     assert shortened(LATIN) == r"fa\xe7ade"
 
 
+def test_figures_take_any_title(tmp_path):
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.plot([1, 2], label=f"{LATIN} $\\frac{{$")
+    axes.annotate("\x1b $x^$", (0, 0))
+    axes.legend()
+    axes.set_title(f"{LATIN} $x^$", loc="left")
+    save_png(figure, tmp_path / "figure.png")
+    assert axes.get_title("left") == r"fa\xe7ade $x^$"
+    assert axes.texts[0].get_text() == r"\x1b $x^$"
+    assert r"fa\xe7ade" in to_svg(figure, "figure", "a figure")
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_checkpoints_are_read_from_such_folders(tmp_path, suffix):
     folder = os.path.join(tmp_path, LATIN)
@@ -162,3 +178,10 @@ def test_the_batch_of_an_unreadable_image_is_listed(tmp_path):
     listed = (tmp_path / "run/failed_batch.txt").read_bytes().split(b"\n")
     assert len(listed) == 5
     assert os.fsencode(broken) in listed
+
+
+def test_records_of_a_chain_keep_names(tmp_path):
+    write_json(tmp_path / "stage.json", {"output": LATIN})
+    assert read_json(tmp_path / "stage.json") == {"output": LATIN}
+    (tmp_path / "stage.json").write_text(r'{"output": "\ud800"}')
+    assert read_json(tmp_path / "stage.json") == {}

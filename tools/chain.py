@@ -25,8 +25,8 @@ with at_once():
     from mmssl_ext.engine.chain_run import ChainRunner
     from mmssl_ext.engine.errors import Preempted
     from mmssl_ext.engine.launch import run_tool
-    from mmssl_ext.visualization.chain_report import headline, write_chain_report
-
+    from mmssl_ext.text import printable
+from mmssl_ext.visualization.chain_report import headline, write_chain_report
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 def report(work_dir: Path) -> None:
     """Write the report and say what it says on top."""
     path = write_chain_report(work_dir)
-    print(f"{headline(work_dir)}\nReport: {path}")
+    print(printable(f"{headline(work_dir)}\nReport: {path}"))
 
 
 def main() -> int:

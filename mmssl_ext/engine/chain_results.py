@@ -133,7 +133,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the dict in a JSON file, an empty one where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(found, ensure_ascii=False).encode()  # or it cannot be written
+        text = json.dumps(found, ensure_ascii=False)
+        text.encode("utf-8", "surrogateescape")  # or it cannot be written
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -25,6 +25,7 @@ import torch
 from mmssl_ext import interrupt
 from mmssl_ext.files import sha256
 from mmssl_ext.room import writing
+from mmssl_ext.text import printable
 from mmssl_ext.visualization.page import duration
 
 from .chain import PRETRAIN, Chain, Stage, check_stages
@@ -414,7 +415,7 @@ class ChainRunner:
         with writing(path), path.open("a", encoding="utf-8") as log, self._guard:
             if self._stopping:
                 return 1
-            log.write(f"$ {shlex.join(command)}\n")
+            log.write(printable(f"$ {shlex.join(command)}\n"))
             log.flush()
             process = subprocess.Popen(
                 command,
@@ -560,4 +561,4 @@ def _last_error(log: Path) -> str | None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(printable(text), flush=True)

@@ -165,7 +165,8 @@ def _rewritten(
     for place, code in sorted(changes, key=lambda change: -_position(change[0])):
         _replace(lines, place, code.encode())
     text = b"\n".join(lines).decode()
-    return _FOLDER.sub(lambda _: file.parent.as_posix(), text)
+    folder = repr(file.parent.as_posix())[1:-1]  # as it stands in a string
+    return _FOLDER.sub(lambda _: folder, text)
 
 
 def _position(node: ast.stmt | ast.expr) -> int:

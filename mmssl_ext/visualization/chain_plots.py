@@ -6,8 +6,6 @@ import textwrap
 
 from matplotlib.figure import Figure
 
-from mmssl_ext.text import shown
-
 from . import curves
 from .chain_data import Results
 
@@ -127,7 +125,7 @@ def curve_figure(results: Results, transfer: str, title: str) -> Figure | None:
             steps, values, color=color, linestyle=style, linewidth=1.6, label=label
         )
     curves.legend_below(figure)
-    axes.set_title(shown(title), loc="left", parse_math=False)
+    axes.set_title(title, loc="left")
     axes.set_xlabel("iteration")
     axes.set_ylabel(f"{results.metrics(transfer)[0]} (%)")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))

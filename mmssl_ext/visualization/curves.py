@@ -24,6 +24,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mmssl_ext.files import drafted
+from mmssl_ext.text import printable
 
 from .logs import RunLog
 from .panels import Panel, number
@@ -297,6 +298,12 @@ def legend_below(figure: Figure) -> None:
 def _restyle(figure: Figure) -> None:
     for axes in figure.axes:
         _style(axes)
+        legend = axes.get_legend()
+        texts = [*axes.texts, *(legend.get_texts() if legend else ())]
+        # Titles and names are the user's: no formulas, and nothing that no font has.
+        for text in texts:
+            text.set_text(printable(text.get_text()))
+            text.set_parse_math(False)
 
 
 def _style(axes: Axes) -> None:
@@ -308,8 +315,9 @@ def _style(axes: Axes) -> None:
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(INK)
         label.set_fontsize(_TEXT)
-    title = textwrap.fill(axes.get_title("left"), _TITLE_LETTERS)
-    axes.set_title(title, loc="left", color=INK, fontsize=_TITLE, fontweight="bold")
+    title = textwrap.fill(printable(axes.get_title("left")), _TITLE_LETTERS)
+    style: dict[str, Any] = {"color": INK, "fontsize": _TITLE, "fontweight": "bold"}
+    axes.set_title(title, loc="left", parse_math=False, **style)
 
 
 def ticks(*steps: float) -> MaxNLocator:

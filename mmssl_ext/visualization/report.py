@@ -461,7 +461,7 @@ def command_line(
     guard_streams()
     try:
         path = write(args.work_dir)
-        print(f"{headline(args.work_dir)}\nReport: {path}")
+        print(printable(f"{headline(args.work_dir)}\nReport: {path}"))
     except FileNotFoundError as error:
         print(printable(str(error)), file=sys.stderr)
         return 1
