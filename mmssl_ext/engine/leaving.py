@@ -42,7 +42,7 @@ def leaving_by_sentence() -> Iterator[list[str]]:
             left = f"The newest checkpoint there is {newest}; go on with --resume."
         raise Preempted(
             f"The run{f' in {place[0]}' if place else ''} was stopped by "
-            f"{stopped.number.name} outside of its steps. {left}"
+            f"{stopped.number.name} where it could not save. {left}"
         ) from error
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmssl_ext.registry import LOOPS
 
-from .resume import random_state, set_random_state
+from .generators import random_state, set_random_state
 
 _END = object()
 

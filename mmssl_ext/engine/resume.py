@@ -8,13 +8,11 @@ of every rank), ``batch`` (batches done in the epoch), ``validation_due``,
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.device import get_device
@@ -51,33 +49,6 @@ _SILENT |= {"timeout", "multiprocessing_context", "batch_size", "root", "data_ro
 _SILENT |= {"val_interval", "val_begin", "dynamic_intervals", "interval", "dataloader"}
 _SILENT |= {"init_cfg", "_scope_"}
 _OBSERVERS = {"KNNHook", "CollapseMonitorHook", "PicturesHook", "FeatureMapHook"}
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of the generators of torch, CUDA, NumPy and Python."""
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    state = {
-        "torch": torch.get_rng_state(),
-        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-        "numpy_rest": [int(position), int(has_gauss), float(cached)],
-        "python": torch.tensor(words),
-        "python_rest": [version, gauss],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to what :func:`random_state` returned."""
-    torch.set_rng_state(state["torch"].cpu())
-    keys = state["numpy"].cpu().numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", keys, *state["numpy_rest"]))  # noqa: NPY002
-    version, gauss = state["python_rest"]
-    random.setstate((version, tuple(state["python"].tolist()), gauss))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def facts(runner: Any) -> dict[str, Any]:
@@ -181,9 +152,9 @@ def check_resume(
     now, saved = facts(runner), checkpoint.get("training_state")
     report = _compare_tensors(unwrap(runner.model), checkpoint.get("state_dict") or {})
     refused: list[str] = []
+    changed: list[str] = []
     remedy = ""
     if saved is None:
-        changed = []
         warnings = [
             "The checkpoint has no training_state: mmengine alone or an earlier "
             "version of this package wrote it. Random generators start afresh, and "
@@ -191,33 +162,12 @@ def check_resume(
         ]
     else:
         changed = differences(saved["config"], now["config"])
-        warnings = []
-        refused += _changes(saved, now, "method", "optimizer")
         batch, remedy = batch_changes(saved, now)
-        refused += batch
-        if data.text and data.allowed:
-            warnings.append(f"The run goes on with other data: {data.text}.")
-        else:
-            refused += _changes(saved, now, "images")
-            refused += [] if batch else _changes(saved, now, "epoch_length")
-        if data.text and not data.allowed:
-            refused.insert(0, f"train_dataloader.dataset, other images: {data.text}")
-            remedy += f"To go on with these data, add {OPTION}. "
-        if not data.known:
-            warnings.append(
-                "The checkpoint does not say which files it was trained on, for an "
-                "earlier version of this package wrote it: whether the data are still "
-                "the same is not known."
-            )
-        if saved["world_size"] != now["world_size"]:
-            warnings.append(on_other_ranks(saved, now, runner.train_dataloader))
-        elif saved.get("threads") and now["threads"] not in (None, saved["threads"]):
-            warnings.append(
-                f"The checkpoint was written on {saved['threads']} CPU threads, this "
-                f"run has {now['threads']}. Their sums round differently: it goes on, "
-                f"but not bit for bit. OMP_NUM_THREADS={saved['threads']} makes it "
-                "exact."
-            )
+        refused, warnings = _compare_data(saved, now, data, bool(batch))
+        refused += [*_changes(saved, now, "method", "optimizer"), *batch]
+        if refused and (data.text or saved["images"] != now["images"]):
+            remedy += f"To go on with other data, add {OPTION}. "
+        warnings += _machine_changes(saved, now, runner.train_dataloader)
     if report.complete:  # else the groups differ anyway
         refused += _group_changes(runner, checkpoint)
     if refused or not report.complete:
@@ -237,6 +187,41 @@ def check_resume(
             f"(checkpoint -> now); the run goes on with it:{shown(changed)}"
         )
     return warnings
+
+
+def _compare_data(
+    saved: dict, now: dict, data: OtherData, batch_differs: bool
+) -> tuple[list[str], list[str]]:
+    """Return what other data are refused for, and warnings of them."""
+    count = _changes(saved, now, "images")
+    if data.allowed and (data.text or count):
+        return [], [f"The run goes on with other data: {data.text or count[0]}."]
+    warnings = []
+    if not data.known:
+        warnings.append(
+            "The checkpoint does not say which files it was trained on, for an "
+            "earlier version of this package wrote it: whether the data are still "
+            "the same is not known."
+        )
+    refused = [f"train_dataloader.dataset, other images: {data.text}"] * bool(data.text)
+    refused += count
+    return refused + (
+        [] if batch_differs else _changes(saved, now, "epoch_length")
+    ), warnings
+
+
+def _machine_changes(saved: dict, now: dict, loader: Any) -> list[str]:
+    """Return warnings of other ranks or threads."""
+    if saved["world_size"] != now["world_size"]:
+        return [on_other_ranks(saved, now, loader)]
+    if saved.get("threads") and now["threads"] not in (None, saved["threads"]):
+        return [
+            f"The checkpoint was written on {saved['threads']} CPU threads, this "
+            f"run has {now['threads']}. Their sums round differently: it goes on, "
+            f"but not bit for bit. OMP_NUM_THREADS={saved['threads']} makes it "
+            "exact."
+        ]
+    return []
 
 
 def _other_start(runner: Any, checkpoint: dict, fits: bool) -> str:

@@ -59,7 +59,7 @@ def compare_data(
         now[0] = data_of(runner)
         before = checkpoint["meta"].get(META)
         if now[0] is None or before is None or before.get("version") != VERSION:
-            return OtherData(known=now[0] is None)
+            return OtherData("", allowed, now[0] is None)
         text, missing = differences(before, now[0])
         skips = getattr(runner.train_dataloader.dataset, "on_error", None) == "skip"
         return OtherData(text, allowed or (missing and skips))

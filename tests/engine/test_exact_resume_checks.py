@@ -17,12 +17,11 @@ from torch.utils.data import DataLoader
 from mmssl_ext.engine import CheckpointFileError
 from mmssl_ext.engine.checkpoint import load_checkpoint_file
 from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
+from mmssl_ext.engine.generators import random_state, set_random_state
 from mmssl_ext.engine.resume import (
     batch_changes,
     differences,
     on_other_ranks,
-    random_state,
-    set_random_state,
     shown,
 )
 from mmssl_ext.registry import HOOKS

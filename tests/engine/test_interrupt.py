@@ -245,7 +245,7 @@ def test_a_run_outside_of_its_loop(tmp_path, monkeypatch, capfd, when):
         left = f"The newest checkpoint there is {newest}; go on with --resume."
     assert run_tool(partial(train, tmp_path / "config.py"))() == 75
     assert capfd.readouterr().err.endswith(
-        f"The run in {tmp_path / 'run'} was stopped by SIGINT outside of its steps. "
+        f"The run in {tmp_path / 'run'} was stopped by SIGINT where it could not save. "
         f"{left}\n"
     )
     assert not Path(tmp_path / "run" / "run.lock").exists()

@@ -127,17 +127,36 @@ def test_files_that_vanish(copy, on_error):
         assert runner.epoch == 2
 
 
-def test_a_checkpoint_that_does_not_tell_its_data(copy):
+def forget_data(copy: Path) -> None:
+    """Make the checkpoint one of version 0.1."""
     path = copy / "run" / "epoch_1.pth"
     content = torch.load(path, weights_only=True)
     del content["meta"]["data"]
     torch.save(content, path)
     path.with_name("epoch_1.pth.json").unlink()
+
+
+def test_a_checkpoint_that_does_not_tell_its_data(copy):
+    forget_data(copy)
     replace_one(copy / "images")
     runner = resume(copy)
     text = log_text(runner)
     assert text.count("does not say which files it was trained on") == 1
     assert runner.epoch == 2
+
+
+def test_another_number_of_images_than_an_old_checkpoint_has(copy):
+    forget_data(copy)
+    for name in ("0.png", "1.png", "2.png", "3.png"):
+        (copy / "images" / "class0" / name).unlink()
+    with pytest.raises(CheckpointFileError) as caught:
+        resume(copy)
+    assert "train_dataloader.dataset, images: 16 -> 12" in str(caught.value)
+    assert "--allow-other-data" in str(caught.value)
+    runner = resume(copy, allow_other_data=True)
+    assert "goes on with other data: train_dataloader.dataset, images: 16 -> 12." in (
+        log_text(runner)
+    )
 
 
 def test_ranks_agree(copy):

@@ -11,6 +11,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from mmssl_ext.registry import HOOKS
 
+from ..generators import random_state, set_random_state
 from ..gradients import (
     restore_gradients,
     waiting_gradients,
@@ -22,9 +23,7 @@ from ..resume import (
     check_kind,
     check_resume,
     facts,
-    random_state,
     sampler,
-    set_random_state,
 )
 from ..same_data import META, compare_data, data_of
 from ..schedule import adapt
