@@ -28,7 +28,7 @@ def copied_files(test: Sequence[str], training: Sequence[str]) -> list[tuple[str
             keyed = [{file: digest(*file) for file in files} for files in sets]
             common = set.intersection(*(set(found.values()) for found in keyed))
             sets = [[f for f, key in found.items() if key in common] for found in keyed]
-    except OSError:
+    except (OSError, ValueError):  # the latter for names that no file can have
         return []
     twins = {key: path for (path, _), key in keyed[1].items()}
     return [(file[0], twins[keyed[0][file]]) for file in sets[0]]

@@ -205,7 +205,7 @@ def check_files(
     ``hint`` names a likely cause.
     """
     missing = missing_files([os.fspath(path) for path in paths])
-    sample = [Path(path) for path in spread(paths, NUM_FILES)]
+    sample = [Path(p) for p in spread(paths, NUM_FILES) if os.path.isfile(p)]
     look_at_files(source, findings, sample)
     if missing:
         count = f"All {len(paths)}" if len(missing) == len(paths) else len(missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -205,7 +206,7 @@ def _add(source: Source, pixels: Pixels, findings: Findings, path: Path) -> bool
 
 
 def _check_size(source: Source, findings: Findings, image: Path, path: Path) -> bool:
-    if not image.is_file():
+    if not os.path.isfile(image):
         return True  # said elsewhere
     with Image.open(path, formats=FORMATS) as label_map:
         size = label_map.size

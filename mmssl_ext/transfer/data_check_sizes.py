@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -39,10 +40,13 @@ def check_sizes(
     looked = boxes_seen = 0
     boxes_fit_file = False
     for path, size, boxes in stated:
+        if not os.path.isfile(path):
+            continue  # said elsewhere
         try:
             seen, _ = size_as_read(source, path)
-        except FileNotFoundError:
-            continue  # said elsewhere
+        except Exception as error:  # PIL raises almost anything on damaged data
+            findings.problem(source.place, f"{path} cannot be read: {error}.")
+            continue
         looked += 1
         width, height = (abs(a - b) for a, b in zip(seen, size, strict=True))
         if max(width, height) <= (0 if exact else 1):

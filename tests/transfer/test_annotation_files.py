@@ -348,6 +348,19 @@ def test_every_image_is_looked_for(root, monkeypatch):
     assert f"the first is {root}/train2017/5.png" in sentences
 
 
+def test_images_that_cannot_be_read_are_named(root):
+    (root / "train2017/0.png").write_bytes(b"no image")
+    refused, sentences = said(coco_config(root))
+    assert refused and f"{root}/train2017/0.png cannot be read" in sentences
+
+
+@pytest.mark.parametrize("name", ["\ud800.png", "a\0.png", "a" * 5000])
+def test_names_that_no_file_can_have(root, name):
+    edit(root, each("images", file_name=name), "train2017")
+    refused, sentences = said(coco_config(root))
+    assert refused and "looked for have no file" in sentences
+
+
 def test_an_image_with_several_entries_is_said(root):
     edit(root, each("images", file_name="0.png"), "train2017")
     assert "5 images in" in said(coco_config(root))[1]
