@@ -129,33 +129,36 @@ def count_coco(
         found.corners += (-1 <= x < width <= image_width + 1) and (
             -1 <= y < height <= image_height + 1
         )
-        right, lower = x + width, y + height
-        inside = min(right, image_width) > max(x, 0) and (
-            min(lower, image_height) > max(y, 0)
-        )
-        if annotation.get("ignore"):
-            cause = "ignored"
-        elif width < 1 or height < 1:
-            cause = "small"
-        elif not inside:
-            cause = "outside"
-        elif annotation["area"] <= 0:
-            cause = "area"
-        elif has_mask is not None and not has_mask[position]:
-            cause = "mask"
-        elif annotation.get("iscrowd"):
-            cause = "crowd"
-        else:
-            found.counts[name] += 1
-            found.with_objects.add(annotation["image_id"])
-            # One pixel beyond the border comes from counting from 1, or from rounding.
-            out = right > image_width + 1 or lower > image_height + 1 or min(x, y) < -1
-            if out:
-                found.beyond += 1
-                found.first.setdefault("beyond", f"{image['file_name']}, box {box}")
+        usable = has_mask is None or has_mask[position]
+        cause = _cause(annotation, image, usable)
+        if cause:
+            found.leave_out(cause, f"{image['file_name']}, box {box}", name)
             continue
-        found.leave_out(cause, f"{image['file_name']}, box {box}", name)
+        found.counts[name] += 1
+        found.with_objects.add(annotation["image_id"])
+        # One pixel beyond the border comes from counting from 1, or from rounding.
+        right, lower = x + width, y + height
+        if right > image_width + 1 or lower > image_height + 1 or min(x, y) < -1:
+            found.beyond += 1
+            found.first.setdefault("beyond", f"{image['file_name']}, box {box}")
     return found
+
+
+def _cause(annotation: dict, image: dict, has_mask: bool) -> str:
+    """Why mmdet does not train on an annotation, ``""`` where it does."""
+    x, y, width, height = annotation["bbox"]
+    if annotation.get("ignore"):
+        return "ignored"
+    if width < 1 or height < 1:
+        return "small"
+    across = min(x + width, image["width"]) > max(x, 0)
+    if not across or min(y + height, image["height"]) <= max(y, 0):
+        return "outside"
+    if annotation["area"] <= 0:
+        return "area"
+    if not has_mask:
+        return "mask"
+    return "crowd" if annotation.get("iscrowd") else ""
 
 
 def report_objects(source: Source, findings: Findings, found: Objects) -> None:
