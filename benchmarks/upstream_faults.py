@@ -57,6 +57,7 @@ from upstream_runs import (
     digest,
     loads,
     read,
+    stop_by,
     train,
     warnings_of,
     whole_run,
@@ -391,13 +392,9 @@ def signals() -> Seen:
     """SIGTERM and SIGUSR1 between steps, SIGTERM while a worker lets the run wait."""
     phrases, saved = [], 0
     for signum in (signal.SIGTERM, signal.SIGUSR1):
-        run = Run(f"signal{signum}", train).wait_for(STEPS + 2).kill(signum)
-        steps = read(run.checkpoint)["meta"]["iter"]
-        saved += steps >= STEPS + 2
-        phrases.append(
-            f"{signum.name}: exit {run.code}, {len(run.steps) - steps} of "
-            f"{len(run.steps)} steps lost"
-        )
+        _, whole, phrase = stop_by(signum)
+        saved += whole
+        phrases.append(phrase)
     run = sleeping_run("signal_wait").kill(signal.SIGTERM)
     saved += loads(run.checkpoint)
     phrases.append(f"SIGTERM in a wait for data: exit {run.code}, {run.pointer()}")

@@ -37,6 +37,7 @@ from upstream_runs import (
     copy,
     loads,
     read,
+    stop_by,
     train,
     warnings_of,
     whole_run,
@@ -150,14 +151,10 @@ def hang_up() -> Seen:
     """SIGINT and SIGHUP in the second epoch."""
     phrases, saved = [], 0
     for signum in (signal.SIGINT, signal.SIGHUP):
-        run = Run(f"signal{signum}", train).wait_for(STEPS + 2).kill(signum)
-        steps = read(run.checkpoint)["meta"]["iter"]
-        saved += steps >= STEPS + 2
-        phrases.append(
-            f"{signum.name}: exit {run.code}, {len(run.steps) - steps} of "
-            f"{len(run.steps)} steps lost, {run.log.count(chr(10) + '  File ')} lines "
-            "of traceback"
-        )
+        run, whole, phrase = stop_by(signum)
+        saved += whole
+        lines = run.log.count("\n  File ")
+        phrases.append(f"{phrase}, {lines} lines of traceback")
     return ("fail", "partial", "pass")[saved], "; ".join(phrases)
 
 

@@ -271,6 +271,14 @@ def distance(one: Path, other: Path) -> str:
     return f"{apart} of {len(a)} final tensors" if apart else ""
 
 
+def stop_by(signum: signal.Signals) -> tuple[Run, bool, str]:
+    """Signal a run in its second epoch; it, whether all was saved, and a phrase."""
+    run = Run(f"signal{signum}", train).wait_for(STEPS + 2).kill(signum)
+    steps = read(run.checkpoint)["meta"]["iter"]
+    lost = f"{len(run.steps) - steps} of {len(run.steps)} steps lost"
+    return run, steps >= STEPS + 2, f"{signum.name}: exit {run.code}, {lost}"
+
+
 def compare(run: Run, whole: Run) -> tuple[bool, str]:
     """Whether a run was the other one, and a phrase on it."""
     expected, found = whole.losses, run.losses
