@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from mmssl_ext.files import utf8_path
+from mmssl_ext.pickles import load_plain
 
 from .checkpoint import load_checkpoint_file
 from .errors import CheckpointFileError
@@ -46,7 +50,8 @@ def read_weights(path: str | Path, trust: bool = False) -> tuple[State, Record]:
 
     They are looked for below ``state_dict``, ``model`` and the like, and else in the
     whole file; the keys of nested dicts begin their names
-    (``teacher.backbone.conv1.weight``). The names of detectron2 and those of a
+    (``teacher.backbone.conv1.weight``). Arrays of NumPy count as tensors, also in the
+    plain pickles of detectron2 (``.pkl``). The names of detectron2 and those of a
     ``nn.Sequential`` of a ResNet's children become torchvision's.
 
     Args:
@@ -64,7 +69,7 @@ def read_weights(path: str | Path, trust: bool = False) -> tuple[State, Record]:
     if path.suffix == ".safetensors" and path.is_file():
         tensors, meta = _read_safetensors(path)
         return _with_known_names(tensors), find_record(meta)
-    checkpoint = load_checkpoint_file(path, trust)
+    checkpoint = _read_arrays(path) or load_checkpoint_file(path, trust)
     meta = checkpoint.get("meta") or checkpoint.get("__author__")
     return find_tensors(checkpoint, path), find_record(_decoded(meta))
 
@@ -98,6 +103,29 @@ def _read_safetensors(path: Path) -> tuple[State, Any]:
         ) from error
 
 
+def _read_arrays(path: Path) -> Mapping[str, Any] | None:
+    """A dict that Python's pickle wrote, not torch, as detectron2's files of weights.
+
+    None for other files; nothing of the file is run.
+
+    Raises:
+        CheckpointFileError: It is a pickle of more than arrays and plain data.
+    """
+    if path.suffix not in (".pkl", ".pickle") or not path.is_file():
+        return None
+    data = path.read_bytes()
+    if data.startswith(b"PK"):  # torch's own format
+        return None
+    try:
+        content = load_plain(data, "latin1")
+    except pickle.UnpicklingError as error:
+        raise CheckpointFileError(
+            f"{path} ({len(data)} bytes) cannot be read as a pickle of arrays: "
+            f"{error}. Copy it again, or save the tensors alone by torch.save."
+        ) from error
+    return content if isinstance(content, Mapping) else None  # torch's old format
+
+
 def _decoded(meta: Any) -> Any:
     """What stands as JSON in formats that hold text alone."""
     if isinstance(meta, str):
@@ -127,19 +155,22 @@ def find_tensors(checkpoint: Mapping[str, Any], path: str | Path) -> State:
 
 def _with_known_names(tensors: Mapping[str, Tensor]) -> State:
     """Rename the tensors of a ResNet as torchvision, where they are named otherwise."""
-    if is_detectron2(tensors):
-        return from_detectron2(tensors)
+    ends = "stem.conv1.norm.weight", "res2.0.conv1.weight"
+    prefixes = [n.removesuffix(ends[0]) for n in tensors if n.endswith(ends[0])]
+    for prefix in prefixes:  # such as that of a detector, backbone.bottom_up
+        if prefix + ends[1] in tensors:
+            tensors = {
+                prefix + renamed(name.removeprefix(prefix), _FROM_DETECTRON2)
+                if name.startswith(prefix)
+                else name: value
+                for name, value in tensors.items()
+            }
     return _from_sequential(tensors)
 
 
 def from_detectron2(state: Mapping[str, Tensor]) -> State:
     """Rename a ResNet's tensors from detectron2's names to torchvision's."""
     return {renamed(name, _FROM_DETECTRON2): value for name, value in state.items()}
-
-
-def is_detectron2(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are detectron2's."""
-    return "stem.conv1.norm.weight" in state and "res2.0.conv1.weight" in state
 
 
 def renamed(name: str, rules: tuple) -> str:
@@ -159,6 +190,9 @@ def _nested(container: Mapping, depth: int = _DEPTH) -> Iterator[tuple[str, Tens
     for key, value in container.items():
         if isinstance(value, Tensor):
             yield str(key), value
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            native = value.astype(value.dtype.newbyteorder("="))
+            yield str(key), torch.from_numpy(native)
         elif isinstance(value, Mapping) and depth and not _NO_WEIGHTS.search(str(key)):
             for name, tensor in _nested(value, depth - 1):
                 yield f"{key}.{name}", tensor

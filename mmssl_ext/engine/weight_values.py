@@ -89,6 +89,8 @@ def _fault(
 ) -> str:
     """What is wrong with one tensor by itself."""
     last = name.rpartition(".")[2]
+    if value.layout is not torch.strided:
+        return "a sparse tensor"
     if not _is_float(value):
         kind = str(value.dtype).removeprefix("torch.")
         wrong = floating or last in _LEARNT
@@ -134,6 +136,8 @@ def _is_float(value: Tensor) -> bool:
 def _not_finite(value: Tensor) -> str:
     if not _is_float(value) or not value.numel():
         return ""
+    if value.layout is not torch.strided:
+        value = value.coalesce().values() if value.is_sparse else value.values()
     # One pass decides: the sum is not finite if an element is not, or on an overflow.
     if torch.isfinite(value.sum(dtype=torch.float64)):
         return "" if value.element_size() < 8 else _overflow(value)
@@ -141,6 +145,8 @@ def _not_finite(value: Tensor) -> str:
         return "NaN"
     if not value.isinf().any():
         return ""
+    if value.max() == 0 and not value[value.isfinite()].any():
+        return ""  # a mask of attention: 0 or -inf
     half = " (beyond the range of float16)" if value.dtype == torch.float16 else ""
     return f"infinite{half}"
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmssl_ext.engine.weight_files import from_detectron2, is_detectron2, renamed
+from mmssl_ext.engine.weight_files import from_detectron2, renamed
 
-__all__ = ["from_detectron2", "is_detectron2", "to_detectron2"]
+__all__ = ["from_detectron2", "to_detectron2"]
 
 # torchvision's name -> detectron2's, applied in turn; from_detectron2 undoes it.
 _TO_DETECTRON2 = (

@@ -78,6 +78,7 @@ SICK = {
     "int8": (lambda n, v: v.to(torch.int8), "int8 in place of floating-point numbers"),
     "float8": (lambda n, v: v.to(torch.float8_e4m3fn), "float8_e4m3fn in place of"),
     "bool": (lambda n, v: v > 0.05, "bool in place of"),
+    "sparse": (lambda n, v: v.to_sparse(), "a sparse tensor"),
 }
 
 
@@ -105,6 +106,13 @@ SOUND = {
 @pytest.mark.parametrize("kind", SOUND)
 def test_sound_weights_are_let_pass(kind):
     assert value_faults(changed(backbone_state(), SOUND[kind])) == []
+
+
+def test_masks_of_attention_are_let_pass():
+    mask = torch.full((4, 4), -math.inf).triu(1)
+    assert value_faults({"attn_mask": mask}) == []
+    assert value_faults({"attn_mask": -mask}) == ["attn_mask: infinite"]
+    assert value_faults({"attn_mask": mask + 1}) == ["attn_mask: infinite"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,6 +139,26 @@ def detectron2_file(folder):
     return path, state
 
 
+def detectron2_detector(folder):
+    """Its backbone stands below a prefix, as in the checkpoint of a detector."""
+    state = backbone_state()
+    path = folder / "model_final.pth"
+    names = {f"backbone.bottom_up.{n}": v for n, v in to_detectron2(state).items()}
+    names["backbone.fpn_lateral2.weight"] = torch.ones(2, 2, 1, 1)
+    torch.save({"model": names, "iteration": 9}, path)
+    return path, state
+
+
+def detectron2_pickle(folder):
+    """Its own format of weights: arrays in a pickle that torch did not write."""
+    state = backbone_state()
+    path = folder / "R-18.pkl"
+    arrays = {n: v.numpy() for n, v in to_detectron2(state).items()}
+    content = {"model": arrays, "__author__": "MOCO", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content))
+    return path, state
+
+
 def wrapped_ddp(folder):
     state = backbone_state()
     path = folder / "ddp.pth"
@@ -189,7 +210,8 @@ WITH_HISTORIES = pytest.param(
 )
 SOURCES = [
     ours, official_moco, WITH_HISTORIES, published, torchvision_model,
-    safetensors_file, detectron2_file, wrapped_ddp, dino, lightly, model_state_dict,
+    safetensors_file, detectron2_file, detectron2_detector, detectron2_pickle,
+    wrapped_ddp, dino, lightly, model_state_dict,
 ]  # fmt: skip
 
 
@@ -332,6 +354,28 @@ def test_another_width(tmp_path):
         tmp_path / "a.pth", r"conv1.weight \(\(8, 3, 7, 7\) in the file, \(16, 3"
     )
     assert "first stage is 16 channels wide, the file's 8: set base_channels=8" in text
+
+
+def test_another_kind_of_bottleneck(tmp_path):
+    """A ResNeXt fits with no base_channels: its stem is as wide as a ResNet's."""
+    state = torchvision.models.resnext50_32x4d().state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    text = refused(
+        tmp_path / "a.pth",
+        "ResNeXt or a wide ResNet",
+        depth=50,
+        base_channels=64,
+        stem_channels=64,
+    )
+    assert "set base_channels" not in text
+
+
+def test_a_pickle_of_objects_does_not_run(tmp_path):
+    path = tmp_path / "R-18.pkl"
+    path.write_bytes(pickle.dumps({"model": {"a": Path("x")}}))
+    refused(path, "it names pathlib.*which could run")
+    path.write_bytes(pickle.dumps({"model": {}})[:-5])
+    refused(path, "it is damaged.*Copy it again")
 
 
 def test_a_teacher_alone_is_named(tmp_path):
