@@ -189,8 +189,8 @@ def explain(model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list[s
     elif found[0] and found[1]:
         first = "layer1.0.conv1.weight"  # has the base width, whatever its block
         widths = [len(s[first]) for s in (model, source) if first in s]
-        stems = [len(s["bn1.weight"]) for s in (model, source) if "bn1.weight" in s]
-        if len({*widths}) > 1 and len({*stems}) == 1 and len(stems) == 2:
+        norms = [len(s["bn1.weight"]) for s in (model, source) if "bn1.weight" in s]
+        if len({*widths}) > 1 and len({*norms}) == 1 and len(norms) == 2:
             causes.append(
                 f"The bottlenecks of the model's first stage are {widths[0]} channels "
                 f"wide inside, the file's {widths[1]}, while the stems are alike: one "
