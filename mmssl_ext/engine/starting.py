@@ -127,12 +127,25 @@ def _settle(
         moved = put_aside(work_dir)
         if given and not Path(given).exists() and moved is not None:
             given = str(moved / Path(given).name)
+    if overwrite and resumed is not None and moved is None:
+        _check_overwrite(work_dir, resumed)
     later = "" if resumed is None or moved else later_files(work_dir, resumed)
     run = claim(work_dir, resumed, out_dir)
     if out_dir is not None:
         folder = Path(out_dir, run.folder)
         stack.enter_context(hold(folder, "checkpoint folder", "checkpoint.out_dir"))
     return run, moved, given, later
+
+
+def _check_overwrite(work_dir: Path, resumed: Path) -> None:
+    """Refuse to go on with the very run that is to be moved aside."""
+    if find_run(work_dir) is not None and not goes_on(work_dir):
+        raise ConfigError(
+            f"--overwrite moves the run in {work_dir} aside, but this start goes on "
+            f"with it, from {resumed}: leave --overwrite out, choose another "
+            "--work-dir, or start afresh (no --resume; --cfg-options resume=False "
+            "where the config says resume=True)."
+        )
 
 
 def checkpoint_out_dir(cfg: Config) -> str | None:
