@@ -26,8 +26,8 @@ from .agreement import share
 from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
 from .config_environment import enable_environment
-from .config_numbers import check_numbers
 from .config_strict import check_names, check_strict, enforce
+from .config_values import check_values
 from .config_variables import config_files, read_config, variables
 from .errors import ConfigError
 from .leaving import leaving_by_sentence
@@ -157,22 +157,22 @@ def prepare(
         UserError: Something in the config or a file cannot be used.
     """
     notices: Notices = []
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    check_values(cfg)
     hooks = cfg.get("default_hooks") or {}
     for name in [name for name, hook in hooks.items() if hook is None]:
         if name not in _RUNNER_HOOKS.split():
             hooks.pop(name)
     if allow_other_data and "resume" in hooks:
         hooks["resume"]["allow_other_data"] = True
-    check_numbers(cfg)
     if cfg.default_scope == "mmssl_ext":
         check_config(cfg)
     else:
         notices += check_data(cfg)
         guard_labels(cfg)
     cfg.launcher = launcher
-    if work_dir is not None:
-        cfg.work_dir = work_dir
-    elif cfg.get("work_dir") is None:
+    if cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(cfg.filename or "run").stem))
     cfg.work_dir = os.path.expanduser(cfg.work_dir)  # shells leave --work-dir=~/x
     set_precision(cfg, amp, notices)

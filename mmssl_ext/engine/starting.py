@@ -91,8 +91,7 @@ def own_folders(
                 stack.enter_context(hold(cfg.work_dir))
                 return None, _settle(cfg, overwrite, asked, stack)
             except OSError as error:  # a folder has changed in between
-                place = Path(error.filename or cfg.work_dir)
-                return str(not_writable(place, error)), None
+                return str(_not_writable(cfg, error)), None
             except UserError as error:
                 return str(error), None
 
@@ -146,6 +145,15 @@ def _check_overwrite(work_dir: Path, resumed: Path) -> None:
             "--work-dir, or start afresh (no --resume; --cfg-options resume=False "
             "where the config says resume=True)."
         )
+
+
+def _not_writable(cfg: Config, error: OSError) -> UserError:
+    """Name the folder that refused, and the option that chooses another one."""
+    place, out_dir = Path(error.filename or cfg.work_dir), checkpoint_out_dir(cfg)
+    if out_dir is not None and place.is_relative_to(Path(out_dir).absolute()):
+        option = "default_hooks.checkpoint.out_dir"
+        return not_writable(place, error, "checkpoint folder", option)
+    return not_writable(place, error)
 
 
 def checkpoint_out_dir(cfg: Config) -> str | None:

@@ -440,6 +440,13 @@ def test_a_folder_of_checkpoints_that_cannot_be_reached(images, tmp_path):
 
 
 @pytest.mark.fault("R30")
+def test_a_folder_of_checkpoints_that_cannot_be_made(images, tmp_path):
+    (tmp_path / "file").touch()
+    wanted = r"checkpoint folder .*file/run-\w+ cannot be written.*checkpoint\.out_dir"
+    with pytest.raises(UserError, match=wanted):
+        start(images, tmp_path / "run", out_dir=tmp_path / "file")
+
+
 def test_the_folder_of_checkpoints_is_held(images, tmp_path):
     out, work_dir = tmp_path / "out", tmp_path / "run"
     start(images, work_dir, out_dir=out)

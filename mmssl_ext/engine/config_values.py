@@ -1,7 +1,8 @@
-"""Numbers in a config by which a run counts; mmengine asserts some, deep inside."""
+"""Numbers and paths of a run in a config; mmengine asserts some, deep inside."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +15,8 @@ _STEPS = {"accumulative_counts": 1}
 _LOADER = {"batch_size": 1, "num_workers": 0}
 
 
-def check_numbers(cfg: Any) -> None:
-    """Refuse lengths and intervals that are no whole numbers or too small.
+def check_values(cfg: Any) -> None:
+    """Refuse numbers that are no whole ones or too small, and paths that are none.
 
     Raises:
         ConfigError: The message names the places and what they may be.
@@ -25,6 +26,7 @@ def check_numbers(cfg: Any) -> None:
 
 
 def _mistakes(cfg: Any) -> Iterator[str]:
+    yield from _no_paths(cfg)
     yield from _wrong(cfg.get("train_cfg"), "train_cfg", _LOOP)
     yield from _wrong(cfg.get("optim_wrapper"), "optim_wrapper", _STEPS)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -32,6 +34,25 @@ def _mistakes(cfg: Any) -> Iterator[str]:
     hooks = cfg.get("default_hooks")
     for name, hook in hooks.items() if isinstance(hooks, dict) else ():
         yield from _wrong(hook, f"default_hooks.{name}", _HOOK)
+
+
+def _no_paths(cfg: Any) -> Iterator[str]:
+    hooks = cfg.get("default_hooks")
+    checkpoint = (hooks or {}).get("checkpoint") if isinstance(hooks, dict) else None
+    given = {"work_dir": cfg.get("work_dir"), "load_from": cfg.get("load_from")}
+    if isinstance(checkpoint, dict):
+        given["default_hooks.checkpoint.out_dir"] = checkpoint.get("out_dir")
+    for place, value in given.items():
+        if value is None or (isinstance(value, (str, os.PathLike)) and str(value)):
+            continue
+        hint = f" For a name of digits write ./{value}." if type(value) is int else ""
+        yield f"{place} is {value!r}: it must be the path of a file or folder.{hint}"
+    resume = cfg.get("resume")
+    if resume not in (None, True, False):
+        yield (
+            f"resume is {resume!r}: it must be True or False. Name the checkpoint by "
+            "--resume FILE, or by load_from beside resume=True."
+        )
 
 
 def _wrong(node: Any, place: str, least: dict[str, int]) -> Iterator[str]:
