@@ -15,6 +15,7 @@ with at_once():
     from mmengine.config import DictAction
 
     from mmssl_ext.engine.launch import load_config, run_tool
+    from mmssl_ext.text import shown
     from mmssl_ext.visualization.browse import browse
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     cfg = load_config(
         *(args.pop(x) for x in ("config", "cfg_options", "strict_config"))
     )
-    print(f"Picture: {browse(cfg, **args)}")
+    print(f"Picture: {shown(browse(cfg, **args))}")
 
 
 if __name__ == "__main__":

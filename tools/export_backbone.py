@@ -13,6 +13,7 @@ from mmssl_ext.interrupt import at_once
 
 with at_once():
     from mmssl_ext.engine.launch import run_tool
+    from mmssl_ext.text import shown
     from mmssl_ext.transfer.export import LAYOUTS, export_backbone
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     args = vars(parse_args())
     out = args.pop("out") or Path(args["checkpoint"]).with_suffix("")
     for layout, path in export_backbone(out=out, **args).items():
-        print(f"{layout:<12} {path}  (written, read back, equal)")
+        print(f"{layout:<12} {shown(path)}  (written, read back, equal)")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ with at_once():
     from mmssl_ext.datasets.shard_writer import make_shards, read_size, verify_shards
     from mmssl_ext.datasets.shards import ShardIndex
     from mmssl_ext.engine.launch import run_tool
+    from mmssl_ext.text import shown
 
 
 def parse_args() -> argparse.Namespace:
@@ -86,7 +87,7 @@ def main() -> None:
         index = make_shards(args.folder, out, args.list, size)
     else:
         index = ShardIndex.load(out)
-    print(f"{index}: {out}")
+    print(f"{index}: {shown(out)}")
     if args.verify:
         verify_shards(out, args.workers)
         print("Every image can be decoded.")

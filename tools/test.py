@@ -16,6 +16,7 @@ with at_once():
 
     from mmssl_ext.engine.launch import load_config, run_tool
     from mmssl_ext.engine.testing import evaluate_checkpoint
+    from mmssl_ext.text import shown
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,7 +65,7 @@ def main() -> None:
     for name, value in scores.items():
         print(f"knn {name}: {value:.2f} %")
     if args["features"]:
-        print(f"Features: {args['features']}")
+        print(f"Features: {shown(args['features'])}")
 
 
 if __name__ == "__main__":

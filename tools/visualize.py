@@ -15,6 +15,7 @@ with at_once():
     from mmengine.config import DictAction
 
     from mmssl_ext.engine.launch import load_config, run_tool
+    from mmssl_ext.text import shown
     from mmssl_ext.visualization.learned import KINDS, METHOD, write_pictures
 
 
@@ -104,7 +105,7 @@ def main() -> None:
         *(args.pop(x) for x in ("config", "cfg_options", "strict_config"))
     )
     for file in write_pictures(cfg, **args):
-        print(f"Picture: {file}")
+        print(f"Picture: {shown(file)}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,21 @@ from mmengine.runner import Runner
 
 import mmssl_ext.pickles  # noqa: F401  # so that mmengine reads .pkl files as data
 from mmssl_ext.packaged import enable_bases, find_config
+from mmssl_ext.room import no_room
 from mmssl_ext.transfer.data_check import check_data
 from mmssl_ext.transfer.label_guard import guard_labels
 
 from .agreement import share
 from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
+from .config_environment import enable_environment
 from .config_strict import check_names, check_strict, enforce
+from .config_values import check_values
 from .config_variables import config_files, read_config, variables
 from .errors import ConfigError
 from .leaving import leaving_by_sentence
 from .options import enable_options
+from .precision import set_precision
 from .ranks import TIMEOUT, start_ranks, watched
 from .runner import SSLRunner
 from .starting import own_folders, set_checkpoint
@@ -35,6 +40,7 @@ from .tool import run_tool as run_tool
 from .work_dir import check_writable
 
 enable_bases()
+enable_environment()
 enable_options()
 
 Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log
@@ -100,6 +106,12 @@ def load_config(
         ) from error
     # Suffix, duplicate or odd keys, a value of another kind than it is taken apart as.
     except (OSError, KeyError, TypeError, ValueError) as error:
+        if (full := no_room(error)) is not None:
+            raise ConfigError(
+                f"Config {path} cannot be read by way of a copy in "
+                f"{tempfile.gettempdir()}: {full.strerror}. Make room there, or let "
+                "TMPDIR name another folder."
+            ) from error
         raise ConfigError(f"Config {path} cannot be read: {error}") from error
     for option in options:
         _check_option(option, cfg)
@@ -145,6 +157,9 @@ def prepare(
         UserError: Something in the config or a file cannot be used.
     """
     notices: Notices = []
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    check_values(cfg)
     hooks = cfg.get("default_hooks") or {}
     for name in [name for name, hook in hooks.items() if hook is None]:
         if name not in _RUNNER_HOOKS.split():
@@ -157,11 +172,10 @@ def prepare(
         notices += check_data(cfg)
         guard_labels(cfg)
     cfg.launcher = launcher
-    if work_dir is not None:
-        cfg.work_dir = work_dir
-    elif cfg.get("work_dir") is None:
+    if cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(cfg.filename or "run").stem))
-    _set_precision(cfg, amp, notices)
+    cfg.work_dir = os.path.expanduser(cfg.work_dir)  # shells leave --work-dir=~/x
+    set_precision(cfg, amp, notices)
     _scale_lr(cfg, auto_scale_lr, launcher, notices)
     _set_backend(cfg, launcher, notices)
     set_checkpoint(cfg, resume, notices)
@@ -248,42 +262,6 @@ def _check_option(option: str, cfg: Config) -> None:
         f"--cfg-options {option}: '{root}' is a variable that the config file puts to "
         f"use as a whole. Give all of it ({root}=...), or change it where it is used."
     )
-
-
-def _set_precision(cfg: Config, amp: bool, notices: Notices) -> None:
-    wrapper = cfg.get("optim_wrapper")
-    if wrapper is None:
-        return
-    mixed = wrapper.get("type", "OptimWrapper").endswith("AmpOptimWrapper")
-    if not (amp or mixed):
-        return
-    if get_device() in ("cpu", "mps"):
-        for name in ("loss_scale", "dtype", "use_fsdp"):
-            wrapper.pop(name, None)
-        wrapper.type = "OptimWrapper"
-        notices.append(
-            (logging.WARNING, "No GPU here: no mixed precision, training in fp32.")
-        )
-        return
-    if not mixed:
-        if not wrapper.get("type", "OptimWrapper").endswith("OptimWrapper"):
-            raise ConfigError(
-                f"--amp replaces OptimWrapper, but optim_wrapper.type is {wrapper.type}"
-                "; set its precision in the config."
-            )
-        wrapper.type, wrapper.dtype = "AmpOptimWrapper", "bfloat16"
-        # bfloat16 has the range of fp32: its gradients need no scaling.
-        wrapper.loss_scale = {"enabled": False}
-    if str(wrapper.get("dtype")).endswith("bfloat16") and not _has_bfloat16():
-        wrapper.dtype, wrapper.loss_scale = "float16", "dynamic"
-        text = "This GPU has no bfloat16: float16 with a dynamic loss scale instead."
-        notices.append((logging.WARNING, text))
-
-
-def _has_bfloat16() -> bool:
-    if not torch.cuda.is_available():  # an accelerator of another kind
-        return True
-    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _scale_lr(cfg: Config, wanted: bool, launcher: str, notices: Notices) -> None:

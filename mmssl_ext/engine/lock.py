@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,10 +16,13 @@ from typing import Any
 
 from filelock import lock_descriptor
 
+from mmssl_ext.files import head_of
+
 from .errors import UserError
 from .mounts import locks_reach_all
 
 _PATIENCE = 10.0  # seconds that the children of a killed process have to notice it
+_LARGEST = 1 << 16  # bytes of what names an owner
 _LEASE = (
     150.0  # in which a server forgets the locks of a machine that is gone (NFS: 90)
 )
@@ -103,7 +107,9 @@ class Lock:
                 if owner is not None and self._counts(owner, held):
                     os.close(file)
                     return owner, False
-                new = os.fstat(file).st_size == 0 and _is_at(file, self.path)
+                found = os.fstat(file)
+                empty = stat.S_ISREG(found.st_mode) and found.st_size == 0
+                new = empty and _is_at(file, self.path)
                 if new:
                     self._file, self._held = file, held
                     self._process = os.getpid()
@@ -150,8 +156,10 @@ class Lock:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            owner = json.loads(self.path.read_text(encoding="utf-8"))
-            return owner if {"pid", "host", "job"} <= owner.keys() else None
+            # Of a pipe, which would be waited for, nothing is read.
+            owner = json.loads(head_of(self.path, _LARGEST).decode("utf-8"))
+            named = {"pid", "host", "job"} <= owner.keys()
+            return owner if named and _is_pid(owner["pid"]) else None
         except (OSError, ValueError, AttributeError, RecursionError):
             return None
 
@@ -196,6 +204,11 @@ def _close_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _is_pid(value: Any) -> bool:
+    """Whether this can be the number of a process, of whatever machine."""
+    return type(value) is int and 0 < value < 1 << 31
 
 
 def is_alive(pid: int) -> bool:

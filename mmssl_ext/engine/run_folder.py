@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mmssl_ext.files import read_text, write_text
+from mmssl_ext.files import head_of, read_text, write_text
 
 from .errors import ConfigError
 from .lock import started_by, starter
@@ -27,6 +27,7 @@ from .manifest import ManifestError, manifests, read_manifest
 
 RUN_FILE = "run.id"
 POINTER = "last_checkpoint"
+_LARGEST = 1 << 16  # bytes of a run.id
 
 # Also of mmengine alone; others by their manifests.
 _CHECKPOINT = re.compile(r"((epoch|iter)_\d+|best_.+_(epoch|iter)_\d+)\.pth")
@@ -154,9 +155,11 @@ def check_free(work_dir: str | Path, resumed: Path | None) -> None:
 
 def below_of(out_dir: str | Path | None, work_dir: str) -> Any:
     """Return ``checkpoint.out_dir`` where it is another folder than the work_dir."""
-    if out_dir is None or Path(out_dir).absolute() == Path(work_dir).absolute():
+    if out_dir is None:
         return None
-    return str(out_dir)
+    out_dir = os.path.expanduser(out_dir)  # mmengine does so for some paths only
+    same = Path(out_dir).absolute() == Path(work_dir).absolute()
+    return None if same else str(out_dir)
 
 
 _claimed: dict[Path, RunIdentity] = {}  # by this process, as long as the runs last
@@ -320,10 +323,23 @@ def _number(path: Path) -> int:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        return found if isinstance(found.get("id"), str) else {}
-    except (OSError, ValueError, AttributeError, RecursionError):
+        found = json.loads(head_of(folder / RUN_FILE, _LARGEST).decode("utf-8"))
+        return found if _is_whole(found) else {}
+    except (ValueError, AttributeError, RecursionError):
         return {}
+
+
+def _is_whole(found: dict[str, Any]) -> bool:
+    """Whether this is what :func:`claim` writes; a folder is below its ``out_dir``."""
+    folder = found.get("folder", "run")
+    places = [found.get(name, "") for name in ("checkpoints", "work_dir")]
+    return (
+        isinstance(found.get("id"), str)
+        and isinstance(folder, str)
+        and folder == Path(folder).name != ".."
+        and all(isinstance(place, str) and "\0" not in place for place in places)
+        and isinstance(found.get("starter") or {}, dict)
+    )
 
 
 def _write(folder: Path, values: dict[str, Any]) -> None:

@@ -91,8 +91,7 @@ def own_folders(
                 stack.enter_context(hold(cfg.work_dir))
                 return None, _settle(cfg, overwrite, asked, stack)
             except OSError as error:  # a folder has changed in between
-                place = Path(error.filename or cfg.work_dir)
-                return str(not_writable(place, error)), None
+                return str(_not_writable(cfg, error)), None
             except UserError as error:
                 return str(error), None
 
@@ -127,12 +126,34 @@ def _settle(
         moved = put_aside(work_dir)
         if given and not Path(given).exists() and moved is not None:
             given = str(moved / Path(given).name)
+    if overwrite and resumed is not None and moved is None:
+        _check_overwrite(work_dir, resumed)
     later = "" if resumed is None or moved else later_files(work_dir, resumed)
     run = claim(work_dir, resumed, out_dir)
     if out_dir is not None:
         folder = Path(out_dir, run.folder)
         stack.enter_context(hold(folder, "checkpoint folder", "checkpoint.out_dir"))
     return run, moved, given, later
+
+
+def _check_overwrite(work_dir: Path, resumed: Path) -> None:
+    """Refuse to go on with the very run that is to be moved aside."""
+    if find_run(work_dir) is not None and not goes_on(work_dir):
+        raise ConfigError(
+            f"--overwrite moves the run in {work_dir} aside, but this start goes on "
+            f"with it, from {resumed}: leave --overwrite out, choose another "
+            "--work-dir, or start afresh (no --resume; --cfg-options resume=False "
+            "where the config says resume=True)."
+        )
+
+
+def _not_writable(cfg: Config, error: OSError) -> UserError:
+    """Name the folder that refused, and the option that chooses another one."""
+    place, out_dir = Path(error.filename or cfg.work_dir), checkpoint_out_dir(cfg)
+    if out_dir is not None and place.is_relative_to(Path(out_dir).absolute()):
+        option = "default_hooks.checkpoint.out_dir"
+        return not_writable(place, error, "checkpoint folder", option)
+    return not_writable(place, error)
 
 
 def checkpoint_out_dir(cfg: Config) -> str | None:

@@ -6,6 +6,7 @@ import pytest
 
 from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.config_check import check_config
+from mmssl_ext.engine.config_values import check_values
 from mmssl_ext.engine.launch import load_config
 from tests.harness import REPO, config, loader, make_runner
 
@@ -168,3 +169,45 @@ def test_an_option_that_a_model_does_not_take_is_a_sentence(tmp_path):
     cfg.model.backbone = {"type": "torchvision.models.resnet18", "widht": 3}
     with pytest.raises(ConfigError, match=r"cannot be built: .*unexpected .* 'widht'"):
         make_runner(cfg)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "wanted"),
+    [
+        ("train_cfg.max_epochs", 0, "1 or more"),
+        ("train_cfg.max_epochs", 4.5, "1 or more"),
+        ("train_cfg.val_interval", "2", "1 or more"),
+        ("optim_wrapper.accumulative_counts", 0, "1 or more"),
+        ("train_dataloader.batch_size", 8.0, "1 or more"),
+        ("train_dataloader.num_workers", -1, "0 or more"),
+        ("default_hooks.checkpoint.interval", "often", "-1 or more"),
+        ("default_hooks.checkpoint.max_keep_ckpts", 1.5, "-1 or more"),
+        ("default_hooks.logger.interval", True, "-1 or more"),
+    ],
+)
+def test_numbers_that_a_run_counts_by(place, value, wanted):
+    cfg = base()
+    check_values(cfg)
+    cfg.merge_from_dict({place: value})
+    with pytest.raises(ConfigError) as caught:
+        check_values(cfg)
+    assert f"{place} is {value!r}: it must be a whole number of {wanted}" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "sentence"),
+    [
+        ("work_dir", 2024, r"work_dir is 2024: .* write \./2024\."),
+        ("work_dir", "", "work_dir is '': it must be the path"),
+        ("load_from", ["a.pth"], "load_from is .* must be the path"),
+        ("default_hooks.checkpoint.out_dir", 5, r"out_dir is 5: .* write \./5\."),
+        ("resume", "epoch_3.pth", "resume is 'epoch_3.pth'.*--resume FILE"),
+    ],
+)
+def test_paths_that_are_none(place, value, sentence):
+    cfg = base()
+    cfg.merge_from_dict({place: value})
+    with pytest.raises(ConfigError, match=sentence):
+        check_values(cfg)

@@ -179,8 +179,12 @@ def test_the_environment_cannot_become_code(here, monkeypatch):
     (here / "config.py").write_text("root = '{{$ROOT:data}}'")
     check_strict("config.py")
     monkeypatch.setenv("ROOT", f"' + str({TOUCH}) + '")
+    check_strict("config.py")  # quotation marks do not end the string
+    (here / "config.py").write_text("root = {{'$ROOT:1'}}")
+    monkeypatch.setenv("ROOT", f"str({TOUCH})")
     with pytest.raises(ConfigError, match="open"):
         check_strict("config.py")
+    assert not (here / CANARY).exists()
 
 
 def test_what_computes_values_is_allowed(here):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from mmengine.config import Config
 
@@ -11,6 +13,7 @@ from mmssl_ext.engine.config_variables import (
     variables,
 )
 from mmssl_ext.engine.errors import ConfigError
+from mmssl_ext.engine.launch import load_config
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,18 @@ def test_impossible_bases_are_refused(tmp_path, base, message):
     (tmp_path / "other.py").write_text("_base_ = './config.py'\n")
     with pytest.raises(ConfigError, match=message):
         config_files(tmp_path / "config.py")
+
+
+@pytest.mark.parametrize(
+    "folder", [r"C:\new\1", 'it\'s "here"', "a\nb", os.fsdecode(b"fa\xe7ade"), "ü {0}"]
+)
+def test_values_of_the_environment_are_what_they_are(tmp_path, monkeypatch, folder):
+    (tmp_path / "base.py").write_text('root = "{{$MMSSL_DATA:data}}/train"\n')
+    path = tmp_path / "small.py"
+    path.write_text('_base_ = "base.py"\nseed = {{"$MMSSL_SEED:1"}}\n')
+    assert load_config(path).root == "data/train"
+    monkeypatch.setenv("MMSSL_DATA", folder)
+    monkeypatch.setenv("MMSSL_SEED", "2 + 1")
+    assert load_config(path).root == f"{folder}/train"
+    assert load_config(path).seed == 3
+    assert load_config(path, {"seed": 4}).root == f"{folder}/train"

@@ -1,8 +1,12 @@
 """What `prepare` makes of a config and its options."""
 
+import contextlib
 import importlib.util
 import itertools
 import os
+import resource
+import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -119,7 +123,7 @@ def test_amp_without_a_gpu_is_one_notice_and_fp32(cfg, no_gpu, in_config):
 def test_mixed_precision_takes_what_the_gpu_has(cfg, monkeypatch, supported, given):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
-    monkeypatch.setattr("mmssl_ext.engine.launch.get_device", lambda: "cuda")
+    monkeypatch.setattr("mmssl_ext.engine.precision.get_device", lambda: "cuda")
     if given != "--amp":
         cfg.optim_wrapper.update(
             type="AmpOptimWrapper",
@@ -139,7 +143,7 @@ def test_mixed_precision_takes_what_the_gpu_has(cfg, monkeypatch, supported, giv
 
 
 def test_fp32_on_a_gpu_stays(cfg, monkeypatch):
-    monkeypatch.setattr("mmssl_ext.engine.launch.get_device", lambda: "cuda")
+    monkeypatch.setattr("mmssl_ext.engine.precision.get_device", lambda: "cuda")
     before = cfg.optim_wrapper.to_dict()
     assert not texts(prepare(cfg))
     assert cfg.optim_wrapper.to_dict() == before
@@ -322,6 +326,28 @@ def test_config_files_that_cannot_be_used(tmp_path):
         load_config(write(tmp_path / "b.py", "x = 1\ny = = 2"))
     with pytest.raises(ConfigError, match=r"c\.txt"):
         load_config(write(tmp_path / "c.txt", "x = 1"))
+
+
+@pytest.mark.parametrize("options", [{}, {"lr": 2}])
+def test_a_temporary_folder_without_room_is_named(tmp_path, monkeypatch, options):
+    """The config is not at fault, though it is read by way of a copy there."""
+    path = write(tmp_path / "a.py", "lr = 1")
+    with full_disk(), pytest.raises(ConfigError, match=r"copy in .*TMPDIR") as caught:
+        load_config(path, options)
+    assert f"copy in {tempfile.gettempdir()}: File too large" in str(caught.value)
+
+
+@contextlib.contextmanager
+def full_disk():
+    """No file takes a byte any more."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_options_without_effect_are_refused(tmp_path):

@@ -17,7 +17,7 @@ from mmssl_ext.engine.hooks import PlainCheckpointHook
 from mmssl_ext.engine.launch import train
 from mmssl_ext.engine.lock import Lock, started_by, starter
 from mmssl_ext.engine.manifest import write_manifest
-from mmssl_ext.engine.run_folder import RUN_FILE, check_free, find_run
+from mmssl_ext.engine.run_folder import RUN_FILE, check_free, claim, find_run
 from mmssl_ext.engine.work_dir import LOCK_FILE
 from mmssl_ext.files import sha256
 from tests.harness import REPO, config, make_runner, toy_runner, write_images
@@ -118,6 +118,27 @@ def test_what_counts_as_a_run(run, name):
     assert (found.newest.name if found else None) == LEFT[name]
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"id": 5}, {"folder": 7}, {"folder": "../../x"}, {"folder": ".."}),
+        *({"checkpoints": 5}, {"checkpoints": "a\0b"}, {"starter": "me"}),
+    ],
+    ids=str,
+)
+def test_an_identity_of_another_kind_counts_as_none(images, run, tmp_path, odd):
+    """Nothing is written past out_dir, whatever a work_dir from elsewhere says."""
+    was = json.loads((run / RUN_FILE).read_text())
+    (run / RUN_FILE).write_text(json.dumps(was | odd))
+    with pytest.raises(UserError, match="holds a run"):
+        start(images, run, out_dir=tmp_path / "deep" / "out")
+    assert not (tmp_path / "deep").exists()
+    resumed = run / "epoch_1.pth"
+    claim(run, resumed, str(tmp_path / "deep" / "out"))
+    assert folders(tmp_path / "deep") == ["out"]
+    assert folders(tmp_path / "deep" / "out") == [f"run-{was['id']}"]
+
+
 def test_logs_alone_do_not_block(images, run):
     for path in [*run.glob("*.pth*"), run / "last_checkpoint"]:
         path.unlink()
@@ -212,6 +233,17 @@ def test_overwrite_and_resume_exclude_each_other(images, run):
     before = content(run)
     with pytest.raises(ConfigError, match="give one of the two"):
         start(images, run, resume=True, overwrite=True)
+    assert content(run) == before
+
+
+@pytest.mark.parametrize("by", ["a file", "the config"])
+def test_a_run_that_is_gone_on_with_is_not_moved_aside(images, run, by):
+    before = content(run)
+    options = {"resume": str(run / "epoch_1.pth")} if by == "a file" else {}
+    if by == "the config":
+        options["cfg_options"] = {"resume": True}
+    with pytest.raises(UserError, match=r"--overwrite moves .* but this start goes"):
+        start(images, run, epochs=2, overwrite=True, **options)
     assert content(run) == before
 
 
@@ -382,6 +414,20 @@ def test_a_moved_run_finds_its_checkpoints_and_a_copy_takes_others(images, tmp_p
     assert (both / name / "epoch_3.pth").is_file()
 
 
+def test_a_home_in_the_name_of_a_folder(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    cfg = config(images, Path("~/run"))
+    cfg.default_hooks.checkpoint.out_dir = "~/checkpoints"
+    Path("small.py").write_text(cfg.pretty_text)
+    train("small.py")
+    (folder,) = folders(tmp_path / "home" / "checkpoints")
+    saved = tmp_path / "home" / "checkpoints" / folder / "epoch_1.pth"
+    assert find_run(tmp_path / "home" / "run").newest == saved
+    assert find_resumable(tmp_path / "home" / "run")[0] == saved
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_folder_of_checkpoints_that_cannot_be_reached(images, tmp_path):
     out, work_dir = tmp_path / "out", tmp_path / "run"
     start(images, work_dir, out_dir=out)
@@ -394,6 +440,13 @@ def test_a_folder_of_checkpoints_that_cannot_be_reached(images, tmp_path):
 
 
 @pytest.mark.fault("R30")
+def test_a_folder_of_checkpoints_that_cannot_be_made(images, tmp_path):
+    (tmp_path / "file").touch()
+    wanted = r"checkpoint folder .*file/run-\w+ cannot be written.*checkpoint\.out_dir"
+    with pytest.raises(UserError, match=wanted):
+        start(images, tmp_path / "run", out_dir=tmp_path / "file")
+
+
 def test_the_folder_of_checkpoints_is_held(images, tmp_path):
     out, work_dir = tmp_path / "out", tmp_path / "run"
     start(images, work_dir, out_dir=out)

@@ -344,9 +344,21 @@ def test_a_lock_taken_over_is_not_deleted_by_its_first_owner(tmp_path):
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize("left", ["", "{", "[]", "{}"])
+@pytest.mark.parametrize(
+    "left",
+    [
+        *("", "{", "[]", "{}", "a pipe"),
+        *(
+            json.dumps({"pid": pid, "host": socket.gethostname(), "job": None})
+            for pid in ("7", None, True, -1, 10**30)
+        ),
+    ],
+)
 def test_a_file_that_is_no_lock_is_replaced(tmp_path, left):
-    (tmp_path / LOCK_FILE).write_text(left)
+    if left == "a pipe":
+        os.mkfifo(tmp_path / LOCK_FILE)
+    else:
+        (tmp_path / LOCK_FILE).write_text(left)
     with occupied(tmp_path):
         pass
     assert not list(tmp_path.iterdir())

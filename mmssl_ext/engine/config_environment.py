@@ -1,0 +1,61 @@
+r"""Values of the environment in a config, as ``"{{$DATA:data}}/train"``.
+
+mmengine pastes such a value into the file as it is: of a folder called ``C:\new`` the
+config would see a line end, one with a quotation mark would end the string, and one
+that is no UTF-8 could not be written at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import wraps
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmssl_ext.text import shown
+
+# {{$NAME:default}} in a string; {{'$NAME:default'}} stands for code.
+_PLACE = re.compile(r"\{\{(['\"]?)\s*\$(\w+)\s*:\s*(\S*?)\s*['\"]?\}\}")
+_SPECIAL = re.compile("[\\\\'\"\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+
+
+def enable_environment() -> None:
+    """Let mmengine put values of the environment into strings as what they are."""
+    upstream = Config._substitute_env_variables
+    if getattr(upstream, "keeps_strings", False):
+        return
+
+    @wraps(upstream)
+    def substitute(filename: str, temp_config_name: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        in_python = filename.endswith(".py")
+
+        def value(match: re.Match[str]) -> str:
+            code, name, default = match.groups()
+            text = os.environ.get(name, default)
+            if not text:
+                raise KeyError(
+                    f"`{name}` cannot be found in `os.environ`. Please set `{name}` "
+                    "in environment or give a default value."
+                )
+            if name not in os.environ:
+                return text
+            if name not in found:
+                told = f"{name}={shown(text)} of the environment is in the config."
+                print_log(told, logger="current")
+            found[name] = text
+            return _SPECIAL.sub(_escape, text) if in_python and not code else text
+
+        text = Path(filename).read_text(encoding="utf-8")
+        Path(temp_config_name).write_text(_PLACE.sub(value, text), encoding="utf-8")
+        return found
+
+    substitute.keeps_strings = True  # type: ignore[attr-defined]
+    Config._substitute_env_variables = staticmethod(substitute)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
