@@ -47,6 +47,7 @@ CAUSES = {
     "difficult": ("are marked difficult", "Set <difficult> to 0."),
 }
 _GEOMETRY = ("outside", "area", "small")  # faults of the box itself
+_DOUBLES = 0.01  # COCO's own files have fewer
 _NUM_CORNERS = 10  # so many boxes tell a list of corners from sizes
 
 
@@ -191,6 +192,20 @@ def report_objects(source: Source, findings: Findings, found: Objects) -> None:
             source.place,
             f"{sum(strays.values())} annotations in {found.file} are left out: "
             f"{_causes(found, strays)}.",
+        )
+
+
+def report_doubles(
+    source: Source, findings: Findings, file: str, annotations: Sequence[dict]
+) -> None:
+    """Say where many objects are annotated twice: one of two can never be found."""
+    keys = ((a["image_id"], a["category_id"], *a["bbox"]) for a in annotations)
+    doubles = len(annotations) - len(set(keys))
+    if doubles > _DOUBLES * len(annotations):
+        findings.notice(
+            source.place,
+            f"{doubles} of {len(annotations)} annotations in {file} repeat another, "
+            "with the same image, category and box. Leave one of each.",
         )
 
 
