@@ -36,6 +36,11 @@ CAUSES = {
         "A box is [x, y, width, height] in pixels: multiply relative ones by the size "
         "of the image.",
     ),
+    "relative": (
+        "lie within the first pixel",
+        "The corners of a bndbox are pixels: multiply relative ones by the size of the "
+        "image.",
+    ),
     "mask": (
         "have no usable mask",
         "A polygon has three points or more, each of x and y.",
@@ -46,7 +51,7 @@ CAUSES = {
     ),
     "difficult": ("are marked difficult", "Set <difficult> to 0."),
 }
-_GEOMETRY = ("outside", "area", "small")  # faults of the box itself
+_GEOMETRY = ("outside", "area", "small", "relative")  # faults of the box itself
 _DOUBLES = 0.01  # COCO's own files have fewer
 _NUM_CORNERS = 10  # so many boxes tell a list of corners from sizes
 
