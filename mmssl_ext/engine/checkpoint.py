@@ -26,7 +26,7 @@ from mmssl_ext.files import sha256, utf8_path
 
 from .checkpoint_order import newest_first
 from .checkpoint_writing import save_checkpoint_file, wait_for_checkpoints
-from .download import fetch
+from .download import fetch, local_path
 from .errors import CheckpointFileError
 from .manifest import ManifestError, manifest_path, read_manifest
 from .weight_values import state_faults
@@ -126,7 +126,7 @@ def look_into(path: Path) -> dict:
 
 
 def _existing(path: str | Path) -> Path:
-    path = Path(os.path.expanduser(path))
+    path = local_path(path)
     wait_for_checkpoints()
     if os.path.isfile(path):  # no error where the name is impossible
         return path

@@ -99,7 +99,9 @@ def check_config(cfg: Any) -> None:
 
 def closest(name: str, names: Any) -> str:
     """``Did you mean ...?`` with a space before it, or nothing."""
-    found = difflib.get_close_matches(name, [str(n) for n in names], n=3)
+    known = [str(n) for n in names]
+    found = [n for n in known if n.lower() == name.lower()]
+    found = found or difflib.get_close_matches(name, known, n=3)
     return f" Did you mean {' or '.join(found)}?" if found else ""
 
 

@@ -10,14 +10,18 @@ from .errors import ConfigError
 
 
 def check_class_names(cfg: Any) -> None:
-    """Refuse a string in the place of a list of class names: it would be its letters.
+    """Refuse what is no list of class names: a string, which would be its letters.
 
-    A data set of the toolboxes may name a text file of names, which they read.
+    A data set of the toolboxes may name a text file of names, which they read. Names
+    are text: to the toolboxes the number 1 is not the name '1' of a category.
 
     Raises:
-        ConfigError: The message names the place and says how one class is written.
+        ConfigError: The message names the place and says how classes are written.
     """
-    for place, value in _strings(cfg, ""):
+    for place, value in _classes(cfg, ""):
+        if not isinstance(value, str):
+            _check_names(place, value)
+            continue
         if place != "classes" and os.path.isfile(value):
             continue
         raise ConfigError(
@@ -25,6 +29,21 @@ def check_class_names(cfg: Any) -> None:
             "classes, a letter each. Write a list of names, one class as "
             f'"{place}=({value})" on the command line and '
             f'{place.rpartition(".")[2]} = ("{value}",) in a config.'
+        )
+
+
+def _check_names(place: str, names: Any) -> None:
+    if not isinstance(names, (list, tuple)):
+        return
+    if odd := [name for name in names if not isinstance(name, str) or not name.strip()]:
+        text = ",".join(repr(str(n)) for n in names if str(n).strip())
+        name = odd[0]
+        what = "is no text" if not isinstance(name, str) else "is empty"
+        raise ConfigError(
+            f"{place}: the name {name!r} {what}. Write names in quotes, "
+            f'"{place}=({text})" on the command line and '
+            f"{place.rpartition('.')[2]} = ({text}{',' * (len(names) == 1)}) in a "
+            "config."
         )
 
 
@@ -53,15 +72,15 @@ def check_anchors(model: Any) -> None:
             )
 
 
-def _strings(node: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Every ``classes`` that is a string, with its place."""
+def _classes(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Every ``classes`` that is a string or a list, with its place."""
     if isinstance(node, (list, tuple)):
         for i, item in enumerate(node):
-            yield from _strings(item, f"{place}.{i}")
+            yield from _classes(item, f"{place}.{i}")
     elif hasattr(node, "items"):
         for key, value in node.items():
             inner = f"{place}.{key}" if place else str(key)
-            if key == "classes" and isinstance(value, str):
+            if key == "classes" and isinstance(value, (str, list, tuple)):
                 yield inner, value
             else:
-                yield from _strings(value, inner)
+                yield from _classes(value, inner)

@@ -14,8 +14,8 @@ from pathlib import Path
 from ssl import SSLError
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urldefrag, urlparse
-from urllib.request import Request, urlopen
+from urllib.parse import quote, unquote, urldefrag, urlparse
+from urllib.request import Request, url2pathname, urlopen
 
 import torch
 from filelock import FileLock
@@ -29,6 +29,14 @@ from .errors import CheckpointFileError
 _PATIENCE = 30.0  # seconds that a server may be silent
 _NO_HEAD = (400, 401, 403, 405, 501)  # answers of servers that know only GET
 _RECORD = ".source.json"
+_IN_URLS = "%/:?#[]@!$&'()*+,;=~"  # what need not be escaped, or is already
+# How an answer begins that is no file of weights.
+_PAGES = {
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML document",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}
 # What a server says of the version of a file; the first group that it gives counts.
 _VERSIONS = (("etag",), ("last-modified", "content-length"))
 
@@ -39,6 +47,22 @@ _OF_THE_NET = (URLError, HTTPException, SSLError, TimeoutError, ConnectionError)
 class _Copy(NamedTuple):
     path: Path
     sha256: str
+
+
+def local_path(path: str | Path) -> Path:
+    """The path of a file, given as such or as ``file://``; its ``~`` is replaced.
+
+    Raises:
+        CheckpointFileError: It is an address in the net.
+    """
+    text = os.fspath(path)
+    if text.startswith("file://"):
+        return Path(url2pathname(urlparse(text).path))
+    if "://" in text:
+        raise CheckpointFileError(
+            f"Download {text} first and give the path of the file."
+        )
+    return Path(os.path.expanduser(text))
 
 
 def fetch(url: str) -> Path:
@@ -135,13 +159,18 @@ def _download(url: str, folder: Path) -> _Copy:
     try:
         with _opened(url, "GET") as answer, draft.open("wb") as file:
             version = _version(answer)
-            expected = answer.headers.get("content-length")
+            expected = answer.headers.get("content-length") or ""
+            if coding := answer.headers.get("content-encoding"):
+                raise HTTPException(f"the server encodes it ({coding})")
             while block := answer.read(1 << 20):
+                _check_beginning(url, block if not size else b"")
                 file.write(block)
                 digest.update(block)
                 size += len(block)
-        if expected is not None and size != int(expected):
+        if expected.isdigit() and size != int(expected):
             raise HTTPException(f"broke off after {size} of {expected} bytes")
+        if not size:
+            raise HTTPException("the server sends an empty file")
         flush(draft)
         # Never a record beside a file that it does not describe.
         (folder / _RECORD).unlink(missing_ok=True)
@@ -153,10 +182,22 @@ def _download(url: str, folder: Path) -> _Copy:
     return _Copy(path, digest.hexdigest())
 
 
+def _check_beginning(url: str, block: bytes) -> None:
+    beginning = block[:200].lstrip().lower()
+    for known, what in _PAGES.items():
+        if beginning.startswith(known):
+            raise CheckpointFileError(
+                f"{url} leads to {what}, not to a file of weights. Give the address "
+                "by which the file itself is downloaded, or download it and give the "
+                "path of the file."
+            )
+
+
 @contextlib.contextmanager
 def _opened(url: str, method: str) -> Iterator[Any]:
     """Ask the server; where it does not know HEAD, by a GET whose body is not read."""
     headers = {"User-Agent": "mmssl_ext", "Accept-Encoding": "identity"}
+    url = quote(url, _IN_URLS)  # blanks and letters beyond ASCII
     try:
         answer = urlopen(
             Request(url, headers=headers, method=method), timeout=_PATIENCE
@@ -218,4 +259,5 @@ def _folder(url: str) -> Path:
 
 
 def _name(url: str) -> str:
-    return Path(unquote(urlparse(url).path)).name or "weights"
+    name = Path(unquote(urlparse(url).path)).name
+    return name.encode()[-150:].decode(errors="ignore") or "weights"

@@ -57,7 +57,7 @@ def set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
             cfg.resume = False
     given = cfg.get("load_from")
     if given is not None:
-        if "://" in given:
+        if "://" in given and not given.startswith("file://"):
             raise ConfigError(f"Download {given} first and give the path of the file.")
         check_checkpoint_file(given, resume=bool(cfg.get("resume")))
     if cfg.get("resume"):

@@ -18,6 +18,7 @@ from mmssl_ext.files import utf8_path
 from mmssl_ext.pickles import load_plain
 
 from .checkpoint import load_checkpoint_file
+from .download import local_path
 from .errors import CheckpointFileError
 from .weight_record import Record, find_record
 
@@ -72,19 +73,6 @@ def read_weights(path: str | Path, trust: bool = False) -> tuple[State, Record]:
     checkpoint = _read_arrays(path) or load_checkpoint_file(path, trust)
     meta = checkpoint.get("meta") or checkpoint.get("__author__")
     return find_tensors(checkpoint, path), find_record(_decoded(meta))
-
-
-def local_path(path: str | Path) -> Path:
-    """The path of a file, its ``~`` replaced.
-
-    Raises:
-        CheckpointFileError: It is an address in the net.
-    """
-    if "://" in str(path):
-        raise CheckpointFileError(
-            f"Download {path} first and give the path of the file."
-        )
-    return Path(path).expanduser()
 
 
 def _read_safetensors(path: Path) -> tuple[State, Any]:

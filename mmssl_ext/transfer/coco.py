@@ -60,8 +60,8 @@ class CocoDetectionMetric(CocoMetric):
     Besides, a model that detects nothing has AP 0, where mmdet reports no metric at
     all. Of a data set that was cut short (``indices``) the images that were seen count;
     the log says how many, and which classes have no object and hence no part in the AP.
-    Annotations without ``iscrowd`` count as 0, and any ids of annotations will do:
-    pycocotools takes the id 0 for "not found".
+    Annotations without ``iscrowd``, or with null, count as 0, and any ids of
+    annotations will do: pycocotools takes the id 0 for "not found".
     """
 
     _ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
@@ -123,7 +123,7 @@ def _complete(api: COCO, classes: Sequence[str]) -> list[Any]:
         categories.append({"id": ids[name], "name": name})
     for number, annotation in enumerate(api.dataset.get("annotations", ()), 1):
         annotation["id"] = number
-        annotation.setdefault("iscrowd", 0)
+        annotation["iscrowd"] = annotation.get("iscrowd") or 0  # it may be null
     with contextlib.redirect_stdout(io.StringIO()):
         api.createIndex()
     return [ids[name] for name in classes]

@@ -249,10 +249,9 @@ def listed(names: Iterable[Any], limit: int = 8) -> str:
 
 def unknown_classes(missing: Sequence[str], present: Sequence[str], file: str) -> str:
     """Sentence on names in ``classes`` that the annotations do not have."""
-    hints = "".join(
-        f" '{name}':{closest(name, present)}" for name in missing if present
-    )
-    near = hints if "Did you mean" in hints and len(missing) <= 3 else ""
+    hints = ((name, closest(name, present)) for name in missing[:3])
+    near = "".join(f" '{shown(name)}':{hint}" for name, hint in hints if hint)
+    near = near if len(missing) <= 3 else ""
     return (
         f"{listed(missing)}: named in metainfo.classes, but not in {file}, which has "
         f"{listed(present, 20) or 'no class'}.{near} Set the variable `classes` to the "

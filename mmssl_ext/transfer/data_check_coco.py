@@ -20,7 +20,13 @@ from .data_check_base import (
 )
 from .data_check_json import lacking, malformed, read_coco, repeated
 from .data_check_masks import check_masks, reads_masks
-from .data_check_objects import Objects, count_coco, report_absent, report_objects
+from .data_check_objects import (
+    Objects,
+    count_coco,
+    report_absent,
+    report_doubles,
+    report_objects,
+)
 from .data_check_sizes import NUM_SIZES, check_sizes
 
 
@@ -184,6 +190,7 @@ def _check_objects(
         has_mask = check_masks(source, findings, path, by_id, annotations, ids)
     found = count_coco(str(path), by_id, annotations, names, used, has_mask)
     report_objects(source, findings, found)
+    report_doubles(source, findings, str(path), annotations)
     least = (source.cfg.get("filter_cfg") or {}).get("min_size", 0)
     large = [i for i in images if min(i["width"], i["height"]) >= least]
     if source.training and not large:

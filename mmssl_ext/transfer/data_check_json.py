@@ -14,10 +14,18 @@ from typing import Any
 from .data_check_base import listed
 
 # What may stand where; upstream indexes, adds and compares these.
-_ID, _TEXT, _NUMBER = "number or text", "text", "number below a trillion"
+_ID, _TEXT, _NUMBER = "a number or text", "text", "a number below a trillion"
+_FLAG = "0 or 1"  # null counts as 0
 _KINDS = {
     "images": {"id": _ID, "file_name": _TEXT, "height": _NUMBER, "width": _NUMBER},
-    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID, "area": _NUMBER},
+    "annotations": {
+        "id": _ID,
+        "image_id": _ID,
+        "category_id": _ID,
+        "area": _NUMBER,
+        "iscrowd": _FLAG,
+        "ignore": _FLAG,
+    },
     "categories": {"id": _ID, "name": _ID},
 }
 # How the file begins -> what it is. pycocotools reads plain UTF-8 only.
@@ -68,8 +76,8 @@ def read_coco(path: Path) -> tuple[list, list | None, list] | str:
             wrong = [p[key] for p in part if key in p and not _is(p[key], kind)]
             if wrong:
                 return (
-                    f"{path}: the '{key}' of {len(wrong)} {name} is no {kind}; the "
-                    f"first is {repr(wrong[0])[:80]}. {_ASK}"
+                    f"{path}: the '{key}' of {len(wrong)} {name} is not {kind}; the "
+                    f"first is {repr(wrong[0])[:80]}. Correct the file."
                 )
     return parts[0], parts[1], parts[2]
 
@@ -77,6 +85,8 @@ def read_coco(path: Path) -> tuple[list, list | None, list] | str:
 def _is(value: Any, kind: str) -> bool:
     if kind == _NUMBER:  # neither NaN, infinite, nor too long for a float
         return isinstance(value, (int, float)) and -1e12 < value < 1e12
+    if kind == _FLAG:  # the text "0" would count as true
+        return value is None or value in (0, 1)
     return isinstance(value, str) or (kind == _ID and isinstance(value, (int, float)))
 
 
@@ -101,7 +111,7 @@ def lacking(path: Path, name: str, items: list[dict], keys: Iterable[str]) -> li
         if without := [item for item in items if key not in item]:
             found.append(
                 f"{len(without)} {name} in {path} have no '{key}', the first has "
-                f"the id {without[0].get('id')}."
+                f"the id {without[0].get('id')}. Add it to each."
             )
     return found
 

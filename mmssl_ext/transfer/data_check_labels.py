@@ -101,10 +101,15 @@ class Pixels:
                 f"{' after reduce_zero_label' if self.reduced else ''}, but {number} "
                 f"classes have the numbers 0 to {number - 1} and {self.ignore} is "
                 "ignored. Correct `classes`, reduce_zero_label or ignore_index, or the "
-                f"label maps.{self._hint(wrong)}"
+                f"label maps.{self._hint(path, wrong)}"
             )
 
-    def _hint(self, wrong: np.ndarray) -> str:
+    def _hint(self, path: Path, wrong: np.ndarray) -> str:
+        if path.name.endswith("_labelIds.png"):
+            return (
+                " Cityscapes' labelIds have 34 numbers: take the *_labelTrainIds.png, "
+                "which cityscapesscripts' createTrainIdLabelImgs writes."
+            )
         values = np.flatnonzero(self.drawn)
         if len(values) == 2 and values[0] == 0 and values[1] > 1:
             return f" A mask of 0 and {values[1]} has to hold 1 for {values[1]}."

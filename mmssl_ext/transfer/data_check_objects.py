@@ -36,6 +36,11 @@ CAUSES = {
         "A box is [x, y, width, height] in pixels: multiply relative ones by the size "
         "of the image.",
     ),
+    "relative": (
+        "lie within the first pixel",
+        "The corners of a bndbox are pixels: multiply relative ones by the size of the "
+        "image.",
+    ),
     "mask": (
         "have no usable mask",
         "A polygon has three points or more, each of x and y.",
@@ -46,7 +51,8 @@ CAUSES = {
     ),
     "difficult": ("are marked difficult", "Set <difficult> to 0."),
 }
-_GEOMETRY = ("outside", "area", "small")  # faults of the box itself
+_GEOMETRY = ("outside", "area", "small", "relative")  # faults of the box itself
+_DOUBLES = 0.01  # COCO's own files have fewer
 _NUM_CORNERS = 10  # so many boxes tell a list of corners from sizes
 
 
@@ -194,6 +200,20 @@ def report_objects(source: Source, findings: Findings, found: Objects) -> None:
             source.place,
             f"{sum(strays.values())} annotations in {found.file} are left out: "
             f"{_causes(found, strays)}.",
+        )
+
+
+def report_doubles(
+    source: Source, findings: Findings, file: str, annotations: Sequence[dict]
+) -> None:
+    """Say where many objects are annotated twice: one of two can never be found."""
+    keys = ((a["image_id"], a["category_id"], *a["bbox"]) for a in annotations)
+    doubles = len(annotations) - len(set(keys))
+    if doubles > _DOUBLES * len(annotations):
+        findings.notice(
+            source.place,
+            f"{doubles} of {len(annotations)} annotations in {file} repeat another, "
+            "with the same image, category and box. Leave one of each.",
         )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
+
 from .data_check_base import (
     Findings,
     Source,
@@ -88,7 +90,8 @@ def _check(source: Source, findings: Findings) -> tuple[set[str], Objects | None
             f"than once, the first is {double[0]}.",
         )
     source.images = [str(_image(source, name)) for name in names]
-    check_files(source, findings, source.images, "images", _hint(names))
+    hint = _hint(names) or _other_suffix(source, images, names[0])
+    check_files(source, findings, source.images, "images", hint)
     return _check_xmls(source, findings, xmls, names)
 
 
@@ -169,6 +172,19 @@ def _hint(names: list[str]) -> str:
     return ""
 
 
+def _other_suffix(source: Source, folder: Path, name: str) -> str:
+    """What to set where the first image has another suffix than is looked for."""
+    if Path(name).suffix.lower() in IMAGE_EXTENSIONS:
+        return " The names in the list have suffixes: leave them out."
+    if _image(source, name).is_file():
+        return ""
+    suffixes = [suffix for x in IMAGE_EXTENSIONS for suffix in (x, x.upper())]
+    for suffix in suffixes:
+        if (folder / f"{name}{suffix}").is_file():
+            return f" There is {name}{suffix}: set img_suffix={suffix}."
+    return ""
+
+
 def _image(source: Source, name: str) -> Path:
     folder = source.path(source.prefix("sub_data_root"))
     subdir = source.option("img_subdir", "JPEGImages")
@@ -198,6 +214,9 @@ def _count(
         if right < left or lower < upper:
             found.leave_out("reversed", example, name)
             continue
+        if right <= 1 and lower <= 1:
+            found.leave_out("relative", example, name)
+            continue
         # VOC counts from 1; tools that count from 0 are common.
         outside = size[0] and (right > size[0] + 1 or lower > size[1] + 1)
         if outside or min(left, upper) < 0 or right <= left or lower <= upper:
@@ -217,7 +236,7 @@ def _read(path: Path) -> _Content:
         ValueError: What mmdet could not read either, and the like.
     """
     root = ET.parse(path).getroot()
-    width, height = (int(root.findtext(f"size/{s}", "0")) for s in ("width", "height"))
+    width, height = (_whole(root, f"size/{side}") for side in ("width", "height"))
     objects = []
     for node in root.findall("object"):
         name = node.findtext("name")
@@ -229,6 +248,14 @@ def _read(path: Path) -> _Content:
         box = [float(corner or "") for corner in corners]
         if not all(map(math.isfinite, box)):
             raise ValueError(f"the bndbox {box} is not finite")
-        difficult = bool(int(node.findtext("difficult", "0")))
+        difficult = bool(_whole(node, "difficult"))
         objects.append((name, difficult, box))
     return (width, height), objects
+
+
+def _whole(node: ET.Element, tag: str) -> int:
+    text = node.findtext(tag, "0")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"<{tag}> is {text!r}, not a whole number") from None

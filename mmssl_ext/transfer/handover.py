@@ -20,11 +20,11 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
 
+from mmssl_ext.engine.download import local_path
 from mmssl_ext.engine.errors import CheckpointFileError
 from mmssl_ext.engine.load_report import LoadReport, compare, explain
 from mmssl_ext.engine.weight_files import (
     State,
-    local_path,
     read_tensors,
     read_weights,
     some,

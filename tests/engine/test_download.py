@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmssl_ext.engine import download
 from mmssl_ext.engine.download import fetch
 from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.engine.weight_files import read_tensors
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -167,6 +169,49 @@ def test_half_a_download_never_counts(server, tmp_path):
     server.cut = 600  # a newer version that breaks off is no reason to take the old one
     with pytest.raises(CheckpointFileError, match="broke off"):
         fetch(url)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "said"),
+    [
+        (b"\n<!DOCTYPE html><html>Log in", {}, "leads to a web page, not to a file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", {}, "a pointer of Git LFS"),
+        (b"", {}, "sends an empty file"),
+        (b"x", {"Content-Encoding": "gzip"}, r"encodes it \(gzip\)"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_not_kept(server, content, headers, said):
+    """Else the copy would serve as long as the server has the same version."""
+    server.files["/x.pth"] = content, {"ETag": '"1"', **headers}
+    for _ in range(2):
+        with pytest.raises(CheckpointFileError, match=said):
+            fetch(server.url + "/x.pth")
+    server.files["/x.pth"] = b"weights", {"ETag": '"1"'}
+    assert fetch(server.url + "/x.pth").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("/my net.pth", "/my%20net.pth"),
+        ("/my%20net.pth", "/my%20net.pth"),
+        ("/größe.pth?a=1&b=%2F", "/gr%C3%B6%C3%9Fe.pth?a=1&b=%2F"),
+        (f"/{'n' * 300}.pth", f"/{'n' * 300}.pth"),
+    ],
+)
+def test_any_name_of_a_file_will_do(server, given, asked):
+    server.files[asked] = b"weights", {}
+    assert fetch(server.url + given).read_bytes() == b"weights"
+
+
+def test_an_address_of_a_local_file(tmp_path):
+    path = tmp_path / "my net.pth"
+    torch.save({"a": torch.ones(2)}, path)
+    checkpoint = CheckpointLoader.load_checkpoint(path.as_uri(), "cpu", None)
+    assert list(checkpoint) == ["a"]
+    assert list(read_tensors(path.as_uri())) == ["a"]
+    with pytest.raises(CheckpointFileError, match=r"Download ftp://a/b\.pth first"):
+        CheckpointLoader.load_checkpoint("ftp://a/b.pth", "cpu", None)
 
 
 def test_a_copy_that_was_cut_is_fetched_again(server):

@@ -9,6 +9,7 @@ from mmssl_ext.datasets import ImageFolder, LabelledFolder
 from mmssl_ext.engine.config_names import check_anchors, check_class_names
 from mmssl_ext.engine.errors import ConfigError
 from mmssl_ext.engine.launch import load_config
+from mmssl_ext.engine.options import parse_value
 from tests.harness import REPO, write_images
 
 CONFIGS = REPO / "configs/transfer"
@@ -148,6 +149,24 @@ def test_a_string_in_classes_is_refused(cfg, tmp_path):
     check_class_names({"dataset": {"metainfo": {"classes": str(names)}}})
     with pytest.raises(ConfigError, match=r"dataset\.metainfo\.classes=disk is"):
         check_class_names({"dataset": {"metainfo": {"classes": "disk"}}})
+
+
+@pytest.mark.parametrize(
+    ("given", "fault", "advice"),
+    [
+        ((1, 2), "name 1 is no text", "('1','2')"),
+        (("a", None), "name None is no text", "('a','None')"),
+        (("a", "", "b"), "name '' is empty", "('a','b')"),
+        ((7,), "name 7 is no text", "('7')"),
+    ],
+)
+def test_names_of_classes_are_text(given, fault, advice):
+    """mmdet compares names: with the number 1 no category '1' was found."""
+    with pytest.raises(ConfigError) as error:
+        check_class_names(load_config(VOC, {"classes": given}))
+    assert fault in str(error.value)
+    assert f'"classes={advice}"' in str(error.value)
+    check_class_names(load_config(VOC, {"classes": parse_value(advice)}))
 
 
 def test_a_string_in_classes_of_a_dataset_is_refused(tmp_path):

@@ -108,6 +108,11 @@ def without_crowd(content):
         del annotation["iscrowd"]  # a KeyError in pycocotools
 
 
+def null_crowd(content):
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = None
+
+
 def text_ids(content):
     for annotation in content["annotations"]:
         annotation["id"] = f"a{annotation['id']}"
@@ -116,7 +121,7 @@ def text_ids(content):
 @pytest.mark.fault("R44")
 @pytest.mark.parametrize(
     "change",
-    [reverse, exchange_ids, only_square, zero_id, without_crowd, text_ids],
+    [reverse, exchange_ids, only_square, zero_id, without_crowd, null_crowd, text_ids],
 )
 def test_a_perfect_detector_has_ap_1(root, change):
     edit(root, change, "val2017")
@@ -292,6 +297,32 @@ def test_single_losses_and_classes_without_objects_are_said(root):
     )
     assert f"1 annotations in {path} are left out: 1 have a category_id" in sentences
     assert "val_dataloader" not in sentences
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_flags_are_numbers(root, key):
+    """The text "0" would count as true."""
+    edit(root, each(**{key: "0"}))
+    refused, sentences = said(coco_config(root))
+    assert refused
+    assert f"the '{key}' of 12 annotations is not 0 or 1; the first is '0'" in sentences
+
+
+def test_objects_that_are_annotated_twice_are_said(root):
+    def double(content):
+        more = [{**a, "id": a["id"] + 500} for a in content["annotations"]]
+        content["annotations"] += more
+
+    edit(root, double)
+    refused, sentences = said(coco_config(root))
+    assert not refused
+    assert f"12 of 24 annotations in {json_path(root)} repeat another" in sentences
+
+
+def test_names_in_other_case_are_likely_meant(root):
+    refused, sentences = said(coco_config(root, classes=("DISK", "square")))
+    assert refused
+    assert "'DISK': Did you mean disk?" in sentences
 
 
 def test_few_crowds_are_usual(root):

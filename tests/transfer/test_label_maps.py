@@ -134,6 +134,16 @@ class _Tiff:
         self.image.save(path, "TIFF")
 
 
+def test_label_ids_of_cityscapes_are_named(tmp_path):
+    cfg = load(segmentation_set(tmp_path, lambda m, i: m + 24))
+    for part in ("train", "val"):
+        for path in (tmp_path / "lab" / part).iterdir():
+            path.rename(path.with_name(f"{path.stem}_gtFine_labelIds.png"))
+    cfg = load(tmp_path, seg_map_suffix="_gtFine_labelIds.png")
+    refused, sentences = said(cfg)
+    assert refused and "take the *_labelTrainIds.png" in sentences
+
+
 def test_maps_as_jpeg_are_refused(tmp_path):
     segmentation_set(tmp_path)
     for path in tmp_path.glob("lab/*/*.png"):

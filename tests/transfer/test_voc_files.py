@@ -96,6 +96,11 @@ def test_a_class_whose_objects_are_all_difficult_is_named(root):
         (xml(("disk", (1, 3, 20, 20), "no")), "is not a VOC annotation"),
         (xml(*BOTH, size=(80, 60)), "are of another size than the annotations say"),
         (xml(*BOTH, size=("40.0", 30)), "is not a VOC annotation"),
+        (xml(*BOTH, size=("40.0", 30)), "<size/width> is '40.0', not a whole number"),
+        (
+            xml(*((n, (0.1, 0.1, 0.5, 0.7)) for n in CLASSES)),
+            "of 8 annotations 8 lie within the first pixel",  # mmdet takes them for 0
+        ),
     ],
 )
 def test_xml_files_that_are_refused(root, text, part):
@@ -124,6 +129,18 @@ def test_lists_that_are_refused(root, content, part):
     (root / "VOC2007/ImageSets/Main/trainval.txt").write_bytes(content)
     refused, sentences = said(load(root))
     assert refused and part in sentences
+
+
+@pytest.mark.parametrize("suffix", [".png", ".JPG"])
+def test_the_suffix_that_there_is_is_named(root, suffix):
+    for path in (root / "VOC2007/JPEGImages").iterdir():
+        path.rename(path.with_suffix(suffix))
+    refused, sentences = said(load(root))
+    assert refused and f"There is 0{suffix}: set img_suffix={suffix}." in sentences
+    assert check_data(load(root, img_suffix=suffix)) == []
+    (root / "VOC2007/ImageSets/Main/test.txt").write_text("4.jpg\n5.jpg\n")
+    refused, sentences = said(load(root, img_suffix=suffix))
+    assert refused and "names in the list have suffixes: leave them out" in sentences
 
 
 def test_lists_of_windows_pass_and_repeated_names_are_said(root):
