@@ -1,4 +1,4 @@
-r"""Values of the environment in a config, as ``"{{$DATA:data}}/train"``.
+r"""Names from outside in a config: ``"{{$DATA:data}}/train"``, ``"{{fileDirname}}"``.
 
 mmengine pastes such a value into the file as it is: of a folder called ``C:\new`` the
 config would see a line end, one with a quotation mark would end the string, and one
@@ -19,6 +19,7 @@ from mmssl_ext.text import shown
 
 # {{$NAME:default}} in a string; {{'$NAME:default'}} stands for code.
 _PLACE = re.compile(r"\{\{(['\"]?)\s*\$(\w+)\s*:\s*(\S*?)\s*['\"]?\}\}")
+_FILE = re.compile(r"\{\{\s*(file(?:Dirname|Basename(?:NoExtension)?|Extname))\s*\}\}")
 _SPECIAL = re.compile("[\\\\'\"\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 
 
@@ -47,7 +48,7 @@ def enable_environment() -> None:
                 told = f"{name}={shown(text)} of the environment is in the config."
                 print_log(told, logger="current")
             found[name] = text
-            return _SPECIAL.sub(_escape, text) if in_python and not code else text
+            return in_string(text) if in_python and not code else text
 
         text = Path(filename).read_text(encoding="utf-8")
         Path(temp_config_name).write_text(_PLACE.sub(value, text), encoding="utf-8")
@@ -57,5 +58,31 @@ def enable_environment() -> None:
     Config._substitute_env_variables = staticmethod(substitute)
 
 
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+def enable_file_names() -> None:
+    """Let mmengine put the place of a config into strings as what it is."""
+    upstream = Config._substitute_predefined_vars
+    if getattr(upstream, "keeps_strings", False):
+        return
+
+    @wraps(upstream)
+    def substitute(filename: str, temp_config_name: str) -> None:
+        path = Path(filename)
+        values = {
+            "fileDirname": str(path.parent),
+            "fileBasename": path.name,
+            "fileBasenameNoExtension": path.stem,
+            "fileExtname": path.suffix,
+        }
+        if path.suffix == ".py":
+            values = {k: in_string(v) for k, v in values.items()}
+        text = path.read_text(encoding="utf-8")
+        text = _FILE.sub(lambda match: values[match[1]], text)
+        Path(temp_config_name).write_text(text, encoding="utf-8")
+
+    substitute.keeps_strings = True  # type: ignore[attr-defined]
+    Config._substitute_predefined_vars = staticmethod(substitute)
+
+
+def in_string(text: str) -> str:
+    """Return a text as it stands in a string of Python, in quotes of either kind."""
+    return _SPECIAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 from mmssl_ext.packaged import SCOPE, packaged_base
 
+from .config_environment import in_string
 from .errors import ConfigError
 
 # What mmengine would replace by the folder of the copy.
@@ -165,7 +166,7 @@ def _rewritten(
     for place, code in sorted(changes, key=lambda change: -_position(change[0])):
         _replace(lines, place, code.encode())
     text = b"\n".join(lines).decode()
-    folder = repr(file.parent.as_posix())[1:-1]  # as it stands in a string
+    folder = in_string(str(file.parent))
     return _FOLDER.sub(lambda _: folder, text)
 
 

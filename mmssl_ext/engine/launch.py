@@ -25,7 +25,7 @@ from mmssl_ext.transfer.label_guard import guard_labels
 from .agreement import share
 from .checkpoint_writing import wait_for_checkpoints
 from .config_check import check_config, closest
-from .config_environment import enable_environment
+from .config_environment import enable_environment, enable_file_names
 from .config_strict import check_names, check_strict, enforce
 from .config_values import check_values
 from .config_variables import config_files, read_config, variables
@@ -41,6 +41,7 @@ from .work_dir import check_writable
 
 enable_bases()
 enable_environment()
+enable_file_names()
 enable_options()
 
 Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log

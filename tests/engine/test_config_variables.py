@@ -89,3 +89,15 @@ def test_values_of_the_environment_are_what_they_are(tmp_path, monkeypatch, fold
     assert load_config(path).root == f"{folder}/train"
     assert load_config(path).seed == 3
     assert load_config(path, {"seed": 4}).root == f"{folder}/train"
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", "a\\b", 'the "set"', os.fsdecode(b"fa\xe7ade")]
+)
+@pytest.mark.parametrize("options", [{}, {"seed": 2}])
+def test_the_folder_of_a_config_is_what_it_is(tmp_path, name, options):
+    (tmp_path / name).mkdir()
+    path = tmp_path / name / "small.py"
+    text = "seed = 1\nhere = '{{ fileDirname }}/{{fileBasenameNoExtension}}'\n"
+    path.write_text(text)
+    assert load_config(path, options).here == f"{tmp_path / name}/small"
