@@ -12,6 +12,7 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once():
+    from mmssl_ext.engine.download import local_path
     from mmssl_ext.engine.launch import run_tool
     from mmssl_ext.text import shown
     from mmssl_ext.transfer.export import LAYOUTS, export_backbone
@@ -54,7 +55,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the command."""
     args = vars(parse_args())
-    out = args.pop("out") or Path(args["checkpoint"]).with_suffix("")
+    out = args.pop("out") or local_path(args["checkpoint"]).with_suffix("")
     for layout, path in export_backbone(out=out, **args).items():
         print(f"{layout:<12} {shown(path)}  (written, read back, equal)")
 

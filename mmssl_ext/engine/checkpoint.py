@@ -130,8 +130,9 @@ def _existing(path: str | Path) -> Path:
     wait_for_checkpoints()
     if os.path.isfile(path):  # no error where the name is impossible
         return path
+    what = "is a folder" if os.path.isdir(path) else "does not exist"
     raise CheckpointFileError(
-        f"Checkpoint {path} does not exist. Give the path of a .pth file; a run "
+        f"Checkpoint {path} {what}. Give the path of a .pth file; a run "
         "keeps its own in its work_dir."
     )
 

@@ -66,9 +66,10 @@ def describe_input(preprocessor: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name in ("mean", "std"):
         value = getattr(preprocessor, name, None)
-        if isinstance(value, torch.Tensor) and value.numel() == 3:
+        if isinstance(value, torch.Tensor) and value.numel() in (1, 3):
             # As a config says it, and not what float32 makes of that.
-            facts[name] = [float(f"{x:.6g}") for x in value.flatten().tolist()]
+            values = [float(f"{x:.6g}") for x in value.flatten().tolist()]
+            facts[name] = values * (3 // len(values))
     if facts:
         # mmdet's and mmseg's name; mmpretrain's may be given either by the loader.
         names = ("_channel_conversion", "channel_conversion")
@@ -95,10 +96,23 @@ def find_record(meta: Any) -> Record:
     if not isinstance(record, Mapping):
         text = meta.get("cfg") if isinstance(meta, Mapping) else None
         record = _from_config(text) if isinstance(text, str) else {}
+    parts = {part: record.get(part) for part in ("backbone", "input")}
     return {
-        part: dict(found) if isinstance(found := record.get(part), Mapping) else {}
-        for part in ("backbone", "input")
+        part: {n: v for n, v in found.items() if _is_fact(n, v)}
+        if isinstance(found, Mapping)
+        else {}
+        for part, found in parts.items()
     }
+
+
+def _is_fact(name: Any, value: Any) -> bool:
+    """Whether a value is of the kind that this module writes; files are anyone's."""
+    if name in ("mean", "std", "strides", "dilations"):
+        kinds = (int, float) if name in ("mean", "std") else (int,)
+        return isinstance(value, list) and all(type(x) in kinds for x in value)
+    if name in ("type", "style", "stem", "channel_order"):
+        return isinstance(value, str)
+    return True
 
 
 def structure_changes(record: Record, now: Mapping[str, Any]) -> list[str]:

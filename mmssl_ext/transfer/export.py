@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import mmssl_ext
+from mmssl_ext.engine.download import local_path
 from mmssl_ext.engine.errors import CheckpointFileError, UserError
 from mmssl_ext.engine.load_report import describe_resnet
 from mmssl_ext.engine.weight_files import read_tensors
@@ -81,10 +82,11 @@ def export_backbone(
         raise UserError(
             f"There is no layout {', '.join(unknown)}; there are {', '.join(LAYOUTS)}."
         )
+    checkpoint = local_path(checkpoint)
     state, found, record = read_backbone(checkpoint, encoder, prefix, trust)
     _check_structure(checkpoint, state, record, layouts)
     origin = {
-        "source": Path(checkpoint).name,
+        "source": checkpoint.name,
         "source_sha256": sha256(checkpoint),
         "prefix": found,
         "encoder": encoder,

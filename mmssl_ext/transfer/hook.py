@@ -112,6 +112,13 @@ class HandoverHook(Hook):
                 f"in another way: {'; '.join(changes)}. Set mean, std and the order of "
                 "the channels of model.data_preprocessor to those of the file."
             )
+        elif "mean" in handover.record["input"] and _is_plain(preprocessor, runner):
+            runner.logger.warning(
+                f"The weights of {handover.checkpoint} were trained on normalised "
+                f"images (mean {handover.record['input']['mean']}), but neither "
+                "model.data_preprocessor has a mean nor the pipeline a Normalize: set "
+                "mean and std to those of the file."
+            )
         elif "mean" in now and "channel_order" not in handover.record["input"]:
             first, _, last = now["mean"]
             known = "mean" in handover.record["input"]
@@ -121,3 +128,11 @@ class HandoverHook(Hook):
                     "weights expect RGB: set bgr_to_rgb=True and the mean and std in "
                     "the order of R, G, B."
                 )
+
+
+def _is_plain(preprocessor: Any, runner: Any) -> bool:
+    """Whether nothing normalises the images: they reach the model as 0 to 255."""
+    if getattr(preprocessor, "_enable_normalize", True):
+        return False
+    loaders = ("train_dataloader", "test_dataloader")
+    return not any("Normalize" in str(runner.cfg.get(name)) for name in loaders)

@@ -10,6 +10,7 @@ import types
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import init_default_scope
 from mmpretrain.models import ResNet
 
@@ -118,7 +119,9 @@ def test_a_config_of_mmpretrains():
 @pytest.mark.parametrize(
     "meta",
     [None, {}, {"cfg": "model = ("}, {"cfg": "model = f(1)"}, {"weights": 3}, "text",
-     {"cfg": None}, {"weights": {"backbone": 5}}],
+     {"cfg": None}, {"weights": {"backbone": 5}},
+     {"weights": {"backbone": {"strides": "abc", "stem": 3},
+                  "input": {"mean": "x", "std": [None, 1, 2], "channel_order": 1}}}],
 )  # fmt: skip
 def test_old_files_have_no_record_and_are_let_pass(meta):
     record = find_record(meta)
@@ -232,6 +235,28 @@ def test_images_prepared_otherwise_are_warned_of(tmp_path, caplog, kind):
         assert caplog.text == ""
     else:
         assert text in caplog.text and "model.data_preprocessor" in caplog.text
+
+
+def test_images_that_nothing_normalises_are_warned_of(tmp_path, caplog):
+    """A preprocessor without mean passes 0 to 255 on, unless the pipeline does it."""
+    record = {"mean": MEAN, "std": STD, "channel_order": "RGB"}
+    path = weights(tmp_path / "a.pth", {"backbone": {}, "input": record})
+    model = ResNet(18, **WIDTH)
+    PretrainedBackbone(str(path))(model)
+    runner = runner_of(model, ImgDataPreprocessor())
+    with caplog.at_level("WARNING", "record_test"):
+        pipeline = [dict(type="Normalize", mean=MEAN, std=STD)]
+        runner.cfg = {"train_dataloader": {"dataset": {"pipeline": pipeline}}}
+        HandoverHook().before_train(runner)
+        assert caplog.text == ""
+        runner.cfg = {"train_dataloader": {"dataset": {"pipeline": []}}}
+        HandoverHook().before_train(runner)
+    assert "neither model.data_preprocessor has a mean" in caplog.text
+
+
+def test_one_mean_stands_for_three_channels():
+    facts = describe_input(ImgDataPreprocessor([127.5], [127.5]))
+    assert (facts["mean"], facts["std"]) == ([127.5] * 3, [127.5] * 3)
 
 
 def test_weights_of_bgr_images_want_bgr(tmp_path, caplog):

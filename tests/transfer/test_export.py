@@ -75,6 +75,14 @@ def test_mmengines_own_initializer_takes_the_mm_file(source, tmp_path):
     assert_holds(model, state)
 
 
+def test_a_source_by_its_address(source, tmp_path):
+    path, state = source
+    written = export_backbone(path.as_uri(), tmp_path / "a", ["torchvision"])
+    assert torch.equal(
+        read_tensors(written["torchvision"])["conv1.weight"], state["conv1.weight"]
+    )
+
+
 def test_detectron2s_names():
     """As detectron2's ResNet names its modules, written down by hand."""
     state = dict.fromkeys(

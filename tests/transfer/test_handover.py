@@ -433,6 +433,7 @@ def test_a_pickle_payload_does_not_run(tmp_path):
 
 def test_a_missing_file(tmp_path):
     refused(tmp_path / "none.pth", "does not exist")
+    refused(tmp_path, "is a folder. Give the path of a .pth file")
 
 
 @pytest.mark.parametrize("library", ["mmdet", "mmseg"])
