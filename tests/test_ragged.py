@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -130,6 +131,41 @@ def test_shards_hold_the_same_and_a_run_takes_them(trained, ragged, tmp_path):
     ]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+CHAIN = """
+pretrain = dict(config="configs/co2/co2_r18_demo.py", options={pretrain!r})
+sources = {{"co2": "pretrain"}}
+options = dict(depth=18, base_channels=8, num_workers=0)
+transfers = dict(
+    knn=dict(
+        config="configs/transfer/classification/knn_r50_imagenet.py",
+        options=dict(
+            data_root={root!r}, test_folder="test", num_classes=3, image_size=32,
+            resize=32, k=2, batch_size=4,
+        ),
+    ),
+)
+"""
+
+
+def test_a_chain_carries_them_to_a_transfer(ragged, tmp_path):
+    """Pretraining on the photos; kNN of the labelled ones, of which a class lacks."""
+    given = dict(text.split("=", 1) for text in options(ragged))
+    given = {name: _value(text) for name, text in given.items()}
+    file = tmp_path / "own.py"
+    file.write_text(CHAIN.format(pretrain=given, root=str(ragged.train.parent)))
+    tool("chain.py", file, "--work-dir", tmp_path / "chain", cwd=tmp_path)
+    rows = list(csv.DictReader((tmp_path / "chain/results.csv").open()))
+    (row,) = [row for row in rows if row["transfer"] == "knn"]
+    share = 100 / ragged.num_test
+    assert float(row["value"]) in {n * share for n in range(ragged.num_test + 1)}
+    log = next((tmp_path / "chain").rglob("knn-co2-seed0/**/*.log")).read_text()
+    assert "120 of 120 tensors" in log
+
+
+def _value(text):
+    return None if text == "None" else int(text) if text.isdigit() else text
 
 
 def test_photos_are_browsed(ragged, tmp_path):
