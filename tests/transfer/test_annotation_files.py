@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from PIL import Image
 from pycocotools import mask as rle
@@ -34,13 +33,6 @@ from .annotations import (
 @pytest.fixture
 def root(tmp_path):
     return coco_set(tmp_path / "coco")
-
-
-@pytest.fixture
-def log(caplog):
-    MMLogger.get_current_instance().addHandler(caplog.handler)
-    yield caplog
-    MMLogger.get_current_instance().removeHandler(caplog.handler)
 
 
 def build(cfg, loader):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from mmssl_ext.datasets.demo import CLASSES, make_demo
@@ -213,13 +212,6 @@ def sample(img):
             bboxes=tensors["gt_boxes"][~easy], labels=tensors["gt_labels"][~easy]
         ),
     )
-
-
-@pytest.fixture
-def log(caplog):
-    MMLogger.get_current_instance().addHandler(caplog.handler)
-    yield caplog
-    MMLogger.get_current_instance().removeHandler(caplog.handler)
 
 
 def test_the_metric_reports_percent_and_leaves_absent_classes_out(log):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from PIL import Image
 
@@ -307,13 +306,6 @@ def test_the_guard_lets_sound_labels_pass():
     labels[0, 0] = 3
     with pytest.raises(LabelRangeError, match="holds the labels 3, but 3 classes"):
         check(dict(gt_seg_map=labels, seg_map_path="a.png"))
-
-
-@pytest.fixture
-def log(caplog):
-    MMLogger.get_current_instance().addHandler(caplog.handler)
-    yield caplog
-    MMLogger.get_current_instance().removeHandler(caplog.handler)
 
 
 def test_the_metric_names_the_classes_without_pixels(log):
