@@ -27,10 +27,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
 
+from ..layers import unit
 from ..losses import match_cells, take_cells
 from ..memory import KeyQueue
 from .base import Features
@@ -78,10 +78,10 @@ class DenseCL(MoCo):
         embedding, dense, pooled = encoder.neck(maps)  # N x D, N x D x S^2, N x D
         cells = self.grid(maps).detach().flatten(2)  # N x C x S^2
         return {
-            "embedding": normalize(embedding.float(), dim=1),
-            "dense": normalize(dense.float(), dim=1).transpose(1, 2),
-            "dense_mean": normalize(pooled.float(), dim=1),
-            "cells": normalize(cells.float(), dim=1).transpose(1, 2),
+            "embedding": unit(embedding),
+            "dense": unit(dense, 1).transpose(1, 2),
+            "dense_mean": unit(pooled),
+            "cells": unit(cells, 1).transpose(1, 2),
         }
 
     def grid(self, maps: tuple[Tensor, ...]) -> Tensor:

@@ -27,12 +27,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mmssl_ext.fit import pooled
 from mmssl_ext.registry import MODELS
 
-from ..layers import SplitBatchNorm
+from ..layers import SplitBatchNorm, unit
 from ..memory import KeyQueue
 from .base import Features
 from .moco import MoCo
@@ -119,7 +118,7 @@ class DetCo(MoCo):
         # Patch-major rows keep the patches of an image in one group of SplitBatchNorm.
         rows = torch.cat(patches.unbind(1))  # P*N x 3 x h x w, in channels_last too
         levels = encoder.neck(encoder.backbone(view), encoder.backbone(rows))
-        levels = normalize(levels.float(), dim=2)
+        levels = unit(levels)
         return {"levels": levels, "embedding": levels[:, self.num_levels - 1]}
 
     def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:

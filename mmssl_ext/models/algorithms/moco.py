@@ -30,11 +30,10 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
 
-from ..layers import protect_batch_norm, shuffle_batch, unshuffle_batch
+from ..layers import protect_batch_norm, shuffle_batch, unit, unshuffle_batch
 from ..memory import KeyQueue, MomentumEncoder
 from .base import Features, SSLAlgorithm
 
@@ -122,7 +121,7 @@ class MoCo(SSLAlgorithm):
             ``embedding`` (unit rows, N x D); a method adds what it needs.
         """
         embedding = encoder.neck(encoder.backbone(view))[0]
-        return {"embedding": normalize(embedding.float(), dim=1)}
+        return {"embedding": unit(embedding)}
 
     def encode_query(self, *views: Tensor) -> Features:
         """Features of the query views, with gradient."""

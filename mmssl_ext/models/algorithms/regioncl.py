@@ -39,10 +39,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
 
+from ..layers import unit
 from ..layers.region import RegionSampler, pairing, pool_regions, swap_region
 from .base import Features, SSLAlgorithm
 from .densecl import DenseCL
@@ -134,7 +134,7 @@ class QueueRegionContrast(RegionContrast):
         losses = super().contrast(query, key)
         if not self.region_weight:
             return losses
-        c, p = (normalize(query[name].float(), dim=1) for name in ("canvas", "paste"))
+        c, p = (unit(query[name]) for name in ("canvas", "paste"))
         k = key["embedding"]
         loss = self.head.loss(
             torch.cat([c, p]),  # 2N x D

@@ -16,10 +16,10 @@ constant (``FixedRateHook`` in the configs), as there.
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
 
+from ..layers import unit
 from .base import Features, SSLAlgorithm
 
 
@@ -53,7 +53,7 @@ class SimSiam(SSLAlgorithm):
         query, key = self.encode_query(inputs[0]), self.encode(inputs[1])
         losses = self.contrast(query, key)
         self.last_embeddings = {
-            name: normalize(view["projection"].detach().float(), dim=1)
+            name: unit(view["projection"].detach())
             for name, view in (("query", query), ("key", key))
         }
         return losses

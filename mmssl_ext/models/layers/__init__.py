@@ -8,6 +8,7 @@ from .exchange import (
     shuffle_batch,
     unshuffle_batch,
 )
+from .unit import unit
 
 __all__ = [
     "Exchange",
@@ -17,5 +18,6 @@ __all__ = [
     "protect_batch_norm",
     "shuffle_batch",
     "split_batch_norm",
+    "unit",
     "unshuffle_batch",
 ]
