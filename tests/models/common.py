@@ -101,9 +101,9 @@ def build(type_="CO2", seed=0, **changes):
     torch.manual_seed(seed)
     model = MODELS.build(model_config(type_, **changes))
     model.init_weights()
-    if hasattr(model, "start_bank"):
+    if "inter" in getattr(model, "terms", {}):
         generator = torch.Generator().manual_seed(seed)
-        model.start_bank(torch.randn(100, 16, generator=generator))
+        model.terms.inter.fill(torch.randn(100, 16, generator=generator))
     return model.train()
 
 

@@ -1,24 +1,31 @@
 """One algorithm, one file, read from top to bottom like the paper."""
 
-from .base import Features, SSLAlgorithm
+from .base import SSLAlgorithm
+from .byol import BYOL
 from .co2 import CO2
 from .densecl import DenseCL
 from .detco import DetCo
 from .interclr import InterCLR
+from .method import Features, Method, Step
 from .moco import MoCo
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
+from .simclr import SimCLR
 from .simsiam import SimSiam
 
 __all__ = [
+    "BYOL",
     "CO2",
     "DenseCL",
     "DetCo",
     "Features",
     "InterCLR",
+    "Method",
     "MoCo",
     "RegionCLD",
     "RegionCLM",
     "RegionCLS",
     "SSLAlgorithm",
+    "SimCLR",
     "SimSiam",
+    "Step",
 ]

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl_ext.fit import check_parts, pooled
 from mmssl_ext.registry import MODELS
 
-Features = dict[str, Tensor]  # by name, the batch in the first dimension
+from ..part import Features
 
 
 class SSLAlgorithm(BaseSelfSupervisor):
@@ -18,7 +18,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
     Args:
         backbone: Config of the backbone.
         neck: Config of the projection head.
-        head: Config of the loss head.
+        head: Config of the loss head, for methods that have one.
         data_preprocessor: Config of the preprocessor, ``MultiViewPreprocessor``.
         init_cfg: As for every mmengine module.
 
@@ -26,8 +26,6 @@ class SSLAlgorithm(BaseSelfSupervisor):
         num_views: Views of an image that :meth:`loss` takes.
         last_embeddings: ``query`` and ``key`` of the last loss, N x D unit rows.
         starts_whole: Weights of ``load_from`` must be there for every tensor.
-        gathered: Iterations whose gradients wait for the optimizer's next step, where
-            several make one (``accumulative_counts``); ``AccumulationHook`` sets it.
     """
 
     num_views = 2
@@ -37,24 +35,29 @@ class SSLAlgorithm(BaseSelfSupervisor):
         self,
         backbone: dict,
         neck: dict,
-        head: dict,
+        head: dict | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(
             backbone=MODELS.build(backbone),
             neck=MODELS.build(neck),
-            head=MODELS.build(head),
-            data_preprocessor=MODELS.build(
-                {"type": "MultiViewPreprocessor"} | (data_preprocessor or {})
-            ),
+            head=None if head is None else MODELS.build(head),
+            data_preprocessor=MODELS.build(self._preprocessing(data_preprocessor)),
             init_cfg=init_cfg,
         )
         self.last_embeddings: Features = {}
-        self.gathered = 0
+
+    def _preprocessing(self, config: dict | None) -> dict:
+        """Config of the preprocessor."""
+        return {"type": "MultiViewPreprocessor"} | (config or {})
 
     def forward(
-        self, inputs: Any, data_samples: Any = None, mode: str = "tensor"
+        self,
+        inputs: Any,
+        data_samples: Any = None,
+        mode: str = "tensor",
+        **fields: Tensor,
     ) -> Any:
         """Dispatch on ``mode``.
 
@@ -63,8 +66,10 @@ class SSLAlgorithm(BaseSelfSupervisor):
                 N x 3 x H x W.
             data_samples: Passed to :meth:`loss`.
             mode: ``loss``; ``tensor`` for the backbone's feature maps; ``embed`` and
-                ``embed_key`` for the features of the query and key encoder;
+                ``embed_key`` for the features of the online and the target network;
                 ``inspect`` for what can be drawn of the method on a few images.
+            **fields: What the preprocessor adds, ``boxes`` and ``index``, for
+                :meth:`loss`.
 
         Returns:
             For ``embed`` and ``embed_key`` a dict of ``backbone`` (globally pooled,
@@ -73,12 +78,19 @@ class SSLAlgorithm(BaseSelfSupervisor):
         if mode == "embed":
             return self.embed(self, inputs)
         if mode == "embed_key":
-            if not hasattr(self, "encoder_k"):
-                raise ValueError(f"{type(self).__name__} has no key encoder.")
-            return self.embed(self.encoder_k, inputs)
+            if (target := self.target_encoder) is self:
+                raise ValueError(f"{type(self).__name__} has no target network.")
+            return self.embed(target, inputs)
         if mode == "inspect":
             return self.inspect(inputs)
+        if mode == "loss":
+            return self.loss(inputs, data_samples, **fields)
         return super().forward(inputs, data_samples, mode)
+
+    @property
+    def target_encoder(self) -> Any:
+        """What encodes target views: a target network, or the algorithm itself."""
+        return self
 
     def embed(self, encoder: Any, view: Tensor) -> Features:
         """Backbone features and embedding of N x 3 x H x W images, as evaluated."""
@@ -119,29 +131,6 @@ class SSLAlgorithm(BaseSelfSupervisor):
                 f"are {shapes}; leave out CutPatches."
             )
 
-    def check_sizes(self, feat_dim: int | None = None) -> None:
-        """Compare the neck with the backbone and with ``feat_dim``.
-
-        Raises:
-            ValueError: Their sizes differ; the message says what to set.
-        """
-        linear = [m for m in self.neck.modules() if isinstance(m, nn.Linear)]
-        channels = getattr(self.backbone, "feat_dim", None)
-        if linear and feat_dim and linear[-1].out_features != feat_dim:
-            raise ValueError(
-                f"The neck returns {linear[-1].out_features} features but feat_dim is "
-                f"{feat_dim}; make neck.out_channels and feat_dim equal."
-            )
-        if linear and channels and linear[0].in_features != channels:
-            raise ValueError(
-                f"The backbone returns {channels} channels but the neck takes "
-                f"{linear[0].in_features}; set neck.in_channels to {channels}."
-            )
-
-    def encode_query(self, *views: Tensor) -> Features:
-        """Features of the query views, with gradient."""
-        raise NotImplementedError
-
     @torch.no_grad()
     def check_inputs(self, inputs: Any) -> None:
         """Try one preprocessed batch before training; in eval mode nothing changes.
@@ -151,4 +140,3 @@ class SSLAlgorithm(BaseSelfSupervisor):
         """
         self.check_views(inputs)
         check_parts(self, inputs[0])
-        self.encode_query(*inputs[0::2])

@@ -15,13 +15,11 @@ remembered rather than read in the paper (unverified): alpha = 10, tau_con = 0.0
 MoCo v1; alpha = 0.3, tau_con = 0.05 on MoCo v2; no ramp-up of alpha.
 """
 
+from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
 
 from mmssl_ext.registry import MODELS
 
-from .base import Features
 from .moco import MoCo
 
 
@@ -30,18 +28,14 @@ class CO2(MoCo):
     """MoCo plus the consistency term.
 
     Args:
-        consistency: Config of the term, ``ConsistencyHead``: ``temperature`` is
-            tau_con, ``weight`` is alpha.
+        consistency: Config of the term, ``Consistency``: ``temperature`` is tau_con,
+            ``weight`` is alpha.
+        terms: More terms.
         **kwargs: As for :class:`MoCo`; ``head.temperature`` is tau_ins.
     """
 
-    def __init__(self, consistency: dict, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.consistency = MODELS.build(consistency)
-
-    def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
-        """``loss_instance`` of MoCo and ``loss_consistency`` (times alpha)."""
-        q, k = query["embedding"], key["embedding"]  # N x D
-        losses = super().contrast(query, key)
-        losses["loss_consistency"] = self.consistency.loss(q, k, self.queue.keys)
-        return losses
+    def __init__(
+        self, consistency: dict, terms: Sequence[dict] = (), **kwargs: Any
+    ) -> None:
+        own = {"type": "Consistency", **consistency}
+        super().__init__(terms=[own, *terms], **kwargs)

@@ -16,24 +16,19 @@ found in backbone features, so no geometry is needed.
     L = (1 - lambda) L_global + lambda L_dense,  lambda = 0.5, first 0
 
 Differs from the reference code:
-* ``DenseCLHook`` stands in the configs: the paper starts with lambda = 0 (10,000
-  iterations, the author's word), the released configs left it out;
+* lambda is a schedule in the configs: the paper starts with 0 (10,000 iterations, the
+  author's word), the released configs left that out;
 * with ``num_grid`` the matching uses maps pooled like the dense features; the reference
   matches on the unpooled maps and then takes wrong cells or none;
 * whatever is encoded from a shuffled batch is put in order again, all of it.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from mmssl_ext.registry import MODELS
 
-from ..layers import unit
-from ..losses import match_cells, take_cells
-from ..memory import KeyQueue
-from .base import Features
+from ..schedules import schedule
 from .moco import MoCo
 
 
@@ -42,85 +37,29 @@ class DenseCL(MoCo):
     """MoCo plus a dense branch.
 
     Args:
-        loss_lambda: Weight of the dense loss; the global one has 1 - lambda.
-            mmpretrain's ``DenseCLHook(start_iters=...)`` holds it at 0 at first.
+        loss_lambda: Weight of the dense loss; the global one has 1 - lambda. A number
+            or a schedule: ``dict(kind="step", start=0, end=0.5, until=10000)``.
+        dense: Options of the term :class:`~mmssl_ext.models.terms.Dense`.
+        terms: More terms.
+        weights: Of more terms.
         **kwargs: As for :class:`MoCo`; ``neck`` is mmpretrain's ``DenseCLNeck``, whose
-            ``num_grid`` sets S (None: that of the feature map). ``head`` serves both
-            losses.
+            ``num_grid`` sets S (None: that of the feature map).
 
     Raises:
-        ValueError: ``loss_lambda`` is outside [0, 1], or the neck has no dense branch.
+        ValueError: ``loss_lambda`` is outside [0, 1].
     """
 
-    def __init__(self, loss_lambda: float = 0.5, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if not 0 <= loss_lambda <= 1:
-            raise ValueError(
-                f"loss_lambda={loss_lambda} is the share of the dense loss and must "
-                "lie in [0, 1]; 0.5 is the paper's."
-            )
-        if not hasattr(self.neck, "mlp2"):
-            raise ValueError(
-                f"{type(self.neck).__name__} has no dense branch; set neck.type to "
-                "DenseCLNeck."
-            )
-        self.loss_lambda = loss_lambda
-        length, dim = self.queue.keys.shape
-        self.dense_queue = KeyQueue(length, dim)
-
-    def encode(self, encoder: Any, view: Tensor) -> Features:
-        """``embedding`` (N x D), and unit rows per cell and image.
-
-        ``dense`` (N x S^2 x D) and ``dense_mean`` (N x D) are projections, ``cells``
-        (N x S^2 x C) the backbone's features, without gradient, for the match.
-        """
-        maps = encoder.backbone(view)
-        embedding, dense, pooled = encoder.neck(maps)  # N x D, N x D x S^2, N x D
-        cells = self.grid(maps).detach().flatten(2)  # N x C x S^2
-        return {
-            "embedding": unit(embedding),
-            "dense": unit(dense, 1).transpose(1, 2),
-            "dense_mean": unit(pooled),
-            "cells": unit(cells, 1).transpose(1, 2),
-        }
-
-    def grid(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """The last backbone map at the resolution of the dense branch."""
-        return self.neck.pool(maps[-1]) if self.neck.with_pool else maps[-1]
-
-    def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
-        """``loss_instance`` and ``loss_dense``, weighted; ``nce_*`` are not."""
-        nce = super().contrast(query, key)["loss_instance"]
-        match = match_cells(query["cells"], key["cells"])  # N x S^2
-        positives = take_cells(key["dense"], match)  # N x S^2 x D
-        r, t = query["dense"].flatten(0, 1), positives.flatten(0, 1)  # N*S^2 x D
-        nce_dense = self.head.loss(r, t, self.dense_queue.keys)
-        return {
-            "loss_instance": (1 - self.loss_lambda) * nce,
-            "loss_dense": self.loss_lambda * nce_dense,
-            "nce_instance": nce.detach(),
-            "nce_dense": nce_dense.detach(),
-        }
-
-    def enqueue(self, key: Features) -> None:
-        """Fill both queues."""
-        super().enqueue(key)
-        self.dense_queue.enqueue(key["dense_mean"])
-
-    @torch.no_grad()
-    def inspect(self, inputs: list[Tensor]) -> dict[str, Any]:
-        """Matched cells of two views.
-
-        Returns:
-            ``grid`` (h, w), ``match`` (key cell of every query cell, N x h*w) and
-            ``similarity`` (cosine of the backbone features of each pair, N x h*w).
-        """
-        self.check_views(inputs)
-        query, key = (
-            self.encode(self, inputs[0]),
-            self.encode(self.encoder_k, inputs[1]),
+    def __init__(
+        self,
+        loss_lambda: Any = 0.5,
+        dense: dict | None = None,
+        terms: Sequence[dict] = (),
+        weights: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        share = schedule(loss_lambda, "loss_lambda", 0, 1)  # 0.5 is the paper's
+        super().__init__(
+            terms=[{"type": "Dense", **(dense or {})}, *terms],
+            weights={"instance": share.complement(), "dense": share} | (weights or {}),
+            **kwargs,
         )
-        match = match_cells(query["cells"], key["cells"])
-        similarity = (query["cells"] * take_cells(key["cells"], match)).sum(2)
-        grid = tuple(self.grid(self.backbone(inputs[0])).shape[-2:])
-        return {"grid": grid, "match": match, "similarity": similarity}

@@ -23,6 +23,7 @@ key encoder starts as a copy; the queues advance by the batch of all ranks.
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ from mmssl_ext.fit import pooled
 from mmssl_ext.registry import MODELS
 
 from ..layers import SplitBatchNorm, unit
-from ..memory import KeyQueue
-from .base import Features
+from ..part import Features
+from ..targets.base import View
 from .moco import MoCo
 
 
@@ -44,49 +45,40 @@ class DetCo(MoCo):
     Args:
         **kwargs: As for :class:`MoCo`. ``backbone.out_indices`` names the L levels,
             ``neck`` is a ``MultiLevelNeck`` with a head for each, ``head`` a
-            ``MultiLevelHead`` with a weight for each.
-
-    Attributes:
-        queue: All 2L queues, 2L x K x D, the global levels before the local.
+            ``MultiLevelSoftmax`` with a weight for each.
 
     Raises:
         ValueError: Levels, heads and weights differ in number, or views do not fit.
     """
 
     num_views = 4  # I_q, I_k, P_q, P_k
+    plain_views = False  # an image and its patches are one
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        length, dim = self.queue.keys.shape
-        self.queue = KeyQueue(length, dim, groups=2 * self.num_levels)
-
-    @property
-    def num_levels(self) -> int:
-        """Levels L."""
-        return len(self.neck.in_channels)
-
-    def check_sizes(self, feat_dim: int | None = None) -> None:
-        """Compare the number of levels, heads and weights, and ``feat_dim``."""
-        for part, mark, kind in (
-            (self.neck, "global_heads", "neck.type to MultiLevelNeck"),
-            (self.head, "level_weights", "head.type to MultiLevelHead"),
-        ):
-            if not hasattr(part, mark):
-                raise ValueError(f"{type(part).__name__} knows no levels; set {kind}.")
+    def __init__(self, head: dict, **kwargs: Any) -> None:
+        super().__init__(head={"type": "MultiLevelSoftmax", **head}, **kwargs)
+        weights = len(getattr(self.compare, "level_weights", ()))
         levels = len(getattr(self.backbone, "out_indices", self.neck.in_channels))
-        weights = len(self.head.level_weights)
         if not levels == self.num_levels == weights:
             raise ValueError(
                 f"The backbone returns {levels} levels (out_indices), the neck has "
                 f"heads for {self.num_levels} (in_channels) and the head weights for "
                 f"{weights} (level_weights); give each the same levels."
             )
-        size = self.neck.global_heads[-1][-1].out_features
-        if size != feat_dim:
+
+    @property
+    def num_levels(self) -> int:
+        """Levels L."""
+        return len(self.neck.in_channels)
+
+    def check_sizes(self, feat_dim: int | None = None) -> int:
+        """Size D of the embeddings of all levels."""
+        if not hasattr(self.neck, "global_heads"):
             raise ValueError(
-                f"The neck returns {size} features but feat_dim is {feat_dim}; make "
-                "neck.out_channels and feat_dim equal."
+                f"{type(self.neck).__name__} knows no levels; set neck.type to "
+                "MultiLevelNeck."
             )
+        self.channels = None  # the necks's heads check those of their levels
+        return super().check_sizes(feat_dim)
 
     def check_shapes(self, shapes: list[tuple[int, ...]]) -> None:
         """Refuse anything but two views of images and two of patch sets."""
@@ -101,48 +93,23 @@ class DetCo(MoCo):
                 "MakeViews, and its grid squared neck.num_patches."
             )
 
-    def encode(self, encoder: Any, view: Tensor, *more: Tensor) -> Features:
-        """Encode images and patch sets.
+    def views_of(self, inputs: Sequence[Tensor]) -> Sequence[View]:
+        """Images with their patches: (I_q, P_q) and (I_k, P_k)."""
+        return list(zip(inputs[:2], inputs[2:], strict=True))
 
-        Args:
-            encoder: What has the ``query_parts`` as attributes.
-            view: Images, N x 3 x H x W.
-            *more: Their patches, N x P x 3 x h x w.
+    def encode(self, encoder: Any, view: View) -> Features:
+        """Encode images, N x 3 x H x W, and their patches, N x P x 3 x h x w.
 
         Returns:
-            ``levels`` (unit rows, N x 2L x D, global before local) and ``embedding``
+            ``levels`` (unit rows, N x 2L x D, global before local) and ``projection``
             (that of the deepest global level, N x D).
         """
-        (patches,) = more
-        self._check_groups(len(view))
+        images, patches = view
+        self._check_groups(len(images))
         # Patch-major rows keep the patches of an image in one group of SplitBatchNorm.
         rows = torch.cat(patches.unbind(1))  # P*N x 3 x h x w, in channels_last too
-        levels = encoder.neck(encoder.backbone(view), encoder.backbone(rows))
-        levels = unit(levels)
-        return {"levels": levels, "embedding": levels[:, self.num_levels - 1]}
-
-    def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
-        """``loss_global``, ``loss_local`` and ``loss_cross``, weighted sums of levels.
-
-        ``nce_instance`` is the deepest global loss alone, not weighted.
-        """
-        losses = self.head.loss(
-            self._by_level(query["levels"]),
-            self._by_level(key["levels"]),
-            self.queue.keys.unflatten(0, (2, -1)),
-        )  # 3 x L
-        names = ("loss_global", "loss_local", "loss_cross")
-        terms = dict(zip(names, self.head.weigh(losses).unbind(), strict=True))
-        return terms | {"nce_instance": losses[0, -1].detach()}
-
-    def enqueue(self, key: Features) -> None:
-        """Fill all queues."""
-        self.queue.enqueue(key["levels"])
-
-    @property
-    def negatives(self) -> Tensor:
-        """The queue of the deepest global level, K x D."""
-        return self.queue.keys[self.num_levels - 1]
+        levels = encoder.neck(encoder.backbone(images), encoder.backbone(rows))
+        return {"projection": levels[:, self.num_levels - 1], "levels": unit(levels)}
 
     def embed(self, encoder: Any, view: Tensor) -> Features:
         """Features of the deepest global level."""
@@ -157,14 +124,11 @@ class DetCo(MoCo):
             ``cross``, the cosine of each local query and its global key, N x L.
         """
         self.check_views(inputs)
-        query = self.encode(self, *inputs[0::2])["levels"]
-        key = self.encode(self.encoder_k, *inputs[1::2])["levels"]
+        first, second = self.views_of(inputs)
+        query = self.encode(self, first)["levels"]
+        key = self.encode(self.target_encoder, second)["levels"]
         cut = self.num_levels
         return {"cross": (query[:, cut:] * key[:, :cut]).sum(2)}
-
-    def _by_level(self, levels: Tensor) -> Tensor:
-        """N x 2L x D as 2 x L x N x D."""
-        return levels.transpose(0, 1).unflatten(0, (2, -1))
 
     def _check_groups(self, num_images: int) -> None:
         norm = next(

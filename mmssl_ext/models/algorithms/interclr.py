@@ -26,20 +26,17 @@ Differs from the reference code:
   the reference then draws for ever. All queries of a step try one random order;
 * small clusters are mended with the centroids every 10 steps, not at every step, and
   all centroids are refreshed then, not those of the two halves alone;
-* there is no bank during a warm-up; the reference fills and follows it;
+* while the weight is 0, in a warm-up, there is no bank; the reference fills and
+  follows it;
 * the first clustering is spherical k-means; the reference's is Euclidean.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from mmssl_ext.registry import MODELS
 
-from ..memory import FeatureBank
-from .base import Features
+from ..schedules import schedule
 from .moco import MoCo
 
 
@@ -47,16 +44,19 @@ from .moco import MoCo
 class InterCLR(MoCo):
     """MoCo plus an inter-image branch.
 
-    Before training the bank has to be filled: ``PseudoLabelHook`` does it.
-
     Args:
         pseudo_labels: Config of the labels, e.g. ``OnlineLabels``.
         negatives: Config of the negatives, e.g. ``SemiHardNegatives``.
-        inter_head: Config of the loss of the branch, ``MarginHead``.
-        loss_lambda: Weight of the inter-image loss; MoCo's has 1 - lambda. At 0 and
-            with an empty bank this is MoCo: the warm-up of the hook.
+        inter_head: ``temperature`` and ``margin`` of the branch.
+        images: How the images are read that fill the bank; see
+            :class:`~mmssl_ext.models.terms.InterImage`.
+        loss_lambda: Weight of the inter-image loss; MoCo's has 1 - lambda. A number, or
+            a schedule for a warm-up:
+            ``dict(kind="step", start=0, end=0.25, until=10, unit="epoch")``.
         bank_momentum: Share of the old feature that an update of the bank keeps.
         bank_dtype: See :class:`~mmssl_ext.models.memory.FeatureBank`.
+        terms: More terms.
+        weights: Of more terms.
         **kwargs: As for :class:`MoCo`.
 
     Raises:
@@ -67,109 +67,27 @@ class InterCLR(MoCo):
         self,
         pseudo_labels: dict,
         negatives: dict,
-        inter_head: dict,
-        loss_lambda: float = 0.25,
+        inter_head: dict | None = None,
+        images: dict | None = None,
+        loss_lambda: Any = 0.25,
         bank_momentum: float = 0.0,
         bank_dtype: str = "float32",
+        terms: Sequence[dict] = (),
+        weights: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if not 0 <= loss_lambda <= 1:
-            raise ValueError(
-                f"loss_lambda={loss_lambda} is the share of the inter-image loss and "
-                "must lie in [0, 1]; 0.25 is the released code's."
-            )
-        self.loss_lambda = loss_lambda
-        self.bank = FeatureBank(self.queue.keys.shape[1], bank_momentum, bank_dtype)
-        self.pseudo_labels = MODELS.build(pseudo_labels)
-        self.sampler = MODELS.build(negatives)
-        self.inter_head = MODELS.build(inter_head)
-
-    def start_bank(
-        self,
-        features: Tensor,
-        fingerprint: int = 0,
-        seed: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        """Fill the bank and cluster it.
-
-        Args:
-            features: Embeddings of all training images by position in the dataset,
-                n x D; equal on all ranks.
-            fingerprint: Of the dataset.
-            seed: Of the clustering.
-            progress: Called with (iterations done, at most) of the clustering.
-
-        Raises:
-            ValueError: The images are too few for the clusters.
-        """
-        self.bank.fill(features.to(self.queue.keys.device), fingerprint)
-        self.pseudo_labels.start(self.bank, seed, progress)
-
-    def identify(self, data_samples: Any) -> Features:
-        """``image``: the position of every image in the dataset, N.
-
-        Raises:
-            ValueError: The bank is empty, or an index is missing or outside of it.
-        """
-        if len(self.bank) == 0:
-            if self.loss_lambda == 0:  # warm-up
-                return {}
-            raise ValueError(
-                "The feature bank is empty. Let PseudoLabelHook fill it before "
-                "training (custom_hooks, see configs/interclr), or call start_bank."
-            )
-        found = [sample.get("sample_idx") for sample in data_samples or ()]
-        if not found or any(index is None for index in found):
-            raise ValueError(
-                "InterCLR needs to know which image is which: let the pipeline end "
-                "with PackViews, whose data samples carry sample_idx."
-            )
-        if not 0 <= min(found) <= max(found) < len(self.bank):
-            raise ValueError(
-                f"sample_idx runs from {min(found)} to {max(found)}, but the bank has "
-                f"{len(self.bank)} images; fill it from the dataset that is trained on."
-            )
-        device = self.queue.keys.device
-        return {"image": torch.tensor(found).to(device, non_blocking=True)}
-
-    def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
-        """``loss_instance`` and ``loss_inter``, weighted; ``nce_*`` are not.
-
-        ``num_negatives`` is the mean number of negatives of a query.
-        """
-        losses = super().contrast(query, key)
-        nce = losses["loss_instance"]
-        if "image" not in key:  # warm-up
-            return losses | {"nce_instance": nce.detach()}
-        q, images = query["embedding"], key["image"]  # N x D, N
-        generator = self.generator(q.device)
-        members = self.pseudo_labels.draw_members(images, generator)
-        negatives = self.sampler.draw(
-            q.detach(),
-            self.pseudo_labels.labels[images],
-            self.bank,
-            self.pseudo_labels,
-            generator,
-        )
-        nce_inter = self.inter_head.loss(q, self.bank.read(members), negatives)
-        return {
-            "loss_instance": (1 - self.loss_lambda) * nce,
-            "loss_inter": self.loss_lambda * nce_inter,
-            "nce_instance": nce.detach(),
-            "nce_inter": nce_inter.detach(),
-            "num_negatives": negatives.mask.sum(1).float().mean(),
+        share = schedule(loss_lambda, "loss_lambda", 0, 1)
+        branch = {
+            **{k: v for k, v in (inter_head or {}).items() if k != "type"},
+            "type": "InterImage",
+            "labels": pseudo_labels,
+            "negatives": negatives,
+            "images": images,
+            "momentum": bank_momentum,
+            "dtype": bank_dtype,
         }
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """Draws that follow from the iteration; equal on all ranks."""
-        return torch.Generator(device).manual_seed(self.draw_seed)
-
-    def enqueue(self, key: Features) -> None:
-        """Fill the queue; write the keys to the bank and update the labels."""
-        super().enqueue(key)
-        if "image" not in key:
-            return
-        change = self.bank.update(key["image"], key["embedding"])
-        self.pseudo_labels.update(change, self.bank)
+        super().__init__(
+            terms=[branch, *terms],
+            weights={"instance": share.complement(), "inter": share} | (weights or {}),
+            **kwargs,
+        )

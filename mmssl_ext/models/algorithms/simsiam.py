@@ -15,59 +15,51 @@ constant (``FixedRateHook`` in the configs), as there.
 
 from typing import Any
 
-from torch import Tensor
-
 from mmssl_ext.registry import MODELS
 
-from ..layers import unit
-from .base import Features, SSLAlgorithm
+from .method import Method
 
 
 @MODELS.register_module()
-class SimSiam(SSLAlgorithm):
-    """Simple siamese learning.
+class SimSiam(Method):
+    """Simple siamese learning: the network is its own target, without gradient.
 
     Args:
-        **kwargs: As for the base; ``head`` is mmpretrain's ``LatentPredictHead``, which
-            owns the predictor.
+        predictor: Config of h, mmpretrain's ``NonLinearNeck``.
+        head: In its place, as in version 0.1: mmpretrain's ``LatentPredictHead``, of
+            which the ``predictor`` is taken.
+        pairs: See :class:`Method`.
+        **kwargs: As for :class:`Method`.
 
     Raises:
-        ValueError: Sizes of neck and backbone differ.
+        ValueError: There is no predictor, or two.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.check_sizes()
-
-    def loss(self, inputs: list[Tensor], data_samples: Any = None) -> dict[str, Tensor]:
-        """Losses of one batch.
-
-        Args:
-            inputs: Two views of N images, N x 3 x H x W each.
-            data_samples: Unused; the images need no annotation.
-
-        Returns:
-            ``loss_instance`` in [-1, 1] and the terms of the method, scalars.
-        """
-        self.check_views(inputs)
-        query, key = self.encode_query(inputs[0]), self.encode(inputs[1])
-        losses = self.contrast(query, key)
-        self.last_embeddings = {
-            name: unit(view["projection"].detach())
-            for name, view in (("query", query), ("key", key))
-        }
-        return losses
-
-    def encode(self, view: Tensor) -> Features:
-        """``projection``: z of a view, N x D."""
-        return {"projection": self.neck(self.backbone(view))[0]}
-
-    def encode_query(self, *views: Tensor) -> Features:
-        """Features of the first view; a method adds what it needs."""
-        return self.encode(*views)
-
-    def contrast(self, query: Features, key: Features) -> dict[str, Tensor]:
-        """The symmetric loss of both views."""
-        first, second = query["projection"], key["projection"]
-        loss = self.head.loss(first, second) + self.head.loss(second, first)
-        return {"loss_instance": loss / 2}
+    def __init__(
+        self,
+        predictor: dict | None = None,
+        head: dict | None = None,
+        pairs: Any = ((0, 1), (1, 0)),
+        **kwargs: Any,
+    ) -> None:
+        if (predictor is None) == (head is None):
+            raise ValueError("SimSiam needs one predictor: set model.predictor.")
+        if head is not None:
+            loss = head.get("loss", {"type": "CosineSimilarityLoss"})
+            if loss != {"type": "CosineSimilarityLoss"}:
+                raise ValueError(
+                    f"SimSiam's loss is the negative cosine, not {loss}; leave "
+                    "head.loss out."
+                )
+            predictor = head.get("predictor")
+        super().__init__(
+            target={"type": "StoppedTarget"},
+            compare={
+                "type": "Regression",
+                "predictor": predictor,
+                "shift": 0.0,
+                "scale": 1.0,
+            },
+            pairs=pairs,
+            **kwargs,
+        )

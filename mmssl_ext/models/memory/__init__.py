@@ -1,7 +1,7 @@
 """State beside the weights, all of it in the checkpoint."""
 
+from .clock import Clock
 from .feature_bank import Change, FeatureBank
-from .momentum_encoder import MomentumEncoder
 from .negatives import (
     EasyNegatives,
     HardNegatives,
@@ -17,11 +17,11 @@ from .step_counter import StepCounter
 
 __all__ = [
     "Change",
+    "Clock",
     "EasyNegatives",
     "FeatureBank",
     "HardNegatives",
     "KeyQueue",
-    "MomentumEncoder",
     "NegativeSampler",
     "Negatives",
     "OfflineLabels",

@@ -1,0 +1,257 @@
+"""How a method is put together from its choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmssl_ext.registry import MODELS
+
+from ..comparisons import Comparison
+from ..layers import protect_batch_norm
+from ..memory.clock import Clock
+from ..part import Features, Part, out_features
+from ..schedules import Schedule, schedule
+from ..targets import Target
+from ..terms import Term
+from .base import SSLAlgorithm
+
+
+class Assembly(SSLAlgorithm):
+    """The parts of a :class:`Method`; see there for the arguments.
+
+    Attributes:
+        compare: The comparison.
+        terms: The terms by name.
+        target: The target.
+        weights: Schedules by the name of the loss.
+        pairs: (query view, target view).
+        dim: Size D of the embedding.
+        channels: Of the backbone's last map, None where it does not say.
+        shuffles: Target views are encoded in another order than query views.
+        clock: Which iteration it is.
+        waiting: What the iterations of the optimizer's step under way want remembered.
+        plain_views: A view is one image.
+    """
+
+    plain_views = True
+    compare: Comparison
+    target: Target
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        target: dict,
+        compare: dict,
+        terms: Sequence[dict] = (),
+        weights: Mapping[str, Any] | None = None,
+        pairs: Sequence[Sequence[int]] = ((0, 1),),
+        grouping: str = "view",
+        reduce: str = "mean",
+        bn_splits: int | None = None,
+        feat_dim: int | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(backbone, neck, None, data_preprocessor, init_cfg)
+        self.pairs = read_pairs(pairs)
+        self.num_views = max(self.num_views, 1 + max(map(max, self.pairs)))
+        self.grouping = _choice("grouping", grouping, ("view", "size"))
+        self.reduce = _choice("reduce", reduce, ("mean", "sum"))
+        self.channels: int | None = getattr(self.backbone, "feat_dim", None)
+        self.dim = self.check_sizes(feat_dim)
+        encoder = {"backbone": self.backbone, "neck": self.neck}
+        self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
+        self.compare = MODELS.build(compare)
+        self.terms = nn.ModuleDict()
+        self.weights = self._build_terms(terms, dict(weights or {}))
+        self.target = MODELS.build(target)
+        for part in self.losing.values():
+            part.attach(self)
+        self.target.attach(self)
+        self.clock = Clock()
+        self.waiting: list[dict[str, Features]] = []
+
+    def _build_terms(
+        self, terms: Sequence[dict], weights: dict[str, Any]
+    ) -> dict[str, Schedule]:
+        """Build the terms; weights by the name of the loss."""
+        for config in terms:
+            options = dict(config)
+            weight = options.pop("weight", None)
+            term: Term = MODELS.build(options)
+            if term.name in {*self.terms, *self.compare.names}:
+                raise ValueError(
+                    f"{type(self).__name__} has two losses of the name {term.name!r}; "
+                    "leave one of the terms out."
+                )
+            if weight is not None and term.name in weights:
+                raise ValueError(
+                    f"The weight of {term.name} is given twice, as weights."
+                    f"{term.name} and as weight of the term; leave one out."
+                )
+            if weight is not None:
+                weights[term.name] = weight
+            self.terms[term.name] = term
+        known = [*self.compare.names, *self.terms]
+        if unknown := sorted(set(weights) - set(known)):
+            raise ValueError(
+                f"weights has {unknown[0]!r}, but the losses of {type(self).__name__} "
+                f"are {', '.join(known)}."
+            )
+        read = {n: schedule(weights.get(n, 1.0), f"weights.{n}") for n in known}
+        if not any(weight.start or weight.end for weight in read.values()):
+            raise ValueError(
+                f"All weights of {type(self).__name__} are 0, so nothing would be "
+                "trained; give one of its losses a weight."
+            )
+        return read
+
+    @property
+    def losing(self) -> dict[str, Part]:
+        """The comparison and the terms, what has a loss, by name."""
+        return {"compare": self.compare, **self.terms}
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The trained modules that a target network has copies of."""
+        found = {"backbone": self.backbone, "neck": self.neck}
+        for term in self.terms.values():
+            found |= term.parts()
+        return found
+
+    @property
+    def query_views(self) -> list[int]:
+        """Numbers of the views that the online network compares, in order."""
+        return list(dict.fromkeys(a for a, _ in self.pairs))
+
+    @property
+    def target_views(self) -> list[int]:
+        """Numbers of the views that they are compared with."""
+        return list(dict.fromkeys(b for _, b in self.pairs))
+
+    def active(self) -> list[Term]:
+        """The terms that count in this iteration."""
+        terms = self.terms.items()
+        return [t for name, t in terms if t.always or self.weights[name](self.clock)]
+
+    def over_pairs(self, losses: Sequence[Tensor]) -> Tensor:
+        """Sum or mean of the losses of the pairs, as the method says."""
+        total = sum(losses[1:], losses[0])
+        return total / len(losses) if self.reduce == "mean" else total
+
+    @property
+    def target_encoder(self) -> Any:
+        """What encodes target views: the target network, or the online network."""
+        return self.target if self.target.encodes else self
+
+    @property
+    def negatives(self) -> Tensor | None:
+        """The K x D keys that queries are told apart from, None without a queue."""
+        return self.compare.negatives
+
+    def targets(self, step: Any, name: str) -> Tensor:
+        """A feature of all targets, constant, one view after the other."""
+        found = (step.target[b][name].detach() for b in self.target_views)
+        return torch.cat(list(found))
+
+    def init_weights(self) -> None:
+        """Initialise the network; the target follows."""
+        super().init_weights()
+        self.target.follow(self)
+
+    def weight_of(self, part: str) -> float:
+        """What the losses of a part count now, at most."""
+        names = self.compare.names if part == "compare" else (part,)
+        return max(self.weights[name](self.clock) for name in names)
+
+    def start(self, training: Any) -> None:
+        """Before the first step of a run.
+
+        Args:
+            training: What the run tells a model, ``engine.training.Training``.
+
+        Raises:
+            ValueError: The run does not suit the method.
+        """
+        for part in self.losing.values():
+            part.start(training)
+        for weight in self.weights.values():
+            weight(self.clock)  # a schedule that cannot be read is refused here
+
+    def start_epoch(self, training: Any) -> None:
+        """Before an epoch: banks are filled when their time has come."""
+        for name, part in self.losing.items():
+            part.start_epoch(training, self.weight_of(name))
+
+    def end_epoch(self, training: Any) -> None:
+        """After an epoch: pseudo-labels follow."""
+        for part in self.losing.values():
+            part.end_epoch(training)
+
+    @torch.no_grad()
+    def inspect(self, inputs: Any) -> dict[str, Any]:
+        """What the terms make of the views, for :mod:`mmssl_ext.visualization`.
+
+        Raises:
+            ValueError: The method has nothing to draw.
+        """
+        self.check_views(inputs)
+        found: dict[str, Any] = {}
+        for term in self.terms.values():
+            found |= term.inspect(self, inputs)
+        return found or super().inspect(inputs)
+
+    def check_sizes(self, feat_dim: int | None = None) -> int:
+        """Compare the projector with the backbone; returns the embedding's size D.
+
+        Raises:
+            ValueError: Their sizes differ, or D is not known; the message says what to
+                set.
+        """
+        linear = [m for m in self.neck.modules() if isinstance(m, nn.Linear)]
+        size, name = out_features(self.neck), type(self.neck).__name__
+        if size and feat_dim and size != feat_dim:
+            raise ValueError(
+                f"The neck returns {size} features but feat_dim is {feat_dim}; leave "
+                "feat_dim out."
+            )
+        if linear and self.channels and linear[0].in_features != self.channels:
+            raise ValueError(
+                f"The backbone returns {self.channels} channels but the neck takes "
+                f"{linear[0].in_features}; set neck.in_channels to {self.channels}."
+            )
+        if not (size or feat_dim):
+            raise ValueError(
+                f"How many features a {name} returns is not known; set feat_dim."
+            )
+        return size or feat_dim or 0
+
+
+def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    """Pairs of views as tuples.
+
+    Raises:
+        ValueError: They are no pairs, or one stands there twice.
+    """
+    try:
+        found = tuple((int(a), int(b)) for a, b in pairs)
+    except (TypeError, ValueError):
+        found = ()
+    sound = found and min(map(min, found)) >= 0 and all(a != b for a, b in found)
+    if not sound or len(set(found)) < len(found):
+        raise ValueError(
+            f"pairs={pairs!r} must name different pairs of two views by number, "
+            "((0, 1),) for one direction or ((0, 1), (1, 0)) for both."
+        )
+    return found
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+    return value

@@ -1,0 +1,217 @@
+"""The step of every method, once.
+
+    views -> online features -> target features -> compare and terms -> remember
+
+A method is a choice of five things: the **target** (momentum copy, the network itself
+with or without gradient, a teacher), the **comparison** (softmax over a queue or the
+batch, regression through a predictor), the **terms** that are added, which views meet
+(**pairs**), and the **weights** of the losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmssl_ext.registry import MODELS
+
+from ..layers import unit
+from ..memory.clock import indices
+from ..part import Features
+from ..targets.base import View
+from ..terms import Term
+from .assembly import Assembly
+
+
+class Step(NamedTuple):
+    """One step of any method.
+
+    Attributes:
+        views: What the online network sees by number, N x 3 x H x W, normalised.
+        boxes: Crop of each view in its image, N x V x 4, relative; x0 > x1 where it is
+            mirrored. None where the pipeline does not tell.
+        index: Position of every image in the dataset, N, or None.
+        online: Features by view: ``projection`` (N x D), ``embedding`` (unit rows, what
+            is compared), and those of the terms.
+        target: Likewise of the target views.
+        figures: More to be logged; scalars, constant.
+    """
+
+    views: dict[int, View]
+    boxes: Tensor | None
+    index: Tensor | None
+    online: dict[int, Features]
+    target: dict[int, Features]
+    figures: dict[str, Tensor]
+
+
+@MODELS.register_module()
+class Method(Assembly):
+    """A method by its choices; the named ones are classes that make them.
+
+    Args:
+        backbone: Config of the backbone.
+        neck: Config of the projector.
+        target: Config of the target, e.g. ``MomentumTarget``.
+        compare: Config of the comparison, e.g. ``QueueSoftmax``.
+        terms: Configs of the terms, e.g. ``Consistency``; ``weight`` in one of them is
+            the weight of its loss.
+        weights: Of the losses by name: a number, or a
+            :class:`~mmssl_ext.models.schedules.Schedule`.
+        pairs: Which views meet: (query, target) by number, ``((0, 1),)`` in one
+            direction, ``((0, 1), (1, 0))`` in both.
+        grouping: ``view``: each view goes through the network alone, with BatchNorm
+            statistics of its own; ``size``: views of one size go together.
+        reduce: ``mean`` or ``sum`` of the losses of the pairs.
+        bn_splits: Protect targets against the leak of BatchNorm: groups of the batch
+            with statistics of their own when training runs on one device; 1 leaves
+            plain BatchNorm. Groups below 16 images make the statistics noisy. Several
+            devices shuffle the targets among themselves instead. None: no protection.
+        feat_dim: Size D of the embedding, where it does not follow from the projector.
+        data_preprocessor: Config of the preprocessor, ``MultiViewPreprocessor``.
+        init_cfg: As for every mmengine module.
+
+    Raises:
+        ValueError: The choices do not fit each other, or a value is out of its range.
+    """
+
+    def loss(
+        self,
+        inputs: Sequence[Tensor],
+        data_samples: Any = None,
+        boxes: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of one batch.
+
+        Args:
+            inputs: Views of N images, N x 3 x H x W each; uint8 or normalised.
+            data_samples: Say which image is which, where ``index`` does not.
+            boxes: See :class:`Step`.
+            index: See :class:`Step`.
+
+        Returns:
+            ``loss_<name>`` of every loss, times its weight, which are to be summed;
+            ``raw_<name>`` without it, and other figures. Scalars.
+        """
+        self.check_views(inputs)
+        if index is None:
+            index = indices(data_samples, inputs[0].device)
+        step = self.step(inputs, boxes, index)
+        raw = self.compare(self, step)
+        raw |= {term.name: term(self, step) for term in self.active()}
+        losses = self.weigh(raw) | step.figures
+        self.remember(step)
+        a, b = self.pairs[0]
+        self.last_embeddings = {
+            "query": unit(step.online[a]["projection"].detach()),
+            "key": step.target[b]["embedding"].detach(),
+        }
+        self.clock.count_step()
+        return losses
+
+    def step(
+        self,
+        inputs: Sequence[Tensor],
+        boxes: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> Step:
+        """Encode the views: the online network, then the target."""
+        given = dict(enumerate(self.views_of(inputs)))
+        views, online = self.look(given, self.active())
+        # Shuffled targets change ranks as they came, in uint8.
+        ready = {} if self.shuffles else views
+        targets = {b: ready.get(b, given[b]) for b in self.target_views}
+        target = self.target.features(self, targets, online)
+        return Step(views, boxes, index, online, target, {})
+
+    def look(
+        self, given: Mapping[int, View], terms: Iterable[Term]
+    ) -> tuple[dict[int, View], dict[int, Features]]:
+        """Normalised views and their features by the online network."""
+        seen = {*self.query_views, *(self.target_views if self.target.is_own else ())}
+        views = {v: self.prepare(given[v]) for v in sorted(seen)}
+        online = self.encode_all(self, views, terms)
+        for v, features in online.items():
+            z = features["projection"]
+            asked = v in self.query_views
+            features["embedding"] = unit(self.compare.predict(z) if asked else z)
+        return views, online
+
+    @torch.no_grad()
+    def check_inputs(self, inputs: Any) -> None:
+        """Try one batch; see :class:`SSLAlgorithm`."""
+        super().check_inputs(inputs)
+        self.look(dict(enumerate(self.views_of(inputs))), self.terms.values())
+
+    def views_of(self, inputs: Sequence[Tensor]) -> Sequence[View]:
+        """What is encoded as one view each, in the order that ``pairs`` counts."""
+        return inputs
+
+    def prepare(self, view: View) -> View:
+        """Normalise a view, the one place where that happens in training."""
+        if not isinstance(view, Tensor):
+            return tuple(self.prepare(x) for x in view)
+        return (
+            view if view.is_floating_point() else self.data_preprocessor.normalise(view)
+        )
+
+    def encode_all(
+        self, encoder: Any, views: Mapping[int, View], terms: Iterable[Term] = ()
+    ) -> dict[int, Features]:
+        """Features of views by number, one by one or those of one size together.
+
+        Args:
+            encoder: What has the ``parts`` as attributes: the method or its target.
+            views: N x 3 x H x W each.
+            terms: That look at each view besides.
+        """
+        groups: dict[Any, list[int]] = {}
+        for v, view in views.items():
+            alone = self.grouping == "view" or not isinstance(view, Tensor)
+            groups.setdefault(v if alone else tuple(view.shape[2:]), []).append(v)
+        found: dict[int, Features] = {}
+        for members in groups.values():
+            some = [self.prepare(views[v]) for v in members]
+            view = some[0] if len(some) == 1 else torch.cat(some)
+            features = self.encode(encoder, view)
+            shares = {name: x.chunk(len(some)) for name, x in features.items()}
+            for i, v in enumerate(members):
+                found[v] = {name: share[i] for name, share in shares.items()}
+                for term in terms:
+                    found[v] |= term.look(self, v, some[i])
+        return found
+
+    def encode(self, encoder: Any, view: View) -> Features:
+        """Features of a view: ``projection``, N x D, and those of the terms."""
+        maps = encoder.backbone(view)
+        outputs = encoder.neck(maps)
+        features = {"projection": outputs[0]}
+        for term in self.terms.values():
+            features |= term.features(encoder, maps, outputs)
+        return features
+
+    def weigh(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every loss times its weight, and without."""
+        losses = {}
+        for name, value in raw.items():
+            weight = self.weights[name](self.clock)
+            losses[f"loss_{name}"] = value if weight == 1 else weight * value
+        return losses | {f"raw_{name}": x.detach() for name, x in raw.items()}
+
+    @torch.no_grad()
+    def remember(self, step: Step) -> None:
+        """Fill queues and banks, once for each step of the optimizer."""
+        found = {name: p.collect(self, step) for name, p in self.losing.items()}
+        self.waiting.append({name: x for name, x in found.items() if x})
+        if not self.clock.ends_step:
+            return
+        for name in found:
+            kinds = [x[name] for x in self.waiting if name in x]
+            if kinds:
+                whole = {k: torch.cat([x[k] for x in kinds]) for k in kinds[0]}
+                self.losing[name].remember(**whole)
+        self.waiting.clear()

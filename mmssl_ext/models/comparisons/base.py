@@ -1,0 +1,51 @@
+"""The interface of comparisons."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..part import Part
+
+if TYPE_CHECKING:
+    from ..algorithms.method import Method, Step
+
+
+class Comparison(Part):
+    """Base of the comparisons.
+
+    A comparison of pairs defines :meth:`pair`; one that looks at all views at once,
+    such as prototypes, defines ``forward``.
+
+    Attributes:
+        names: Of the losses that ``forward`` returns.
+        negatives: K x D keys that every query is told apart from, None without a queue.
+    """
+
+    names: tuple[str, ...] = ("instance",)
+    negatives: Tensor | None = None
+
+    def predict(self, projection: Tensor) -> Tensor:
+        """What an online projection, N x D, is before it is compared, N x D."""
+        return projection
+
+    def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """Mean loss of queries and their targets, a scalar.
+
+        Args:
+            q: Unit rows, M x D; M is a multiple of N, and row m belongs to target m
+                modulo N.
+            k: Targets, N x D unit rows.
+            negatives: One more negative for every query, M x D, where the comparison
+                knows negatives.
+        """
+        raise NotImplementedError
+
+    def forward(self, method: Method, step: Step) -> dict[str, Tensor]:
+        """Losses of a step by name, scalars, not weighted."""
+        losses = [
+            self.pair(step.online[a]["embedding"], step.target[b]["embedding"])
+            for a, b in method.pairs
+        ]
+        return {"instance": method.over_pairs(losses)}

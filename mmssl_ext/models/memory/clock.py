@@ -1,0 +1,57 @@
+"""Which iteration of a training it is, for what changes in its course."""
+
+import torch
+from torch import Tensor
+
+from .step_counter import StepCounter
+
+
+class Clock(StepCounter):
+    """Counts iterations; part of the checkpoint.
+
+    The model counts by itself, one iteration for every call of its ``loss``. A runner
+    corrects the count, so that weights which another run brought along start anew.
+
+    Attributes:
+        total: Iterations of the training, None where nobody has told.
+        epoch_length: Iterations of an epoch, likewise.
+        accumulation: Iterations whose gradients make one step of the optimizer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: int | None = None
+        self.epoch_length: int | None = None
+        self.accumulation = 1
+
+    @property
+    def gathered(self) -> int:
+        """Iterations whose gradients wait already for the optimizer's next step."""
+        return self.num_steps % self.accumulation
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether the optimizer's step follows this iteration."""
+        last = self.total is not None and self.num_steps + 1 == self.total
+        return self.gathered + 1 == self.accumulation or last
+
+    @property
+    def draw_seed(self) -> int:
+        """For draws that follow from the iteration; equal on all ranks."""
+        return self.num_steps // self.accumulation + 1 + (self.gathered << 32)
+
+    @torch.no_grad()
+    def set(self, iteration: int) -> None:
+        """Show this iteration; waits for no device."""
+        if iteration != self.num_steps:
+            self.num_steps = iteration
+            self.steps.fill_(iteration)
+
+
+def indices(data_samples: object, device: torch.device) -> Tensor | None:
+    """Positions of the images in the dataset, N; None where one has none."""
+    samples = data_samples if isinstance(data_samples, (list, tuple)) else ()
+    found = [sample.get("sample_idx") for sample in samples]
+    if not found or any(index is None for index in found):
+        return None
+    return torch.tensor(found).to(device, non_blocking=True)

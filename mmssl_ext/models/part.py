@@ -1,0 +1,56 @@
+"""What comparisons and terms have in common: they belong to a method and remember."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .algorithms.method import Method, Step
+
+Features = dict[str, Tensor]  # by name, the batch in the first dimension
+
+
+class Part(BaseModule):
+    """A comparison or a term of a :class:`~mmssl_ext.models.algorithms.Method`."""
+
+    def attach(self, method: Method) -> None:
+        """Take what follows from the method's other parts, such as the feature size.
+
+        Raises:
+            ValueError: It cannot work with them; the message says why.
+        """
+
+    def collect(self, method: Method, step: Step) -> Features:
+        """What is to be remembered of a step, N rows each; constant."""
+        return {}
+
+    def remember(self, **found: Tensor) -> None:
+        """Take what :meth:`collect` returned, of all of an optimizer step."""
+
+    def start(self, training: Any) -> None:
+        """See :meth:`~mmssl_ext.models.algorithms.Method.start`."""
+
+    def start_epoch(self, training: Any, weight: float) -> None:
+        """Before an epoch; ``weight`` is what the loss of this part counts in it."""
+
+    def end_epoch(self, training: Any) -> None:
+        """After an epoch."""
+
+
+def check_positive(name: str, value: float) -> float:
+    """Return a temperature if it is one, else say what to change."""
+    if not value > 0:
+        raise ValueError(
+            f"{name}={value} is not a temperature: it divides the similarities and "
+            "must be positive (usual values lie between 0.04 and 1)."
+        )
+    return value
+
+
+def out_features(module: nn.Module) -> int | None:
+    """Size of what a projector or predictor returns, by its last linear layer."""
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    return linear[-1].out_features if linear else None

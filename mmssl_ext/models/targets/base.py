@@ -1,0 +1,80 @@
+"""The interface of targets, and the network as its own target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from mmssl_ext.registry import MODELS
+
+from ..layers import unit
+from ..part import Features
+
+if TYPE_CHECKING:
+    from ..algorithms.method import Method
+
+View = Tensor | tuple[Tensor, ...]  # what is encoded as one; nearly always an image
+
+
+class Target(nn.Module):
+    """Base of the targets.
+
+    Attributes:
+        is_own: The target features are those of the online network.
+        encodes: It has a backbone and a projector of its own.
+        dim: Size of its embedding, None where it is that of the online projection.
+    """
+
+    is_own = False
+    encodes = False
+    dim: int | None = None
+
+    def attach(self, method: Method) -> None:
+        """Take what follows from the method's other parts."""
+
+    def follow(self, method: Method) -> None:
+        """Take the online network's weights as they are, when they were initialised."""
+
+    def features(
+        self, method: Method, views: dict[int, View], online: dict[int, Features]
+    ) -> dict[int, Features]:
+        """Features of the target views.
+
+        Args:
+            method: That it belongs to.
+            views: Target views by number, as the preprocessor returned them.
+            online: Online features of all views that have some.
+        """
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class OwnTarget(Target):
+    """The online network itself, with gradient (SimCLR, arXiv 2002.05709)."""
+
+    is_own = True
+
+    def features(
+        self, method: Method, views: dict[int, View], online: dict[int, Features]
+    ) -> dict[int, Features]:
+        """The online features."""
+        return {v: online[v] for v in views}
+
+
+@MODELS.register_module()
+class StoppedTarget(Target):
+    """The online network's projection without gradient (SimSiam, arXiv 2011.10566)."""
+
+    is_own = True
+
+    def features(
+        self, method: Method, views: dict[int, View], online: dict[int, Features]
+    ) -> dict[int, Features]:
+        """The online features, constant; the embedding is that of the projection."""
+        found: dict[int, Features] = {}
+        for v in views:
+            constant = {name: x.detach() for name, x in online[v].items()}
+            projection: Tensor = constant["projection"]
+            found[v] = constant | {"embedding": unit(projection)}
+        return found

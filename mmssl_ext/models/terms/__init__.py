@@ -1,0 +1,9 @@
+"""Terms that any method may add to its loss."""
+
+from .base import Term
+from .consistency import Consistency
+from .dense import Dense
+from .inter_image import InterImage
+from .regions import Regions
+
+__all__ = ["Consistency", "Dense", "InterImage", "Regions", "Term"]

@@ -1,0 +1,88 @@
+"""The interface of terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..memory import KeyQueue
+from ..part import Features, Part
+from ..targets.base import View
+
+if TYPE_CHECKING:
+    from ..algorithms.method import Method, Step
+
+
+class Term(Part):
+    """Base of the terms: one more loss on the features of a step.
+
+    Attributes:
+        name: Of the loss; in the log ``raw_<name>``, and times its weight
+            ``loss_<name>``.
+        always: Computed even while its weight is 0, because its parameters must get a
+            gradient in every step (DistributedDataParallel).
+        needs_features: Reads features of the target beside its embedding.
+    """
+
+    name = "term"
+    always = False
+    needs_features = False
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Trained modules that the target needs a copy of, by a name of their own."""
+        return {}
+
+    def features(self, encoder: Any, maps: Any, outputs: Any) -> Features:
+        """What the term needs of a view, by name, N rows each.
+
+        Args:
+            encoder: The method or its target; has the parts as attributes.
+            maps: Output of the backbone.
+            outputs: Output of the neck.
+        """
+        return {}
+
+    def look(self, method: Method, number: int, view: View) -> Features:
+        """More passes of the online network, right after that of view ``number``."""
+        return {}
+
+    def forward(self, method: Method, step: Step) -> Tensor:
+        """The loss, a scalar, not weighted."""
+        raise NotImplementedError
+
+    def inspect(self, method: Method, inputs: list[Tensor]) -> dict[str, Any]:
+        """What can be drawn of the term, for :mod:`mmssl_ext.visualization`."""
+        return {}
+
+
+class OwnQueue(Term):
+    """A term that compares with a queue of targets: the base's, or one of its own.
+
+    Args:
+        queue_len: Keys of its own queue, on a base without one.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(self, queue_len: int = 4096, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.queue_len = queue_len
+
+    def attach(self, method: Method) -> None:
+        """Make a queue where the base has none."""
+        if method.negatives is None:
+            self.queue = KeyQueue(self.queue_len, method.target.dim or method.dim)
+
+    def keys(self, method: Method) -> Tensor:
+        """The queue, K x D."""
+        return self.queue.keys if hasattr(self, "queue") else method.negatives
+
+    def collect(self, method: Method, step: Step) -> Features:
+        """The targets of the step, for a queue of its own."""
+        if not hasattr(self, "queue"):
+            return {}
+        return {"keys": method.targets(step, "embedding")}
+
+    def remember(self, keys: Tensor) -> None:
+        """Let the targets be in the queue from the next step on."""
+        self.queue.enqueue(keys)

@@ -1,0 +1,208 @@
+"""The inter-image branch of InterCLR (arXiv 2008.11702)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmssl_ext.registry import MODELS
+
+from ..losses import margin_info_nce
+from ..memory import FeatureBank, Negatives
+from ..part import Features, check_positive
+from .base import Term
+
+if TYPE_CHECKING:
+    from ..algorithms.method import Method, Step
+
+
+@MODELS.register_module()
+class InterImage(Term):
+    """A second positive: another image of the query's cluster.
+
+    Out of a bank of all training images, against images of other clusters
+    (:mod:`mmssl_ext.models.memory.negatives`), by InfoNCE with a cosine margin
+    (:func:`~mmssl_ext.models.losses.margin_info_nce`); over all query views. The bank
+    takes the targets of the first pair.
+
+    It is filled before the first epoch in which the term has a weight: all training
+    images are embedded once, by the online network in eval mode, and clustered.
+
+    Args:
+        labels: Config of the pseudo-labels, e.g. ``OnlineLabels``.
+        negatives: Config of the negatives, e.g. ``SemiHardNegatives``.
+        images: How to read the images for that: ``pipeline``, the transforms of one
+            view, and options of the loader such as ``batch_size`` and ``num_workers``.
+        temperature: tau.
+        margin: m_cos, subtracted from the positive's cosine. Below 0 the boundary
+            between positives and negatives is less strict, which the paper found to
+            be right for noisy positives; above 0 it is stricter.
+        momentum: Share of the old feature that an update of the bank keeps.
+        dtype: See :class:`~mmssl_ext.models.memory.FeatureBank`.
+        init_cfg: As for every mmengine module.
+
+    Raises:
+        ValueError: ``temperature`` is not positive or ``margin`` is outside [-2, 2],
+            the range of a difference of cosines.
+    """
+
+    name = "inter"
+
+    def __init__(
+        self,
+        labels: dict,
+        negatives: dict,
+        images: dict | None = None,
+        temperature: float = 0.2,
+        margin: float = -0.5,
+        momentum: float = 0.0,
+        dtype: str = "float32",
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.temperature = check_positive("temperature", temperature)
+        if not -2 <= margin <= 2:
+            raise ValueError(
+                f"margin={margin} is subtracted from a cosine and must lie in [-2, 2]; "
+                "the paper's is -0.5."
+            )
+        self.margin = margin
+        self.images = images
+        self.bank_options = momentum, dtype
+        self.labels = MODELS.build(labels)
+        self.sampler = MODELS.build(negatives)
+
+    def attach(self, method: Method) -> None:
+        """Make the bank, still empty."""
+        self.bank = FeatureBank(method.target.dim or method.dim, *self.bank_options)
+
+    def fill(
+        self,
+        features: Tensor,
+        fingerprint: int = 0,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Fill the bank and cluster it.
+
+        Args:
+            features: Embeddings of all training images by position in the dataset,
+                n x D; equal on all ranks.
+            fingerprint: Of the dataset.
+            seed: Of the clustering.
+            progress: Called with (iterations done, at most) of the clustering.
+
+        Raises:
+            ValueError: The images are too few for the clusters.
+        """
+        self.bank.fill(features.to(self.bank.features.device), fingerprint)
+        self.labels.start(self.bank, seed, progress)
+
+    def start(self, training: Any) -> None:
+        """Check that images, bank and labels belong together.
+
+        Raises:
+            ValueError: They do not; the message says what to change.
+        """
+        self.labels.check_images(training.check_images(self.labels.needs_epochs))
+        if len(self.bank) and training.iteration > 0:
+            if int(self.bank.fingerprint) != training.fingerprint():
+                raise ValueError(
+                    f"The checkpoint's feature bank belongs to {len(self.bank)} other "
+                    "images than the training set has now, or in another order: its "
+                    "rows would be mixed up. Resume with the same data, or start a new "
+                    "run from the weights alone (load_from)."
+                )
+            self.labels.check(self.bank)
+        elif len(self.bank):  # load_from brought it along
+            self.bank.clear()
+
+    def start_epoch(self, training: Any, weight: float) -> None:
+        """Fill the bank when its time has come."""
+        if weight and len(self.bank) == 0:
+            features = training.embed(self.images)
+            with training.progress("Clustering: iteration") as progress:
+                self.fill(features, training.fingerprint(), training.seed, progress)
+            if text := self.sampler.complaint(len(features)):
+                training.logger.warning(text)
+            bank = self.bank.features
+            training.logger.info(
+                f"Feature bank: {len(bank)} images x {bank.shape[1]} as {bank.dtype}, "
+                f"{bank.numel() * bank.element_size() / 1e6:.1f} MB on every device "
+                f"and in every checkpoint; {self.labels.num_clusters} clusters."
+            )
+
+    def end_epoch(self, training: Any) -> None:
+        """Let the labels follow the epoch."""
+        if len(self.bank):
+            self.labels.end_epoch(training.epoch + 1, self.bank)
+
+    def positions(self, step: Step) -> Tensor:
+        """Where the images of a step stand in the bank, N.
+
+        Raises:
+            ValueError: The bank is empty, or an index is missing or outside of it.
+        """
+        if len(self.bank) == 0:
+            raise ValueError(
+                "The feature bank is empty. SSLRunner and MethodHook let the model "
+                "fill it before training; in a loop of your own call terms.inter.fill."
+            )
+        if step.index is None:
+            raise ValueError(
+                "The inter-image term needs to know which image is which: let the "
+                "pipeline end with PackViews, whose items carry index."
+            )
+        if step.index.device.type == "cpu" and len(step.index):  # else it would wait
+            low, high = int(step.index.min()), int(step.index.max())
+            if not 0 <= low <= high < len(self.bank):
+                raise ValueError(
+                    f"The index of the images runs from {low} to {high}, but the bank "
+                    f"has {len(self.bank)} images; fill it from the dataset that is "
+                    "trained on."
+                )
+        return step.index
+
+    def forward(self, method: Method, step: Step) -> Tensor:
+        """Mean loss of all queries; ``num_negatives`` of each goes to the log."""
+        images = self.positions(step)  # N
+        losses, counts = [], []
+        generator = torch.Generator(images.device)
+        generator.manual_seed(method.clock.draw_seed)  # equal on all ranks
+        for a in sorted({a for a, _ in method.pairs}):
+            q = step.online[a]["embedding"]  # N x D
+            members = self.labels.draw_members(images, generator)
+            negatives: Negatives = self.sampler.draw(
+                q.detach(),
+                self.labels.labels[images],
+                self.bank,
+                self.labels,
+                generator,
+            )
+            loss = margin_info_nce(
+                q,
+                self.bank.read(members),
+                negatives.features,
+                negatives.similarity,
+                negatives.mask,
+                self.temperature,
+                self.margin,
+            )
+            losses.append(loss.mean())
+            counts.append(negatives.mask.sum(1).float().mean())
+        step.figures["num_negatives"] = torch.stack(counts).mean()
+        return torch.stack(losses).mean()
+
+    def collect(self, method: Method, step: Step) -> Features:
+        """The first pair's targets and their images; nothing while there is no bank."""
+        if len(self.bank) == 0:
+            return {}
+        keys = step.target[method.pairs[0][1]]["embedding"].detach()
+        return {"keys": keys, "images": self.positions(step)}
+
+    def remember(self, keys: Tensor, images: Tensor) -> None:
+        """Write the targets to the bank and update the labels."""
+        self.labels.update(self.bank.update(images, keys), self.bank)
