@@ -1,4 +1,4 @@
-"""Gradients of iterations that wait for the others of an optimizer step."""
+"""What iterations have gathered that wait for the others of an optimizer step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from torch import Tensor
 
+from mmssl_ext.models.algorithms.names import new_name
 from mmssl_ext.unwrap import unwrap
 
 from .resume import accumulation
@@ -45,8 +46,46 @@ def restore_gradients(runner: Any, gradients: dict[str, Tensor]) -> None:
     """Set the gradients that :func:`waiting_gradients` returned."""
     parameters = dict(unwrap(runner.model).named_parameters())
     for name, gradient in gradients.items():
-        parameter = parameters[name]
+        parameter = parameters[name if name in parameters else new_name(name)]
         parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
+def waiting_memory(runner: Any) -> list[dict[str, dict[str, Tensor]]]:
+    """Return what a method is yet to remember, rows of all ranks, per iteration.
+
+    Rows are in rank order; all ranks must call this. Empty between two steps.
+    """
+    waiting = getattr(unwrap(runner.model), "waiting", None)
+    if not waiting:
+        return []
+    shares = all_gather_object(waiting) if get_world_size() > 1 else [waiting]
+    return [
+        {
+            part: {
+                name: torch.cat([share[i][part][name].cpu() for share in shares])
+                for name in kinds
+            }
+            for part, kinds in iteration.items()
+        }
+        for i, iteration in enumerate(waiting)
+    ]
+
+
+def restore_memory(
+    runner: Any, waiting: list[dict[str, dict[str, Tensor]]] | None
+) -> None:
+    """Set this rank's share of what :func:`waiting_memory` returned."""
+    model = unwrap(runner.model)
+    if not waiting or not hasattr(model, "waiting"):
+        return
+    device, ranks, rank = next(model.parameters()).device, get_world_size(), get_rank()
+    model.waiting = [
+        {
+            part: {n: x.chunk(ranks)[rank].to(device) for n, x in kinds.items()}
+            for part, kinds in iteration.items()
+        }
+        for iteration in waiting
+    ]
 
 
 @contextmanager

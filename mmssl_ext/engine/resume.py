@@ -2,7 +2,8 @@
 
 ``checkpoint["training_state"]`` is plain data and tensors: ``random`` (the generators
 of every rank), ``batch`` (batches done in the epoch), ``validation_due``,
-``sampler_seed``, ``gradients`` (that wait for the rest of an optimizer step), and what
+``sampler_seed``, ``gradients`` and ``memory`` (gradients, and keys for queues and banks
+that wait for the rest of an optimizer step), and what
 :func:`facts` returns.
 """
 
@@ -22,6 +23,7 @@ from torch.utils.data import BatchSampler
 from mmssl_ext.unwrap import unwrap
 
 from .errors import CheckpointFileError
+from .foreign_state import suit
 from .load_report import compare
 from .same_data import OPTION, SAME_DATA, OtherData
 from .start_weights import advice
@@ -265,9 +267,7 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _compare_tensors(model: Any, state: dict) -> Any:
-    for name, module in model.named_modules():
-        if hasattr(module, "adopt_sizes"):  # a bank is as long as its dataset
-            module.adopt_sizes(state, f"{name}.")
+    suit(model, state)
     # As mmengine loads it.
     state = {name.removeprefix("module."): value for name, value in state.items()}
     return compare(model.state_dict(), state, whole=True)

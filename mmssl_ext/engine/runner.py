@@ -19,8 +19,8 @@ from mmssl_ext.text import guard_files, guard_logs
 from .collating import SizedCollate
 from .config_names import check_anchors
 from .errors import ConfigError
-from .hooks.accumulation import AccumulationHook
 from .hooks.loaded_weights import LoadedWeightsHook
+from .hooks.method import MethodHook
 from .loading import guard_workers
 from .loops import ExactEpochLoop
 
@@ -33,7 +33,7 @@ class SSLRunner(Runner):
     """A Runner that is resumed inside an epoch and never waits for a dead worker.
 
     mmengine's loop over epochs is replaced by :class:`ExactEpochLoop`, data loaders
-    are built by :func:`guard_workers`, the model hears of accumulated gradients, and
+    are built by :func:`guard_workers`, the model hears where the training stands, and
     the memory layout is settled before the model is wrapped for several devices.
     ``LoadedWeightsHook`` verifies the weights of ``load_from``, whatever the config
     says. ``tools/train.py`` builds it; elsewhere a config asks for it by
@@ -52,7 +52,7 @@ class SSLRunner(Runner):
     ) -> None:
         """Register the config's hooks, and those that no run can do without."""
         super().register_hooks(default_hooks, custom_hooks)
-        for kind in (AccumulationHook, LoadedWeightsHook):
+        for kind in (MethodHook, LoadedWeightsHook):
             if not any(isinstance(hook, kind) for hook in self.hooks):
                 self.register_hook(kind())
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import CheckpointFileError
+from .foreign_state import suit
 from .load_report import LoadReport, compare, explain
 from .weight_files import find_tensors
 from .weight_names import below, best_prefix
@@ -45,9 +46,7 @@ def check_start(
         CheckpointFileError: It does not fit, or holds weights that no working network
             has. The message says what it holds and how to start from that.
     """
-    for name, module in model.named_modules():
-        if hasattr(module, "adopt_sizes"):  # a bank is as long as its dataset
-            module.adopt_sizes(_state(checkpoint), f"{name}.")
+    suit(model, _container(checkpoint))
     notes = _forget_memory(model, checkpoint)
     state, wanted = _state(checkpoint), model.state_dict()
     whole = getattr(model, "starts_whole", False)
@@ -98,10 +97,14 @@ def advice(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> str:
 
 def _state(checkpoint: dict) -> dict[str, Tensor]:
     """The tensors as mmengine's Runner will load them."""
-    state = checkpoint.get("state_dict", checkpoint)
-    state = state if isinstance(state, Mapping) else {}
+    state = _container(checkpoint)
     tensors = ((n, v) for n, v in state.items() if isinstance(v, Tensor))
     return {str(name).removeprefix("module."): value for name, value in tensors}
+
+
+def _container(checkpoint: dict) -> dict[str, Any]:
+    state = checkpoint.get("state_dict", checkpoint)
+    return state if isinstance(state, dict) else {}
 
 
 def _memories(model: nn.Module) -> list[str]:

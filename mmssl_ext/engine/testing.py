@@ -25,6 +25,7 @@ from mmssl_ext.registry import MODELS
 from .checkpoint import load_checkpoint_file
 from .config_check import check_config
 from .errors import CheckpointFileError, ConfigError
+from .foreign_state import suit
 from .load_report import compare
 from .runner import SSLRunner
 from .weight_record import (
@@ -48,9 +49,7 @@ def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
     """
     checkpoint = load_checkpoint_file(path)
     state = checkpoint.get("state_dict", checkpoint)
-    for name, module in model.named_modules():
-        if hasattr(module, "adopt_sizes"):  # a bank is as long as its dataset
-            module.adopt_sizes(state, f"{name}.")
+    suit(model, state)
     report = compare(model.state_dict(), state, whole=True)
     if not report.complete:
         raise CheckpointFileError(

@@ -27,7 +27,7 @@ class Part(BaseModule):
         """What is to be remembered of a step, N rows each; constant."""
         return {}
 
-    def remember(self, **found: Tensor) -> None:
+    def remember(self, found: Features) -> None:
         """Take what :meth:`collect` returned, of all of an optimizer step."""
 
     def start(self, training: Any) -> None:

@@ -55,7 +55,7 @@ _TITLE_LETTERS = 34  # per line
 def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     """Draw the total loss and its terms.
 
-    Of a term that is logged before its weight (``nce_x``), that one as "raw x".
+    Of a term that is logged before its weight (``raw_x``), that one as "raw x".
 
     Args:
         log: The run.
@@ -66,15 +66,12 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
         return None
     figure, axes = new_figure(SIZE)
     keys = log.train_keys()
-    weighted = {key.replace("nce_", "loss_") for key in keys if key.startswith("nce_")}
-    terms = [key for key in keys if re.fullmatch(r"(loss|nce)_\w+", key)]
-    terms = [key for key in terms if key not in weighted]
+    terms = _terms(log, keys)
     x, total = _over_time(log, "loss")
     _line(axes, x, total, INK, label="total")
     if len(terms) > 1:  # a single term is the total
-        for i, key in enumerate(terms):
+        for i, (label, key) in enumerate(terms.items()):
             color, style = _STYLES[i % len(_STYLES)]
-            label = re.sub("nce_(.*)", r"raw \1", key).removeprefix("loss_")
             _line(axes, *_over_time(log, key), color, style, label)
         legend_below(figure)
     if queue_length:
@@ -89,6 +86,23 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     if not any(value < 0 for value in total):  # SimSiam's is
         axes.set_ylim(bottom=0)
     return figure
+
+
+def _terms(log: RunLog, keys: Iterable[str]) -> dict[str, str]:
+    """Which losses are drawn: label and key of each, before its weight if it has one.
+
+    A log names them ``loss_x`` and ``raw_x`` (``nce_x`` in version 0.1).
+    """
+    found = {}
+    raw = {re.sub("^(raw|nce)_", "", k): k for k in keys if re.match("(raw|nce)_", k)}
+    weighted = {k.removeprefix("loss_"): k for k in keys if k.startswith("loss_")}
+    for name in dict.fromkeys([*weighted, *raw]):
+        first, second = weighted.get(name), raw.get(name)
+        if first and (not second or _over_time(log, first) == _over_time(log, second)):
+            found[name] = first
+        elif second:
+            found[f"raw {name}"] = second
+    return found
 
 
 def knn_figure(log: RunLog) -> Figure | None:

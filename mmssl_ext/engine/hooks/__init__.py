@@ -1,6 +1,5 @@
 """Hooks of the training loop; importing this package registers them."""
 
-from .accumulation import AccumulationHook
 from .checkpoint import PlainCheckpointHook
 from .collapse import CollapseMonitorHook
 from .draw_key import DrawKeyHook
@@ -11,6 +10,7 @@ from .input_check import InputCheckHook
 from .knn import KNNHook
 from .learned_pictures import LearnedPicturesHook
 from .loaded_weights import LoadedWeightsHook
+from .method import MethodHook
 from .performance import PerformanceHook
 from .pictures import PicturesHook
 from .preemption import PreemptionHook
@@ -22,7 +22,6 @@ from .runtime_info import DeferredRuntimeInfoHook
 from .unreadable import UnreadableImagesHook
 
 __all__ = [
-    "AccumulationHook",
     "CollapseMonitorHook",
     "DeferredRuntimeInfoHook",
     "DrawKeyHook",
@@ -32,6 +31,7 @@ __all__ = [
     "KNNHook",
     "LearnedPicturesHook",
     "LoadedWeightsHook",
+    "MethodHook",
     "NonFiniteGuardHook",
     "PerformanceHook",
     "PicturesHook",

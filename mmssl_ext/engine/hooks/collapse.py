@@ -32,8 +32,8 @@ class CollapseMonitorHook(Hook):
     Args:
         interval: Iterations between two checks.
         min_std_ratio: Warn below this ``std_ratio``.
-        loss_name: The loss that is compared with ln(K + 1); where a method weighs its
-            instance loss, the one before that.
+        loss_name: Of no use any more: every method logs its instance loss as it is
+            before its weight.
         pinned_checks: Consecutive checks at ln(K + 1), within 0.01, before the warning.
     """
 
@@ -43,12 +43,13 @@ class CollapseMonitorHook(Hook):
         self,
         interval: int = 50,
         min_std_ratio: float = 0.1,
-        loss_name: str = "loss_instance",
+        loss_name: str | None = None,
         pinned_checks: int = 4,
     ) -> None:
         self.interval = interval
         self.min_std_ratio = min_std_ratio
-        self.loss_name = loss_name
+        self.loss_name = "raw_instance"
+        self._settled = loss_name is not None
         self.pinned_checks = pinned_checks
 
     def before_train(self, runner: Any) -> None:
@@ -57,6 +58,13 @@ class CollapseMonitorHook(Hook):
         self._warned: set[str] = set()
         self._latest: dict[str, float] = {}
         self._max_rank = 0
+        if self._settled:
+            self._warn(
+                runner,
+                "loss_name",
+                "default_hooks.collapse.loss_name is of no use any more, for every "
+                "method logs raw_instance; leave it out.",
+            )
         queue = _queue(runner)
         if queue is not None and runner.iter == 0:
             runner.logger.info(

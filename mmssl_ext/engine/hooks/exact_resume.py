@@ -14,7 +14,9 @@ from mmssl_ext.registry import HOOKS
 from ..generators import random_state, set_random_state
 from ..gradients import (
     restore_gradients,
+    restore_memory,
     waiting_gradients,
+    waiting_memory,
     without_mmengines_warning,
 )
 from ..loops import ExactEpochLoop
@@ -34,7 +36,7 @@ class ExactResumeHook(Hook):
     """Save and restore the rest of the state of a run; refuse one that does not fit.
 
     A checkpoint gets the state of the random generators of all ranks, the place in the
-    epoch, gradients that wait for the rest of an optimizer step, and what
+    epoch, gradients and keys that wait for the rest of an optimizer step, and what
     :mod:`mmssl_ext.engine.resume` compares on a resume: method, tensors of the model,
     optimizer, batch, the config as plain data, and which files the data consist of
     (:mod:`mmssl_ext.datasets.identity`, looked at once by rank 0).
@@ -64,7 +66,9 @@ class ExactResumeHook(Hook):
         self._gathered: tuple[int, list[dict]] = -1, []
         self._pending: dict[str, Any] | None = None
         self._gradients: dict[str, Any] = {}  # to be saved
+        self._memory: list[Any] = []
         self._pending_gradients: dict[str, Any] = {}
+        self._pending_memory: list[Any] = []
         self._quiet = ExitStack()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -85,6 +89,7 @@ class ExactResumeHook(Hook):
         states = state["random"]
         self._pending = states[runner.rank % len(states)]
         self._pending_gradients = state.get("gradients") or {}
+        self._pending_memory = state.get("memory") or []
         if self._pending_gradients:
             self._quiet.enter_context(without_mmengines_warning(runner.logger))
         # mmengine restores the seed when samplers have long taken another one.
@@ -123,7 +128,8 @@ class ExactResumeHook(Hook):
             set_random_state(self._pending)
             self._pending = None
             restore_gradients(runner, self._pending_gradients)
-            self._pending_gradients = {}
+            restore_memory(runner, self._pending_memory)
+            self._pending_gradients, self._pending_memory = {}, []
 
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
@@ -132,8 +138,9 @@ class ExactResumeHook(Hook):
         self.restore_random_state(runner)
 
     def before_write_checkpoint(self, runner: Any) -> None:
-        """Gather the generators of all ranks, and gradients that wait for a step."""
+        """Gather the generators of all ranks, and what waits for an optimizer step."""
         self._gradients = waiting_gradients(runner)
+        self._memory = waiting_memory(runner)
         self._gathered = runner.iter, all_gather_object(_generators(runner))
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -156,8 +163,9 @@ class ExactResumeHook(Hook):
             "validation_due": due,
             "sampler_seed": getattr(sampler(loop.dataloader), "seed", None),
             "gradients": self._gradients,
+            "memory": self._memory,
         }
-        self._gradients = {}
+        self._gradients, self._memory = {}, []
 
 
 def _generators(runner: Any) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def _settle_optimizer(optim_wrapper: Any) -> None:
 def _encoder_parts(model: Any) -> list[nn.Module]:
     parts = [
         getattr(encoder, name, None)
-        for encoder in (model, getattr(model, "encoder_k", None))
+        for encoder in (model, getattr(model, "target", None))
         for name in ("backbone", "neck")
     ]
     return [part for part in parts if isinstance(part, nn.Module)]

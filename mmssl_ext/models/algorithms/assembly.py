@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +18,33 @@ from ..schedules import Schedule, schedule
 from ..targets import Target
 from ..terms import Term
 from .base import SSLAlgorithm
+from .names import rename_0_1
 
 
 class Assembly(SSLAlgorithm):
-    """The parts of a :class:`Method`; see there for the arguments.
+    """The parts of a :class:`Method`, and how it hears of its run.
+
+    Args:
+        backbone: Config of the backbone.
+        neck: Config of the projector.
+        target: Config of the target, e.g. ``MomentumTarget``.
+        compare: Config of the comparison, e.g. ``QueueSoftmax``.
+        terms: Configs of the terms, e.g. ``Consistency``; ``weight`` in one of them is
+            the weight of its loss.
+        weights: Of the losses by name: a number, or a
+            :class:`~mmssl_ext.models.schedules.Schedule`.
+        pairs: Which views meet: (query, target) by number, ``((0, 1),)`` in one
+            direction, ``((0, 1), (1, 0))`` in both.
+        grouping: ``view``: each view goes through the network alone, with BatchNorm
+            statistics of its own; ``size``: views of one size go together.
+        reduce: ``mean`` or ``sum`` of the losses of the pairs.
+        bn_splits: Protect targets against the leak of BatchNorm: groups of the batch
+            with statistics of their own when training runs on one device; 1 leaves
+            plain BatchNorm. Groups below 16 images make the statistics noisy. Several
+            devices shuffle the targets among themselves instead. None: no protection.
+        feat_dim: Size D of the embedding, where it does not follow from the projector.
+        data_preprocessor: Config of the preprocessor, ``MultiViewPreprocessor``.
+        init_cfg: As for every mmengine module.
 
     Attributes:
         compare: The comparison.
@@ -35,6 +58,9 @@ class Assembly(SSLAlgorithm):
         clock: Which iteration it is.
         waiting: What the iterations of the optimizer's step under way want remembered.
         plain_views: A view is one image.
+
+    Raises:
+        ValueError: The choices do not fit each other, or a value is out of its range.
     """
 
     plain_views = True
@@ -67,7 +93,7 @@ class Assembly(SSLAlgorithm):
         encoder = {"backbone": self.backbone, "neck": self.neck}
         self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
         self.compare = MODELS.build(compare)
-        self.terms = nn.ModuleDict()
+        self.terms: Any = nn.ModuleDict()  # of Terms
         self.weights = self._build_terms(terms, dict(weights or {}))
         self.target = MODELS.build(target)
         for part in self.losing.values():
@@ -159,6 +185,15 @@ class Assembly(SSLAlgorithm):
         found = (step.target[b][name].detach() for b in self.target_views)
         return torch.cat(list(found))
 
+    def adopt_names(self, state: MutableMapping[str, Tensor]) -> None:
+        """Let a state that version 0.1 wrote have the names of now, in place."""
+        rename_0_1(state)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if not prefix:
+            self.adopt_names(state_dict)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def init_weights(self) -> None:
         """Initialise the network; the target follows."""
         super().init_weights()
@@ -192,6 +227,12 @@ class Assembly(SSLAlgorithm):
         """After an epoch: pseudo-labels follow."""
         for part in self.losing.values():
             part.end_epoch(training)
+
+    @torch.no_grad()
+    def check_inputs(self, inputs: Any) -> None:
+        """Try one batch; see :class:`SSLAlgorithm`."""
+        super().check_inputs(inputs)
+        self.look(dict(enumerate(self.views_of(inputs))), self.terms.values())
 
     @torch.no_grad()
     def inspect(self, inputs: Any) -> dict[str, Any]:

@@ -60,6 +60,6 @@ class DenseCL(MoCo):
         share = schedule(loss_lambda, "loss_lambda", 0, 1)  # 0.5 is the paper's
         super().__init__(
             terms=[{"type": "Dense", **(dense or {})}, *terms],
-            weights={"instance": share.complement(), "dense": share} | (weights or {}),
+            weights={"instance": share.complement(), "dense": share, **(weights or {})},
             **kwargs,
         )

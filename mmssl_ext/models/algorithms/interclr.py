@@ -88,6 +88,6 @@ class InterCLR(MoCo):
         }
         super().__init__(
             terms=[branch, *terms],
-            weights={"instance": share.complement(), "inter": share} | (weights or {}),
+            weights={"instance": share.complement(), "inter": share, **(weights or {})},
             **kwargs,
         )

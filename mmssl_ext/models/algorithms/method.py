@@ -11,7 +11,8 @@ batch, regression through a predictor), the **terms** that are added, which view
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ from ..terms import Term
 from .assembly import Assembly
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """One step of any method.
 
     Attributes:
@@ -52,30 +54,7 @@ class Step(NamedTuple):
 class Method(Assembly):
     """A method by its choices; the named ones are classes that make them.
 
-    Args:
-        backbone: Config of the backbone.
-        neck: Config of the projector.
-        target: Config of the target, e.g. ``MomentumTarget``.
-        compare: Config of the comparison, e.g. ``QueueSoftmax``.
-        terms: Configs of the terms, e.g. ``Consistency``; ``weight`` in one of them is
-            the weight of its loss.
-        weights: Of the losses by name: a number, or a
-            :class:`~mmssl_ext.models.schedules.Schedule`.
-        pairs: Which views meet: (query, target) by number, ``((0, 1),)`` in one
-            direction, ``((0, 1), (1, 0))`` in both.
-        grouping: ``view``: each view goes through the network alone, with BatchNorm
-            statistics of its own; ``size``: views of one size go together.
-        reduce: ``mean`` or ``sum`` of the losses of the pairs.
-        bn_splits: Protect targets against the leak of BatchNorm: groups of the batch
-            with statistics of their own when training runs on one device; 1 leaves
-            plain BatchNorm. Groups below 16 images make the statistics noisy. Several
-            devices shuffle the targets among themselves instead. None: no protection.
-        feat_dim: Size D of the embedding, where it does not follow from the projector.
-        data_preprocessor: Config of the preprocessor, ``MultiViewPreprocessor``.
-        init_cfg: As for every mmengine module.
-
-    Raises:
-        ValueError: The choices do not fit each other, or a value is out of its range.
+    Arguments are those of :class:`~mmssl_ext.models.algorithms.assembly.Assembly`.
     """
 
     def loss(
@@ -140,12 +119,6 @@ class Method(Assembly):
             asked = v in self.query_views
             features["embedding"] = unit(self.compare.predict(z) if asked else z)
         return views, online
-
-    @torch.no_grad()
-    def check_inputs(self, inputs: Any) -> None:
-        """Try one batch; see :class:`SSLAlgorithm`."""
-        super().check_inputs(inputs)
-        self.look(dict(enumerate(self.views_of(inputs))), self.terms.values())
 
     def views_of(self, inputs: Sequence[Tensor]) -> Sequence[View]:
         """What is encoded as one view each, in the order that ``pairs`` counts."""
@@ -213,5 +186,5 @@ class Method(Assembly):
             kinds = [x[name] for x in self.waiting if name in x]
             if kinds:
                 whole = {k: torch.cat([x[k] for x in kinds]) for k in kinds[0]}
-                self.losing[name].remember(**whole)
+                self.losing[name].remember(whole)
         self.waiting.clear()

@@ -55,9 +55,9 @@ class QueueSoftmax(Comparison):
         """The targets of the step, one view after the other."""
         return {"keys": method.targets(step, "embedding")}
 
-    def remember(self, keys: Tensor) -> None:
+    def remember(self, found: Features) -> None:
         """Let the targets be negatives from the next step on."""
-        self.queue.enqueue(keys)
+        self.queue.enqueue(found["keys"])
 
     @property
     def negatives(self) -> Tensor:  # type: ignore[override]

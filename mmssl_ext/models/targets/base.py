@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -14,7 +14,8 @@ from ..part import Features
 if TYPE_CHECKING:
     from ..algorithms.method import Method
 
-View = Tensor | tuple[Tensor, ...]  # what is encoded as one; nearly always an image
+# What is encoded as one: images N x 3 x H x W, or a tuple of tensors of N rows.
+View = Any
 
 
 class Target(nn.Module):

@@ -86,22 +86,24 @@ class MomentumTarget(Target, StepCounter):
         """Update, then encode; where BatchNorm would leak, in shuffled batches."""
         if method.clock.gathered == 0:
             self.update(method)
-        if not method.shuffles:
-            found = method.encode_all(self, views)
+        if method.shuffles:
+            found = self._shuffled(method, views)
         else:
-            seed, back = method.clock.draw_seed, None
-            shuffled = {}
-            for v, view in views.items():
-                whole = isinstance(view, torch.Tensor)
-                pairs = [shuffle_batch(x, seed) for x in ((view,) if whole else view)]
-                back = pairs[0][1]  # the same for all views
-                images = tuple(x for x, _ in pairs)
-                shuffled[v] = images[0] if whole else images
-            found = {
-                v: {name: unshuffle_batch(x, back) for name, x in features.items()}
-                for v, features in method.encode_all(self, shuffled).items()
-            }
+            found = method.encode_all(self, views)
         return {v: f | {"embedding": unit(f["projection"])} for v, f in found.items()}
+
+    def _shuffled(self, method: Method, views: dict[int, View]) -> dict[int, Features]:
+        """Features in the order of the views, computed in another."""
+        seed, ways, mixed = method.clock.draw_seed, [], {}
+        for v, view in views.items():
+            whole = isinstance(view, torch.Tensor)
+            pairs = [shuffle_batch(x, seed) for x in ((view,) if whole else view)]
+            ways.append(pairs[0][1])  # the same for all views
+            mixed[v] = pairs[0][0] if whole else tuple(x for x, _ in pairs)
+        return {
+            v: {name: unshuffle_batch(x, ways[0]) for name, x in features.items()}
+            for v, features in method.encode_all(self, mixed).items()
+        }
 
     def extra_repr(self) -> str:
         """Momentum for ``print(model)``."""

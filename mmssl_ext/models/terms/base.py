@@ -75,7 +75,9 @@ class OwnQueue(Term):
 
     def keys(self, method: Method) -> Tensor:
         """The queue, K x D."""
-        return self.queue.keys if hasattr(self, "queue") else method.negatives
+        keys = self.queue.keys if hasattr(self, "queue") else method.negatives
+        assert keys is not None
+        return keys
 
     def collect(self, method: Method, step: Step) -> Features:
         """The targets of the step, for a queue of its own."""
@@ -83,6 +85,6 @@ class OwnQueue(Term):
             return {}
         return {"keys": method.targets(step, "embedding")}
 
-    def remember(self, keys: Tensor) -> None:
+    def remember(self, found: Features) -> None:
         """Let the targets be in the queue from the next step on."""
-        self.queue.enqueue(keys)
+        self.queue.enqueue(found["keys"])

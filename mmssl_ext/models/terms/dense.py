@@ -36,7 +36,7 @@ class DenseHead(BaseModule):
         self, in_channels: int, hid_channels: int, out_channels: int, num_grid: Any
     ) -> None:
         super().__init__()
-        self.pool = (
+        self.pool: Any = (
             nn.Identity() if num_grid is None else nn.AdaptiveAvgPool2d(num_grid)
         )
         self.mlp = nn.Sequential(
@@ -133,7 +133,8 @@ class Dense(Term):
         if self.head is None:
             _, dense, mean = outputs  # N x D x S^2, N x D
         else:
-            dense, mean = getattr(encoder, "dense_head", self.head)(last)
+            head: Any = getattr(encoder, "dense_head", self.head)
+            dense, mean = head(last)
         cells = self.grid(encoder, last).detach().flatten(2)  # N x C x S^2
         return {
             "dense": unit(dense, 1).transpose(1, 2),
@@ -163,9 +164,9 @@ class Dense(Term):
         """The targets' mean dense projections."""
         return {"keys": method.targets(step, "dense_mean")}
 
-    def remember(self, keys: Tensor) -> None:
+    def remember(self, found: Features) -> None:
         """Let them be negatives from the next step on."""
-        self.queue.enqueue(keys)
+        self.queue.enqueue(found["keys"])
 
     @torch.no_grad()
     def inspect(self, method: Method, inputs: list[Tensor]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -107,9 +108,15 @@ class InterImage(Term):
         Raises:
             ValueError: They do not; the message says what to change.
         """
-        self.labels.check_images(training.check_images(self.labels.needs_epochs))
+        if self.labels.needs_epochs and not training.by_epoch:
+            raise ValueError(
+                f"{type(self.labels).__name__} count epochs, which this run has not; "
+                "set by_epoch=True in train_cfg, or use OnlineLabels."
+            )
+        images = training.images(self.images, "The inter-image term")
+        self.labels.check_images(len(images))
         if len(self.bank) and training.iteration > 0:
-            if int(self.bank.fingerprint) != training.fingerprint():
+            if int(self.bank.fingerprint) != images.fingerprint:
                 raise ValueError(
                     f"The checkpoint's feature bank belongs to {len(self.bank)} other "
                     "images than the training set has now, or in another order: its "
@@ -122,18 +129,24 @@ class InterImage(Term):
 
     def start_epoch(self, training: Any, weight: float) -> None:
         """Fill the bank when its time has come."""
-        if weight and len(self.bank) == 0:
-            features = training.embed(self.images)
-            with training.progress("Clustering: iteration") as progress:
-                self.fill(features, training.fingerprint(), training.seed, progress)
-            if text := self.sampler.complaint(len(features)):
-                training.logger.warning(text)
-            bank = self.bank.features
-            training.logger.info(
-                f"Feature bank: {len(bank)} images x {bank.shape[1]} as {bank.dtype}, "
-                f"{bank.numel() * bank.element_size() / 1e6:.1f} MB on every device "
-                f"and in every checkpoint; {self.labels.num_clusters} clusters."
-            )
+        if not weight or len(self.bank):
+            return
+        images = training.images(self.images, "The inter-image term")
+        started = time.perf_counter()
+        features = images.embed()
+        embedded = time.perf_counter()
+        with training.progress("Clustering: iteration") as progress:
+            self.fill(features, images.fingerprint, training.seed, progress)
+        if text := self.sampler.complaint(len(features)):
+            training.logger.warning(text)
+        bank = self.bank.features
+        training.logger.info(
+            f"Feature bank: {len(bank)} images x {bank.shape[1]} as {bank.dtype}, "
+            f"{bank.numel() * bank.element_size() / 1e6:.1f} MB on every device and in "
+            f"every checkpoint; embedded in {embedded - started:.1f} s, "
+            f"{self.labels.num_clusters} clusters made in "
+            f"{time.perf_counter() - embedded:.1f} s."
+        )
 
     def end_epoch(self, training: Any) -> None:
         """Let the labels follow the epoch."""
@@ -203,6 +216,7 @@ class InterImage(Term):
         keys = step.target[method.pairs[0][1]]["embedding"].detach()
         return {"keys": keys, "images": self.positions(step)}
 
-    def remember(self, keys: Tensor, images: Tensor) -> None:
+    def remember(self, found: Features) -> None:
         """Write the targets to the bank and update the labels."""
-        self.labels.update(self.bank.update(images, keys), self.bank)
+        change = self.bank.update(found["images"], found["keys"])
+        self.labels.update(change, self.bank)
