@@ -309,7 +309,7 @@ DRAWINGS: dict[str, Callable[..., Sheet]] = {
 def to_images(view: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
     """Turn a normalised view ... x 3 x H x W into uint8 ... x H x W x 3.
 
-    A view that was left in uint8, as key views are for several ranks, stays as it is.
+    A view that was left in uint8, as methods get them in training, stays as it is.
     """
     pixels = view
     if view.is_floating_point():

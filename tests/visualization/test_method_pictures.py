@@ -308,11 +308,13 @@ def test_patches_keep_their_order():
 def test_images_come_back_from_normalised_tensors(shape):
     generator = torch.Generator().manual_seed(0)
     views = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    preprocessor = MultiViewPreprocessor()
-    preprocessor.raw_views = frozenset([1])  # not normalised, as keys of several ranks
-    normalised = preprocessor({"inputs": [views, views]})["inputs"]
-    assert [view.dtype for view in normalised] == [torch.float32, torch.uint8]
-    for view in normalised:
+    preprocessor = MultiViewPreprocessor(for_method=True)
+    raw, normalised = (
+        preprocessor({"inputs": views}, training)["inputs"]
+        for training in (True, False)
+    )
+    assert (raw.dtype, normalised.dtype) == (torch.uint8, torch.float32)
+    for view in (raw, normalised):
         images = figures.to_images(view, preprocessor.mean, preprocessor.std)
         assert np.array_equal(images, views.movedim(-3, -1).numpy())
 
