@@ -296,6 +296,10 @@ def collate(items: Sequence[Any]) -> dict[str, Any]:
         for view in views
     ]
     batch["inputs"] = views[0] if single else views
+    if "boxes" in batch:
+        batch["boxes"] = torch.stack(list(batch["boxes"]))
+    if "index" in batch:
+        batch["index"] = torch.tensor(batch["index"])
     if "augment" in batch:
         batch["augment"] = [
             {name: torch.stack(list(params)) for name, params in operations.items()}
