@@ -52,12 +52,13 @@ def require_boxes(boxes: Tensor | None, name: str, num_views: int) -> Tensor:
     return boxes
 
 
-def cell_centres(h: int, w: int, like: Tensor) -> Tensor:
-    """Centres (u, v) of the cells of an h x w map, row by row: h*w x 2."""
-    v, u = (
-        (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n
-        for n in (h, w)
-    )
+def cell_centres(h: int, w: int, like: Tensor | None = None) -> Tensor:
+    """Centres (u, v) of the cells of an h x w map, row by row: h*w x 2.
+
+    Type and device are those of ``like``; without it the values are double, on the CPU.
+    """
+    like = torch.empty(0, dtype=torch.float64) if like is None else like
+    v, u = ((torch.arange(n, device=like.device) + 0.5).to(like) / n for n in (h, w))
     return torch.stack(torch.meshgrid(u, v, indexing="xy"), -1).view(-1, 2)
 
 
