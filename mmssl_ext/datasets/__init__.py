@@ -19,6 +19,7 @@ from .transforms import (
     RandomSolarize,
     ResizeShort,
     UnreadableImageError,
+    move_box,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "SSLDataset",
     "UnreadableImageError",
     "VOCLabels",
+    "move_box",
 ]

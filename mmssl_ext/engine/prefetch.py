@@ -71,8 +71,8 @@ class _Raise:
 class CopyToDevice:
     """Copies of the views of a batch on a stream of their own.
 
-    Only ``inputs`` go to the device: labels and the parameters of the augmentation
-    (``augment``) are read on the host.
+    With ``inputs`` go ``boxes`` and ``index``. Labels and the parameters of the
+    augmentation (``augment``) are read on the host, and stay.
 
     Args:
         device: A CUDA device.
@@ -87,7 +87,11 @@ class CopyToDevice:
         if not isinstance(batch, dict) or "inputs" not in batch:
             return lambda: batch
         with torch.cuda.stream(self.stream):
-            inputs = _map(self._copy, batch["inputs"])
+            copies = {
+                name: _map(self._copy, batch[name])
+                for name in ("inputs", "boxes", "index")
+                if name == "inputs" or isinstance(batch.get(name), Tensor)
+            }
         copied = self.stream.record_event()
 
         def hand_over() -> dict:
@@ -95,15 +99,16 @@ class CopyToDevice:
             current.wait_event(copied)  # not for the stream: the next copy is in it
             # The memory belongs to the side stream: it must not give it to the next
             # copy while kernels of this stream may still read it.
-            _map(lambda view: view.record_stream(current), inputs)
-            return {**batch, "inputs": inputs}
+            for values in copies.values():
+                _map(lambda value: value.record_stream(current), values)
+            return {**batch, **copies}
 
         return hand_over
 
-    def _copy(self, view: Tensor) -> Tensor:
-        if view.is_cuda:
-            return view
-        pinned = view if view.is_pinned() else view.pin_memory()
+    def _copy(self, value: Tensor) -> Tensor:
+        if value.is_cuda:
+            return value
+        pinned = value if value.is_pinned() else value.pin_memory()
         return pinned.to(self.device, non_blocking=True)
 
 

@@ -130,7 +130,9 @@ def extract_features(
                 pixels += [_digest(image) for image in batch["inputs"]]
             data = module.data_preprocessor(batch, False)
             for mode, prefix in _MODES[encoder].items():
-                for name, value in module(**data, mode=mode).items():
+                # Not boxes and index, which only a step of training takes.
+                found = module(data["inputs"], data["data_samples"], mode=mode)
+                for name, value in found.items():
                     if names is None or prefix + name in names:
                         rows.setdefault(prefix + name, []).append(value.float().cpu())
             for sample in data["data_samples"]:

@@ -34,10 +34,9 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         batched: Whether to augment whole batches on the device, or image by image on
             the CPU by the functions of the workers, whose pixels the results are then.
             None: the former except on the CPU, where it takes longer.
-
-    Attributes:
-        raw_views: Numbers of the views that are to be returned in uint8, augmented but
-            not normalised; :meth:`normalise` does that later.
+        for_method: Also return ``boxes`` and ``index`` of the batch, and in training
+            leave the views in uint8, which the algorithm has :meth:`normalise` turn
+            into floats: what changes ranks or is mixed takes a quarter of the memory.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         non_blocking: bool = False,
         channels_last: bool = False,
         batched: bool | None = None,
+        for_method: bool = False,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -56,7 +56,7 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
             )
         self.channels_last = channels_last
         self.batched = batched
-        self.raw_views: frozenset[int] = frozenset()
+        self.for_method = for_method
         values = torch.tensor([mean, std], dtype=torch.float64)
         # (x - mean) / std = scale x + shift, one operation for each value
         buffers = {"mean": values[0], "std": values[1]}
@@ -72,11 +72,18 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
                 views of P patches, or list of them, one per view; ``data_samples``:
                 optional list of N data samples; ``augment``: optional list with one
                 dict per view, from the name of an operation to its parameters, N x L
-                on the CPU, in the order of application.
-            training: Unused; what is to be augmented is in the batch.
+                on the CPU, in the order of application; ``boxes``: optional, N x V x 4,
+                where in the image each view was cut, as ``MakeViews`` says it;
+                ``index``: optional, N numbers of the images in their dataset.
+            training: Whether this is a step of training; of effect with
+                ``for_method`` only. What is to be augmented is in the batch.
 
         Returns:
             ``inputs``, the same structure in float32 on the device, ``data_samples``.
+            With ``for_method`` also ``boxes`` in float32 and ``index`` in int64 on the
+            device, each where the batch has it, and in training ``inputs`` in uint8,
+            augmented but not normalised; of views that came as floats nothing is left
+            to do.
 
         Raises:
             TypeError: The inputs are not collated, or of another shape.
@@ -91,24 +98,31 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
                 f"MultiViewPreprocessor got {len(views)} views per image, but "
                 f"parameters of augmentation for {len(augmentation)}."
             )
+        keep_uint8 = self.for_method and training
         results = []
         for number, operations in enumerate(augmentation):
             view = self._augment(views[number], operations)
-            results.append(view if number in self.raw_views else self.normalise(view))
+            raw = keep_uint8 and not view.is_floating_point()
+            results.append(view if raw else self._normalised(view))
         samples = data.get("data_samples")
         self._move_labels(samples)
-        return {"inputs": results[0] if single else results, "data_samples": samples}
+        batch = {"inputs": results[0] if single else results, "data_samples": samples}
+        return batch | (self._geometry(data) if self.for_method else {})
 
     def normalise(self, view: torch.Tensor) -> torch.Tensor:
-        """Return (view - mean) / std in float32.
+        """Return (view - mean) / std in float32; a view of floats as it is.
 
         Args:
-            view: N x 3 x H x W or N x P x 3 x H x W on the device; not changed.
+            view: N x 3 x H x W or N x P x 3 x H x W on the device; not changed. One
+                of floats has been normalised by :meth:`forward`.
 
         Returns:
             A tensor of the same shape. With ``channels_last`` the memory of a view of
             patches is that of N P images.
         """
+        return view if view.is_floating_point() else self._normalised(view)
+
+    def _normalised(self, view: torch.Tensor) -> torch.Tensor:
         images = view.flatten(0, -4)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         out = torch.empty(
@@ -133,6 +147,15 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
             view = augment_imagewise(view.cpu(), operations)
         view = view.to(self.device, non_blocking=self._non_blocking)
         return augment(view, operations) if operations and batched else view
+
+    def _geometry(self, data: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """``boxes`` and ``index`` on the device, where the batch has them."""
+        kinds = {"boxes": torch.float32, "index": torch.int64}
+        return {
+            name: data[name].to(self.device, kind, non_blocking=self._non_blocking)
+            for name, kind in kinds.items()
+            if data.get(name) is not None
+        }
 
     def _move_labels(self, samples: Sequence[Any] | None) -> None:
         # One copy for the batch: cast_data would make one per sample.

@@ -36,7 +36,7 @@ from mmssl_ext.engine.hooks.draw_key import keyed_datasets
 from mmssl_ext.registry import DATASETS, MODELS
 
 from .curves import BLUE, FAINT, GREEN, INK, ORANGE, PINK
-from .learned_features import Placement, collate
+from .learned_features import collate
 from .method_figures import patch_boxes, to_images
 from .sheet import MARGIN, TOP, WIDTH, Box, Sheet, shortened, write_sheet
 
@@ -44,7 +44,6 @@ MAX_IMAGES = 32  # more would be a picture that no viewer opens
 _PER_LINE = 5  # views beside the original; further ones start a new line
 _GAP, _LINE = 14, 14  # pixels between pictures; of a line of text
 _COLORS = (BLUE, ORANGE, GREEN, PINK, "#6e5494", "#8a6d00")
-_STILL = (ColorJitter, GaussianBlur, RandomGrayscale, RandomSolarize)
 
 
 class Draw(NamedTuple):
@@ -68,12 +67,10 @@ class Record:
     Attributes:
         original: The image that the views are cut from, H x W x 3.
         draws: Of each view, in the order of application.
-        known: Whether all transforms of a view are in ``draws``.
     """
 
     original: np.ndarray | None = None
     draws: list[list[Draw]] = field(default_factory=list)
-    known: list[bool] = field(default_factory=list)
 
 
 class Seen(NamedTuple):
@@ -85,6 +82,7 @@ class Seen(NamedTuple):
         original: H x W x 3, or None where the pipeline hides it.
         views: uint8 arrays, H x W x 3 each, or P x H x W x 3 for P patches.
         draws: Of each view; empty where they are not known.
+        boxes: Where each view was cut, V x 4, as a batch has it; or None.
     """
 
     number: int
@@ -92,6 +90,7 @@ class Seen(NamedTuple):
     original: np.ndarray | None
     views: list[np.ndarray]
     draws: list[list[Draw]]
+    boxes: np.ndarray | None
 
 
 def recorded(dataset: SSLDataset) -> tuple[SSLDataset, Record]:
@@ -130,10 +129,6 @@ def _watched(transform: Any, record: Record) -> Callable[[dict], dict]:
         record.original = np.asarray(results["img"]).copy()
         results = twin(results)
         record.draws = [list(log) for log in logs]
-        record.known = [
-            all(isinstance(t, RandomTransform) for t in pipeline)
-            for pipeline in transform.pipelines
-        ]
         return results
 
     return make_views
@@ -151,28 +146,6 @@ def _noting(transform: Any, log: list[Draw]) -> Any:
 
     vars(twin)["draw"] = draw  # shadows the method; encode() and apply() stay
     return twin
-
-
-def placement(draws: Sequence[Draw], known: bool) -> Placement | None:
-    """Where the pixels of a view come from, or None where that cannot be said."""
-    allowed = (RandomResizedCrop, RandomFlip, *_STILL)
-    if not known or not draws or any(type(d.transform) not in allowed for d in draws):
-        return None
-    scale: Any = np.ones(2)
-    shift: Any = np.zeros(2)
-    size: Any = np.array(draws[0].size)
-    for transform, params, _ in draws:
-        if isinstance(transform, RandomResizedCrop):
-            left, upper, right, lower = params
-            new = np.array(transform.size[::-1])  # (width, height)
-            shift = shift + scale * (left, upper)
-            scale = scale * (right - left, lower - upper) / new
-            size = new
-        elif isinstance(transform, RandomFlip) and params is not None:
-            shift = shift + scale * (size[0], 0)
-            scale = scale * (-1, 1)
-    pairs = [(float(v[0]), float(v[1])) for v in (scale, shift)]
-    return Placement(pairs[0], pairs[1], (int(size[0]), int(size[1])))
 
 
 def describe(draw: Draw) -> str | None:
@@ -258,7 +231,8 @@ def network_inputs(
         shown = [to_images(v, preprocessor.mean, preprocessor.std)[0] for v in views]
         path = str(item["data_samples"].img_path)
         draws = [list(log) for log in record.draws] or [[] for _ in shown]
-        yield Seen(index, path, record.original, shown, draws)
+        boxes = item["boxes"].numpy() if "boxes" in item else None
+        yield Seen(index, path, record.original, shown, draws, boxes)
 
 
 def browse(
@@ -403,16 +377,24 @@ def _grid(name: str, seen: Sequence[Seen], seed: int, epoch: int, keyed: bool) -
 
 def _outline(sheet: Sheet, image: Seen, box: Box, number: int, color: str) -> None:
     """Frame on the original what a view is cut from."""
-    first = image.draws[number][0] if image.draws[number] else None
-    if image.original is None or first is None:
+    cut = _cut(image, number)
+    if image.original is None or cut is None or np.isnan(cut).any():
         return
-    if not isinstance(first.transform, RandomResizedCrop):
-        return
-    scale = box.width / image.original.shape[1]
-    left, upper, right, lower = (scale * v for v in first.params)
-    cut = Box(box.x + left, box.y + upper, right - left, lower - upper)
-    sheet.frame(cut, "white", 3.5)
-    sheet.frame(cut, color, 2, inset=0.75)
+    # Mirrored or not, and without the black beside an image that is too small.
+    corners = np.clip(np.sort(np.reshape(cut, (2, 2)), axis=0), 0, 1)
+    left, upper, right, lower = (corners * (box.width, box.height)).ravel()
+    frame = Box(box.x + left, box.y + upper, right - left, lower - upper)
+    sheet.frame(frame, "white", 3.5)
+    sheet.frame(frame, color, 2, inset=0.75)
+
+
+def _cut(image: Seen, number: int) -> Sequence[float] | None:
+    """The box of a view; of patches that of the crop that they are from."""
+    if image.views[number].ndim == 4:
+        draws = image.draws[number]
+        if draws and isinstance(draws[0].transform, RandomResizedCrop):
+            return draws[0].transform.locate(draws[0].params, draws[0].size)
+    return None if image.boxes is None else image.boxes[number]
 
 
 def image_size_text(image: Seen) -> str:

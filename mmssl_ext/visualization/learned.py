@@ -35,9 +35,8 @@ from mmssl_ext.files import write_bytes, write_text
 from mmssl_ext.registry import MODELS
 
 from . import learned_figures as figures
-from .browse import Record, placement, recorded
 from .learned_features import (
-    Matches,
+    chance_of,
     collate,
     cosines,
     distances,
@@ -341,7 +340,8 @@ def _similarity(subject: Subject) -> figures.Drawn:
 
 
 def _matches(subject: Subject) -> figures.Drawn:
-    dataset, record = recorded(_enlarged(subject))
+    dataset = copy.copy(_enlarged(subject))
+    dataset._draw_key = DrawKey()  # the key of the images themselves stays as it is
     dataset.set_draw_key(subject.options.seed, 0)
     preprocessor = subject.model.data_preprocessor
     pairs, grids, found, errors, names = [], [], [], [], []
@@ -370,11 +370,11 @@ def _matches(subject: Subject) -> figures.Drawn:
         first, second = (m[-1] for m in maps)
         shape = (first.shape[:2], second.shape[:2])
         matches = mutual_matches(first, second)
-        places = _placements(record)
+        boxes = item.get("boxes", torch.full((2, 4), torch.nan))[:2]
         far = None
-        if places is not None:
-            far = distances(matches, shape, places)
-            chances.append((_chance(matches, shape, places), len(far)))
+        if boxes.isfinite().all():
+            far = distances(matches, shape, boxes)
+            chances.append((chance_of(matches, shape, boxes), len(far)))
         pairs.append((pixels[0], pixels[1]))
         grids.append(shape)
         found.append(matches)
@@ -389,30 +389,6 @@ def _matches(subject: Subject) -> figures.Drawn:
     return figures.matches_sheet(
         subject.name, pairs, grids, found, errors, names, chance
     )
-
-
-def _placements(record: Record) -> Any:
-    if len(record.draws) < 2:
-        return None
-    places = [placement(d, k) for d, k in zip(record.draws, record.known, strict=True)]
-    return None if None in places[:2] else tuple(places[:2])
-
-
-def _chance(matches: Matches, grids: Any, places: Any) -> float:
-    """Share of true matches if the second cell of each were any cell, all alike."""
-    cells = grids[1][0] * grids[1][1]
-    hits = [
-        (
-            distances(
-                Matches(matches.first, np.full(len(matches.first), i), matches.cosine),
-                grids,
-                places,
-            )
-            <= 1
-        ).mean()
-        for i in range(cells)
-    ]
-    return float(np.mean(hits)) if len(matches.first) else 0.0
 
 
 def _enlarged(subject: Subject) -> SSLDataset:

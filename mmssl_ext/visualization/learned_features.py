@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmssl_ext.engine.errors import ConfigError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
+from mmssl_ext.models.layers.geometry import cell_centres, to_image, to_view
 
 _STAGES = ("res2", "res3", "res4", "res5")  # the field's names of layer1 to layer4
 
@@ -183,49 +184,45 @@ def nearest(features: Tensor, queries: Sequence[int], count: int) -> tuple[Any, 
     return found.numpy(), values.numpy()
 
 
-class Placement(NamedTuple):
-    """Where the pixels of a view come from: x = scale x view + shift, per axis.
+def true_places(grid: tuple[int, int], boxes: Tensor) -> np.ndarray:
+    """Where the cells of a view are in another view of the image.
 
-    Attributes:
-        scale: Pixels of the image per pixel of the view, (x, y); negative if mirrored.
-        shift: Place of the view's corner in the image, (x, y).
-        size: (width, height) of the view.
+    Args:
+        grid: Cells (h, w) of the first view.
+        boxes: Where the two views were cut, 2 x 4, as a batch has it.
+
+    Returns:
+        Their centres (u, v), h*w x 2, in units of the second view; outside of [0, 1]
+        that does not show the place.
     """
-
-    scale: tuple[float, float]
-    shift: tuple[float, float]
-    size: tuple[int, int]
-
-    def to_image(self, points: np.ndarray) -> np.ndarray:
-        """Points (x, y) of the view, n x 2, in pixels of the image."""
-        return points * self.scale + self.shift
-
-    def from_image(self, points: np.ndarray) -> np.ndarray:
-        """Points (x, y) of the image, n x 2, in pixels of the view."""
-        return (points - self.shift) / self.scale
-
-
-def centres(grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Centres (x, y) of the h x w cells of a view of a size (width, height)."""
-    y, x = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
-    return np.stack([(x + 0.5) / grid[1] * size[0], (y + 0.5) / grid[0] * size[1]], 1)
+    first, second = boxes.double()[:, None]
+    return to_view(to_image(cell_centres(*grid), first), second)[0].numpy()
 
 
 def distances(
-    matches: Matches,
-    grids: tuple[tuple[int, int], tuple[int, int]],
-    placements: tuple[Placement, Placement],
+    matches: Matches, grids: tuple[tuple[int, int], tuple[int, int]], boxes: Tensor
 ) -> np.ndarray:
     """How far each match is from the true place, in cells of the second view, m.
 
     The larger of the distances along x and y.
     """
-    first, second = placements
-    points = centres(grids[0], first.size)[matches.first]
-    true = second.from_image(first.to_image(points))
-    found = centres(grids[1], second.size)[matches.second]
-    cell = np.divide(second.size, grids[1][::-1])  # pixels, (width, height)
-    return np.abs((found - true) / cell).max(axis=1, initial=0)
+    every = _to_every_cell(matches.first, grids, boxes)
+    return every[np.arange(len(every)), matches.second]
+
+
+def chance_of(
+    matches: Matches, grids: tuple[tuple[int, int], tuple[int, int]], boxes: Tensor
+) -> float:
+    """Share of matches within one cell of the true place if any cell were chosen."""
+    every = _to_every_cell(matches.first, grids, boxes)
+    return float((every <= 1).mean()) if len(every) else 0.0
+
+
+def _to_every_cell(cells: np.ndarray, grids: Any, boxes: Tensor) -> np.ndarray:
+    """From the true places of some cells to all cells of the other view, m x h*w."""
+    true = true_places(grids[0], boxes)[cells]
+    found = cell_centres(*grids[1]).numpy()
+    return np.abs((found - true[:, None]) * grids[1][::-1]).max(axis=2)
 
 
 def flat_embedding(
@@ -296,6 +293,10 @@ def collate(items: Sequence[Any]) -> dict[str, Any]:
         for view in views
     ]
     batch["inputs"] = views[0] if single else views
+    if "boxes" in batch:
+        batch["boxes"] = torch.stack(list(batch["boxes"]))
+    if "index" in batch:
+        batch["index"] = torch.tensor(batch["index"])
     if "augment" in batch:
         batch["augment"] = [
             {name: torch.stack(list(params)) for name, params in operations.items()}

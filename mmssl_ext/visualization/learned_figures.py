@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 
 from .curves import BLUE, FAINT, GREEN, INK, ORANGE, PINK
-from .learned_features import Matches, centres
-from .method_figures import color_bar
+from .learned_features import Matches
+from .method_figures import cell_centres, color_bar
 from .sheet import LINE, MARGIN, TOP, WIDTH, Box, Sheet, shortened
 
 _INNER = WIDTH - 2 * MARGIN
@@ -238,8 +238,7 @@ def matches_sheet(
             sheet.grid(grid, box, 0.25)
         found, error = matches[i], errors[i]
         ends = [
-            centres(grid, (1, 1))[cells[:shown]] * (box.width, box.height)
-            + (box.x, box.y)
+            cell_centres(grid, box)[cells[:shown]]
             for grid, cells, box in zip(
                 grids[i], (found.first, found.second), boxes, strict=True
             )

@@ -15,7 +15,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from mmssl_ext.models.layers import geometry
+
 from .curves import BLUE, FAINT, GREEN, INK, ORANGE
+from .learned_features import Matches, chance_of, distances, true_places
 from .sheet import LINE, MARGIN, TOP, WIDTH, Box, Sheet
 
 # One colour per image, dark enough for text.
@@ -28,13 +31,8 @@ _COSINES = LinearSegmentedColormap.from_list(
 
 def cell_centres(grid: tuple[int, int], box: Box) -> np.ndarray:
     """Centres (x, y) of the h x w cells that fill a box, row by row: h*w x 2."""
-    y, x = (
-        start + (np.arange(count) + 0.5) / count * size
-        for start, count, size in zip(
-            (box.y, box.x), grid, (box.height, box.width), strict=True
-        )
-    )
-    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    centres = geometry.cell_centres(*grid).numpy()
+    return centres * (box.width, box.height) + (box.x, box.y)
 
 
 def match_lines(
@@ -63,6 +61,27 @@ def arcs(lines: np.ndarray, bend: float = 0.04) -> np.ndarray:
 def most_similar(similarity: np.ndarray) -> np.ndarray:
     """Which third of the pairs, rounded up, is the most similar; the best is last."""
     return np.argsort(similarity, kind="stable")[-len(similarity) // 3 :]
+
+
+def agreement(match: np.ndarray, grid: tuple[int, int], boxes: Tensor) -> str:
+    """How many matches of a pair of views are at the true place, in words.
+
+    Args:
+        match: Key cell of each query cell, h*w.
+        grid: Cells (h, w) of both views.
+        boxes: Where the views were cut, 2 x 4.
+    """
+    true = true_places(grid, boxes)
+    seen = np.flatnonzero(((true >= 0) & (true <= 1)).all(1))
+    if not len(seen):
+        return "the key view shows none of these cells"
+    shown = Matches(seen, match[seen], np.ones(len(seen)))
+    right = (distances(shown, (grid, grid), boxes) <= 1).sum()
+    chance = chance_of(shown, (grid, grid), boxes)
+    return (
+        f"{right} of the {len(seen)} cells that the key view shows too are matched "
+        f"within one cell of their true place (by chance {chance:.0%})"
+    )
 
 
 def region_mask(
@@ -110,7 +129,8 @@ def matched_cells(
     side, gap = 240, 200
     left = (WIDTH - 2 * side - gap) // 2
     height = round(side * views[0].shape[1] / views[0].shape[2])
-    pitch = height + 46
+    boxes = found.get("boxes")  # N x V x 4
+    pitch = height + (46 if boxes is None else 62)
     best = [most_similar(row) for row in similarity]
     sheet = Sheet(
         TOP + pitch * len(labels),
@@ -145,6 +165,9 @@ def matched_cells(
             f"the same place; mean cosine {similarity[i].mean():.2f}"
         )
         sheet.text(left, y + height + 15, text, color=FAINT)
+        if boxes is not None and boxes[i].isfinite().all():
+            text = agreement(match[i], grid, boxes[i])
+            sheet.text(left, y + height + 31, text, color=FAINT)
     return sheet
 
 
@@ -309,7 +332,7 @@ DRAWINGS: dict[str, Callable[..., Sheet]] = {
 def to_images(view: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
     """Turn a normalised view ... x 3 x H x W into uint8 ... x H x W x 3.
 
-    A view that was left in uint8, as key views are for several ranks, stays as it is.
+    A view that was left in uint8, as methods get them in training, stays as it is.
     """
     pixels = view
     if view.is_floating_point():

@@ -91,6 +91,8 @@ def draw_picture(
         key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value
         for key, value in found.items()
     }
+    if "boxes" in batch:
+        arrays["boxes"] = batch["boxes"][:, :2]
     drawing = next((d for key, d in DRAWINGS.items() if key in found), None)
     if drawing is None:
         raise ValueError(

@@ -116,7 +116,7 @@ def test_batches_hold_crops_and_the_parameters_drawn(folder, num_workers, backen
     first = [TRANSFORMS.build(view[0]) for view in VIEWS]
     rest = [[TRANSFORMS.build(t) for t in view[1:]] for view in VIEWS]
     for start, batch in zip((0, 10, 20), batches, strict=True):
-        assert set(batch) == {"inputs", "data_samples", "augment"}
+        assert set(batch) == {"inputs", "data_samples", "augment", "boxes", "index"}
         assert isinstance(batch["augment"], list)
         assert [list(view) for view in batch["augment"]] == NAMES  # order kept
         for v, (view, augment) in enumerate(

@@ -1,5 +1,6 @@
 """A loader that is one batch ahead delivers what the loader itself would."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -217,7 +218,8 @@ def test_copies_on_the_gpu_are_right_and_stay_so():
             views = [
                 torch.full(size, (index + v) % 256, dtype=torch.uint8) for v in (0, 1)
             ]
-            return {"inputs": views, "data_samples": index, "augment": [torch.ones(2)]}
+            batch = {"inputs": views, "data_samples": index, "augment": [torch.ones(2)]}
+            return batch | {"boxes": torch.full((64, 2, 4), index / 8)}
 
     loader = DataLoader(Large(), batch_size=None, pin_memory=True)
     sums = []
@@ -225,12 +227,46 @@ def test_copies_on_the_gpu_are_right_and_stay_so():
     for batch in PrefetchLoader(loader, CopyToDevice(device)):
         assert all(view.device == device for view in batch["inputs"])
         assert batch["augment"][0].device.type == "cpu"
+        assert batch["boxes"].device == device
+        assert batch["boxes"].unique().item() == batch["data_samples"] / 8
         for _ in range(4):  # keeps the stream busy behind the host
             work = work @ work * 1e-3
         sums += [view.double().mean() for view in batch["inputs"]]
         del batch
     expected = [float((i + v) % 256) for i in range(30) for v in (0, 1)]
     assert torch.stack(sums).tolist() == expected
+
+
+def test_boxes_and_index_travel_with_the_views(monkeypatch):
+    """What is copied, and kept from the copying stream, told by stand-ins."""
+    copied, kept = [], []
+
+    class Stream:
+        def __init__(self, *args):
+            self.wait_event = lambda event: None
+
+        def record_event(self):
+            return None
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, s: kept.append(x))
+    copy = CopyToDevice(torch.device("cuda"))
+    monkeypatch.setattr(copy, "_copy", lambda x: copied.append(x) or x + 1)
+    views = [torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)]
+    batch = {"inputs": views, "boxes": torch.rand(2, 2, 4), "index": torch.arange(2)}
+    batch["augment"] = [torch.ones(2)]
+    found = copy(batch)()
+    assert [id(x) for x in copied] == [
+        id(x) for x in (*views, batch["boxes"], batch["index"])
+    ]
+    assert torch.equal(found["boxes"], batch["boxes"] + 1)
+    assert found["index"].tolist() == [1, 2] and found["augment"] is batch["augment"]
+    assert len(kept) == 4
+    # Items that were not collated stay as they are, as their views do.
+    lists = {"inputs": [views], "boxes": [torch.rand(2, 4)], "index": [0]}
+    assert copy(lists)()["index"] == [0]
 
 
 def test_batches_of_another_kind_pass(monkeypatch):

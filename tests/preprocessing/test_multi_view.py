@@ -151,17 +151,47 @@ def test_whole_batches_are_augmented_except_on_the_cpu():
     assert elsewhere.shape == default.shape and elsewhere.device.type == "meta"
 
 
-def test_raw_views_are_augmented_and_left_to_be_normalised(preprocessor):
+def test_a_method_gets_uint8_in_training_and_normalises_later():
+    preprocessor = MultiViewPreprocessor(MEAN, STD, for_method=True)
     augmentation = [{"RandomFlip": GRAY}, {"RandomFlip": 1 - GRAY}]
     batch = {"inputs": [view(0), view(1)], "augment": augmentation}
-    expected = preprocessor(batch)["inputs"]
-    preprocessor.raw_views = frozenset({1})
-    first, second = preprocessor(batch)["inputs"]
-    assert torch.equal(first, expected[0])
-    assert second.dtype == torch.uint8 and torch.equal(second[1], view(1)[1].flip(2))
-    before = second.clone()
-    assert torch.equal(preprocessor.normalise(second), expected[1])
-    assert torch.equal(second, before)
+    expected = MultiViewPreprocessor(MEAN, STD)(batch, training=True)["inputs"]
+    raw = preprocessor(batch, training=True)["inputs"]
+    assert [v.dtype for v in raw] == [torch.uint8] * 2
+    assert torch.equal(raw[1][1], view(1)[1].flip(2))
+    before = raw[1].clone()
+    for number in range(2):
+        assert torch.equal(preprocessor.normalise(raw[number]), expected[number])
+    assert torch.equal(raw[1], before)
+    evaluated = preprocessor(batch)["inputs"]  # training=False
+    assert torch.equal(evaluated[1], expected[1])
+    assert preprocessor.normalise(evaluated[1]) is evaluated[1]
+
+
+def test_views_of_floats_are_normalised_once():
+    preprocessor = MultiViewPreprocessor(MEAN, STD, for_method=True)
+    batch = {"inputs": [view(0).float(), view(1)]}
+    first, second = preprocessor(batch, training=True)["inputs"]
+    assert second.dtype == torch.uint8
+    expected = MultiViewPreprocessor(MEAN, STD)({"inputs": view(0)})["inputs"]
+    assert torch.equal(preprocessor.normalise(first), expected)
+
+
+def test_boxes_and_index_are_for_methods_only():
+    boxes = torch.rand(4, 1, 4, dtype=torch.float64)
+    batch = {"inputs": [view(0)], "boxes": boxes, "index": torch.tensor([3, 1, 4, 1])}
+    for training in (False, True):
+        plain_result = MultiViewPreprocessor()(batch, training)
+        assert set(plain_result) == {"inputs", "data_samples"}
+    method = MultiViewPreprocessor(for_method=True)
+    result = method(batch, training=True)
+    assert torch.equal(result["boxes"], boxes.float())
+    assert result["index"].dtype == torch.int64
+    assert result["index"].tolist() == [3, 1, 4, 1]
+    moved = method.to("meta")(batch)
+    assert moved["boxes"].device.type == moved["index"].device.type == "meta"
+    without = {"inputs": [view(0)], "boxes": None}
+    assert set(method(without)) == {"inputs", "data_samples"}
 
 
 def test_normalising_is_exact_to_a_millionth():

@@ -11,13 +11,13 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmssl_ext.datasets.folder import ImageFolder
 from mmssl_ext.datasets.transforms.color import ColorJitter, JitterParams
 from mmssl_ext.datasets.transforms.geometry import RandomFlip, RandomResizedCrop
 from mmssl_ext.engine.launch import load_config
 from mmssl_ext.registry import MODELS
 from mmssl_ext.visualization import browse as browsing
-from mmssl_ext.visualization.browse import Draw, describe, network_inputs, placement
+from mmssl_ext.visualization.browse import Draw, describe, network_inputs
+from mmssl_ext.visualization.sheet import Box
 from tests.harness import REPO, config
 
 _spec = importlib.util.spec_from_file_location(
@@ -125,46 +125,34 @@ def test_draws_in_words():
     assert describe(Draw(RandomFlip(), None, (8, 8))) is None
 
 
-def test_placement_finds_the_pixels_of_a_view(tmp_path):
-    """An image whose colours are its coordinates says itself where a view is from."""
-    x, y = np.meshgrid(np.arange(256), np.arange(200))
-    pixels = np.stack([x, y, 0 * x], -1).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    crop = dict(type="RandomResizedCrop", size=(40, 60), scale=(0.3, 0.9))
-    again = dict(type="RandomResizedCrop", size=(30, 30), scale=(0.5, 0.9))
-    flip = dict(type="RandomFlip", prob=0.5)
-    views = [[crop, flip], [crop, flip, again, flip]]
-    steps = [dict(type="DecodeImage"), dict(type="MakeViews", views=views)]
-    dataset, record = browsing.recorded(
-        ImageFolder(str(tmp_path), [*steps, dict(type="PackViews")])
-    )
-    mirrored = 0
-    for epoch in range(20):
-        dataset.set_draw_key(0, epoch)
-        for view, draws in zip(dataset[0]["inputs"], record.draws, strict=True):
-            place = placement(draws, True)
-            height, width = view.shape[1:]
-            assert place.size == (width, height)
-            points = np.array([[5.5, 7.5], [20.5, 11.5], [27.5, 25.5]])
-            x, y = points.astype(int).T
-            true = view[:2, y, x].T.numpy()  # (x, y) in the image, by its colours
-            # Pixel i covers [i, i + 1], hence the half; colours are rounded.
-            assert np.abs(place.to_image(points) - 0.5 - true).max() < 1.6
-            assert np.allclose(place.from_image(place.to_image(points)), points)
-            mirrored += place.scale[0] < 0
-    assert 5 < mirrored < 35
+@pytest.mark.parametrize("augment_on", ["worker", "device"])
+def test_frames_are_what_the_views_are_cut_from(photos, augment_on, monkeypatch):
+    """Also where the view is mirrored, or a set of patches."""
+    cfg = device_config(photos, augment_on, patches=True)
+    dataset = browsing.training_dataset(cfg)
+    preprocessor = MODELS.build(dict(type="MultiViewPreprocessor"))
+    frames = []
 
+    class Frames:
+        def frame(self, box, *args, **options):
+            frames.append(box)
 
-def test_placement_is_unknown_after_other_transforms():
-    crop = Draw(RandomResizedCrop(8), (0, 0, 4, 4), (8, 8))
-    assert placement([crop], known=True) is not None
-    assert placement([crop], known=False) is None
-    assert placement([], known=True) is None
-
-    class Other(RandomResizedCrop):
-        pass
-
-    assert placement([Draw(Other(8), (0, 0, 4, 4), (8, 8))], known=True) is None
+    seen = list(network_inputs(dataset, preprocessor, range(6), 7, 0))
+    mirrored = sum(row[0] > row[2] for image in seen for row in image.boxes[:2])
+    assert 2 < mirrored < 10
+    for image in seen:
+        assert np.isnan(image.boxes[2]).all()
+        height, width = image.original.shape[:2]
+        for number, draws in enumerate(image.draws):
+            frames.clear()
+            browsing._outline(
+                Frames(), image, Box(5, 9, width / 2, height / 2), number, "r"
+            )
+            left, upper, right, lower = draws[0].params
+            expected = (5 + left / 2, 9 + upper / 2)
+            expected += ((right - left) / 2, (lower - upper) / 2)
+            assert frames[0] == frames[1]
+            assert np.allclose(frames[0], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", PRETRAINING)

@@ -91,12 +91,11 @@ def test_mutual_matches_against_a_loop():
 
 def test_distances_by_hand():
     # View 1 is the left half of a 64 x 32 image, mirrored; view 2 is all of it.
-    first = features.Placement((-1.0, 1.0), (32.0, 0.0), (32, 32))
-    second = features.Placement((1.0, 1.0), (0.0, 0.0), (64, 32))
+    boxes = torch.tensor([[0.5, 0, 0, 1], [0, 0, 1, 1]])
     matches = features.Matches(np.array([0, 1, 2]), np.array([1, 0, 7]), np.ones(3))
     # Cells of 16 px. 0: centre (8, 8), in the image (24, 8): cell 1. 1: cell 0.
     # 2: row 1, column 0, in the image (24, 24): cell 5, two columns from cell 7.
-    found = features.distances(matches, ((2, 2), (2, 4)), (first, second))
+    found = features.distances(matches, ((2, 2), (2, 4)), boxes)
     assert found.tolist() == [0, 0, 2]
 
 
@@ -199,13 +198,12 @@ class Swap:
 
 
 def test_chance_is_that_of_any_cell():
-    first = features.Placement((1.0, 1.0), (0.0, 0.0), (64, 64))
-    second = features.Placement((1.0, 1.0), (32.0, 0.0), (64, 64))
+    boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.25, 0, 0.75, 1]])
     grids = ((4, 4), (4, 4))
     matches = features.Matches(np.array([0, 2, 7]), np.zeros(3, int), np.ones(3))
     # In view 2: cell 0 is two columns outside: none; 2 is cell 0: 4 cells; 7 (row 1,
     # column 3) is column 1 of row 1: 9 cells.
-    chance = learned._chance(matches, grids, (first, second))
+    chance = features.chance_of(matches, grids, boxes)
     assert chance == pytest.approx((0 + 4 + 9) / 3 / 16)
 
 

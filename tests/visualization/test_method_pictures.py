@@ -137,6 +137,33 @@ def test_views_that_the_device_augments_are_shown_augmented(root, method):
     assert not np.array_equal(sheets[0], picture(root, method, 3).pixels())
 
 
+def test_agreement_with_the_geometry_by_hand():
+    """View 2 is the right half of view 1, which is the whole image: 2 x 4 cells."""
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0.5, 0, 1, 1]])
+    # Columns 2 and 3 of both rows are seen: their true u is 1/4 and 3/4, that is 1 and
+    # 3 in columns of view 2, up to half a column: cells 0, 1 and 2, 3 are within one.
+    match = np.array([0, 0, 1, 0, 7, 7, 6, 7])  # right: cells 2 and 7; 6 is too far
+    text = figures.agreement(match, (2, 4), boxes)
+    assert text.startswith("2 of the 4 cells that the key view shows too")
+    # u = 1/4 has two columns within one cell, u = 3/4 as many; both rows are.
+    assert text.endswith("(by chance 50%)")
+    mirrored = torch.tensor([[0.0, 0, 1, 1], [1, 0, 0.5, 1]])
+    match = np.array([0, 0, 3, 0, 7, 7, 6, 7])  # cells 2, 3 and 6 are right
+    assert figures.agreement(match, (2, 4), mirrored).startswith("3 of the 4")
+    apart = torch.tensor([[0.0, 0, 0.4, 1], [0.5, 0, 1, 1]])
+    assert figures.agreement(match, (2, 4), apart).startswith("the key view shows none")
+
+
+def test_agreement_stands_below_the_pair_where_the_boxes_are_known(root):
+    told = [t for t in texts(picture(root, "DenseCL", 3)) if "true place" in t]
+    assert len(told) == 3 and all("(by chance " in text for text in told)
+    cfg = load_config(root / "DenseCL.py")
+    cfg.train_dataloader.dataset.pipeline[-1].geometry = False
+    bare = draw_picture(cfg, root / "DenseCL.pth", root / "images", 3)
+    assert not [t for t in texts(bare) if "true place" in t]
+    assert len(rows(bare)) == 3
+
+
 def test_cell_centres_by_hand():
     # 2 x 3 cells of 20 x 5 pixels (width x height)
     centres = figures.cell_centres((2, 3), Box(100, 10, 60, 10))
@@ -308,11 +335,13 @@ def test_patches_keep_their_order():
 def test_images_come_back_from_normalised_tensors(shape):
     generator = torch.Generator().manual_seed(0)
     views = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    preprocessor = MultiViewPreprocessor()
-    preprocessor.raw_views = frozenset([1])  # not normalised, as keys of several ranks
-    normalised = preprocessor({"inputs": [views, views]})["inputs"]
-    assert [view.dtype for view in normalised] == [torch.float32, torch.uint8]
-    for view in normalised:
+    preprocessor = MultiViewPreprocessor(for_method=True)
+    raw, normalised = (
+        preprocessor({"inputs": views}, training)["inputs"]
+        for training in (True, False)
+    )
+    assert (raw.dtype, normalised.dtype) == (torch.uint8, torch.float32)
+    for view in (raw, normalised):
         images = figures.to_images(view, preprocessor.mean, preprocessor.std)
         assert np.array_equal(images, views.movedim(-3, -1).numpy())
 

@@ -4,6 +4,7 @@ from .color import ColorJitter, GaussianBlur, RandomGrayscale, RandomSolarize
 from .decode import DecodeImage, UnreadableImageError
 from .geometry import CenterCrop, RandomFlip, RandomResizedCrop, ResizeShort
 from .patches import CutPatches
+from .placing import move_box
 from .views import MakeViews, PackViews
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "RandomSolarize",
     "ResizeShort",
     "UnreadableImageError",
+    "move_box",
 ]

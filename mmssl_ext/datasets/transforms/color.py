@@ -142,6 +142,7 @@ class ColorJitter(RandomTransform):
     """
 
     device_name = "ColorJitter"
+    keeps_box = True
 
     def __init__(
         self,
@@ -194,6 +195,7 @@ class RandomGrayscale(RandomTransform):
     """With probability ``prob`` set all channels to the luma (ITU-R 601-2)."""
 
     device_name = "RandomGrayscale"
+    keeps_box = True
 
     def __init__(self, prob: float = 0.2) -> None:
         self.prob = check_prob("RandomGrayscale", prob)
@@ -221,6 +223,7 @@ class RandomSolarize(RandomTransform):
     """
 
     device_name = "RandomSolarize"
+    keeps_box = True
 
     def __init__(self, threshold: int = 128, prob: float = 0.2) -> None:
         if not isinstance(threshold, int) or not 0 <= threshold <= 256:
@@ -254,6 +257,7 @@ class GaussianBlur(RandomTransform):
     """
 
     device_name = "GaussianBlur"
+    keeps_box = True
 
     def __init__(
         self, sigma_range: Sequence[float] = (0.1, 2.0), prob: float = 0.5

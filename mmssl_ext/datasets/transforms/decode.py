@@ -91,6 +91,8 @@ class DecodeImage:
             truncated file, a file of another type, or too many pixels.
     """
 
+    keeps_box = True  # of the upright image, which it makes before anything is cut
+
     def __init__(self, backend: str = "array", max_pixels: int = 178_956_970) -> None:
         if backend not in ("array", "pil"):
             raise ValueError(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mmssl_ext.registry import TRANSFORMS
 
+from .placing import ViewBox, in_units, move_box
 from .random import (
     AnyImage,
     RandomTransform,
@@ -74,6 +75,8 @@ class RandomResizedCrop(RandomTransform):
         ratio: Range of width / height of the crop.
     """
 
+    keeps_box = True
+
     def __init__(
         self,
         size: int | Sequence[int],
@@ -109,12 +112,17 @@ class RandomResizedCrop(RandomTransform):
         """Cut and resize."""
         return resize(img, self.size, params)
 
+    def locate(self, params: Box, size: tuple[int, int]) -> ViewBox:
+        """Return the crop."""
+        return in_units(params, size)
+
 
 @TRANSFORMS.register_module()
 class RandomFlip(RandomTransform):
     """Horizontal flip with probability ``prob``."""
 
     device_name = "RandomFlip"
+    keeps_box = True
 
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = check_prob("RandomFlip", prob)
@@ -126,6 +134,10 @@ class RandomFlip(RandomTransform):
     def apply(self, img: AnyImage, params: bool) -> AnyImage:
         """Mirror the image left to right."""
         return flip(img)
+
+    def locate(self, params: bool, size: tuple[int, int]) -> ViewBox:
+        """Return the whole image, mirrored."""
+        return 1.0, 0.0, 0.0, 1.0
 
     def encode(self, params: bool | None) -> np.ndarray:
         """Return 1 for a flip, else 0."""
@@ -139,6 +151,8 @@ class ResizeShort:
     Of an image that is more than 20 times as long as wide, only the central part of
     that shape is kept, which bounds the memory.
     """
+
+    keeps_box = True
 
     def __init__(self, size: int) -> None:
         self.size = check_size("ResizeShort", size)[0]
@@ -157,12 +171,16 @@ class ResizeShort:
             else (self.size, int(self.size * w / h))
         )
         results["img"] = resize(img, target, box)
+        if (w, h) != (width, height):
+            move_box(results, in_units(box, (width, height)))
         return results
 
 
 @TRANSFORMS.register_module()
 class CenterCrop:
     """Central crop of ``size`` pixels, black where the image is smaller."""
+
+    keeps_box = True
 
     def __init__(self, size: int | Sequence[int]) -> None:
         self.size = check_size("CenterCrop", size)
@@ -175,6 +193,7 @@ class CenterCrop:
             box = _center_box(image_size(img), width, height)
             crop = _cut if isinstance(img, np.ndarray) else Image.Image.crop
             results["img"] = crop(img, box)
+            move_box(results, in_units(box, image_size(img)))
         return results
 
 

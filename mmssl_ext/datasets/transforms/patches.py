@@ -31,7 +31,8 @@ class CutPatches(RandomTransform):
     the cells have H // grid x W // grid; the gaps between patches leave neighbours no
     common edge by which to match them. ``results["img"]`` becomes an array
     P x size x size x 3, or a list, of P = grid**2 images, so this must be the last
-    transform of a view.
+    transform of a view. Patches have no one place in the image, so such a view has no
+    box.
 
     Args:
         size: Side of the patches in pixels.

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from PIL import Image
 
+from .placing import WHOLE, ViewBox, move_box
+
 AnyImage: TypeAlias = Image.Image | np.ndarray  # PIL in RGB, or uint8 H x W x 3
 
 
@@ -29,6 +31,10 @@ class RandomTransform(ABC):
     #: leaves to the device, with the parameters that :meth:`encode` gives.
     device_name: ClassVar[str | None] = None
 
+    #: Whether :meth:`locate` is right, by default that no pixel moves. A class that
+    #: defines :meth:`apply` has to say so itself; see :mod:`.placing`.
+    keeps_box: ClassVar[bool] = False
+
     @abstractmethod
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> Any:
         """Draw the parameters for an image of ``size`` = (width, height) pixels.
@@ -41,6 +47,18 @@ class RandomTransform(ABC):
     def apply(self, img: AnyImage, params: Any) -> AnyImage:
         """Return the transformed image, of the same kind; ``img`` stays as it is."""
 
+    def locate(self, params: Any, size: tuple[int, int]) -> ViewBox:
+        """Where in an image of ``size`` the pixels of the result come from.
+
+        Args:
+            params: As drawn, not None.
+            size: (width, height) in pixels.
+
+        Returns:
+            A box in units of the image, x0 > x1 where it is mirrored.
+        """
+        return WHOLE
+
     def encode(self, params: Any) -> np.ndarray:
         """Return drawn parameters, or None, as float32 of a fixed length."""
         raise NotImplementedError(f"{type(self).__name__} has no device version.")
@@ -48,9 +66,11 @@ class RandomTransform(ABC):
     def __call__(self, results: dict) -> dict:
         """Draw and apply."""
         img = results["img"]
-        params = self.draw(results["rng"], image_size(img))
+        size = image_size(img)
+        params = self.draw(results["rng"], size)
         if params is not None:
             results["img"] = self.apply(img, params)
+            move_box(results, self.locate(params, size))
         return results
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from mmssl_ext.registry import TRANSFORMS
 
 from .patches import CutPatches
+from .placing import UNKNOWN, WHOLE, ViewBox, keeps_box, part_of
 from .random import image_size
 
 
@@ -30,6 +31,11 @@ class MakeViews:
     here. The parameters are drawn here all the same, by the same draws, and written to
     ``results["augment"]``: per view a dict from name to encoded parameters, in the
     order of application.
+
+    Where in the image each view was cut is written to ``results["view_boxes"]``, as
+    pairs of a view and its box (:mod:`.placing`), a flip that is left to the device
+    included. The box is NaN for patches, and where a transform of your own does not say
+    by ``keeps_box = True`` that it moves no pixel, or that it calls ``move_box``.
 
     Args:
         views: The transforms of each view: a list of lists.
@@ -67,22 +73,32 @@ class MakeViews:
         self._kept = [len(pipeline) for pipeline in self.pipelines]
         if augment_on == "device":
             self._kept = [_tail(v, p) for v, p in enumerate(self.pipelines)]
+        self._placed = [all(map(keeps_box, pipeline)) for pipeline in self.pipelines]
 
     def __call__(self, results: dict) -> dict:
         """Add ``results["views"]`` and, if the device has to work, ``"augment"``."""
         draws, views, augment = results["draws"], [], []
+        boxes: list[ViewBox] = []
         for number, pipeline in enumerate(self.pipelines):
-            inner = {**results, "rng": draws.view(number)}
+            inner = {**results, "rng": draws.view(number), "view_box": WHOLE}
             kept = self._kept[number]
             for transform in pipeline[:kept]:
                 inner = transform(inner)
             views.append(inner["img"])
+            placed = self._placed[number]
+            box = inner.get("view_box", UNKNOWN) if placed else UNKNOWN
             if deferred := pipeline[kept:]:
                 size, rng = image_size(inner["img"]), inner["rng"]
-                augment.append(
-                    {t.device_name: t.encode(t.draw(rng, size)) for t in deferred}
-                )
+                encoded = {}
+                for transform in deferred:
+                    params = transform.draw(rng, size)
+                    encoded[transform.device_name] = transform.encode(params)
+                    if placed and params is not None:
+                        box = part_of(box, transform.locate(params, size))
+                augment.append(encoded)
+            boxes.append(box)
         results["views"] = views
+        results["view_boxes"] = list(zip(views, boxes, strict=True))
         if augment:
             results["augment"] = augment
         return results
@@ -139,7 +155,20 @@ class PackViews:
     patches. The data sample holds ``sample_idx``, ``img_path``, ``skipped`` and, where
     labelled, ``gt_label``. If MakeViews left work to the device, the item also has
     ``augment``: per view a dict from the operation's name to its parameters, float32.
+
+    Besides, the item has ``index``, the ``sample_idx`` as a number, and with MakeViews
+    ``boxes``, float32 V x 4: where in the image each of the V views was cut
+    (:mod:`.placing`), NaN where that is not known, e.g. of patches, or of a view that
+    was replaced after MakeViews.
+
+    Args:
+        geometry: False leaves out ``boxes`` and ``index``, for a preprocessor that
+            takes ``inputs`` and ``data_samples`` only, as mmpretrain's
+            ``SelfSupDataPreprocessor`` does.
     """
+
+    def __init__(self, geometry: bool = True) -> None:
+        self.geometry = geometry
 
     def __call__(self, results: dict) -> dict:
         """Return the item."""
@@ -152,6 +181,12 @@ class PackViews:
         else:
             inputs = to_tensor(results["img"])
         item = {"inputs": inputs, "data_samples": data_sample}
+        if self.geometry:
+            item["index"] = int(results["sample_idx"])
+            if "view_boxes" in results:
+                known = {id(view): box for view, box in results["view_boxes"]}
+                rows = [known.get(id(view), UNKNOWN) for view in results["views"]]
+                item["boxes"] = torch.tensor(rows, dtype=torch.float32)
         if "augment" in results:
             item["augment"] = [
                 {name: torch.from_numpy(params) for name, params in view.items()}

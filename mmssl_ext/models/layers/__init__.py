@@ -8,16 +8,22 @@ from .exchange import (
     shuffle_batch,
     unshuffle_batch,
 )
+from .geometry import overlap_grid, pairs, require_boxes, sample, warp
 from .unit import unit
 
 __all__ = [
     "Exchange",
     "SplitBatchNorm",
     "exchange_rows",
+    "overlap_grid",
+    "pairs",
     "plan_exchange",
     "protect_batch_norm",
+    "require_boxes",
+    "sample",
     "shuffle_batch",
     "split_batch_norm",
     "unit",
     "unshuffle_batch",
+    "warp",
 ]

@@ -1,0 +1,71 @@
+"""Where in the image a view was cut.
+
+A box is (x0, y0, x1, y1): the places of the view's upper left and lower right corner in
+the image that all views of it are cut from, x in units of that image's width and y of
+its height. Corners are edges, so a crop ``width`` pixels wide spans left / W to
+(left + width) / W. A mirrored view has x0 > x1.
+
+``MakeViews`` starts every view with the whole image in ``results["view_box"]``, each
+transform that moves pixels calls :func:`move_box`, and ``MakeViews`` collects what came
+out. It believes a transform only where this says that the box is right after it, by
+``keeps_box = True``: of any other nobody knows what it does to the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+ViewBox = tuple[float, float, float, float]  # x0, y0, x1, y1
+
+WHOLE: ViewBox = (0.0, 0.0, 1.0, 1.0)
+UNKNOWN: ViewBox = (float("nan"),) * 4
+
+
+def part_of(outer: ViewBox, part: ViewBox) -> ViewBox:
+    """The box of a part of a view, given relative to the view, in the image."""
+    x0, y0, x1, y1 = outer
+    width, height = x1 - x0, y1 - y0
+    return (
+        x0 + part[0] * width,
+        y0 + part[1] * height,
+        x0 + part[2] * width,
+        y0 + part[3] * height,
+    )
+
+
+def in_units(pixels: Sequence[float], size: tuple[int, int]) -> ViewBox:
+    """Left, upper, right, lower in pixels of an image of ``size`` = (width, height)."""
+    left, upper, right, lower = pixels
+    width, height = size
+    return left / width, upper / height, right / width, lower / height
+
+
+def move_box(results: dict, part: ViewBox) -> None:
+    """Say that ``results["img"]`` now is a part of what it was.
+
+    Without ``MakeViews`` there is no box, and nothing to be said.
+
+    Args:
+        results: Of a transform.
+        part: The place of the new image in the one before, in units of that; for
+            a mirrored one x0 > x1, and (1, 0, 0, 1) if it is mirrored as a whole.
+    """
+    if "view_box" in results:
+        results["view_box"] = part_of(results["view_box"], part)
+
+
+def keeps_box(transform: Any) -> bool:
+    """Whether ``results["view_box"]`` is right after a transform.
+
+    It says so by ``keeps_box``, as an attribute of its class, itself or the function
+    that it is. A class that changes by a new ``apply`` or ``__call__`` what another one
+    does to the pixels has to say it again.
+    """
+    own = getattr(transform, "__dict__", {})
+    for names in (own, *(vars(cls) for cls in type(transform).__mro__)):
+        if "keeps_box" in names:
+            return bool(names["keeps_box"])
+        if "apply" in names or "__call__" in names:
+            return False
+    return False

@@ -1,0 +1,248 @@
+"""Correspondence of two views, against cases worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmssl_ext.models.layers import geometry as geo
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+def boxes(*rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def random_boxes(count, seed):
+    """Crops of all kinds, half of them mirrored, some disjoint."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.rand(count, 4, generator=generator, dtype=torch.float64)
+    size = 0.2 + 0.6 * draw[:, :2]
+    start = draw[:, 2:] * (1 - size)
+    found = torch.cat([start, start + size], 1)
+    found[::2] = found[::2][:, [2, 1, 0, 3]]
+    return found
+
+
+def mirrored(rows):
+    return rows[:, [2, 1, 0, 3]]
+
+
+A, B = boxes((0, 0, 0.5, 0.5)), boxes((0.25, 0.25, 1, 0.75))
+
+
+def to_b(point, a=A, b=B):
+    points = boxes(point)
+    return geo.to_view(geo.to_image(points, a), b)[0, 0].tolist()
+
+
+def test_points_by_hand():
+    crop = boxes((0.1, 0.1, 0.5, 0.5))  # 64, 48 with 256 x 192 pixels of 640 x 480
+    centres = geo.cell_centres(2, 2, crop)
+    expected = [[0.2, 0.2], [0.4, 0.2], [0.2, 0.4], [0.4, 0.4]]
+    assert geo.to_image(centres, crop)[0].tolist() == [
+        pytest.approx(e) for e in expected
+    ]
+    turned = geo.to_image(centres, mirrored(crop))[0]
+    assert turned.tolist() == [pytest.approx([0.6 - x, y]) for x, y in expected]
+    assert to_b((0.75, 0.75)) == pytest.approx([1 / 6, 0.25])
+    assert to_b((1, 1)) == pytest.approx([1 / 3, 0.5])
+    assert to_b((0.25, 0.25)) == pytest.approx([-1 / 6, -0.25])
+    assert to_b((0.75, 0.75), b=mirrored(B)) == pytest.approx([5 / 6, 0.25])
+    disjoint = boxes((0, 0, 0.4, 0.4)), boxes((0.6, 0.5, 1, 1))
+    assert to_b((0.5, 0.5), *disjoint) == pytest.approx([-1, -0.6])
+    # Boxes of objects are carried into views by the same map.
+    corners = boxes((0.3, 0.3), (0.45, 0.4))
+    expected = {
+        A: [134.4, 134.4, 201.6, 179.2],
+        B: [14.933333, 22.4, 59.733333, 67.2],
+        mirrored(B): [209.066667, 22.4, 164.266667, 67.2],
+    }
+    for view, pixels in expected.items():
+        found = 224 * geo.to_view(corners, view)
+        assert found.flatten().tolist() == pytest.approx(pixels)
+
+
+def test_there_and_back_is_the_identity():
+    a, b = random_boxes(50, 0).float(), random_boxes(50, 1).float()
+    points = torch.rand(50, 9, 2, generator=torch.Generator().manual_seed(2))
+    there = geo.to_view(geo.to_image(points, a), b)
+    back = geo.to_view(geo.to_image(there, b), a)
+    assert (back - points).abs().max() < 1e-5 and not torch.equal(there, points)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "rows"),
+    [
+        (WHOLE, WHOLE, "1000 0100 0010 0001"),
+        ((0, 0, 0.6, 0.8), (0, 0, 0.6, 0.8), "1100 1100 0011 0011"),
+        ((0, 0, 0.8, 0.8), (0.8, 0, 0, 0.8), "0100 1000 0001 0010"),
+        ((0, 0, 0.5, 0.5), WHOLE, "1000 1100 1010 1110"),
+    ],
+)
+def test_pairs_by_hand(a, b, rows):
+    found = geo.pairs(boxes(a), boxes(b), 2, 2, 0.7)
+    expected = [[int(c) for c in row] for row in rows.split()]
+    assert found.int().tolist() == [expected]
+    assert found.dtype == torch.bool
+
+
+def test_pairs_of_maps_that_are_no_squares():
+    """Against a loop over the cells."""
+    a, b, h, w = random_boxes(8, 0), random_boxes(8, 1), 3, 5
+    found = geo.pairs(a, b, h, w, 0.7)
+    for n, p, q in itertools.product(range(8), range(h * w), range(h * w)):
+        place, steps = [], []
+        for (x0, y0, x1, y1), cell in ((a[n], p), (b[n], q)):
+            step = torch.stack([(x1 - x0) / w, (y1 - y0) / h])
+            i, j = divmod(cell, w)
+            place.append(
+                torch.stack([x0 + (j + 0.5) * step[0], y0 + (i + 0.5) * step[1]])
+            )
+            steps.append(step.norm())
+        near = (place[0] - place[1]).norm() < 0.7 * max(steps)
+        assert found[n, p, q] == near
+    assert 0.02 < found.double().mean() < 0.3
+
+
+def test_invariants_of_pairs():
+    a, b = random_boxes(40, 0), random_boxes(40, 1)
+    found = geo.pairs(a, b, 7, 7)
+    assert 0 < found.sum() < found.numel() / 2
+    assert torch.equal(geo.pairs(b, a, 7, 7), found.mT)
+    moved = torch.tensor([0.7, -0.3, 0.7, -0.3], dtype=torch.float64)
+    assert torch.equal(geo.pairs(3 * a + moved, 3 * b + moved, 7, 7), found)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(geo.pairs(a[order], b[order], 7, 7), found[order])
+    far = geo.pairs(boxes((0, 0, 0.4, 0.4)), boxes((0.6, 0.5, 1, 1)), 7, 7)
+    assert not far.any()
+
+
+def test_warp_by_hand():
+    row = torch.arange(4.0, dtype=torch.float64).view(1, 1, 1, 4)
+    a, b = boxes((0, 0, 0.5, 1)), boxes((0.25, 0, 0.75, 1))
+    values, valid = geo.warp(row, a, b)
+    assert values.flatten().tolist() == pytest.approx([0, 0, 0, 1])
+    assert valid.tolist() == [[[False, False, True, True]]]
+    values, valid = geo.warp(row, a, mirrored(b))
+    assert values.flatten().tolist() == pytest.approx([3, 3, 3, 2])
+    assert valid.tolist() == [[[False, False, True, True]]]
+    square = torch.tensor([[[[0.0, 1], [2, 3]]]], dtype=torch.float64)
+    points = {(0.5, 0.5): 1.5, (1 / 3, 0.5): 7 / 6, (0.4, 0.7): 2.1}
+    for (u, v), value in points.items():
+        view = boxes((u - 0.1, v - 0.1, u + 0.1, v + 0.1))  # has its centre there
+        values, valid = geo.warp(square, view, boxes(WHOLE), size=(1, 1))
+        assert values.item() == pytest.approx(value) and valid.all()
+
+
+def test_invariants_of_warp():
+    a, b = random_boxes(30, 0), random_boxes(30, 1)
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(30, 3, 4, 6, generator=generator, dtype=torch.float64)
+    same, everywhere = geo.warp(maps, b, b)
+    assert torch.allclose(same, maps, atol=1e-9) and everywhere.all()
+    values, valid = geo.warp(maps, a, b)
+    turned = geo.warp(maps.flip(3), a, mirrored(b))
+    assert torch.allclose(turned[0], values, atol=1e-9)
+    assert torch.equal(turned[1], valid) and 0.1 < valid.double().mean() < 0.9
+    scale = torch.tensor([2.0, 3, 2, 3], dtype=torch.float64)
+    shift = torch.tensor([0.3, 0.1, 0.3, 0.1], dtype=torch.float64)
+    moved = geo.warp(maps, a * scale + shift, b * scale + shift)
+    assert torch.allclose(moved[0], values, atol=1e-9)
+    assert torch.equal(moved[1], valid)
+    order = torch.randperm(30, generator=generator)
+    shuffled = geo.warp(maps[order], a[order], b[order])
+    assert torch.equal(shuffled[0], values[order])
+
+
+def test_overlap_by_hand():
+    for b, u in ((B, (1 / 12, 1 / 4)), (mirrored(B), (11 / 12, 3 / 4))):
+        grid_a, grid_b, valid = geo.overlap_grid(A, b, 2)
+        assert valid.tolist() == [True]
+        for grid, columns, rows in (
+            (grid_a, (0.625, 0.875), (0.625, 0.875)),
+            (grid_b, u, (0.125, 0.375)),
+        ):
+            units = (grid[0] + 1) / 2  # S x S x 2
+            assert units[0, :, 0].tolist() == pytest.approx(columns)
+            assert units[:, 0, 1].tolist() == pytest.approx(rows)
+    # Touching is no overlap.
+    assert not geo.overlap_grid(A, boxes((0.5, 0, 1, 0.5)), 2)[2].any()
+
+
+def test_common_points_show_the_same_place():
+    """Maps that hold the place of each cell agree where both are sampled."""
+    a, b = random_boxes(60, 3), random_boxes(60, 4)
+    maps = [
+        geo.to_image(geo.cell_centres(32, 32, a), x).mT.reshape(60, 2, 32, 32)
+        for x in (a, b)
+    ]
+    *grids, valid = geo.overlap_grid(a, b, 5)
+    one, two = (geo.sample(m, g) for m, g in zip(maps, grids, strict=True))
+    # Within half a cell of its edge a map repeats its border.
+    assert (one - two)[valid].abs().max() < 0.02 and 20 < valid.sum() < 60
+    expected = geo.to_image((grids[0].flatten(1, 2) + 1) / 2, a)
+    expected = expected.mT.reshape(60, 2, 5, 5)
+    assert (one - expected)[valid].abs().max() < 0.02
+
+
+def test_views_without_overlap_leave_loss_and_gradient_alone():
+    a = boxes((0, 0, 0.4, 0.4), (0, 0, 0.5, 0.5), (0, 0, 1, 1))
+    b = boxes((0.6, 0.5, 1, 1), (0.25, 0.25, 1, 0.75), (torch.nan,) * 4)
+    grid_a, grid_b, valid = geo.overlap_grid(a, b, 3)
+    assert valid.tolist() == [False, True, False]
+    maps = torch.randn(2, 3, 4, 7, 7, dtype=torch.float64, requires_grad=True)
+    one, two = geo.sample(maps[0], grid_a), geo.sample(maps[1], grid_b)
+    loss = (one - two).square().mean((1, 2, 3)) * valid
+    assert loss[0] == loss[2] == 0 < loss[1]
+    loss.sum().backward()
+    assert maps.grad.isfinite().all()
+    assert not maps.grad[:, [0, 2]].any() and maps.grad[:, 1].any()
+    assert not geo.warp(maps[1], a, b)[1][[0, 2]].any()
+    assert not geo.pairs(a, b, 7, 7)[2].any()
+
+
+def test_single_precision_under_autocast():
+    a, b = random_boxes(20, 0).float(), random_boxes(20, 1).float()
+    maps = torch.randn(20, 4, 7, 7, generator=torch.Generator().manual_seed(0))
+    plain = geo.warp(maps, a, b)[0], geo.pairs(a, b, 7, 7), *geo.overlap_grid(a, b, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = (
+            geo.warp(maps, a, b)[0],
+            geo.pairs(a, b, 7, 7),
+            *geo.overlap_grid(a, b, 4),
+        )
+        half = geo.warp(maps.bfloat16(), a, b)[0]
+    for one, two in zip(plain, cast, strict=True):
+        assert one.dtype == two.dtype and torch.equal(one, two)
+    assert half.dtype == torch.float32
+    assert (half - plain[0]).abs().max() < 0.02
+    assert torch.equal(half, geo.warp(maps.bfloat16().float(), a, b)[0])
+
+
+def test_sampling_is_torchs_own():
+    maps = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    grid = (
+        2.4 * torch.rand(2, 4, 5, 2, generator=torch.Generator().manual_seed(1)) - 1.2
+    )
+    expected = F.grid_sample(maps, grid, "bilinear", "border", align_corners=False)
+    assert torch.equal(geo.sample(maps, grid), expected)
+
+
+def test_missing_boxes_are_refused_by_name():
+    good = random_boxes(4, 0)[:, None].repeat(1, 3, 1)
+    assert geo.require_boxes(good, "PixPro", 2) is good
+    with pytest.raises(ValueError, match=r"^PixPro .*does not say where each view"):
+        geo.require_boxes(None, "PixPro", 2)
+    with pytest.raises(ValueError, match="does not say where each view"):
+        geo.require_boxes(good, "PixPro", 4)
+    good[:, 1] = torch.nan
+    with pytest.raises(
+        ValueError, match=r"where view 2 was cut .*leave out CutPatches"
+    ):
+        geo.require_boxes(good, "PixPro", 3)
+    geo.require_boxes(good, "PixPro", 1)  # the others may be patches
