@@ -89,12 +89,25 @@ def check_config(cfg: Any) -> None:
             valid name and all options.
     """
     check_class_names(cfg)
-    mistakes: list[str] = []
+    mistakes = list(_replaced(cfg))
     for name in _ROOTS:
         if cfg.get(name) is not None:
             mistakes += _walk(cfg[name], name, name, _FIELDS.get(name, ""))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
+
+
+def _replaced(cfg: Any) -> Iterator[str]:
+    """Hooks that did in version 0.1 what the model does now."""
+    ours = not str((cfg.get("model") or {}).get("type")).startswith("mmpretrain.")
+    for i, hook in enumerate(cfg.get("custom_hooks") or ()):
+        name = str(hook.get("type")) if isinstance(hook, dict) else ""
+        if ours and name.rpartition(".")[2] == "DenseCLHook":
+            yield (
+                f"custom_hooks[{i}]: DenseCLHook has no effect on this model; take it "
+                'out and set model.loss_lambda=dict(kind="step", start=0, end=0.5, '
+                f"until={hook.get('start_iters', 1000)})."
+            )
 
 
 def closest(name: str, names: Any) -> str:

@@ -107,21 +107,19 @@ class Assembly(SSLAlgorithm):
     ) -> dict[str, Schedule]:
         """Build the terms; weights by the name of the loss."""
         for config in terms:
-            options = dict(config)
-            weight = options.pop("weight", None)
-            term: Term = MODELS.build(options)
+            term: Term = MODELS.build(config)
             if term.name in {*self.terms, *self.compare.names}:
                 raise ValueError(
                     f"{type(self).__name__} has two losses of the name {term.name!r}; "
                     "leave one of the terms out."
                 )
-            if weight is not None and term.name in weights:
+            if term.weight is not None and term.name in weights:
                 raise ValueError(
                     f"The weight of {term.name} is given twice, as weights."
                     f"{term.name} and as weight of the term; leave one out."
                 )
-            if weight is not None:
-                weights[term.name] = weight
+            if term.weight is not None:
+                weights[term.name] = term.weight
             self.terms[term.name] = term
         known = [*self.compare.names, *self.terms]
         if unknown := sorted(set(weights) - set(known)):
@@ -136,6 +134,12 @@ class Assembly(SSLAlgorithm):
                 "trained; give one of its losses a weight."
             )
         return read
+
+    def _preprocessing(self, config: dict | None) -> dict:
+        """Views come in uint8 and are normalised in one place, :meth:`prepare`."""
+        found = super()._preprocessing(config)
+        ours = str(found["type"]).rpartition(".")[2] == "MultiViewPreprocessor"
+        return {"for_method": True, **found} if ours else found
 
     @property
     def losing(self) -> dict[str, Part]:

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 class Term(Part):
     """Base of the terms: one more loss on the features of a step.
 
+    Args:
+        weight: Of the loss: a number, or a
+            :class:`~mmssl_ext.models.schedules.Schedule`. None is 1, or what
+            ``weights`` of the method says.
+        init_cfg: As for every mmengine module.
+
     Attributes:
+        weight: Of the loss, as the config gives it: a number, a schedule, or None.
         name: Of the loss; in the log ``raw_<name>``, and times its weight
             ``loss_<name>``.
         always: Computed even while its weight is 0, because its parameters must get a
@@ -28,6 +35,10 @@ class Term(Part):
     name = "term"
     always = False
     needs_features = False
+
+    def __init__(self, weight: Any = None, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.weight = weight
 
     def parts(self) -> dict[str, nn.Module]:
         """Trained modules that the target needs a copy of, by a name of their own."""
@@ -61,11 +72,14 @@ class OwnQueue(Term):
 
     Args:
         queue_len: Keys of its own queue, on a base without one.
+        weight: See :class:`Term`.
         init_cfg: As for every mmengine module.
     """
 
-    def __init__(self, queue_len: int = 4096, init_cfg: dict | None = None) -> None:
-        super().__init__(init_cfg)
+    def __init__(
+        self, queue_len: int = 4096, weight: Any = None, init_cfg: dict | None = None
+    ) -> None:
+        super().__init__(weight, init_cfg)
         self.queue_len = queue_len
 
     def attach(self, method: Method) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class Consistency(OwnQueue):
 
     Args:
         temperature: tau_con.
+        weight: alpha; see :class:`Term`.
         queue_len: See :class:`OwnQueue`.
         init_cfg: As for every mmengine module.
 
@@ -36,9 +37,13 @@ class Consistency(OwnQueue):
     name = "consistency"
 
     def __init__(
-        self, temperature: float, queue_len: int = 4096, init_cfg: dict | None = None
+        self,
+        temperature: float,
+        weight: Any = None,
+        queue_len: int = 4096,
+        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(queue_len, init_cfg)
+        super().__init__(queue_len, weight, init_cfg)
         self.temperature = check_positive("temperature", temperature)
 
     def forward(self, method: Method, step: Step) -> Tensor:

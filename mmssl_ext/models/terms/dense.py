@@ -64,6 +64,7 @@ class Dense(Term):
         hid_channels: Hidden width of the term's own head; None is that of the map.
         num_grid: Side S of its grid; None is that of the map.
         queue_len: Keys K; None is the length of the base's queue, 4096 without one.
+        weight: See :class:`Term`.
         init_cfg: As for every mmengine module.
 
     Raises:
@@ -81,9 +82,10 @@ class Dense(Term):
         hid_channels: int | None = None,
         num_grid: int | None = None,
         queue_len: int | None = None,
+        weight: Any = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(weight, init_cfg)
         self.temperature = temperature
         self.hid_channels, self.num_grid = hid_channels, num_grid
         self.queue_len = queue_len

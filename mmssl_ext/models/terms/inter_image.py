@@ -43,6 +43,7 @@ class InterImage(Term):
             be right for noisy positives; above 0 it is stricter.
         momentum: Share of the old feature that an update of the bank keeps.
         dtype: See :class:`~mmssl_ext.models.memory.FeatureBank`.
+        weight: See :class:`Term`.
         init_cfg: As for every mmengine module.
 
     Raises:
@@ -61,9 +62,10 @@ class InterImage(Term):
         margin: float = -0.5,
         momentum: float = 0.0,
         dtype: str = "float32",
+        weight: Any = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(weight, init_cfg)
         self.temperature = check_positive("temperature", temperature)
         if not -2 <= margin <= 2:
             raise ValueError(

@@ -32,6 +32,7 @@ class Regions(Term):
     Args:
         cells: Smallest and largest side of the rectangle in cells of the last map.
         stride: Pixels per cell.
+        weight: See :class:`Term`.
         init_cfg: As for every mmengine module.
 
     Raises:
@@ -44,9 +45,10 @@ class Regions(Term):
         self,
         cells: tuple[int, int] = (3, 5),
         stride: int = 32,
+        weight: Any = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(weight, init_cfg)
         self.sampler = RegionSampler(cells, stride)
 
     def attach(self, method: Method) -> None:
