@@ -43,11 +43,16 @@ KNN_IGNORED = {"interval", "before_train"}
 DEFAULTS = {"augment_on": "worker", "strides": (1, 2, 2, 2), "img_suffix": ".jpg"}
 # Types that took the place of others and give the same figures where those were right,
 # and, in pretraining, a crop that the square demo scenes pass unchanged. The tests
-# compare them on demo scenes.
+# compare them on demo scenes, and the methods with a record of version 0.1.
 REPLACED = {
+    "QueueSoftmax": "InstanceHead",
+    "MultiLevelSoftmax": "MultiLevelHead",
     "mmssl_ext.CocoDetectionDataset": "CocoDataset",
     "mmssl_ext.SegmentationMetric": "IoUMetric",
 }
+QUEUE_METHODS = (
+    *("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR"),
+)
 SQUARE = "data/demo"  # a root below which all images are square
 # Environment variable of a data root and where the configs look without it.
 ROOTS = {
@@ -63,7 +68,7 @@ def settings(cfg: Config) -> dict[str, Any]:
     kept = {key: found[key] for key in KEPT if found.get(key) is not None}
     if knn := (found.get("default_hooks") or {}).get("knn"):
         kept["knn"] = {k: v for k, v in knn.items() if k not in KNN_IGNORED}
-    plain = _plain(kept)
+    plain = _as_measured(_plain(kept))
     if "checkpoint" in found:  # a transfer: what it starts from is its source
         plain["model"]["backbone"].pop("init_cfg", None)
     elif SQUARE in json.dumps(plain):
@@ -92,6 +97,34 @@ def _plain(node: Any) -> Any:
         if root and isinstance(node, str) and Path(node).is_relative_to(root):
             return str(default / Path(node).relative_to(root))
     return REPLACED.get(node, node) if isinstance(node, str) else node
+
+
+def _as_measured(plain: dict[str, Any]) -> dict[str, Any]:
+    """Write the seven methods as version 0.1 did, whose steps are those of today.
+
+    The size of the embedding stood there twice; a hook held the weight of the dense
+    loss at 0 at first, and another filled InterCLR's bank.
+    """
+    model, kind = plain.get("model") or {}, (plain.get("model") or {}).get("type")
+    if kind not in QUEUE_METHODS:
+        return plain
+    model["feat_dim"] = 128
+    if "consistency" in model:
+        model["consistency"]["type"] = "ConsistencyHead"
+    share = model.get("loss_lambda")
+    if isinstance(share, dict):
+        model["loss_lambda"] = share["end"]
+    if isinstance(share, dict) and kind in ("DenseCL", "RegionCLD"):
+        hook = {"type": "DenseCLHook", "start_iters": share["until"]}
+        plain["custom_hooks"] = [hook, *plain.get("custom_hooks", [])]
+    if kind == "InterCLR":
+        model["inter_head"]["type"] = "MarginHead"
+        images = model.pop("images")
+        (hook,) = plain["custom_hooks"]
+        hook["pipeline"] = images.pop("pipeline")
+        hook["dataloader"] = images
+        hook["warmup_epochs"] = share["until"]
+    return plain
 
 
 def _uncropped(node: Any) -> Any:

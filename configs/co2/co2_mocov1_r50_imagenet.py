@@ -23,7 +23,7 @@ model = dict(
         norm_cfg=None,
     ),
     head=dict(temperature=tau_ins),
-    consistency=dict(type="ConsistencyHead", temperature=tau_con, weight=alpha),
+    consistency=dict(temperature=tau_con, weight=alpha),
 )
 
 view = [

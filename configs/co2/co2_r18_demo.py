@@ -16,5 +16,5 @@ model = dict(
     type="CO2",
     backbone=dict(strides=strides),
     head=dict(temperature=tau_ins),
-    consistency=dict(type="ConsistencyHead", temperature=tau_con, weight=alpha),
+    consistency=dict(temperature=tau_con, weight=alpha),
 )

@@ -13,5 +13,5 @@ tau_ins = 0.2
 model = dict(
     type="CO2",
     head=dict(temperature=tau_ins),
-    consistency=dict(type="ConsistencyHead", temperature=tau_con, weight=alpha),
+    consistency=dict(temperature=tau_con, weight=alpha),
 )

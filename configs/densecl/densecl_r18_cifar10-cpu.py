@@ -8,7 +8,7 @@ num_grid = None  # side of the dense grid; None: that of the feature map, 4
 
 model = dict(
     type="DenseCL",
-    loss_lambda=loss_lambda,
+    loss_lambda=dict(kind="step", start=0, end=loss_lambda, until=start_iters),
     neck=dict(
         _delete_=True,
         type="DenseCLNeck",
@@ -18,5 +18,3 @@ model = dict(
         num_grid=num_grid,
     ),
 )
-custom_hooks = [dict(type="DenseCLHook", start_iters=start_iters)]
-default_hooks = dict(collapse=dict(loss_name="nce_instance"))

@@ -13,7 +13,7 @@ num_grid = None  # side of the dense grid; None: that of the feature map, 7
 
 model = dict(
     type="DenseCL",
-    loss_lambda=loss_lambda,
+    loss_lambda=dict(kind="step", start=0, end=loss_lambda, until=start_iters),
     neck=dict(
         _delete_=True,
         type="DenseCLNeck",
@@ -26,5 +26,3 @@ model = dict(
         ),
     ),
 )
-custom_hooks = [dict(type="DenseCLHook", start_iters=start_iters)]
-default_hooks = dict(collapse=dict(loss_name="nce_instance"))

@@ -26,7 +26,7 @@ model = dict(
     ),
     head=dict(
         _delete_=True,
-        type="MultiLevelHead",
+        type="MultiLevelSoftmax",
         temperature=tau_ins,
         level_weights=level_weights,
     ),
@@ -48,4 +48,3 @@ train_pipeline = [
     dict(type="PackViews"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-default_hooks = dict(collapse=dict(loss_name="nce_instance"))

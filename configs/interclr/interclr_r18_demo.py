@@ -12,19 +12,18 @@ tau_inter = 0.1
 
 model = dict(
     type="InterCLR",
-    loss_lambda=loss_lambda,
+    loss_lambda=dict(
+        kind="step", start=0, end=loss_lambda, until=warmup_epochs, unit="epoch"
+    ),
+    images=dict(pipeline=_base_.eval_pipeline, batch_size=256, num_workers=0),
     pseudo_labels=dict(type="OnlineLabels", num_clusters=num_clusters),
     negatives=dict(type="SemiHardNegatives", num=negatives, pool=pool),
-    inter_head=dict(type="MarginHead", temperature=tau_inter, margin=margin),
+    inter_head=dict(temperature=tau_inter, margin=margin),
 )
 custom_hooks = [
     dict(
         type="PseudoLabelHook",
-        dataloader=dict(batch_size=256, num_workers=0),
-        pipeline=_base_.eval_pipeline,
-        warmup_epochs=warmup_epochs,
         dataset=dict(labels="subfolders"),  # for purity and NMI, never for training
         interval=20,
     )
 ]
-default_hooks = dict(collapse=dict(loss_name="nce_instance"))

@@ -18,20 +18,17 @@ bank_dtype = "float32"  # or "float16"
 
 model = dict(
     type="InterCLR",
-    loss_lambda=loss_lambda,
+    loss_lambda=dict(
+        kind="step", start=0, end=loss_lambda, until=warmup_epochs, unit="epoch"
+    ),
+    images=dict(
+        pipeline=_base_.eval_pipeline, batch_size=256, num_workers=_base_.num_workers
+    ),
     bank_dtype=bank_dtype,
     pseudo_labels=dict(
         type="OnlineLabels", num_clusters=num_clusters, interval=10, min_size=20
     ),
     negatives=dict(type="SemiHardNegatives", num=negatives, pool=pool),
-    inter_head=dict(type="MarginHead", temperature=tau_inter, margin=margin),
+    inter_head=dict(temperature=tau_inter, margin=margin),
 )
-custom_hooks = [
-    dict(
-        type="PseudoLabelHook",
-        dataloader=dict(batch_size=256, num_workers=_base_.num_workers),
-        pipeline=_base_.eval_pipeline,
-        warmup_epochs=warmup_epochs,
-    )
-]
-default_hooks = dict(collapse=dict(loss_name="nce_instance"))
+custom_hooks = [dict(type="PseudoLabelHook")]

@@ -30,8 +30,7 @@ model = dict(
     neck=dict(
         type="LinearNeck", in_channels=256, out_channels=128, gap_dim=2, norm_cfg=None
     ),
-    head=dict(type="InstanceHead", temperature=tau_ins),
-    feat_dim=128,
+    head=dict(type="QueueSoftmax", temperature=tau_ins),
     queue_len=queue_len,
     momentum=momentum,
     bn_splits=2,  # groups of 32

@@ -21,8 +21,7 @@ model = dict(
     ),
     backbone=dict(type="ResNet", depth=50, zero_init_residual=False),
     neck=dict(type="MoCoV2Neck", in_channels=2048, hid_channels=2048, out_channels=128),
-    head=dict(type="InstanceHead", temperature=tau_ins),
-    feat_dim=128,
+    head=dict(type="QueueSoftmax", temperature=tau_ins),
     queue_len=queue_len,
     momentum=momentum,
     bn_splits=8,  # one GPU only: with a batch of 256, groups of 32 as on 8 GPUs

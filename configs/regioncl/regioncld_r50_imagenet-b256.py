@@ -16,6 +16,7 @@ max_epochs = 200
 
 model = dict(
     type="RegionCLD",
+    loss_lambda=dict(until=start_iters),
     region=dict(cells=cells, stride=stride),
     region_weight=region_weight,
 )
@@ -34,4 +35,3 @@ param_scheduler = [
         end=max_epochs,
     ),
 ]
-custom_hooks = [dict(type="DenseCLHook", start_iters=start_iters)]

@@ -17,10 +17,10 @@ start_iters = 2500  # lambda is 0 before this iteration
 
 model = dict(
     type="RegionCLD",
+    loss_lambda=dict(until=start_iters),
     region=dict(cells=cells, stride=stride),
     region_weight=region_weight,
 )
 train_dataloader = dict(batch_size=batch_size)
 optim_wrapper = dict(optimizer=dict(lr=lr))
 auto_scale_lr = dict(base_batch_size=1024)
-custom_hooks = [dict(type="DenseCLHook", start_iters=start_iters)]

@@ -39,11 +39,7 @@ model = dict(
     ),
     backbone=dict(type="ResNet_CIFAR", depth=18, zero_init_residual=True),
     neck=projector,
-    head=dict(
-        type="LatentPredictHead",
-        loss=dict(type="CosineSimilarityLoss"),
-        predictor=predictor,
-    ),
+    predictor=predictor,
 )
 
 optim_wrapper = dict(

@@ -45,11 +45,7 @@ model = dict(
         zero_init_residual=False,
     ),
     neck=projector,
-    head=dict(
-        type="LatentPredictHead",
-        loss=dict(type="CosineSimilarityLoss"),
-        predictor=predictor,
-    ),
+    predictor=predictor,
 )
 
 optim_wrapper = dict(

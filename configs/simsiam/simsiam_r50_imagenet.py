@@ -39,11 +39,7 @@ model = dict(
     ),
     backbone=dict(type="ResNet", depth=50, zero_init_residual=True),
     neck=projector,
-    head=dict(
-        type="LatentPredictHead",
-        loss=dict(type="CosineSimilarityLoss"),
-        predictor=predictor,
-    ),
+    predictor=predictor,
 )
 
 optim_wrapper = dict(
