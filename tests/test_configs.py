@@ -84,10 +84,14 @@ def test_takes_a_step(name):
         [p for p in model.parameters() if p.requires_grad],
         lr=factor * cfg.optim_wrapper.optimizer.lr,
     )
+    model.clock.total = model.clock.epoch_length = 10**6
+    model.clock.set(500_000)  # behind every warm-up
     if cfg.model.type == "InterCLR":
-        labels = torch.arange(2 * model.pseudo_labels.num_clusters) // 2
-        model.bank.fill(torch.randn(len(labels), cfg.model.feat_dim))
-        model.pseudo_labels.set_labels(labels, model.bank)
+        model.clock.epoch_length = 1000
+        term = model.terms.inter
+        labels = torch.arange(2 * term.labels.num_clusters) // 2
+        term.bank.fill(torch.randn(len(labels), 128))
+        term.labels.set_labels(labels, term.bank)
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
     for _ in range(steps):
         inputs = small_batch(cfg, views)
@@ -146,7 +150,7 @@ def test_imagenet_recipe(name):
     )
     model = MODELS.build(cfg.model)
     assert sum(p.numel() for p in model.parameters()) == 55_933_312
-    assert model.queue.keys.shape == (65536, 128)
+    assert model.compare.queue.keys.shape == (65536, 128)
     lr = rates(name)
     assert len(lr) == 200
     assert [lr[0], lr[100], lr[199]] == pytest.approx([0.03, 0.015, 1.85e-6], rel=1e-3)
@@ -182,7 +186,7 @@ def test_imagenet_uses_the_fast_runtime_and_its_switches():
 def test_co2_differs_from_moco_by_the_term_alone():
     moco, co2 = load("mocov2/mocov2_r50_imagenet.py"), load("co2/co2_r50_imagenet.py")
     term = co2.model.pop("consistency")
-    assert term == dict(type="ConsistencyHead", temperature=0.05, weight=0.3)
+    assert term == dict(temperature=0.05, weight=0.3)
     assert co2.model == moco.model | dict(type="CO2")
     for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"):
         assert co2[key] == moco[key]
@@ -192,9 +196,7 @@ def test_mocov1_recipe():
     name = "co2/co2_mocov1_r50_imagenet.py"
     cfg = load(name)
     assert cfg.model.head.temperature == 0.07
-    assert cfg.model.consistency == dict(
-        type="ConsistencyHead", temperature=0.04, weight=10
-    )
+    assert cfg.model.consistency == dict(temperature=0.04, weight=10)
     layers = [
         m
         for m in MODELS.build(cfg.model).neck.modules()
@@ -230,12 +232,14 @@ def test_cifar10_recipe(name):
 def test_interclr_recipe():
     cfg = load("interclr/interclr_r50_imagenet.py")
     model = MODELS.build(cfg.model)
-    assert (model.loss_lambda, model.head.temperature) == (0.25, 0.2)
-    assert (model.inter_head.margin, model.inter_head.temperature) == (-0.5, 0.2)
-    labels, bank = model.pseudo_labels, model.bank
+    term = model.terms.inter
+    assert (model.weight_of("inter"), model.compare.temperature) == (0.25, 0.2)
+    assert model.weight_of("compare") == 0.75
+    assert (term.margin, term.temperature) == (-0.5, 0.2)
+    labels, bank = term.labels, term.bank
     assert (labels.num_clusters, labels.interval, labels.min_size) == (10_000, 10, 20)
-    assert model.sampler.sizes(1_281_167) == (16_384, 128_000)
-    assert model.sampler.exact and model.sampler.complaint(1_281_167) is None
+    assert term.sampler.sizes(1_281_167) == (16_384, 128_000)
+    assert term.sampler.exact and term.sampler.complaint(1_281_167) is None
     assert (bank.momentum, bank.features.dtype) == (0, torch.float32)
     moco = load("mocov2/mocov2_r50_imagenet.py")
     for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"):
@@ -244,8 +248,9 @@ def test_interclr_recipe():
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n.startswith("interclr/")])
 def test_interclr_hook(name):
-    (hook,) = load(name).custom_hooks
-    pipeline = hook["pipeline"]
+    cfg = load(name)
+    (hook,) = cfg.custom_hooks
+    pipeline = cfg.model.images["pipeline"]
     photo = Image.new("RGB", (300, 200))
     view = make_views(pipeline, photo)
     assert view.ndim == 3  # one, without random parts
@@ -261,12 +266,17 @@ def test_densecl_recipe():
     model = MODELS.build(cfg.model)
     # As many as mmpretrain quotes for the same parts.
     assert sum(p.numel() for p in model.parameters()) == 64_850_560
-    assert model.dense_queue.keys.shape == model.queue.keys.shape == (65536, 128)
-    assert (model.loss_lambda, model.head.temperature) == (0.5, 0.2)
-    assert cfg.custom_hooks == [dict(type="DenseCLHook", start_iters=10_000)]
+    queues = model.terms.dense.queue, model.compare.queue
+    assert [queue.keys.shape for queue in queues] == [(65536, 128)] * 2
+    assert model.compare.temperature == model.terms.dense.temperature == 0.2
+    shares = {}
+    for iteration in (0, 9_999, 10_000, 10**6):
+        model.clock.set(iteration)
+        shares[iteration] = model.weight_of("compare"), model.weight_of("dense")
+    assert shares == {0: (1, 0), 9_999: (1, 0), 10_000: (0.5, 0.5), 10**6: (0.5, 0.5)}
     assert rates("densecl/densecl_r50_imagenet.py")[0] == pytest.approx(0.03)
 
-    assert coco.model == cfg.model and coco.custom_hooks == cfg.custom_hooks
+    assert coco.model == cfg.model
     assert coco.train_dataloader.dataset.root.endswith("coco/train2017")
     assert "labels" not in coco.train_dataloader.dataset
     assert "knn" not in coco.default_hooks
@@ -296,15 +306,12 @@ def test_regioncl_recipes():
         assert small[key] == moco[key]
     dense = load("densecl/densecl_r50_imagenet.py")
     both = load("regioncl/regioncld_r50_imagenet-b256.py")
-    assert both.model == dense.model | dict(type="RegionCLD", **term)
+    share = dict(kind="step", start=0, end=0.5, until=0)  # from the first step
+    assert both.model == dense.model | dict(type="RegionCLD", loss_lambda=share, **term)
     lr = rates("regioncl/regioncld_r50_imagenet-b256.py")
     assert len(lr) == 200
     assert lr[:6] == pytest.approx([0.006, 0.012, 0.018, 0.024, 0.03, 0.03])
     assert lr[6] < 0.03 and lr[199] < 1e-4
-    assert both.model.loss_lambda == 0.5
-    assert [dict(hook) for hook in both.custom_hooks] == [
-        dict(type="DenseCLHook", start_iters=0)
-    ]
     assert load("regioncl/regioncls_r50_imagenet.py").model == load(
         "simsiam/simsiam_r50_imagenet.py"
     ).model | dict(type="RegionCLS", **term)
@@ -325,7 +332,7 @@ def test_regionclm_starts_its_head_as_the_official_config():
     for layer, std in zip(layers, (0.0625, 0.03125), strict=True):
         assert layer.weight.std().item() == pytest.approx(std, rel=0.01)
         assert not layer.bias.any()
-    key = [m for m in model.encoder_k.neck.modules() if isinstance(m, torch.nn.Linear)]
+    key = [m for m in model.target.neck.modules() if isinstance(m, torch.nn.Linear)]
     assert all(
         torch.equal(a.weight, b.weight) for a, b in zip(layers, key, strict=True)
     )
@@ -334,9 +341,9 @@ def test_regionclm_starts_its_head_as_the_official_config():
 def test_detco_recipe():
     cfg = load("detco/detco_r50_imagenet.py")
     model = MODELS.build(cfg.model)
-    assert model.queue.keys.shape == (8, 65536, 128)
+    assert model.compare.queue.keys.shape == (8, 65536, 128)
     torch.testing.assert_close(
-        model.head.factors, torch.tensor([[0.1, 0.4, 0.7, 1.0]] * 3)
+        model.compare.factors, torch.tensor([[0.1, 0.4, 0.7, 1.0]] * 3)
     )
     views = make_views(
         cfg.train_dataloader.dataset.pipeline, Image.new("RGB", (300, 200))
@@ -360,7 +367,7 @@ def test_short_runs_of_the_methods_compare(name):
         )
         for key in ("optim_wrapper", "param_scheduler", "train_cfg", "randomness"):
             assert ours[key] == moco[key]
-        for key in ("queue_len", "feat_dim", "momentum", "bn_splits"):
+        for key in ("queue_len", "momentum", "bn_splits"):
             assert ours.model[key] == moco.model[key]
         levels = dict(out_indices=(0, 1, 2, 3)) if name == "detco" else {}
         assert ours.model.backbone == moco.model.backbone | levels
