@@ -86,20 +86,25 @@ def run_config(
         cfg.model.queue_len = 26  # wraps around in the middle of a batch
     if algorithm == "InterCLR":
         cfg.model.pseudo_labels.update(num_clusters=4, min_size=2, interval=3)
-        feature_pass = {
-            "type": "PseudoLabelHook",
-            "dataloader": {"batch_size": 4, "num_workers": 0},
+        cfg.model.loss_lambda = {
+            "kind": "step",
+            "start": 0,
+            "end": 0.25,
+            "until": 1,
+            "unit": "epoch",
+        }
+        cfg.model.images = {
+            "batch_size": 4,
             "pipeline": [
                 {"type": "DecodeImage"},
                 {"type": "CenterCrop", "size": 24},
                 {"type": "PackViews"},
             ],
-            "interval": 2,  # the last one ends an epoch
-            "warmup_epochs": 1,
         }
-        cfg.custom_hooks.append(feature_pass)
+        # The last interval ends an epoch.
+        cfg.custom_hooks.append({"type": "PseudoLabelHook", "interval": 2})
     if algorithm in ("DenseCL", "RegionCLD"):
-        cfg.custom_hooks.append({"type": "DenseCLHook", "start_iters": 5})
+        cfg.model.loss_lambda = {"kind": "step", "start": 0, "end": 0.5, "until": 5}
     if algorithm in ("SimSiam", "RegionCLS"):
         cfg.custom_hooks.append({"type": "FixedRateHook"})
         fixed = {"predictor": {"fix_lr": True}}
