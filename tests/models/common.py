@@ -4,13 +4,15 @@ import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 
+from mmssl_ext.models.algorithms import Step
 from mmssl_ext.registry import MODELS
 
-ALGORITHMS = (
+QUEUE_ALGORITHMS = (
     *("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR"),
-    *("SimSiam", "RegionCLS"),
 )
-QUEUE_ALGORITHMS = ALGORITHMS[:7]
+ALGORITHMS = (*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR")
+MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL")
+NOT_DRAWN = ("MoCo", "CO2", "InterCLR", "SimSiam", "BYOL", "SimCLR")
 CELL_ALGORITHMS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS")
 
 BACKBONE = dict(
@@ -25,7 +27,7 @@ REGION = dict(cells=(1, 1), stride=32)
 
 
 def _mlp(in_channels, hid_channels, **changes):
-    """A SimSiam projector or predictor of two layers and 32 outputs."""
+    """A projector or predictor of two layers and 32 outputs."""
     return dict(
         type="NonLinearNeck",
         in_channels=in_channels,
@@ -37,38 +39,30 @@ def _mlp(in_channels, hid_channels, **changes):
     )
 
 
+PREDICTOR = _mlp(*(32, 8), with_avg_pool=False, with_last_bn=False, with_last_bias=True)
+
+
 def model_config(type_="CO2", **changes) -> dict:
-    """A ResNet-18 of 1/8 width on queues of 64 keys; ``changes`` replace keys."""
-    config = dict(
-        type=type_,
-        backbone=BACKBONE,
-        neck=dict(type="MoCoV2Neck", in_channels=64, hid_channels=64, out_channels=16),
-        head=dict(type="InstanceHead", temperature=0.2),
-        queue_len=64,
-        feat_dim=16,
-        momentum=0.9,
-        bn_splits=1,
-    )
-    if type_ in ("SimSiam", "RegionCLS"):
-        config = dict(
-            type=type_,
-            backbone=BACKBONE,
-            neck=_mlp(64, 32, with_last_bn_affine=False),
-            head=dict(
-                type="LatentPredictHead",
-                loss=dict(type="CosineSimilarityLoss"),
-                predictor=_mlp(
-                    *(32, 8),
-                    with_avg_pool=False,
-                    with_last_bn=False,
-                    with_last_bias=True,
-                ),
+    """A ResNet-18 of 1/8 width, queues of 64 keys; ``changes`` replace keys."""
+    config: dict = dict(type=type_, backbone=BACKBONE)
+    if type_ in QUEUE_ALGORITHMS:
+        config |= dict(
+            neck=dict(
+                type="MoCoV2Neck", in_channels=64, hid_channels=64, out_channels=16
             ),
+            head=dict(type="QueueSoftmax", temperature=0.2),
+            queue_len=64,
+            momentum=0.9,
+            bn_splits=1,
         )
+    else:
+        config["neck"] = _mlp(64, 32, with_last_bn_affine=False)
+        if type_ != "SimCLR":
+            config["predictor"] = PREDICTOR
+    if type_ == "BYOL":
+        config["momentum"] = 0.9
     if type_ == "CO2":
-        config["consistency"] = dict(
-            type="ConsistencyHead", temperature=0.05, weight=0.3
-        )
+        config["consistency"] = dict(temperature=0.05, weight=0.3)
     if type_ in ("DenseCL", "RegionCLD"):
         config["neck"] = DENSE_NECK
     if type_.startswith("RegionCL"):
@@ -79,7 +73,7 @@ def model_config(type_="CO2", **changes) -> dict:
             neck=dict(
                 type="MultiLevelNeck", in_channels=(8, 16, 32, 64), out_channels=16
             ),
-            head=dict(type="MultiLevelHead", temperature=0.2),
+            head=dict(type="MultiLevelSoftmax", temperature=0.2),
         )
     if type_ == "InterCLR":
         config |= dict(
@@ -87,7 +81,7 @@ def model_config(type_="CO2", **changes) -> dict:
                 type="OnlineLabels", num_clusters=6, interval=2, min_size=4
             ),
             negatives=dict(type="SemiHardNegatives", num=12, pool=0.5),
-            inter_head=dict(type="MarginHead", temperature=0.2, margin=-0.5),
+            inter_head=dict(temperature=0.2, margin=-0.5),
         )
     return config | changes
 
@@ -140,3 +134,33 @@ def step(model, inputs, optimizer, images=None):
     sum(v for k, v in losses.items() if "loss" in k).backward()
     optimizer.step()
     return {k: v.item() for k, v in losses.items()}
+
+
+def double(model):
+    """The model in float64, but for what is always float32: banks and labels."""
+    model.double()
+    if "inter" in model.terms:
+        model.terms.inter.float()
+    return model
+
+
+def encode_query(model, view):
+    """Online features of the query view, as a step has them."""
+    return model.look({0: view}, model.active())[1][0]
+
+
+def encode_key(model, view):
+    """Target features of the key view; a target network moves first, as in a step."""
+    return model.target.features(model, {1: view}, {})[1]
+
+
+def losses_of(model, made):
+    """Losses of a :class:`Step`, against the memory as it stands; nothing changes."""
+    raw = model.compare(model, made)
+    raw |= {term.name: term(model, made) for term in model.active()}
+    return model.weigh(raw) | made.figures
+
+
+def contrast(model, query, key, index=None):
+    """Losses of the features of a query and a key view."""
+    return losses_of(model, Step({}, None, index, {0: query}, {1: key}, {}))

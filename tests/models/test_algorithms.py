@@ -6,16 +6,28 @@ from unittest import mock
 
 import pytest
 import torch
-from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from mmssl_ext.models.algorithms import regioncl
 from mmssl_ext.models.layers import SplitBatchNorm, region
 from mmssl_ext.models.memory import KeyQueue
+from mmssl_ext.models.terms import regions
 
 from ..distributed import run_ranks
-from .common import ALGORITHMS, QUEUE_ALGORITHMS, build, samples, step, views
+from .common import (
+    ALGORITHMS,
+    MOMENTUM_ALGORITHMS,
+    NOT_DRAWN,
+    QUEUE_ALGORITHMS,
+    build,
+    double,
+    encode_key,
+    encode_query,
+    losses_of,
+    samples,
+    step,
+    views,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:bn_splits=1"),
@@ -46,33 +58,27 @@ def assert_same_state(ours, theirs):
         assert torch.equal(ours[name], value), name
 
 
-def embedding(name):
-    """The name of the feature that is the embedding."""
-    return "embedding" if name in QUEUE_ALGORITHMS else "projection"
-
-
 @variants(1, 4)
 def test_every_parameter_learns_and_no_key_does(name, changes):
     model = build(name, **changes)
-    contrast, seen = model.contrast, {}
-
-    def spy(query, key):
-        seen.update(query=query, key=key)
-        return contrast(query, key)
-
-    with mock.patch.object(model, "contrast", spy):
+    with mock.patch.object(model, "remember", wraps=model.remember) as spy:
         losses = model(views(8, type_=name), samples(8), mode="loss")
     sum(v for k, v in losses.items() if "loss" in k).backward()
     for key, parameter in model.named_parameters():
-        if key.startswith("encoder_k."):
+        if key.startswith("target."):
             assert not parameter.requires_grad and parameter.grad is None, key
         else:
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
-    assert seen["query"][embedding(name)].requires_grad
-    if name in QUEUE_ALGORITHMS:  # others stop the gradient in the head
-        assert not any(x.requires_grad for x in seen["key"].values())
+    (seen,) = spy.call_args.args
+    for features in seen.online.values():
+        assert features["embedding"].requires_grad
+        assert features["projection"].requires_grad
+    if name != "SimCLR":  # whose targets learn too
+        keys = [x for features in seen.target.values() for x in features.values()]
+        assert not any(x.requires_grad for x in keys)
     constants = dict(model.named_buffers()) | model.last_embeddings
     assert not any(x.requires_grad for x in constants.values())
+    assert not any(x.requires_grad for x in seen.figures.values())
 
 
 @every_algorithm
@@ -82,6 +88,8 @@ def test_losses_are_named_scalars_and_the_rest_is_constant(name):
     for key, value in losses.items():
         assert value.shape == (), key
         assert value.requires_grad == key.startswith("loss_"), key
+        if key.startswith("loss_"):
+            assert not losses[key.replace("loss", "raw")].requires_grad
 
 
 @variants(1, 8)
@@ -111,11 +119,13 @@ def test_keys_become_negatives_after_their_own_step(name):
     before = copy.deepcopy(model)
     inputs, images = views(8, 1, type_=name), samples(range(8, 16))
     losses = model(inputs, images, mode="loss")
-    key = before.encode_key(*inputs[1::2]) | before.identify(images)
-    again = before.contrast(before.encode_query(*inputs[0::2]), key)
+    made = before.step(inputs, index=torch.arange(8, 16))
+    again = losses_of(before, made)
+    assert again.keys() == losses.keys()
     for term, value in losses.items():  # against the queue as it stood before
         torch.testing.assert_close(again[term], value)
-    torch.testing.assert_close(model.last_embeddings["key"], key["embedding"])
+    key = made.target[1]["embedding"]
+    torch.testing.assert_close(model.last_embeddings["key"], key)
     assert torch.equal(model.negatives[8:16], model.last_embeddings["key"])
     for part, queue in queues(model).items():
         old = dict(before.named_modules())[part].keys
@@ -132,10 +142,7 @@ def by_halves(num_images, device=None):
 
 def train(name, rank, world_size):
     """Three steps on this rank's part of twelve images, BatchNorm frozen."""
-    model = build(name)
-    for part, module in model.named_children():
-        if part not in ("bank", "pseudo_labels"):  # those are always float32
-            module.double()  # in float32 rounding grows from step to step
+    model = double(build(name))  # in float32 rounding grows from step to step
     assert name not in QUEUE_ALGORITHMS or model.shuffles == (world_size > 1)
     call = DistributedDataParallel(model) if world_size > 1 else model
     for module in model.modules():
@@ -165,7 +172,7 @@ def ranks():
 @every_algorithm
 def test_two_ranks_equal_one(name, ranks):
     """Same global batch: same losses, queues and weights."""
-    with mock.patch.object(regioncl, "pairing", by_halves):
+    with mock.patch.object(regions, "pairing", by_halves):
         truth, history = train(name, 0, 1)
     for t, losses in enumerate(history):
         for key, value in losses.items():
@@ -185,15 +192,15 @@ def test_one_device_splits_and_shuffles_the_keys(name):
     assert len(split) == 2 * 20 and not plain
     assert model.shuffles
     # The key sees another grouping than the query would with the same images ...
-    inputs = views(16, type_=name)[0::2]
-    key, query = model.encode_key(*inputs), model.encode_query(*inputs)
+    view = model.views_of(views(16, type_=name))[0]
+    key, query = encode_key(model, view), encode_query(model, view)
     assert key.keys() <= query.keys()
     for part, value in key.items():
         assert not torch.allclose(value, query[part], atol=1e-2), part
     # ... and comes back in order: without batch statistics nothing is left of it.
     model.eval()
-    model.encoder_k.copy_from(**model.query_parts)
-    key, query = model.encode_key(*inputs), model.encode_query(*inputs)
+    model.target.follow(model)
+    key, query = encode_key(model, view), encode_query(model, view)
     for part, value in key.items():
         torch.testing.assert_close(value, query[part])
         assert not torch.allclose(value, value.roll(1, 0), atol=1e-2), part
@@ -224,15 +231,16 @@ def test_embed_modes(name):
     query = model(inputs[0], mode="embed")
     maps = model(inputs[0], mode="tensor")[-1]
     torch.testing.assert_close(query["backbone"], maps.mean((2, 3)))
-    trained = normalize(model.encode_query(*inputs[0::2])[embedding(name)], dim=1)
-    torch.testing.assert_close(normalize(query["embedding"], dim=1), trained)
-    if name not in QUEUE_ALGORITHMS:
-        with pytest.raises(ValueError, match=f"{name} has no key encoder"):
+    view = model.views_of(inputs)[0]
+    trained = model.encode(model, view)["projection"]
+    torch.testing.assert_close(query["embedding"], trained)
+    if name not in MOMENTUM_ALGORITHMS:
+        with pytest.raises(ValueError, match=f"{name} has no target network"):
             model(inputs[0], mode="embed_key")
         return
     key = model(inputs[0], mode="embed_key")
-    old = model.encode(model.encoder_k, *inputs[0::2])["embedding"]
-    torch.testing.assert_close(normalize(key["embedding"], dim=1), old)
+    old = model.encode(model.target, view)["projection"]
+    torch.testing.assert_close(key["embedding"], old)
     assert not torch.allclose(query["backbone"], key["backbone"], atol=1e-2)
 
 
@@ -249,7 +257,7 @@ def test_wrong_number_of_views_is_refused(name):
             model.check_inputs(given)
 
 
-@pytest.mark.parametrize("name", ["MoCo", "CO2", "InterCLR", "SimSiam"])
+@pytest.mark.parametrize("name", NOT_DRAWN)
 def test_nothing_to_inspect_is_said(name):
     with pytest.raises(ValueError, match=f"{name} has nothing to draw"):
         build(name)(views(4), mode="inspect")
@@ -263,7 +271,7 @@ def test_looking_does_not_change_training(name, changes):
         looked_at.eval()
         looked_at.check_inputs(views(1, 7, type_=name))
         looked_at(views(2, 8, type_=name)[0], mode="embed")
-        if name not in ("MoCo", "CO2", "InterCLR", "SimSiam"):
+        if name not in NOT_DRAWN:
             looked_at(views(2, 8, type_=name), mode="inspect")
         assert_same_state(looked_at, left_alone)
         looked_at.train()

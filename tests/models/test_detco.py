@@ -3,18 +3,21 @@
 import copy
 import math
 import warnings
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mmssl_ext.models.heads import MultiLevelHead
+from mmssl_ext.models.algorithms import Step
+from mmssl_ext.models.comparisons import MultiLevelSoftmax
 from mmssl_ext.models.layers import shuffle_batch
+from mmssl_ext.models.memory import KeyQueue
 from mmssl_ext.models.necks import MultiLevelNeck
 
 from . import common
-from .common import BACKBONE, DENSE_NECK, build, step
+from .common import BACKBONE, DENSE_NECK, build, encode_key, encode_query, step
 
 pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
 
@@ -33,7 +36,7 @@ def views(batch, seed=0):
 
 
 def head(**changes):
-    return dict(type="MultiLevelHead", temperature=0.2, **changes)
+    return dict(type="MultiLevelSoftmax", temperature=0.2, **changes)
 
 
 def neck(**changes):
@@ -105,16 +108,19 @@ def test_loss_and_gradient_of_a_step_equal_the_loop():
     with torch.no_grad():
         for part in ("backbone", "neck"):
             pairs = zip(
-                truth.encoder_k.get_submodule(part).parameters(),
+                truth.target.get_submodule(part).parameters(),
                 truth.get_submodule(part).parameters(),
                 strict=True,
             )
             for old, new in pairs:
                 old.copy_(0.9 * old + 0.1 * new)
-        key_global, key_local = loop_features(truth.encoder_k, images_k, patches_k)
+        key_global, key_local = loop_features(truth.target, images_k, patches_k)
     expected = dict.fromkeys(TERMS, 0.0)
     for i, weight in enumerate(WEIGHTS):
-        queue_global, queue_local = truth.queue.keys[i], truth.queue.keys[4 + i]
+        queue_global, queue_local = (
+            truth.compare.queue.keys[i],
+            truth.compare.queue.keys[4 + i],
+        )
         cases = (
             (query_global[i], key_global[i], queue_global),
             (query_local[i], key_local[i], queue_local),
@@ -127,8 +133,10 @@ def test_loss_and_gradient_of_a_step_equal_the_loop():
 
     for term in TERMS:
         torch.testing.assert_close(losses[term], expected[term], rtol=1e-7, atol=0)
-    deepest = loop_cross_entropy(query_global[3], key_global[3], truth.queue.keys[3])
-    torch.testing.assert_close(losses["nce_instance"], deepest.detach())
+    deepest = loop_cross_entropy(
+        query_global[3], key_global[3], truth.compare.queue.keys[3]
+    )
+    torch.testing.assert_close(losses["raw_instance"], deepest.detach())
     slopes = dict(truth.named_parameters())
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -138,14 +146,17 @@ def test_loss_and_gradient_of_a_step_equal_the_loop():
 
 def test_random_vectors_start_near_the_known_loss():
     """Invariant 1: ln 65,537 = 11.09 for equal logits, 11.19 for random unit rows."""
-    loss_head = MultiLevelHead(temperature=0.2)
+    compare = MultiLevelSoftmax(temperature=0.2)
     q = normalize(torch.randn(2, LEVELS, 64, 128), dim=-1)
     k = normalize(torch.randn(2, LEVELS, 64, 128), dim=-1)
     queue = normalize(torch.randn(65536, 128), dim=-1)
-    losses = loss_head.loss(q, k, queue.expand(2, LEVELS, -1, -1))
+    compare.queue = KeyQueue(1, 128, 2 * LEVELS)
+    compare.queue.keys = queue.expand(2 * LEVELS, -1, -1)
+    losses = compare.losses(q, k)
     assert losses.shape == (3, LEVELS)
     torch.testing.assert_close(losses, torch.full((3, 4), 11.19), rtol=0, atol=0.25)
-    assert loss_head.weigh(losses).sum().item() == pytest.approx(6.6 * 11.19, abs=0.4)
+    weighed = (losses * compare.factors).sum().item()
+    assert weighed == pytest.approx(6.6 * 11.19, abs=0.4)
 
 
 def test_equal_logits_give_the_logarithm_of_their_number():
@@ -154,7 +165,7 @@ def test_equal_logits_give_the_logarithm_of_their_number():
     for mlp in [*model.neck.global_heads, *model.neck.local_heads]:
         torch.nn.init.zeros_(mlp[2].weight)  # all embeddings are one and the same
         torch.nn.init.ones_(mlp[2].bias)
-    model.queue.keys.fill_(0.25)
+    model.compare.queue.keys.fill_(0.25)
     losses = model(views(4), mode="loss")
     for term in TERMS:
         assert losses[term].item() == pytest.approx(2.2 * math.log(65537), rel=1e-5)
@@ -166,17 +177,17 @@ def test_deepest_global_level_alone_is_moco_v2(bn_splits):
     """Invariant 2, over three steps."""
     alone = head(level_weights=(0, 0, 0, 1), term_weights=(1, 0, 0))
     ours = detco(head=alone, bn_splits=bn_splits)
-    theirs = build("MoCo", bn_splits=bn_splits, head=dict(type="InstanceHead"))
+    theirs = build("MoCo", bn_splits=bn_splits, head=dict(type="QueueSoftmax"))
     theirs.backbone.load_state_dict(ours.backbone.state_dict())
     theirs.neck.mlp.load_state_dict(ours.neck.global_heads[3].state_dict())
-    theirs.queue.keys.copy_(ours.queue.keys[3])
+    theirs.compare.queue.keys.copy_(ours.compare.queue.keys[3])
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (ours, theirs)]
     for seed in range(3):
         inputs = views(8, seed)
         mine = step(ours, inputs, optimizers[0])
         peer = step(theirs, inputs[:2], optimizers[1])["loss_instance"]
         assert mine["loss_global"] == pytest.approx(peer, rel=1e-5)
-        assert mine["nce_instance"] == pytest.approx(peer, rel=1e-5)
+        assert mine["raw_instance"] == pytest.approx(peer, rel=1e-5)
         assert mine["loss_local"] == mine["loss_cross"] == 0
     weights = dict(ours.backbone.named_parameters())
     for name, parameter in theirs.backbone.named_parameters():
@@ -187,21 +198,21 @@ def test_deepest_global_level_alone_is_moco_v2(bn_splits):
 def test_eight_queues_take_the_batch_at_the_same_positions():
     """Invariant 3, wrapping around the end."""
     model, ptr = detco(queue_len=10), 0
-    assert model.queue.keys.shape == (2 * LEVELS, 10, 16)
+    assert model.compare.queue.keys.shape == (2 * LEVELS, 10, 16)
     for seed in range(3):
-        before = model.queue.keys.clone()
-        enqueue = model.queue.enqueue
-        with mock.patch.object(model.queue, "enqueue", wraps=enqueue) as spy:
+        before = model.compare.queue.keys.clone()
+        enqueue = model.compare.queue.enqueue
+        with mock.patch.object(model.compare.queue, "enqueue", wraps=enqueue) as spy:
             model(views(4, seed), mode="loss")
         (key,) = spy.call_args.args  # 4 x 2L x D
         where = [(ptr + n) % 10 for n in range(4)]
         for group in range(2 * LEVELS):
-            changed = (model.queue.keys[group] != before[group]).any(1)
+            changed = (model.compare.queue.keys[group] != before[group]).any(1)
             assert changed.nonzero().flatten().tolist() == sorted(where)
-            new = model.queue.keys[group][where]
+            new = model.compare.queue.keys[group][where]
             assert torch.equal(new, key[:, group])
         assert torch.equal(key[:, 3], model.last_embeddings["key"])
-        norms = model.queue.keys.norm(dim=2)
+        norms = model.compare.queue.keys.norm(dim=2)
         torch.testing.assert_close(norms, torch.ones(2 * LEVELS, 10))
         ptr += 4
 
@@ -217,7 +228,7 @@ def test_which_queue_a_term_reads(zeroed, changed):
     """Invariant 4."""
     model = detco()
     other = copy.deepcopy(model)
-    other.queue.keys[zeroed] = 0
+    other.compare.queue.keys[zeroed] = 0
     before, after = model(views(4), mode="loss"), other(views(4), mode="loss")
     assert changed_terms(before, after) == changed
 
@@ -267,18 +278,18 @@ def test_an_image_sees_its_own_patches_only():
     """Invariant 7, in eval mode: what is around an image in the batch is nothing."""
     model = detco().eval()
     images, _, patches, _ = views(4)
-    base = model.encode_query(images, patches)["levels"]
+    base = encode_query(model, (images, patches))["levels"]
     torch.testing.assert_close(base.norm(dim=2), torch.ones(4, 2 * LEVELS))
     for n in range(4):
-        one = model.encode_query(images[n : n + 1], patches[n : n + 1])["levels"]
+        one = encode_query(model, (images[n : n + 1], patches[n : n + 1]))["levels"]
         torch.testing.assert_close(one[0], base[n], rtol=1e-4, atol=1e-5)
     other = patches.clone()
     other[1, 7] = torch.randn(3, 32, 32)
-    moved = model.encode_query(images, other)["levels"] - base
+    moved = encode_query(model, (images, other))["levels"] - base
     assert (moved[1, 4:].norm(dim=1) > 1e-4).all()
     moved[1, 4:] = 0
     torch.testing.assert_close(moved, torch.zeros_like(moved), rtol=0, atol=1e-6)
-    shuffled = model.encode_query(images, patches.flip(1))["levels"] - base
+    shuffled = encode_query(model, (images, patches.flip(1)))["levels"] - base
     assert (shuffled[:, 4:].norm(dim=2) > 1e-4).all()  # a patch has a place
 
 
@@ -302,7 +313,7 @@ def moved_images(encode, inputs, perturbed):
 def test_patches_share_the_batch_norm_group_of_their_image(perturbed):
     """Invariant 7 in training: statistics come from whole images."""
     model = detco(bn_splits=4)
-    moved = moved_images(model.encode_query, views(8)[0::2], perturbed)
+    moved = moved_images(lambda *x: encode_query(model, x), views(8)[0::2], perturbed)
     mates = {n for n in range(8) if n % 4 == perturbed % 4}
     assert moved == [mates, mates]
 
@@ -311,21 +322,23 @@ def test_key_patches_are_shuffled_with_their_image():
     """Other mates than the query's, the same for images and patches, and in order."""
     model = detco(bn_splits=4)
     assert model.shuffles
-    model.encoder_k.update(**model.query_parts)
+    model.target.update(model)
+    model.clock.set(1)
     frozen = copy.deepcopy(model)
 
-    def encode_key(*inputs):
-        return copy.deepcopy(frozen).encode_key(*inputs)  # always the second step
+    def encode(*view):
+        return encode_key(copy.deepcopy(frozen), view)  # always the second step
 
     order = shuffle_batch(torch.arange(8), 2)[0].tolist()
     groups = [{order[p] for p in range(8) if p % 4 == g} for g in range(4)]
     assert groups != [{g, g + 4} for g in range(4)]
     for perturbed in (0, 5):
-        moved = moved_images(encode_key, views(8)[1::2], perturbed)
+        moved = moved_images(encode, views(8)[1::2], perturbed)
         mates = next(group for group in groups if perturbed in group)
         assert moved == [mates, mates]
     frozen.eval()
-    key, query = encode_key(*views(8)[1::2]), frozen.encode_query(*views(8)[1::2])
+    view = views(8)[1::2]
+    key, query = encode(*view), encode_query(frozen, view)
     torch.testing.assert_close(key["levels"], query["levels"])
 
 
@@ -384,10 +397,16 @@ def test_weights_scale_loss_and_gradient():
 
 def test_levels_and_terms_are_weighed_by_hand():
     losses = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
-    loss_head = MultiLevelHead(level_weights=WEIGHTS, term_weights=(1, 0.5, 2))
+    compare = MultiLevelSoftmax(level_weights=WEIGHTS, term_weights=(1, 0.5, 2))
     # 0.1 + 0.8 + 2.1 + 4 = 7; 0.5 + 2.4 + 4.9 + 8 = 15.8; 0.9 + 4 + 7.7 + 12 = 24.6
     expected = torch.tensor([7, 7.9, 49.2])
-    torch.testing.assert_close(loss_head.weigh(losses), expected)
+    method = SimpleNamespace(pairs=((0, 1),))
+    levels = {0: {"levels": torch.empty(1, 8, 16)}}
+    made = Step({}, None, None, levels, {1: levels[0]}, {})
+    with mock.patch.object(compare, "losses", return_value=losses):
+        found = compare(method, made)
+    assert list(found) == ["global", "local", "cross"]
+    torch.testing.assert_close(torch.stack([*found.values()]), expected)
 
 
 @pytest.mark.parametrize(
@@ -415,15 +434,15 @@ def test_inspect_and_embed():
     model(views(8), mode="loss")
     model.eval()
     inputs = views(3)
-    query = model.encode(model, inputs[0], inputs[2])["levels"]
-    key = model.encode(model.encoder_k, inputs[1], inputs[3])["levels"]
+    query = model.encode(model, (inputs[0], inputs[2]))["levels"]
+    key = model.encode(model.target, (inputs[1], inputs[3]))["levels"]
     cross = model(inputs, mode="inspect")["cross"]
     assert cross.shape == (3, LEVELS) and not cross.requires_grad
     for n in range(3):
         for i in range(LEVELS):
             cosine = torch.dot(query[n, 4 + i], key[n, i])
             torch.testing.assert_close(cross[n, i], cosine)
-    for mode, encoder in (("embed", model), ("embed_key", model.encoder_k)):
+    for mode, encoder in (("embed", model), ("embed_key", model.target)):
         found = model(inputs[0], mode=mode)
         pooled = encoder.backbone(inputs[0])[-1].mean((2, 3))
         torch.testing.assert_close(found["backbone"], pooled)
@@ -442,12 +461,15 @@ def test_inspect_and_embed():
         (dict(head=head(level_weights=(0.4, 0.7, 1))), r"weights for 3"),
         (dict(head=head(term_weights=(1, 1))), "global, local and cross"),
         (dict(head=head(level_weights=(-1, 0.4, 0.7, 1))), "none of them negative"),
-        (dict(head=dict(type="MultiLevelHead", temperature=0)), "must be positive"),
+        (dict(head=dict(type="MultiLevelSoftmax", temperature=0)), "must be positive"),
         (dict(neck=neck(hid_channels=(8, 16, 32))), "not one width for each of the 4"),
-        (dict(feat_dim=32), "neck.out_channels and feat_dim equal"),
+        (dict(feat_dim=32), "neck returns 16 features but feat_dim is 32"),
         (dict(bn_splits=0), "bn_splits=0"),
         (dict(neck=DENSE_NECK), "DenseCLNeck knows no levels; set neck.type"),
-        (dict(head=dict(type="InstanceHead")), "InstanceHead knows no levels"),
+        (
+            dict(head=dict(type="QueueSoftmax")),
+            "QueueSoftmax knows no levels; set head",
+        ),
     ],
 )
 def test_levels_that_do_not_fit_are_refused(changes, message):
@@ -495,5 +517,5 @@ def test_fewer_levels_and_patches():
     )
     inputs = views(4)
     losses = model([*inputs[:2], *(p[:, :4] for p in inputs[2:])], mode="loss")
-    assert model.queue.keys.shape == (4, 64, 16)
+    assert model.compare.queue.keys.shape == (4, 64, 16)
     assert all(torch.isfinite(v) for v in losses.values())

@@ -1,4 +1,4 @@
-"""Rows that change places between ranks, and MoCo's uint8 key views."""
+"""Rows that change places between ranks, and uint8 views."""
 
 from unittest import mock
 
@@ -9,16 +9,16 @@ from mmengine.optim import OptimWrapper
 from torch.nn.parallel import DistributedDataParallel
 
 from mmssl_ext.models import layers
-from mmssl_ext.models.algorithms import moco
 from mmssl_ext.models.layers import (
     exchange_rows,
     plan_exchange,
     shuffle_batch,
     unshuffle_batch,
 )
+from mmssl_ext.models.targets import momentum
 
 from ..distributed import run_ranks
-from .common import CELL_ALGORITHMS, QUEUE_ALGORITHMS, build, samples
+from .common import ALGORITHMS, CELL_ALGORITHMS, QUEUE_ALGORITHMS, build, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
 ROWS = 5
@@ -147,34 +147,39 @@ def own_part(order):
     return order.view(2, -1)[torch.distributed.get_rank()]
 
 
+def uint8_views(model, batch, generator):
+    """Images, for a method that takes them with patch sets."""
+    size = 64 if type(model).__name__ in CELL_ALGORITHMS else 32
+    shapes = [(3, size, size)] * 2 + [(9, 3, 32, 32)] * (model.num_views - 2)
+    return [
+        torch.randint(256, (batch, *s), generator=generator, dtype=torch.uint8)
+        for s in shapes
+    ]
+
+
+def shuffle_uint8(x, seed):
+    assert x.dtype == torch.uint8
+    return shuffle_batch(x, seed)
+
+
 def train_on_a_rank(rank, name, plain):
     """Two train_steps on this rank's uint8 images; ``plain``: as defined, floats."""
     model = build(name)
     assert model.shuffles
-    views = range(model.num_views)
-    assert model.data_preprocessor.raw_views == {v for v in views if v % 2}
-    if plain:
-        model.data_preprocessor.raw_views = frozenset()
     call = DistributedDataParallel(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = OptimWrapper(torch.optim.SGD(trained, lr=0.1, momentum=0.9))
     history = []
     for seed in range(2):
         generator = torch.Generator().manual_seed(2 * seed + rank)
-        size = 64 if name in CELL_ALGORITHMS else 32
-        shapes = [(3, size, size)] * 2 + [(9, 3, 32, 32)] * (model.num_views - 2)
-        inputs = [
-            torch.randint(256, (5, *s), generator=generator, dtype=torch.uint8)
-            for s in shapes
-        ]
+        inputs = uint8_views(model, 5, generator)
         numbers = range(10 * seed + 5 * rank, 10 * seed + 5 * rank + 5)
         data = model.data_preprocessor(
             dict(inputs=inputs, data_samples=samples(numbers)), True
         )
-        assert all(
-            (x.dtype == torch.uint8) == (v % 2 == 1 and not plain)
-            for v, x in enumerate(data["inputs"])
-        )
+        assert all(x.dtype == torch.uint8 for x in data["inputs"])
+        if plain:
+            data["inputs"] = list(map(model.data_preprocessor.normalise, inputs))
         losses, figures = model.parse_losses(call(**data, mode="loss"))
         optimizer.update_params(losses)
         history.append({k: v.item() for k, v in figures.items()})
@@ -185,10 +190,11 @@ def train_both_ways(rank):
     torch.use_deterministic_algorithms(True)
     results = {}
     for name in QUEUE_ALGORITHMS:
-        ours = train_on_a_rank(rank, name, plain=False)
+        with mock.patch.object(momentum, "shuffle_batch", shuffle_uint8):
+            ours = train_on_a_rank(rank, name, plain=False)
         with (
-            mock.patch.object(moco, "shuffle_batch", gather_everything),
-            mock.patch.object(moco, "unshuffle_batch", restore_everything),
+            mock.patch.object(momentum, "shuffle_batch", gather_everything),
+            mock.patch.object(momentum, "unshuffle_batch", restore_everything),
         ):
             results[name] = ours, train_on_a_rank(rank, name, plain=True)
     return results
@@ -209,7 +215,18 @@ def test_uint8_training_equals_gathered_floats(name, ranks):
     assert ranks[0][name][0][1] != ranks[1][name][0][1]  # other images
 
 
-def test_one_process_gets_floats():
-    model = build("MoCo", bn_splits=4)
-    assert model.shuffles
-    assert not getattr(model.data_preprocessor, "raw_views", frozenset())
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_uint8_views_equal_normalised_ones(name):
+    """Whatever the method does with them, in one process."""
+    splits = dict(bn_splits=4) if name in QUEUE_ALGORITHMS else {}
+    ours, truth = build(name, **splits), build(name, **splits)
+    inputs = uint8_views(ours, 8, torch.Generator().manual_seed(0))
+    floats = [truth.data_preprocessor.normalise(x) for x in inputs]
+    losses = [
+        model(x, samples(8), mode="loss")
+        for model, x in ((ours, inputs), (truth, floats))
+    ]
+    assert losses[0] == losses[1]
+    state = ours.state_dict()
+    for key, value in truth.state_dict().items():
+        assert torch.equal(state[key], value), key

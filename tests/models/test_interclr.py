@@ -1,4 +1,4 @@
-"""InterCLR: the loss with a margin, the head, and the algorithm around them."""
+"""InterCLR: the loss with a margin, the term, and the algorithm around them."""
 
 import copy
 from types import SimpleNamespace
@@ -7,17 +7,17 @@ from unittest import mock
 import pytest
 import torch
 from mmengine.registry import init_default_scope
-from mmpretrain.engine.hooks import DenseCLHook
 from scipy import stats
 from torch.nn.functional import normalize
 
-from mmssl_ext.models.heads import MarginHead
+from mmssl_ext.models.algorithms import Step
 from mmssl_ext.models.losses import margin_info_nce
-from mmssl_ext.models.memory import Negatives, pseudo_labels
+from mmssl_ext.models.memory import FeatureBank, Negatives, pseudo_labels
+from mmssl_ext.models.terms import InterImage
 from mmssl_ext.registry import MODELS
 from tests.matrix import pairwise
 
-from .common import build, model_config, samples, step, views
+from .common import build, contrast, model_config, samples, step, views
 
 pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
 
@@ -110,15 +110,31 @@ def test_hand_cases(positive, negatives, margin, expected):
         expected, abs=1e-6
     )
     found = Negatives(torch.empty(0), negatives, q @ negatives.T, mask)
-    head = MarginHead(temperature=0.2, margin=margin)
-    assert head.loss(q, positive, found).item() == pytest.approx(expected, abs=1e-6)
+    loss = loss_of_the_term(q, positive, found, temperature=0.2, margin=margin)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_head_takes_the_mean_and_has_the_sheets_defaults():
+def loss_of_the_term(q, positives, found, **options):
+    """With these images drawn, whatever the bank holds."""
+    term = InterImage(ONLINE, dict(type="RandomNegatives"), **options)
+    term.bank = FeatureBank(q.shape[1])
+    term.bank.fill(torch.zeros(len(q), q.shape[1]))
+    term.labels.labels = torch.zeros(len(q), dtype=torch.int32)
+    clock, images = SimpleNamespace(draw_seed=1), torch.arange(len(q))
+    method = SimpleNamespace(pairs=((0, 1),), clock=clock)
+    with (
+        mock.patch.object(term.labels, "draw_members", return_value=images),
+        mock.patch.object(term.bank, "read", return_value=positives),
+        mock.patch.object(term.sampler, "draw", return_value=found),
+    ):
+        return term(method, Step({}, None, images, {0: {"embedding": q}}, {}, {}))
+
+
+def test_the_term_takes_the_mean_and_has_the_sheets_defaults():
     q, positives, negatives, mask = problem()
     found = Negatives(torch.arange(37), negatives, q @ negatives.T, mask)
     expected = sum(loop_margin_info_nce(q, positives, negatives, mask, 0.2, -0.5)) / 5
-    torch.testing.assert_close(MarginHead().loss(q, positives, found), expected)
+    torch.testing.assert_close(loss_of_the_term(q, positives, found), expected)
 
 
 def test_the_loss_grows_with_the_margin():
@@ -194,9 +210,9 @@ def test_half_precision_training_computes_the_same_loss():
         (dict(margin=float("nan")), "margin=nan"),
     ],
 )
-def test_wrong_values_of_the_head(changes, message):
+def test_wrong_values_of_the_term(changes, message):
     with pytest.raises(ValueError, match=message):
-        MarginHead(**changes)
+        build("InterCLR", inter_head=changes)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
@@ -236,8 +252,8 @@ class Spy:
     def __init__(self, model):
         self.members, self.negatives = [], []
         draws = (
-            (model.pseudo_labels, "draw_members", self.members),
-            (model.sampler, "draw", self.negatives),
+            (model.terms.inter.labels, "draw_members", self.members),
+            (model.terms.inter.sampler, "draw", self.negatives),
         )
         for part, name, log in draws:
             setattr(part, name, self.recorded(getattr(part, name), log))
@@ -261,7 +277,7 @@ def test_lambda_zero_is_moco(make):
             step(model, views(8, seed), optimizer, images_of(seed))
             for model, optimizer in zip((mine, moco), optimizers, strict=True)
         )
-        assert ours["loss_instance"] == ours["nce_instance"] == theirs["loss_instance"]
+        assert ours["loss_instance"] == ours["raw_instance"] == theirs["loss_instance"]
         assert ours.get("loss_inter", 0) == 0
         for (name, p), (_, q) in zip(
             mine.named_parameters(), moco.named_parameters(), strict=True
@@ -283,7 +299,7 @@ def test_a_whole_step_equals_the_loop(strategy, labels):
         loss_lambda=weight,
         pseudo_labels=labels,
         negatives=dict(type=f"{strategy}Negatives", num=12, **pool),
-        inter_head=dict(type="MarginHead", temperature=temperature, margin=margin),
+        inter_head=dict(temperature=temperature, margin=margin),
     )
     train(model, range(3))
     before, inputs, images = copy.deepcopy(model), views(8, 9), images_of(9)
@@ -292,11 +308,12 @@ def test_a_whole_step_equals_the_loop(strategy, labels):
     model.zero_grad()
     model.parse_losses(losses)[0].backward()
 
-    bank, labels = before.bank.features.double(), before.pseudo_labels.labels.tolist()
+    branch = before.terms.inter
+    bank, labels = branch.bank.features.double(), branch.labels.labels.tolist()
     maps = before.backbone(inputs[0])
     queries = normalize(before.neck(maps)[0], dim=1).double()
     keys = model.last_embeddings["key"].double()
-    queue = before.queue.keys.double()
+    queue = before.compare.queue.keys.double()
     instance = [loop_nce(q, k, queue, 0.2) for q, k in zip(queries, keys, strict=True)]
     inter, (members,), (found,) = [], spy.members, spy.negatives
     for n, (q, image, member) in enumerate(zip(queries, images, members, strict=True)):
@@ -314,8 +331,8 @@ def test_a_whole_step_equals_the_loop(strategy, labels):
     expected = {
         "loss_instance": (1 - weight) * nce_instance,
         "loss_inter": weight * nce_inter,
-        "nce_instance": nce_instance,
-        "nce_inter": nce_inter,
+        "raw_instance": nce_instance,
+        "raw_inter": nce_inter,
         "num_negatives": found.mask.sum() / 8,
     }
     assert losses.keys() == expected.keys()
@@ -343,14 +360,13 @@ def test_the_combined_hand_case():
         torch.nn.functional.pad(with_cosine(*x).float(), (0, 14))
         for x in ((1.0,), (0.3,), (0.5, 0.1))
     )
-    model.start_bank(torch.cat([k, others]))
-    model.pseudo_labels.set_labels(torch.tensor([0, 1, 1]), model.bank)
-    model.queue.keys.copy_(others)
-    losses = model.contrast(
-        {"embedding": q}, {"embedding": k, "image": torch.tensor([0])}
-    )
-    assert losses["nce_instance"].item() == pytest.approx(1.407606, abs=2e-6)
-    assert losses["nce_inter"].item() == pytest.approx(0.225802, abs=2e-6)
+    branch = model.terms.inter
+    branch.fill(torch.cat([k, others]))
+    branch.labels.set_labels(torch.tensor([0, 1, 1]), branch.bank)
+    model.compare.queue.keys.copy_(others)
+    losses = contrast(model, {"embedding": q}, {"embedding": k}, torch.tensor([0]))
+    assert losses["raw_instance"].item() == pytest.approx(1.407606, abs=2e-6)
+    assert losses["raw_inter"].item() == pytest.approx(0.225802, abs=2e-6)
     total = model.parse_losses(losses)[0]
     assert total.item() == pytest.approx(1.112155, abs=2e-6)
 
@@ -361,14 +377,15 @@ def test_losses_come_from_the_bank_before_the_step():
     inputs, images = views(8, 9), images_of(9)
     frozen = copy.deepcopy(model)
     for each in (model, frozen):  # the positive is the image's own old feature
-        each.pseudo_labels.draw_members = lambda rows, generator: rows
-    frozen.enqueue = lambda key: None
-    old = model.bank.features[images].clone()
+        each.terms.inter.labels.draw_members = lambda rows, generator: rows
+    frozen.remember = lambda made: None
+    bank, untouched = (each.terms.inter.bank for each in (model, frozen))
+    old = bank.features[images].clone()
     losses, others = (m(inputs, samples(images), mode="loss") for m in (model, frozen))
     for name, value in losses.items():
         assert torch.equal(value, others[name]), name
-    assert not torch.equal(model.bank.features[images], old)
-    assert torch.equal(frozen.bank.features[images], old)
+    assert not torch.equal(bank.features[images], old)
+    assert torch.equal(untouched.features[images], old)
 
 
 def test_each_term_reaches_every_parameter():
@@ -377,7 +394,7 @@ def test_each_term_reaches_every_parameter():
     names, parameters = zip(
         *((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True
     )
-    assert not any(name.startswith("encoder_k.") for name in names)
+    assert not any(name.startswith("target.") for name in names)
     for term in ("loss_instance", "loss_inter"):
         grads = torch.autograd.grad(losses[term], parameters, retain_graph=True)
         for name, grad in zip(names, grads, strict=True):
@@ -387,34 +404,33 @@ def test_each_term_reaches_every_parameter():
 @pytest.mark.parametrize(("margin", "expected"), [(-0.5, 7.30), (0.0, 9.80)])
 def test_random_features_start_at_the_known_value(margin, expected):
     model = fresh(
-        feat_dim=128,
         neck=dict(type="MoCoV2Neck", in_channels=64, hid_channels=8, out_channels=128),
         pseudo_labels=dict(type="OnlineLabels", num_clusters=100),
         negatives=dict(type="RandomNegatives", num=16_384),
-        inter_head=dict(type="MarginHead", temperature=0.2, margin=margin),
+        inter_head=dict(temperature=0.2, margin=margin),
     )
-    model.bank.fill(unit(20_000, 128, dtype=torch.float32))
-    model.pseudo_labels.set_labels(torch.randint(100, (20_000,)), model.bank)
+    branch = model.terms.inter
+    branch.bank.fill(unit(20_000, 128, dtype=torch.float32))
+    branch.labels.set_labels(torch.randint(100, (20_000,)), branch.bank)
     key = {"embedding": unit(400, 128, seed=2, dtype=torch.float32)}
-    key["image"] = torch.randperm(20_000)[:400]
     query = {"embedding": unit(400, 128, seed=1, dtype=torch.float32)}
-    losses = model.contrast(query, key)
+    losses = contrast(model, query, key, torch.randperm(20_000)[:400])
     assert losses["num_negatives"] == 16_384
-    assert losses["nce_inter"].item() == pytest.approx(expected, abs=0.05)
+    assert losses["raw_inter"].item() == pytest.approx(expected, abs=0.05)
 
 
 def test_an_empty_bank_is_refused():
     model = fresh()
-    with pytest.raises(ValueError, match=r"bank is empty.*PseudoLabelHook"):
+    with pytest.raises(ValueError, match=r"bank is empty.*MethodHook.*inter\.fill"):
         model(views(4), samples(4), mode="loss")
-    model.start_bank(torch.randn(100, 16))
+    model.terms.inter.fill(torch.randn(100, 16))
     model(views(4), samples(4), mode="loss")
 
 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        (None, "PackViews, whose data samples carry sample_idx"),
+        (None, "PackViews, whose items carry index"),
         ([], "PackViews"),
         ([*samples(3), samples(1)[0].__class__()], "PackViews"),
         (samples([3, 4, 100, 5]), "runs from 3 to 100, but the bank has 100 images"),
@@ -424,10 +440,11 @@ def test_an_empty_bank_is_refused():
 )
 def test_unknown_images_are_refused(found, message):
     model = build("InterCLR")
-    before = copy.deepcopy(model.bank.features)
+    bank = model.terms.inter.bank
+    before = bank.features.clone()
     with pytest.raises(ValueError, match=message):
         model(views(4), found, mode="loss")
-    assert torch.equal(model.bank.features, before)
+    assert torch.equal(bank.features, before)
     model(views(4), samples([0, 99, 5, 6]), mode="loss")
 
 
@@ -439,12 +456,13 @@ def test_an_image_may_stand_twice_in_a_batch():
     losses = model(views(6), samples(images), mode="loss")
     assert all(torch.isfinite(x) for x in losses.values())
     model.parse_losses(losses)[0].backward()
-    keys, bank = model.last_embeddings["key"], model.bank.features
+    branch, other = model.terms.inter, before.terms.inter
+    keys, bank = model.last_embeddings["key"], branch.bank.features
     for image, last in {3: 5, 5: 4, 8: 3}.items():
         torch.testing.assert_close(bank[image], keys[last])
-    labels, old = model.pseudo_labels, before.pseudo_labels
+    labels, old = branch.labels, other.labels
     kept = [row for row in range(100) if row not in images]
-    assert torch.equal(bank[kept], before.bank.features[kept])
+    assert torch.equal(bank[kept], other.bank.features[kept])
     assert torch.equal(labels.labels[kept], old.labels[kept])
     best = (bank @ old.centroids.T).argmax(1)
     assert torch.equal(labels.labels[images].long(), best[images])
@@ -456,13 +474,14 @@ def test_an_image_may_stand_twice_in_a_batch():
 def test_half_precision_training_assigns_by_full_precision():
     """A product in bfloat16 would mistake some of so many labels."""
     model = fresh(pseudo_labels=dict(ONLINE, num_clusters=100, min_size=1))
-    model.start_bank(unit(2000, 16, dtype=torch.float32))
-    before = model.pseudo_labels.centroids.double()
+    model.terms.inter.fill(unit(2000, 16, dtype=torch.float32))
+    branch = model.terms.inter
+    before = branch.labels.centroids.double()
     keys = unit(2000, 16, seed=1, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        model.enqueue({"embedding": keys, "image": torch.arange(2000)})
-    truth = (model.bank.features.double() @ before.T).argmax(1)
-    assert torch.equal(model.pseudo_labels.labels.long(), truth)
+        branch.remember({"keys": keys, "images": torch.arange(2000)})
+    truth = (branch.bank.features.double() @ before.T).argmax(1)
+    assert torch.equal(branch.labels.labels.long(), truth)
 
 
 def test_draws_are_new_every_step_and_do_not_follow_from_the_global_seed():
@@ -485,16 +504,17 @@ def test_draws_are_new_every_step_and_do_not_follow_from_the_global_seed():
 def test_draws_of_successive_steps_are_independent():
     """Consecutive seeds are no better than the generator behind them: chi-squares."""
     model = build("InterCLR", negatives=dict(type="RandomNegatives", num=12))
-    model.pseudo_labels.set_labels(torch.arange(100) % 5, model.bank)
+    branch = model.terms.inter
+    branch.labels.set_labels(torch.arange(100) % 5, branch.bank)
     q, own = unit(1, 16, dtype=torch.float32), torch.tensor([0])
-    steps, bank, labels = 2000, model.bank, model.pseudo_labels
+    steps, bank, labels = 2000, branch.bank, branch.labels
     members, negatives = torch.zeros(100), torch.zeros(100)
     common, before = torch.zeros(13), torch.zeros(100)
     for number in range(steps):
-        model.encoder_k.num_steps = number
-        generator = model.generator(q.device)
+        model.clock.num_steps = number
+        generator = torch.Generator().manual_seed(model.clock.draw_seed)
         members[labels.draw_members(own, generator)] += 1
-        found = model.sampler.draw(q, own, bank, labels, generator)
+        found = branch.sampler.draw(q, own, bank, labels, generator)
         drawn = torch.zeros(100).index_add_(0, found.rows, found.mask[0].float())
         common[int((drawn * before).sum())] += number > 0
         negatives, before = negatives + drawn, drawn
@@ -515,11 +535,14 @@ def test_ranks_draw_what_one_process_would_for_the_whole_batch():
     q = unit(8, 16, dtype=torch.float32)
 
     def draw(part):
-        generator = model.generator(q.device)
-        labels, rows = model.pseudo_labels, images[part]
+        generator = torch.Generator().manual_seed(model.clock.draw_seed)
+        branch = model.terms.inter
+        labels, rows = branch.labels, images[part]
         members = labels.draw_members(rows, generator)
         own = labels.labels[rows]
-        return members, model.sampler.draw(q[part], own, model.bank, labels, generator)
+        return members, branch.sampler.draw(
+            q[part], own, branch.bank, labels, generator
+        )
 
     members, whole = draw(slice(8))
     for rank in range(2):
@@ -555,16 +578,17 @@ def test_an_empty_model_resumes_bit_by_bit(changes):
     expected = train(model, range(3, 7), optimizer)
 
     resumed = fresh(seed=5, **changes)
-    assert len(resumed.bank) == 0
+    assert len(resumed.terms.inter.bank) == 0
     optimizer = sgd(resumed)
     resumed.load_state_dict(state[0])
     optimizer.load_state_dict(state[1])
     assert train(resumed, range(3, 7), optimizer) == expected
     for each in (model, resumed):
-        each.pseudo_labels.end_epoch(1, each.bank)
+        each.terms.inter.end_epoch(SimpleNamespace(epoch=0))
     ours, theirs = resumed.state_dict(), model.state_dict()
     assert ours.keys() == theirs.keys()
-    assert {"bank.features", "queue.keys", "pseudo_labels.labels"} <= ours.keys()
+    names = {f"terms.inter.{n}" for n in ("bank.features", "labels.labels")}
+    assert names | {"compare.queue.keys"} <= ours.keys()
     for name, value in theirs.items():
         assert ours[name].dtype == value.dtype and torch.equal(ours[name], value), name
 
@@ -584,17 +608,17 @@ def test_every_choice_of_the_parts_trains(labels, strategy, dtype):
     before = copy.deepcopy(model.state_dict())
     for epoch in (1, 2):
         for losses in train(model, range(2)):
-            assert 0 < losses["nce_inter"] < 20
+            assert 0 < losses["raw_inter"] < 20
             assert 0 < losses["num_negatives"] <= 12
-        model.pseudo_labels.end_epoch(epoch, model.bank)
+        model.terms.inter.end_epoch(SimpleNamespace(epoch=epoch - 1))
     after = model.state_dict()
-    assert model.bank.features.dtype == getattr(torch, dtype)
-    for name in ("backbone.conv1.weight", "bank.features"):
+    assert model.terms.inter.bank.features.dtype == getattr(torch, dtype)
+    for name in ("backbone.conv1.weight", "terms.inter.bank.features"):
         assert torch.isfinite(after[name]).all()
         assert not torch.equal(after[name], before[name])
     assert all(torch.isfinite(x).all() for x in after.values())
-    sizes = model.pseudo_labels.labels.bincount(minlength=6)
-    assert torch.equal(model.pseudo_labels.sizes, sizes)
+    labels = model.terms.inter.labels
+    assert torch.equal(labels.sizes, labels.labels.bincount(minlength=6))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -603,7 +627,7 @@ def test_a_single_image_has_no_inter_image_loss(strategy):
         pseudo_labels=dict(ONLINE, num_clusters=1, min_size=1),
         negatives=dict(type=f"{strategy}Negatives"),  # the recipe of ImageNet
     )
-    model.start_bank(torch.randn(1, 16))
+    model.terms.inter.fill(torch.randn(1, 16))
     for seed in range(3):
         losses = model(views(4, seed), samples([0, 0, 0, 0]), mode="loss")
         assert losses["loss_inter"] == losses["num_negatives"] == 0
@@ -613,15 +637,20 @@ def test_a_single_image_has_no_inter_image_loss(strategy):
             assert all(torch.isfinite(grad).all() for grad in grads)
 
 
-def test_a_hook_may_hold_lambda_at_zero_at_first():
-    model = build("InterCLR", loss_lambda=0.4)
-    runner, hook = SimpleNamespace(model=model, iter=0), DenseCLHook(start_iters=2)
-    hook.before_train(runner)
-    for weight in (0, 0, 0.4, 0.4):
-        hook.before_train_iter(runner, runner.iter)
-        (losses,) = train(model, [runner.iter])
-        assert losses["loss_inter"] == pytest.approx(weight * losses["nce_inter"])
-        instance = (1 - weight) * losses["nce_instance"]
+def test_a_schedule_may_hold_lambda_at_zero_at_first():
+    """MoCo until then; the bank follows, where there is one."""
+    warm_up = dict(kind="step", start=0, end=0.4, until=2)
+    model, moco = build("InterCLR", loss_lambda=warm_up), build("MoCo")
+    bank = model.terms.inter.bank
+    for iteration, weight in enumerate((0, 0, 0.4, 0.4)):
+        before = bank.features.clone()
+        (losses,) = train(model, [iteration])
+        instance = (1 - weight) * losses["raw_instance"]
         assert losses["loss_instance"] == pytest.approx(instance)
-        assert losses["nce_inter"] > 0
-        runner.iter += 1
+        assert not torch.equal(bank.features, before)
+        if weight == 0:
+            assert losses.keys() == {"loss_instance", "raw_instance"}
+            assert [losses] == train(moco, [iteration])
+        else:
+            assert losses["loss_inter"] == pytest.approx(weight * losses["raw_inter"])
+            assert losses["raw_inter"] > 0

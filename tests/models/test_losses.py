@@ -1,12 +1,14 @@
 """Losses against loop-written references, hand-computed cases and gradcheck."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mmssl_ext.models.heads import ConsistencyHead, InstanceHead
+from mmssl_ext.models.algorithms import Step
+from mmssl_ext.models.comparisons import QueueSoftmax
 from mmssl_ext.models.losses import (
     info_nce,
     match_cells,
@@ -14,6 +16,7 @@ from mmssl_ext.models.losses import (
     queue_consistency,
     take_cells,
 )
+from mmssl_ext.models.terms import Consistency
 
 HAND = dict(
     q=torch.tensor([[0.6, 0.8]], dtype=torch.float64),
@@ -195,10 +198,24 @@ def test_consistency_hand_cases(q, k, temperature, expected, path):
 
 
 @pytest.mark.parametrize(("alpha", "total"), [(0.3, 0.617740), (10, 5.100276)])
-def test_total_of_the_heads_by_hand(alpha, total):
-    loss = InstanceHead(temperature=0.2).loss(**HAND)
-    loss = loss + ConsistencyHead(temperature=0.2, weight=alpha).loss(**HAND)
+def test_total_of_comparison_and_term_by_hand(alpha, total):
+    compare = comparison(HAND["queue"])
+    term = Consistency(temperature=0.2)
+    features = {name: {0: {"embedding": HAND[name]}} for name in ("q", "k")}
+    step = Step({}, None, None, features["q"], features["k"], {})
+    method = SimpleNamespace(
+        pairs=((0, 0),), over_pairs=lambda x: x[0], negatives=compare.negatives
+    )
+    loss = compare(method, step)["instance"] + alpha * term(method, step)
     assert loss.item() == pytest.approx(total, abs=1e-6)
+
+
+def comparison(queue):
+    """MoCo's, with this queue."""
+    compare = QueueSoftmax(temperature=0.2, length=len(queue))
+    compare.attach(SimpleNamespace(dim=queue.shape[1]))
+    compare.queue.keys = queue
+    return compare
 
 
 def test_consistency_gradient_by_hand(path):
@@ -351,10 +368,10 @@ def test_own_negatives_by_hand(path):
     own = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     loss = info_nce(**HAND, temperature=0.2, negatives=own)
     assert loss.item() == pytest.approx(0.576572, abs=1e-6)
-    # Sent through the head, and as good as one more key in the queue.
+    # Sent through the comparison, and as good as one more key in the queue.
     queue = torch.cat([HAND["queue"], own])
-    head = InstanceHead(temperature=0.2)
-    torch.testing.assert_close(head.loss(**HAND, negatives=own), loss[0])
+    pair = comparison(HAND["queue"]).pair(HAND["q"], HAND["k"], own)
+    torch.testing.assert_close(pair, loss[0])
     torch.testing.assert_close(info_nce(HAND["q"], HAND["k"], queue, 0.2), loss)
 
 

@@ -1,13 +1,16 @@
-"""Key queue and momentum encoder."""
+"""Key queue and momentum target."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from mmssl_ext.models.memory import KeyQueue, MomentumEncoder, StepCounter
+from mmssl_ext.models.memory import KeyQueue, StepCounter
+from mmssl_ext.models.memory.clock import Clock
+from mmssl_ext.models.targets import MomentumTarget
 
 from ..distributed import run_ranks
 
@@ -104,19 +107,30 @@ def encoder(seed):
     return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
 
 
+def method_of(query):
+    """What a target must know of its method."""
+    return SimpleNamespace(parts={"net": query}, clock=Clock())
+
+
+def target_of(query, momentum):
+    target = MomentumTarget(momentum)
+    target.attach(method_of(query))
+    return target
+
+
 def test_first_update_copies_and_the_next_averages():
     query = encoder(0)
-    key = MomentumEncoder(0.999, net=query)
+    key = target_of(query, 0.999)
     for p in query.parameters():
         p.data.uniform_()
-    key.update(net=query)
+    key.update(method_of(query))
     for old, new in zip(key.parameters(), query.parameters(), strict=True):
         assert torch.equal(old, new)
         assert not old.requires_grad
     before = [p.clone() for p in key.parameters()]
     for p in query.parameters():
         p.data.uniform_()
-    key.update(net=query)
+    key.update(method_of(query))
     for old, new, now in zip(before, query.parameters(), key.parameters(), strict=True):
         torch.testing.assert_close(now, 0.999 * old + 0.001 * new)
     assert key.steps.item() == key.num_steps == 2
@@ -124,26 +138,26 @@ def test_first_update_copies_and_the_next_averages():
 
 def test_key_encoder_keeps_its_own_batch_norm_statistics():
     query = encoder(0)
-    key = MomentumEncoder(0.999, net=query)
-    key.update(net=query)
+    key = target_of(query, 0.999)
+    key.update(method_of(query))
     query(torch.randn(8, 4))
     key.net(torch.randn(8, 4) + 3)
     statistics = key.net[1].running_mean.clone()
-    key.update(net=query)
+    key.update(method_of(query))
     assert torch.equal(key.net[1].running_mean, statistics)
     assert not torch.allclose(statistics, query[1].running_mean)
 
 
 def test_a_restored_encoder_goes_on_averaging():
     query = encoder(0)
-    key = MomentumEncoder(0.9, net=query)
-    key.update(net=query)
+    key = target_of(query, 0.9)
+    key.update(method_of(query))
     for p in query.parameters():
         p.data.uniform_()
-    restored = MomentumEncoder(0.9, net=encoder(1))
+    restored = target_of(encoder(1), 0.9)
     restored.load_state_dict(key.state_dict())
-    key.update(net=query)
-    restored.update(net=query)
+    key.update(method_of(query))
+    restored.update(method_of(query))
     for name, value in key.state_dict().items():
         assert torch.equal(value, restored.state_dict()[name]), name
 
@@ -184,14 +198,14 @@ def in_two_precisions(key, query):
 def test_averages_whatever_becomes_of_the_parameters(change, after):
     """Memory format, identity and precision may change between updates."""
     query = convolutions(0)
-    key = MomentumEncoder(0.9, net=query)
+    key = target_of(query, 0.9)
     truth = {name: p.clone() for name, p in query.named_parameters()}
     for t in range(4):
         if t == after:
             change(key, query)
         for p in query.parameters():
             p.data.normal_()
-        key.update(net=query)
+        key.update(method_of(query))
         for name, p in query.named_parameters():
             truth[name] = p.clone() if t == 0 else 0.9 * truth[name] + 0.1 * p
             torch.testing.assert_close(
@@ -201,7 +215,7 @@ def test_averages_whatever_becomes_of_the_parameters(change, after):
     assert layout == ("channels_last" in change.__name__)
 
 
-@pytest.mark.parametrize("momentum", [0.001, 0.0, 0.49, 1.01])
+@pytest.mark.parametrize("momentum", [0.001, 0.0, 0.49, 1.01, -0.1])
 def test_the_other_momentum_convention_is_refused(momentum):
     with pytest.raises(ValueError, match=r"0\.999.*1 minus that"):
-        MomentumEncoder(momentum, net=encoder(0))
+        MomentumTarget(momentum)

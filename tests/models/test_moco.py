@@ -30,46 +30,48 @@ def test_order_of_one_step():
     inputs, before = views(8, 9), copy.deepcopy(model)
     loss = model(inputs, mode="loss")["loss_instance"]
 
-    m = before.encoder_k.momentum
+    m = before.target.momentum.end
     for old, query, new in zip(
-        before.encoder_k.parameters(),
-        [p for part in before.query_parts.values() for p in part.parameters()],
-        model.encoder_k.parameters(),
+        before.target.parameters(),
+        [p for part in before.parts.values() for p in part.parameters()],
+        model.target.parameters(),
         strict=True,
     ):
         torch.testing.assert_close(new, m * old + (1 - m) * query)
 
     k = model.last_embeddings["key"]
     again = copy.deepcopy(before)
-    again.encoder_k.load_state_dict(model.encoder_k.state_dict())
-    maps = again.encoder_k.backbone(inputs[1])
-    fresh = torch.nn.functional.normalize(again.encoder_k.neck(maps)[0], dim=1)
+    again.target.load_state_dict(model.target.state_dict())
+    maps = again.target.backbone(inputs[1])
+    fresh = torch.nn.functional.normalize(again.target.neck(maps)[0], dim=1)
     torch.testing.assert_close(k, fresh)
 
     q = model.last_embeddings["query"]
-    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ before.queue.keys.T], 1)
+    logits = torch.cat(
+        [(q * k).sum(1, keepdim=True), q @ before.compare.queue.keys.T], 1
+    )
     naive = torch.nn.functional.cross_entropy(logits / 0.2, torch.zeros(8).long())
     torch.testing.assert_close(loss, naive)
-    assert torch.equal(model.queue.keys[16:24], k)
-    assert model.queue.ptr.item() == 24
+    assert torch.equal(model.compare.queue.keys[16:24], k)
+    assert model.compare.queue.ptr.item() == 24
 
 
 def test_key_encoder_starts_as_an_exact_copy():
     model = build("MoCo")
     for key, value in model.backbone.state_dict().items():
-        assert torch.equal(value, model.encoder_k.backbone.state_dict()[key]), key
+        assert torch.equal(value, model.target.backbone.state_dict()[key]), key
     with torch.no_grad():  # as when a backbone is loaded afterwards
         for p in model.backbone.parameters():
             p.add_(1)
     model(views(4), mode="loss")
     for p, q in zip(
-        model.encoder_k.backbone.parameters(), model.backbone.parameters(), strict=True
+        model.target.backbone.parameters(), model.backbone.parameters(), strict=True
     ):
         assert torch.equal(p, q)
 
 
 def test_alpha_zero_is_moco():
-    off = dict(type="ConsistencyHead", temperature=0.05, weight=0)
+    off = dict(temperature=0.05, weight=0)
     models = build("MoCo"), build("CO2", consistency=off)
     for model in models:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -91,17 +93,18 @@ def test_consistency_changes_training():
 def test_equals_mmpretrain_step_for_step():
     ours = build("MoCo", momentum=0.999)
     init_default_scope("mmpretrain")
-    config = model_config("mmpretrain.MoCo", momentum=0.001)
+    config = model_config("MoCo", momentum=0.001, feat_dim=16)
     del config["bn_splits"]
+    config["type"] = "mmpretrain.MoCo"
     config["head"] = dict(
         type="ContrastiveHead",
         temperature=0.2,
         loss=dict(type="CrossEntropyLoss", loss_weight=1.0),
     )
     theirs = MODELS.build(config).train()
-    for name, part in ours.query_parts.items():
+    for name, part in ours.parts.items():
         getattr(theirs, name).load_state_dict(part.state_dict())
-    theirs.queue.copy_(ours.queue.keys.T)
+    theirs.queue.copy_(ours.compare.queue.keys.T)
     ours.double(), theirs.double()  # rounding grows from step to step
     optimizers = [
         torch.optim.SGD(
@@ -117,12 +120,14 @@ def test_equals_mmpretrain_step_for_step():
         mine = step(ours, inputs, optimizers[0])["loss_instance"]
         peer = step(theirs, list(inputs), optimizers[1])["loss"]
         assert mine == pytest.approx(peer, rel=1e-5)
-        for name, part in ours.query_parts.items():
+        for name, part in ours.parts.items():
             peers = getattr(theirs, name).state_dict()
             for key, value in part.state_dict().items():
                 torch.testing.assert_close(value, peers[key], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ours.queue.keys.T, theirs.queue, rtol=0, atol=1e-5)
-    assert ours.queue.ptr.item() == theirs.queue_ptr.item() == 24
+        torch.testing.assert_close(
+            ours.compare.queue.keys.T, theirs.queue, rtol=0, atol=1e-5
+        )
+    assert ours.compare.queue.ptr.item() == theirs.queue_ptr.item() == 24
 
 
 @pytest.mark.filterwarnings("default:bn_splits=1")
@@ -136,17 +141,17 @@ def test_an_unprotected_device_is_told():
     ("changes", "message"),
     [
         (dict(momentum=0.001), "share that is kept"),
-        (dict(feat_dim=32), "neck.out_channels and feat_dim equal"),
+        (
+            dict(feat_dim=32),
+            "neck returns 16 features but feat_dim is 32; leave feat_dim",
+        ),
         (dict(queue_len=0), "queue_len"),
         (dict(bn_splits=0), "bn_splits=0"),
-        (dict(head=dict(type="InstanceHead", temperature=0)), "must be positive"),
+        (dict(head=dict(type="QueueSoftmax", temperature=0)), "must be positive"),
+        (dict(consistency=dict(temperature=-1, weight=1)), "must be positive"),
         (
-            dict(consistency=dict(type="ConsistencyHead", temperature=-1, weight=1)),
-            "must be positive",
-        ),
-        (
-            dict(consistency=dict(type="ConsistencyHead", temperature=1, weight=-1)),
-            "alpha",
+            dict(consistency=dict(temperature=1, weight=-1)),
+            r"consistency\.weight=-1 must be 0 or more; 0 switches it off",
         ),
         (
             dict(

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, normalize
 
-from mmssl_ext.models.algorithms import regioncl
-from mmssl_ext.models.heads import InstanceHead
+from mmssl_ext.models.comparisons import QueueSoftmax
 from mmssl_ext.models.layers import region as region_module
 from mmssl_ext.models.layers.region import (
     Region,
@@ -21,9 +20,11 @@ from mmssl_ext.models.layers.region import (
     pool_regions,
     swap_region,
 )
+from mmssl_ext.models.memory import KeyQueue
+from mmssl_ext.models.terms import regions
 
 from ..distributed import run_ranks
-from .common import build, step, views
+from .common import build, contrast, encode_key, encode_query, step, views
 
 pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
 
@@ -55,7 +56,11 @@ def trained_model(type_, n, **changes):
 
 def next_region(model):
     """What the next step will draw."""
-    return copy.deepcopy(model).region.draw(SIZE, SIZE)
+    return copy.deepcopy(model).terms.region.sampler.draw(SIZE, SIZE)
+
+
+def total(losses):
+    return sum(v for k, v in losses.items() if k.startswith("loss_"))
 
 
 def inside(region, cell):
@@ -254,7 +259,7 @@ def test_parts_come_back_to_their_own_image(n):
     """Row i depends on image i only: the paste inside the rectangle, the canvas out."""
     model, view = transparent_model(), pixels(n)[0].requires_grad_()
     region = next_region(model)
-    parts = model.encode_regions(view)
+    parts = model.terms.region.look(model, 0, view)
     window = region.scaled(STRIDE).window
     for i in range(n):
         area = torch.zeros(SIZE, SIZE)
@@ -271,20 +276,20 @@ def test_parts_come_back_to_their_own_image(n):
 
 
 def test_an_image_paired_with_itself_shows_two_parts_of_itself(monkeypatch):
-    monkeypatch.setattr(regioncl, "pairing", lambda n, device: torch.arange(n))
+    monkeypatch.setattr(regions, "pairing", lambda n, device: torch.arange(n))
     model, (view, other) = region_model().double().eval(), pixels(4)
     view, other = view.double(), other.double()
     region = next_region(model)
-    assert torch.equal(model.swap(view)[0], view)
+    assert torch.equal(model.terms.region.swap(view)[0], view)
     with torch.no_grad():
-        query, key = model.encode_query(view), model.encode_key(other)
-        loss = model.contrast(query, key)["loss_region"]
+        query, key = encode_query(model, view), encode_key(model, other)
+        loss = contrast(model, query, key)["loss_region"]
         maps = model.backbone(view)[-1]
         c, p = (
             normalize(model.neck((x[:, :, None, None],))[0], dim=1)
             for x in loop_pool(maps, region)
         )
-    k, queue = key["embedding"].double(), model.queue.keys
+    k, queue = key["embedding"].double(), model.compare.queue.keys
     truth = loop_region_loss(c, p, k, queue, order=[0, 1, 2, 3])
     torch.testing.assert_close(loss, truth, rtol=1e-5, atol=1e-6)
 
@@ -292,11 +297,19 @@ def test_an_image_paired_with_itself_shows_two_parts_of_itself(monkeypatch):
 # Losses.
 
 
+def queue_loss(q, k, queue, negatives):
+    """As MoCo compares, against this queue."""
+    compare = QueueSoftmax(TAU, len(queue))
+    compare.queue = KeyQueue(*queue.shape)
+    compare.queue.keys = queue
+    return compare.pair(q, k, negatives)
+
+
 def test_head_with_a_negative_of_its_own_by_hand():
     q, k, n = ([0.6, 0.8], [0.8, 0.6], [1.0, 0.0])  # logits 4.8, 3 | 3, 4
     q, k, n = (torch.tensor([x], dtype=torch.float64) for x in (q, k, n))
     queue = torch.eye(2, dtype=torch.float64)
-    loss = InstanceHead(TAU).loss(q, k, queue, n)
+    loss = queue_loss(q, k, queue, n)
     assert loss.item() == pytest.approx(
         math.log(1 + 2 * math.exp(-1.8) + math.exp(-0.8))
     )
@@ -305,7 +318,7 @@ def test_head_with_a_negative_of_its_own_by_hand():
 
 def test_head_counts_k_plus_2_columns():
     same = torch.eye(1, 16).expand(3, 16)
-    loss = InstanceHead(TAU).loss(same, same, same[:1].expand(64, 16), same)
+    loss = queue_loss(same, same, same[:1].expand(64, 16), same)
     assert loss.item() == pytest.approx(math.log(66), abs=1e-6)
 
 
@@ -313,12 +326,11 @@ def test_head_gradcheck_with_negatives():
     rows = torch.randn(3, 5, 16, dtype=torch.float64)
     queue, *rows = (normalize(x, dim=1) for x in [torch.randn(40, 16).double(), *rows])
     leaves = [x.requires_grad_() for x in rows]
-    head = InstanceHead(TAU)
     assert torch.autograd.gradcheck(
-        lambda q, k, n: head.loss(q, k, queue, n), tuple(leaves)
+        lambda q, k, n: queue_loss(q, k, queue, n), tuple(leaves)
     )
     truth = [loop_nce(q, [n, *queue], k) for q, k, n in zip(*leaves, strict=True)]
-    ours = head.loss(*leaves[:2], queue, leaves[2])
+    ours = queue_loss(*leaves[:2], queue, leaves[2])
     torch.testing.assert_close(ours, torch.stack(truth).mean())
 
 
@@ -330,13 +342,13 @@ def test_loss_gradient_and_queue_equal_the_loop(n, weight):
     losses = model([view, other], mode="loss")
     (losses["loss_instance"] + losses["loss_region"]).backward()
 
-    m, query = truth.encoder_k.momentum, dict(truth.named_parameters())
+    m, query = truth.target.momentum.end, dict(truth.named_parameters())
     with torch.no_grad():
-        for name, key in truth.encoder_k.named_parameters():
+        for name, key in truth.target.named_parameters():
             key.copy_(m * key + (1 - m) * query[name])
-        k = truth.encoder_k.neck(truth.encoder_k.backbone(other))[0]
+        k = truth.target.neck(truth.target.backbone(other))[0]
         k = normalize(k, dim=1)
-    queue, order = truth.queue.keys, taken_from(n)
+    queue, order = truth.compare.queue.keys, taken_from(n)
     q = normalize(truth.neck(truth.backbone(view))[0], dim=1)
     loss_instance = sum(loop_nce(q[i], queue, k[i]) for i in range(n)) / n
     maps = truth.backbone(loop_mix(view, region, order))[-1]
@@ -344,7 +356,9 @@ def test_loss_gradient_and_queue_equal_the_loop(n, weight):
     loss_region = weight * loop_region_loss(c, pm, k, queue, order)
     (loss_instance + loss_region).backward()
 
-    assert losses.keys() == {"loss_instance", "loss_region"}
+    names = {"loss_instance", "loss_region", "raw_instance", "raw_region"}
+    assert losses.keys() == names
+    torch.testing.assert_close(losses["raw_region"] * weight, losses["loss_region"])
     torch.testing.assert_close(
         losses["loss_instance"], loss_instance, rtol=1e-6, atol=0
     )
@@ -352,19 +366,19 @@ def test_loss_gradient_and_queue_equal_the_loop(n, weight):
     assert_same_gradients(model, truth)
 
     queue[2 * n : 3 * n] = k  # whole images of the unmixed view, nothing else
-    torch.testing.assert_close(model.queue.keys, queue, rtol=0, atol=1e-6)
-    assert model.queue.ptr.item() == 3 * n
+    torch.testing.assert_close(model.compare.queue.keys, queue, rtol=0, atol=1e-6)
+    assert model.compare.queue.ptr.item() == 3 * n
 
 
 def test_the_other_part_is_a_constant():
     """Canvases learn from their own rows of the loss alone, and so do pastes."""
     model, order = region_model(), pairing(5)
-    queue, inverse = model.queue.keys, order.argsort()
+    queue, inverse = model.compare.queue.keys, order.argsort()
     k, c, p = (torch.randn(5, 16) for _ in range(3))
     query = {"embedding": k, "canvas": c.requires_grad_(), "paste": p.requires_grad_()}
     query |= {"order": order, "inverse": inverse}
     k = normalize(k, dim=1)
-    loss = model.contrast(query, {"embedding": k})["loss_region"]
+    loss = contrast(model, query, {"embedding": k})["loss_region"]
     ours = torch.autograd.grad(loss, [c, p])
     c_unit, p_unit = normalize(c, dim=1), normalize(p, dim=1)
     for part, unit, other, grad in (
@@ -379,13 +393,12 @@ def test_the_other_part_is_a_constant():
 def test_random_parts_start_at_the_known_value():
     model = region_model(
         queue_len=65536,
-        feat_dim=128,
         neck=dict(type="MoCoV2Neck", in_channels=64, hid_channels=8, out_channels=128),
     )
     q, c, p, k = (normalize(torch.randn(256, 128), dim=1) for _ in range(4))
     order = pairing(256)
     query = {"embedding": q, "canvas": c, "paste": p, "order": order, "inverse": order}
-    losses = model.contrast(query, {"embedding": k})
+    losses = contrast(model, query, {"embedding": k})
     for name in ("loss_instance", "loss_region"):
         assert losses[name].item() == pytest.approx(11.19, abs=0.05), name
     assert math.log(65537) == pytest.approx(11.09, abs=0.005)
@@ -403,10 +416,11 @@ def test_permuted_images_permute_the_parts(monkeypatch):
         ((view, other), order),
         ((view[new], other[new]), place[order[new]]),
     ):
-        monkeypatch.setattr(regioncl, "pairing", lambda *_, pairs=pairs: pairs)
+        monkeypatch.setattr(regions, "pairing", lambda *_, pairs=pairs: pairs)
         twin = copy.deepcopy(model)
-        query = twin.encode_query(images[0])
-        results.append((query, twin.contrast(query, twin.encode_key(images[1]))))
+        query = encode_query(twin, images[0])
+        losses = contrast(twin, query, encode_key(twin, images[1]))
+        results.append((query, losses))
     (one, losses), (two, same) = results
     for name in ("canvas", "paste", "embedding"):
         torch.testing.assert_close(two[name], one[name][new], rtol=1e-4, atol=1e-5)
@@ -416,28 +430,29 @@ def test_permuted_images_permute_the_parts(monkeypatch):
 
 def test_dense_variant_adds_the_region_loss_of_the_global_head():
     model, twin = trained_model("RegionCLD", 4), build("DenseCL").double()
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith("region.")}
+    state = model.state_dict()
+    del state["terms.region.sampler.steps"]
     twin.load_state_dict(state)
     truth, region = copy.deepcopy(model), next_region(model)
     view, other = (x.double() for x in pixels(4, 9))
     losses, base = (m([view, other], mode="loss") for m in (model, twin))
 
     # Batch statistics move only the running ones, so the base's losses are the same.
-    assert losses.keys() == base.keys() | {"loss_region"}
+    assert losses.keys() == base.keys() | {"loss_region", "raw_region"}
     assert all(torch.equal(losses[name], base[name]) for name in base)
-    half = (base["nce_instance"] + base["nce_dense"]) / 2
+    half = (base["raw_instance"] + base["raw_dense"]) / 2
     torch.testing.assert_close(losses["loss_instance"] + losses["loss_dense"], half)
 
     order, k = taken_from(4), model.last_embeddings["key"].double()
     maps = truth.backbone(loop_mix(view, region, order))[-1]
     c, pm = (normalize(truth.neck.mlp(x), dim=1) for x in loop_pool(maps, region))
-    expected = loop_region_loss(c, pm, k, truth.queue.keys, order)
+    expected = loop_region_loss(c, pm, k, truth.compare.queue.keys, order)
     torch.testing.assert_close(losses["loss_region"], expected, rtol=1e-6, atol=0)
     losses["loss_region"].backward()
     expected.backward()
     for part in ("backbone", "neck.mlp"):
         assert_same_gradients(model.get_submodule(part), truth.get_submodule(part))
-    for queue in ("queue", "dense_queue"):
+    for queue in ("compare.queue", "terms.dense.queue"):
         assert torch.equal(*(m.get_submodule(queue).keys for m in (model, twin)))
 
 
@@ -447,11 +462,11 @@ def test_siamese_variant_predicts_the_other_view_of_each_part(n, weight):
     truth, region = copy.deepcopy(model), next_region(model)
     view, other = (x.double() for x in pixels(n, 9))
     losses = model([view, other], mode="loss")
-    sum(losses.values()).backward()
+    total(losses).backward()
 
     def attraction(rows, targets):
         """Negative cosines of predictions and constants, row by row."""
-        predictions = truth.head.predictor([rows])[0]
+        predictions = truth.compare.predictor([rows])[0]
         cosines = [
             torch.dot(p, t) / (p.norm() * t.norm())
             for p, t in zip(predictions, targets.detach(), strict=True)
@@ -466,7 +481,9 @@ def test_siamese_variant_predicts_the_other_view_of_each_part(n, weight):
     rows = truth.neck((parts[:, :, None, None],))[0]
     loss_region = weight * attraction(rows, torch.cat([z2, z2[order]]))
     (loss_instance + loss_region).backward()
-    assert losses.keys() == {"loss_instance", "loss_region"}
+    names = {"loss_instance", "loss_region", "raw_instance", "raw_region"}
+    assert losses.keys() == names
+    torch.testing.assert_close(losses["raw_region"] * weight, losses["loss_region"])
     torch.testing.assert_close(losses["loss_instance"], loss_instance)
     torch.testing.assert_close(losses["loss_region"], loss_region)
     assert_same_gradients(model, truth)
@@ -484,7 +501,7 @@ def test_weight_zero_is_the_base(name):
         history.append([step(model, views(6, seed), optimizer) for seed in range(3)])
     assert history[0] == history[1]
     ours, theirs = (model.state_dict() for model in models)
-    assert ours.pop("region.steps").item() == 0
+    assert ours.pop("terms.region.sampler.steps").item() == 0
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         assert torch.equal(value, ours[key]), key
@@ -494,7 +511,7 @@ def test_mixed_images_have_a_forward_of_their_own():
     model = region_model()
     model(pixels(4), mode="loss")  # also makes the key encoder an exact copy
     norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-    keys = [m for m in model.encoder_k.modules() if isinstance(m, nn.BatchNorm2d)]
+    keys = [m for m in model.target.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [[int(m.num_batches_tracked) for m in ms] for ms in (norms, keys)]
     model(pixels(4, 1), mode="loss")
     for modules, counts, passes in zip((norms, keys), before, (2, 1), strict=True):
@@ -516,7 +533,7 @@ def draw_on_a_rank(rank):
     for _ in range(2):
         model([x.chunk(2)[rank] for x in inputs], mode="loss")
     key = model.last_embeddings["key"]
-    return sampled, key, model.queue.state_dict()
+    return sampled, key, model.compare.queue.state_dict()
 
 
 def test_ranks_draw_apart_and_fill_one_queue():
@@ -558,15 +575,21 @@ def test_a_restored_model_continues_the_sequence():
     model, restored = region_model(), region_model(seed=1)
     for seed in range(3):
         model(pixels(2, seed), mode="loss")
-    assert model.region.num_steps == 3
+    assert model.terms.region.sampler.num_steps == 3
     restored.load_state_dict(model.state_dict())
-    assert draws(restored.region, 5) == draws(model.region, 5)
-    assert draws(RegionSampler(**REGION), 8)[3:] == draws(model_at(3).region, 5)
+    assert draws(restored.terms.region.sampler, 5) == draws(
+        model.terms.region.sampler, 5
+    )
+    assert draws(RegionSampler(**REGION), 8)[3:] == draws(
+        model_at(3).terms.region.sampler, 5
+    )
 
 
 def model_at(num_steps):
     model = region_model()
-    state = model.state_dict() | {"region.steps": torch.tensor([num_steps])}
+    state = model.state_dict() | {
+        "terms.region.sampler.steps": torch.tensor([num_steps])
+    }
     model.load_state_dict(state)
     return model
 
@@ -585,12 +608,12 @@ def test_no_step_touches_the_global_generators(name):
 
 def buffers(model):
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    return state, model.region.num_steps
+    return state, model.terms.region.sampler.num_steps
 
 
 def assert_unchanged(model, before):
     state, num_steps = before
-    assert model.region.num_steps == num_steps
+    assert model.terms.region.sampler.num_steps == num_steps
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
 
@@ -637,7 +660,7 @@ def test_a_check_of_good_images_changes_nothing(name):
         (dict(region=dict(cells=(0, 3))), r"cells=\(0, 3\) must be the smallest"),
         (dict(region=dict(cells=(3,))), r"cells=\(3,\) must be the smallest"),
         (dict(region=dict(stride=0)), "stride=0 the positive number"),
-        (dict(region_weight=-0.5), "region_weight=-0.5 would reward confusion"),
+        (dict(region_weight=-0.5), "region_weight=-0.5 must be 0 or more; 0 switches"),
         (dict(region_weight=math.nan), "region_weight=nan"),
     ],
 )
@@ -658,7 +681,7 @@ def test_parts_are_summed_in_fp32(monkeypatch):
         seen.append((maps, region, parts))
         return parts
 
-    monkeypatch.setattr(regioncl, "pool_regions", spy)
+    monkeypatch.setattr(regions, "pool_regions", spy)
     twin = copy.deepcopy(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(inputs, mode="loss")
@@ -671,7 +694,7 @@ def test_parts_are_summed_in_fp32(monkeypatch):
     for name, value in losses.items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, exact[name], rtol=0.02, atol=0)
-    sum(losses.values()).backward()
+    total(losses).backward()
     grads = [p.grad for p in model.parameters() if p.requires_grad]
     assert all(torch.isfinite(grad).all() for grad in grads)
 
