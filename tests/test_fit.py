@@ -90,11 +90,13 @@ def test_transformers_train_and_are_measured(changes):
 
 
 def test_a_predictor_of_another_width():
-    model = build("SimSiam").eval()
-    model.head.predictor = MODELS.build({**LINEAR, "gap_dim": 0})
-    expected = "returns 32 features but LatentPredictHead takes 48; set head.predictor"
+    linear = {**LINEAR, "gap_dim": 0}
+    expected = "returns 32 features, but the predictor takes 48; set predictor.in_ch"
     with pytest.raises(ValueError, match=expected):
-        model.check_inputs(views(1))
+        build("SimSiam", predictor=linear)
+    expected = "predictor returns 16 features, but .* has 32; set predictor.out_ch"
+    with pytest.raises(ValueError, match=expected):
+        build("SimSiam", predictor={**linear, "in_channels": 32})
 
 
 @pytest.mark.parametrize(("width", "fits"), [(64, True), (100, False)])

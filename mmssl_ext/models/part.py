@@ -50,6 +50,12 @@ def check_positive(name: str, value: float) -> float:
     return value
 
 
+def in_features(module: nn.Module) -> int | None:
+    """Size of what a predictor takes, by its first linear layer."""
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    return linear[0].in_features if linear else None
+
+
 def out_features(module: nn.Module) -> int | None:
     """Size of what a projector or predictor returns, by its last linear layer."""
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]

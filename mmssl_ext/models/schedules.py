@@ -99,8 +99,9 @@ def schedule(value: Any, name: str, low: float = 0, high: float = math.inf) -> S
         )
     for bound in (found.start, found.end):
         if not low <= bound <= high:
-            limits = f"be {low:g} or more" if high == math.inf else ""
-            limits = limits or f"lie in [{low:g}, {high:g}]"
+            limits = f"lie in [{low:g}, {high:g}]"
+            if high == math.inf:
+                limits = f"be {low:g} or more; {low:g} switches it off"
             raise ValueError(f"{name}={value!r} must {limits}.")
     return found
 

@@ -121,7 +121,7 @@ class Assembly(SSLAlgorithm):
                     f"{term.name} and as weight of the term; leave one out."
                 )
             if weight is not None:
-                weights[term.name] = weight
+                weights[term.name] = schedule(weight, f"{term.name}.weight")
             self.terms[term.name] = term
         known = [*self.compare.names, *self.terms]
         if unknown := sorted(set(weights) - set(known)):

@@ -56,7 +56,12 @@ class DetCo(MoCo):
 
     def __init__(self, head: dict, **kwargs: Any) -> None:
         super().__init__(head={"type": "MultiLevelSoftmax", **head}, **kwargs)
-        weights = len(getattr(self.compare, "level_weights", ()))
+        if not hasattr(self.compare, "level_weights"):
+            raise ValueError(
+                f"{type(self.compare).__name__} knows no levels; set head.type to "
+                "MultiLevelSoftmax."
+            )
+        weights = len(self.compare.level_weights)
         levels = len(getattr(self.backbone, "out_indices", self.neck.in_channels))
         if not levels == self.num_levels == weights:
             raise ValueError(

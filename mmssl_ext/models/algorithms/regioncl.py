@@ -39,6 +39,7 @@ from typing import Any
 
 from mmssl_ext.registry import MODELS
 
+from ..schedules import schedule
 from .densecl import DenseCL
 from .moco import MoCo
 from .simsiam import SimSiam
@@ -46,7 +47,8 @@ from .simsiam import SimSiam
 
 def with_regions(region: dict, weight: Any, terms: Sequence[dict]) -> list[dict]:
     """The region term before others; ``weight`` 0 switches it off."""
-    return [{"type": "Regions", "weight": weight, **region}, *terms]
+    read = schedule(weight, "region_weight")
+    return [{"type": "Regions", "weight": read, **region}, *terms]
 
 
 @MODELS.register_module()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmssl_ext.registry import MODELS
 
-from ..part import out_features
+from ..part import in_features, out_features
 from .base import Comparison
 
 if TYPE_CHECKING:
@@ -43,12 +43,19 @@ class Regression(Comparison):
         self.shift, self.scale = shift, scale
 
     def attach(self, method: Method) -> None:
-        """Compare the predictor with what it has to predict.
+        """Compare the predictor with what it takes and has to predict.
 
         Raises:
             ValueError: Their sizes differ.
         """
-        size = None if self.predictor is None else out_features(self.predictor)
+        if self.predictor is None:
+            return
+        taken, size = in_features(self.predictor), out_features(self.predictor)
+        if taken is not None and taken != method.dim:
+            raise ValueError(
+                f"The neck returns {method.dim} features, but the predictor takes "
+                f"{taken}; set predictor.in_channels to {method.dim}."
+            )
         wanted = method.target.dim or method.dim
         if size is not None and size != wanted:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ class MomentumTarget(Target, StepCounter):
 
     def __init__(self, momentum: Any = 0.999) -> None:
         super().__init__()
-        self.momentum = schedule(momentum, "momentum")
+        self.momentum = schedule(momentum, "momentum", low=-math.inf)
         for value in (self.momentum.start, self.momentum.end):
             if not 0.5 <= value <= 1:
                 raise ValueError(
