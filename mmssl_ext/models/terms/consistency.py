@@ -36,7 +36,10 @@ class Consistency(OwnQueue):
     name = "consistency"
 
     def __init__(
-        self, temperature: float, queue_len: int = 4096, init_cfg: dict | None = None
+        self,
+        temperature: float,
+        queue_len: int | None = None,
+        init_cfg: dict | None = None,
     ) -> None:
         super().__init__(queue_len, init_cfg)
         self.temperature = check_positive("temperature", temperature)
