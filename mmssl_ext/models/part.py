@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from mmengine.model import BaseModule
@@ -42,9 +43,10 @@ class Part(BaseModule):
 
 def check_positive(name: str, value: float) -> float:
     """Return a temperature if it is one, else say what to change."""
-    if not value > 0:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
         raise ValueError(
-            f"{name}={value} is not a temperature: it divides the similarities and "
+            f"{name}={value!r} is not a temperature: it divides the similarities and "
             "must be positive (usual values lie between 0.04 and 1)."
         )
     return value

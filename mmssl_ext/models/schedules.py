@@ -69,6 +69,11 @@ class Schedule:
             )
         return unit * known
 
+    def comes_too_late(self, clock: Clock) -> bool:
+        """Whether it is 0 all through the training, but meant to rise."""
+        late = self.kind == "step" and self.start == 0 != self.end
+        return late and clock.total is not None and self._length(clock) >= clock.total
+
     def complement(self) -> Schedule:
         """What is missing to 1."""
         return replace(self, start=1 - self.start, end=1 - self.end)
@@ -90,7 +95,7 @@ def schedule(value: Any, name: str, low: float = 0, high: float = math.inf) -> S
         return value
     if isinstance(value, Mapping):
         found = _read(value, name)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif _is_number(value):
         found = Schedule("constant", value, value, name=name)
     else:
         raise ValueError(

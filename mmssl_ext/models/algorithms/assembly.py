@@ -6,6 +6,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from mmssl_ext.registry import MODELS
@@ -93,8 +94,8 @@ class Assembly(SSLAlgorithm):
         encoder = {"backbone": self.backbone, "neck": self.neck}
         self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
         self.compare = MODELS.build(compare)
-        self.terms: Any = nn.ModuleDict()  # of Terms
-        self.weights = self._build_terms(terms, dict(weights or {}))
+        self.terms: Any = ModuleDict()  # of Terms; mmengine's, which initialises them
+        self.weights = self._build_terms(terms, _by_name(weights))
         self.target = MODELS.build(target)
         for part in self.losing.values():
             part.attach(self)
@@ -106,7 +107,7 @@ class Assembly(SSLAlgorithm):
         self, terms: Sequence[dict], weights: dict[str, Any]
     ) -> dict[str, Schedule]:
         """Build the terms; weights by the name of the loss."""
-        for config in terms:
+        for config in _configs(terms):
             term: Term = MODELS.build(config)
             if term.name in {*self.terms, *self.compare.names}:
                 raise ValueError(
@@ -219,8 +220,16 @@ class Assembly(SSLAlgorithm):
         """
         for part in self.losing.values():
             part.start(training)
+        self.target.start(self)
         for weight in self.weights.values():
             weight(self.clock)  # a schedule that cannot be read is refused here
+            if weight.comes_too_late(self.clock):
+                training.logger.warning(
+                    f"{weight.name} stays 0 in this training of {self.clock.total} "
+                    f"iterations, since it begins at {weight.unit} {weight.until:g}; "
+                    "lower until if the loss is to count."
+                )
+        self.waiting.clear()  # of a training that ended between two steps
 
     def start_epoch(self, training: Any) -> None:
         """Before an epoch: banks are filled when their time has come."""
@@ -236,7 +245,9 @@ class Assembly(SSLAlgorithm):
     def check_inputs(self, inputs: Any) -> None:
         """Try one batch; see :class:`SSLAlgorithm`."""
         super().check_inputs(inputs)
-        self.look(dict(enumerate(self.views_of(inputs))), self.terms.values())
+        given = dict(enumerate(self.views_of(inputs)))
+        self.look(given, self.terms.values())
+        self.target.check_inputs(self, [given[b] for b in self.target_views])
 
     @torch.no_grad()
     def inspect(self, inputs: Any) -> dict[str, Any]:
@@ -284,16 +295,38 @@ def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
         ValueError: They are no pairs, or one stands there twice.
     """
     try:
-        found = tuple((int(a), int(b)) for a, b in pairs)
+        found = tuple((a, b) for a, b in pairs)
     except (TypeError, ValueError):
         found = ()
-    sound = found and min(map(min, found)) >= 0 and all(a != b for a, b in found)
+    numbers = all(type(v) is int and v >= 0 for pair in found for v in pair)
+    sound = found and numbers and all(a != b for a, b in found)
     if not sound or len(set(found)) < len(found):
         raise ValueError(
             f"pairs={pairs!r} must name different pairs of two views by number, "
             "((0, 1),) for one direction or ((0, 1), (1, 0)) for both."
         )
     return found
+
+
+def _by_name(weights: Any) -> dict[str, Any]:
+    """The weights, which are given by the name of the loss."""
+    if weights is not None and not isinstance(weights, Mapping):
+        raise ValueError(
+            f"weights={weights!r} must be a dict by the name of the loss, such as "
+            "dict(instance=1, consistency=0.3)."
+        )
+    return dict(weights or {})
+
+
+def _configs(terms: Any) -> Sequence[Mapping[str, Any]]:
+    """The configs of the terms, which are a list."""
+    whole = isinstance(terms, (list, tuple))
+    if not whole or not all(isinstance(t, Mapping) and "type" in t for t in terms):
+        raise ValueError(
+            f"terms={terms!r} must be a list of configs with a type, such as "
+            "[dict(type='Consistency', temperature=0.05)]."
+        )
+    return terms
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:

@@ -139,4 +139,6 @@ class SSLAlgorithm(BaseSelfSupervisor):
             ValueError: The views do not fit the method, or its parts each other.
         """
         self.check_views(inputs)
-        check_parts(self, inputs[0])
+        sizes = {view.shape: view for view in inputs if view.ndim == 4}
+        for view in sizes.values():
+            check_parts(self, view)

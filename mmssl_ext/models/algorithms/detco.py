@@ -61,6 +61,11 @@ class DetCo(MoCo):
                 f"{type(self.compare).__name__} knows no levels; set head.type to "
                 "MultiLevelSoftmax."
             )
+        if self.pairs not in (((0, 1),), ((1, 0),)):
+            raise ValueError(
+                f"pairs={self.pairs}: DetCo compares its two views, an image with its "
+                "patches each, in one direction; leave pairs out."
+            )
         weights = len(self.compare.level_weights)
         levels = len(getattr(self.backbone, "out_indices", self.neck.in_channels))
         if not levels == self.num_levels == weights:

@@ -26,6 +26,20 @@ class Comparison(Part):
     names: tuple[str, ...] = ("instance",)
     negatives: Tensor | None = None
 
+    def attach(self, method: Method) -> None:
+        """Compare what it gets from the network with what it gets from the target.
+
+        Raises:
+            ValueError: The embeddings differ in size.
+        """
+        wanted = method.target.dim or method.dim
+        if wanted != method.dim:
+            raise ValueError(
+                f"The neck returns {method.dim} features, but the embeddings of the "
+                f"{type(method.target).__name__} have {wanted}; set neck.out_channels "
+                f"to {wanted}."
+            )
+
     def predict(self, projection: Tensor) -> Tensor:
         """What an online projection, N x D, is before it is compared, N x D."""
         return projection

@@ -39,17 +39,29 @@ class BatchSoftmax(Comparison):
         super().__init__(init_cfg)
         self.temperature = check_positive("temperature", temperature)
 
-    def forward(self, method: Method, step: Step) -> dict[str, Tensor]:
-        """NT-Xent of all views, or the mean over the pairs."""
-        if not all(step.target[b] is step.online[b] for _, b in method.pairs):
-            return super().forward(method, step)
-        views = sorted({view for pair in method.pairs for view in pair})
-        if len(views) != 2:
+    def attach(self, method: Method) -> None:
+        """Look whether the views can be those of NT-Xent.
+
+        Raises:
+            ValueError: They are not two views in both directions.
+        """
+        super().attach(method)
+        views = {view for pair in method.pairs for view in pair}
+        if method.target.is_trained and (len(views), len(method.pairs)) != (2, 2):
             raise ValueError(
-                f"BatchSoftmax compares two views, but pairs names {views}."
+                f"pairs={method.pairs}: where the network is its own target, "
+                "BatchSoftmax compares two views in both directions; set pairs to "
+                "((0, 1), (1, 0))."
             )
-        first, second = (step.online[v]["embedding"] for v in views)
-        return {"instance": self.nt_xent(first, second)}
+
+    def forward(self, method: Method, step: Step) -> dict[str, Tensor]:
+        """NT-Xent of both views, or the losses of the pairs."""
+        if not method.target.is_trained:
+            return super().forward(method, step)
+        first, second = (step.online[a]["embedding"] for a, _ in method.pairs)
+        loss = self.nt_xent(first, second)
+        # The mean of the two directions, which are as many rows each.
+        return {"instance": method.over_pairs([loss, loss])}
 
     def nt_xent(self, first: Tensor, second: Tensor) -> Tensor:
         """Mean loss of this rank's 2N views, N x D unit rows each (equation 1)."""

@@ -64,7 +64,16 @@ class MultiLevelSoftmax(QueueSoftmax):
         self.register_buffer("factors", factors, persistent=False)  # 3 x L
 
     def attach(self, method: Method) -> None:
-        """Make the queues."""
+        """Make the queues.
+
+        Raises:
+            ValueError: The method has no levels.
+        """
+        if not hasattr(method, "num_levels"):
+            raise ValueError(
+                f"MultiLevelSoftmax compares levels, which {type(method).__name__} has "
+                "not got; take QueueSoftmax, or the method DetCo."
+            )
         groups = 2 * len(self.level_weights)
         self.queue = KeyQueue(self.length, method.dim, groups)
 

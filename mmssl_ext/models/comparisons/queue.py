@@ -44,6 +44,7 @@ class QueueSoftmax(Comparison):
 
     def attach(self, method: Method) -> None:
         """Make the queue."""
+        super().attach(method)
         self.queue = KeyQueue(self.length, method.dim)
 
     def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:

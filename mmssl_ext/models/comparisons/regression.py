@@ -49,7 +49,7 @@ class Regression(Comparison):
             ValueError: Their sizes differ.
         """
         if self.predictor is None:
-            return
+            return super().attach(method)
         taken, size = in_features(self.predictor), out_features(self.predictor)
         if taken is not None and taken != method.dim:
             raise ValueError(

@@ -32,10 +32,11 @@ class KeyQueue(nn.Module):
 
     def __init__(self, length: int, dim: int, groups: int | None = None) -> None:
         super().__init__()
-        if length < 1 or dim < 1:
+        whole = all(type(size) is int for size in (length, dim))
+        if not whole or length < 1 or dim < 1:
             raise ValueError(
-                f"A queue of {length} keys of size {dim} cannot hold anything; set "
-                "queue_len and feat_dim to positive numbers."
+                f"A queue of {length!r} keys of size {dim!r} cannot hold anything; set "
+                "queue_len and feat_dim to positive whole numbers."
             )
         shape = (length, dim) if groups is None else (groups, length, dim)
         noise = nn.functional.normalize(torch.randn(shape), dim=-1)

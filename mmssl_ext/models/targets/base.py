@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mmssl_ext.registry import MODELS
 
@@ -23,11 +23,13 @@ class Target(nn.Module):
 
     Attributes:
         is_own: The target features are those of the online network.
+        is_trained: They have a gradient.
         encodes: It has a backbone and a projector of its own.
         dim: Size of its embedding, None where it is that of the online projection.
     """
 
     is_own = False
+    is_trained = False
     encodes = False
     dim: int | None = None
 
@@ -36,6 +38,20 @@ class Target(nn.Module):
 
     def follow(self, method: Method) -> None:
         """Take the online network's weights as they are, when they were initialised."""
+
+    def start(self, method: Method) -> None:
+        """Before the first step of a run.
+
+        Raises:
+            ValueError: The run does not suit the target.
+        """
+
+    def check_inputs(self, method: Method, views: list[View]) -> None:
+        """Try the target views of one batch, in eval mode.
+
+        Raises:
+            ValueError: They do not suit the target.
+        """
 
     def features(
         self, method: Method, views: dict[int, View], online: dict[int, Features]
@@ -55,12 +71,13 @@ class OwnTarget(Target):
     """The online network itself, with gradient (SimCLR, arXiv 2002.05709)."""
 
     is_own = True
+    is_trained = True
 
     def features(
         self, method: Method, views: dict[int, View], online: dict[int, Features]
     ) -> dict[int, Features]:
-        """The online features."""
-        return {v: online[v] for v in views}
+        """The online features; the embedding is that of the projection."""
+        return {v: _projected(online[v]) for v in views}
 
 
 @MODELS.register_module()
@@ -73,9 +90,10 @@ class StoppedTarget(Target):
         self, method: Method, views: dict[int, View], online: dict[int, Features]
     ) -> dict[int, Features]:
         """The online features, constant; the embedding is that of the projection."""
-        found: dict[int, Features] = {}
-        for v in views:
-            constant = {name: x.detach() for name, x in online[v].items()}
-            projection: Tensor = constant["projection"]
-            found[v] = constant | {"embedding": unit(projection)}
-        return found
+        constant = {v: {n: x.detach() for n, x in online[v].items()} for v in views}
+        return {v: _projected(features) for v, features in constant.items()}
+
+
+def _projected(features: Features) -> Features:
+    """Features whose embedding is that of the projection, not of a prediction."""
+    return features | {"embedding": unit(features["projection"])}

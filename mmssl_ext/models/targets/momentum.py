@@ -60,6 +60,10 @@ class MomentumTarget(Target, StepCounter):
         for name, part in method.parts.items():
             self.add_module(name, deepcopy(part).requires_grad_(False))
 
+    def start(self, method: Method) -> None:
+        """Refuse a schedule whose length nobody knows."""
+        self.momentum(method.clock)
+
     @torch.no_grad()
     def follow(self, method: Method) -> None:
         """Copy parameters and buffers exactly."""
@@ -69,6 +73,7 @@ class MomentumTarget(Target, StepCounter):
     @torch.no_grad()
     def update(self, method: Method) -> None:
         """Move towards the online network by one step."""
+        momentum = self.momentum(method.clock)
         if self.num_steps == 0:
             self.follow(method)
         else:
@@ -76,7 +81,7 @@ class MomentumTarget(Target, StepCounter):
             torch._foreach_lerp_(
                 [p for name in parts for p in self.get_submodule(name).parameters()],
                 [p for part in parts.values() for p in part.parameters()],
-                1 - self.momentum(method.clock),
+                1 - momentum,
             )
         self.count_step()
 

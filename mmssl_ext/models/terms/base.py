@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..algorithms.method import Method, Step
 
 
+QUEUE_LEN = 4096  # keys of a term's own queue, on a base without one
+
+
 class Term(Part):
     """Base of the terms: one more loss on the features of a step.
 
@@ -39,6 +42,14 @@ class Term(Part):
     def __init__(self, weight: Any = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.weight = weight
+
+    def check_views(self, method: Method) -> None:
+        """Refuse methods whose views are not one image each."""
+        if not method.plain_views:
+            raise ValueError(
+                f"The term {type(self).__name__} looks at whole images, but a view of "
+                f"{type(method).__name__} is more than one; leave the term out."
+            )
 
     def parts(self) -> dict[str, nn.Module]:
         """Trained modules that the target needs a copy of, by a name of their own."""
@@ -71,21 +82,35 @@ class OwnQueue(Term):
     """A term that compares with a queue of targets: the base's, or one of its own.
 
     Args:
-        queue_len: Keys of its own queue, on a base without one.
+        queue_len: Keys of its own queue, on a base without one; None is 4096.
         weight: See :class:`Term`.
         init_cfg: As for every mmengine module.
     """
 
     def __init__(
-        self, queue_len: int = 4096, weight: Any = None, init_cfg: dict | None = None
+        self,
+        queue_len: int | None = None,
+        weight: Any = None,
+        init_cfg: dict | None = None,
     ) -> None:
         super().__init__(weight, init_cfg)
         self.queue_len = queue_len
 
     def attach(self, method: Method) -> None:
-        """Make a queue where the base has none."""
+        """Make a queue where the base has none.
+
+        Raises:
+            ValueError: It is to have a length, but there is one already.
+        """
         if method.negatives is None:
-            self.queue = KeyQueue(self.queue_len, method.target.dim or method.dim)
+            dim = method.target.dim or method.dim
+            length = QUEUE_LEN if self.queue_len is None else self.queue_len
+            self.queue = KeyQueue(length, dim)
+        elif self.queue_len is not None:
+            raise ValueError(
+                f"The term {self.name} compares with the queue of the base, whose "
+                f"length is model.queue_len; leave {type(self).__name__}.queue_len out."
+            )
 
     def keys(self, method: Method) -> Tensor:
         """The queue, K x D."""

@@ -40,7 +40,7 @@ class Consistency(OwnQueue):
         self,
         temperature: float,
         weight: Any = None,
-        queue_len: int = 4096,
+        queue_len: int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(queue_len, weight, init_cfg)

@@ -14,12 +14,12 @@ from ..layers import unit
 from ..losses import info_nce, match_cells, take_cells
 from ..memory import KeyQueue
 from ..part import Features, check_positive
-from .base import Term
+from .base import QUEUE_LEN, Term
 
 if TYPE_CHECKING:
     from ..algorithms.method import Method, Step
 
-_TEMPERATURE, _QUEUE_LEN = 0.2, 4096  # where the base has none
+_TEMPERATURE = 0.2  # where the base has none
 
 
 class DenseHead(BaseModule):
@@ -93,6 +93,7 @@ class Dense(Term):
 
     def attach(self, method: Method) -> None:
         """Make the queue, and a head where the neck has none."""
+        self.check_views(method)
         if self.temperature is None:
             self.temperature = getattr(method.compare, "temperature", _TEMPERATURE)
         check_positive("temperature", self.temperature)
@@ -112,8 +113,8 @@ class Dense(Term):
         else:
             hidden = self.hid_channels or channels
             self.head = DenseHead(channels, hidden, dim, self.num_grid)
-        length = self.queue_len or (_QUEUE_LEN if base is None else len(base))
-        self.queue = KeyQueue(length, dim)
+        length = QUEUE_LEN if base is None else len(base)
+        self.queue = KeyQueue(length if self.queue_len is None else self.queue_len, dim)
 
     def parts(self) -> dict[str, nn.Module]:
         """The term's own head."""

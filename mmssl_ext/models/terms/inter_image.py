@@ -79,8 +79,18 @@ class InterImage(Term):
         self.sampler = MODELS.build(negatives)
 
     def attach(self, method: Method) -> None:
-        """Make the bank, still empty."""
-        self.bank = FeatureBank(method.target.dim or method.dim, *self.bank_options)
+        """Make the bank, still empty.
+
+        Raises:
+            ValueError: The bank could not be filled with embeddings of the target.
+        """
+        if method.target.dim is not None:
+            raise ValueError(
+                "The term InterImage fills its bank by the network that is trained, "
+                f"whose embeddings are not those of a {type(method.target).__name__}; "
+                "take another target or leave the term out."
+            )
+        self.bank = FeatureBank(method.dim, *self.bank_options)
 
     def fill(
         self,

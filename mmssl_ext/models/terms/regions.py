@@ -53,11 +53,7 @@ class Regions(Term):
 
     def attach(self, method: Method) -> None:
         """Refuse methods whose views are not one image each."""
-        if not method.plain_views:
-            raise ValueError(
-                f"The term Regions mixes whole images, but a view of "
-                f"{type(method).__name__} is more than one; leave the term out."
-            )
+        self.check_views(method)
 
     def look(self, method: Method, number: int, view: View) -> Features:
         """Swap a region within the first pair's query view and encode both parts.

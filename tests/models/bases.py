@@ -1,0 +1,134 @@
+"""Small bases and terms that are put together freely."""
+
+import copy
+
+import torch
+from mmengine.registry import init_default_scope
+
+from mmssl_ext.registry import MODELS
+
+DIM = 16
+BACKBONE = dict(
+    type="ResNet",
+    depth=18,
+    stem_channels=8,
+    base_channels=8,
+    zero_init_residual=False,  # else half of the layers start without a gradient
+)
+MLP = dict(
+    type="NonLinearNeck",
+    in_channels=64,
+    hid_channels=24,
+    out_channels=DIM,
+    num_layers=2,
+    norm_cfg=dict(type="BN1d"),
+)
+PREDICTOR = MLP | dict(
+    in_channels=DIM,
+    hid_channels=8,
+    with_avg_pool=False,
+    with_last_bn=False,
+    with_last_bias=True,
+)
+BASES: dict = {
+    "MoCo": dict(
+        neck=dict(type="MoCoV2Neck", in_channels=64, hid_channels=32, out_channels=DIM),
+        head=dict(type="QueueSoftmax", temperature=0.2),
+        queue_len=32,
+        momentum=0.9,
+        bn_splits=None,
+    ),
+    "BYOL": dict(neck=MLP, predictor=PREDICTOR, momentum=0.9),
+    "SimSiam": dict(neck=MLP, predictor=PREDICTOR),
+    "SimCLR": dict(neck=MLP, temperature=0.5),
+}
+TERMS: dict = {
+    "Consistency": dict(temperature=0.1),
+    "Regions": dict(cells=(1, 1), stride=32),
+    "Dense": dict(hid_channels=16, queue_len=32),
+    "InterImage": dict(
+        labels=dict(type="OnlineLabels", num_clusters=4, interval=2, min_size=2),
+        negatives=dict(type="SemiHardNegatives", num=6, pool=0.5),
+    ),
+}
+IMAGES = 40  # of the bank
+
+
+def term(name: str, base: str = "MoCo", **changes) -> dict:
+    """Config of a term; a queue of its own is short, too."""
+    own_queue = name == "Consistency" and base != "MoCo"
+    return (
+        dict(type=name)
+        | TERMS[name]
+        | (dict(queue_len=32) if own_queue else {})
+        | changes
+    )
+
+
+def method(base: str, *terms, **changes) -> dict:
+    """Config of a base of 1/8 width with the terms by name or config."""
+    built = [term(t, base) if isinstance(t, str) else t for t in terms]
+    return (
+        dict(type=base, backbone=BACKBONE, terms=built) | BASES.get(base, {}) | changes
+    )
+
+
+def build(config: dict, seed: int = 0):
+    """The model, initialised, in training mode; a bank is filled with noise."""
+    init_default_scope("mmssl_ext")
+    torch.manual_seed(seed)
+    model = MODELS.build(copy.deepcopy(config))
+    model.init_weights()
+    if "inter" in model.terms:
+        generator = torch.Generator().manual_seed(seed)
+        model.terms.inter.fill(torch.randn(IMAGES, DIM, generator=generator))
+    return model.train()
+
+
+def double(model):
+    """The model in float64, but for the bank, which is always float32."""
+    inter = getattr(model.terms, "inter", None)
+    kept = copy.deepcopy(inter)
+    model.double()
+    if inter is not None:
+        model.terms["inter"] = kept
+    return model
+
+
+def freeze_norms(model):
+    """BatchNorm by its running statistics, so that images do not see each other."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
+def views(batch: int = 8, seed: int = 0, size: int = 64, count: int = 2, **options):
+    """Float views of the images, 2 x 2 cells of 32 pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, 3, size, size)
+    return [torch.randn(shape, generator=generator, **options) for _ in range(count)]
+
+
+def losses(model, inputs, index=None):
+    """What the model makes of the views of the first images, or of those."""
+    index = torch.arange(len(inputs[0])) if index is None else index
+    return model(inputs, mode="loss", index=index)
+
+
+def total(found):
+    """The sum that is trained."""
+    return sum(value for name, value in found.items() if name.startswith("loss_"))
+
+
+def train(model, inputs, optimizer, index=None):
+    """One step; all figures by name."""
+    found = losses(model, inputs, index)
+    optimizer.zero_grad()
+    total(found).backward()
+    optimizer.step()
+    return {name: value.item() for name, value in found.items()}
+
+
+def sgd(model, lr=0.05):
+    return torch.optim.SGD(model.parameters(), lr=lr)
