@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmpretrain.datasets
+import mmpretrain.registry
 import numpy as np
 import pytest
 import torch
@@ -237,6 +239,26 @@ def test_a_box_is_unknown_after_a_transform_that_does_not_tell(mine):
     assert before.isnan().all() and after.isnan().all()
     assert alone.tolist() == pytest.approx([0.1, 0.1, 0.5, 0.5])
     assert not keeps_box(mine)
+
+
+@pytest.mark.parametrize(
+    ("transform", "known"),
+    [
+        (dict(type="torchvision/ColorJitter", brightness=0.4), True),
+        (dict(type="torchvision/GaussianBlur", kernel_size=5), True),
+        (dict(type="torchvision/RandomHorizontalFlip", p=1.0), False),
+        (dict(type="torchvision/RandomResizedCrop", size=8), False),
+        (dict(type="ColorJitter", brightness=0.4), True),
+        (dict(type="Rotate", angle=30.0), False),
+    ],
+)
+def test_colour_operations_of_the_libraries_are_known(transform, known):
+    built = mmpretrain.registry.TRANSFORMS.build(transform)
+    assert keeps_box(built) is known
+    if transform["type"].startswith("torchvision"):
+        crop = Crop(32, (64, 48, 320, 240))
+        found = boxes_of([crop, built], backend=lambda image: image)
+        assert found.isfinite().all() == known
 
 
 def test_transforms_of_the_user_can_tell():

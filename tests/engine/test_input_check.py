@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import ImgDataPreprocessor, MMDistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.hooks import InputCheckHook
+from mmssl_ext.registry import MODELS
 from tests.harness import (
     ToyData,
     config,
@@ -175,6 +176,51 @@ def test_unreadable_images_are_passed_over(images, tmp_path, unreadable):
     calls = watch(runner.model)
     InputCheckHook().before_train(runner)
     assert len(calls) == (unreadable < 16)
+
+
+def test_boxes_are_refused_where_nobody_takes_them(images, tmp_path):
+    cfg = config(images, tmp_path, input_check=HOOK)
+    runner = make_runner(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    model = runner.model
+    ours = model.data_preprocessor
+    others = {
+        MODELS.build(dict(type="mmpretrain.SelfSupDataPreprocessor")): (
+            r"^SelfSupDataPreprocessor takes no boxes and index.*geometry=False"
+        ),
+        ImgDataPreprocessor(): r"^Old takes no boxes and index.*geometry=False",
+    }
+
+    class Old(type(model)):
+        def forward(self, inputs, data_samples=None, mode="tensor"):
+            return super().forward(inputs, data_samples, mode)
+
+    model.__class__ = Old
+    for other, sentence in others.items():
+        model.data_preprocessor = other
+        with pytest.raises(ConfigError, match=sentence):
+            InputCheckHook().before_train(runner)
+    runner.train_dataloader.dataset.pipeline[-1].geometry = False
+    for preprocessor in (ours, next(iter(others))):
+        model.data_preprocessor = preprocessor
+        InputCheckHook().before_train(runner)
+
+
+def test_a_method_that_needs_boxes_is_told_where_they_are_missing(images, tmp_path):
+    cfg = config(images, tmp_path, input_check=HOOK)
+    runner = make_runner(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.model.data_preprocessor.for_method = True
+    runner.model.needs_boxes_of = (0, 1)
+    InputCheckHook().before_train(runner)
+    make, pack = runner.train_dataloader.dataset.pipeline[1:]
+    make._placed[1] = False  # as after a transform of the user's
+    name = type(runner.model).__name__
+    with pytest.raises(ConfigError, match=f"^{name} compares .* where view 2 was cut"):
+        InputCheckHook().before_train(runner)
+    pack.geometry = False
+    with pytest.raises(ConfigError, match="let MakeViews and PackViews"):
+        InputCheckHook().before_train(runner)
 
 
 def test_a_model_without_a_check_trains(tmp_path):

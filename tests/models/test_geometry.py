@@ -235,14 +235,14 @@ def test_sampling_is_torchs_own():
 
 def test_missing_boxes_are_refused_by_name():
     good = random_boxes(4, 0)[:, None].repeat(1, 3, 1)
-    assert geo.require_boxes(good, "PixPro", 2) is good
+    assert geo.require_boxes(good, "PixPro", (0, 1)) is good
     with pytest.raises(ValueError, match=r"^PixPro .*does not say where each view"):
-        geo.require_boxes(None, "PixPro", 2)
+        geo.require_boxes(None, "PixPro", (0, 1))
     with pytest.raises(ValueError, match="does not say where each view"):
-        geo.require_boxes(good, "PixPro", 4)
+        geo.require_boxes(good, "PixPro", (0, 3))
     good[:, 1] = torch.nan
     with pytest.raises(
         ValueError, match=r"where view 2 was cut .*leave out CutPatches"
     ):
-        geo.require_boxes(good, "PixPro", 3)
-    geo.require_boxes(good, "PixPro", 1)  # the others may be patches
+        geo.require_boxes(good, "PixPro", range(3))
+    geo.require_boxes(good, "PixPro", (0, 2))  # the other may be of patches

@@ -21,6 +21,16 @@ ViewBox = tuple[float, float, float, float]  # x0, y0, x1, y1
 WHOLE: ViewBox = (0.0, 0.0, 1.0, 1.0)
 UNKNOWN: ViewBox = (float("nan"),) * 4
 
+# Colour operations of the libraries whose transforms configs can name.
+_LIBRARIES = ("mmcv", "mmpretrain", "torchvision")
+_COLOURS = {
+    *("AutoContrast", "Brightness", "ColorJitter", "ColorTransform", "Contrast"),
+    *("Equalize", "GaussianBlur", "Grayscale", "Invert", "Lighting", "Posterize"),
+    *("RandomAdjustSharpness", "RandomAutocontrast", "RandomEqualize"),
+    *("RandomGrayscale", "RandomInvert", "RandomPosterize", "RandomSolarize"),
+    *("Sharpness", "Solarize", "SolarizeAdd"),
+}
+
 
 def part_of(outer: ViewBox, part: ViewBox) -> ViewBox:
     """The box of a part of a view, given relative to the view, in the image."""
@@ -60,12 +70,17 @@ def keeps_box(transform: Any) -> bool:
 
     It says so by ``keeps_box``, as an attribute of its class, itself or the function
     that it is. A class that changes by a new ``apply`` or ``__call__`` what another one
-    does to the pixels has to say it again.
+    does to the pixels has to say it again. Of torchvision, mmpretrain and mmcv the
+    colour operations are known.
     """
     own = getattr(transform, "__dict__", {})
     for names in (own, *(vars(cls) for cls in type(transform).__mro__)):
         if "keeps_box" in names:
             return bool(names["keeps_box"])
         if "apply" in names or "__call__" in names:
-            return False
-    return False
+            break
+    inner = type(
+        getattr(transform, "t", transform)
+    )  # of ``torchvision/...`` in configs
+    library = inner.__module__.partition(".")[0]
+    return library in _LIBRARIES and inner.__name__ in _COLOURS

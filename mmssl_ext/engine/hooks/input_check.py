@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import IterableDataset
 from mmssl_ext.datasets import SSLDataset, UnreadableImageError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
 from mmssl_ext.fit import check_parts
+from mmssl_ext.models.layers.geometry import require_boxes
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap
@@ -38,7 +40,8 @@ class InputCheckHook(Hook):
 
     A model takes part by ``check_inputs(inputs)``, called in eval mode and without
     gradients, which raises ValueError or TypeError, with a sentence for the user, where
-    the views do not suit it. Of any other model with a backbone it is tried whether
+    the views do not suit it. Of the views that its ``needs_boxes_of`` numbers it must
+    be known where they were cut. Of any other model with a backbone it is tried whether
     backbone, neck and head fit. Training is the same with and without this hook: modes,
     buffers, generators and draws are left as they were.
 
@@ -78,7 +81,13 @@ class InputCheckHook(Hook):
                 return
             try:
                 with evaluating(model), torch.no_grad(), single_values(model) as layers:
-                    data = model.data_preprocessor(loader.collate_fn([item]), False)
+                    batch = loader.collate_fn([item])
+                    _check_unpacking(model.data_preprocessor, batch)
+                    data = model.data_preprocessor(batch, False)
+                    _check_fields(model, data)
+                    if needed := getattr(model, "needs_boxes_of", ()):
+                        name = type(model).__name__
+                        require_boxes(data.get("boxes"), name, needed)
                     if hasattr(model, "check_inputs"):
                         model.check_inputs(data["inputs"])
                     elif hasattr(model, "backbone"):
@@ -87,6 +96,33 @@ class InputCheckHook(Hook):
                 raise ConfigError(str(error)) from error
         check_batches(loader, layers)
         tell_of_batches(loader, model)
+
+
+def _check_unpacking(preprocessor: Any, batch: Any) -> None:
+    """Refuse boxes where mmpretrain unpacks a batch as inputs and data_samples."""
+    names = {cls.__name__ for cls in type(preprocessor).__mro__}
+    if "SelfSupDataPreprocessor" in names and "boxes" in batch:
+        raise ConfigError(_without_boxes(f"{type(preprocessor).__name__} takes"))
+
+
+def _check_fields(model: Any, data: Any) -> None:
+    """Where all of a batch goes to the model, it must take boxes and index."""
+    more = {"boxes", "index"} & set(data)
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (AttributeError, TypeError, ValueError):  # it is none of Python's functions
+        return
+    takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    if not takes_all and more - {p.name for p in parameters}:
+        raise ConfigError(_without_boxes(f"{type(model).__name__} takes"))
+
+
+def _without_boxes(who: str) -> str:
+    return (
+        f"{who} no boxes and index, which say where each view was cut and of which "
+        "image; set geometry=False in PackViews of the training pipeline, or "
+        'model.data_preprocessor.type="mmssl_ext.MultiViewPreprocessor".'
+    )
 
 
 def _path(dataset: Any) -> str:

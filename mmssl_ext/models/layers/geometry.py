@@ -12,12 +12,14 @@ gradient; maps do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def require_boxes(boxes: Tensor | None, name: str, num_views: int) -> Tensor:
+def require_boxes(boxes: Tensor | None, name: str, views: Sequence[int]) -> Tensor:
     """Refuse a batch of which it is not known where its views were cut.
 
     It waits for the device; whether a view has a box does not change during training,
@@ -26,7 +28,7 @@ def require_boxes(boxes: Tensor | None, name: str, num_views: int) -> Tensor:
     Args:
         boxes: Of the batch, N x V x 4, or None where it has none.
         name: Of the method, for the message.
-        num_views: The first so many views must have a box.
+        views: Numbers of those that must have a box.
 
     Returns:
         ``boxes``.
@@ -34,15 +36,15 @@ def require_boxes(boxes: Tensor | None, name: str, num_views: int) -> Tensor:
     Raises:
         ValueError: There are none, or one is not known.
     """
-    if boxes is None or boxes.size(1) < num_views:
+    if boxes is None or boxes.size(1) <= max(views, default=-1):
         raise ValueError(
             f"{name} compares the same places of an image in its views, but the batch "
             "does not say where each view was cut (boxes); let MakeViews and PackViews "
             "of mmssl_ext make the views."
         )
-    unknown = boxes[:, :num_views].isnan().any(2).any(0).nonzero().flatten().tolist()
-    if unknown:
-        which = " and ".join(str(view + 1) for view in unknown)
+    unknown = boxes.isnan().any(2).any(0).tolist()
+    if missing := [str(view + 1) for view in views if unknown[view]]:
+        which = " and ".join(missing)
         raise ValueError(
             f"{name} compares the same places of an image in its views, but where view "
             f"{which} was cut is not known: leave out CutPatches there, and set "
