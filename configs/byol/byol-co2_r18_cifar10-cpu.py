@@ -11,9 +11,6 @@ tau_con = 0.05
 queue_len = 4096
 
 model = dict(
-    terms=[
-        dict(
-            type="Consistency", temperature=tau_con, weight=alpha, queue_len=queue_len
-        )
-    ]
+    terms=[dict(type="Consistency", temperature=tau_con, queue_len=queue_len)],
+    weights=dict(consistency=alpha),
 )
