@@ -50,7 +50,8 @@ class BYOL(Method):
         reduce: str = "sum",
         **kwargs: Any,
     ) -> None:
-        momentum = momentum or {"kind": "cosine", "start": 0.996, "end": 1.0}
+        if momentum is None:
+            momentum = {"kind": "cosine", "start": 0.996, "end": 1.0}
         super().__init__(
             target={"type": "MomentumTarget", "momentum": momentum},
             compare={"type": "Regression", "predictor": predictor},

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from mmssl_ext.registry import MODELS
 
 from ..part import check_positive
+from ..targets import OwnTarget
 from .base import Comparison
 
 if TYPE_CHECKING:
@@ -39,15 +40,24 @@ class BatchSoftmax(Comparison):
         super().__init__(init_cfg)
         self.temperature = check_positive("temperature", temperature)
 
+    def attach(self, method: Method) -> None:
+        """Refuse pairs that NT-Xent does not know.
+
+        Raises:
+            ValueError: The network is its own target, and there are not two views.
+        """
+        views = sorted({view for pair in method.pairs for view in pair})
+        if isinstance(method.target, OwnTarget) and len(views) != 2:
+            raise ValueError(
+                f"BatchSoftmax compares two views, but pairs names {views}; name two, "
+                "or take a MomentumTarget."
+            )
+
     def forward(self, method: Method, step: Step) -> dict[str, Tensor]:
         """NT-Xent of all views, or the mean over the pairs."""
-        if not all(step.target[b] is step.online[b] for _, b in method.pairs):
+        if not isinstance(method.target, OwnTarget):
             return super().forward(method, step)
         views = sorted({view for pair in method.pairs for view in pair})
-        if len(views) != 2:
-            raise ValueError(
-                f"BatchSoftmax compares two views, but pairs names {views}."
-            )
         first, second = (step.online[v]["embedding"] for v in views)
         return {"instance": self.nt_xent(first, second)}
 
