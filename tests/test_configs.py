@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import default_collate
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
+from mmpretrain.engine.optimizers import LARS
 from PIL import Image
 
 from mmssl_ext.engine import ConfigError
@@ -98,7 +99,7 @@ def test_takes_a_step(name):
         batch = dict(inputs=inputs, data_samples=samples(len(inputs[0])))
         log = model.train_step(batch, OptimWrapper(optimizer))
     assert torch.isfinite(log["loss"])
-    assert ("loss_consistency" in log) == (cfg.model.type == "CO2")
+    assert ("loss_consistency" in log) == ("co2" in name)
     for key, old in before.items():
         assert not torch.equal(old, model.get_parameter(key)), key
 
@@ -374,3 +375,130 @@ def test_short_runs_of_the_methods_compare(name):
         assert ours.model.head.temperature == moco.model.head.temperature
         assert ours.train_dataloader.batch_size == moco.train_dataloader.batch_size
         assert ours.default_hooks.knn == moco.default_hooks.knn
+
+
+# Total rate, weight decay, epochs, images of a step; parameters that are optimized
+LARS_RECIPES = {
+    "byol/byol_r50_imagenet.py": (4.8, 1e-6, 300, 4096),
+    "byol/byol_r18_cifar10.py": (2.0, 1e-5, 1000, 256),
+    "simclr/simclr_r50_imagenet.py": (4.8, 1e-6, 200, 4096),
+    "simclr/simclr_r18_cifar10.py": (2.0, 1e-4, 1000, 512),
+}
+
+
+def iteration_rates(schedule, iterations):
+    """Share of the rate in every iteration, in epochs of two."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedulers = []
+    for config in map(dict, schedule):
+        assert config.pop("convert_to_iter_based")
+        build = PARAM_SCHEDULERS.get(config.pop("type")).build_iter_from_epoch
+        schedulers.append(build(**config, optimizer=optimizer, epoch_length=2))
+    found = []
+    for _ in range(iterations):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("name", LARS_RECIPES)
+def test_lars_recipe(name):
+    """Rate of single iterations, and what LARS leaves alone."""
+    lr, weight_decay, epochs, batch = LARS_RECIPES[name]
+    cfg = load(name)
+    gpus = 8 if "imagenet" in name else 1
+    assert cfg.train_dataloader.batch_size * gpus == batch
+    assert cfg.auto_scale_lr.base_batch_size == batch
+    assert cfg.train_cfg.max_epochs == epochs
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    assert isinstance(optimizer, LARS)
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = [g for g in optimizer.param_groups if g["params"][0].requires_grad]
+    for group in groups:
+        assert (group["lr"], group["momentum"], group["eta"]) == (lr, 0.9, 1e-3)
+        for param in group["params"]:
+            left_alone = param.ndim == 1  # BatchNorm and biases
+            assert group.get("lars_exclude", False) == left_alone, names[id(param)]
+            assert group["weight_decay"] == (0 if left_alone else weight_decay)
+    # Linear in 10 epochs of 2 iterations, then half a cosine
+    rates = iteration_rates(cfg.param_scheduler, 2 * epochs)
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[10] == pytest.approx(1e-4 + (1 - 1e-4) * 10 / 19)
+    assert rates[20] == pytest.approx(1, abs=1e-4)
+    assert rates[20 + (epochs - 10)] == pytest.approx(0.5, abs=1e-3)
+    assert 0 < rates[-1] < 1e-4
+
+
+def test_byol_and_simclr_models():
+    """As many parameters as mmpretrain quotes, and the momentum of the papers."""
+    byol = MODELS.build(load("byol/byol_r50_imagenet.py").model)
+    assert sum(p.numel() for p in byol.parameters()) == 68_024_448
+    assert sum(p.numel() for p in byol.compare.parameters()) == 2_109_440
+    assert (byol.target.momentum.kind, byol.reduce) == ("cosine", "sum")
+    assert (byol.target.momentum.start, byol.target.momentum.end) == (0.99, 1)
+    simclr = MODELS.build(load("simclr/simclr_r50_imagenet.py").model)
+    assert sum(p.numel() for p in simclr.parameters()) == 27_968_832
+    assert simclr.compare.temperature == 0.1
+    cifar10 = load("simclr/simclr_r18_cifar10.py")
+    assert cifar10.model.temperature == 0.5
+    for name in ("byol/byol_r50_imagenet.py", "simclr/simclr_r50_imagenet.py"):
+        assert load_config(ROOT / name).sync_bn == "torch"
+
+
+def drawn(name):
+    """Settings of the transforms of both views, by type."""
+    views = load(name).train_dataloader.dataset.pipeline[1]["views"]
+    return [{t.pop("type"): t for t in map(dict, view)} for view in views]
+
+
+def test_views_of_byol_differ_by_blur_and_solarisation():
+    first, second = drawn("byol/byol_r50_imagenet.py")
+    assert first.pop("GaussianBlur") == dict(sigma_range=(0.1, 2.0), prob=1.0)
+    assert second.pop("GaussianBlur") == dict(sigma_range=(0.1, 2.0), prob=0.1)
+    assert second.pop("RandomSolarize") == dict(threshold=128, prob=0.2)
+    assert first == second
+    jitter = dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, prob=0.8)
+    assert first["ColorJitter"] == jitter
+    assert first["RandomResizedCrop"] == dict(size=224, scale=(0.08, 1.0))
+    small, other = drawn("byol/byol_r18_cifar10.py")
+    assert other.pop("RandomSolarize") == dict(threshold=128, prob=0.2)
+    assert small == other and "GaussianBlur" not in small
+
+
+def test_jitter_of_simclr_is_twice_as_strong_on_imagenet():
+    first, second = drawn("simclr/simclr_r50_imagenet.py")
+    small, other = drawn("simclr/simclr_r18_cifar10.py")
+    assert first == second and small == other
+    strong, weak = first["ColorJitter"], small["ColorJitter"]
+    assert strong.pop("prob") == weak.pop("prob") == 0.8
+    assert strong == dict(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+    assert weak == {name: value / 2 for name, value in strong.items()}
+    assert first["GaussianBlur"]["prob"] == 0.5 and "GaussianBlur" not in small
+
+
+@pytest.mark.parametrize("name", ["byol", "simclr"])
+def test_short_runs_of_byol_and_simclr_compare(name):
+    """The demo and the CPU configs have MoCo's backbone, data and optimizer."""
+    for data in ("r18_demo", "r18_cifar10-cpu"):
+        ours, moco = load(f"{name}/{name}_{data}.py"), load(f"mocov2/mocov2_{data}.py")
+        for key in ("optim_wrapper", "param_scheduler", "train_cfg", "randomness"):
+            assert ours[key] == moco[key]
+        assert ours.model.backbone == moco.model.backbone
+        assert ours.train_dataloader.batch_size == moco.train_dataloader.batch_size
+        assert ours.default_hooks.knn == moco.default_hooks.knn
+
+
+def test_byol_with_co2_differs_from_byol_by_the_term_alone():
+    byol, both = (
+        load(f"byol/{name}_r18_cifar10-cpu.py") for name in ("byol", "byol-co2")
+    )
+    (term,) = both.model.pop("terms")
+    weights = both.model.pop("weights")
+    assert both.model == byol.model
+    assert weights == dict(consistency=0.3)
+    assert term.temperature == 0.05 and term.queue_len == 4096
+    for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"):
+        assert both[key] == byol[key]

@@ -1,0 +1,42 @@
+"""SimCLR on CIFAR-10, shortened for CPU cores like `mocov2_r18_cifar10-cpu.py`.
+
+Differs from `simclr_r18_cifar10.py`: the backbone of that file, a quarter as wide; batch
+256; MoCo's SGD without a warm-up, since four epochs are none for LARS. Its figures
+compare with nothing but the untrained network and the same recipe of other methods.
+"""
+
+_base_ = "simclr_r18_cifar10.py"
+
+max_epochs = 4
+batch_size = 256
+lr = 0.06
+num_workers = 1
+
+model = dict(
+    backbone=dict(
+        stem_channels=16,
+        base_channels=16,
+        strides=(2, 2, 2, 1),
+        zero_init_residual=False,
+    ),
+    neck=dict(in_channels=128, hid_channels=128),
+)
+train_dataloader = dict(
+    batch_size=batch_size, num_workers=num_workers, pin_memory=False
+)
+default_hooks = dict(
+    checkpoint=dict(interval=2),
+    knn=dict(
+        interval=2,
+        bank_dataloader=dict(num_workers=0),
+        query_dataloader=dict(num_workers=0),
+    ),
+)
+optim_wrapper = dict(
+    _delete_=True,
+    optimizer=dict(type="SGD", lr=lr, momentum=0.9, weight_decay=5e-4),
+)
+param_scheduler = [
+    dict(type="CosineAnnealingLR", T_max=max_epochs, by_epoch=True, end=max_epochs)
+]
+train_cfg = dict(max_epochs=max_epochs)
