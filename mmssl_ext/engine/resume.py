@@ -2,8 +2,8 @@
 
 ``checkpoint["training_state"]`` is plain data and tensors: ``random`` (the generators
 of every rank), ``batch`` (batches done in the epoch), ``validation_due``,
-``sampler_seed``, ``gradients`` (that wait for the rest of an optimizer step), and what
-:func:`facts` returns.
+``sampler_seed``, ``gradients`` (that wait for the rest of an optimizer step),
+``queue_forms`` (:mod:`.queue_trials`), and what :func:`facts` returns.
 """
 
 from __future__ import annotations
