@@ -58,10 +58,10 @@ def test_grouped_queue_equals_separate_queues(sizes):
 
 def enqueue_on_a_rank(rank, batches, groups):
     torch.manual_seed(0)
-    queues = [KeyQueue(10, 4, n) for n in groups]
-    for steps in batches:
+    queues = [KeyQueue(10, 4, n, labels=True, index=True) for n in groups]
+    for *steps, index in batches:
         for queue, batch in zip(queues, steps, strict=True):
-            queue.enqueue(batch.chunk(2)[rank])
+            queue.enqueue(batch.chunk(2)[rank], index=index.chunk(2)[rank])
     return [queue.state_dict() for queue in queues]
 
 
@@ -69,16 +69,17 @@ def enqueue_on_a_rank(rank, batches, groups):
 def test_queue_gathers_ranks_in_order():
     torch.manual_seed(1)
     groups = (None, 3)
-    batches = [(unit(n, 4), unit(n, 3, 4)) for n in (6, 14, 2)]
+    batches = [(unit(n, 4), unit(n, 3, 4), torch.randperm(n)) for n in (6, 14, 2)]
     torch.manual_seed(0)
-    queues = [KeyQueue(10, 4, n) for n in groups]
-    for steps in batches:
+    queues = [KeyQueue(10, 4, n, labels=True, index=True) for n in groups]
+    for *steps, index in batches:
         for queue, batch in zip(queues, steps, strict=True):
-            queue.enqueue(batch)
+            queue.enqueue(batch, index=index)
     for states in run_ranks(enqueue_on_a_rank, 2, batches, groups):
         for state, queue in zip(states, queues, strict=True):
-            assert torch.equal(state["keys"], queue.keys)
-            assert torch.equal(state["ptr"], queue.ptr)
+            assert state.keys() == queue.state_dict().keys()
+            for name, value in queue.state_dict().items():
+                assert torch.equal(state[name], value), name
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, 0)])
@@ -219,3 +220,70 @@ def test_averages_whatever_becomes_of_the_parameters(change, after):
 def test_the_other_momentum_convention_is_refused(momentum):
     with pytest.raises(ValueError, match=r"0\.999.*1 minus that"):
         MomentumTarget(momentum)
+
+
+# --- what a queue keeps beside its keys
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 4, 4], [1, 7, 10, 25, 2, 31]])
+@pytest.mark.parametrize("groups", [None, 3])
+def test_labels_and_index_stay_with_their_keys(sizes, groups):
+    torch.manual_seed(0)
+    queue = KeyQueue(10, 4, groups, labels=True, index=True)
+    assert queue.labels.tolist() == queue.index.tolist() == [-1] * 10
+    assert queue.labels.dtype == torch.long
+    reference, ptr, seen = [(-1, -1)] * 10, 0, 0
+    for size in sizes:
+        index = torch.arange(seen, seen + size)
+        keys = unit(size, 4) if groups is None else unit(size, groups, 4)
+        queue.enqueue(keys, labels=index % 3, index=index)
+        for i in index.tolist():  # one at a time, overwriting the oldest
+            reference[ptr] = i % 3, i
+            ptr, seen = (ptr + 1) % 10, seen + 1
+        assert (
+            list(zip(queue.labels.tolist(), queue.index.tolist(), strict=True))
+            == reference
+        )
+        last = queue.index.argmax()
+        assert torch.equal(queue.keys[..., last, :], keys[-1])
+
+
+def test_what_is_not_known_is_minus_one():
+    queue = KeyQueue(4, 4, labels=True, index=True)
+    queue.enqueue(unit(3, 4), torch.tensor([5, 6, 7]), torch.tensor([0, 1, 2]))
+    queue.enqueue(unit(2, 4), index=torch.tensor([3, 4]))
+    assert queue.labels.tolist() == [-1, 6, 7, -1]
+    assert queue.index.tolist() == [4, 1, 2, 3]
+
+
+def test_metadata_is_saved_and_a_plain_queue_is_as_before():
+    assert list(KeyQueue(4, 4).state_dict()) == ["keys", "ptr"]
+    assert KeyQueue(4, 4).labels is None
+    one = KeyQueue(4, 4, index=True)
+    assert list(one.state_dict()) == ["keys", "ptr", "index"]
+    assert "index=True" in repr(one) and "labels" not in repr(one)
+    one.enqueue(unit(3, 4), index=torch.tensor([7, 8, 9]))
+    other = KeyQueue(4, 4, index=True)
+    other.load_state_dict(one.state_dict())
+    for queue in (one, other):
+        queue.enqueue(keys := torch.eye(2, 4), index=torch.tensor([1, 2]))
+        assert torch.equal(queue.keys[[3, 0]], keys)
+        assert queue.index.tolist() == [2, 8, 9, 1]
+        assert queue.ptr.item() == 1
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "message"),
+    [
+        ({}, {"labels": [1, 2]}, "labels=True"),
+        ({"labels": True}, {"index": [1, 2]}, "index=True"),
+        ({"labels": True}, {"labels": [1, 2, 3]}, "2 keys come with labels"),
+        ({"index": True}, {"index": [[1], [2]]}, "2 keys come with index"),
+    ],
+)
+def test_metadata_must_fit(kept, given, message):
+    queue = KeyQueue(4, 4, **kept)
+    before = {k: v.clone() for k, v in queue.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        queue.enqueue(unit(2, 4), **{k: torch.tensor(v) for k, v in given.items()})
+    assert all(torch.equal(before[k], v) for k, v in queue.state_dict().items())

@@ -20,6 +20,7 @@ from ..gradients import (
     without_mmengines_warning,
 )
 from ..loops import ExactEpochLoop
+from ..queue_trials import queue_forms, take_over_queue_forms
 from ..resume import (
     check_finite,
     check_kind,
@@ -36,7 +37,8 @@ class ExactResumeHook(Hook):
     """Save and restore the rest of the state of a run; refuse one that does not fit.
 
     A checkpoint gets the state of the random generators of all ranks, the place in the
-    epoch, gradients and keys that wait for the rest of an optimizer step, and what
+    epoch, gradients and keys that wait for the rest of an optimizer step, forms of the
+    queue's softmax that were found by trial, and what
     :mod:`mmssl_ext.engine.resume` compares on a resume: method, tensors of the model,
     optimizer, batch, the config as plain data, and which files the data consist of
     (:mod:`mmssl_ext.datasets.identity`, looked at once by rank 0).
@@ -86,6 +88,7 @@ class ExactResumeHook(Hook):
         state = checkpoint.get("training_state")
         if state is None:
             return
+        take_over_queue_forms(state.get("queue_forms") or {})
         states = state["random"]
         self._pending = states[runner.rank % len(states)]
         self._pending_gradients = state.get("gradients") or {}
@@ -164,6 +167,7 @@ class ExactResumeHook(Hook):
             "sampler_seed": getattr(sampler(loop.dataloader), "seed", None),
             "gradients": self._gradients,
             "memory": self._memory,
+            "queue_forms": queue_forms(),
         }
         self._gradients, self._memory = {}, []
 

@@ -43,12 +43,14 @@ class PerformanceHook(Hook):
             CUDA graphs; None compiles nothing. Only training steps are compiled, so
             evaluation costs no further compilation. Needs a C++ compiler on the CPU,
             Triton on a GPU.
-
         fused_queue: Compute the softmax over a queue by torch's fused attention, or
-            oneDNN on a CPU, where they agree with public ops; False: by those alone.
+            oneDNN on a CPU, where they agree with public ops and are known to be
+            faster; where nothing is known of the device, a short trial tells. False: by
+            public ops alone. ``trial``: by trial on every device; its result goes into
+            the checkpoint, but the next run may find another one.
 
     Raises:
-        ValueError: ``tf32`` is none of these.
+        ValueError: ``tf32`` or ``fused_queue`` is none of these.
         ConfigError: The model was wrapped for several devices in another layout.
     """
 
@@ -61,10 +63,14 @@ class PerformanceHook(Hook):
         deterministic: bool = False,
         prefetch: bool = False,
         compile: dict | None = None,
-        fused_queue: bool = True,
+        fused_queue: bool | str = True,
     ) -> None:
         if tf32 not in _TF32:
             raise ValueError(f"tf32='{tf32}' must be one of {', '.join(_TF32)}.")
+        if not isinstance(fused_queue, bool) and fused_queue != "trial":
+            raise ValueError(
+                f"fused_queue={fused_queue!r} must be True, False or 'trial'."
+            )
         self.channels_last = channels_last
         self.tf32 = tf32
         self.deterministic = deterministic

@@ -2,15 +2,19 @@
 
 from .consistency import queue_consistency
 from .dense import match_cells, take_cells
-from .info_nce import info_nce
+from .info_nce import info_nce, soft_nce
 from .margin import margin_info_nce
-from .queue_attention import queue_logsumexp
+from .queue_attention import attend, queue_logsumexp
+from .queue_topk import queue_topk
 
 __all__ = [
+    "attend",
     "info_nce",
     "margin_info_nce",
     "match_cells",
     "queue_consistency",
     "queue_logsumexp",
+    "queue_topk",
+    "soft_nce",
     "take_cells",
 ]

@@ -8,12 +8,16 @@ Attention with query ``q`` (N x D) and keys = values = ``queue`` (K x D) at scal
 
 and d lse / d q = o / T. So a contrastive loss *and* its gradient come from one pass,
 and nothing of size N x K is ever stored. The pass is a streaming softmax over blocks of
-the queue, in public ops. Where they are available and agree with it, faster ops take
-its place: torch's fused attention, and for many rows on a CPU products by oneDNN, which
-on AMD's CPUs are twice as fast as those of ``@`` and fused attention (by MKL). All
-accumulate in at least fp32.
+the queue, in public ops. Two other forms may take its place where they are available
+and agree with it: torch's fused attention, and the same pass with products by oneDNN,
+which on AMD's CPUs with AVX-512 are twice as fast as those of ``@`` and fused attention
+(by MKL). :mod:`.queue_forms` chooses. All accumulate in at least fp32.
+
+Slots that carry a row's own label can be left out of its softmax; that is done block by
+block in the streaming pass, as fused attention would want an N x K mask.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -22,21 +26,34 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from . import queue_forms
+
 # Elements of one N x chunk block of logits: 1 MiB in fp32 stays in a CPU's L2 cache; a
 # GPU wants larger matrix products.
 _BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 _BLOCK_ROWS = 512
 
+Labels = tuple[Tensor, Tensor]
+Product = Callable[[Tensor, Tensor], Tensor]  # of a and b: a @ b.T
+
 _use_fused = True
 
 
-def use_fused(allowed: bool) -> None:
-    """Allow the faster ops, the default, or keep to public ones in this process."""
+def use_fused(allowed: bool | str) -> None:
+    """Choose how this process computes the softmax over a queue.
+
+    Args:
+        allowed: True, the default: by the fastest form; False: by public ops alone;
+            ``"trial"``: by the form that a short trial finds fastest, on every device.
+    """
     global _use_fused
-    _use_fused = allowed
+    _use_fused = bool(allowed)
+    queue_forms.try_always(allowed == "trial")
 
 
-def queue_logsumexp(q: Tensor, queue: Tensor, temperature: float) -> Tensor:
+def queue_logsumexp(
+    q: Tensor, queue: Tensor, temperature: float, labels: Labels | None = None
+) -> Tensor:
     """Log-sum-exp of the similarities to a queue, differentiable in ``q`` only.
 
     Args:
@@ -44,52 +61,67 @@ def queue_logsumexp(q: Tensor, queue: Tensor, temperature: float) -> Tensor:
         queue: Negative keys, K x D, or B x K x D, one queue for each of the B; never
             receives a gradient and may be overwritten as soon as this returns.
         temperature: Softmax temperature T > 0.
+        labels: Labels of the rows, N (or B x N), and of the slots, K (or B x K), long.
+            Slots of a row's own label are left out of its sum. A negative label is an
+            unknown one and equals none.
 
     Returns:
         ``logsumexp_j(q_n . queue_j / T)``, shape N or B x N, fp32 (fp64 for fp64
-        input).
+        input); ``-inf``, with a gradient of zero, for a row whose slots are all left
+        out.
     """
-    return _QueueLogSumExp.apply(q, queue, temperature)
+    return _QueueLogSumExp.apply(q, queue, temperature, labels)
 
 
 class _QueueLogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, queue: Tensor, temperature: float) -> Tensor:
-        mean_key, lse = attend(q, queue, 1 / temperature)
+    def forward(
+        ctx: Any, q: Tensor, queue: Tensor, temperature: float, labels: Labels | None
+    ) -> Tensor:
+        mean_key, lse = attend(q, queue, 1 / temperature, labels)
         ctx.save_for_backward(mean_key)
         ctx.scale, ctx.dtype = 1 / temperature, q.dtype
         return lse
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (mean_key,) = ctx.saved_tensors
-        return (grad[..., None] * mean_key * ctx.scale).to(ctx.dtype), None, None
+        slope = (grad[..., None] * mean_key * ctx.scale).to(ctx.dtype)
+        return slope, None, None, None
 
 
 @torch.no_grad()
-def attend(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def attend(
+    q: Tensor, queue: Tensor, scale: float, labels: Labels | None = None
+) -> tuple[Tensor, Tensor]:
     """Softmax-weighted mean key and log-sum-exp of every row of ``q``.
 
     Args:
         q: N x D, or B x N x D.
         queue: K x D, or B x K x D.
         scale: Factor on the similarities (1 / temperature).
+        labels: Labels of rows and slots as in :func:`queue_logsumexp`.
 
     Returns:
-        ``o`` (like q) and ``lse`` (without D), fp32 (fp64 where both inputs are fp64).
+        ``o`` (like q) and ``lse`` (without D), fp32 (fp64 where both inputs are fp64);
+        0 and ``-inf`` for a row whose slots are all left out.
 
     Raises:
-        ValueError: The feature sizes differ or the queue is empty.
+        ValueError: The feature sizes differ, the queue is empty, or the labels do not
+            fit.
     """
     q, queue = to_compute_dtype(q, queue)
     shape = q.shape
-    q, queue = q.reshape(-1, *shape[-2:]), queue.reshape(-1, *queue.shape[-2:])
+    if labels is not None:
+        labels = fit_labels(labels, q, queue)
+    q, queue = as_groups(q), as_groups(queue)
     with torch.autocast(q.device.type, enabled=False):
-        if _use_fused and _fast_path_agrees(q.device.type, q.dtype, shape[-1]):
-            o, lse = _attend_fused(q, queue, scale)
+        form = form_of(q, queue)
+        if labels is None:
+            o, lse = _FORMS[form](q, queue, scale)
         else:
-            o, lse = _attend_chunked(q, queue, scale)
+            o, lse = _attend_chunked(q, queue, scale, product_of(form), labels)
     return o.view(shape), lse.view(shape[:-1])
 
 
@@ -106,8 +138,41 @@ def to_compute_dtype(q: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(dtype), queue.to(dtype)
 
 
+def as_groups(features: Tensor) -> Tensor:
+    """N x D or B x N x D features as B x N x D, in order in memory.
+
+    An expanded tensor, as of equal keys, would be a thousand times as slow in oneDNN.
+    """
+    *groups, length, dim = features.shape
+    return features.reshape(math.prod(groups), length, dim).contiguous()
+
+
+def fit_labels(labels: Labels, q: Tensor, queue: Tensor) -> Labels:
+    """Labels of rows and slots as B x N and B x K, so that only equal known ones match.
+
+    Raises:
+        ValueError: They do not fit N x D queries and K x D keys.
+    """
+    rows, slots = labels
+    wanted = q.shape[:-1], queue.shape[:-1]
+    try:
+        rows, slots = rows.expand(wanted[0]), slots.expand(wanted[1])
+    except RuntimeError:
+        raise ValueError(
+            f"There are labels {tuple(rows.shape)} and {tuple(slots.shape)} for "
+            f"queries {tuple(wanted[0])} and slots {tuple(wanted[1])}: give every "
+            "query and every slot of the queue one, -1 where it is unknown."
+        ) from None
+    # A row of unknown label gets one that no slot has.
+    rows = rows.masked_fill(rows < 0, torch.iinfo(rows.dtype).min)
+    return as_groups(rows[..., None])[..., 0], as_groups(slots[..., None])[..., 0]
+
+
 def queue_blocks(q: Tensor, queue: Tensor) -> tuple[Tensor, ...]:
-    """Split the queue (K x D) so that the logits of N x D rows stay in the cache."""
+    """Split the queue (K x D) so that the logits of N x D rows stay in the cache.
+
+    What belongs to the slots (K) is split alike.
+    """
     elements = _BLOCK_ELEMENTS.get(q.device.type, _BLOCK_ELEMENTS["cpu"])
     return queue.split(max(128, elements // max(1, len(q))))
 
@@ -121,18 +186,31 @@ def _onednn_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
+def product_of(form: str) -> Product:
+    """The product ``a @ b.T`` of a form, for passes that are no plain attention."""
+    return _onednn_product if form == "onednn" else _transposed_product
+
+
 def _attend_chunked(
     q: Tensor,
     queue: Tensor,
     scale: float,
-    product: Callable[[Tensor, Tensor], Tensor] = _transposed_product,
+    product: Product = _transposed_product,
+    labels: Labels | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Streaming softmax in blocks of rows and keys; one queue at a time."""
-    parts = [
-        _stream(rows, keys, scale, product)
-        for group, keys in zip(q, queue, strict=True)
-        for rows in group.split(_BLOCK_ROWS)
-    ]
+    parts = []
+    for group, keys in enumerate(queue):
+        rows = q[group].split(_BLOCK_ROWS)
+        if labels is None:
+            parts += [_stream(block, keys, scale, product) for block in rows]
+            continue
+        own = labels[0][group].split(_BLOCK_ROWS)
+        slots = labels[1][group]
+        parts += [
+            _stream(block, keys, scale, product, (names, slots))
+            for block, names in zip(rows, own, strict=True)
+        ]
     means, lses = zip(*parts, strict=True)
     return torch.cat(means).view_as(q), torch.cat(lses).view(q.shape[:-1])
 
@@ -141,34 +219,42 @@ def _stream(
     q: Tensor,
     queue: Tensor,
     scale: float,
-    product: Callable[[Tensor, Tensor], Tensor],
+    product: Product,
+    labels: Labels | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One block of rows, with a running maximum; ``product(a, b)`` is a @ b.T."""
-    peak = q.new_full((len(q), 1), -torch.inf)  # N x 1
+    """One block of rows, with a running maximum."""
+    # Finite, since -inf - -inf is no number: a slot that is left out lies so far below
+    # the lowest peak that its weight is 0.
+    lowest = torch.finfo(q.dtype).min
+    peak = q.new_full((len(q), 1), lowest / 2)  # N x 1
     total = q.new_zeros(len(q), 1)  # N x 1
     weighted = torch.zeros_like(q)  # N x D
-    for block in queue_blocks(q, queue):  # b x D
+    blocks = queue_blocks(q, queue)
+    slots = None if labels is None else queue_blocks(q, labels[1])
+    for number, block in enumerate(blocks):  # b x D
         logits = product(q, block).mul_(scale)  # N x b
+        if labels is not None and slots is not None:
+            logits.masked_fill_(labels[0][:, None] == slots[number], lowest)
         new_peak = torch.maximum(peak, logits.amax(1, keepdim=True))
         weights = logits.sub_(new_peak).exp_()
         decay = (peak - new_peak).exp_()
         total = total * decay + weights.sum(1, keepdim=True)
         weighted = weighted.mul_(decay).add_(product(weights, block.T))
         peak = new_peak
-    return weighted / total, (peak + total.log()).squeeze(1)
+    # The peak's own weight is 1, so a total is below 1 only where nothing is left in.
+    return weighted / total.clamp(min=1), (peak + total.log()).squeeze(1)
+
+
+def _attend_onednn(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return _attend_chunked(q, queue, scale, _onednn_product)
 
 
 def _attend_fused(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The fast path: see the head of this file.
-
-    Fused attention runs over segments of the queue, merged by log-sum-exp.
-    """
-    if _onednn_pays(q):
-        return _attend_chunked(q, queue, scale, _onednn_product)
+    """Fused attention over segments of the queue, merged by log-sum-exp."""
     batch, num_rows, dim = q.shape
     segments = _segments(batch, num_rows, queue.shape[1], q.is_cuda)
     rows = q[:, None].expand(batch, segments, num_rows, dim)
-    keys = queue.contiguous().view(batch, segments, -1, dim)  # B x S x K/S x D
+    keys = queue.view(batch, segments, -1, dim)  # B x S x K/S x D
     if q.is_cuda:
         op = torch.ops.aten._scaled_dot_product_efficient_attention
         o, lse = op(rows, keys, keys, None, True, scale=scale)[:2]
@@ -181,17 +267,6 @@ def _attend_fused(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tenso
     total = lse.logsumexp(1)  # B x N
     weights = (lse - total[:, None]).exp()
     return (weights[..., None] * o).sum(1), total
-
-
-def _onednn_pays(q: Tensor) -> bool:
-    """Measured: from 128 rows on; below, its many small calls wait for the threads."""
-    return (
-        q.device.type == "cpu"
-        and q.dtype == torch.float
-        and q.shape[-2] >= 128
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
 
 
 def _segments(batch: int, num_rows: int, queue_len: int, on_gpu: bool) -> int:
@@ -208,14 +283,37 @@ def _segments(batch: int, num_rows: int, queue_len: int, on_gpu: bool) -> int:
     return segments
 
 
-@cache
-def _fast_path_agrees(device: str, dtype: torch.dtype, dim: int) -> bool:
-    """Whether the fused op runs here and equals the chunked form on a small case.
+_FORMS: dict[str, queue_forms.Form] = {
+    "chunked": _attend_chunked,
+    "fused": _attend_fused,
+    "onednn": _attend_onednn,
+}
 
-    The op is private to torch, so its presence, signature and result are checked once
-    for every device, dtype and feature size instead of being trusted.
+
+def form_of(q: Tensor, queue: Tensor) -> str:
+    """Name the form for B x N x D rows against B x K x D keys."""
+    kind = q.device.type, q.dtype, q.shape[-1]
+    if not _use_fused:
+        return "chunked"
+    fast = [name for name in ("fused", "onednn") if _agrees(name, *kind)]
+    forms = {name: _FORMS[name] for name in ("chunked", *fast)}
+    return queue_forms.choose(forms, q, queue)
+
+
+@cache
+def _agrees(form: str, device: str, dtype: torch.dtype, dim: int) -> bool:
+    """Whether a form runs here and equals the chunked one on a small case.
+
+    Its op is private to torch, so presence, signature and result are checked once for
+    every device, dtype and feature size instead of being trusted.
     """
     if device not in ("cpu", "cuda"):
+        return False
+    if form == "onednn" and not (
+        device == "cpu"
+        and dtype == torch.float
+        and torch.backends.mkldnn.is_available()
+    ):
         return False
     # Twice 16 or 128 rows, which a CPU treats differently, against 256 keys: on a GPU
     # those are several segments.
@@ -228,7 +326,7 @@ def _fast_path_agrees(device: str, dtype: torch.dtype, dim: int) -> bool:
             torch.allclose(fast, slow, rtol=1e-3, atol=1e-4)
             for few in (q[:, :16], q)
             for fast, slow in zip(
-                _attend_fused(few, queue, 5.0),
+                _FORMS[form](few, queue, 5.0),
                 _attend_chunked(few, queue, 5.0),
                 strict=True,
             )
@@ -238,8 +336,8 @@ def _fast_path_agrees(device: str, dtype: torch.dtype, dim: int) -> bool:
         agrees, why = False, str(error).split("\n")[0]
     if not agrees:
         print_log(
-            f"Fused attention is not used for the queue softmax on {device} with "
-            f"{dtype}, D={dim} ({why}); the chunked form takes its place.",
+            f"{queue_forms.NAMES[form]} is not used for the queue softmax on {device} "
+            f"with {dtype}, D={dim} ({why}).",
             logger="current",
         )
     return agrees

@@ -1,0 +1,142 @@
+"""The most similar keys of a queue, without the logits of all of it."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .queue_attention import (
+    Labels,
+    Product,
+    as_groups,
+    fit_labels,
+    form_of,
+    product_of,
+    to_compute_dtype,
+)
+
+# One block of similarities: 64 rows by 65,536 keys are 16 MiB in fp32. Selecting costs
+# by the row, so blocks are wider than those of the softmax, which a cache must hold.
+_ROWS = 64
+_ELEMENTS = {"cpu": 2**22, "cuda": 2**24}
+_GROUP = 16  # columns of similarities of which the largest is compared first
+
+
+@torch.no_grad()
+def queue_topk(
+    q: Tensor, queue: Tensor, k: int, labels: Labels | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k largest similarities of every query to a queue, and where they are.
+
+    Args:
+        q: Queries, N x D, or B x N x D for B queues at once.
+        queue: Keys, K x D or B x K x D.
+        k: How many, 1 to K.
+        labels: Labels of the queries, N, and of the slots, K, long: slots of a query's
+            own label come last, as ``-inf``. A negative label is unknown and equals
+            none.
+
+    Returns:
+        Similarities ``q_n . queue_j``, N x k (B x N x k), the largest first, fp32 (fp64
+        for fp64 input), and their positions j, long; of equal similarities the smaller
+        position. Neither has a gradient.
+
+    Raises:
+        ValueError: ``k`` is not within 1 to K, or sizes do not fit.
+    """
+    q, queue = to_compute_dtype(q, queue)
+    if not 1 <= k <= queue.shape[-2]:
+        raise ValueError(
+            f"The {k} nearest of a queue of {queue.shape[-2]} keys were asked for; "
+            "take between 1 and all of them."
+        )
+    shape = q.shape
+    if labels is not None:
+        labels = fit_labels(labels, q, queue)
+    q, queue = as_groups(q), as_groups(queue)
+    found: list[tuple[Tensor, Tensor]] = []
+    with torch.autocast(q.device.type, enabled=False):
+        product = product_of(form_of(q, queue))
+        rows = max(1, shape[-2]) if q.is_cuda else _ROWS
+        for group, keys in enumerate(queue):
+            for start in range(0, max(1, shape[-2]), rows):
+                block = slice(start, start + rows)
+                names = labels and (labels[0][group, block], labels[1][group])
+                found.append(_nearest(q[group, block], keys, k, product, names))
+    values, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return values.view(*shape[:-1], k), places.view(*shape[:-1], k)
+
+
+def _nearest(
+    q: Tensor, queue: Tensor, k: int, product: Product, labels: Labels | None
+) -> tuple[Tensor, Tensor]:
+    """Those of a block of rows: of the best so far and of every further block of keys.
+
+    Positions ascend from block to block, and so they do among equal similarities.
+    """
+    elements = _ELEMENTS.get(q.device.type, _ELEMENTS["cpu"])
+    length = max(4 * k, elements // max(1, len(q)))
+    best, places = q.new_empty(len(q), 0), q.new_empty(len(q), 0, dtype=torch.long)
+    for start in range(0, len(queue), length):
+        block = queue[start : start + length]  # b x D
+        values = product(q, block)  # R x b
+        if labels is not None:
+            slots = labels[1][start : start + length]
+            values.masked_fill_(labels[0][:, None] == slots, -torch.inf)
+        if not start:
+            best, places = _top(values, k)
+            continue
+        values, new = _top(values, min(k, len(block)))
+        values = torch.cat([best, values], 1)
+        new = torch.cat([places, new + start], 1)
+        best, which = _top(values, k)
+        places = new.gather(1, which)
+    return best, places
+
+
+def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``values.topk(k)`` of R x b; of equal values, the first come first.
+
+    The k-th largest maximum of k and more groups of columns is no larger than the k-th
+    largest value. So only what reaches it in the few groups that reach it is sorted.
+    """
+    size = min(_GROUP, values.shape[1] // k)
+    if values.is_cuda or size < 2:  # a GPU sorts fast and should wait for no count
+        values, places = values.sort(dim=1, descending=True, stable=True)
+        return values[:, :k].contiguous(), places[:, :k].contiguous()
+    length = -(-values.shape[1] // size)
+    padded = functional.pad(
+        values, (0, size * length - values.shape[1]), value=-torch.inf
+    )
+    groups = padded.view(-1, size, length)  # column c is in group c % length
+    peaks = groups.amax(1)
+    least = peaks.topk(k).values[:, -1:]
+    row, group = (~(peaks < least)).nonzero(as_tuple=True)  # not a number is largest
+    if len(row) > 2 * peaks.shape[0] * k:
+        return _top_of_equals(values, k)
+    members = groups[row, :, group]
+    which, member = (~(members < least[row])).nonzero(as_tuple=True)
+    row, places = row[which], member * length + group[which]
+    counts = row.bincount(minlength=len(values))
+    most = int(counts.max()) if len(values) else k
+    column = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    table = torch.full((len(values), most), padded.shape[1])
+    table[row, column] = places
+    places, order = table.sort(dim=1)
+    found = values.new_full((len(values), most), -torch.inf)
+    found[row, column] = members[which, member]
+    found, order = found.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return found[:, :k].contiguous(), places.gather(1, order[:, :k])
+
+
+def _top_of_equals(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same where so many are equal that a bound sorts out few."""
+    ranked = values.masked_fill(values.isnan(), torch.inf)
+    least = ranked.topk(k).values[:, -1:]
+    above = ranked > least
+    equal = ranked == least
+    room = k - above.sum(1, keepdim=True)
+    equal &= equal.cumsum(1, dtype=torch.int32) <= room
+    places = (above | equal).nonzero()[:, 1].view(-1, k)  # ascending
+    found = values.gather(1, places)
+    found, order = found.sort(dim=1, descending=True, stable=True)
+    return found, places.gather(1, order)
