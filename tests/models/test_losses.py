@@ -213,7 +213,8 @@ def test_total_of_comparison_and_term_by_hand(alpha, total):
 def comparison(queue):
     """MoCo's, with this queue."""
     compare = QueueSoftmax(temperature=0.2, length=len(queue))
-    compare.attach(SimpleNamespace(dim=queue.shape[1]))
+    target = SimpleNamespace(dim=None)
+    compare.attach(SimpleNamespace(dim=queue.shape[1], target=target))
     compare.queue.keys = queue
     return compare
 
