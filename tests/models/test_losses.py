@@ -16,6 +16,7 @@ from mmssl_ext.models.losses import (
     queue_consistency,
     take_cells,
 )
+from mmssl_ext.models.memory import KeyQueue
 from mmssl_ext.models.terms import Consistency
 
 HAND = dict(
@@ -213,7 +214,7 @@ def test_total_of_comparison_and_term_by_hand(alpha, total):
 def comparison(queue):
     """MoCo's, with this queue."""
     compare = QueueSoftmax(temperature=0.2, length=len(queue))
-    compare.attach(SimpleNamespace(dim=queue.shape[1]))
+    compare.queue = KeyQueue(*queue.shape)
     compare.queue.keys = queue
     return compare
 
