@@ -162,9 +162,15 @@ def shuffle_uint8(x, seed):
     return shuffle_batch(x, seed)
 
 
+CASES = {name: (name, {}) for name in QUEUE_ALGORITHMS} | {
+    "both directions": ("MoCo", dict(pairs=((0, 1), (1, 0))))
+}
+
+
 def train_on_a_rank(rank, name, plain):
     """Two train_steps on this rank's uint8 images; ``plain``: as defined, floats."""
-    model = build(name)
+    type_, changes = CASES[name]
+    model = build(type_, **changes)
     assert model.shuffles
     call = DistributedDataParallel(model)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -189,7 +195,7 @@ def train_on_a_rank(rank, name, plain):
 def train_both_ways(rank):
     torch.use_deterministic_algorithms(True)
     results = {}
-    for name in QUEUE_ALGORITHMS:
+    for name in CASES:
         with mock.patch.object(momentum, "shuffle_batch", shuffle_uint8):
             ours = train_on_a_rank(rank, name, plain=False)
         with (
@@ -205,7 +211,7 @@ def ranks():
     return run_ranks(train_both_ways, 2)
 
 
-@pytest.mark.parametrize("name", QUEUE_ALGORITHMS)
+@pytest.mark.parametrize("name", CASES)
 def test_uint8_training_equals_gathered_floats(name, ranks):
     for (state, history), (truth, expected) in (r[name] for r in ranks):
         assert history == expected
