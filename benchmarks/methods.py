@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -27,7 +28,10 @@ from mmssl_ext.engine.errors import Preempted
 
 CHAIN = "configs/chains/demo_methods.py"
 NAME = "demo_methods_seeds_cpu"
-METHODS = ("random", "mocov2", "co2", "densecl", "regionclm", "detco", "interclr")
+METHODS = (
+    *("random", "mocov2", "co2", "densecl", "regionclm", "detco", "interclr"),
+    *("byol", "simclr"),
+)
 COLUMNS = (
     *("method", "transfer", "seed", "metric", "value", "recipe", "source_recipe"),
     *("seconds", "memory_mb", "device", "torch", "onedl-mmengine"),
@@ -55,16 +59,25 @@ def folder(out: Path, run: Run) -> Path:
 
 def train(out: Path, run: Run) -> int:
     """Run the chain of one method with one seed, or go on with it."""
-    name, start = folder(out, run).name, time.monotonic()
+    place = folder(out, run)
+    command = ["tools/chain.py", CHAIN, "--work-dir", place]
+    return call(place, command, {"METHOD": run[0], "SEED": str(run[1])})
+
+
+def call(
+    place: Path, command: Sequence[str | Path], environment: dict[str, str]
+) -> int:
+    """Run a tool on one thread, with its output in a log beside its folder."""
+    name, start = place.name, time.monotonic()
     print(f"{name}: started", flush=True)
-    with (out / f"{name}.log").open("a") as log:
+    with place.with_name(f"{name}.log").open("a") as log:
         code = subprocess.call(
-            [sys.executable, "tools/chain.py", CHAIN, "--work-dir", folder(out, run)],
+            [sys.executable, *command],
             cwd=common.REPOSITORY,
             stdout=log,
             stderr=log,
             env=os.environ
-            | {"METHOD": run[0], "SEED": str(run[1])}
+            | environment
             | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         )
     minutes = (time.monotonic() - start) / 60
@@ -73,13 +86,15 @@ def train(out: Path, run: Run) -> int:
     return code
 
 
-def train_all(out: Path, runs: list[Run], jobs: int) -> int:
+def train_all(
+    out: Path, runs: list[Run], jobs: int, one_run: Callable[[Path, Run], int] = train
+) -> int:
     """Run all; a preemption ends it, another failure only its own run."""
     out.mkdir(parents=True, exist_ok=True)
     preempted = threading.Event()
 
     def one(run: Run) -> int:
-        code = Preempted.exit_code if preempted.is_set() else train(out, run)
+        code = Preempted.exit_code if preempted.is_set() else one_run(out, run)
         if code == Preempted.exit_code:
             preempted.set()
         return code

@@ -157,6 +157,15 @@ AUGMENT_ON: dict[str, dict] = {
     "device": {"augment_on": "device", "model.data_preprocessor.batched": True},
     "pil": {"train_dataloader.dataset.pipeline.0.backend": "pil"},
 }
+# CO2's CIFAR-10 config for CPU cores in the size of the other methods'
+QUARTER = {
+    "max_epochs": 4,
+    "model.backbone.stem_channels": 16,
+    "model.backbone.base_channels": 16,
+    "model.backbone.strides": (2, 2, 2, 1),
+    "model.neck.in_channels": 128,
+    "default_hooks.knn.interval": 2,
+}
 
 
 def options(name: str, row: Row) -> dict[str, Any]:
@@ -168,6 +177,8 @@ def options(name: str, row: Row) -> dict[str, Any]:
         given["max_epochs"] = 12
         if row["method"] == "InterCLR":
             given["warmup_epochs"] = 4
+    if name == "cifar10_bases_cpu" and row["method"] == "CO2":
+        given |= QUARTER
     if name == "demo_augment_on_cpu":
         given |= {"max_epochs": 15} | AUGMENT_ON[row["run"].split("_")[0]]
     return given

@@ -120,7 +120,10 @@ METHODS = {
     "regionclm": "RegionCL-M",
     "detco": "DetCo",
     "interclr": "InterCLR",
+    "byol": "BYOL",
+    "simclr": "SimCLR",
 }
+WITH_TERMS = METHODS | {"byol-co2": "BYOL with CO2's term"}
 DEMO_METRICS = {
     "knn": "kNN, top-1",
     "linear": "linear, top-1",
@@ -179,9 +182,9 @@ def family(row: Row) -> str:
 
 def cifar10_methods(name: str, method: str = "") -> Cells:
     """Four epochs each."""
-    shown = ("mocov2", method) if method else tuple(METHODS)
+    shown = ("mocov2", method) if method else tuple(WITH_TERMS)
     rows = [row for row in read(name) if family(row) in shown]
-    return curve(rows, lambda row: METHODS[family(row)], "method")
+    return curve(rows, lambda row: WITH_TERMS[family(row)], "method")
 
 
 def cifar10_long(*names: str) -> Cells:
@@ -543,6 +546,17 @@ TABLES = {
     ),
     "cifar10_interclr": Table(
         ("cifar10_interclr_cpu",), cifar10_methods, f"{QUARTER}, both by the same code."
+    ),
+    "cifar10_bases": Table(
+        ("cifar10_bases_cpu",),
+        cifar10_methods,
+        lambda: (
+            "kNN on CIFAR-10, top-1 in percent, mean ± sample standard deviation over "
+            f"n = {len({row['seed'] for row in read('cifar10_bases_cpu')})} seeds "
+            "(divisor n - 1): `*_r18_cifar10-cpu.py` with `augment_on=worker`, "
+            "ResNet-18 of a quarter of the width, also for CO2; SGD with the same rate "
+            "and weight decay for all."
+        ),
     ),
     "cifar10_12epochs": Table(
         ("cifar10_interclr_12epochs_cpu",),

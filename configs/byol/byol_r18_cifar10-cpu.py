@@ -1,7 +1,7 @@
 """BYOL on CIFAR-10, shortened for CPU cores like `mocov2_r18_cifar10-cpu.py`.
 
 Differs from `byol_r18_cifar10.py`: the backbone of that file, a quarter as wide; hidden
-layers of 512; MoCo's SGD without a warm-up, since four epochs are none for LARS. Its
+layers of 512; MoCo's SGD without a warm-up, since four epochs are too few for LARS. Its
 figures compare with nothing but the untrained network and the same recipe of other
 methods.
 """

@@ -1,7 +1,7 @@
 """BYOL on the demo scenes: minutes on two CPU cores.
 
-The backbone is that of `mocov2_r18_demo.py`, projector and predictor are small; SGD, and
-the views of the other methods, two alike.
+The backbone is that of `mocov2_r18_demo.py`, projector and predictor are small; SGD,
+and the views of the other methods, two alike.
 """
 
 _base_ = "../_base_/datasets/demo.py"

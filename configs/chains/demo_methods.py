@@ -3,13 +3,14 @@
     METHOD=densecl SEED=1 python tools/chain.py configs/chains/demo_methods.py
 
 The transfers are those of `demo.py`, without its COCO stage. The pretraining has 10
-epochs instead of 30, so that seven sources with three seeds take hours and not a day;
+epochs instead of 30, so that all sources with three seeds take hours and not a day;
 every method keeps the last stage at its resolution, and kNN and the linear probe too.
 """
 
 _base_ = "demo.py"
 
-method = "{{$METHOD:mocov2}}"  # or co2, detco, densecl, regionclm, interclr, random
+# Or co2, detco, densecl, regionclm, interclr, byol, simclr, random
+method = "{{$METHOD:mocov2}}"
 number = int("{{$SEED:0}}")  # of the pretraining and of the transfers
 max_epochs = 10
 strides = (1, 2, 2, 1)

@@ -1,8 +1,9 @@
 """SimCLR on CIFAR-10, shortened for CPU cores like `mocov2_r18_cifar10-cpu.py`.
 
-Differs from `simclr_r18_cifar10.py`: the backbone of that file, a quarter as wide; batch
-256; MoCo's SGD without a warm-up, since four epochs are none for LARS. Its figures
-compare with nothing but the untrained network and the same recipe of other methods.
+Differs from `simclr_r18_cifar10.py`: the backbone of that file, a quarter as wide;
+batch 256; MoCo's SGD without a warm-up, since four epochs are too few for LARS. Its
+figures compare with nothing but the untrained network and the same recipe of other
+methods.
 """
 
 _base_ = "simclr_r18_cifar10.py"

@@ -1,7 +1,7 @@
 """SimCLR, ResNet-18 with the CIFAR stem, CIFAR-10, 1000 epochs, one GPU x 512 images.
 
-The official command's recipe, published linear probe: about 91 top-1. Its jitter is half
-as strong as on ImageNet and there is no blur, which makes the views of
+The official command's recipe, published linear probe: about 91 top-1. Its jitter is
+half as strong as on ImageNet and there is no blur, which makes the views of
 `_base_/datasets/cifar10.py`.
 """
 

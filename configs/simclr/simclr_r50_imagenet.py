@@ -1,7 +1,8 @@
 """SimCLR, ResNet-50, ImageNet, 200 epochs, 8 GPUs x 512 images (arXiv 2002.05709).
 
-mmpretrain's recipe, published linear probe: 66.9 top-1. The negatives are as many as the
-batch of all GPUs is large; gradients accumulated over smaller ones do not replace it.
+mmpretrain's recipe, published linear probe: 66.9 top-1. The negatives are as many as
+the batch of all GPUs is large; gradients accumulated over smaller ones do not replace
+it.
 """
 
 _base_ = "../_base_/datasets/imagenet.py"
