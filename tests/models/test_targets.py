@@ -11,7 +11,6 @@ from mmengine.registry import init_default_scope
 from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
-
 from tests.harness import config, log_text, make_runner, write_images
 
 from .bases import (
