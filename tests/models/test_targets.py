@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmengine.registry import init_default_scope
 from torch.nn.functional import normalize
 
 from mmssl_ext.registry import MODELS
+from tests.harness import config, log_text, make_runner, write_images
 
 from .bases import (
     BACKBONE,
@@ -174,7 +176,8 @@ def test_a_teacher(checkpoint, neck):
     with torch.no_grad():
         maps = trained.backbone(inputs[1])
         wanted = trained.neck(maps)[0] if neck else maps[-1].mean((2, 3))
-    torch.testing.assert_close(model.last_embeddings["key"], normalize(wanted))
+    found = model.target.features(model, {1: inputs[1]}, {})[1]["embedding"]
+    torch.testing.assert_close(found, normalize(wanted))
     assert not model.target.train().training  # neither by itself
     assert not any(m.training for m in model.train().target.modules())
     assert model.backbone.training
@@ -292,3 +295,28 @@ def test_a_teacher_that_takes_other_views_is_refused(checkpoint):
     model = MODELS.build(regression(config, compare=compare)).eval()
     with pytest.raises(ValueError, match=r"set backbone.in_channels to 3"):
         model.check_inputs(views(1, size=32))
+
+
+def test_a_teacher_in_a_run(checkpoint, tmp_path):
+    """Monitored though it has a size of its own; resumed with the weights it had."""
+    images = write_images(tmp_path / "images")
+    collapse = dict(type="CollapseMonitorHook", interval=1)
+    cfg = config(images, tmp_path / "run", collapse=collapse)
+    file = tmp_path / "teacher.pth"
+    shutil.copy(checkpoint[0], file)
+    compare = dict(type="Regression", predictor=PREDICTOR | dict(out_channels=24))
+    cfg.model = regression(teacher((file,), neck=True), compare=compare)
+    runner = make_runner(copy.deepcopy(cfg))
+    runner.train()
+    taught = runner.model.target.state_dict()
+    weight = checkpoint[1].state_dict()["neck.fc0.weight"]
+    assert torch.equal(taught["neck.fc0.weight"], weight)
+    assert "Embeddings in epoch 1: std ratio" in log_text(runner)
+    other = {n: 2 * x for n, x in checkpoint[1].state_dict().items()}
+    torch.save({"state_dict": other, "meta": {}}, file)
+    cfg.train_cfg.max_epochs = 2
+    again = make_runner(copy.deepcopy(cfg), resume=True)
+    again.train()
+    assert again.epoch == 2
+    for name, value in again.model.target.state_dict().items():
+        assert torch.equal(value, taught[name]), name

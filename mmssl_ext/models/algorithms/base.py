@@ -24,7 +24,8 @@ class SSLAlgorithm(BaseSelfSupervisor):
 
     Attributes:
         num_views: Views of an image that :meth:`loss` takes.
-        last_embeddings: ``query`` and ``key`` of the last loss, N x D unit rows.
+        last_embeddings: ``query`` and ``key`` of the last loss, N x D unit rows; no
+            ``key`` where a target has a size of its own.
         starts_whole: Weights of ``load_from`` must be there for every tensor.
     """
 

@@ -85,10 +85,9 @@ class Method(Assembly):
         losses = self.weigh(raw) | step.figures
         self.remember(step)
         a, b = self.pairs[0]
-        self.last_embeddings = {
-            "query": unit(step.online[a]["projection"].detach()),
-            "key": step.target[b]["embedding"].detach(),
-        }
+        self.last_embeddings = {"query": unit(step.online[a]["projection"].detach())}
+        if self.target.dim in (None, self.dim):
+            self.last_embeddings["key"] = step.target[b]["embedding"].detach()
         self.clock.count_step()
         return losses
 
