@@ -202,7 +202,10 @@ def test_views_without_overlap_leave_loss_and_gradient_alone():
     loss.sum().backward()
     assert maps.grad.isfinite().all()
     assert not maps.grad[:, [0, 2]].any() and maps.grad[:, 1].any()
-    assert not geo.warp(maps[1], a, b)[1][[0, 2]].any()
+    values, seen = geo.warp(maps[1], a, b)
+    assert not seen[[0, 2]].any() and seen[1].any()
+    (gradient,) = torch.autograd.grad((values * seen[:, None]).sum(), maps)
+    assert gradient.isfinite().all() and not gradient[:, [0, 2]].any()
     assert not geo.pairs(a, b, 7, 7)[2].any()
 
 

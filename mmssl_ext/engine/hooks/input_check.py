@@ -14,7 +14,6 @@ from torch.utils.data import IterableDataset
 from mmssl_ext.datasets import SSLDataset, UnreadableImageError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
 from mmssl_ext.fit import check_parts
-from mmssl_ext.models.layers.geometry import require_boxes
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap
@@ -85,9 +84,7 @@ class InputCheckHook(Hook):
                     _check_unpacking(model.data_preprocessor, batch)
                     data = model.data_preprocessor(batch, False)
                     _check_fields(model, data)
-                    if needed := getattr(model, "needs_boxes_of", ()):
-                        name = type(model).__name__
-                        require_boxes(data.get("boxes"), name, needed)
+                    _check_boxes(model, data)
                     if hasattr(model, "check_inputs"):
                         model.check_inputs(data["inputs"])
                     elif hasattr(model, "backbone"):
@@ -115,6 +112,15 @@ def _check_fields(model: Any, data: Any) -> None:
     takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters)
     if not takes_all and more - {p.name for p in parameters}:
         raise ConfigError(_without_boxes(f"{type(model).__name__} takes"))
+
+
+def _check_boxes(model: Any, data: Any) -> None:
+    """Refuse a batch that lacks boxes which the model needs."""
+    if views := getattr(model, "needs_boxes_of", ()):
+        # Models import the toolboxes.
+        from mmssl_ext.models.layers.geometry import require_boxes
+
+        require_boxes(data.get("boxes"), type(model).__name__, views)
 
 
 def _without_boxes(who: str) -> str:

@@ -169,8 +169,11 @@ def sample(maps: Tensor, grid: Tensor) -> Tensor:
         N x C x H x W in single precision at least.
     """
     kind = torch.promote_types(_full(maps).dtype, grid.dtype)
+    # The backward of torch reads beyond its memory at places that are no numbers, as of
+    # a view without a box.
+    grid = grid.to(kind).nan_to_num(0.0, 2.0, -2.0)
     return F.grid_sample(
-        maps.to(kind), grid.to(kind), padding_mode="border", align_corners=False
+        maps.to(kind), grid, padding_mode="border", align_corners=False
     )
 
 
