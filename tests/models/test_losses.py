@@ -16,7 +16,6 @@ from mmssl_ext.models.losses import (
     queue_consistency,
     take_cells,
 )
-from mmssl_ext.models.memory import KeyQueue
 from mmssl_ext.models.terms import Consistency
 
 HAND = dict(
@@ -30,9 +29,9 @@ HAND = dict(
 def path(request, monkeypatch):
     """Run a test on the fused attention and on the chunked fallback."""
     if request.param == "fused":
-        assert queue_attention._fast_path_agrees("cpu", torch.float32, 16)
+        assert queue_attention._agrees("fused", "cpu", torch.float32, 16)
     else:
-        monkeypatch.setattr(queue_attention, "_fast_path_agrees", lambda *_: False)
+        monkeypatch.setattr(queue_attention, "_agrees", lambda *_: False)
         monkeypatch.setattr(queue_attention, "_BLOCK_ELEMENTS", {"cpu": 128 * 8})
     return request.param
 
@@ -214,7 +213,8 @@ def test_total_of_comparison_and_term_by_hand(alpha, total):
 def comparison(queue):
     """MoCo's, with this queue."""
     compare = QueueSoftmax(temperature=0.2, length=len(queue))
-    compare.queue = KeyQueue(*queue.shape)
+    target = SimpleNamespace(dim=None)
+    compare.attach(SimpleNamespace(dim=queue.shape[1], target=target))
     compare.queue.keys = queue
     return compare
 
@@ -292,28 +292,34 @@ def test_small_temperature_does_not_underflow(path):
     assert loss.item() == pytest.approx(math.log(1001), rel=1e-5)
 
 
-def test_fused_result_is_not_trusted_when_it_differs(monkeypatch):
-    agrees = queue_attention._fast_path_agrees.__wrapped__
-    assert agrees("cpu", torch.float32, 32)
-    fused = queue_attention._attend_fused
+@pytest.mark.parametrize("form", ["fused", "onednn"])
+def test_a_fast_form_is_not_trusted_when_it_differs(form, monkeypatch):
+    agrees = queue_attention._agrees.__wrapped__
+    assert agrees(form, "cpu", torch.float32, 32)
+    fast = queue_attention._FORMS[form]
 
     def wrong(*args):
-        o, lse = fused(*args)
+        o, lse = fast(*args)
         return o, lse + 0.01
 
-    monkeypatch.setattr(queue_attention, "_attend_fused", wrong)
-    assert not agrees("cpu", torch.float32, 32)
+    monkeypatch.setitem(queue_attention._FORMS, form, wrong)
+    assert not agrees(form, "cpu", torch.float32, 32)
 
 
-def test_fused_ops_can_be_switched_off(monkeypatch):
+@pytest.mark.parametrize("rows", [16, 130])
+def test_fast_forms_can_be_switched_off(rows, monkeypatch):
     def used(*args):
-        raise AssertionError("the fast path was taken")
+        raise AssertionError("a fast form was taken")
 
-    q, queue = unit(130, 16).float(), unit(256, 16).float()
-    assert queue_attention._fast_path_agrees("cpu", torch.float32, 16)
+    q, queue = unit(rows, 16).float(), unit(256, 16).float()
+    assert queue_attention._agrees("fused", "cpu", torch.float32, 16)
+    assert queue_attention._agrees("onednn", "cpu", torch.float32, 16)
     expected = queue_attention.attend(q, queue, 5.0)
-    monkeypatch.setattr(queue_attention, "_attend_fused", used)
-    with pytest.raises(AssertionError, match="fast path"):
+    for name in ("fused", "onednn"):
+        monkeypatch.setitem(queue_attention._FORMS, name, used)
+    # The measured rule names the chunked form for many rows on CPUs with AVX2 alone.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with pytest.raises(AssertionError, match="fast form"):
         queue_attention.attend(q, queue, 5.0)
     queue_attention.use_fused(False)
     try:
@@ -489,7 +495,7 @@ def test_every_image_is_matched_within_itself():
 @pytest.mark.parametrize("rows", [3, 256])
 def test_gpu_equals_cpu(loss, rows):
     q, k, queue = unit(rows, 128), unit(rows, 128, seed=1), unit(65536, 128, seed=2)
-    assert queue_attention._fast_path_agrees("cuda", torch.float32, 128)
+    assert queue_attention._agrees("fused", "cuda", torch.float32, 128)
     results = []
     for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
         leaf = q.to(device, dtype).requires_grad_()
