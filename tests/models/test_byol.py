@@ -228,7 +228,7 @@ def test_momentum_over_a_training(byol, base, expected):
 def test_momentum_unless_told_is_the_papers():
     assert build(momentum=None).target.momentum.start == 0.996
     assert build(momentum=None).target.momentum.end == 1
-    with pytest.raises(ValueError, match="momentum=0 would keep 0.0% of the target"):
+    with pytest.raises(ValueError, match=r"momentum=0 would keep 0\.0% of the target"):
         build(momentum=0)
 
 
