@@ -554,8 +554,8 @@ TABLES = {
             "kNN on CIFAR-10, top-1 in percent, mean ± sample standard deviation over "
             f"n = {len({row['seed'] for row in read('cifar10_bases_cpu')})} seeds "
             "(divisor n - 1): `*_r18_cifar10-cpu.py` with `augment_on=worker`, "
-            "ResNet-18 of a quarter of the width, also for CO2; SGD with the same rate "
-            "and weight decay for all."
+            "ResNet-18 of a quarter of the width, also for CO2; SGD, for BYOL with a "
+            "higher rate than for all others."
         ),
     ),
     "cifar10_12epochs": Table(

@@ -13,6 +13,7 @@ from mmssl_ext.models.algorithms import Step
 from mmssl_ext.models.layers import unit
 from mmssl_ext.registry import MODELS
 
+from ..harness import RunHarness, Watch, assert_same, config, stop_at, write_images
 from .common import BACKBONE, views
 
 MLP = dict(
@@ -24,14 +25,14 @@ MLP = dict(
 )
 NECK = MLP | dict(in_channels=64, hid_channels=32, out_channels=16)
 PREDICTOR = NECK | dict(in_channels=16, with_avg_pool=False)
+CONFIG = dict(type="BYOL", backbone=BACKBONE, neck=NECK, predictor=PREDICTOR)
 
 
 def build(**changes):
     """A BYOL of 1/8 width in double precision, whose target moves visibly."""
     init_default_scope("mmssl_ext")
     torch.manual_seed(0)
-    config = dict(type="BYOL", backbone=BACKBONE, neck=NECK, predictor=PREDICTOR)
-    model = MODELS.build(config | dict(momentum=0.9) | changes)
+    model = MODELS.build(CONFIG | dict(momentum=0.9) | changes)
     model._dump_init_info = lambda: None  # a line for every tensor
     model.init_weights()
     return model.double().train()
@@ -215,7 +216,7 @@ def test_identical_views_and_networks_have_no_loss():
         (0.996, [0.996, 0.996586, 0.998, 0.999414, 1]),
     ],
 )
-def test_momentum_over_a_training(byol, base, expected):
+def test_momentum_over_a_training(base, expected):
     model = build(momentum=dict(kind="cosine", start=base, end=1.0))
     model.clock.total = 400
     found = []
@@ -223,6 +224,34 @@ def test_momentum_over_a_training(byol, base, expected):
         model.clock.set(iteration)
         found.append(model.target.momentum(model.clock))
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_momentum_follows_the_run_also_after_a_resume(tmp_path):
+    """Three epochs of four iterations, and stopped in the second."""
+    images = write_images(tmp_path / "images")
+    found = []
+    watch = Watch(
+        before_train_iter=lambda runner: found.append(
+            runner.model.target.momentum(runner.model.clock)
+        )
+    )
+
+    def run(name):
+        hooks = dict(resume=dict(type="ExactResumeHook"))
+        cfg = config(images, tmp_path / name, 3, **hooks)
+        momentum = dict(kind="cosine", start=0.9, end=1.0)
+        cfg.model = CONFIG | dict(momentum=momentum)
+        return RunHarness.of(cfg, watch)
+
+    whole, cut = run("whole"), run("cut")
+    whole.train()
+    taus = [1 - 0.1 * (math.cos(math.pi * k / 12) + 1) / 2 for k in range(12)]
+    assert found == pytest.approx(taus)
+    cut.train(stop_at(6), stops=True)
+    found.clear()
+    cut.train(resume=True)
+    assert found == pytest.approx(taus[4:])
+    assert_same(cut.end(12), whole.end(12))
 
 
 def test_momentum_unless_told_is_the_papers():

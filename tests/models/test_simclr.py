@@ -173,6 +173,16 @@ def test_candidates_of_a_target_network_are_its_views_of_all_images():
 # --- the step
 
 
+def test_sum_of_the_directions_is_the_official_scale():
+    """Twice the mean over the 2N views."""
+    inputs = images()
+    mean, total = (
+        build(reduce=reduce)(inputs, mode="loss")["loss_instance"]
+        for reduce in ("mean", "sum")
+    )
+    torch.testing.assert_close(total, 2 * mean)
+
+
 def test_every_parameter_learns_from_both_views():
     model, (first, second) = build(), images()
     twin = copy.deepcopy(model)
