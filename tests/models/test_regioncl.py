@@ -708,6 +708,7 @@ def test_inspection_shows_the_next_swap(name):
     before = buffers(model)
     shown = model(inputs, mode="inspect")
     assert_unchanged(model, before)
+    assert set(shown) == {"mixed", "region", "order", "grid"}
     assert shown["region"] == tuple(STRIDE * value for value in cells)
     assert shown["grid"] == (GRID, GRID)
     assert shown["order"].tolist() == taken_from(5)

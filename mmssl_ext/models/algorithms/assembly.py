@@ -251,16 +251,18 @@ class Assembly(SSLAlgorithm):
 
     @torch.no_grad()
     def inspect(self, inputs: Any) -> dict[str, Any]:
-        """What the terms make of the views, for :mod:`mmssl_ext.visualization`.
+        """What a term makes of the views, the last that has something to draw.
+
+        For :mod:`mmssl_ext.visualization`.
 
         Raises:
             ValueError: The method has nothing to draw.
         """
         self.check_views(inputs)
-        found: dict[str, Any] = {}
-        for term in self.terms.values():
-            found |= term.inspect(self, inputs)
-        return found or super().inspect(inputs)
+        for term in reversed(self.terms.values()):
+            if found := term.inspect(self, inputs):
+                return found
+        return super().inspect(inputs)
 
     def check_sizes(self, feat_dim: int | None = None) -> int:
         """Compare the projector with the backbone; returns the embedding's size D.
