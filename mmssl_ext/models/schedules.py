@@ -96,7 +96,7 @@ def schedule(value: Any, name: str, low: float = 0, high: float = math.inf) -> S
         return value
     if isinstance(value, Mapping):
         found = _read(value, name)
-    elif is_number(value):
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
         found = Schedule("constant", value, value, name=name)
     else:
         raise ValueError(
@@ -104,10 +104,12 @@ def schedule(value: Any, name: str, low: float = 0, high: float = math.inf) -> S
             "dict(kind='linear', start=0, end=1, until=10000)."
         )
     for bound in (found.start, found.end):
-        if not low <= bound <= high:
+        if not (math.isfinite(bound) and low <= bound <= high):
             limits = f"lie in [{low:g}, {high:g}]"
             if high == math.inf:
-                limits = f"be {low:g} or more; {low:g} switches it off"
+                finite = math.isfinite(bound)
+                more = f"be {low:g} or more; {low:g} switches it off"
+                limits = more if finite else "be a finite number"
             raise ValueError(f"{name}={value!r} must {limits}.")
     return found
 

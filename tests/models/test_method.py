@@ -368,7 +368,6 @@ REFUSED = {
         moco(term("InterImage", labels="OnlineLabels")),
         "labels='OnlineLabels' must be a config with a type: labels=dict(type=...).",
     ),
-    "no-predictor": (method("BYOL", predictor=None), "BYOL needs a predictor"),
     "untyped": (
         method("SimSiam", predictor=dict(in_channels=16)),
         "predictor={'in_channels': 16} must be a config with a type",

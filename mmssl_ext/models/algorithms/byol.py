@@ -50,11 +50,6 @@ class BYOL(Method):
         reduce: str = "sum",
         **kwargs: Any,
     ) -> None:
-        if predictor is None:
-            raise ValueError(
-                "BYOL needs a predictor, without which it collapses: set "
-                "model.predictor."
-            )
         if momentum is None:
             momentum = {"kind": "cosine", "start": 0.996, "end": 1.0}
         super().__init__(
