@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+
+from mmssl_ext.registry import MODELS
 
 if TYPE_CHECKING:
     from .algorithms.method import Method, Step
@@ -41,10 +44,37 @@ class Part(BaseModule):
         """After an epoch."""
 
 
+def build_part(name: str, config: Any) -> Any:
+    """Build what a config describes.
+
+    Args:
+        name: Its key in the config of the model, for messages.
+        config: The config.
+
+    Raises:
+        ValueError: It is none, or has no type.
+    """
+    if not isinstance(config, Mapping) or "type" not in config:
+        raise ValueError(
+            f"{name}={config!r} must be a config with a type: {name}=dict(type=...)."
+        )
+    return MODELS.build(config)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a finite number."""
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a setting is a whole number above 0."""
+    return type(value) is int and value > 0
+
+
 def check_positive(name: str, value: float) -> float:
     """Return a temperature if it is one, else say what to change."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not is_number(value) or value <= 0:
         raise ValueError(
             f"{name}={value!r} is not a temperature: it divides the similarities and "
             "must be positive (usual values lie between 0.04 and 1)."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .memory.clock import Clock
+from .part import is_number
 
 _KINDS = ("constant", "step", "linear", "cosine")
 _UNITS = ("iteration", "epoch")
@@ -95,7 +96,7 @@ def schedule(value: Any, name: str, low: float = 0, high: float = math.inf) -> S
         return value
     if isinstance(value, Mapping):
         found = _read(value, name)
-    elif _is_number(value):
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
         found = Schedule("constant", value, value, name=name)
     else:
         raise ValueError(
@@ -103,10 +104,12 @@ def schedule(value: Any, name: str, low: float = 0, high: float = math.inf) -> S
             "dict(kind='linear', start=0, end=1, until=10000)."
         )
     for bound in (found.start, found.end):
-        if not low <= bound <= high:
+        if not (math.isfinite(bound) and low <= bound <= high):
             limits = f"lie in [{low:g}, {high:g}]"
             if high == math.inf:
-                limits = f"be {low:g} or more; {low:g} switches it off"
+                finite = math.isfinite(bound)
+                more = f"be {low:g} or more; {low:g} switches it off"
+                limits = more if finite else "be a finite number"
             raise ValueError(f"{name}={value!r} must {limits}.")
     return found
 
@@ -128,7 +131,7 @@ def _read(value: Mapping[str, Any], name: str) -> Schedule:
     for key, number in numbers.items():
         optional = key == "until" and options["kind"] != "step"
         missing = number is None and not optional
-        if missing or not (number is None or _is_number(number)):
+        if missing or not (number is None or is_number(number)):
             raise ValueError(
                 f"{name}.{key}={number!r} must be a number"
                 f"{' of 0 or more' if key == 'until' else ''}."
@@ -136,11 +139,3 @@ def _read(value: Mapping[str, Any], name: str) -> Schedule:
     if (numbers["until"] or 0) < 0:
         raise ValueError(f"{name}.until={numbers['until']} must be 0 or more.")
     return Schedule(**options, name=name)
-
-
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )

@@ -352,6 +352,27 @@ REFUSED = {
         method("SimCLR", temperature=float("inf")),
         "temperature=inf is not a temperature",
     ),
+    "bn-splits-word": (moco(bn_splits="8"), "bn_splits='8' is no number of groups"),
+    "bn-splits-float": (moco(bn_splits=2.0), "bn_splits=2.0 is no number of groups"),
+    "dense-grid": (moco(term("Dense", num_grid=0)), "num_grid=0 of the term Dense"),
+    "dense-width": (moco(term("Dense", hid_channels=0)), "hid_channels=0 of the term"),
+    "regions-float": (
+        moco(term("Regions", stride=32.0)),
+        "and stride=32.0 the positive number of pixels per cell",
+    ),
+    "inter-margin": (
+        moco(term("InterImage", margin="0")),
+        "margin='0' is subtracted from a cosine",
+    ),
+    "inter-labels": (
+        moco(term("InterImage", labels="OnlineLabels")),
+        "labels='OnlineLabels' must be a config with a type: labels=dict(type=...).",
+    ),
+    "untyped": (
+        method("SimSiam", predictor=dict(in_channels=16)),
+        "predictor={'in_channels': 16} must be a config with a type",
+    ),
+    "no-config": (moco(neck=None), "neck=None must be a config with a type"),
     "detco-regions": (
         levels(term("Regions")),
         "The term Regions looks at whole images, but a view of DetCo is more than one",

@@ -14,7 +14,7 @@ from mmssl_ext.registry import MODELS
 from ..comparisons import Comparison
 from ..layers import protect_batch_norm
 from ..memory.clock import Clock
-from ..part import Features, Part, out_features
+from ..part import Features, Part, build_part, out_features
 from ..schedules import Schedule, schedule
 from ..targets import Target
 from ..terms import Term
@@ -93,10 +93,10 @@ class Assembly(SSLAlgorithm):
         self.dim = self.check_sizes(feat_dim)
         encoder = {"backbone": self.backbone, "neck": self.neck}
         self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
-        self.compare = MODELS.build(compare)
+        self.compare = build_part("compare", compare)
         self.terms: Any = ModuleDict()  # of Terms; mmengine's, which initialises them
         self.weights = self._build_terms(terms, _by_name(weights))
-        self.target = MODELS.build(target)
+        self.target = build_part("target", target)
         for part in self.losing.values():
             part.attach(self)
         self.target.attach(self)

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmssl_ext.fit import check_parts, pooled
 from mmssl_ext.registry import MODELS
 
-from ..part import Features
+from ..part import Features, build_part
 
 
 class SSLAlgorithm(BaseSelfSupervisor):
@@ -41,8 +41,8 @@ class SSLAlgorithm(BaseSelfSupervisor):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(
-            backbone=MODELS.build(backbone),
-            neck=MODELS.build(neck),
+            backbone=build_part("backbone", backbone),
+            neck=build_part("neck", neck),
             head=None if head is None else MODELS.build(head),
             data_preprocessor=MODELS.build(self._preprocessing(data_preprocessor)),
             init_cfg=init_cfg,

@@ -53,5 +53,5 @@ class MoCo(Method):
         **kwargs: Any,
     ) -> None:
         target = {"type": "MomentumTarget", "momentum": momentum}
-        compare = {"length": queue_len, **head}
+        compare = {"type": "QueueSoftmax", "length": queue_len, **head}
         super().__init__(target=target, compare=compare, bn_splits=bn_splits, **kwargs)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmssl_ext.registry import MODELS
 
-from ..part import in_features, out_features
+from ..part import build_part, in_features, out_features
 from .base import Comparison
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Regression(Comparison):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.predictor = None if predictor is None else MODELS.build(predictor)
+        self.predictor = (
+            None if predictor is None else build_part("predictor", predictor)
+        )
         self.shift, self.scale = shift, scale
 
     def attach(self, method: Method) -> None:

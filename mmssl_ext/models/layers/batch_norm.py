@@ -36,9 +36,9 @@ def protect_batch_norm(parts: Mapping[str, nn.Module], num_splits: int) -> bool:
     Raises:
         ValueError: ``num_splits`` is not positive.
     """
-    if num_splits < 1:
+    if type(num_splits) is not int or num_splits < 1:
         raise ValueError(
-            f"bn_splits={num_splits} is no number of groups; 8 is usual, 1 is plain "
+            f"bn_splits={num_splits!r} is no number of groups; 8 is usual, 1 is plain "
             "BatchNorm."
         )
     plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SplitBatchNorm)

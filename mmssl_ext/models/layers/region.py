@@ -51,10 +51,11 @@ class RegionSampler(StepCounter):
 
     def __init__(self, cells: tuple[int, int] = (3, 5), stride: int = 32) -> None:
         super().__init__()
-        if len(cells) != 2 or not 1 <= cells[0] <= cells[1] or stride < 1:
+        whole = all(type(size) is int for size in (*cells, stride))
+        if not whole or len(cells) != 2 or not 1 <= cells[0] <= cells[1] or stride < 1:
             raise ValueError(
                 f"region: cells={tuple(cells)} must be the smallest and the largest "
-                f"side of a region in cells, 1 or more, and stride={stride} the "
+                f"side of a region in cells, 1 or more, and stride={stride!r} the "
                 "positive number of pixels per cell."
             )
         self.cells = tuple(cells)

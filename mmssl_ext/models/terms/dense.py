@@ -13,7 +13,7 @@ from mmssl_ext.registry import MODELS
 from ..layers import unit
 from ..losses import info_nce, match_cells, take_cells
 from ..memory import KeyQueue
-from ..part import Features, check_positive
+from ..part import Features, check_positive, is_count
 from .base import QUEUE_LEN, Term
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ class Dense(Term):
         init_cfg: As for every mmengine module.
 
     Raises:
-        ValueError: ``temperature`` is not positive; options of the own head are given
-            where the neck has one; the backbone returns no map.
+        ValueError: ``temperature`` is not positive, or a size no whole number; options
+            of the own head are given where the neck has one; the backbone returns no
+            map.
     """
 
     name = "dense"
@@ -87,6 +88,12 @@ class Dense(Term):
     ) -> None:
         super().__init__(weight, init_cfg)
         self.temperature = temperature
+        for key, size in {"hid_channels": hid_channels, "num_grid": num_grid}.items():
+            if size is not None and not is_count(size):
+                raise ValueError(
+                    f"{key}={size!r} of the term Dense must be a whole number above 0, "
+                    "or left out for that of the map."
+                )
         self.hid_channels, self.num_grid = hid_channels, num_grid
         self.queue_len = queue_len
         self.head: DenseHead | None = None

@@ -13,7 +13,7 @@ from mmssl_ext.registry import MODELS
 
 from ..losses import margin_info_nce
 from ..memory import FeatureBank, Negatives
-from ..part import Features, check_positive
+from ..part import Features, build_part, check_positive, is_number
 from .base import Term
 
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ class InterImage(Term):
     ) -> None:
         super().__init__(weight, init_cfg)
         self.temperature = check_positive("temperature", temperature)
-        if not -2 <= margin <= 2:
+        if not is_number(margin) or not -2 <= margin <= 2:
             raise ValueError(
-                f"margin={margin} is subtracted from a cosine and must lie in [-2, 2]; "
-                "the paper's is -0.5."
+                f"margin={margin!r} is subtracted from a cosine and must lie in "
+                "[-2, 2]; the paper's is -0.5."
             )
         self.margin = margin
         self.images = images
         self.bank_options = momentum, dtype
-        self.labels = MODELS.build(labels)
-        self.sampler = MODELS.build(negatives)
+        self.labels = build_part("labels", labels)
+        self.sampler = build_part("negatives", negatives)
 
     def attach(self, method: Method) -> None:
         """Make the bank, still empty.
