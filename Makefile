@@ -146,6 +146,7 @@ bench: venv ## Run the benchmarks and draw the results (15 minutes on an idle ma
 	@$(MAKE) --no-print-directory peers \
 	|| echo "Not all peers could be installed; the benchmarks leave those out." >&2
 	$(PY) benchmarks/queue_loss.py
+	$(PY) benchmarks/queue_parts.py
 	$(PY) benchmarks/dense_loss.py
 	$(PY) benchmarks/inter_branch.py
 	$(PY) benchmarks/step.py

@@ -273,6 +273,33 @@ def co2_loss(name: str) -> Cells:
     ]
 
 
+QUEUE_PARTS = {
+    "soft_target": "soft target (ReSSL)",
+    "masked": "InfoNCE without slots of the query's own label",
+    "own_negatives": "InfoNCE with 128 more negatives per query",
+    "top64": "the 64 most similar keys",
+    "top1024": "the 1,024 most similar keys",
+}
+
+
+def queue_parts(name: str) -> Cells:
+    """What methods add to a queue loss."""
+    cells = [["what", "naive", "here", "speed-up", "speed-up, memory kept"]]
+    for arm, label in QUEUE_PARTS.items():
+        row = one(name, arm=arm, threads=2, allocator="glibc")
+        kept = one(name, arm=arm, allocator="keeps memory")
+        cells.append(
+            [
+                label,
+                time_and_memory(row, "peer"),
+                time_and_memory(row, "arm"),
+                with_interval(row),
+                with_interval(kept),
+            ]
+        )
+    return cells
+
+
 def dense_loss(name: str) -> Cells:
     """DenseCL's dense loss by threads and path."""
     paths = {"ours": "fused attention", "ours_chunked": "public ops"}
@@ -594,6 +621,12 @@ TABLES = {
         co2_loss,
         "CO2's consistency term of N queries, K = 65,536, against two materialised KL "
         "divergences, on two threads.",
+    ),
+    "queue_parts": Table(
+        ("queue_parts_cpu",),
+        queue_parts,
+        "256 queries, K = 65,536, against the same over materialised logits, on two "
+        "threads. In the last column, without the page faults of a CPU's allocator.",
     ),
     "dense_loss": Table(
         ("dense_loss_cpu",),

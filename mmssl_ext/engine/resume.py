@@ -2,14 +2,9 @@
 
 ``checkpoint["training_state"]`` is plain data and tensors: ``random`` (the generators
 of every rank), ``batch`` (batches done in the epoch), ``validation_due``,
-<<<<<<< HEAD
 ``sampler_seed``, ``gradients`` and ``memory`` (gradients, and keys for queues and banks
-that wait for the rest of an optimizer step), and what
-:func:`facts` returns.
-=======
-``sampler_seed``, ``gradients`` (that wait for the rest of an optimizer step),
-``queue_forms`` (:mod:`.queue_trials`), and what :func:`facts` returns.
->>>>>>> 0e33b67ed20a6f9c6775db84fd6ff4f4708151e3
+that wait for the rest of an optimizer step), ``queue_forms`` (:mod:`.queue_trials`),
+and what :func:`facts` returns.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """The most similar keys of a queue, without the logits of all of it."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,6 +21,7 @@ from .queue_attention import (
 # by the row, so blocks are wider than those of the softmax, which a cache must hold.
 _ROWS = 64
 _ELEMENTS = {"cpu": 2**22, "cuda": 2**24}
+_KEYS = 4096  # of one product on a CPU: oneDNN copies them
 _GROUP = 16  # columns of similarities of which the largest is compared first
 
 
@@ -56,40 +60,66 @@ def queue_topk(
     found: list[tuple[Tensor, Tensor]] = []
     with torch.autocast(q.device.type, enabled=False):
         product = product_of(form_of(q, queue))
-        rows = max(1, shape[-2]) if q.is_cuda else _ROWS
+        rows = max(1, shape[-2] if q.is_cuda else min(_ROWS, shape[-2]))
+        elements = _ELEMENTS.get(q.device.type, _ELEMENTS["cpu"])
+        length = min(queue.shape[1], max(4 * k, elements // rows))
+        # Written again and again: new memory of that size costs page faults.
+        buffer = q.new_empty(0 if q.is_cuda else rows * length)
         for group, keys in enumerate(queue):
             for start in range(0, max(1, shape[-2]), rows):
-                block = slice(start, start + rows)
-                names = labels and (labels[0][group, block], labels[1][group])
-                found.append(_nearest(q[group, block], keys, k, product, names))
+                part = slice(start, start + rows)
+                block = _Block(q[group, part], product, buffer)
+                if labels is not None:
+                    block.labels = labels[0][group, part], labels[1][group]
+                found.append(_nearest(block, keys.split(length), k))
     values, places = (torch.cat(parts) for parts in zip(*found, strict=True))
     return values.view(*shape[:-1], k), places.view(*shape[:-1], k)
 
 
-def _nearest(
-    q: Tensor, queue: Tensor, k: int, product: Product, labels: Labels | None
-) -> tuple[Tensor, Tensor]:
+@dataclass
+class _Block:
+    """Some rows, R x D, and how their similarities to keys are computed.
+
+    Attributes:
+        rows: R x D.
+        product: Of rows and keys.
+        buffer: Memory for the similarities; unused on a GPU.
+        labels: Of the rows, R, and of all slots, K, if slots are left out.
+    """
+
+    rows: Tensor
+    product: Product
+    buffer: Tensor
+    labels: Labels | None = None
+
+    def similarities(self, keys: Tensor, start: int) -> Tensor:
+        """To the keys from position ``start`` on, R x b; valid until the next call."""
+        if self.rows.is_cuda:
+            values = self.product(self.rows, keys)
+        else:
+            size = len(self.rows), len(keys)
+            values = self.buffer[: math.prod(size)].view(size)
+            columns = values.split(_KEYS, 1)
+            for part, out in zip(keys.split(_KEYS), columns, strict=True):
+                out.copy_(self.product(self.rows, part))
+        if self.labels is not None:
+            slots = self.labels[1][start : start + len(keys)]
+            values.masked_fill_(self.labels[0][:, None] == slots, -torch.inf)
+        return values
+
+
+def _nearest(block: _Block, queue: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
     """Those of a block of rows: of the best so far and of every further block of keys.
 
     Positions ascend from block to block, and so they do among equal similarities.
     """
-    elements = _ELEMENTS.get(q.device.type, _ELEMENTS["cpu"])
-    length = max(4 * k, elements // max(1, len(q)))
-    best, places = q.new_empty(len(q), 0), q.new_empty(len(q), 0, dtype=torch.long)
-    for start in range(0, len(queue), length):
-        block = queue[start : start + length]  # b x D
-        values = product(q, block)  # R x b
-        if labels is not None:
-            slots = labels[1][start : start + length]
-            values.masked_fill_(labels[0][:, None] == slots, -torch.inf)
-        if not start:
-            best, places = _top(values, k)
-            continue
-        values, new = _top(values, min(k, len(block)))
-        values = torch.cat([best, values], 1)
-        new = torch.cat([places, new + start], 1)
-        best, which = _top(values, k)
-        places = new.gather(1, which)
+    best, places = _top(block.similarities(queue[0], 0), k)
+    start = len(queue[0])
+    for keys in queue[1:]:
+        values, new = _top(block.similarities(keys, start), min(k, len(keys)))
+        best, which = _top(torch.cat([best, values], 1), k)
+        places = torch.cat([places, new + start], 1).gather(1, which)
+        start += len(keys)
     return best, places
 
 
