@@ -32,6 +32,7 @@ from mmssl_ext.engine.errors import ConfigError, UserError
 from mmssl_ext.engine.testing import load_strictly
 from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.files import write_bytes, write_text
+from mmssl_ext.models.memory import FeatureBank
 from mmssl_ext.registry import MODELS
 
 from . import learned_figures as figures
@@ -488,8 +489,9 @@ def _embedding(subject: Subject) -> figures.Drawn:
 
 
 def _bank(subject: Subject) -> tuple[list[int], Tensor]:
-    bank = getattr(subject.model, "bank", None)
-    if bank is None or not len(bank):
+    banks = [m for m in subject.model.modules() if isinstance(m, FeatureBank)]
+    bank = next((bank for bank in banks if len(bank)), None)
+    if bank is None:
         raise ConfigError(
             f"--bank: {subject.name} has no feature bank that is filled; InterCLR has "
             "one after its warm-up."
