@@ -489,9 +489,9 @@ def _embedding(subject: Subject) -> figures.Drawn:
 
 
 def _bank(subject: Subject) -> tuple[list[int], Tensor]:
-    banks = (m for m in subject.model.modules() if isinstance(m, FeatureBank))
-    bank = next(banks, None)
-    if bank is None or not len(bank):
+    banks = [m for m in subject.model.modules() if isinstance(m, FeatureBank)]
+    bank = next((bank for bank in banks if len(bank)), None)
+    if bank is None:
         raise ConfigError(
             f"--bank: {subject.name} has no feature bank that is filled; InterCLR has "
             "one after its warm-up."

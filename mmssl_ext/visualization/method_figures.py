@@ -322,11 +322,11 @@ def _bars(
 
 
 DRAWINGS: dict[str, Callable[..., Sheet]] = {
-    "match": matched_cells,
     "mixed": swapped_regions,
     "cross": images_and_patches,
+    "match": matched_cells,
 }
-"""By a key that only one kind of :meth:`inspect` returns."""
+"""By a key of what :meth:`inspect` returns; of several terms the first is drawn."""
 
 
 def to_images(view: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:

@@ -200,6 +200,11 @@ def test_boxes_are_refused_where_nobody_takes_them(images, tmp_path):
         model.data_preprocessor = other
         with pytest.raises(ConfigError, match=sentence):
             InputCheckHook().before_train(runner)
+    Old.train_step = lambda self, data, optim_wrapper: None  # takes the batch apart
+    model.data_preprocessor = ImgDataPreprocessor()
+    model.check_inputs = lambda inputs: None
+    InputCheckHook().before_train(runner)
+    del Old.train_step, model.check_inputs
     runner.train_dataloader.dataset.pipeline[-1].geometry = False
     for preprocessor in (ours, next(iter(others))):
         model.data_preprocessor = preprocessor
