@@ -24,7 +24,7 @@ def base():
     [
         (
             "model.head.temprature",
-            "InstanceHead has no option 'temprature'. Did you mean",
+            "QueueSoftmax has no option 'temprature'. Did you mean",
         ),
         ("model.backbone.frozen_stags", "ResNet has no option"),
         ("model.queue_length", "Did you mean queue_len?"),
