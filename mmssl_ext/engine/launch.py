@@ -131,7 +131,7 @@ def load_config(
 def prepare(
     cfg: Config,
     work_dir: str | None = None,
-    resume: bool | str = False,
+    resume: bool | str | os.PathLike[str] = False,
     amp: bool = False,
     auto_scale_lr: bool = False,
     launcher: str = "none",

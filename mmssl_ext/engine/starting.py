@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from .work_dir import hold, not_writable
 Notices = list[tuple[int, str]]
 
 
-def set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
+def set_checkpoint(cfg: Config, resume: bool | str | os.PathLike[str], notices: Notices) -> None:
     """Settle what to go on from, or whose weights to start with, and check the file.
 
     ``--resume`` looks into the work_dir first: a config's ``load_from`` is where the
@@ -42,8 +43,8 @@ def set_checkpoint(cfg: Config, resume: bool | str, notices: Notices) -> None:
         text = "This start was made once more by Slurm or torchrun: it goes on."
         notices.append((logging.INFO, text))
         resume = True
-    if isinstance(resume, str):
-        cfg.load_from, cfg.resume = resume, True
+    if isinstance(resume, (str, os.PathLike)):
+        cfg.load_from, cfg.resume = os.fspath(resume), True
     elif resume or (cfg.get("resume") and cfg.get("load_from") is None):
         found, notes = find_resumable(cfg.work_dir)
         notices += [(logging.WARNING, text) for text in notes]

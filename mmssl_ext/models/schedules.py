@@ -75,6 +75,11 @@ class Schedule:
         late = self.kind == "step" and self.start == 0 != self.end
         return late and clock.total is not None and self._length(clock) >= clock.total
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether the length of the training changes its values."""
+        return self.until is None and self.start != self.end
+
     def complement(self) -> Schedule:
         """What is missing to 1."""
         return replace(self, start=1 - self.start, end=1 - self.end)

@@ -82,7 +82,7 @@ def test_a_run_writes_files_that_load_as_weights_only(images, tmp_path):
     assert (
         checkpoint["message_hub"]["log_scalars"]["train/loss"]["history"].numel() == 4
     )
-    assert "queue.keys" in checkpoint["state_dict"]
+    assert "compare.queue.keys" in checkpoint["state_dict"]
     assert "optimizer" in checkpoint
 
 

@@ -32,7 +32,7 @@ def run(hook, embed, losses=(), start=0, queue=None):
         runner.iter = start + i
         rows = embed(i)
         model.last_embeddings = {"query": rows, "key": rows}
-        hook.after_train_iter(runner, i, outputs={"loss_instance": torch.tensor(loss)})
+        hook.after_train_iter(runner, i, outputs={"raw_instance": torch.tensor(loss)})
     hook.after_train_epoch(runner)
     return runner.logger, hub
 
@@ -102,7 +102,7 @@ def test_nothing_is_computed_between_the_intervals():
     )
     hook.before_train(runner)
     for runner.iter in (0, 1, 2, 3, 5, 6):
-        hook.after_train_iter(runner, 0, outputs={"loss_instance": None})
+        hook.after_train_iter(runner, 0, outputs={"raw_instance": None})
     assert seen == []
 
 

@@ -9,6 +9,7 @@ from mmssl_ext.engine.config_check import check_config
 from mmssl_ext.engine.config_values import check_values
 from mmssl_ext.engine.launch import load_config
 from tests.harness import REPO, config, loader, make_runner
+from tests.models.common import model_config
 
 SHIPPED = sorted(
     path for path in (REPO / "configs").rglob("*.py") if "_base_" not in path.parts
@@ -24,7 +25,7 @@ def base():
     [
         (
             "model.head.temprature",
-            "InstanceHead has no option 'temprature'. Did you mean",
+            "QueueSoftmax has no option 'temprature'. Did you mean",
         ),
         ("model.backbone.frozen_stags", "ResNet has no option"),
         ("model.queue_length", "Did you mean queue_len?"),
@@ -89,6 +90,17 @@ def test_all_mistakes_are_listed_at_once():
     with pytest.raises(ConfigError) as caught:
         check_config(cfg)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_heads_of_version_0_1_are_known_by_their_old_names():
+    cfg = base()
+    cfg.model = model_config("InterCLR")
+    cfg.model["head"]["type"] = "InstanceHead"
+    cfg.model["inter_head"]["type"] = "MarginHead"
+    check_config(cfg)
+    cfg.model["inter_head"]["margn"] = 0
+    with pytest.raises(ConfigError, match=r"model\.inter_head\.margn: .*mean margin"):
+        check_config(cfg)
 
 
 def test_what_upstream_takes_out_or_passes_on_is_accepted():

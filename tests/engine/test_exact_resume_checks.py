@@ -76,7 +76,6 @@ def dataset(**changes):
 
 
 def feat_dim(cfg):
-    cfg.model.update(feat_dim=8)
     cfg.model.neck.update(out_channels=8)
 
 
@@ -109,12 +108,12 @@ REFUSED = {
         model(queue_len=20),
         [
             "model.queue_len: 26 -> 20",
-            "1 of another shape: queue.keys ((26, 16) in the file, (20, 16) here)",
+            "1 of another shape: compare.queue.keys ((26, 16) in the file, (20, 16) here)",
         ],
     ),
     "feature size": (
         feat_dim,
-        ["model.feat_dim: 16 -> 8", "queue.keys ((26, 16) in the file, (26, 8) here)"],
+        ["neck.out_channels: 16 -> 8", "queue.keys ((26, 16) in the file, (26, 8) here)"],
     ),
     "fewer stages": (
         three_stages,
@@ -164,8 +163,8 @@ def test_changes_that_are_refused(case, saved, images, tmp_path):
     now = runner.model.state_dict()
     assert runner.iter == 0
     # Nothing was loaded; init_weights has run meanwhile.
-    key = load_checkpoint_file(saved)["state_dict"]["encoder_k.steps"]
-    assert int(key) == 2 and int(now["encoder_k.steps"]) == 0
+    key = load_checkpoint_file(saved)["state_dict"]["target.steps"]
+    assert int(key) == 2 and int(now["target.steps"]) == 0
 
 
 GOES_ON = {
@@ -280,7 +279,7 @@ def test_weights_alone_may_go_anywhere(saved, images, tmp_path):
     runner = make_runner(cfg, stop_at(0))
     log = go_on(runner)
     assert runner.iter == 0 and CHANGED not in log
-    assert int(runner.model.state_dict()["encoder_k.steps"]) == 2
+    assert int(runner.model.state_dict()["target.steps"]) == 2
 
 
 def test_what_is_said_of_other_ranks():

@@ -23,7 +23,7 @@ def images(tmp_path_factory):
 
 
 class PoisonLoss(Hook):
-    """Let the head return NaN at one iteration, and note what that batch was."""
+    """Let the comparison return NaN at one iteration, and note what that batch was."""
 
     priority = "VERY_HIGH"
 
@@ -35,9 +35,9 @@ class PoisonLoss(Hook):
         self.last = runner.iter
         if runner.iter == self.at:
             self.paths = [s.img_path for s in data_batch["data_samples"]]
-            head = runner.model.head
-            loss = head.loss
-            head.loss = lambda *args: loss(*args) * float("nan")
+            compare = runner.model.compare
+            pair = compare.pair
+            compare.pair = lambda *args: pair(*args) * float("nan")
 
 
 class PoisonWeight(Hook):
@@ -47,7 +47,7 @@ class PoisonWeight(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter == 7:
-            runner.model.encoder_k.backbone.bn1.running_var.fill_(float("inf"))
+            runner.model.target.backbone.bn1.running_var.fill_(float("inf"))
 
 
 @pytest.mark.parametrize("at", [4, 5, 7])
@@ -59,7 +59,7 @@ def test_nan_stops_within_the_interval_and_the_checkpoint_stays(images, tmp_path
         runner.train()
     assert poison.last - at < 3
     text = str(caught.value)
-    assert f"loss_instance = nan at iteration {at + 1} (epoch 2" in text
+    assert f"loss_instance = nan, raw_instance = nan at iteration {at + 1} (epoch 2" in text
     assert poison.paths[0] in text
     assert "lr 0.04" in text
     good = tmp_path / "epoch_1.pth"

@@ -59,7 +59,7 @@ def test_the_whole_model_or_nothing(co2):
     assert check_start(co2, checkpoint(co2, "module."), "file.pth") == []
     del content["state_dict"]["neck.fc.weight"]
     text = refused(co2, content)
-    assert "load_from=file.pth does not fit: 246 of 247 tensors matched" in text
+    assert "load_from=file.pth does not fit: 247 of 248 tensors matched" in text
     assert "1 missing in the file: neck.fc.weight" in text
     assert "It holds a backbone that fits, under 'backbone.'" in text
 
@@ -67,8 +67,8 @@ def test_the_whole_model_or_nothing(co2):
 def test_a_queue_of_another_length_starts_empty(co2):
     content = checkpoint(method(queue_len=64))
     (note,) = check_start(co2, content, "file.pth")
-    assert note.startswith("queue has other sizes in the checkpoint")
-    assert not [n for n in content["state_dict"] if n.startswith("queue.")]
+    assert note.startswith("compare.queue has other sizes in the checkpoint")
+    assert not [n for n in content["state_dict"] if n.startswith("compare.queue.")]
 
 
 def moco(prefix="module.encoder_q."):

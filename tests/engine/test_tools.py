@@ -161,7 +161,7 @@ def test_user_errors_have_exit_code_2_and_no_traceback(run_dir):
     [
         (
             {"model.head.temprature": 1},
-            "Error: model.head.temprature: InstanceHead has",
+            "Error: model.head.temprature: QueueSoftmax has",
         ),
         ({"model.momentum": 0.001}, "set momentum to 1 minus that"),
         ({"model.head.temperature": 0}, "must be positive"),

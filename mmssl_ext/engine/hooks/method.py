@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..errors import ConfigError, UserError
 from ..resume import accumulation
 from ..training import Training
 
+_TOTAL = "method_iterations"  # of the whole training, in the message hub
 _ENDED = "method_epochs"  # epochs whose end the model has followed
 
 
@@ -49,9 +50,32 @@ class MethodHook(Hook):
         clock.set(runner.iter)
         if runner.iter == 0:
             runner.message_hub.update_info(_ENDED, 0)
+        else:
+            _rename_figures(runner.message_hub.log_scalars)
         self._training = Training(runner)
         with _told():
             model.start(self._training)
+        self._tell_length(runner)
+
+    def _tell_length(self, runner: Any) -> None:
+        """Say what a resumed run changes by being longer or shorter than before."""
+        hub, clock = runner.message_hub, self._model.clock
+        now, before = clock.total, hub.get_info(_TOTAL)
+        hub.update_info(_TOTAL, now)
+        if runner.iter == 0 or before in (None, now):
+            return
+        for schedule in self._model.schedules:
+            if schedule.follows_length:
+                value = schedule(clock)
+                clock.total = before
+                other = schedule(clock)
+                clock.total = now
+                runner.logger.info(
+                    f"{schedule.name} goes on until the end of the training, now "
+                    f"{now} iterations, {before} when the checkpoint was written: "
+                    f"after {runner.iter} of them it is {value:.4g}; it would be "
+                    f"{other:.4g}."
+                )
 
     def before_train_epoch(self, runner: Any) -> None:
         """Let the model fill what the epoch needs."""
@@ -73,6 +97,12 @@ class MethodHook(Hook):
         if self._model is not None and hub.get_info(_ENDED, 0) <= runner.epoch:
             self._model.end_epoch(self._training)
             hub.update_info(_ENDED, runner.epoch + 1)
+
+
+def _rename_figures(scalars: MutableMapping[str, Any]) -> None:
+    """Let the curves that version 0.1 called ``nce_x`` go on as ``raw_x``."""
+    for name in [name for name in scalars if name.startswith("train/nce_")]:
+        scalars.setdefault(name.replace("/nce_", "/raw_"), scalars.pop(name))
 
 
 @contextmanager

@@ -156,6 +156,12 @@ class Assembly(SSLAlgorithm):
         return found
 
     @property
+    def schedules(self) -> list[Schedule]:
+        """What changes in the course of a training."""
+        momentum = getattr(self.target, "momentum", None)
+        return [*self.weights.values(), *([momentum] if momentum is not None else [])]
+
+    @property
     def query_views(self) -> list[int]:
         """Numbers of the views that the online network compares, in order."""
         return list(dict.fromkeys(a for a, _ in self.pairs))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..algorithms.method import Method, Step
 
 
-@MODELS.register_module()
+@MODELS.register_module(name=["InterImage", "MarginHead"])
 class InterImage(Term):
     """A second positive: another image of the query's cluster.
 

@@ -41,6 +41,7 @@ CENTRE = [  # one view for the bank; 12 of 16 pixels, unlike any training view
     {"type": "CenterCrop", "size": 12},
     {"type": "PackViews"},
 ]
+FEATURES = "terms.inter.bank.features"
 MEAN, STD = (120.0, 100.0, 90.0), (50.0, 60.0, 70.0)
 
 
@@ -49,25 +50,20 @@ def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images"), classes=3, per_class=7)
 
 
-def interclr(images, work_dir, epochs=1, labels=ONLINE, *, model=None, **hook):
+def interclr(images, work_dir, epochs=1, labels=ONLINE, *, warmup=0, **hook):
     """A run of a tiny InterCLR on unlabelled images; ``hook`` are its options."""
     cfg = config(images, work_dir, epochs)
     cfg.train_dataloader.dataset.labels = "none"
-    cfg.model = model or model_config(
+    cfg.model = model_config(
         "InterCLR",
         pseudo_labels=labels,
         data_preprocessor=dict(mean=MEAN, std=STD),
+        images=dict(batch_size=4, num_workers=0, pipeline=CENTRE),
     )
-    feature_pass = {"batch_size": 4, "num_workers": 0}
-    cfg.custom_hooks = [
-        {
-            "type": "PseudoLabelHook",
-            "dataloader": feature_pass,
-            "pipeline": CENTRE,
-            "interval": 2,
-            **hook,
-        }
-    ]
+    if warmup:
+        epochs_ = dict(until=warmup, unit="epoch")
+        cfg.model.loss_lambda = dict(kind="step", start=0, end=0.25, **epochs_)
+    cfg.custom_hooks = [{"type": "PseudoLabelHook", "interval": 2, **hook}]
     return cfg
 
 
@@ -76,7 +72,15 @@ def state_of(runner):
 
 
 def is_memory(name):
-    return name.startswith(("bank.", "pseudo_labels."))
+    return name.startswith(("terms.inter.bank.", "terms.inter.labels."))
+
+
+def bank_of(model):
+    return model.terms.inter.bank
+
+
+def labels_of(model):
+    return model.terms.inter.labels
 
 
 def embed_centre(model, path):
@@ -111,7 +115,7 @@ def started(images, tmp_path_factory):
 
 
 def test_bank_starts_as_the_embeddings_of_the_single_images(images, started):
-    bank = started.model.bank.features
+    bank = bank_of(started.model).features
     assert bank.shape == (IMAGES, 16)
     for path, row in zip(paths_of(images), bank, strict=True):
         expected = embed_centre(started.model, path)
@@ -123,19 +127,19 @@ def test_bank_starts_as_the_embeddings_of_the_single_images(images, started):
 
 def test_bank_belongs_to_the_dataset(images, started):
     dataset = ImageFolder(str(images))
-    assert started.model.bank.fingerprint.tolist() == [dataset.fingerprint()]
+    assert bank_of(started.model).fingerprint.tolist() == [dataset.fingerprint()]
 
 
 def test_clusters_follow_from_the_seed_of_the_run(images, started, tmp_path):
     def clustered(seed):
         labels = OnlineLabels(CLUSTERS, interval=3, min_size=2)
         bank = FeatureBank(16)
-        bank.features = started.model.bank.features.clone()
+        bank.features = bank_of(started.model).features.clone()
         labels.start(bank, seed)
         return labels.state_dict()
 
     assert started.seed == 0
-    assert_same(started.model.pseudo_labels.state_dict(), clustered(0))
+    assert_same(labels_of(started.model).state_dict(), clustered(0))
     other = next(  # a seed that matters
         seed
         for seed in range(1, 50)
@@ -148,8 +152,8 @@ def test_clusters_follow_from_the_seed_of_the_run(images, started, tmp_path):
         before_train=lambda r: r.model.load_state_dict(weights, strict=False)
     )
     runner = start(cfg, same_weights)
-    assert torch.equal(runner.model.bank.features, started.model.bank.features)
-    assert_same(runner.model.pseudo_labels.state_dict(), clustered(other))
+    assert torch.equal(bank_of(runner.model).features, bank_of(started.model).features)
+    assert_same(labels_of(runner.model).state_dict(), clustered(other))
 
 
 def test_feature_pass_leaves_no_trace(images, tmp_path):
@@ -160,7 +164,7 @@ def test_feature_pass_leaves_no_trace(images, tmp_path):
         state = {k: v for k, v in state_of(runner).items() if not is_memory(k)}
         numpy_ = np.random.get_state()[1].tolist()
         generators = torch.get_rng_state().tolist(), numpy_, random.getstate()
-        seen.append((modes, generators, state, len(runner.model.bank)))
+        seen.append((modes, generators, state, len(bank_of(runner.model))))
 
     seen = []
     start(
@@ -188,15 +192,15 @@ def test_start_is_told(started):
 
 def consistent(state):
     """Whether sums, sizes and labels of an online run describe its bank, exactly."""
-    bank, labels = state["bank.features"], state["pseudo_labels.labels"].long()
+    bank, labels = state[FEATURES], state["terms.inter.labels.labels"].long()
     sums = torch.zeros(CLUSTERS, bank.shape[1], dtype=torch.long)
     sizes = [0] * CLUSTERS
     for row, label in zip(bank, labels, strict=True):
         sums[label] += (row.double() * 2**30).round().long()
         sizes[label] += 1
     return (
-        torch.equal(sums, state["pseudo_labels.sums"])
-        and sizes == state["pseudo_labels.sizes"].tolist()
+        torch.equal(sums, state["terms.inter.labels.sums"])
+        and sizes == state["terms.inter.labels.sizes"].tolist()
     )
 
 
@@ -215,7 +219,7 @@ def train_on_rank(rank, images, work_dir):
             look(runner)
 
         def after_train_iter(self, runner, *args, **kwargs):
-            visits.append(model_of(runner).pseudo_labels.visits.tolist())
+            visits.append(labels_of(model_of(runner)).visits.tolist())
 
     def look(runner):
         state = model_of(runner).state_dict()
@@ -258,23 +262,26 @@ def test_ranks_hold_the_same_and_start_as_one_process(images, tmp_path):
     assert "22 clusters cannot be made of 21 images" in text
 
     assert visits == other[2]
-    name = "pseudo_labels.centroids"
+    name = "terms.inter.labels.centroids"
     for step in range(4):
         seen = steps[step] + other[1][step]
         assert len(seen) == IMAGES + 1
         assert sorted(set(seen)) == list(range(IMAGES))
-        after = states[step + 1]["bank.features"] @ states[step][name].T
-        changed = after.argmax(1) != states[step]["pseudo_labels.labels"]
+        after = states[step + 1][FEATURES] @ states[step][name].T
+        changed = after.argmax(1) != states[step]["terms.inter.labels.labels"]
         assert visits[step] == [IMAGES, int(changed.sum())]  # the repeated one once
     rows = dict(zip(seen, torch.cat([keys, other[3]]), strict=True))  # the last one
     expected = torch.stack([rows[i] for i in range(IMAGES)])
-    bank = states[-1]["bank.features"]
+    bank = states[-1][FEATURES]
     torch.testing.assert_close(bank, expected, atol=1e-6, rtol=0)
 
     start, alone = states[0], train_on_rank(None, images, tmp_path / "one")[0][0]
-    features = start.pop("bank.features"), alone.pop("bank.features")
+    features = start.pop(FEATURES), alone.pop(FEATURES)
     torch.testing.assert_close(*features, atol=1e-6, rtol=0)
-    for name in ("pseudo_labels.centroids", "pseudo_labels.sums"):  # follow the bank
+    for name in (
+        "terms.inter.labels.centroids",
+        "terms.inter.labels.sums",
+    ):  # follow the bank
         start.pop(name), alone.pop(name)
     assert_same(start, alone)
 
@@ -293,18 +300,16 @@ def test_steps_write_what_they_saw(images, tmp_path):
         expected = before["bank"].clone()
         for sample, key in zip(found, keys, strict=True):
             expected[sample.sample_idx] = key
-        torch.testing.assert_close(
-            state["bank.features"], expected, atol=1e-6, rtol=1e-6
-        )
+        torch.testing.assert_close(state[FEATURES], expected, atol=1e-6, rtol=1e-6)
         rest = sorted(set(range(IMAGES)) - {s.sample_idx for s in found})
-        assert torch.equal(state["bank.features"][rest], expected[rest])
+        assert torch.equal(state[FEATURES][rest], expected[rest])
         assert consistent(state)
         before["steps"] = before.get("steps", 0) + 1
 
     class Before(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             before["batch"] = data_batch["data_samples"]
-            before["bank"] = runner.model.bank.features.clone()
+            before["bank"] = bank_of(runner.model).features.clone()
 
     cfg = interclr(images, tmp_path, epochs=2)
     make_runner(cfg, Before(), Watch(after_train_iter=check)).train()
@@ -321,12 +326,12 @@ def test_unreadable_image_leaves_its_row_and_its_substitute_is_written(tmp_path)
         priority = "LOWEST"
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
-            self.bank = runner.model.bank.features.clone()
+            self.bank = bank_of(runner.model).features.clone()
             assert all(s.sample_idx != broken for s in data_batch["data_samples"])
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             keys = runner.model.last_embeddings["key"]
-            bank = runner.model.bank.features
+            bank = bank_of(runner.model).features
             written = {}
             for sample, key in zip(data_batch["data_samples"], keys, strict=True):
                 written[sample.sample_idx] = key  # of one image the last one counts
@@ -344,10 +349,10 @@ def test_unreadable_image_leaves_its_row_and_its_substitute_is_written(tmp_path)
     runner.train()
     assert runner.iter == 3 * STEPS
     assert len(seen) >= 2
-    rows = runner.model.bank.features
-    assert torch.equal(rows[broken], start[0]["bank.features"][broken])
+    rows = bank_of(runner.model).features
+    assert torch.equal(rows[broken], start[0][FEATURES][broken])
     for index in seen:
-        assert not torch.equal(rows[index], start[0]["bank.features"][index])
+        assert not torch.equal(rows[index], start[0][FEATURES][index])
     assert consistent(state_of(runner))
 
 
@@ -359,7 +364,7 @@ def test_epochs_shorter_than_the_label_interval(images, tmp_path):
     runner = make_runner(cfg, look)
     runner.train()
     states.append(state_of(runner))
-    start, first, second, third = (s["pseudo_labels.centroids"] for s in states)
+    start, first, second, third = (s["terms.inter.labels.centroids"] for s in states)
     assert torch.equal(start, first)
     assert not torch.equal(first, second)  # steps are counted over epochs
     assert torch.equal(second, third)
@@ -378,7 +383,7 @@ def test_offline_labels_cluster_anew_at_the_end_of_their_epochs(images, tmp_path
     labels = OFFLINE | dict(num_clusters=6)
     runner = make_runner(interclr(images, tmp_path, 4, labels), look, after)
     runner.train()
-    name, centroids = "pseudo_labels.labels", "pseudo_labels.centroids"
+    name, centroids = "terms.inter.labels.labels", "terms.inter.labels.centroids"
     changes = 0
     for epoch in range(4):
         last, end = steps[STEPS * (epoch + 1) - 1], ends[epoch]
@@ -387,7 +392,7 @@ def test_offline_labels_cluster_anew_at_the_end_of_their_epochs(images, tmp_path
         if epoch % 2 == 0:
             assert torch.equal(end[name], last[name])
             continue
-        bank = last["bank.features"]
+        bank = last[FEATURES]
         expected = spherical_kmeans(
             bank, 6, centroids=normalize(last[centroids], dim=1)
         )
@@ -416,14 +421,14 @@ def test_warm_up_is_moco_and_the_bank_starts_after_it(images, tmp_path):
 
     def look(runner):
         states.append(state_of(runner))
-        banks.append(states[-1]["bank.features"])
+        banks.append(states[-1][FEATURES])
 
     class Weights(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            ratio = outputs["loss_instance"] / outputs["nce_instance"]
+            ratio = outputs["loss_instance"] / outputs["raw_instance"]
             assert ratio.item() == pytest.approx(0.75 if runner.epoch else 1)
 
-    cfg = interclr(images, tmp_path / "inter", 3, interval=1, warmup_epochs=1)
+    cfg = interclr(images, tmp_path / "inter", 3, interval=1, warmup=1)
     cfg.default_hooks.logger.interval = 1
     runner = make_runner(cfg, Watch(before_train_epoch=look), Weights())
     runner.train()
@@ -446,7 +451,7 @@ def test_warm_up_is_moco_and_the_bank_starts_after_it(images, tmp_path):
         assert bool(cluster_row(row)) == warm
     assert "Pseudo-labels in epoch 1" not in log_text(runner)
     assert "Pseudo-labels in epoch 2" in log_text(runner)
-    assert runner.model.loss_lambda == 0.25
+    assert runner.model.weights["inter"](runner.model.clock) == 0.25
 
 
 # Resume
@@ -466,7 +471,7 @@ def test_resume_is_bitwise(images, tmp_path, labels, changes, warmup):
     """Stopped within an epoch; its checkpoint is from between two dates of labels."""
 
     def run(folder, *hooks, **options):
-        cfg = interclr(images, tmp_path / folder, 3, labels, warmup_epochs=warmup)
+        cfg = interclr(images, tmp_path / folder, 3, labels, warmup=warmup)
         cfg.model.update(changes)
         runner = make_runner(cfg, *hooks, **options)
         runner.train()
@@ -480,8 +485,8 @@ def test_resume_is_bitwise(images, tmp_path, labels, changes, warmup):
     with pytest.raises(Stopped):
         run("b", stop_at(STEPS + 2))
     kept = load("b", 1)
-    assert kept["encoder_k.steps"].tolist() == [STEPS]
-    assert len(kept["bank.features"]) == (0 if warmup else IMAGES)
+    assert kept["target.steps"].tolist() == [STEPS]
+    assert len(kept[FEATURES]) == (0 if warmup else IMAGES)
     begun = []
     look = Watch(before_train_iter=lambda r: begun or begun.append(state_of(r)))
     resumed = run("b", look, resume=True)
@@ -489,12 +494,17 @@ def test_resume_is_bitwise(images, tmp_path, labels, changes, warmup):
     assert resumed.iter == 3 * STEPS
     assert_same(state_of(straight), state_of(resumed))
     assert_same(state_of(straight), load("b", 3))
-    names = {"bank.features", "bank.fingerprint", "queue.keys", "encoder_k.steps"}
+    names = {
+        FEATURES,
+        "terms.inter.bank.fingerprint",
+        "compare.queue.keys",
+        "target.steps",
+    }
     names |= {
-        f"pseudo_labels.{name}"
+        f"terms.inter.labels.{name}"
         for name in ("labels", "centroids", "sizes", "steps", "visits")
     }
-    names |= {"pseudo_labels.sums"} if labels["type"] == "OnlineLabels" else set()
+    names |= {"terms.inter.labels.sums"} if labels["type"] == "OnlineLabels" else set()
     assert names <= kept.keys()
 
 
@@ -611,12 +621,14 @@ def test_load_from_starts_the_bank_anew(half, images, tmp_path):
     for name in ("backbone.layer1.0.conv1.weight", "neck.mlp.0.weight"):
         assert torch.equal(model.state_dict()[name], trained[name])
     dataset = runner.train_dataloader.dataset
-    assert model.bank.fingerprint.tolist() == [dataset.fingerprint()]
-    assert len(model.bank) == 7
+    assert bank_of(model).fingerprint.tolist() == [dataset.fingerprint()]
+    assert len(bank_of(model)) == 7
     for i in range(7):
         expected = embed_centre(model, images / "class1" / f"{i}.png")
-        torch.testing.assert_close(model.bank.features[i], expected, atol=1e-6, rtol=0)
-    assert model.pseudo_labels.sizes.sum() == 7
+        torch.testing.assert_close(
+            bank_of(model).features[i], expected, atol=1e-6, rtol=0
+        )
+    assert labels_of(model).sizes.sum() == 7
     assert "Feature bank: 7 images" in log_text(runner)
     runner = make_runner(cfg)
     runner.train()
@@ -635,7 +647,9 @@ def refused(cfg):
 
 
 def test_model_without_a_bank(images, tmp_path):
-    text = refused(interclr(images, tmp_path, model=model_config("MoCo")))
+    cfg = interclr(images, tmp_path)
+    cfg.model = model_config("MoCo")
+    text = refused(cfg)
     assert "which MoCo has not; take it out of custom_hooks" in text
 
 
@@ -664,9 +678,7 @@ def test_wrapped_datasets(images, tmp_path):
         runner.train()
 
 
-@pytest.mark.parametrize(
-    ("labels", "hook"), [(OFFLINE, {}), (ONLINE, dict(warmup_epochs=1))]
-)
+@pytest.mark.parametrize(("labels", "hook"), [(OFFLINE, {}), (ONLINE, dict(warmup=1))])
 def test_epochs_where_there_are_none(images, tmp_path, labels, hook):
     cfg = interclr(images, tmp_path, 1, labels, **hook)
     cfg.train_cfg = {"by_epoch": False, "max_iters": 3}
@@ -691,11 +703,32 @@ def test_labels_that_change_the_selection(tmp_path):
     assert "has other images than the training set" in refused(cfg)
 
 
-def test_no_bank_without_the_hook(images, tmp_path):
+def test_without_the_hook_there_are_only_no_figures(images, tmp_path):
+    """The bank is the model's own affair."""
+    ends = []
+    for name in ("with", "without"):
+        cfg = interclr(images, tmp_path / name, 2)
+        if name == "without":
+            cfg.custom_hooks = []
+        runner = make_runner(cfg)
+        runner.train()
+        ends.append(state_of(runner))
+        assert ("Pseudo-labels in epoch" in log_text(runner)) == (name == "with")
+        found = any("cluster/size_min" in row for row in log_rows(runner))
+        assert found == (name == "with")
+    for state in ends:
+        state.pop("terms.inter.labels.visits")  # counts since the last figures
+    assert_same(*ends)
+
+
+def test_images_that_nobody_described(images, tmp_path):
     cfg = interclr(images, tmp_path)
-    cfg.custom_hooks = []
-    with pytest.raises(ValueError, match="Let PseudoLabelHook fill it"):
-        make_runner(cfg).train()
+    cfg.model.pop("images")
+    assert "set images=dict(pipeline=[...], batch_size=" in refused(cfg)
+    cfg.model.images = dict(batch_size=4)
+    assert "(model.images of InterCLR); the pipeline makes one view" in refused(cfg)
+    cfg.model.images = dict(pipeline=CENTRE, batchsize=4)
+    assert "The images of The inter-image term" in refused(cfg)
 
 
 # Figures
@@ -735,16 +768,16 @@ class Follow(Hook):
         self.visits, self.labels = [], []  # of every step
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        labels = runner.model.pseudo_labels
+        labels = labels_of(runner.model)
         self.before = labels.centroids.clone(), labels.labels.clone()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         seen = {sample.sample_idx for sample in data_batch["data_samples"]}
         centroids, labels = self.before
-        bank = runner.model.bank.features
+        bank = bank_of(runner.model).features
         changed = sum(int((centroids @ bank[i]).argmax() != labels[i]) for i in seen)
         self.visits.append((len(seen), changed))
-        self.labels.append(runner.model.pseudo_labels.labels.tolist())
+        self.labels.append(labels_of(runner.model).labels.tolist())
 
 
 def test_figures_in_log_and_text(images, tmp_path):
