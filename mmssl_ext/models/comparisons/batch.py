@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_rank
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import cross_entropy
 
 from mmssl_ext.registry import MODELS
 
+from ..layers import gather_rows
 from ..part import check_positive
 from .base import Comparison
 
@@ -66,7 +66,7 @@ class BatchSoftmax(Comparison):
     def nt_xent(self, first: Tensor, second: Tensor) -> Tensor:
         """Mean loss of this rank's 2N views, N x D unit rows each (equation 1)."""
         rows = torch.cat([first, second])  # 2N x D
-        everyone = torch.cat([_gathered(first), _gathered(second)])  # 2WN x D
+        everyone = torch.cat([gather_rows(first), gather_rows(second)])  # 2WN x D
         own = _own_rows(len(first), len(everyone) // 2, rows.device)  # 2N
         with torch.autocast(rows.device.type, enabled=False):
             logits = rows @ everyone.T / self.temperature  # 2N x 2WN
@@ -76,7 +76,7 @@ class BatchSoftmax(Comparison):
 
     def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
         """See :class:`Comparison`; the other targets of the batch are negatives."""
-        everyone = _gathered(k)  # WN x D
+        everyone = gather_rows(k)  # WN x D
         own = torch.arange(len(k), device=k.device) + get_rank() * len(k)
         with torch.autocast(q.device.type, enabled=False):
             logits = q @ everyone.T / self.temperature  # M x WN
@@ -84,11 +84,6 @@ class BatchSoftmax(Comparison):
                 extra = (q * negatives).sum(1, keepdim=True) / self.temperature
                 logits = torch.cat([logits, extra], 1)
         return cross_entropy(logits, own.repeat(len(q) // len(k)))
-
-
-def _gathered(x: Tensor) -> Tensor:
-    """Rows of all ranks, in rank order; the gradient comes back from all of them."""
-    return torch.cat(all_gather(x)) if get_world_size() > 1 else x
 
 
 def _own_rows(count: int, everyone: int, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from .exchange import (
     shuffle_batch,
     unshuffle_batch,
 )
+from .gather import gather_rows
 from .geometry import overlap_grid, pairs, require_boxes, sample, warp
 from .unit import unit
 
@@ -15,6 +16,7 @@ __all__ = [
     "Exchange",
     "SplitBatchNorm",
     "exchange_rows",
+    "gather_rows",
     "overlap_grid",
     "pairs",
     "plan_exchange",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmssl_ext.registry import MODELS
 
+from ..comparisons import Comparison
 from ..layers import unit
 from ..layers.region import RegionSampler, pairing, pool_regions, swap_region
 from ..part import Features
@@ -52,8 +53,18 @@ class Regions(Term):
         self.sampler = RegionSampler(cells, stride)
 
     def attach(self, method: Method) -> None:
-        """Refuse methods whose views are not one image each."""
+        """Refuse methods whose views or comparison do not suit the term.
+
+        Raises:
+            ValueError: A view is not one image, or the base has no loss of a pair.
+        """
         self.check_views(method)
+        if type(method.compare).pair is Comparison.pair:
+            raise ValueError(
+                "The term Regions compares its parts as the base compares a pair, "
+                f"which {type(method.compare).__name__} does not say; define its pair, "
+                "or leave the term out."
+            )
 
     def look(self, method: Method, number: int, view: View) -> Features:
         """Swap a region within the first pair's query view and encode both parts.
