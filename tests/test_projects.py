@@ -232,7 +232,7 @@ def test_terms_of_the_package_on_barlow_twins():
     losses = model(views(6, size=64), mode="loss")
     names = ("instance", "consistency", "dense", "uniformity")
     assert losses.keys() == {f"{kind}_{n}" for n in names for kind in ("loss", "raw")}
-    with pytest.raises(ValueError, match="Regions .* CrossCorrelation does not say"):
+    with pytest.raises(ValueError, match=r"Regions .* CrossCorrelation does not say"):
         small_barlow(terms=[dict(type="Regions", cells=(1, 1))])
 
 

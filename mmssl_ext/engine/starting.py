@@ -31,7 +31,9 @@ from .work_dir import hold, not_writable
 Notices = list[tuple[int, str]]
 
 
-def set_checkpoint(cfg: Config, resume: bool | str | os.PathLike[str], notices: Notices) -> None:
+def set_checkpoint(
+    cfg: Config, resume: bool | str | os.PathLike[str], notices: Notices
+) -> None:
     """Settle what to go on from, or whose weights to start with, and check the file.
 
     ``--resume`` looks into the work_dir first: a config's ``load_from`` is where the

@@ -108,12 +108,16 @@ REFUSED = {
         model(queue_len=20),
         [
             "model.queue_len: 26 -> 20",
-            "1 of another shape: compare.queue.keys ((26, 16) in the file, (20, 16) here)",
+            "1 of another shape: compare.queue.keys ((26, 16) in the file, (20, 16) "
+            "here)",
         ],
     ),
     "feature size": (
         feat_dim,
-        ["neck.out_channels: 16 -> 8", "queue.keys ((26, 16) in the file, (26, 8) here)"],
+        [
+            "neck.out_channels: 16 -> 8",
+            "queue.keys ((26, 16) in the file, (26, 8) here)",
+        ],
     ),
     "fewer stages": (
         three_stages,

@@ -59,7 +59,10 @@ def test_nan_stops_within_the_interval_and_the_checkpoint_stays(images, tmp_path
         runner.train()
     assert poison.last - at < 3
     text = str(caught.value)
-    assert f"loss_instance = nan, raw_instance = nan at iteration {at + 1} (epoch 2" in text
+    assert (
+        f"loss_instance = nan, raw_instance = nan at iteration {at + 1} (epoch 2"
+        in text
+    )
     assert poison.paths[0] in text
     assert "lr 0.04" in text
     good = tmp_path / "epoch_1.pth"

@@ -137,6 +137,13 @@ def test_an_unprotected_device_is_told():
         build(bn_splits=1)
 
 
+def test_co2_without_alpha_is_refused():
+    term = dict(temperature=0.05)
+    with pytest.raises(ValueError, match=r"set model\.consistency\.weight"):
+        build("CO2", consistency=term)
+    build("CO2", consistency=term, weights=dict(consistency=0.3))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -41,7 +41,7 @@ class MethodHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Set the clock; let the model check the run."""
         model = unwrap(runner.model)
-        self._model = model if hasattr(model, "start_epoch") else None
+        self._model: Any = model if hasattr(model, "start_epoch") else None
         if self._model is None:
             return
         clock = model.clock

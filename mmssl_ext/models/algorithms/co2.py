@@ -32,10 +32,15 @@ class CO2(MoCo):
             ``weight`` is alpha.
         terms: More terms.
         **kwargs: As for :class:`MoCo`; ``head.temperature`` is tau_ins.
+
+    Raises:
+        ValueError: alpha is not given.
     """
 
     def __init__(
         self, consistency: dict, terms: Sequence[dict] = (), **kwargs: Any
     ) -> None:
         own = {"type": "Consistency", **consistency}
+        if "weight" not in own and "consistency" not in (kwargs.get("weights") or {}):
+            raise ValueError("CO2 needs alpha: set model.consistency.weight, e.g. 0.3.")
         super().__init__(terms=[own, *terms], **kwargs)
