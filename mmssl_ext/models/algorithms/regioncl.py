@@ -41,25 +41,20 @@ from mmssl_ext.registry import MODELS
 
 from ..schedules import schedule
 from .densecl import DenseCL
+from .method import Method
 from .moco import MoCo
 from .simsiam import SimSiam
 
 
-def with_regions(region: dict, weight: Any, terms: Sequence[dict]) -> list[dict]:
-    """The region term before others; ``weight`` 0 switches it off."""
-    read = schedule(weight, "region_weight")
-    return [{"type": "Regions", "weight": read, **region}, *terms]
-
-
-@MODELS.register_module()
-class RegionCLM(MoCo):
-    """RegionCL-M, on MoCo v2.
+class RegionContrast(Method):
+    """Mix-in: adds the region term.
 
     Args:
         region: ``cells`` and ``stride`` of :class:`~mmssl_ext.models.terms.Regions`.
-        region_weight: Weight of the region loss, a number or a schedule.
+        region_weight: Weight of the region loss, a number or a schedule; 0 switches it
+            off.
         terms: More terms.
-        **kwargs: As for :class:`MoCo`.
+        **kwargs: As for the method that it is mixed into.
     """
 
     def __init__(
@@ -69,46 +64,21 @@ class RegionCLM(MoCo):
         terms: Sequence[dict] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(terms=with_regions(region, region_weight, terms), **kwargs)
+        weight = schedule(region_weight, "region_weight")
+        own = {"type": "Regions", "weight": weight, **region}
+        super().__init__(terms=[own, *terms], **kwargs)
 
 
 @MODELS.register_module()
-class RegionCLD(DenseCL):
-    """RegionCL-D, on DenseCL; regions use the global head and queue.
-
-    Args:
-        region: See :class:`RegionCLM`.
-        region_weight: See there.
-        terms: More terms.
-        **kwargs: As for :class:`DenseCL`.
-    """
-
-    def __init__(
-        self,
-        region: dict,
-        region_weight: Any = 1.0,
-        terms: Sequence[dict] = (),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(terms=with_regions(region, region_weight, terms), **kwargs)
+class RegionCLM(RegionContrast, MoCo):
+    """RegionCL-M, on MoCo v2."""
 
 
 @MODELS.register_module()
-class RegionCLS(SimSiam):
-    """RegionCL-S, on SimSiam.
+class RegionCLD(RegionContrast, DenseCL):
+    """RegionCL-D, on DenseCL; regions use the global head and queue."""
 
-    Args:
-        region: See :class:`RegionCLM`.
-        region_weight: See there.
-        terms: More terms.
-        **kwargs: As for :class:`SimSiam`.
-    """
 
-    def __init__(
-        self,
-        region: dict,
-        region_weight: Any = 1.0,
-        terms: Sequence[dict] = (),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(terms=with_regions(region, region_weight, terms), **kwargs)
+@MODELS.register_module()
+class RegionCLS(RegionContrast, SimSiam):
+    """RegionCL-S, on SimSiam."""
