@@ -31,6 +31,8 @@ from mmssl_ext.engine.launch import build_runner, load_config, prepare
 from mmssl_ext.engine.testing import load_strictly
 from mmssl_ext.evaluation import embedding_health
 from mmssl_ext.imports import quietly
+from mmssl_ext.models.schedules import schedule
+from mmssl_ext.models.targets import OwnTarget
 from mmssl_ext.registry import MODELS
 from mmssl_ext.visualization.curves import BLUE, FAINT, INK, ORANGE
 from mmssl_ext.visualization.method_figures import to_images
@@ -63,12 +65,13 @@ class Seen:
                 model.init_weights()
         else:
             load_strictly(model, checkpoint)
-        model.encoder_k.momentum = 1.0  # look, and leave it as it is
+        # Look, and leave it as it is.
+        model.target.momentum = schedule(1.0, "momentum")
         self.pipeline = cfg.train_dataloader.dataset.pipeline
         self.model = model.train()
-        length = len(model.queue.keys)
+        length = len(model.negatives)
         others = [self._look(batch)[1] for batch in self._batches("train", length)]
-        self.queue = model.queue.keys.clone()
+        self.queue = model.negatives.clone()
         self.others = np.concatenate(others)[: length // BATCH * BATCH]
         found = []
         for batch in self._batches("test", 256):
@@ -276,10 +279,7 @@ def simsiam_log() -> None:
         runner = build_runner(cfg)
         runner.register_hook(Recorder(variant))
         if variant == "flowing":
-            head = runner.model.head
-            head.loss = lambda x, target, head=head: head.loss_module(
-                head.predictor([x])[0], target
-            )
+            runner.model.target = OwnTarget()
         runner.train()
     with (CONFIGS / "simsiam" / "simsiam.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -16,7 +16,7 @@ cluster, and its negatives are images of other clusters, not too hard ones.
 The three parts that the paper studies are modules of their own: how labels are kept
 (``OnlineLabels``, ``OfflineLabels``), which negatives (``SemiHardNegatives``,
 ``HardNegatives``, ``RandomNegatives``, ``EasyNegatives``), which boundary
-(``MarginHead``).
+(``margin`` of the branch).
 
 Differs from the reference code:
 * bank, labels and centroids are buffers in the checkpoint, on the model's device; all
