@@ -216,7 +216,9 @@ def test_a_method_that_needs_boxes_is_told_where_they_are_missing(images, tmp_pa
     runner = make_runner(cfg)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.model.data_preprocessor.for_method = True
-    runner.model.needs_boxes_of = (0, 1)
+    assert runner.model.needs_boxes_of == []
+    runner.model.terms["consistency"].needs_boxes = True
+    assert runner.model.needs_boxes_of == [0, 1]
     InputCheckHook().before_train(runner)
     make, pack = runner.train_dataloader.dataset.pipeline[1:]
     make._placed[1] = False  # as after a transform of the user's

@@ -171,6 +171,12 @@ class Assembly(SSLAlgorithm):
         """Numbers of the views that they are compared with."""
         return list(dict.fromkeys(b for _, b in self.pairs))
 
+    @property
+    def needs_boxes_of(self) -> list[int]:
+        """Numbers of the views whose ``boxes`` a term reads."""
+        some = any(term.needs_boxes for term in self.terms.values())
+        return sorted({*self.query_views, *self.target_views}) if some else []
+
     def active(self) -> list[Term]:
         """The terms that count in this iteration."""
         terms = self.terms.items()

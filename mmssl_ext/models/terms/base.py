@@ -33,11 +33,14 @@ class Term(Part):
         always: Computed even while its weight is 0, because its parameters must get a
             gradient in every step (DistributedDataParallel).
         needs_features: Reads features of the target beside its embedding.
+        needs_boxes: Compares places of the image; a pipeline that does not say where
+            the views were cut is then refused before training.
     """
 
     name = "term"
     always = False
     needs_features = False
+    needs_boxes = False
 
     def __init__(self, weight: Any = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
