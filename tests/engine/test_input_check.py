@@ -213,9 +213,9 @@ def test_boxes_are_refused_where_nobody_takes_them(images, tmp_path):
 
 def test_a_method_that_needs_boxes_is_told_where_they_are_missing(images, tmp_path):
     cfg = config(images, tmp_path, input_check=HOOK)
+    cfg.model.terms = [dict(type="Consistency", temperature=0.05)]
     runner = make_runner(cfg)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
-    runner.model.data_preprocessor.for_method = True
     assert runner.model.needs_boxes_of == []
     runner.model.terms["consistency"].needs_boxes = True
     assert runner.model.needs_boxes_of == [0, 1]
