@@ -22,6 +22,7 @@ Q, QUEUE = torch.zeros(1, 256, 128), torch.zeros(1, 4096, 128)
 def _fresh(monkeypatch):
     monkeypatch.setattr(queue_forms, "_chosen", {})
     monkeypatch.setattr(queue_forms, "_always", False)
+    monkeypatch.setattr(queue_forms, "_told", set())
 
 
 @pytest.fixture
@@ -65,6 +66,21 @@ def test_a_rule_knows_measured_cpus(capability, rows, form, monkeypatch, clock):
     clock.seconds = {"chunked": 1, "fused": 1, "onednn": 1}
     assert choose(torch.zeros(1, rows, 128), torch.zeros(1, 65536, 128)) == form
     assert not clock.calls and not queue_forms.trials()
+
+
+def test_the_form_is_told_once_for_each_size(monkeypatch, clock):
+    set_cpu(monkeypatch, "AVX512")
+    said = []
+    monkeypatch.setattr(queue_forms, "print_log", lambda text, **_: said.append(text))
+    for _ in range(2):
+        choose()
+        choose(queue=QUEUE.repeat(1, 2, 1))
+        choose(q=Q[:, :1])  # too small to matter
+    sizes = ("1 x 256 x 4096 x 128", "1 x 256 x 8192 x 128")
+    assert len(said) == 2
+    for text, size in zip(said, sizes, strict=True):
+        assert text.startswith("The streaming pass by oneDNN computes the softmax")
+        assert "AVX512" in text and f"{size}; by a rule)." in text
 
 
 def test_the_rule_takes_only_what_runs(monkeypatch):

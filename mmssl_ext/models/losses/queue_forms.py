@@ -38,6 +38,7 @@ _CLEARLY = 1.25  # as many times as fast as the rule's form
 _MEASURED = ("AVX2", "AVX512")
 
 _chosen: dict[str, str] = {}
+_told: set[str] = set()
 _always = False
 
 
@@ -60,9 +61,14 @@ def take_over(chosen: dict[str, str]) -> None:
 def choose(forms: dict[str, Form], q: Tensor, queue: Tensor) -> str:
     """Name the form for B x N x D rows against B x K x D keys."""
     usual = usual_form(forms, q)
-    if len(forms) == 1 or not _may_try(q, queue):
+    if len(forms) == 1 or not _is_large(q, queue):
         return usual
     kind = kind_of(q, queue)
+    if not _may_try(q):
+        if kind not in _told:
+            _told.add(kind)
+            _tell(usual, f"{kind}; by a rule")
+        return usual
     if kind not in _chosen:
         _chosen[kind] = _try(forms, usual, q, queue, kind)
     return _chosen[kind] if _chosen[kind] in forms else usual
@@ -101,10 +107,13 @@ def _power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def _may_try(q: Tensor, queue: Tensor) -> bool:
+def _is_large(q: Tensor, queue: Tensor) -> bool:
+    return q.shape[:-1].numel() * queue.shape[-2] * q.shape[-1] >= _WORTH_IT
+
+
+def _may_try(q: Tensor) -> bool:
     return (
         (_always or not _is_measured(q))
-        and q.shape[:-1].numel() * queue.shape[-2] * q.shape[-1] >= _WORTH_IT
         and not torch.are_deterministic_algorithms_enabled()
         and get_world_size() == 1
         and not (q.is_cuda and torch.cuda.is_current_stream_capturing())
@@ -134,12 +143,13 @@ def _try(
     if seconds[usual] < _CLEARLY * seconds[best]:
         best = usual
     found = ", ".join(f"{name} {1000 * s:.2f} ms" for name, s in seconds.items())
-    print_log(
-        f"{NAMES[best]} computes the softmax over the queue ({kind}; in a trial: "
-        f"{found}).",
-        logger="current",
-    )
+    _tell(best, f"{kind}; in a trial: {found}")
     return best
+
+
+def _tell(form: str, why: str) -> None:
+    text = f"{NAMES[form]} computes the softmax over the queue ({why})."
+    print_log(text, logger="current")
 
 
 def _seconds(form: Form, q: Tensor, queue: Tensor) -> float:
