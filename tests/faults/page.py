@@ -93,7 +93,8 @@ OURS = {
     "says the rate.",
     "R33": "As R8: everything is saved, one sentence, exit code 75; a second Ctrl-C "
     "ends the process at once, with 130.",
-    "R34": "The momentum encoder moves once per step of the optimizer.",
+    "R34": "Target network, queues and banks move once per step of the optimizer, "
+    "which then equals that of one large batch.",
     "R35": "Exit code 2 and a sentence with the path and the bytes free; what was "
     "saved stands, `--resume` goes on. A report that finds no room ends no run.",
     "R36": "Only regular files are listed; a file is not read beyond a bound; the "
