@@ -14,7 +14,7 @@ from mmssl_ext.models.memory import KeyQueue
 from tests.distributed import run_ranks
 from tests.faults.ranks import enqueue_near_the_end
 from tests.harness import config, log_rows, log_text, make_runner, write_images
-from tests.models.common import build, views
+from tests.models.common import build, encode_key, encode_query, views
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ class ConstantEmbeddings(Hook):
     """Both encoders give the same vector for every image."""
 
     def before_train(self, runner):
-        for neck in (runner.model.neck, runner.model.encoder_k.neck):
+        for neck in (runner.model.neck, runner.model.target.neck):
             neck.register_forward_hook(lambda module, inputs, out: constant(out))
 
 
@@ -98,7 +98,7 @@ def test_constant_embeddings_in_a_run_are_told(tmp_path):
     assert losses[-1] == pytest.approx(math.log(65), abs=1e-4)
     text = log_text(runner)
     assert text.count("The embeddings are collapsing at iteration 18") == 1
-    assert text.count("loss_instance has stayed at ln(K + 1) = 4.17") == 1
+    assert text.count("raw_instance has stayed at ln(K + 1) = 4.17") == 1
 
 
 @pytest.mark.fault("R15")
@@ -138,8 +138,8 @@ def test_a_run_with_a_batch_that_does_not_divide_the_queue(images, tmp_path):
     cfg.train_dataloader.drop_last = False  # 6, 6 and 4 images
     runner = make_runner(cfg)
     runner.train()
-    assert int(runner.model.queue.ptr) == (6 * 16) % 64
-    norms = runner.model.queue.keys.norm(dim=1)
+    assert int(runner.model.compare.queue.ptr) == (6 * 16) % 64
+    norms = runner.model.compare.queue.keys.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(64))
 
 
@@ -189,16 +189,16 @@ def test_on_one_device_keys_have_other_companions_than_queries(splits):
     """Statistics that query and key share would give the pair away."""
     model = build("MoCo", bn_splits=splits)
     inputs = views(16)[0]
-    model.encode_key(inputs)  # the first update copies the encoder
+    encode_key(model, inputs)  # the first update copies the encoder
 
     def query(images):
-        return model.encode(model, images)["embedding"].detach()
+        return encode_query(model, images)["embedding"].detach()
 
     def key(images):
-        steps = model.encoder_k.num_steps
-        out = model.encode_key(images)["embedding"]
-        model.encoder_k.steps.fill_(steps)  # the shuffle follows the step
-        model.encoder_k.num_steps = steps
+        steps = model.target.num_steps
+        out = encode_key(model, images)["embedding"]
+        model.target.steps.fill_(steps)  # the shuffle follows the step
+        model.target.num_steps = steps
         return out
 
     queries, keys = companions(query, inputs), companions(key, inputs)
@@ -214,6 +214,6 @@ def test_without_groups_everyone_is_a_companion_and_that_is_told():
     with pytest.warns(UserWarning, match="bn_splits=1 on one device.*leak the answer"):
         model = build("MoCo", bn_splits=1)
     found = companions(
-        lambda x: model.encode(model, x)["embedding"].detach(), views(4)[0]
+        lambda x: encode_query(model, x)["embedding"].detach(), views(4)[0]
     )
     assert found == [{0, 1, 2, 3}] * 4

@@ -256,7 +256,7 @@ def root(tmp_path_factory):
         if method == "InterCLR":
             images = ImageFolder(str(root / "images"))
             rows = torch.randn(len(images), 16, generator=torch.Generator())
-            model.bank.fill(rows, images.fingerprint())
+            model.terms.inter.bank.fill(rows, images.fingerprint())
         torch.save(dict(state_dict=model.state_dict()), root / f"{method}.pth")
     return root
 
@@ -331,7 +331,7 @@ def test_share_of_the_same_class_by_a_loop(root):
 def test_bank_is_embedded_in_the_order_of_its_images(root):
     case = subject(root, "InterCLR", bank=True)
     indices, rows = learned._bank(case)
-    assert torch.equal(rows, case.model.bank.features[indices])
+    assert torch.equal(rows, case.model.terms.inter.bank.features[indices])
     assert "the bank's features of 10 images" in learned.draw(case, "embedding").caption
 
 
