@@ -31,7 +31,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,6 +239,8 @@ class Ours:
         with DefaultScope.overwrite_default_scope("mmssl_ext"):
             self.model: Any = MODELS.build(cfg.model)
             self.model.init_weights()
+            whole = {k: replace(w, start=w.end) for k, w in self.model.weights.items()}
+            self.model.weights = whole  # as after a warm-up
             self.model.to(scale.device).train()
             self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         silent = SimpleNamespace(info=print)
@@ -264,9 +266,10 @@ class Ours:
         model = self.model
         with self.wrapper.optim_context(model):
             views = model.data_preprocessor(dict(batch), True)["inputs"]
-            q = model.neck(model.backbone(views[0]))[0]
+            q, k = (model.prepare(view) for view in views[:2])
+            q = model.neck(model.backbone(q))[0]
             with torch.no_grad():
-                k = model.encoder_k.neck(model.encoder_k.backbone(views[1]))[0]
+                k = model.target.neck(model.target.backbone(k))[0]
             loss = (normalize(q.float(), dim=1) * normalize(k.float(), dim=1)).sum()
         return self.wrapper.update_params(loss)
 
@@ -456,10 +459,10 @@ def same_loss(ours: str, theirs: str, scale: Scale) -> float:
     ):
         module.load_state_dict(source.state_dict())
         key.load_state_dict(source.state_dict())
-    queues = {"queue": "queue", "queue2": "dense_queue"}
+    queues = {"queue": "compare.queue", "queue2": "terms.dense.queue"}
     for name, other in queues.items():
         if hasattr(peer, name):
-            getattr(peer, name).copy_(getattr(mine, other).keys.T)
+            getattr(peer, name).copy_(mine.get_submodule(other).keys.T)
     values = []
     swapped = [view.flip(1) for view in batch["inputs"]]  # its images are BGR
     for model, views in ((mine, batch["inputs"]), (peer, swapped)):
@@ -811,9 +814,10 @@ def interclr_step(scale: Scale, batch: dict) -> Step:
     clusters = toy.get("num_clusters", CLUSTERS)
     ours = Ours("interclr/interclr_r50_imagenet.py", scale, **toy)
     model, device = ours.model, scale.device
-    model.bank.fill(torch.randn(scale.images, 128, device=device))
+    branch = model.terms.inter
+    branch.bank.fill(torch.randn(scale.images, 128, device=device))
     labels = torch.arange(scale.images, device=device) % clusters
-    model.pseudo_labels.set_labels(labels, model.bank)
+    branch.labels.set_labels(labels, branch.bank)
     return functools.partial(ours.step, batch)
 
 

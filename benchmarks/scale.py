@@ -38,8 +38,7 @@ from torch.utils.data import DataLoader
 
 from mmssl_ext.datasets import ImageFolder
 from mmssl_ext.engine.launch import load_config
-from mmssl_ext.models.heads import MarginHead
-from mmssl_ext.models.losses import info_nce
+from mmssl_ext.models.losses import info_nce, margin_info_nce
 from mmssl_ext.models.memory import FeatureBank, OnlineLabels, SemiHardNegatives
 from mmssl_ext.registry import MODELS
 
@@ -168,7 +167,7 @@ def moco(scope: str, queue_len: int) -> Callable[[], object]:
     """A training step of MoCo on a small network."""
     init_default_scope(scope)
     peer = scope == "mmpretrain"
-    head = dict(type="InstanceHead", temperature=TEMPERATURE)
+    head = dict(type="QueueSoftmax", temperature=TEMPERATURE)
     normalisation = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
     if peer:
         loss = dict(type="CrossEntropyLoss", loss_weight=1.0)
@@ -218,7 +217,6 @@ def branch(images: int) -> tuple[common.Arms, int]:
     bank.fill(torch.randn(images, 128, generator=generator))
     labels = OnlineLabels(clusters)
     labels.set_labels(torch.arange(images) % clusters, bank)
-    head = MarginHead(TEMPERATURE, -0.5)
     numbers = torch.randint(images, (32,), generator=generator)
     q = bank.read(numbers).clone().requires_grad_()
 
@@ -226,8 +224,16 @@ def branch(images: int) -> tuple[common.Arms, int]:
         positives = labels.draw_members(numbers, generator)
         own = labels.labels[numbers]
         negatives = sampler.draw(q.detach(), own, bank, labels, generator)
-        loss = head.loss(q, bank.read(positives), negatives)
-        common.loss_and_gradient(lambda: loss, q)
+        loss = margin_info_nce(
+            q,
+            bank.read(positives),
+            negatives.features,
+            negatives.similarity,
+            negatives.mask,
+            TEMPERATURE,
+            -0.5,
+        )
+        common.loss_and_gradient(loss.mean, q)
         labels.update(bank.update(numbers, q.detach()), bank)
 
     buffers = [*bank.state_dict().values(), *labels.state_dict().values()]

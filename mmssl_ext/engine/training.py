@@ -52,6 +52,12 @@ class Training:
         """Whether the run counts epochs."""
         return isinstance(self._runner.train_loop, EpochBasedTrainLoop)
 
+    @property
+    def epoch_end(self) -> int:
+        """Iterations that will be done when this epoch ends, or a run without any."""
+        length = len(self._runner.train_dataloader)
+        return (self.epoch + 1) * length if self.by_epoch else self._runner.max_iters
+
     def images(self, options: dict | None, by: str) -> TrainingImages:
         """All training images, to be embedded in the order of the dataset.
 

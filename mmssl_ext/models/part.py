@@ -38,7 +38,7 @@ class Part(BaseModule):
         """See :meth:`~mmssl_ext.models.algorithms.Method.start`."""
 
     def start_epoch(self, training: Any, weight: float) -> None:
-        """Before an epoch; ``weight`` is what the loss of this part counts in it."""
+        """Before an epoch; ``weight``: what this part's loss counts in it at most."""
 
     def end_epoch(self, training: Any) -> None:
         """After an epoch."""

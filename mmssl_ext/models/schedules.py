@@ -45,9 +45,13 @@ class Schedule:
             ValueError: It depends on the length of the training or of an epoch, which
                 nobody has told; ``MethodHook`` does, which ``SSLRunner`` has.
         """
+        return self.at(clock.num_steps, clock)
+
+    def at(self, iteration: int, clock: Clock) -> float:
+        """The value in another iteration."""
         if self.start == self.end:
             return self.end
-        done = clock.num_steps / self._length(clock) if self.until != 0 else 1.0
+        done = iteration / self._length(clock) if self.until != 0 else 1.0
         if done >= 1:
             return self.end
         if self.kind == "step":

@@ -91,10 +91,10 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
 def _terms(log: RunLog, keys: Iterable[str]) -> dict[str, str]:
     """Which losses are drawn: label and key of each, before its weight if it has one.
 
-    A log names them ``loss_x`` and ``raw_x`` (``nce_x`` in version 0.1).
+    A log names them ``loss_x`` and ``raw_x``.
     """
     found = {}
-    raw = {re.sub("^(raw|nce)_", "", k): k for k in keys if re.match("(raw|nce)_", k)}
+    raw = {k.removeprefix("raw_"): k for k in keys if k.startswith("raw_")}
     weighted = {k.removeprefix("loss_"): k for k in keys if k.startswith("loss_")}
     for name in dict.fromkeys([*weighted, *raw]):
         first, second = weighted.get(name), raw.get(name)

@@ -17,6 +17,7 @@ FACTS_FILE = "run.json"
 Row = dict[str, float]
 
 _PREFIX = re.compile(r"^(train|val)/")
+_OLD = re.compile("^nce_")  # what version 0.1 called the losses before their weight
 _LOG_LINE = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d - \S+ - ([A-Z]+) - (.*)")
 
 
@@ -139,7 +140,7 @@ def _read_lines(path: Path) -> tuple[list[Row], int]:
         if isinstance(item, dict):
             rows.append(
                 {
-                    _PREFIX.sub("", key): value
+                    _OLD.sub("raw_", _PREFIX.sub("", key)): value
                     for key, value in item.items()
                     if isinstance(value, int | float)
                 }

@@ -454,6 +454,35 @@ def test_warm_up_is_moco_and_the_bank_starts_after_it(images, tmp_path):
     assert runner.model.weights["inter"](runner.model.clock) == 0.25
 
 
+@pytest.mark.parametrize("by_epoch", [True, False])
+@pytest.mark.parametrize(
+    "weight",
+    [
+        dict(kind="step", until=STEPS + 2),
+        dict(kind="step", until=1.4, unit="epoch"),
+        dict(kind="linear", until=STEPS + 2),
+    ],
+)
+def test_a_weight_that_rises_within_an_epoch(images, tmp_path, weight, by_epoch):
+    """The bank is there in time: at the beginning of that epoch, or of the run."""
+    found = {}
+
+    class Look(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            found[runner.iter] = len(bank_of(runner.model)), "loss_inter" in outputs
+
+    cfg = interclr(images, tmp_path, 2)
+    cfg.model.loss_lambda = dict(start=0, end=0.25, **weight)
+    if not by_epoch:
+        cfg.train_cfg = dict(by_epoch=False, max_iters=2 * STEPS)
+        cfg.default_hooks.checkpoint.by_epoch = False
+    make_runner(cfg, Look()).train()
+    starts = 1 if weight["kind"] == "linear" else STEPS + 2
+    filled = STEPS if by_epoch and weight["kind"] == "step" else 0
+    expected = {i: (IMAGES * (i >= filled), i >= starts) for i in range(2 * STEPS)}
+    assert found == expected
+
+
 # Resume
 
 
@@ -678,9 +707,8 @@ def test_wrapped_datasets(images, tmp_path):
         runner.train()
 
 
-@pytest.mark.parametrize(("labels", "hook"), [(OFFLINE, {}), (ONLINE, dict(warmup=1))])
-def test_epochs_where_there_are_none(images, tmp_path, labels, hook):
-    cfg = interclr(images, tmp_path, 1, labels, **hook)
+def test_epochs_where_there_are_none(images, tmp_path):
+    cfg = interclr(images, tmp_path, 1, OFFLINE)
     cfg.train_cfg = {"by_epoch": False, "max_iters": 3}
     cfg.default_hooks.checkpoint.by_epoch = False
     assert "set by_epoch=True" in refused(cfg)

@@ -85,14 +85,14 @@ def test_test_refuses_a_checkpoint_that_does_not_fit(trained, run_dir):
     checkpoint = torch.load(trained / "epoch_1.pth", weights_only=True)
     state = checkpoint["state_dict"]
     state["head.extra"] = state.pop("neck.mlp.0.bias")
-    state["queue.ptr"] = torch.zeros(2)
+    state["compare.queue.ptr"] = torch.zeros(2)
     torch.save(checkpoint, run_dir / "other.pth")
     with pytest.raises(CheckpointFileError) as caught:
         evaluate_checkpoint(load_config(run_dir / "small.py"), run_dir / "other.pth")
     text = str(caught.value)
     assert "1 missing in the file: neck.mlp.0.bias" in text
     assert "1 unexpected in the file: head.extra" in text
-    assert "queue.ptr ((2,) in the file, (1,) here)" in text
+    assert "compare.queue.ptr ((2,) in the file, (1,) here)" in text
 
 
 def test_checkpoint_with_a_bank_fits_a_model_that_has_none_yet(tmp_path):
@@ -105,31 +105,31 @@ def test_checkpoint_with_a_bank_fits_a_model_that_has_none_yet(tmp_path):
         return MODELS.build(config)
 
     trained, path = build(), tmp_path / "epoch_1.pth"
-    trained.start_bank(torch.randn(40, 16), fingerprint=3)
+    trained.terms.inter.fill(torch.randn(40, 16), fingerprint=3)
     state = {k: v.clone() for k, v in trained.state_dict().items()}
     torch.save({"state_dict": state}, path)
     used = build()
-    used.start_bank(torch.randn(30, 16))
+    used.terms.inter.fill(torch.randn(30, 16))
     for model in (used, build()):
         load_strictly(model, path)
-        assert len(model.bank) == 40
+        assert len(model.terms.inter.bank) == 40
         for name, value in model.state_dict().items():
             assert torch.equal(value, state[name]), name
 
     with pytest.raises(CheckpointFileError) as caught:
         load_strictly(build(num_clusters=5), path)
-    assert "pseudo_labels.centroids ((6, 16) in the file, (5, 16)" in str(caught.value)
+    assert "terms.inter.labels.centroids ((6, 16) in the file, (5, 16)" in str(caught.value)
     for name, value in {
-        "bank.features": torch.randn(40, 17),
-        "pseudo_labels.sizes": torch.ones(7),
+        "terms.inter.bank.features": torch.randn(40, 17),
+        "terms.inter.labels.sizes": torch.ones(7),
     }.items():
         torch.save({"state_dict": state | {name: value}}, path)
         with pytest.raises(CheckpointFileError, match=f"of another shape: {name}"):
             load_strictly(build(), path)
-    state.pop("bank.features")
+    state.pop("terms.inter.bank.features")
     torch.save({"state_dict": state}, path)
     with pytest.raises(
-        CheckpointFileError, match=r"missing in the file: bank\.features"
+        CheckpointFileError, match=r"missing in the file: terms\.inter\.bank\.features"
     ):
         load_strictly(build(), path)
 
@@ -165,7 +165,7 @@ def test_user_errors_have_exit_code_2_and_no_traceback(run_dir):
         ),
         ({"model.momentum": 0.001}, "set momentum to 1 minus that"),
         ({"model.head.temperature": 0}, "must be positive"),
-        ({"model.feat_dim": 7}, "make neck.out_channels and feat_dim equal"),
+        ({"model.feat_dim": 7}, "returns 16 features but feat_dim is 7; leave"),
         ({"train_dataloader.dataset.root": "nowhere"}, "The image folder 'nowhere'"),
         ({"default_hooks.knn.bank_dataloader.dataset.labels": "none"}, "kNN needs"),
     ],

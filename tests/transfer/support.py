@@ -28,14 +28,15 @@ def source_checkpoint(
 ) -> dict[str, Tensor]:
     """Write a pretraining checkpoint in our own layout.
 
-    The key encoder's tensors differ from the query's.
+    The target's tensors differ from the query's.
 
     Returns:
         The state of the query backbone, by the names of the backbone.
     """
     state = backbone_state(depth, base_channels)
     full = {f"backbone.{name}": value for name, value in state.items()}
-    full |= {f"encoder_k.backbone.{name}": value + 1 for name, value in state.items()}
-    full |= {"neck.fc0.weight": torch.zeros(4, 4), "queue.keys": torch.zeros(8, 4)}
+    full |= {f"target.backbone.{name}": value + 1 for name, value in state.items()}
+    full |= {"neck.fc0.weight": torch.zeros(4, 4)}
+    full |= {"compare.queue.keys": torch.zeros(8, 4)}
     torch.save({"state_dict": full, "meta": {"epoch": 1}}, path)
     return state

@@ -181,12 +181,17 @@ def test_curves_hold_the_points_of_the_log(work_dir):
     assert start.get_ydata()[0] == 31.37
 
 
-def test_terms_are_drawn_before_their_weight(tmp_path):
-    """Of DenseCL's kind: what is comparable with ln(K + 1), not half of it."""
+@pytest.mark.parametrize("names", [("raw", "raw"), ("nce", "nce"), ("nce", "raw")])
+def test_terms_are_drawn_before_their_weight(tmp_path, names):
+    """Of DenseCL's kind: what is comparable with ln(K + 1), not half of it.
+
+    Version 0.1 called them ``nce_x``; a run may have begun in it.
+    """
     rows = [
         train_row(step)
-        | {"loss_dense": 3.0, "nce_dense": 6.0, "nce_instance": 8.0, "loss_region": 5.0}
-        for step in (10, 20)
+        | {f"{name}_dense": 6.0, f"{name}_instance": 8.0}
+        | {"loss_dense": 3.0, "loss_region": 5.0}
+        for step, name in zip((10, 20), names, strict=True)
     ]
     for row in rows:
         del row["loss_consistency"]
@@ -194,8 +199,9 @@ def test_terms_are_drawn_before_their_weight(tmp_path):
     figure = curves.loss_figure(logs.read_run(tmp_path), QUEUE)
     labels = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert list(labels)[1:4] == [
-        *("raw dense", "raw instance", "region"),
+        *("raw instance", "raw dense", "region"),
     ]
+    assert len(labels["raw dense"].get_ydata()) == 2
     assert set(labels["raw instance"].get_ydata()) == {8.0}
     assert curves.to_svg(figure, "loss", "Loss").count("--pink") == 0
 

@@ -216,10 +216,15 @@ class Assembly(SSLAlgorithm):
         super().init_weights()
         self.target.follow(self)
 
-    def weight_of(self, part: str) -> float:
-        """What the losses of a part count now, at most."""
+    def weight_of(self, part: str, until: int = 0) -> float:
+        """What the losses of a part count at most, now and before iteration ``until``.
+
+        Weights only rise or only fall.
+        """
         names = self.compare.names if part == "compare" else (part,)
-        return max(self.weights[name](self.clock) for name in names)
+        now = self.clock.num_steps
+        ends = {now, max(now, until - 1)}
+        return max(self.weights[name].at(i, self.clock) for name in names for i in ends)
 
     def start(self, training: Any) -> None:
         """Before the first step of a run.
@@ -246,7 +251,7 @@ class Assembly(SSLAlgorithm):
     def start_epoch(self, training: Any) -> None:
         """Before an epoch: banks are filled when their time has come."""
         for name, part in self.losing.items():
-            part.start_epoch(training, self.weight_of(name))
+            part.start_epoch(training, self.weight_of(name, training.epoch_end))
 
     def end_epoch(self, training: Any) -> None:
         """After an epoch: pseudo-labels follow."""
