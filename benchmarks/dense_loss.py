@@ -16,8 +16,12 @@ from mmpretrain.models.heads import ContrastiveHead
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mmssl_ext.models.heads import InstanceHead
-from mmssl_ext.models.losses import match_cells, queue_attention, take_cells
+from mmssl_ext.models.losses import (
+    info_nce,
+    match_cells,
+    queue_attention,
+    take_cells,
+)
 
 IMAGES, GRID, CHANNELS = 32, 7, 2048
 QUEUE_LEN, DIM, TEMPERATURE = 65536, 128, 0.2
@@ -42,7 +46,6 @@ class Losses:
         self.key = unit(images, DIM, cells)
         self.queue = unit(QUEUE_LEN, DIM)
         self.peer_queue = self.queue.T.contiguous()  # D x K, as the peer keeps it
-        self.head = InstanceHead(TEMPERATURE)
         self.peer_head = ContrastiveHead(
             loss={"type": "CrossEntropyLoss", "loss_weight": 1.0},
             temperature=TEMPERATURE,
@@ -67,7 +70,7 @@ class Losses:
         return common.loss_and_gradient(loss, self.query)
 
     def ours(self) -> tuple[Tensor, ...]:
-        """The lines of our DenseCL.contrast."""
+        """The lines of our term Dense."""
 
         def loss() -> Tensor:
             match = match_cells(
@@ -75,7 +78,8 @@ class Losses:
             )
             positives = take_cells(self.key.transpose(1, 2), match)  # N x S^2 x D
             rows = self.query.transpose(1, 2).flatten(0, 1)  # N*S^2 x D
-            return self.head.loss(rows, positives.flatten(0, 1), self.queue)
+            t = positives.flatten(0, 1)
+            return info_nce(rows, t, self.queue, TEMPERATURE).mean()
 
         return common.loss_and_gradient(loss, self.query)
 

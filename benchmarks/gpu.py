@@ -264,9 +264,10 @@ class Ours:
         model = self.model
         with self.wrapper.optim_context(model):
             views = model.data_preprocessor(dict(batch), True)["inputs"]
-            q = model.neck(model.backbone(views[0]))[0]
+            q = model.neck(model.backbone(model.prepare(views[0])))[0]
             with torch.no_grad():
-                k = model.encoder_k.neck(model.encoder_k.backbone(views[1]))[0]
+                key = model.target.backbone(model.prepare(views[1]))
+                k = model.target.neck(key)[0]
             loss = (normalize(q.float(), dim=1) * normalize(k.float(), dim=1)).sum()
         return self.wrapper.update_params(loss)
 
@@ -456,10 +457,10 @@ def same_loss(ours: str, theirs: str, scale: Scale) -> float:
     ):
         module.load_state_dict(source.state_dict())
         key.load_state_dict(source.state_dict())
-    queues = {"queue": "queue", "queue2": "dense_queue"}
-    for name, other in queues.items():
+    queues = {"queue": mine.compare, "queue2": getattr(mine.terms, "dense", None)}
+    for name, part in queues.items():
         if hasattr(peer, name):
-            getattr(peer, name).copy_(getattr(mine, other).keys.T)
+            getattr(peer, name).copy_(part.queue.keys.T)
     values = []
     swapped = [view.flip(1) for view in batch["inputs"]]  # its images are BGR
     for model, views in ((mine, batch["inputs"]), (peer, swapped)):
@@ -810,10 +811,10 @@ def interclr_step(scale: Scale, batch: dict) -> Step:
     toy = {} if scale.measures else dict(num_clusters=20, negatives=50, pool=200)
     clusters = toy.get("num_clusters", CLUSTERS)
     ours = Ours("interclr/interclr_r50_imagenet.py", scale, **toy)
-    model, device = ours.model, scale.device
-    model.bank.fill(torch.randn(scale.images, 128, device=device))
+    inter, device = ours.model.terms.inter, scale.device
+    inter.bank.fill(torch.randn(scale.images, 128, device=device))
     labels = torch.arange(scale.images, device=device) % clusters
-    model.pseudo_labels.set_labels(labels, model.bank)
+    inter.labels.set_labels(labels, inter.bank)
     return functools.partial(ours.step, batch)
 
 

@@ -23,7 +23,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from mmssl_ext.models.heads import MarginHead
+from mmssl_ext.models.losses import margin_info_nce
 from mmssl_ext.models.memory import (
     FeatureBank,
     Negatives,
@@ -111,8 +111,14 @@ class Reference:
         return result
 
 
+def margin_loss(q: Tensor, positives: Tensor, negatives: Negatives) -> Tensor:
+    """Mean of the term's loss; N x D queries and positives."""
+    found = negatives.features, negatives.similarity, negatives.mask
+    return margin_info_nce(q, positives, *found, TEMPERATURE, MARGIN).mean()
+
+
 class Ours:
-    """The branch of InterCLR.contrast and InterCLR.enqueue."""
+    """The term InterImage: its loss and what it remembers."""
 
     def __init__(
         self, bank: FeatureBank, labels: OnlineLabels, exact: bool, dtype: str
@@ -122,7 +128,6 @@ class Ours:
         self.labels = OnlineLabels(CLUSTERS, INTERVAL, MIN_SIZE)
         self.labels.load_state_dict(labels.state_dict())
         self.sampler = SemiHardNegatives(NUM, POOL, exact)
-        self.head = MarginHead(TEMPERATURE, MARGIN)
         self.generator = torch.Generator().manual_seed(0)
 
     def choose(self, q: Tensor, images: Tensor) -> tuple[Tensor, Negatives]:
@@ -133,8 +138,8 @@ class Ours:
         return positives, self.sampler.draw(q.detach(), own, *arguments)
 
     def loss(self, q: Tensor, positives: Tensor, negatives: Negatives) -> Tensor:
-        """The head's."""
-        return self.head.loss(q, self.bank.read(positives), negatives)
+        """That of the term."""
+        return margin_loss(q, self.bank.read(positives), negatives)
 
     def step(self, q: Tensor, images: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         """Loss, gradient and upkeep."""

@@ -29,6 +29,7 @@ import common
 import cv2
 import numpy as np
 import torch
+from inter_branch import margin_loss
 from mmengine.optim import OptimWrapper
 from mmengine.registry import FUNCTIONS, init_default_scope
 from mmpretrain.models.heads import ContrastiveHead
@@ -38,7 +39,6 @@ from torch.utils.data import DataLoader
 
 from mmssl_ext.datasets import ImageFolder
 from mmssl_ext.engine.launch import load_config
-from mmssl_ext.models.heads import MarginHead
 from mmssl_ext.models.losses import info_nce
 from mmssl_ext.models.memory import FeatureBank, OnlineLabels, SemiHardNegatives
 from mmssl_ext.registry import MODELS
@@ -218,7 +218,6 @@ def branch(images: int) -> tuple[common.Arms, int]:
     bank.fill(torch.randn(images, 128, generator=generator))
     labels = OnlineLabels(clusters)
     labels.set_labels(torch.arange(images) % clusters, bank)
-    head = MarginHead(TEMPERATURE, -0.5)
     numbers = torch.randint(images, (32,), generator=generator)
     q = bank.read(numbers).clone().requires_grad_()
 
@@ -226,7 +225,7 @@ def branch(images: int) -> tuple[common.Arms, int]:
         positives = labels.draw_members(numbers, generator)
         own = labels.labels[numbers]
         negatives = sampler.draw(q.detach(), own, bank, labels, generator)
-        loss = head.loss(q, bank.read(positives), negatives)
+        loss = margin_loss(q, bank.read(positives), negatives)
         common.loss_and_gradient(lambda: loss, q)
         labels.update(bank.update(numbers, q.detach()), bank)
 

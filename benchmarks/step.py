@@ -89,13 +89,12 @@ def config(kind: str, depth: int) -> dict:
         stages = [channels // 8, channels // 4, channels // 2, channels]
         model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
         model["neck"] = {"type": "MultiLevelNeck", "in_channels": stages}
-        model["head"] = {"type": "MultiLevelHead"}
+        model["head"] = {"type": "MultiLevelSoftmax"}
     if kind.startswith("InterCLR"):
         model |= {
             "type": "InterCLR",
             "pseudo_labels": {"type": "OnlineLabels", "num_clusters": CLUSTERS},
             "negatives": {"type": "SemiHardNegatives", "exact": kind == "InterCLR"},
-            "inter_head": {"type": "MarginHead"},
         }
     return model
 
@@ -106,8 +105,9 @@ def build(kind: str, depth: int, fast: bool = False):
     torch.manual_seed(0)
     model = MODELS.build(config(kind, depth)).train()
     if kind.startswith("InterCLR"):  # time does not depend on what is in the bank
-        model.bank.fill(torch.randn(IMAGES, 128))
-        model.pseudo_labels.set_labels(torch.arange(IMAGES) % CLUSTERS, model.bank)
+        inter = model.terms.inter
+        inter.bank.fill(torch.randn(IMAGES, 128))
+        inter.labels.set_labels(torch.arange(IMAGES) % CLUSTERS, inter.bank)
     if fast:
         model.to(memory_format=torch.channels_last)
         model.data_preprocessor.channels_last = True
@@ -132,9 +132,10 @@ def parts(depth: int, batch: dict, fast: bool = False) -> Callable[[], object]:
 
     def run() -> None:
         views = model.data_preprocessor(dict(batch), True)["inputs"]
-        q = model.neck(model.backbone(views[0]))[0]
+        q = model.neck(model.backbone(model.prepare(views[0])))[0]
         with torch.no_grad():
-            k = model.encoder_k.neck(model.encoder_k.backbone(views[1]))[0]
+            key = model.target.backbone(model.prepare(views[1]))
+            k = model.target.neck(key)[0]
         wrapper.update_params((normalize(q) * normalize(k)).sum())
 
     return run
