@@ -78,8 +78,8 @@ class Losses:
             )
             positives = take_cells(self.key.transpose(1, 2), match)  # N x S^2 x D
             rows = self.query.transpose(1, 2).flatten(0, 1)  # N*S^2 x D
-            positives = positives.flatten(0, 1)
-            return info_nce(rows, positives, self.queue, TEMPERATURE).mean()
+            t = positives.flatten(0, 1)
+            return info_nce(rows, t, self.queue, TEMPERATURE).mean()
 
         return common.loss_and_gradient(loss, self.query)
 

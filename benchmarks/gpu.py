@@ -31,7 +31,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,8 +239,6 @@ class Ours:
         with DefaultScope.overwrite_default_scope("mmssl_ext"):
             self.model: Any = MODELS.build(cfg.model)
             self.model.init_weights()
-            whole = {k: replace(w, start=w.end) for k, w in self.model.weights.items()}
-            self.model.weights = whole  # as after a warm-up
             self.model.to(scale.device).train()
             self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         silent = SimpleNamespace(info=print)
@@ -266,10 +264,10 @@ class Ours:
         model = self.model
         with self.wrapper.optim_context(model):
             views = model.data_preprocessor(dict(batch), True)["inputs"]
-            q, k = (model.prepare(view) for view in views[:2])
-            q = model.neck(model.backbone(q))[0]
+            q = model.neck(model.backbone(model.prepare(views[0])))[0]
             with torch.no_grad():
-                k = model.target.neck(model.target.backbone(k))[0]
+                key = model.target.backbone(model.prepare(views[1]))
+                k = model.target.neck(key)[0]
             loss = (normalize(q.float(), dim=1) * normalize(k.float(), dim=1)).sum()
         return self.wrapper.update_params(loss)
 
@@ -459,10 +457,10 @@ def same_loss(ours: str, theirs: str, scale: Scale) -> float:
     ):
         module.load_state_dict(source.state_dict())
         key.load_state_dict(source.state_dict())
-    queues = {"queue": "compare.queue", "queue2": "terms.dense.queue"}
-    for name, other in queues.items():
+    queues = {"queue": mine.compare, "queue2": getattr(mine.terms, "dense", None)}
+    for name, part in queues.items():
         if hasattr(peer, name):
-            getattr(peer, name).copy_(mine.get_submodule(other).keys.T)
+            getattr(peer, name).copy_(part.queue.keys.T)
     values = []
     swapped = [view.flip(1) for view in batch["inputs"]]  # its images are BGR
     for model, views in ((mine, batch["inputs"]), (peer, swapped)):
@@ -813,11 +811,10 @@ def interclr_step(scale: Scale, batch: dict) -> Step:
     toy = {} if scale.measures else dict(num_clusters=20, negatives=50, pool=200)
     clusters = toy.get("num_clusters", CLUSTERS)
     ours = Ours("interclr/interclr_r50_imagenet.py", scale, **toy)
-    model, device = ours.model, scale.device
-    branch = model.terms.inter
-    branch.bank.fill(torch.randn(scale.images, 128, device=device))
+    inter, device = ours.model.terms.inter, scale.device
+    inter.bank.fill(torch.randn(scale.images, 128, device=device))
     labels = torch.arange(scale.images, device=device) % clusters
-    branch.labels.set_labels(labels, branch.bank)
+    inter.labels.set_labels(labels, inter.bank)
     return functools.partial(ours.step, batch)
 
 

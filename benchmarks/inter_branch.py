@@ -111,8 +111,14 @@ class Reference:
         return result
 
 
+def margin_loss(q: Tensor, positives: Tensor, negatives: Negatives) -> Tensor:
+    """Mean of the term's loss; N x D queries and positives."""
+    found = negatives.features, negatives.similarity, negatives.mask
+    return margin_info_nce(q, positives, *found, TEMPERATURE, MARGIN).mean()
+
+
 class Ours:
-    """The branch as the term InterImage has it."""
+    """The term InterImage: its loss and what it remembers."""
 
     def __init__(
         self, bank: FeatureBank, labels: OnlineLabels, exact: bool, dtype: str
@@ -132,16 +138,8 @@ class Ours:
         return positives, self.sampler.draw(q.detach(), own, *arguments)
 
     def loss(self, q: Tensor, positives: Tensor, negatives: Negatives) -> Tensor:
-        """The term's."""
-        return margin_info_nce(
-            q,
-            self.bank.read(positives),
-            negatives.features,
-            negatives.similarity,
-            negatives.mask,
-            TEMPERATURE,
-            MARGIN,
-        ).mean()
+        """That of the term."""
+        return margin_loss(q, self.bank.read(positives), negatives)
 
     def step(self, q: Tensor, images: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         """Loss, gradient and upkeep."""

@@ -29,6 +29,7 @@ import common
 import cv2
 import numpy as np
 import torch
+from inter_branch import margin_loss
 from mmengine.optim import OptimWrapper
 from mmengine.registry import FUNCTIONS, init_default_scope
 from mmpretrain.models.heads import ContrastiveHead
@@ -38,7 +39,7 @@ from torch.utils.data import DataLoader
 
 from mmssl_ext.datasets import ImageFolder
 from mmssl_ext.engine.launch import load_config
-from mmssl_ext.models.losses import info_nce, margin_info_nce
+from mmssl_ext.models.losses import info_nce
 from mmssl_ext.models.memory import FeatureBank, OnlineLabels, SemiHardNegatives
 from mmssl_ext.registry import MODELS
 
@@ -167,7 +168,7 @@ def moco(scope: str, queue_len: int) -> Callable[[], object]:
     """A training step of MoCo on a small network."""
     init_default_scope(scope)
     peer = scope == "mmpretrain"
-    head = dict(type="QueueSoftmax", temperature=TEMPERATURE)
+    head = dict(type="InstanceHead", temperature=TEMPERATURE)
     normalisation = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
     if peer:
         loss = dict(type="CrossEntropyLoss", loss_weight=1.0)
@@ -224,16 +225,8 @@ def branch(images: int) -> tuple[common.Arms, int]:
         positives = labels.draw_members(numbers, generator)
         own = labels.labels[numbers]
         negatives = sampler.draw(q.detach(), own, bank, labels, generator)
-        loss = margin_info_nce(
-            q,
-            bank.read(positives),
-            negatives.features,
-            negatives.similarity,
-            negatives.mask,
-            TEMPERATURE,
-            -0.5,
-        )
-        common.loss_and_gradient(loss.mean, q)
+        loss = margin_loss(q, bank.read(positives), negatives)
+        common.loss_and_gradient(lambda: loss, q)
         labels.update(bank.update(numbers, q.detach()), bank)
 
     buffers = [*bank.state_dict().values(), *labels.state_dict().values()]

@@ -55,7 +55,7 @@ def config(kind: str, depth: int) -> dict:
             "hid_channels": channels,
             "out_channels": 128,
         },
-        "head": {"type": "QueueSoftmax", "temperature": 0.2},
+        "head": {"type": "InstanceHead", "temperature": 0.2},
         "queue_len": QUEUE_LEN,
         "momentum": 0.999,
     }
@@ -77,7 +77,7 @@ def config(kind: str, depth: int) -> dict:
         model["bn_splits"] = 1  # the peer has no protection on one device either
     if kind == "CO2":
         model["consistency"] = {
-            "type": "Consistency",
+            "type": "ConsistencyHead",
             "temperature": 0.05,
             "weight": 0.3,
         }
@@ -105,9 +105,9 @@ def build(kind: str, depth: int, fast: bool = False):
     torch.manual_seed(0)
     model = MODELS.build(config(kind, depth)).train()
     if kind.startswith("InterCLR"):  # time does not depend on what is in the bank
-        branch = model.terms.inter
-        branch.bank.fill(torch.randn(IMAGES, 128))
-        branch.labels.set_labels(torch.arange(IMAGES) % CLUSTERS, branch.bank)
+        inter = model.terms.inter
+        inter.bank.fill(torch.randn(IMAGES, 128))
+        inter.labels.set_labels(torch.arange(IMAGES) % CLUSTERS, inter.bank)
     if fast:
         model.to(memory_format=torch.channels_last)
         model.data_preprocessor.channels_last = True
@@ -134,7 +134,8 @@ def parts(depth: int, batch: dict, fast: bool = False) -> Callable[[], object]:
         views = model.data_preprocessor(dict(batch), True)["inputs"]
         q = model.neck(model.backbone(model.prepare(views[0])))[0]
         with torch.no_grad():
-            k = model.target.neck(model.target.backbone(model.prepare(views[1])))[0]
+            key = model.target.backbone(model.prepare(views[1]))
+            k = model.target.neck(key)[0]
         wrapper.update_params((normalize(q) * normalize(k)).sum())
 
     return run

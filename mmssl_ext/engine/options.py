@@ -7,6 +7,7 @@ mmengine's own reading drops all blanks: ``classes=(red disk,square)`` named the
 from __future__ import annotations
 
 import copy
+import re
 from argparse import Action
 from typing import Any
 
@@ -16,6 +17,7 @@ from .errors import ConfigError
 
 _BRACKETS = {"(": ")", "[": "]"}
 _QUOTES = "'\""
+_DICT = re.compile(r"dict\((.*)\)", re.DOTALL)
 
 
 def enable_options() -> None:
@@ -27,13 +29,14 @@ def enable_options() -> None:
 def parse_value(text: str) -> Any:
     """Value of an option.
 
-    ``(a,b)`` is a tuple, ``[a,b]`` and ``a,b`` are lists, and they may be nested;
+    ``(a,b)`` is a tuple, ``[a,b]`` and ``a,b`` are lists, ``dict(a=1,b=2)`` is what a
+    config writes so, and they may be nested;
     numbers, ``True``, ``False`` and ``None`` are what they look like, everything else
     is a string. Blanks count within an item, not around it. Quotes make a string of an
     item, whatever stands between them.
 
     Raises:
-        ConfigError: Brackets or quotes are not closed.
+        ConfigError: Brackets or quotes are not closed, or a dict has no names.
     """
     text = text.strip()
     if (inner := _unquoted(text)) is not None:
@@ -46,25 +49,41 @@ def _parse(text: str) -> Any:
     if (inner := _unquoted(text)) is not None:
         return inner
     if text[:1] not in _BRACKETS and "," not in text:
-        return _scalar(text)
+        return _dict_or_scalar(text)
     items = _items(text)
     if len(items) > 1 or text.endswith(","):
         return [_parse(item) for item in items]
     if text[:1] not in _BRACKETS:
-        return _scalar(text)
+        return _dict_or_scalar(text)
     if text[-1] != _BRACKETS[text[0]]:  # (a)b
         return _scalar(text)
     values = [_parse(item) for item in _items(text[1:-1])]
     return tuple(values) if text[0] == "(" else values
 
 
-def _items(text: str) -> list[str]:
+def _dict_or_scalar(text: str) -> Any:
+    found = _DICT.fullmatch(text)
+    if found is None:
+        return _scalar(text)
+    values: dict[str, Any] = {}
+    for item in _items(found[1], ",([="):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not name.isidentifier() or name in values:
+            raise ConfigError(
+                f"--cfg-options: {item!r} in {text}: write dict(NAME=VALUE,...), each "
+                "name once."
+            )
+        values[name] = _parse(value)
+    return values
+
+
+def _items(text: str, quoted_after: str = ",([") -> list[str]:
     """Split at the commas outside of brackets and quotes; one may stand at the end."""
     items, start, closing, quote, before = [], 0, "", "", ","
     for place, char in enumerate(text):
         if quote:
             quote = "" if char == quote else quote
-        elif char in _QUOTES and before in ",([":
+        elif char in _QUOTES and before in quoted_after:
             quote = char  # only where an item begins: driver's licence
         elif char in _BRACKETS:
             closing += _BRACKETS[char]

@@ -46,6 +46,20 @@ def given(*options):
         ("", ""),
         ("()", ()),
         ("a=b", "a=b"),
+        # as configs write them
+        ("dict()", {}),
+        ("dict(type=Dense)", {"type": "Dense"}),
+        (
+            "dict(a = 1, b='x, y=z', c=[2,None])",
+            {"a": 1, "b": "x, y=z", "c": [2, None]},
+        ),
+        (
+            "[dict(a=dict(b=0.5),c=(1,2)),dict(d=e)]",
+            [{"a": {"b": 0.5}, "c": (1, 2)}, {"d": "e"}],
+        ),
+        ("dict(a=1),dict(b=2)", [{"a": 1}, {"b": 2}]),
+        ("'dict(a=1)'", "dict(a=1)"),
+        ("dictionary(a)", "dictionary(a)"),
     ],
 )
 def test_values(text, value):
@@ -61,11 +75,25 @@ def test_values(text, value):
         (["classes=['red,disk]"], "not closed"),
         (["classes=((a,b)"], "not closed"),
         (["a=1", "disk,square)"], r"--cfg-options disk,square\): write KEY=VALUE"),
+        (["a=dict(b=1,c)"], r"'c' in dict\(b=1,c\): write dict\(NAME=VALUE,...\)"),
+        (["a=dict(b=1,b=2)"], r"'b=2' in .* each name once"),
+        (["a=[dict(b=(1)]"], "not closed"),
     ],
 )
 def test_what_the_shell_has_split_is_a_sentence(options, message):
     with pytest.raises(ConfigError, match=message):
         given(*options)
+
+
+def test_terms_come_by_an_option():
+    options = given(
+        "model.terms=[dict(type=Consistency,temperature=0.05,weight=0.3)]",
+        "model.pairs=((0,1),(1,0))",
+    )
+    cfg = load_config(REPO / "configs/mocov2/mocov2_r18_demo.py", options)
+    (term,) = cfg.model.terms
+    assert term.type == "Consistency" and (term.temperature, term.weight) == (0.05, 0.3)
+    assert cfg.model.pairs == ((0, 1), (1, 0))
 
 
 def test_options_of_several_uses_add_up():
