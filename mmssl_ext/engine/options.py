@@ -7,15 +7,18 @@ mmengine's own reading drops all blanks: ``classes=(red disk,square)`` named the
 from __future__ import annotations
 
 import copy
+import re
 from argparse import Action
+from collections.abc import Mapping
 from typing import Any
 
-from mmengine.config import DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 
 from .errors import ConfigError
 
 _BRACKETS = {"(": ")", "[": "]"}
 _QUOTES = "'\""
+_DICT = re.compile(r"dict\((.*)\)", re.DOTALL)
 
 
 def enable_options() -> None:
@@ -24,16 +27,58 @@ def enable_options() -> None:
     DictAction.__call__ = _store
 
 
+def merge(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Apply options to a config, in place; a dict replaces what stood there.
+
+    Raises:
+        ConfigError: An option goes below what has nothing below it.
+    """
+    for option, value in options.items():
+        if isinstance(value, dict):
+            node = _above(cfg, option)
+            last = option.rpartition(".")[2]
+            if _item(node, last) is not None:
+                node[int(last)] = ConfigDict(value)
+            else:
+                cfg.merge_from_dict({option: None})
+                cfg.merge_from_dict({option: {"_delete_": True, **value}})
+    rest = {k: v for k, v in options.items() if not isinstance(v, dict)}
+    for option in rest:
+        _above(cfg, option)
+    cfg.merge_from_dict(rest)
+
+
+def _above(cfg: Config, option: str) -> Any:
+    """What an option stands in; None where that is to be made."""
+    *above, last = option.split(".")
+    node: Any = cfg
+    for place, key in enumerate(above, 1):
+        known = isinstance(node, (Config, Mapping))
+        node = node.get(key) if known else _item(node, key)
+        if node is not None and not isinstance(node, (Mapping, list)):
+            name = ".".join(above[:place])
+            raise ConfigError(
+                f"--cfg-options {option}: {name} is {node!r}, not a dict; give all of "
+                f'it: "{name}=dict({last}=...)".'
+            )
+    return node
+
+
+def _item(node: Any, key: str) -> Any:
+    known = isinstance(node, list) and key.isdigit() and int(key) < len(node)
+    return node[int(key)] if known else None
+
+
 def parse_value(text: str) -> Any:
     """Value of an option.
 
-    ``(a,b)`` is a tuple, ``[a,b]`` and ``a,b`` are lists, and they may be nested;
-    numbers, ``True``, ``False`` and ``None`` are what they look like, everything else
-    is a string. Blanks count within an item, not around it. Quotes make a string of an
-    item, whatever stands between them.
+    ``(a,b)`` is a tuple, ``[a,b]`` and ``a,b`` are lists, ``dict(a=1,b=2)`` is a dict
+    as in a config, and they may be nested; numbers, ``True``, ``False`` and ``None``
+    are what they look like, everything else is a string. Blanks count within an item,
+    not around it. Quotes make a string of an item, whatever stands between them.
 
     Raises:
-        ConfigError: Brackets or quotes are not closed.
+        ConfigError: Brackets or quotes are not closed, or a dict has no keys.
     """
     text = text.strip()
     if (inner := _unquoted(text)) is not None:
@@ -45,6 +90,9 @@ def parse_value(text: str) -> Any:
 def _parse(text: str) -> Any:
     if (inner := _unquoted(text)) is not None:
         return inner
+    alone = text.startswith("dict(") and len(_items(text)) == 1
+    if alone and (whole := _DICT.fullmatch(text)):
+        return _parse_dict(text, whole[1])
     if text[:1] not in _BRACKETS and "," not in text:
         return _scalar(text)
     items = _items(text)
@@ -58,13 +106,23 @@ def _parse(text: str) -> Any:
     return tuple(values) if text[0] == "(" else values
 
 
+def _parse_dict(text: str, inner: str) -> dict[str, Any]:
+    pairs = [item.partition("=") for item in _items(inner)]
+    if wrong := [key for key, equals, _ in pairs if not (equals and key.strip())]:
+        raise ConfigError(
+            f"--cfg-options: {wrong[0]!r} in {text} has no key; write "
+            "dict(KEY=VALUE,KEY=VALUE), as in a config."
+        )
+    return {key.strip(): _parse(value.strip()) for key, _, value in pairs}
+
+
 def _items(text: str) -> list[str]:
     """Split at the commas outside of brackets and quotes; one may stand at the end."""
     items, start, closing, quote, before = [], 0, "", "", ","
     for place, char in enumerate(text):
         if quote:
             quote = "" if char == quote else quote
-        elif char in _QUOTES and before in ",([":
+        elif char in _QUOTES and before in ",([=":
             quote = char  # only where an item begins: driver's licence
         elif char in _BRACKETS:
             closing += _BRACKETS[char]
