@@ -31,7 +31,7 @@ from .config_values import check_values
 from .config_variables import config_files, read_config, variables
 from .errors import ConfigError
 from .leaving import leaving_by_sentence
-from .options import enable_options
+from .options import enable_options, merge
 from .precision import set_precision
 from .ranks import TIMEOUT, start_ranks, watched
 from .runner import SSLRunner
@@ -117,7 +117,7 @@ def load_config(
     for option in options:
         _check_option(option, cfg)
     try:
-        cfg.merge_from_dict(options)
+        merge(cfg, options)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ConfigError(
             f"--cfg-options cannot be applied to {path}: {error}"

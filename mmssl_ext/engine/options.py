@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import re
 from argparse import Action
+from collections.abc import Mapping
 from typing import Any
 
-from mmengine.config import DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 
 from .errors import ConfigError
 
@@ -26,17 +27,58 @@ def enable_options() -> None:
     DictAction.__call__ = _store
 
 
+def merge(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Apply options to a config, in place; a dict replaces what stood there.
+
+    Raises:
+        ConfigError: An option goes below what has nothing below it.
+    """
+    for option, value in options.items():
+        if isinstance(value, dict):
+            node = _above(cfg, option)
+            last = option.rpartition(".")[2]
+            if _item(node, last) is not None:
+                node[int(last)] = ConfigDict(value)
+            else:
+                cfg.merge_from_dict({option: None})
+                cfg.merge_from_dict({option: {"_delete_": True, **value}})
+    rest = {k: v for k, v in options.items() if not isinstance(v, dict)}
+    for option in rest:
+        _above(cfg, option)
+    cfg.merge_from_dict(rest)
+
+
+def _above(cfg: Config, option: str) -> Any:
+    """What an option stands in; None where that is to be made."""
+    *above, last = option.split(".")
+    node: Any = cfg
+    for place, key in enumerate(above, 1):
+        known = isinstance(node, (Config, Mapping))
+        node = node.get(key) if known else _item(node, key)
+        if node is not None and not isinstance(node, (Mapping, list)):
+            name = ".".join(above[:place])
+            raise ConfigError(
+                f"--cfg-options {option}: {name} is {node!r}, not a dict; give all of "
+                f'it: "{name}=dict({last}=...)".'
+            )
+    return node
+
+
+def _item(node: Any, key: str) -> Any:
+    known = isinstance(node, list) and key.isdigit() and int(key) < len(node)
+    return node[int(key)] if known else None
+
+
 def parse_value(text: str) -> Any:
     """Value of an option.
 
-    ``(a,b)`` is a tuple, ``[a,b]`` and ``a,b`` are lists, ``dict(a=1,b=2)`` is what a
-    config writes so, and they may be nested;
-    numbers, ``True``, ``False`` and ``None`` are what they look like, everything else
-    is a string. Blanks count within an item, not around it. Quotes make a string of an
-    item, whatever stands between them.
+    ``(a,b)`` is a tuple, ``[a,b]`` and ``a,b`` are lists, ``dict(a=1,b=2)`` is a dict
+    as in a config, and they may be nested; numbers, ``True``, ``False`` and ``None``
+    are what they look like, everything else is a string. Blanks count within an item,
+    not around it. Quotes make a string of an item, whatever stands between them.
 
     Raises:
-        ConfigError: Brackets or quotes are not closed, or a dict has no names.
+        ConfigError: Brackets or quotes are not closed, or a dict has no keys.
     """
     text = text.strip()
     if (inner := _unquoted(text)) is not None:
@@ -64,9 +106,11 @@ def _parse(text: str) -> Any:
 def _dict_or_scalar(text: str) -> Any:
     found = _DICT.fullmatch(text)
     if found is None:
+        if text.startswith("dict("):
+            _items(text)  # refuses what is not closed
         return _scalar(text)
     values: dict[str, Any] = {}
-    for item in _items(found[1], ",([="):
+    for item in _items(found[1]):
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not name.isidentifier() or name in values:
             raise ConfigError(
@@ -77,13 +121,13 @@ def _dict_or_scalar(text: str) -> Any:
     return values
 
 
-def _items(text: str, quoted_after: str = ",([") -> list[str]:
+def _items(text: str) -> list[str]:
     """Split at the commas outside of brackets and quotes; one may stand at the end."""
     items, start, closing, quote, before = [], 0, "", "", ","
     for place, char in enumerate(text):
         if quote:
             quote = "" if char == quote else quote
-        elif char in _QUOTES and before in quoted_after:
+        elif char in _QUOTES and before in ",([=":
             quote = char  # only where an item begins: driver's licence
         elif char in _BRACKETS:
             closing += _BRACKETS[char]

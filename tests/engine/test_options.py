@@ -36,6 +36,13 @@ def given(*options):
         ("'/data/a,b'", "/data/a,b"),
         ("/data/photos(1)", "/data/photos(1)"),
         ("(a)b", "(a)b"),
+        (
+            "dict(kind=step,start=0, until='a,b')",
+            dict(kind="step", start=0, until="a,b"),
+        ),
+        ("[dict(type='A',cells=(1,2))]", [dict(type="A", cells=(1, 2))]),
+        ("dict(a=dict(b=1)),dict()", [dict(a=dict(b=1)), dict()]),
+        ("dict(a)b", "dict(a)b"),
         # as mmengine reads them
         ("1,2.5,true,None", [1, 2.5, True, None]),
         ("[(VOC2007,trainval),(A,b)]", [("VOC2007", "trainval"), ("A", "b")]),
@@ -74,6 +81,8 @@ def test_values(text, value):
         (["classes=(red", "disk,square)"], r"in \(red are not closed.* into quotes"),
         (["classes=['red,disk]"], "not closed"),
         (["classes=((a,b)"], "not closed"),
+        (["a=dict(kind=1"], "not closed"),
+        (["a=dict(linear,end=1)"], r"'linear' in dict\(.* write dict\(NAME=VALUE"),
         (["a=1", "disk,square)"], r"--cfg-options disk,square\): write KEY=VALUE"),
         (["a=dict(b=1,c)"], r"'c' in dict\(b=1,c\): write dict\(NAME=VALUE,...\)"),
         (["a=dict(b=1,b=2)"], r"'b=2' in .* each name once"),
@@ -101,6 +110,30 @@ def test_options_of_several_uses_add_up():
     parser.add_argument("--cfg-options", nargs="+", action=DictAction)
     words = ["--cfg-options", "a=1", "b=x", "--cfg-options", "a=2"]
     assert parser.parse_args(words).cfg_options == {"a": 2, "b": "x"}
+
+
+def test_dicts_replace_what_stood_there(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text(
+        "model = dict(weight=0.3, momentum=dict(start=0.9, end=1), "
+        "terms=[dict(a=1, b=2), dict(a=3)])"
+    )
+    options = given(
+        "model.weight=dict(kind=linear,start=0)",
+        "model.weight.until=5",
+        "model.momentum=dict(end=0.5)",
+        "model.terms.0=dict(c=4)",
+        "model.weights.dense=dict(end=2)",
+    )
+    assert load_config(file, options).model.to_dict() == {
+        "weight": {"kind": "linear", "start": 0, "until": 5},
+        "momentum": {"end": 0.5},
+        "terms": [{"c": 4}, {"a": 3}],
+        "weights": {"dense": {"end": 2}},
+    }
+    options = given("model.weight.kind=linear")
+    with pytest.raises(ConfigError, match=r"model.weight is 0.3, not a dict; give all"):
+        load_config(file, options)
 
 
 # Variables that a file of the user's assigns anew

@@ -118,7 +118,9 @@ def test_checkpoint_with_a_bank_fits_a_model_that_has_none_yet(tmp_path):
 
     with pytest.raises(CheckpointFileError) as caught:
         load_strictly(build(num_clusters=5), path)
-    assert "terms.inter.labels.centroids ((6, 16) in the file, (5, 16)" in str(caught.value)
+    assert "terms.inter.labels.centroids ((6, 16) in the file, (5, 16)" in str(
+        caught.value
+    )
     for name, value in {
         "terms.inter.bank.features": torch.randn(40, 17),
         "terms.inter.labels.sizes": torch.ones(7),
