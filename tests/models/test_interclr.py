@@ -215,16 +215,9 @@ def test_wrong_values_of_the_term(changes, message):
         build("InterCLR", inter_head=changes)
 
 
-@pytest.mark.parametrize(
-    ("value", "limits"),
-    [
-        (-0.1, r"must lie in \[0, 1\]"),
-        (1.1, r"must lie in \[0, 1\]"),
-        (float("nan"), "must be a number"),
-    ],
-)
-def test_wrong_lambda(value, limits):
-    with pytest.raises(ValueError, match=f"loss_lambda={value} {limits}"):
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_wrong_lambda(value):
+    with pytest.raises(ValueError, match=r"loss_lambda=.* must lie in \[0, 1\]"):
         build("InterCLR", loss_lambda=value)
 
 
