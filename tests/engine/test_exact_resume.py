@@ -26,7 +26,7 @@ from tests.models.common import ALGORITHMS, CELL_ALGORITHMS, model_config
 
 IMAGES, BATCH, LENGTH, EPOCHS = 18, 4, 4, 3  # an epoch leaves two images out
 STEPS = LENGTH * EPOCHS
-FAST = ("InterCLR", "RegionCLD", "SimSiam")
+FAST = ("InterCLR", "RegionCLD", "SimSiam", "BYOL")
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +105,8 @@ def run_config(
         cfg.custom_hooks.append({"type": "PseudoLabelHook", "interval": 2})
     if algorithm in ("DenseCL", "RegionCLD"):
         cfg.model.loss_lambda = {"kind": "step", "start": 0, "end": 0.5, "until": 5}
+    if algorithm == "BYOL":
+        cfg.model.momentum = {"kind": "cosine", "start": 0.8, "end": 1}
     if algorithm in ("SimSiam", "RegionCLS"):
         cfg.custom_hooks.append({"type": "FixedRateHook"})
         fixed = {"predictor": {"fix_lr": True}}
@@ -299,7 +301,7 @@ def test_an_epoch_that_was_stopped_at_its_end_ends_once(images, tmp_path):
         cfg = run_config("InterCLR", images, tmp_path / name, every=STEPS)
         labels = {"num_clusters": 6, "num_iters": 1, "interval": 1}
         cfg.model.pseudo_labels = {"type": "OfflineLabels", **labels}
-        cfg.custom_hooks[0]["warmup_epochs"] = 0
+        cfg.model.loss_lambda = 0.25
         return cfg
 
     # As a signal does while kNN runs, between two hooks that end an epoch.
