@@ -51,7 +51,7 @@ def check_start(
     state, wanted = _state(checkpoint), model.state_dict()
     whole = getattr(model, "starts_whole", False)
     if whole:
-        anew = tuple(f"{name}." for name in _memories(model) if name in notes)
+        anew = tuple(f"{name}." for name in notes)
         wanted = {n: v for n, v in wanted.items() if not n.startswith(anew)}
     report = compare(wanted, state, whole)
     part = _required(report, model, whole or not training)
@@ -108,28 +108,43 @@ def _container(checkpoint: dict) -> dict[str, Any]:
 
 
 def _memories(model: nn.Module) -> list[str]:
-    return [n for n, m in model.named_modules() if getattr(m, "may_start_anew", False)]
+    """What may start anew: terms that train nothing of their own, queues and banks."""
+    terms = getattr(model, "terms", {}).items()
+    bare = [f"terms.{n}" for n, t in terms if not list(t.parameters())]
+    modules = model.named_modules()
+    return bare + [n for n, m in modules if getattr(m, "may_start_anew", False)]
 
 
 def _forget_memory(model: nn.Module, checkpoint: dict) -> dict[str, str]:
     """Take what the model's queues and banks cannot hold out of a checkpoint.
 
+    So is all of terms that the model has not got.
+
     Returns:
         A sentence on each, by its name in the model.
     """
-    notes = {}
-    container = checkpoint.get("state_dict", checkpoint)
+    notes: dict[str, str] = {}
+    state = _state(checkpoint)
+    ours = any(n.startswith("clock.") for n in state)
     for name in _memories(model):
         wanted = model.get_submodule(name).state_dict()
-        saved = below(_state(checkpoint), f"{name}.")
-        if saved and not compare(wanted, saved, whole=True).complete:
-            for key in (f"{name}.{n}" for n in saved):
-                container.pop(key, None)
-                container.pop(f"module.{key}", None)
+        saved = below(state, f"{name}.")
+        if not wanted or any(name.startswith(f"{n}.") for n in notes):
+            continue
+        if ours and not saved:
+            notes[name] = f"{name} is not in the checkpoint: it starts empty."
+        elif saved and not compare(wanted, saved, whole=True).complete:
             notes[name] = (
                 f"{name} has other sizes in the checkpoint than in the config: it "
                 "starts empty."
             )
+    gone = {".".join(n.split(".")[:2]) for n in state if n.startswith("terms.")}
+    for name in sorted(gone - {f"terms.{n}" for n in getattr(model, "terms", ())}):
+        notes[name] = f"{name} of the checkpoint is not used: the model has not got it."
+    container = _container(checkpoint)
+    for key in [k for n in notes for k in state if k.startswith(f"{n}.")]:
+        container.pop(key, None)
+        container.pop(f"module.{key}", None)
     return notes
 
 

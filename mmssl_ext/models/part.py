@@ -44,21 +44,28 @@ class Part(BaseModule):
         """After an epoch."""
 
 
-def build_part(name: str, config: Any) -> Any:
+def build_part(name: str, config: Any, kind: type = object) -> Any:
     """Build what a config describes.
 
     Args:
         name: Its key in the config of the model, for messages.
         config: The config.
+        kind: What its class must be derived from.
 
     Raises:
-        ValueError: It is none, or has no type.
+        ValueError: It is none, has no type, or one of another kind.
     """
     if not isinstance(config, Mapping) or "type" not in config:
         raise ValueError(
             f"{name}={config!r} must be a config with a type: {name}=dict(type=...)."
         )
-    return MODELS.build(config)
+    part = MODELS.build(config)
+    if not isinstance(part, kind):
+        raise ValueError(
+            f"{name}: a {type(part).__name__} is no {kind.__name__}; take a class that "
+            f"is derived from {kind.__module__.rpartition('.')[0]}.{kind.__name__}."
+        )
+    return part
 
 
 def is_number(value: Any) -> bool:

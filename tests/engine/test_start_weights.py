@@ -71,6 +71,35 @@ def test_a_queue_of_another_length_starts_empty(co2):
     assert not [n for n in content["state_dict"] if n.startswith("compare.queue.")]
 
 
+CONSISTENCY = {"type": "Consistency", "temperature": 0.1, "queue_len": 32}
+REGIONS = {"type": "Regions", "cells": (1, 2), "stride": 16}
+
+
+def test_terms_that_train_nothing_come_and_go():
+    options = {n: v for n, v in NARROW.items() if n != "queue_len"}
+
+    def byol(*terms):
+        cfg = load_config("configs/byol/byol_r18_demo.py", options)
+        return cfg.model | {"terms": list(terms)}
+
+    plain, more = (MODELS.build(byol(*t)) for t in ((), (CONSISTENCY, REGIONS)))
+    wanted = set(plain.state_dict())
+    content = checkpoint(more)
+    assert check_start(plain, content, "file.pth") == [
+        f"terms.{name} of the checkpoint is not used: the model has not got it."
+        for name in ("consistency", "region")
+    ]
+    assert set(content["state_dict"]) == wanted
+    assert check_start(more, checkpoint(plain), "file.pth") == [
+        f"terms.{name} is not in the checkpoint: it starts empty."
+        for name in ("consistency", "region")
+    ]
+    # A head of its own would be random.
+    dense = MODELS.build(byol({"type": "Dense"}))
+    assert "terms.dense.head" in refused(dense, checkpoint(plain))
+    assert "target.dense_head" in refused(plain, checkpoint(dense))
+
+
 def moco(prefix="module.encoder_q."):
     """In the layout of the official MoCo."""
     state = {f"{prefix}{n}": v for n, v in backbone_state().items()}

@@ -10,8 +10,11 @@ from torch.nn.functional import normalize
 
 from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.launch import run_tool
+from mmssl_ext.models.comparisons import Comparison
 from mmssl_ext.models.layers import SplitBatchNorm
 from mmssl_ext.models.memory.online_labels import OnlineLabels
+from mmssl_ext.models.terms import Term
+from mmssl_ext.registry import MODELS
 from tests.harness import config, log_text, make_runner, write_images
 
 from .bases import (
@@ -397,6 +400,67 @@ def test_what_does_not_fit_is_refused(case):
     with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
         build(chosen)
     assert "\n" not in str(caught.value)
+
+
+# A part of a user's own
+
+
+def own(kind, returned, name="own"):
+    """A term, or a comparison, whose ``forward`` returns this."""
+    members = dict(forward=lambda self, method, step: returned)
+    members |= dict(name=name) if kind is Term else dict(names=("a", "b"))
+    MODELS.register_module("Own", module=type("Own", (kind,), members), force=True)
+    if kind is Term:
+        return moco(dict(type="Own"))
+    target = dict(type="MomentumTarget")
+    return method("Method", neck=MLP, target=target, compare=dict(type="Own"))
+
+
+ONE = torch.tensor(1.0)
+WRONG_LOSSES = {
+    "vector": (Term, ONE.repeat(4), "not torch.float32 of the shape (4,)"),
+    "whole": (Term, torch.tensor(1), "not torch.int64 of the shape ()"),
+    "number": (Term, 1.0, "loss own must be a scalar tensor of floats, not a float"),
+    "dict": (Term, {"own": ONE}, "not a dict"),
+    "nothing": (Term, None, "not a NoneType"),
+    "a-missing": (Comparison, {"b": ONE}, "keys ['a', 'b'], which its names say"),
+    "c-too-many": (Comparison, dict.fromkeys("abc", ONE), "say, not ['a', 'b', 'c']"),
+    "no-dict": (Comparison, ONE, "say, not Tensor"),
+    "b-vector": (Comparison, {"a": ONE, "b": ONE.repeat(2)}, "The loss b must be a"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LOSSES)
+def test_what_is_no_loss_is_refused(case):
+    kind, returned, sentence = WRONG_LOSSES[case]
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        loss(build(own(kind, returned)), views(4))
+
+
+@pytest.mark.parametrize("name", ["compare", "keys", "a.b", "a b", "", None])
+def test_a_name_that_no_loss_can_have_is_refused(name):
+    with pytest.raises(ValueError, match=rf"^The loss of Own cannot be named {name!r}"):
+        build(own(Term, ONE, name))
+
+
+def test_parts_of_another_kind_are_refused():
+    target = dict(type="MomentumTarget")
+    base = dict(neck=MLP, target=target, compare=CONSISTENCY)
+    for sentence, chosen in {
+        "terms: a LinearNeck is no Term; take a class that is derived from "
+        "mmssl_ext.models.terms.Term.": moco(
+            dict(type="LinearNeck", in_channels=2, out_channels=2)
+        ),
+        "compare: a Consistency is no Comparison": method("Method", **base),
+        "target: a Regression is no Target": method(
+            "Method",
+            **base
+            | dict(target=dict(type="Regression", predictor=None))
+            | dict(compare=dict(type="QueueSoftmax", length=32)),
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            build(chosen)
 
 
 def test_dense_with_a_teacher_is_refused():

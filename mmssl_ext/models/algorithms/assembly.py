@@ -9,15 +9,13 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from mmssl_ext.registry import MODELS
-
 from ..comparisons import Comparison
 from ..layers import protect_batch_norm
 from ..memory.clock import Clock
 from ..part import Features, Part, build_part, out_features
 from ..schedules import Schedule, schedule
 from ..targets import Target
-from ..terms import Term
+from ..terms.base import Term, build_term
 from .base import SSLAlgorithm
 from .names import rename_0_1
 
@@ -93,10 +91,10 @@ class Assembly(SSLAlgorithm):
         self.dim = self.check_sizes(feat_dim)
         encoder = {"backbone": self.backbone, "neck": self.neck}
         self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
-        self.compare = build_part("compare", compare)
+        self.compare = build_part("compare", compare, Comparison)
         self.terms: Any = ModuleDict()  # of Terms; mmengine's, which initialises them
         self.weights = self._build_terms(terms, _by_name(weights))
-        self.target = build_part("target", target)
+        self.target = build_part("target", target, Target)
         for part in self.losing.values():
             part.attach(self)
         self.target.attach(self)
@@ -108,7 +106,7 @@ class Assembly(SSLAlgorithm):
     ) -> dict[str, Schedule]:
         """Build the terms; weights by the name of the loss."""
         for config in _configs(terms):
-            term: Term = MODELS.build(config)
+            term = build_term(config)
             if term.name in {*self.terms, *self.compare.names}:
                 raise ValueError(
                     f"{type(self).__name__} has two losses of the name {term.name!r}; "

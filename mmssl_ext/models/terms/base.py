@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from ..memory import KeyQueue
-from ..part import Features, Part
+from ..part import Features, Part, build_part
 from ..targets.base import View
 
 if TYPE_CHECKING:
@@ -130,3 +131,21 @@ class OwnQueue(Term):
     def remember(self, found: Features) -> None:
         """Let the targets be in the queue from the next step on."""
         self.queue.enqueue(found["keys"])
+
+
+def build_term(config: Any) -> Term:
+    """Build a term.
+
+    Raises:
+        ValueError: It is none, or has a name that modules, logs and options of the
+            command line cannot have.
+    """
+    term: Term = build_part("terms", config, Term)
+    word = isinstance(term.name, str) and term.name.isidentifier()
+    if not word or term.name == "compare" or hasattr(ModuleDict(), term.name):
+        raise ValueError(
+            f"The loss of {type(term).__name__} cannot be named {term.name!r}; let "
+            "name be a word of letters, digits and underscores that is neither "
+            "'compare' nor an attribute of a ModuleDict."
+        )
+    return term
