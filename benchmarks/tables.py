@@ -439,6 +439,21 @@ def step_ratio(row: Row) -> str:
     return with_interval(row, "value", "low", "high")
 
 
+def versions(name: str) -> Cells:
+    """Steps of every method beside those of version 0.1."""
+    return [
+        ["method", "step, now / version 0.1", "peak memory of a step, now / 0.1"],
+        *(
+            [
+                row["method"],
+                with_interval(row, "now_over_before", "low", "high"),
+                f"{row['now_peak_mb']} / {row['before_peak_mb']} MB",
+            ]
+            for row in read(name)
+        ),
+    ]
+
+
 def checkpoint(name: str) -> Cells:
     """Saving as a whole hook, and the file alone."""
     scopes = {"hook": "the hook", "file": "the file alone"}
@@ -659,6 +674,12 @@ TABLES = {
         steps,
         "Whole training steps, K = 65,536, float32, memory kept; on a CPU "
         "`runtime_fast.py` is channels_last and fused SGD.",
+    ),
+    "versions": Table(
+        ("step_versions_cpu",),
+        versions,
+        "Processor time of whole steps on one thread, ResNet-18, 16 x 64 px, K = "
+        "16,384, in turn with the code before the method core; median of 15 pairs.",
     ),
     "checkpoint": Table(
         ("checkpoint_cpu",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from ..resume import accumulation
 from ..training import Training
 
 _TOTAL = "method_iterations"  # of the whole training, in the message hub
+_RAW = "(^|/)raw_"  # of figures before their weight, in the log
 _ENDED = "method_epochs"  # epochs whose end the model has followed
 
 
@@ -52,6 +54,7 @@ class MethodHook(Hook):
             runner.message_hub.update_info(_ENDED, 0)
         else:
             _rename_figures(runner.message_hub.log_scalars)
+        _average_raw(runner.log_processor)
         self._training = Training(runner)
         with _told():
             model.start(self._training)
@@ -103,6 +106,17 @@ def _rename_figures(scalars: MutableMapping[str, Any]) -> None:
     """Let the curves that version 0.1 called ``nce_x`` go on as ``raw_x``."""
     for name in [name for name in scalars if name.startswith("train/nce_")]:
         scalars.setdefault(name.replace("/nce_", "/raw_"), scalars.pop(name))
+
+
+def _average_raw(processor: Any) -> None:
+    """Log ``raw_x`` as mmengine logs ``loss_x``: the mean over a window, not one value.
+
+    A log processor without ``mean_pattern`` (older mmengine) is left alone.
+    """
+    pattern = getattr(processor, "mean_pattern", None)
+    text = getattr(pattern, "pattern", pattern)
+    if isinstance(text, str) and _RAW not in text:
+        processor.mean_pattern = re.compile(f"{text}|{_RAW}")
 
 
 @contextmanager
