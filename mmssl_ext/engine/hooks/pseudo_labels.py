@@ -17,6 +17,7 @@ from mmssl_ext.unwrap import unwrap
 from ..errors import ConfigError
 
 _FIGURES = "cluster_figures"  # in the message hub, of the epoch under way
+_ENDED = "cluster_epochs"  # epochs whose line was written
 
 
 @HOOKS.register_module()
@@ -84,6 +85,7 @@ class PseudoLabelHook(Hook):
         self._classes = None if classes is None else torch.tensor(classes).to(device)
         if runner.iter == 0:
             runner.message_hub.update_info(_FIGURES, {})
+            runner.message_hub.update_info(_ENDED, 0)
 
     def before_train_epoch(self, runner: Any) -> None:
         """Go on with the figures of an epoch that was stopped."""
@@ -103,10 +105,13 @@ class PseudoLabelHook(Hook):
             self._publish(runner)
 
     def after_train_epoch(self, runner: Any) -> None:
-        """One readable line."""
-        if len(self._term.bank) == 0:
+        """One readable line, once."""
+        # A run that was stopped by a later hook calls this one again.
+        done = runner.message_hub.get_info(_ENDED, 0) > runner.epoch
+        if len(self._term.bank) == 0 or done:
             return
         self._publish(runner)
+        runner.message_hub.update_info(_ENDED, runner.epoch + 1)
         latest = self._latest
         low, middle, high = (
             f"{latest[f'size_{name}']:.0f}" for name in ("min", "median", "max")
