@@ -130,9 +130,9 @@ def extract_features(
                 pixels += [_digest(image) for image in batch["inputs"]]
             data = module.data_preprocessor(batch, False)
             for mode, prefix in _MODES[encoder].items():
-                # Not boxes and index, which only a step of training takes.
-                found = module(data["inputs"], data["data_samples"], mode=mode)
-                for name, value in found.items():
+                # Only a step of training takes boxes and index.
+                given = data["inputs"], data["data_samples"]
+                for name, value in module(*given, mode=mode).items():
                     if names is None or prefix + name in names:
                         rows.setdefault(prefix + name, []).append(value.float().cpu())
             for sample in data["data_samples"]:
@@ -140,13 +140,12 @@ def extract_features(
                 paths.append(str(sample.get("img_path", "")))
             if progress is not None:
                 progress(step, len(dataloader))
-    device = next(module.parameters()).device
     found = _gather(
         indices[: len(paths)],
         {name: torch.cat(value) for name, value in rows.items()},
         (labels, paths, pixels),
         len(dataloader.dataset),  # type: ignore[arg-type]
-        device,
+        next(module.parameters()).device,
     )
     classes = (getattr(dataloader.dataset, "metainfo", None) or {}).get("classes")
     return found._replace(classes=tuple(map(str, classes)) if classes else None)

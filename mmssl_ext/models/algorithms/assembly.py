@@ -17,6 +17,7 @@ from ..schedules import Schedule, schedule
 from ..targets import Target
 from ..terms.base import Term, build_term
 from .base import SSLAlgorithm
+from .choices import by_name, configs, one_of, read_pairs
 from .names import rename_0_1
 
 
@@ -85,15 +86,15 @@ class Assembly(SSLAlgorithm):
         super().__init__(backbone, neck, None, data_preprocessor, init_cfg)
         self.pairs = read_pairs(pairs)
         self.num_views = max(self.num_views, 1 + max(map(max, self.pairs)))
-        self.grouping = _choice("grouping", grouping, ("view", "size"))
-        self.reduce = _choice("reduce", reduce, ("mean", "sum"))
+        self.grouping = one_of("grouping", grouping, ("view", "size"))
+        self.reduce = one_of("reduce", reduce, ("mean", "sum"))
         self.channels: int | None = getattr(self.backbone, "feat_dim", None)
         self.dim = self.check_sizes(feat_dim)
         encoder = {"backbone": self.backbone, "neck": self.neck}
         self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
         self.compare = build_part("compare", compare, Comparison)
         self.terms: Any = ModuleDict()  # of Terms; mmengine's, which initialises them
-        self.weights = self._build_terms(terms, _by_name(weights))
+        self.weights = self._build_terms(terms, by_name(weights))
         self.target = build_part("target", target, Target)
         for part in self.losing.values():
             part.attach(self)
@@ -105,7 +106,7 @@ class Assembly(SSLAlgorithm):
         self, terms: Sequence[dict], weights: dict[str, Any]
     ) -> dict[str, Schedule]:
         """Build the terms; weights by the name of the loss."""
-        for config in _configs(terms):
+        for config in configs(terms):
             term = build_term(config)
             if term.name in {*self.terms, *self.compare.names}:
                 raise ValueError(
@@ -303,50 +304,3 @@ class Assembly(SSLAlgorithm):
                 f"How many features a {name} returns is not known; set feat_dim."
             )
         return size or feat_dim or 0
-
-
-def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    """Pairs of views as tuples.
-
-    Raises:
-        ValueError: They are no pairs, or one stands there twice.
-    """
-    try:
-        found = tuple((a, b) for a, b in pairs)
-    except (TypeError, ValueError):
-        found = ()
-    numbers = all(type(v) is int and v >= 0 for pair in found for v in pair)
-    sound = found and numbers and all(a != b for a, b in found)
-    if not sound or len(set(found)) < len(found):
-        raise ValueError(
-            f"pairs={pairs!r} must name different pairs of two views by number, "
-            "((0, 1),) for one direction or ((0, 1), (1, 0)) for both."
-        )
-    return found
-
-
-def _by_name(weights: Any) -> dict[str, Any]:
-    """The weights, which are given by the name of the loss."""
-    if weights is not None and not isinstance(weights, Mapping):
-        raise ValueError(
-            f"weights={weights!r} must be a dict by the name of the loss, such as "
-            "dict(instance=1, consistency=0.3)."
-        )
-    return dict(weights or {})
-
-
-def _configs(terms: Any) -> Sequence[Mapping[str, Any]]:
-    """The configs of the terms, which are a list."""
-    whole = isinstance(terms, (list, tuple))
-    if not whole or not all(isinstance(t, Mapping) and "type" in t for t in terms):
-        raise ValueError(
-            f"terms={terms!r} must be a list of configs with a type, such as "
-            "[dict(type='Consistency', temperature=0.05)]."
-        )
-    return terms
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
-    return value

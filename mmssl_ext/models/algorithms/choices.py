@@ -1,0 +1,54 @@
+"""Reading the choices of a method: pairs, weights, terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    """Pairs of views as tuples.
+
+    Raises:
+        ValueError: They are no pairs, or one stands there twice.
+    """
+    try:
+        found = tuple((a, b) for a, b in pairs)
+    except (TypeError, ValueError):
+        found = ()
+    numbers = all(type(v) is int and v >= 0 for pair in found for v in pair)
+    sound = found and numbers and all(a != b for a, b in found)
+    if not sound or len(set(found)) < len(found):
+        raise ValueError(
+            f"pairs={pairs!r} must name different pairs of two views by number, "
+            "((0, 1),) for one direction or ((0, 1), (1, 0)) for both."
+        )
+    return found
+
+
+def by_name(weights: Any) -> dict[str, Any]:
+    """The weights, which are given by the name of the loss."""
+    if weights is not None and not isinstance(weights, Mapping):
+        raise ValueError(
+            f"weights={weights!r} must be a dict by the name of the loss, such as "
+            "dict(instance=1, consistency=0.3)."
+        )
+    return dict(weights or {})
+
+
+def configs(terms: Any) -> Sequence[Mapping[str, Any]]:
+    """The configs of the terms, which are a list."""
+    whole = isinstance(terms, (list, tuple))
+    if not whole or not all(isinstance(t, Mapping) and "type" in t for t in terms):
+        raise ValueError(
+            f"terms={terms!r} must be a list of configs with a type, such as "
+            "[dict(type='Consistency', temperature=0.05)]."
+        )
+    return terms
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """The value if it is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+    return value
