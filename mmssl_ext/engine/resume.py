@@ -26,7 +26,7 @@ from .errors import CheckpointFileError
 from .foreign_state import suit
 from .load_report import compare
 from .same_data import OPTION, SAME_DATA, OtherData
-from .start_weights import advice
+from .start_weights import advice, can_start
 from .weight_values import state_faults
 
 _LISTED = 10  # differences that a message shows
@@ -228,10 +228,10 @@ def _machine_changes(saved: dict, now: dict, loader: Any) -> list[str]:
 
 def _other_start(runner: Any, checkpoint: dict, fits: bool) -> str:
     """How to start from the weights of a checkpoint that no run can go on from."""
-    path = str(runner._load_from)
-    if fits:
+    path, model = str(runner._load_from), unwrap(runner.model)
+    if fits or can_start(model, checkpoint, path):
         return "--cfg-options load_from=FILE in place of --resume."
-    if found := advice(unwrap(runner.model), checkpoint, path):
+    if found := advice(model, checkpoint, path):
         return f"load_from does not take this file.{found}"
     return "load_from does not take this file either."
 

@@ -69,6 +69,15 @@ def check_start(
     return texts + _changes(model, checkpoint, path, training)
 
 
+def can_start(model: nn.Module, checkpoint: dict, path: str) -> bool:
+    """Whether :func:`check_start` takes a checkpoint, which stays as it is."""
+    try:
+        check_start(model, {**checkpoint, "state_dict": {**_state(checkpoint)}}, path)
+    except CheckpointFileError:
+        return False
+    return True
+
+
 def advice(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> str:
     """How to start from the backbone in a file that is of another model, if any."""
     backbone = getattr(model, "backbone", None)

@@ -110,6 +110,7 @@ REFUSED = {
             "model.queue_len: 26 -> 20",
             "1 of another shape: compare.queue.keys ((26, 16) in the file, (20, 16) "
             "here)",
+            "--cfg-options load_from=FILE in place of --resume.",
         ],
     ),
     "feature size": (
