@@ -68,6 +68,25 @@ def build_part(name: str, config: Any, kind: type = object) -> Any:
     return part
 
 
+def choices(method: str, given: Mapping[str, Any], **made: Any) -> dict[str, Any]:
+    """The choices that a named method makes, beside those that a config gives.
+
+    Args:
+        method: Its type, for messages.
+        given: What the config gives it besides.
+        **made: Choices that are its own.
+
+    Raises:
+        ValueError: One is given that is its own.
+    """
+    if both := sorted(set(made) & set(given)):
+        raise ValueError(
+            f"{method} makes its own {both[0]}: leave model.{both[0]} out and set the "
+            f"options of {method}, or let type='Method' leave the choice to you."
+        )
+    return {**made, **given}
+
+
 def is_number(value: Any) -> bool:
     """Whether a setting is a finite number."""
     real = isinstance(value, (int, float)) and not isinstance(value, bool)

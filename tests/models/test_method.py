@@ -267,6 +267,13 @@ def levels(*terms, **changes):
 CONSISTENCY = dict(type="Consistency", temperature=0.1)
 
 REFUSED = {
+    **{
+        f"{base}-target": (
+            method(base, target=dict(momentum=0.9)),
+            f"{base} makes its own target: leave model.target out and set the options",
+        )
+        for base in ("MoCo", "BYOL", "SimCLR", "SimSiam")
+    },
     "weights-unknown": (
         moco("Dense", weights=dict(dens=1)),
         "weights has 'dens', but the losses of MoCo are instance, dense.",

@@ -26,6 +26,7 @@ from typing import Any
 
 from mmssl_ext.registry import MODELS
 
+from ..part import choices
 from .method import Method
 
 
@@ -52,10 +53,10 @@ class BYOL(Method):
     ) -> None:
         if momentum is None:
             momentum = {"kind": "cosine", "start": 0.996, "end": 1.0}
-        super().__init__(
+        own = choices(
+            type(self).__name__,
+            kwargs,
             target={"type": "MomentumTarget", "momentum": momentum},
             compare={"type": "Regression", "predictor": predictor},
-            pairs=pairs,
-            reduce=reduce,
-            **kwargs,
         )
+        super().__init__(pairs=pairs, reduce=reduce, **own)

@@ -29,6 +29,7 @@ from typing import Any
 
 from mmssl_ext.registry import MODELS
 
+from ..part import choices
 from .method import Method
 
 
@@ -54,4 +55,6 @@ class MoCo(Method):
     ) -> None:
         target = {"type": "MomentumTarget", "momentum": momentum}
         compare = {"type": "QueueSoftmax", "length": queue_len, **head}
-        super().__init__(target=target, compare=compare, bn_splits=bn_splits, **kwargs)
+        name = type(self).__name__
+        own = choices(name, kwargs, target=target, compare=compare)
+        super().__init__(bn_splits=bn_splits, **own)

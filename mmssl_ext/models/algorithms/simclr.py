@@ -20,6 +20,7 @@ from typing import Any
 
 from mmssl_ext.registry import MODELS
 
+from ..part import choices
 from .method import Method
 
 
@@ -41,10 +42,10 @@ class SimCLR(Method):
         grouping: str = "size",
         **kwargs: Any,
     ) -> None:
-        super().__init__(
+        own = choices(
+            type(self).__name__,
+            kwargs,
             target={"type": "OwnTarget"},
             compare={"type": "BatchSoftmax", "temperature": temperature},
-            pairs=pairs,
-            grouping=grouping,
-            **kwargs,
         )
+        super().__init__(pairs=pairs, grouping=grouping, **own)

@@ -17,6 +17,7 @@ from typing import Any
 
 from mmssl_ext.registry import MODELS
 
+from ..part import choices
 from .method import Method
 
 
@@ -52,7 +53,9 @@ class SimSiam(Method):
                     "head.loss out."
                 )
             predictor = head.get("predictor")
-        super().__init__(
+        own = choices(
+            type(self).__name__,
+            kwargs,
             target={"type": "StoppedTarget"},
             compare={
                 "type": "Regression",
@@ -60,6 +63,5 @@ class SimSiam(Method):
                 "shift": 0.0,
                 "scale": 1.0,
             },
-            pairs=pairs,
-            **kwargs,
         )
+        super().__init__(pairs=pairs, **own)
