@@ -87,6 +87,29 @@ def choices(method: str, given: Mapping[str, Any], **made: Any) -> dict[str, Any
     return {**made, **given}
 
 
+def shares(
+    method: str, given: Mapping[str, Any] | None, name: str, share: Any
+) -> dict[str, Any]:
+    """Weights of a named method by its ``loss_lambda``, and those of more terms.
+
+    Args:
+        method: Its type, for messages.
+        given: ``weights`` of its config.
+        name: Of the loss that counts ``loss_lambda``; the base's counts the rest.
+        share: The schedule of ``loss_lambda``.
+
+    Raises:
+        ValueError: A weight is given that follows from ``loss_lambda``.
+    """
+    own = {"instance": share.complement(), name: share}
+    if both := sorted(set(own) & set(given or {})):
+        raise ValueError(
+            f"The weight of {both[0]} is given twice, as weights.{both[0]} and by "
+            f"loss_lambda of {method}; leave weights.{both[0]} out."
+        )
+    return {**own, **(given or {})}
+
+
 def is_number(value: Any) -> bool:
     """Whether a setting is a finite number."""
     real = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -274,6 +274,10 @@ REFUSED = {
         )
         for base in ("MoCo", "BYOL", "SimCLR", "SimSiam")
     },
+    "weights-lambda": (
+        method("DenseCL", weights=dict(dense=1)),
+        "The weight of dense is given twice, as weights.dense and by loss_lambda",
+    ),
     "weights-unknown": (
         moco("Dense", weights=dict(dens=1)),
         "weights has 'dens', but the losses of MoCo are instance, dense.",

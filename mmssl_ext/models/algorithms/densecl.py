@@ -28,6 +28,7 @@ from typing import Any
 
 from mmssl_ext.registry import MODELS
 
+from ..part import shares
 from ..schedules import schedule
 from .moco import MoCo
 
@@ -60,6 +61,6 @@ class DenseCL(MoCo):
         share = schedule(loss_lambda, "loss_lambda", 0, 1)  # 0.5 is the paper's
         super().__init__(
             terms=[{"type": "Dense", **(dense or {})}, *terms],
-            weights={"instance": share.complement(), "dense": share, **(weights or {})},
+            weights=shares(type(self).__name__, weights, "dense", share),
             **kwargs,
         )

@@ -36,6 +36,7 @@ from typing import Any
 
 from mmssl_ext.registry import MODELS
 
+from ..part import shares
 from ..schedules import schedule
 from .moco import MoCo
 
@@ -88,6 +89,6 @@ class InterCLR(MoCo):
         }
         super().__init__(
             terms=[branch, *terms],
-            weights={"instance": share.complement(), "inter": share, **(weights or {})},
+            weights=shares(type(self).__name__, weights, "inter", share),
             **kwargs,
         )
