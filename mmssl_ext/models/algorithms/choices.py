@@ -1,9 +1,13 @@
-"""Reading the choices of a method: pairs, weights, terms."""
+"""Checks of what a method is given: pairs, weights, terms, and what these return."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
+
+from ..comparisons import Comparison
 
 
 def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
@@ -52,3 +56,30 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
     return value
+
+
+def named_losses(compare: Comparison, losses: Any) -> dict[str, Tensor]:
+    """The losses of a comparison, if they are those that its ``names`` say."""
+    if not isinstance(losses, Mapping) or set(losses) != set(compare.names):
+        found = sorted(losses) if isinstance(losses, Mapping) else type(losses).__name__
+        raise ValueError(
+            f"{type(compare).__name__} must return its losses as a dict with the keys "
+            f"{list(compare.names)}, which its names say, not {found}."
+        )
+    return dict(losses)
+
+
+def check_scalars(losses: Mapping[str, Any]) -> None:
+    """Refuse losses of a user's own that could not be weighted and summed."""
+    for name, value in losses.items():
+        whole = isinstance(value, Tensor) and value.is_floating_point()
+        if not whole or value.numel() != 1:
+            found = (
+                f"{value.dtype} of the shape {tuple(value.shape)}"
+                if isinstance(value, Tensor)
+                else f"a {type(value).__name__}"
+            )
+            raise ValueError(
+                f"The loss {name} must be a scalar tensor of floats, not {found}; "
+                "return the mean over the images."
+            )

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from mmssl_ext.registry import MODELS
 
-from ..comparisons import Comparison
 from ..layers import unit
 from ..memory.clock import indices
 from ..part import Features
 from ..targets.base import View
 from ..terms import Term
 from .assembly import Assembly
+from .choices import check_scalars, named_losses
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Method(Assembly):
         if index is None:
             index = indices(data_samples, inputs[0].device)
         step = self.step(inputs, boxes, index)
-        raw = _named(self.compare, self.compare(self, step))
+        raw = named_losses(self.compare, self.compare(self, step))
         raw |= {term.name: term(self, step) for term in self.active()}
-        _check_scalars(raw)
+        check_scalars(raw)
         losses = self.weigh(raw) | step.figures
         self.remember(step)
         a, b = self.pairs[0]
@@ -189,30 +189,3 @@ class Method(Assembly):
                 whole = {k: torch.cat([x[k] for x in kinds]) for k in kinds[0]}
                 self.losing[name].remember(whole)
         self.waiting.clear()
-
-
-def _named(compare: Comparison, losses: Any) -> dict[str, Tensor]:
-    """The losses of a comparison, if they are those that its ``names`` say."""
-    if not isinstance(losses, Mapping) or set(losses) != set(compare.names):
-        found = sorted(losses) if isinstance(losses, Mapping) else type(losses).__name__
-        raise ValueError(
-            f"{type(compare).__name__} must return its losses as a dict with the keys "
-            f"{list(compare.names)}, which its names say, not {found}."
-        )
-    return dict(losses)
-
-
-def _check_scalars(losses: Mapping[str, Any]) -> None:
-    """Refuse losses of a user's own that could not be weighted and summed."""
-    for name, value in losses.items():
-        whole = isinstance(value, Tensor) and value.is_floating_point()
-        if not whole or value.numel() != 1:
-            found = (
-                f"{value.dtype} of the shape {tuple(value.shape)}"
-                if isinstance(value, Tensor)
-                else f"a {type(value).__name__}"
-            )
-            raise ValueError(
-                f"The loss {name} must be a scalar tensor of floats, not {found}; "
-                "return the mean over the images."
-            )
