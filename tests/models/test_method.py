@@ -578,3 +578,26 @@ def test_a_loss_that_never_counts_is_told(images, tmp_path):
     runner = make_runner(cfg)
     runner.train()
     assert "stays 0 in this training of 4 iterations" in log_text(runner)
+
+
+def test_a_term_with_parameters_learns_nothing_but_has_a_gradient_at_weight_0():
+    """DistributedDataParallel waits for every parameter in every step."""
+
+    class Scaled(Term):
+        name = "scaled"
+
+        def __init__(self, weight=None, init_cfg=None):
+            super().__init__(weight, init_cfg)
+            self.factor = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, method, step):
+            return self.factor * step.online[0]["embedding"].square().mean()
+
+    waiting = dict(kind="step", start=0, end=1, until=1)
+    model = build(method("MoCo", dict(type=Scaled, weight=waiting)))
+    found = []
+    for _ in range(2):
+        model.zero_grad()
+        total(losses(model, views(4, size=32))).backward()
+        found.append(model.terms.scaled.factor.grad.item())
+    assert found[0] == 0 < found[1]

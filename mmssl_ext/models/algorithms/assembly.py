@@ -177,9 +177,13 @@ class Assembly(SSLAlgorithm):
         return sorted({*self.query_views, *self.target_views}) if some else []
 
     def active(self) -> list[Term]:
-        """The terms that count in this iteration."""
-        terms = self.terms.items()
-        return [t for name, t in terms if t.always or self.weights[name](self.clock)]
+        """The terms that count in this iteration, and those that must have a gradient."""
+
+        def counts(name: str, term: Term) -> bool:
+            trained = term.always or any(p.requires_grad for p in term.parameters())
+            return trained or self.weights[name](self.clock) != 0
+
+        return [term for name, term in self.terms.items() if counts(name, term)]
 
     def over_pairs(self, losses: Sequence[Tensor]) -> Tensor:
         """Sum or mean of the losses of the pairs, as the method says."""

@@ -31,8 +31,8 @@ class Term(Part):
         weight: Of the loss, as the config gives it: a number, a schedule, or None.
         name: Of the loss; in the log ``raw_<name>``, and times its weight
             ``loss_<name>``.
-        always: Computed even while its weight is 0, because its parameters must get a
-            gradient in every step (DistributedDataParallel).
+        always: Computed even while its weight is 0, like every term with parameters of
+            its own: DistributedDataParallel wants a gradient for all in every step.
         needs_features: Reads features of the target beside its embedding.
         needs_boxes: Compares places of the image; a pipeline that does not say where
             the views were cut is then refused before training.
