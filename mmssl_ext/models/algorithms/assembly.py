@@ -253,6 +253,8 @@ class Assembly(SSLAlgorithm):
 
     def start_epoch(self, training: Any) -> None:
         """Before an epoch: banks are filled when their time has come."""
+        if self.clock.num_steps >= training.epoch_end:
+            return  # resumed behind its last iteration; only its end is left
         for name, part in self.losing.items():
             part.start_epoch(training, self.weight_of(name, training.epoch_end))
 
