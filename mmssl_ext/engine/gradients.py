@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from torch import Tensor
 
-from mmssl_ext.models.algorithms.names import new_name
+from mmssl_ext.old_names import new_name
 from mmssl_ext.unwrap import unwrap
 
 from .resume import accumulation

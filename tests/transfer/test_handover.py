@@ -270,7 +270,7 @@ def test_one_line_names_the_facts(tmp_path):
     assert f"{len(state)} of {len(state)} tensors matched (100.0 %), 0 missing" in line
 
 
-KEYS = "encoder_k|teacher|momentum"
+KEYS = "encoder_k|target|teacher|momentum"
 
 
 @pytest.mark.parametrize("write", [ours, official_moco, WITH_HISTORIES, dino, lightly])

@@ -9,6 +9,8 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mmssl_ext.old_names import rename_0_1
+
 from ..comparisons import Comparison
 from ..layers import protect_batch_norm
 from ..memory.clock import Clock
@@ -18,7 +20,6 @@ from ..targets import Target
 from ..terms.base import Term, build_term
 from .base import SSLAlgorithm
 from .choices import by_name, configs, one_of, read_pairs
-from .names import rename_0_1
 
 
 class Assembly(SSLAlgorithm):
@@ -177,7 +178,7 @@ class Assembly(SSLAlgorithm):
         return sorted({*self.query_views, *self.target_views}) if some else []
 
     def active(self) -> list[Term]:
-        """The terms that count in this iteration, and those that must have a gradient."""
+        """The terms that count in this iteration, or must have a gradient in each."""
 
         def counts(name: str, term: Term) -> bool:
             trained = term.always or any(p.requires_grad for p in term.parameters())
