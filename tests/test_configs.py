@@ -66,7 +66,18 @@ def test_configs_are_found():
     } <= set(CONFIGS)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Large networks whose method and parts other configs of the list have, too.
+LARGE = (
+    *("regioncl/regioncls_r50_imagenet.py", "regioncl/regioncld_r50_imagenet-b256.py"),
+    *("regioncl/regionclm_r50_imagenet-b256.py", "detco/detco_r18_cifar10.py"),
+    *("simsiam/simsiam_r18_cifar10.py", "simclr/simclr_r18_cifar10.py"),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in CONFIGS],
+)
 @pytest.mark.filterwarnings("error:bn_splits", "ignore:The batch of 4 images")
 def test_takes_a_step(name):
     cfg = load(name)

@@ -207,9 +207,16 @@ def test_matrix(a, b):
     ("method", "matrix", "workers", "code", "said"),
     [
         (0.8, 0.5, 2, 0, []),  # CO2 spends 0.4 s of processor time, and waits for 1 s
-        (0.3, 0.5, 0, 0, ["Note: The tests of the method co2 took 0 s"]),
+        pytest.param(
+            *(0.3, 0.5, 0, 0, ["Note: The tests of the method co2 took 0 s"]),
+            marks=pytest.mark.slow,
+        ),
         (0.15, 0.5, 2, 1, ["FAILED The tests of the method co2"]),
-        (0.8, 0.15, 0, 1, ["FAILED The tests of the matrix test_it.py::test_matrix"]),
+        pytest.param(
+            *(0.8, 0.15, 0, 1),
+            ["FAILED The tests of the matrix test_it.py::test_matrix"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_method_that_costs_too_much_is_named(
