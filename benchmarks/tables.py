@@ -679,7 +679,9 @@ TABLES = {
         ("step_versions_cpu",),
         versions,
         "Processor time of whole steps on one thread, ResNet-18, 16 x 64 px, K = "
-        "16,384, in turn with the code before the method core; median of 15 pairs.",
+        "16,384, in turn with the code before the method core; median of 15 pairs, in "
+        "three pairs of processes where the CSV says so. Where memory comes to lie in "
+        "a process makes some percent of both.",
     ),
     "checkpoint": Table(
         ("checkpoint_cpu",),
