@@ -296,7 +296,13 @@ def demo(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module", params=LOSSES, ids=lambda name: Path(name).stem)
+@pytest.fixture(
+    scope="module",
+    params=[  # the README of the other one trains it, too
+        pytest.param(n, marks=[pytest.mark.slow] * (n == BARLOW), id=Path(n).stem)
+        for n in LOSSES
+    ],
+)
 def trained(request, demo):
     """A config and its work_dir after two epochs of two steps."""
     work_dir = demo.parent / Path(request.param).stem

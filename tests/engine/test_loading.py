@@ -208,7 +208,9 @@ def test_a_dead_worker_is_named_with_its_batch(pin_memory):
 
 
 @pytest.mark.fault("R23")
-@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError, pytest.param(EOFError, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_worker_that_dies_while_its_batch_is_taken_over_is_named(error, dies):
     iterator = iter(guarded(Numbers(slow=0.01)))
