@@ -79,8 +79,6 @@ def keeps_box(transform: Any) -> bool:
             return bool(names["keeps_box"])
         if "apply" in names or "__call__" in names:
             break
-    inner = type(
-        getattr(transform, "t", transform)
-    )  # of ``torchvision/...`` in configs
+    inner = type(getattr(transform, "t", transform))  # "t": torchvision's, wrapped
     library = inner.__module__.partition(".")[0]
     return library in _LIBRARIES and inner.__name__ in _COLOURS

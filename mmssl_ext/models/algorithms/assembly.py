@@ -14,7 +14,7 @@ from mmssl_ext.old_names import rename_0_1
 from ..comparisons import Comparison
 from ..layers import protect_batch_norm
 from ..memory.clock import Clock
-from ..part import Features, Part, build_part, out_features
+from ..part import Features, Part, build_part, in_features, out_features
 from ..schedules import Schedule, schedule
 from ..targets import Target
 from ..terms.base import Term, build_term
@@ -294,20 +294,20 @@ class Assembly(SSLAlgorithm):
             ValueError: Their sizes differ, or D is not known; the message says what to
                 set.
         """
-        linear = [m for m in self.neck.modules() if isinstance(m, nn.Linear)]
-        size, name = out_features(self.neck), type(self.neck).__name__
+        taken, size = in_features(self.neck), out_features(self.neck)
         if size and feat_dim and size != feat_dim:
             raise ValueError(
                 f"The neck returns {size} features but feat_dim is {feat_dim}; leave "
                 "feat_dim out."
             )
-        if linear and self.channels and linear[0].in_features != self.channels:
+        if taken and self.channels and taken != self.channels:
             raise ValueError(
                 f"The backbone returns {self.channels} channels but the neck takes "
-                f"{linear[0].in_features}; set neck.in_channels to {self.channels}."
+                f"{taken}; set neck.in_channels to {self.channels}."
             )
         if not (size or feat_dim):
             raise ValueError(
-                f"How many features a {name} returns is not known; set feat_dim."
+                f"How many features a {type(self.neck).__name__} returns is not known; "
+                "set feat_dim."
             )
         return size or feat_dim or 0
