@@ -60,7 +60,7 @@ demo: venv ## Draw demo scenes, pretrain CO2, carry it to every transfer, report
 TESTS = $(PY) -m tests.supervise -q -n $(WORKERS) --maxprocesses 16 --dist loadfile
 
 define CHECKS
-$(PY) -m mmssl_ext.check_env
+$(PY) -m mmssl_ext check-env
 $(PY) -m ruff check .
 $(PY) -m ruff format --check .
 $(PY) -m mypy mmssl_ext
@@ -98,11 +98,11 @@ test-newest test-oldest: export OMP_NUM_THREADS ?= 2
 test-newest test-oldest: export OMP_WAIT_POLICY ?= PASSIVE
 
 test-newest: .venv/newest/.stamp ## Run the fast tests with the newest releases (6 GB)
-	.venv/newest/bin/python -m mmssl_ext.check_env
+	.venv/newest/bin/python -m mmssl_ext check-env
 	.venv/newest/bin/python -m pytest -q $(FAST) $(PYTEST_ARGS)
 
 test-oldest: .venv/oldest/.stamp ## Run the fast tests with the lowest versions of setup.cfg (5 GB)
-	.venv/oldest/bin/python -m mmssl_ext.check_env
+	.venv/oldest/bin/python -m mmssl_ext check-env
 	.venv/oldest/bin/python -m pytest -q $(FAST) $(PYTEST_ARGS)
 
 # pip resolves everything but the onedl packages, which name packages that are not wanted

@@ -36,8 +36,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner, save_checkpoint
 from step import config
 
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
-from mmssl_ext.engine.checkpoint_writing import start_saving, wait_for_checkpoints
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.engine.checkpoint.write import start_saving, wait_for_checkpoints
 from mmssl_ext.engine.hooks import PlainCheckpointHook
 
 CONFIG = Path(__file__).parents[1] / "configs/mocov2/mocov2_r50_imagenet.py"

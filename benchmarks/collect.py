@@ -12,7 +12,7 @@ import common
 from mmengine.config import Config
 from recipe import recipe
 
-from mmssl_ext.engine.chain import PRETRAIN
+from mmssl_ext.chain.spec import PRETRAIN
 from mmssl_ext.visualization import logs
 
 CHAIN_TABLE = "results.csv"

@@ -49,8 +49,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from mmssl_ext.engine.hooks import PerformanceHook
-from mmssl_ext.engine.launch import load_config, prepare
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import load_config, prepare
 
 UNMEASURED = "not measured"
 CONFIGS = common.REPOSITORY / "configs"

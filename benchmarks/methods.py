@@ -24,7 +24,7 @@ from pathlib import Path
 
 import common
 
-from mmssl_ext.engine.errors import Preempted
+from mmssl_ext.errors import Preempted
 
 CHAIN = "configs/chains/demo_methods.py"
 NAME = "demo_methods_seeds_cpu"

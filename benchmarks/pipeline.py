@@ -45,8 +45,8 @@ from torchvision.transforms import v2
 
 from mmssl_ext.datasets import ImageFolder
 from mmssl_ext.datasets.draws import SampleDraws
-from mmssl_ext.engine.launch import load_config
 from mmssl_ext.registry import TRANSFORMS
+from mmssl_ext.run.launch import load_config
 
 BATCH, SIZE = 16, 224
 CHECKED = 240  # photographs that go through every arm before it is timed

@@ -22,8 +22,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmssl_ext.engine.chain import PRETRAIN, Chain, read_chain
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext.chain.spec import PRETRAIN, Chain, read_chain
+from mmssl_ext.run.launch import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Row = Mapping[str, str]

@@ -38,10 +38,10 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
 from mmssl_ext.datasets import ImageFolder
-from mmssl_ext.engine.launch import load_config
 from mmssl_ext.models.losses import info_nce
 from mmssl_ext.models.memory import FeatureBank, OnlineLabels, SemiHardNegatives
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import load_config
 
 TEMPERATURE = 0.2
 # Bytes of the largest N x K logits that the peer is asked for.

@@ -2,6 +2,6 @@
 
 import sys
 
-from mmssl_ext.cli import main
+from mmssl_ext.run.cli import main
 
 sys.exit(main())

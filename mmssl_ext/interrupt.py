@@ -2,8 +2,8 @@
 
 Only a tool takes the signals over, for as long as it runs: whoever imports the package
 keeps the handlers of their own. A training run has further ones meanwhile, which save
-before it ends (see :mod:`mmssl_ext.engine.preemption`). Few imports, for this is in
-force before the large packages are imported.
+before it ends (see :mod:`mmssl_ext.engine.resilience.preemption`). Few imports, for
+this is in force before the large packages are imported.
 """
 
 from __future__ import annotations

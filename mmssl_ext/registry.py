@@ -27,10 +27,10 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return registry
 
 
-RUNNERS = _child(upstream.RUNNERS, "engine")
+RUNNERS = _child(upstream.RUNNERS, "run.runner")
 RUNNER_CONSTRUCTORS = _child(upstream.RUNNER_CONSTRUCTORS, "engine")
-LOOPS = _child(upstream.LOOPS, "engine", "evaluation")
-HOOKS = _child(upstream.HOOKS, "engine", "transfer")
+LOOPS = _child(upstream.LOOPS, "engine.checkpoint.loops", "evaluation")
+HOOKS = _child(upstream.HOOKS, "engine.hooks", "transfer", "visualization.hooks")
 LOG_PROCESSORS = _child(upstream.LOG_PROCESSORS, "engine")
 OPTIMIZERS = _child(upstream.OPTIMIZERS, "engine")
 OPTIM_WRAPPERS = _child(upstream.OPTIM_WRAPPERS, "engine")

@@ -27,9 +27,9 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmssl_ext.engine.checkpoint import find_resumable, load_checkpoint_file
-from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
-from mmssl_ext.engine.launch import build_runner, prepare, run_tool
+from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
+from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
+from mmssl_ext.run.launch import build_runner, prepare, run_tool
 from tests.distributed import Worker, wait_for, workers
 from tests.models.common import model_config
 

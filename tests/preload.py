@@ -3,8 +3,8 @@
 # ruff: noqa: F401
 import gc
 
-import mmssl_ext.engine.launch
 import mmssl_ext.models
+import mmssl_ext.run.launch
 import tests.harness
 from tests import faster
 

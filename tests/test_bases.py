@@ -19,8 +19,8 @@ import common  # noqa: E402
 import methods  # noqa: E402
 import recipe  # noqa: E402
 
-from mmssl_ext.engine import launch  # noqa: E402
-from mmssl_ext.engine.errors import Preempted  # noqa: E402
+from mmssl_ext.errors import Preempted  # noqa: E402
+from mmssl_ext.run import launch  # noqa: E402
 from mmssl_ext.visualization.logs import RunLog  # noqa: E402
 
 

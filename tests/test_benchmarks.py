@@ -27,7 +27,7 @@ import pipeline  # noqa: E402
 import plot  # noqa: E402
 import scale  # noqa: E402
 
-from mmssl_ext.engine.errors import Preempted  # noqa: E402
+from mmssl_ext.errors import Preempted  # noqa: E402
 
 
 @pytest.fixture

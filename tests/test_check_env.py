@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from mmssl_ext import check_env, env_probe
-from mmssl_ext.check_env import diagnose, main, render
+from mmssl_ext.run import check_env, env_probe
+from mmssl_ext.run.check_env import diagnose, main, render
 
 MISMATCH = "operator torchvision::nms does not exist"
 
@@ -257,7 +257,7 @@ def test_broken_imports_are_reported_not_raised(monkeypatch, capsys):
 
 def test_starts_without_any_package():
     """``-S`` hides site-packages; the tool must start and say what is missing."""
-    code = "import sys; from mmssl_ext.check_env import main; sys.exit(main([]))"
+    code = "import sys; from mmssl_ext.run.check_env import main; sys.exit(main([]))"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False
     )

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmssl_ext import __version__, cli, packaged
-from mmssl_ext.engine.chain import read_chain
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext import __version__, packaged
+from mmssl_ext.chain.spec import read_chain
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.run import cli
+from mmssl_ext.run.launch import load_config
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIGS = REPO / "configs"
@@ -89,7 +90,7 @@ def test_a_base_from_the_package_is_like_a_file(
     name: str, strict: bool, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """mmengine's reading of the file itself is the reference: no key, no scope more."""
-    monkeypatch.setattr("mmssl_ext.engine.launch.enforce", lambda: None)
+    monkeypatch.setattr("mmssl_ext.run.launch.enforce", lambda: None)
     write(elsewhere / "a.py", f"_base_ = 'mmssl_ext::{name}'\nwork_dir = 'x'")
     write(elsewhere / "b.py", f"_base_ = [r'{CONFIGS / name}']\nwork_dir = 'x'")
     plain = Config.fromfile(str(elsewhere / "b.py")).to_dict()

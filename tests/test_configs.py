@@ -11,9 +11,9 @@ from mmengine.registry import init_default_scope
 from mmpretrain.engine.optimizers import LARS
 from PIL import Image
 
-from mmssl_ext.engine import ConfigError
-from mmssl_ext.engine.launch import load_config, prepare
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
+from mmssl_ext.run.launch import load_config, prepare
 
 from .models.common import samples
 

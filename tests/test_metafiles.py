@@ -10,7 +10,7 @@ import pytest
 import yaml
 from modelindex.load_model_index import load
 
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext.run.launch import load_config
 
 REPO = Path(__file__).resolve().parents[1]
 INDEX = yaml.safe_load((REPO / "model-index.yml").read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ import tables  # noqa: E402
 
 from mmssl_ext.datasets import ImageFolder  # noqa: E402
 from mmssl_ext.datasets.demo import make_demo  # noqa: E402
-from mmssl_ext.engine.launch import load_config  # noqa: E402
+from mmssl_ext.run.launch import load_config  # noqa: E402
 from mmssl_ext.transfer.detection import CocoDetectionDataset  # noqa: E402
 from mmssl_ext.transfer.segmentation import SegmentationMetric  # noqa: E402
 

@@ -14,12 +14,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from mmssl_ext.chain import results as chain_results
 from mmssl_ext.datasets.shard_writer import make_shards
-from mmssl_ext.engine import chain_results, launch, testing
-from mmssl_ext.engine.launch import run_tool, train
 from mmssl_ext.evaluation.features import Features
 from mmssl_ext.interrupt import explained
 from mmssl_ext.room import no_room
+from mmssl_ext.run import evaluate as testing
+from mmssl_ext.run import launch
+from mmssl_ext.run.launch import run_tool, train
 from mmssl_ext.transfer.export import LAYOUTS, export_backbone
 from mmssl_ext.visualization import curves
 from tests.engine.test_checkpoint_writing import file_size_limit

@@ -14,9 +14,9 @@ from mmssl_ext.interrupt import at_once
 with at_once():
     from mmengine.config import DictAction
 
-    from mmssl_ext.engine.launch import load_config, run_tool
+    from mmssl_ext.run.launch import load_config, run_tool
     from mmssl_ext.text import shown
-    from mmssl_ext.visualization.browse import browse
+    from mmssl_ext.visualization.pictures.browse import browse
 
 
 def parse_args() -> argparse.Namespace:

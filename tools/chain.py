@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Pretrain, run every transfer from every source, and compare them in a report.
 
-A chain file says what (see mmssl_ext/engine/chain.py). Run again, the command goes on
+A chain file says what (see mmssl_ext/chain/spec.py). Run again, the command goes on
 where it stopped: finished stages are kept, interrupted ones resumed. A signal that asks
 to stop is passed on to the stages, which save what they have done; the exit code is
 then 130 after Ctrl-C, else 75.
@@ -20,13 +20,13 @@ from mmssl_ext.interrupt import at_once
 with at_once():
     from mmengine.logging import MMLogger
 
-    from mmssl_ext.engine.chain import read_chain
-    from mmssl_ext.engine.chain_results import write_csv
-    from mmssl_ext.engine.chain_run import ChainRunner
-    from mmssl_ext.engine.errors import Preempted
-    from mmssl_ext.engine.launch import run_tool
+    from mmssl_ext.chain.results import write_csv
+    from mmssl_ext.chain.run import ChainRunner
+    from mmssl_ext.chain.spec import read_chain
+    from mmssl_ext.errors import Preempted
+    from mmssl_ext.run.launch import run_tool
     from mmssl_ext.text import printable
-from mmssl_ext.visualization.chain_report import headline, write_chain_report
+from mmssl_ext.chain.report import headline, write_chain_report
 
 TOOLS = Path(__file__).resolve().parent
 

@@ -12,8 +12,8 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once():
-    from mmssl_ext.engine.download import local_path
-    from mmssl_ext.engine.launch import run_tool
+    from mmssl_ext.engine.weights.download import local_path
+    from mmssl_ext.run.launch import run_tool
     from mmssl_ext.text import shown
     from mmssl_ext.transfer.export import LAYOUTS, export_backbone
 

@@ -21,7 +21,7 @@ with at_once():
     from mmssl_ext.datasets.shard_index import index_shards
     from mmssl_ext.datasets.shard_writer import make_shards, read_size, verify_shards
     from mmssl_ext.datasets.shards import ShardIndex
-    from mmssl_ext.engine.launch import run_tool
+    from mmssl_ext.run.launch import run_tool
     from mmssl_ext.text import shown
 
 

@@ -14,8 +14,8 @@ from mmssl_ext.interrupt import at_once
 with at_once():
     from mmengine.config import DictAction
 
-    from mmssl_ext.engine.launch import load_config, run_tool
-    from mmssl_ext.engine.testing import evaluate_checkpoint
+    from mmssl_ext.run.evaluate import evaluate_checkpoint
+    from mmssl_ext.run.launch import load_config, run_tool
     from mmssl_ext.text import shown
 
 

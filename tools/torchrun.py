@@ -13,7 +13,7 @@ from typing import Any
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import SignalException, api
 
-SAVED = 75  # of mmssl_ext.engine.errors.Preempted
+SAVED = 75  # of mmssl_ext.errors.Preempted
 
 
 def main() -> int:

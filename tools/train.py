@@ -15,7 +15,7 @@ from mmssl_ext.interrupt import at_once
 with at_once(75):
     from mmengine.config import DictAction
 
-    from mmssl_ext.engine.launch import run_tool, train
+    from mmssl_ext.run.launch import run_tool, train
 
 
 def parse_args() -> argparse.Namespace:

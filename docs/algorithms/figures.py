@@ -27,16 +27,16 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl_ext.datasets import ImageFolder
-from mmssl_ext.engine.launch import build_runner, load_config, prepare
-from mmssl_ext.engine.testing import load_strictly
+from mmssl_ext.engine.weights.strict import load_strictly
 from mmssl_ext.evaluation import embedding_health
 from mmssl_ext.imports import quietly
 from mmssl_ext.models.schedules import schedule
 from mmssl_ext.models.targets import OwnTarget
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import build_runner, load_config, prepare
 from mmssl_ext.visualization.curves import BLUE, FAINT, INK, ORANGE
-from mmssl_ext.visualization.method_figures import to_images
-from mmssl_ext.visualization.sheet import MARGIN, Box, Sheet
+from mmssl_ext.visualization.pictures.method_figures import to_images
+from mmssl_ext.visualization.pictures.sheet import MARGIN, Box, Sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"

@@ -199,7 +199,7 @@ def _require_sklearn() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        from mmssl_ext.engine.errors import UserError
+        from mmssl_ext.errors import UserError
 
         raise UserError(
             "Linear SVMs need scikit-learn, which is not installed: "

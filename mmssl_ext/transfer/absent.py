@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmengine.logging import MessageHub, MMLogger
 
-from mmssl_ext.engine.hooks.result import ABSENT
+from mmssl_ext.engine.monitor.result import ABSENT
 
 
 def note_absent(absent: Sequence[str], total: int, what: str, metric: str) -> None:

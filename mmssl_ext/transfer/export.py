@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 import mmssl_ext
-from mmssl_ext.engine.download import local_path
-from mmssl_ext.engine.errors import CheckpointFileError, UserError
-from mmssl_ext.engine.load_report import describe_resnet
-from mmssl_ext.engine.weight_files import read_tensors
-from mmssl_ext.engine.weight_record import USUAL_STEM, USUAL_STRIDES, Record
+from mmssl_ext.engine.weights.download import local_path
+from mmssl_ext.engine.weights.files import read_tensors
+from mmssl_ext.engine.weights.record import USUAL_STEM, USUAL_STRIDES, Record
+from mmssl_ext.engine.weights.report import describe_resnet
+from mmssl_ext.errors import CheckpointFileError, UserError
 from mmssl_ext.files import sha256
 from mmssl_ext.room import writing
 
@@ -56,7 +56,7 @@ def export_backbone(
     * ``safetensors``: torchvision's names; the origin stands in its metadata.
 
     ``mm``, ``detectron2`` and ``safetensors`` also say what the weights were trained as
-    (:mod:`mmssl_ext.engine.weight_record`). The ResNets of torchvision, timm and
+    (:mod:`mmssl_ext.engine.weights.record`). The ResNets of torchvision, timm and
     detectron2 have fixed strides and stems; one with others is refused for them.
 
     Every file is read back and its tensors compared by hash before it gets its name.

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.errors import ConfigError
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import HOOKS
 
 from .handover import fingerprint, unwrapped

@@ -20,28 +20,23 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
 
-from mmssl_ext.engine.download import local_path
-from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.load_report import LoadReport, compare, explain
-from mmssl_ext.engine.weight_files import (
-    State,
-    read_tensors,
-    read_weights,
-    some,
-)
-from mmssl_ext.engine.weight_names import (
+from mmssl_ext.engine.weights.download import local_path
+from mmssl_ext.engine.weights.files import State, read_tensors, read_weights, some
+from mmssl_ext.engine.weights.names import (
     below,
     best_prefix,
     explain_numbers,
     find_prefix,
 )
-from mmssl_ext.engine.weight_record import (
+from mmssl_ext.engine.weights.record import (
     Record,
     bottleneck_style,
     describe_backbone,
     structure_changes,
 )
-from mmssl_ext.engine.weight_values import check_values
+from mmssl_ext.engine.weights.report import LoadReport, compare, explain
+from mmssl_ext.engine.weights.values import check_values
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
 from mmssl_ext.unwrap import unwrap

@@ -8,13 +8,13 @@ from typing import Any
 from mmengine.hooks import Hook
 from torch import nn
 
-from mmssl_ext.engine.errors import CheckpointFileError, ConfigError
-from mmssl_ext.engine.weight_record import (
+from mmssl_ext.engine.weights.record import (
     describe_backbone,
     describe_input,
     input_changes,
     structure_changes,
 )
+from mmssl_ext.errors import CheckpointFileError, ConfigError
 from mmssl_ext.registry import HOOKS
 
 from .handover import (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmssl_ext.engine.weight_files import from_detectron2, renamed
+from mmssl_ext.engine.weights.files import from_detectron2, renamed
 
 __all__ = ["from_detectron2", "to_detectron2"]
 

@@ -19,15 +19,15 @@ from mmengine.model import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.load_report import compare, explain
-from mmssl_ext.engine.weight_names import below, best_prefix
-from mmssl_ext.engine.weight_record import (
+from mmssl_ext.engine.weights.names import below, best_prefix
+from mmssl_ext.engine.weights.record import (
     describe_backbone,
     find_record,
     structure_changes,
 )
-from mmssl_ext.engine.weight_values import check_values
+from mmssl_ext.engine.weights.report import compare, explain
+from mmssl_ext.engine.weights.values import check_values
+from mmssl_ext.errors import CheckpointFileError
 
 
 def install() -> None:

@@ -196,8 +196,8 @@ class Checkpoint:
         path: Of the file.
         size: Bytes.
         sha256: Of its content; the manifest's where it has one.
-        manifest: What the file beside it says (see ``mmssl_ext.engine.manifest``),
-            empty where there is none.
+        manifest: What the file beside it says
+            (see ``mmssl_ext.engine.checkpoint.manifest``), empty where there is none.
         problem: What is wrong with its manifest, empty where nothing is.
     """
 
@@ -219,10 +219,9 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
         for path in Path(work_dir).glob(pattern)
         if path.is_file()
     ]
-    # Here, because mmssl_ext.engine has a hook that imports this module.
-    from mmssl_ext.engine.checkpoint import look_into
-    from mmssl_ext.engine.checkpoint_order import by_iteration
-    from mmssl_ext.engine.manifest import manifests
+    from mmssl_ext.engine.checkpoint.manifest import manifests
+    from mmssl_ext.engine.checkpoint.order import by_iteration
+    from mmssl_ext.engine.checkpoint.read import look_into
 
     described = dict(manifests(Path(work_dir)))
     files = by_iteration({path: described.get(path, {}) for path in files}, look_into)
@@ -230,8 +229,7 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
 
 
 def _checkpoint(path: Path) -> Checkpoint:
-    # Here, because mmssl_ext.engine has a hook that imports this module.
-    from mmssl_ext.engine.manifest import ManifestError, read_manifest
+    from mmssl_ext.engine.checkpoint.manifest import ManifestError, read_manifest
 
     size = path.stat().st_size
     try:

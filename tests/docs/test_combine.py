@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmssl_ext.engine.launch import load_config
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import load_config
 from tests.models.bases import total, views
 
 from .blocks import ROOT, read_page

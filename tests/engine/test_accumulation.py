@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from tests.engine.test_exact_resume import Kill, images, run_config
 from tests.harness import RunHarness, Watch, assert_same, stop_at
 from tests.models.common import MOMENTUM_ALGORITHMS

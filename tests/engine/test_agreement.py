@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mmssl_ext.engine import ranks
-from mmssl_ext.engine.agreement import agree, share
-from mmssl_ext.engine.ranks import watched
-from mmssl_ext.engine.tool import run_tool
+from mmssl_ext.engine.resilience import ranks
+from mmssl_ext.engine.resilience.agreement import agree, share
+from mmssl_ext.engine.resilience.ranks import watched
+from mmssl_ext.run.tool import run_tool
 from tests.distributed import run_ranks, wait_for, workers
 from tests.machine import free_port
 

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import ConcatDataset
 
 from mmssl_ext.datasets import ImageFolder
-from mmssl_ext.engine import ConfigError
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.models.memory import FeatureBank, OnlineLabels
 from mmssl_ext.models.memory.kmeans import spherical_kmeans
 from tests.distributed import run_ranks

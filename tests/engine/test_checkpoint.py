@@ -18,9 +18,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
-from mmssl_ext.engine import CheckpointFileError
-from mmssl_ext.engine import checkpoint as reading
-from mmssl_ext.engine.checkpoint import (
+from mmssl_ext.engine.checkpoint import read as reading
+from mmssl_ext.engine.checkpoint.read import (
     check_checkpoint_file,
     find_resumable,
     load_checkpoint_file,
@@ -28,6 +27,7 @@ from mmssl_ext.engine.checkpoint import (
     restore_histories,
     to_plain,
 )
+from mmssl_ext.errors import CheckpointFileError
 from tests.harness import config, log_text, make_runner, write_images
 
 

@@ -16,11 +16,13 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine import CheckpointFileError, checkpoint, checkpoint_writing
-from mmssl_ext.engine.checkpoint import find_resumable, load_checkpoint_file
-from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
+from mmssl_ext.engine.checkpoint import read as checkpoint
+from mmssl_ext.engine.checkpoint import write as checkpoint_writing
+from mmssl_ext.engine.checkpoint.manifest import manifest_path, read_manifest
+from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
+from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
 from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.engine.manifest import manifest_path, read_manifest
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.files import sha256_on_disk
 from tests.harness import toy_runner
 
@@ -245,7 +247,7 @@ def small_disk(folder, size):
 def test_a_full_disk(tmp_path, monkeypatch, reserves):
     """One checkpoint fits, with keep=1 a second one must before the first is gone."""
     if not reserves:
-        writing = "mmssl_ext.engine.checkpoint_writing._reserve"
+        writing = "mmssl_ext.engine.checkpoint.write._reserve"
         monkeypatch.setattr(writing, lambda file, size: None)
     with small_disk(tmp_path / "disk", 3_000_000) as disk:
         hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)

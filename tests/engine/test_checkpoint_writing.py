@@ -20,16 +20,17 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmssl_ext.engine import CheckpointFileError, checkpoint_writing
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
-from mmssl_ext.engine.checkpoint_writing import (
+from mmssl_ext.engine.checkpoint import write as checkpoint_writing
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.engine.checkpoint.run_folder import RUN_FILE
+from mmssl_ext.engine.checkpoint.write import (
     Saving,
     save_checkpoint_file,
     start_saving,
     wait_for_checkpoints,
 )
 from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.engine.run_folder import RUN_FILE
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.files import write_text
 from tests.distributed import run_ranks
 from tests.harness import BATCH, ToyData, Watch, assert_same, toy_runner
@@ -660,7 +661,7 @@ def test_other_runners_are_left_to_mmengine(tmp_path, monkeypatch):
     """FlexibleRunner writes by a strategy of its own."""
     hook = PlainCheckpointHook(interval=1)
     runner = toy(tmp_path, "other", hook, epochs=1)
-    monkeypatch.setattr("mmssl_ext.engine.hooks.checkpoint.Runner", type("X", (), {}))
+    monkeypatch.setattr("mmssl_ext.engine.checkpoint.hook.Runner", type("X", (), {}))
     monkeypatch.setattr(hook, "_save", None)
     called = []
     save = Runner.save_checkpoint

@@ -8,7 +8,7 @@ import torch
 from mmengine.logging import MessageHub
 from torch.nn.functional import normalize
 
-from mmssl_ext.engine.hooks.collapse import CollapseMonitorHook
+from mmssl_ext.engine.monitor.collapse import CollapseMonitorHook
 from tests.harness import config, log_rows, log_text, make_runner, write_images
 
 K, D, N = 64, 16, 32

@@ -10,9 +10,9 @@ from mmpretrain.structures import DataSample
 from PIL import Image
 
 from mmssl_ext.datasets.base import build_pipeline
-from mmssl_ext.engine.collating import ImageSizesError, SizedCollate
-from mmssl_ext.engine.errors import UserError
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext.engine.resilience.collating import ImageSizesError, SizedCollate
+from mmssl_ext.errors import UserError
+from mmssl_ext.run.launch import load_config
 from tests.harness import config, loader, make_runner, write_images
 
 CONFIGS = Path(__file__).parents[2] / "configs"

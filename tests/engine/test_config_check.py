@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mmssl_ext.engine import ConfigError
-from mmssl_ext.engine.config_check import check_config
-from mmssl_ext.engine.config_values import check_values
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext.engine.config.checks import check_config
+from mmssl_ext.engine.config.values import check_values
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.run.launch import load_config
 from tests.harness import REPO, config, loader, make_runner
 from tests.models.common import model_config
 

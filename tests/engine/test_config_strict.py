@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmssl_ext.engine.config_strict import (
-    SCOPES,
-    check_names,
-    check_strict,
-)
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext.engine.config.strict import SCOPES, check_names, check_strict
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.run.launch import load_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))

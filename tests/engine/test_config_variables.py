@@ -7,13 +7,13 @@ import os
 import pytest
 from mmengine.config import Config
 
-from mmssl_ext.engine.config_variables import (
+from mmssl_ext.engine.config.variables import (
     config_files,
     read_with_variables,
     variables,
 )
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.run.launch import load_config
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import ConcatDataset, Subset
 
 from mmssl_ext.datasets import ImageFolder
-from mmssl_ext.engine.errors import LoaderError, UserError
-from mmssl_ext.engine.hooks.draw_key import DrawKeyHook
+from mmssl_ext.engine.monitor.draw_key import DrawKeyHook
+from mmssl_ext.errors import LoaderError, UserError
 from tests.distributed import wait_for, workers
 from tests.harness import config, loader, log_text, make_runner, write_images
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmssl_ext.engine import download
-from mmssl_ext.engine.download import fetch
-from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.weight_files import read_tensors
+from mmssl_ext.engine.weights import download
+from mmssl_ext.engine.weights.download import fetch
+from mmssl_ext.engine.weights.files import read_tensors
+from mmssl_ext.errors import CheckpointFileError
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -18,8 +18,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.launch import train
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.run.launch import train
 from tests.distributed import wait_for
 from tests.harness import REPO, RunHarness, assert_same, config, write_images
 from tests.machine import free_port

@@ -20,7 +20,7 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from PIL import Image
 
-from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
+from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
 from tests.harness import RunHarness, assert_same, config, stop_at
 from tests.models.common import ALGORITHMS, CELL_ALGORITHMS, model_config
 

@@ -14,16 +14,16 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
-from mmssl_ext.engine import CheckpointFileError
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
-from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
-from mmssl_ext.engine.generators import random_state, set_random_state
-from mmssl_ext.engine.resume import (
+from mmssl_ext.engine.checkpoint.generators import random_state, set_random_state
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.engine.checkpoint.resume import (
     batch_changes,
     differences,
     on_other_ranks,
     shown,
 )
+from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.registry import HOOKS
 from tests.engine.test_exact_resume import images, run_config
 from tests.harness import RunHarness, Stopped, log_text, make_runner, stop_at

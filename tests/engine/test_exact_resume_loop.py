@@ -18,12 +18,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
+from mmssl_ext.engine.checkpoint.loops import batches_from
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.engine.loops import batches_from
-from mmssl_ext.engine.prefetch import PrefetchLoader, prefetch
-from mmssl_ext.engine.runner import SSLRunner
+from mmssl_ext.engine.resilience.prefetch import PrefetchLoader, prefetch
 from mmssl_ext.registry import LOOPS
+from mmssl_ext.run.runner import SSLRunner
 from tests.harness import BATCH, RunHarness, Stopped, ToyData, ToyModel, Watch
 
 LENGTH, EPOCHS = 6, 3

@@ -12,9 +12,9 @@ import pytest
 from mmengine.hooks import Hook
 from PIL import Image
 
-from mmssl_ext.engine import first_look
-from mmssl_ext.engine.errors import LoaderError
-from mmssl_ext.engine.first_look import watched_read
+from mmssl_ext.engine.monitor import first_look
+from mmssl_ext.engine.monitor.first_look import watched_read
+from mmssl_ext.errors import LoaderError
 from mmssl_ext.registry import TRANSFORMS
 from tests.distributed import wait_for
 from tests.harness import RunHarness, config, loader, make_runner, write_images

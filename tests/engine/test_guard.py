@@ -8,9 +8,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine import NonFiniteLossError
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
-from mmssl_ext.engine.hooks.guard import NonFiniteGuardHook
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.engine.resilience.guard import NonFiniteGuardHook
+from mmssl_ext.errors import NonFiniteLossError
 from tests.distributed import run_ranks
 from tests.harness import config, log_text, make_runner, write_images
 

@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.model import ImgDataPreprocessor, MMDistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
-from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.hooks import InputCheckHook
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import MODELS
 from tests.harness import (
     ToyData,

@@ -17,10 +17,12 @@ import torch
 from mmengine.hooks import Hook
 
 from mmssl_ext import interrupt
-from mmssl_ext.engine import launch, preemption, testing
-from mmssl_ext.engine.launch import run_tool, train
-from mmssl_ext.engine.preemption import Watch
+from mmssl_ext.engine.resilience import preemption
+from mmssl_ext.engine.resilience.preemption import Watch
 from mmssl_ext.evaluation.features import Features
+from mmssl_ext.run import evaluate as testing
+from mmssl_ext.run import launch
+from mmssl_ext.run.launch import run_tool, train
 from tests.distributed import wait_for
 from tests.engine.test_preemption import (
     STEPS,

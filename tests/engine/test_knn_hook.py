@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine import ConfigError
+from mmssl_ext.errors import ConfigError
 from tests.harness import (
     config,
     loader,

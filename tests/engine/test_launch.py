@@ -20,9 +20,10 @@ from torch.distributed.elastic.multiprocessing.errors import (
     ProcessFailure,
 )
 
-from mmssl_ext.engine import CheckpointFileError, ConfigError, ranks, tool
-from mmssl_ext.engine.errors import RankError
-from mmssl_ext.engine.launch import build_runner, load_config, prepare, run_tool
+from mmssl_ext.engine.resilience import ranks
+from mmssl_ext.errors import CheckpointFileError, ConfigError, RankError
+from mmssl_ext.run import tool
+from mmssl_ext.run.launch import build_runner, load_config, prepare, run_tool
 from tests.distributed import wait_for, workers
 from tests.harness import REPO, config, log_text, make_runner, write_images
 
@@ -123,7 +124,7 @@ def test_amp_without_a_gpu_is_one_notice_and_fp32(cfg, no_gpu, in_config):
 def test_mixed_precision_takes_what_the_gpu_has(cfg, monkeypatch, supported, given):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
-    monkeypatch.setattr("mmssl_ext.engine.precision.get_device", lambda: "cuda")
+    monkeypatch.setattr("mmssl_ext.engine.config.precision.get_device", lambda: "cuda")
     if given != "--amp":
         cfg.optim_wrapper.update(
             type="AmpOptimWrapper",
@@ -143,7 +144,7 @@ def test_mixed_precision_takes_what_the_gpu_has(cfg, monkeypatch, supported, giv
 
 
 def test_fp32_on_a_gpu_stays(cfg, monkeypatch):
-    monkeypatch.setattr("mmssl_ext.engine.precision.get_device", lambda: "cuda")
+    monkeypatch.setattr("mmssl_ext.engine.config.precision.get_device", lambda: "cuda")
     before = cfg.optim_wrapper.to_dict()
     assert not texts(prepare(cfg))
     assert cfg.optim_wrapper.to_dict() == before
@@ -368,7 +369,7 @@ def test_options_without_effect_are_refused(tmp_path):
 
 @pytest.mark.fault("R20")
 def test_strict_configs_are_checked_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmssl_ext.engine.launch.enforce", lambda: None)
+    monkeypatch.setattr("mmssl_ext.run.launch.enforce", lambda: None)
     side_effect = tmp_path / "happened"
     file = tmp_path / "config.py"
     for text, wrong in (

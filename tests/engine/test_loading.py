@@ -15,7 +15,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from mmssl_ext.engine.loading import TIMEOUT, WorkerError, end_workers, guard_workers
+from mmssl_ext.engine.resilience.loading import (
+    TIMEOUT,
+    WorkerError,
+    end_workers,
+    guard_workers,
+)
 from tests.engine.test_preemption import alive
 from tests.warm.commands import Command, python
 
@@ -123,7 +128,7 @@ HANG = """
 import sys, time
 import torch
 from torch.utils.data import DataLoader
-from mmssl_ext.engine.loading import guard_workers
+from mmssl_ext.engine.resilience.loading import guard_workers
 from tests.engine.test_loading import Numbers
 torch.set_num_threads(1)
 torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5  # as in the tests
@@ -135,7 +140,7 @@ time.sleep(float(sys.argv[1]))
 
 LATE = """
 import multiprocessing, os, time
-from mmssl_ext.engine.loading import _heed_parent
+from mmssl_ext.engine.resilience.loading import _heed_parent
 def late(parent):
     while os.getppid() == parent:
         time.sleep(0.01)

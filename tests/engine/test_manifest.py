@@ -17,21 +17,23 @@ import torch
 
 import mmssl_ext
 from mmssl_ext import files
-from mmssl_ext.engine import CheckpointFileError, checkpoint, checkpoint_writing
-from mmssl_ext.engine.checkpoint import (
-    check_checkpoint_file,
-    find_resumable,
-    load_checkpoint_file,
-)
-from mmssl_ext.engine.checkpoint_writing import save_checkpoint_file, start_saving
-from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.engine.manifest import (
+from mmssl_ext.engine.checkpoint import read as checkpoint
+from mmssl_ext.engine.checkpoint import write as checkpoint_writing
+from mmssl_ext.engine.checkpoint.manifest import (
     ManifestError,
     manifest_path,
     read_manifest,
     remove_leftovers,
     write_manifest,
 )
+from mmssl_ext.engine.checkpoint.read import (
+    check_checkpoint_file,
+    find_resumable,
+    load_checkpoint_file,
+)
+from mmssl_ext.engine.checkpoint.write import save_checkpoint_file, start_saving
+from mmssl_ext.engine.hooks import PlainCheckpointHook
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.files import sha256, sha256_on_disk, write_bytes
 from mmssl_ext.visualization import logs
 from tests.distributed import run_ranks

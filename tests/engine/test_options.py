@@ -6,10 +6,10 @@ import pytest
 from mmengine.config import DictAction
 
 from mmssl_ext.datasets import ImageFolder, LabelledFolder
-from mmssl_ext.engine.config_names import check_anchors, check_class_names
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.launch import load_config
-from mmssl_ext.engine.options import parse_value
+from mmssl_ext.engine.config.names import check_anchors, check_class_names
+from mmssl_ext.engine.config.options import parse_value
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.run.launch import load_config
 from tests.harness import REPO, write_images
 
 CONFIGS = REPO / "configs/transfer"

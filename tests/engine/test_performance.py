@@ -12,11 +12,11 @@ from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from safetensors.torch import load_file
 
-from mmssl_ext.engine import ConfigError
 from mmssl_ext.engine.hooks import PerformanceHook
-from mmssl_ext.engine.hooks.performance import _compile, _encoder_parts
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext.engine.monitor.performance import _compile, _encoder_parts
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.models.losses import queue_attention
+from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer.export import export_backbone
 from mmssl_ext.unwrap import unwrap
 from tests.distributed import run_ranks

@@ -20,7 +20,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import METRICS
 from torch.utils.data import Dataset
 
-from mmssl_ext.engine import preemption
+from mmssl_ext.engine.resilience import preemption
 from mmssl_ext.registry import DATASETS, MODELS, TRANSFORMS
 from tests.distributed import Worker, wait_for
 from tests.harness import (

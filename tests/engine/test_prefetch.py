@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from mmssl_ext.engine.prefetch import CopyToDevice, PrefetchLoader, prefetch
+from mmssl_ext.engine.resilience.prefetch import CopyToDevice, PrefetchLoader, prefetch
 from tests.harness import BATCH, ToyData, ToyModel
 
 

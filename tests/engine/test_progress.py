@@ -15,7 +15,7 @@ import termcolor
 from mmengine.hooks import Hook
 from rich.console import Console
 
-from mmssl_ext.engine.hooks.progress import ProgressHook, _AboveBar
+from mmssl_ext.engine.monitor.progress import ProgressHook, _AboveBar
 from tests.harness import BATCH, toy_runner
 
 ESCAPE = "\x1b"
@@ -162,7 +162,7 @@ def test_bar_is_drawn_by_the_clock_not_by_the_step(tmp_path, terminal, monkeypat
     start, finish = terminal
     start()
     drawn = []
-    bar = "mmssl_ext.engine.hooks.progress._Bar.draw"
+    bar = "mmssl_ext.engine.monitor.progress._Bar.draw"
     monkeypatch.setattr(bar, lambda *args: drawn.append(time.monotonic()))
     hook = ProgressHook(refresh=0.05)
     toy_runner(tmp_path, "clock", hook, Slow(), epochs=3).train()

@@ -5,7 +5,7 @@ import sys
 import numpy
 import pytest
 
-from mmssl_ext.engine.hooks.report import ReportHook
+from mmssl_ext.visualization.hooks.report import ReportHook
 from tests.harness import BATCH, toy_runner
 
 
@@ -41,7 +41,7 @@ def test_a_failing_report_does_not_end_the_run(tmp_path, monkeypatch):
         raise RuntimeError("no space left")
 
     monkeypatch.setattr("mmssl_ext.visualization.report.write_report", fail)
-    monkeypatch.setattr("mmssl_ext.engine.hooks.report.run_facts", fail)
+    monkeypatch.setattr("mmssl_ext.visualization.hooks.report.run_facts", fail)
     runner = toy_runner(tmp_path, "unreported", ReportHook())
     runner.train()
     assert runner.iter == 12
@@ -64,7 +64,7 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
 def test_queue_length_is_found(tmp_path, length):
     import torch
 
-    from mmssl_ext.engine.hooks.report import run_facts
+    from mmssl_ext.visualization.hooks.report import run_facts
 
     runner = toy_runner(tmp_path, f"queue{length}", epochs=1)
     runner.model.register_buffer("negatives", torch.zeros(length, 2))

@@ -11,10 +11,10 @@ from mmengine.hooks import Hook
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
-from mmssl_ext.engine.errors import UserError
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.hooks import PlainCheckpointHook, ResultHook
-from mmssl_ext.engine.hooks.pictures import PicturesHook, enlarged
+from mmssl_ext.errors import UserError
+from mmssl_ext.visualization.hooks.pictures import PicturesHook, enlarged
 from tests.harness import BATCH, ToyData, toy_runner
 
 

@@ -12,8 +12,8 @@ import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.models import ResNet
 
-from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.testing import load_strictly
+from mmssl_ext.engine.weights.strict import load_strictly
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.registry import MODELS
 from mmssl_ext.transfer.handover import PretrainedBackbone
 from tests.harness import RunHarness, make_runner, stop_at

@@ -11,15 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmssl_ext.engine.checkpoint import find_resumable, load_checkpoint_file
-from mmssl_ext.engine.errors import ConfigError, UserError
+from mmssl_ext.engine.checkpoint.manifest import write_manifest
+from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
+from mmssl_ext.engine.checkpoint.run_folder import (
+    RUN_FILE,
+    check_free,
+    claim,
+    find_run,
+)
 from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.engine.launch import train
-from mmssl_ext.engine.lock import Lock, started_by, starter
-from mmssl_ext.engine.manifest import write_manifest
-from mmssl_ext.engine.run_folder import RUN_FILE, check_free, claim, find_run
-from mmssl_ext.engine.work_dir import LOCK_FILE
+from mmssl_ext.engine.resilience.lock import Lock, started_by, starter
+from mmssl_ext.errors import ConfigError, UserError
 from mmssl_ext.files import sha256
+from mmssl_ext.run.launch import train
+from mmssl_ext.run.work_dir import LOCK_FILE
 from tests.harness import REPO, config, make_runner, toy_runner, write_images
 
 VARIABLES = (

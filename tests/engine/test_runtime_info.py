@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 
 from mmssl_ext.engine.hooks import DeferredRuntimeInfoHook
-from mmssl_ext.engine.hooks.runtime_info import History, Waiting
+from mmssl_ext.engine.monitor.runtime_info import History, Waiting
 from tests.harness import BATCH, ToyData, ToyModel, Watch, toy_runner
 
 TIMES = ("time", "data_time", "memory")

@@ -8,13 +8,13 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.best_scores import rule_of
-from mmssl_ext.engine.checkpoint import find_resumable, load_checkpoint_file
-from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
-from mmssl_ext.engine.config_check import check_config
-from mmssl_ext.engine.errors import ConfigError
+from mmssl_ext.engine.checkpoint.best_scores import rule_of
+from mmssl_ext.engine.checkpoint.manifest import read_manifest
+from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
+from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
+from mmssl_ext.engine.config.checks import check_config
 from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.engine.manifest import read_manifest
+from mmssl_ext.errors import ConfigError
 from tests.distributed import run_ranks
 from tests.harness import (
     BATCH,

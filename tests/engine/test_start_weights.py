@@ -13,11 +13,11 @@ from mmengine.registry import init_default_scope
 from mmpretrain.models import ResNet
 from torch import nn
 
-from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.launch import load_config
-from mmssl_ext.engine.resume import check_kind
-from mmssl_ext.engine.start_weights import advice, check_start
+from mmssl_ext.engine.checkpoint.resume import check_kind
+from mmssl_ext.engine.weights.start import advice, check_start
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer import mmengine_init
 from tests.harness import config, make_runner, write_images
 from tests.transfer.support import backbone_state

@@ -9,10 +9,11 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmssl_ext.engine import CheckpointFileError, ConfigError, NonFiniteLossError
-from mmssl_ext.engine.launch import load_config, run_tool, train
-from mmssl_ext.engine.testing import evaluate_checkpoint, load_strictly
+from mmssl_ext.engine.weights.strict import load_strictly
+from mmssl_ext.errors import CheckpointFileError, ConfigError, NonFiniteLossError
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.evaluate import evaluate_checkpoint
+from mmssl_ext.run.launch import load_config, run_tool, train
 from tests.harness import REPO, config, loader, write_images
 from tests.models.common import model_config
 from tests.warm import python

@@ -14,11 +14,8 @@ from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import init_default_scope
 from mmpretrain.models import ResNet
 
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
-from mmssl_ext.engine.errors import CheckpointFileError, ConfigError, UserError
-from mmssl_ext.engine.launch import load_config
-from mmssl_ext.engine.testing import load_strictly
-from mmssl_ext.engine.weight_record import (
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.engine.weights.record import (
     describe_backbone,
     describe_input,
     describe_weights,
@@ -26,7 +23,10 @@ from mmssl_ext.engine.weight_record import (
     input_changes,
     structure_changes,
 )
+from mmssl_ext.engine.weights.strict import load_strictly
+from mmssl_ext.errors import CheckpointFileError, ConfigError, UserError
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer import HandoverHook, PretrainedBackbone, handover, ops
 from mmssl_ext.transfer.export import export_backbone
 from mmssl_ext.transfer.handover import read_weights
@@ -344,7 +344,7 @@ def test_detectron2s_file_takes_it_along(tmp_path):
 def test_an_evaluation_refuses_other_strides_and_warns_of_the_images(
     tmp_path, monkeypatch
 ):
-    from mmssl_ext.engine import testing
+    from mmssl_ext.run import evaluate as testing
 
     texts = []
     monkeypatch.setattr(testing, "print_log", lambda text, *_: texts.append(text))

@@ -10,14 +10,14 @@ import torch
 import torchvision
 from mmengine.registry import init_default_scope
 
-from mmssl_ext.engine.chain import check_stages, read_chain
-from mmssl_ext.engine.checkpoint import check_checkpoint_file, find_resumable
-from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.launch import load_config
-from mmssl_ext.engine.resume import check_finite
-from mmssl_ext.engine.testing import load_strictly
-from mmssl_ext.engine.weight_values import state_faults, value_faults
+from mmssl_ext.chain.spec import check_stages, read_chain
+from mmssl_ext.engine.checkpoint.read import check_checkpoint_file, find_resumable
+from mmssl_ext.engine.checkpoint.resume import check_finite
+from mmssl_ext.engine.weights.strict import load_strictly
+from mmssl_ext.engine.weights.values import state_faults, value_faults
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer.export import export_backbone
 from mmssl_ext.transfer.handover import PretrainedBackbone
 from tests.transfer.support import backbone_state

@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from mmssl_ext.engine import lock, mounts
-from mmssl_ext.engine.errors import UserError
-from mmssl_ext.engine.launch import train
-from mmssl_ext.engine.lock import Lock, _identity, is_alive
-from mmssl_ext.engine.work_dir import LOCK_FILE, check_writable, occupied
+from mmssl_ext.engine.resilience import lock, mounts
+from mmssl_ext.engine.resilience.lock import Lock, _identity, is_alive
+from mmssl_ext.errors import UserError
+from mmssl_ext.run.launch import train
+from mmssl_ext.run.work_dir import LOCK_FILE, check_writable, occupied
 from tests.distributed import run_ranks
 from tests.harness import config, write_images
 
 forkserver = multiprocessing.get_context("forkserver")
-forkserver.set_forkserver_preload(["mmssl_ext.models", "mmssl_ext.engine.launch"])
+forkserver.set_forkserver_preload(["mmssl_ext.models", "mmssl_ext.run.launch"])
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def _report(pipe, function, args):
 def held_elsewhere(folder):
     """A run in another process that holds a folder."""
     code = (
-        "import pathlib, sys, time; from mmssl_ext.engine.lock import Lock\n"
+        "import pathlib, sys, time; from mmssl_ext.engine.resilience.lock import Lock\n"
         "with Lock(pathlib.Path(sys.argv[1]), 'x').held():\n"
         "    print('held', flush=True); time.sleep(600)"
     )
@@ -192,9 +192,8 @@ def test_a_lock_that_nobody_holds_is_free(
 def test_a_run_killed_in_a_container_can_be_started_again(tmp_path):
     """Namespaces stand in for the containers; the process lives on outside of one."""
     code = (  # without torch
-        "import pathlib, sys, time, types; package = types.ModuleType('engine')\n"
-        f"package.__path__ = [{str(Path(lock.__file__).parent)!r}]\n"
-        "sys.modules['engine'] = package; from engine.lock import Lock\n"
+        "import pathlib, sys, time\n"
+        "from mmssl_ext.engine.resilience.lock import Lock\n"
         "with Lock(pathlib.Path(sys.argv[1]), 'It').held():\n"
         "    print('held', flush=True); time.sleep(float(sys.argv[2]))"
     )

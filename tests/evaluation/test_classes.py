@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from mmssl_ext.datasets import ImageFolder, ImageList
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.runner import SSLRunner
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation import Features, knn_accuracy
 from mmssl_ext.evaluation.classes import in_numbers_of, match_classes, same_columns
 from mmssl_ext.evaluation.copies import say_copied_files, say_copies
+from mmssl_ext.run.runner import SSLRunner
 from tests.harness import config, loader, log_text, make_runner, write_images
 
 

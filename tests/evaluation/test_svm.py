@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
-from mmssl_ext.engine.errors import UserError
+from mmssl_ext.errors import UserError
 from mmssl_ext.evaluation import svm
 from mmssl_ext.evaluation.svm import (
     LabelledFeatures,

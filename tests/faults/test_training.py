@@ -8,8 +8,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine import NonFiniteLossError
-from mmssl_ext.engine.checkpoint import load_checkpoint_file
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.errors import NonFiniteLossError
 from mmssl_ext.models.layers import unit
 from mmssl_ext.models.memory import KeyQueue
 from tests.distributed import run_ranks

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.transfer import HandoverHook, fingerprint, ops
 from mmssl_ext.transfer.export import LAYOUTS, export_backbone
 from tests.transfer.support import backbone_state, source_checkpoint

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mmssl_ext.engine import ConfigError
-from mmssl_ext.engine.launch import run_tool
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.models.comparisons import Comparison
 from mmssl_ext.models.layers import SplitBatchNorm
 from mmssl_ext.models.memory.online_labels import OnlineLabels
 from mmssl_ext.models.terms import Term
 from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import run_tool
 from tests.harness import config, log_text, make_runner, write_images
 
 from .bases import (

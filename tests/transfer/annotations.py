@@ -11,9 +11,9 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.launch import load_config
-from mmssl_ext.transfer.data_check import check_data
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.run.launch import load_config
+from mmssl_ext.transfer.data_check.check import check_data
 from tests.harness import REPO
 
 MASK = REPO / "configs/transfer/detection/mask_rcnn_r50_fpn_coco_1x.py"

@@ -12,9 +12,9 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from pycocotools import mask as rle
 
-from mmssl_ext.transfer.data_check import check_data
-from mmssl_ext.transfer.data_check_masks import _length
-from mmssl_ext.transfer.data_check_splits import shared_images
+from mmssl_ext.transfer.data_check.check import check_data
+from mmssl_ext.transfer.data_check.masks import _length
+from mmssl_ext.transfer.data_check.splits import shared_images
 from mmssl_ext.transfer.detection import CocoDetectionMetric
 
 from .annotations import (
@@ -362,7 +362,7 @@ def test_entries_that_lead_nowhere_are_refused(root, change, part):
 
 
 def test_every_image_is_looked_for(root, monkeypatch):
-    monkeypatch.setattr("mmssl_ext.transfer.data_check_base.NUM_FILES", 2)
+    monkeypatch.setattr("mmssl_ext.transfer.data_check.base.NUM_FILES", 2)
     assert check_data(coco_config(root)) == []
     (root / "train2017/5.png").unlink()
     refused, sentences = said(coco_config(root))
@@ -528,7 +528,7 @@ def test_images_that_are_trained_on_and_scored(root):
 
 
 def test_copies_are_found_by_name_among_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmssl_ext.transfer.data_check_splits.MOST_FILES", 4)
+    monkeypatch.setattr("mmssl_ext.transfer.data_check.splits.MOST_FILES", 4)
     learnt, scored = [f"{tmp_path}/{i}" for i in range(4)], [f"{tmp_path}/b/4"]
     (tmp_path / "b").mkdir()
     for path in learnt:

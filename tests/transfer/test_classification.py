@@ -17,9 +17,9 @@ from torchvision import transforms
 from mmssl_ext.datasets import LabelledFolder, VOCLabels
 from mmssl_ext.datasets.demo import make_demo
 from mmssl_ext.datasets.demo.shapes import CLASSES
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.launch import load_config, train
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import DATASETS, MODELS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmssl_ext.run.launch import load_config, train
 from mmssl_ext.transfer import FrozenBackboneHook
 from mmssl_ext.transfer.handover import fingerprint
 
@@ -495,7 +495,7 @@ def test_evaluation_without_a_checkpoint_draws_random_weights(demo, tmp_path):
     """Runner.test alone would evaluate weights that nothing had initialised."""
     from mmengine.registry import init_default_scope
 
-    from mmssl_ext.engine.launch import build_runner, prepare
+    from mmssl_ext.run.launch import build_runner, prepare
 
     cfg = load_config(CONFIGS / "knn_r50_imagenet.py", imagenet(demo, checkpoint=None))
     notices = prepare(cfg, work_dir=str(tmp_path))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
+from mmssl_ext.chain.spec import read_chain
 from mmssl_ext.datasets.demo import make_demo
-from mmssl_ext.engine.chain import read_chain
-from mmssl_ext.engine.config_variables import config_files, variables
-from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.launch import build_runner, load_config, prepare
+from mmssl_ext.engine.config.variables import config_files, variables
+from mmssl_ext.errors import CheckpointFileError
+from mmssl_ext.run.launch import build_runner, load_config, prepare
 from mmssl_ext.transfer import fingerprint
 from mmssl_ext.transfer.handover import handovers
 

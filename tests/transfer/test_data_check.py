@@ -13,10 +13,10 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmssl_ext.datasets.demo import make_demo
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.launch import load_config, prepare
-from mmssl_ext.transfer import data_check_voc
-from mmssl_ext.transfer.data_check import check_data
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.run.launch import load_config, prepare
+from mmssl_ext.transfer.data_check import voc as data_check_voc
+from mmssl_ext.transfer.data_check.check import check_data
 from tests.harness import REPO
 
 VOC = "detection/faster_rcnn_r50_c4_voc0712.py"
@@ -536,7 +536,7 @@ def test_nothing_of_the_toolboxes_is_imported(drawn):
 import sys
 from mmengine.config import Config
 from mmssl_ext.transfer import data_check_voc
-from mmssl_ext.transfer.data_check import check_data
+from mmssl_ext.transfer.data_check.check import check_data
 data = dict(type="CocoDataset", data_root={str(drawn / "coco")!r}, ann_file="no.json")
 for scope, name in (("mmdet", "CocoDataset"), ("mmdet", "CityscapesDataset"),
                     ("mmdet", "VOCDataset"), ("mmseg", "PascalVOCDataset")):

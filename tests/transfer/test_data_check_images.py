@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmssl_ext.transfer.data_check import check_data
+from mmssl_ext.transfer.data_check.check import check_data
 from tests.transfer.test_data_check import (  # noqa: F401  # fixtures
     COCO,
     SEG_CITY,

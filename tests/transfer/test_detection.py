@@ -12,8 +12,8 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmssl_ext.datasets.demo import CLASSES, make_demo
-from mmssl_ext.engine.errors import CheckpointFileError
-from mmssl_ext.engine.launch import load_config, train
+from mmssl_ext.errors import CheckpointFileError
+from mmssl_ext.run.launch import load_config, train
 from mmssl_ext.transfer.detection import (
     CocoDetectionMetric,
     ResLayerExtraNorm,

@@ -9,7 +9,7 @@ from mmpretrain.models import ResNet
 from safetensors import safe_open
 from torch import nn
 
-from mmssl_ext.engine.errors import UserError
+from mmssl_ext.errors import UserError
 from mmssl_ext.transfer import fingerprint
 from mmssl_ext.transfer.export import LAYOUTS, export_backbone
 from mmssl_ext.transfer.handover import PretrainedBackbone, read_tensors

@@ -17,8 +17,8 @@ from mmengine.runner import save_checkpoint
 from mmengine.utils import digit_version
 from safetensors.torch import save_file
 
-from mmssl_ext.engine.errors import CheckpointFileError, ConfigError
-from mmssl_ext.engine.load_report import compare
+from mmssl_ext.engine.weights.report import compare
+from mmssl_ext.errors import CheckpointFileError, ConfigError
 from mmssl_ext.transfer import HandoverHook, fingerprint, ops
 from mmssl_ext.transfer.handover import below, find_prefix, handovers, read_tensors
 from mmssl_ext.transfer.layouts import to_detectron2

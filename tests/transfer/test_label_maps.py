@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from mmssl_ext.engine.errors import LoaderError
-from mmssl_ext.engine.launch import load_config, prepare, train
-from mmssl_ext.transfer import data_check_labels
-from mmssl_ext.transfer.data_check import check_data
+from mmssl_ext.errors import LoaderError
+from mmssl_ext.run.launch import load_config, prepare, train
+from mmssl_ext.transfer.data_check import labels as data_check_labels
+from mmssl_ext.transfer.data_check.check import check_data
 from mmssl_ext.transfer.label_guard import CheckLabels, LabelRangeError, guard_labels
 from mmssl_ext.transfer.segmentation import SegmentationMetric
 from tests.harness import REPO

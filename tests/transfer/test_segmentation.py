@@ -11,8 +11,8 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmssl_ext.datasets.demo import make_demo
-from mmssl_ext.engine import launch
-from mmssl_ext.engine.errors import CheckpointFileError
+from mmssl_ext.errors import CheckpointFileError
+from mmssl_ext.run import launch
 from mmssl_ext.transfer import fingerprint, segmentation  # noqa: F401  (fills registries)
 from tests.harness import REPO
 from tests.transfer.support import source_checkpoint

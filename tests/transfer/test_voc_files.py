@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmssl_ext.engine.launch import load_config
-from mmssl_ext.transfer.data_check import check_data
+from mmssl_ext.run.launch import load_config
+from mmssl_ext.transfer.data_check.check import check_data
 from tests.harness import REPO
 from tests.transfer.annotations import said
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from mmssl_ext.datasets.transforms.color import ColorJitter, JitterParams
 from mmssl_ext.datasets.transforms.geometry import RandomFlip, RandomResizedCrop
-from mmssl_ext.engine.launch import load_config
 from mmssl_ext.registry import MODELS
-from mmssl_ext.visualization import browse as browsing
-from mmssl_ext.visualization.browse import Draw, describe, network_inputs
-from mmssl_ext.visualization.sheet import Box
+from mmssl_ext.run.launch import load_config
+from mmssl_ext.visualization.pictures import browse as browsing
+from mmssl_ext.visualization.pictures.browse import Draw, describe, network_inputs
+from mmssl_ext.visualization.pictures.sheet import Box
 from tests.harness import REPO, config
 
 _spec = importlib.util.spec_from_file_location(

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 from PIL import Image
 
-from mmssl_ext.visualization import chain_plots
-from mmssl_ext.visualization.chain_data import Results
-from mmssl_ext.visualization.chain_report import headline, main, write_chain_report
+from mmssl_ext.chain import plots as chain_plots
+from mmssl_ext.chain.data import Results
+from mmssl_ext.chain.report import headline, main, write_chain_report
 
 from .chain_fixture import (
     DIGEST,

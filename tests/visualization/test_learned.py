@@ -16,13 +16,13 @@ from mmssl_ext.datasets.folder import ImageFolder
 from mmssl_ext.datasets.transforms.decode import DecodeImage
 from mmssl_ext.datasets.transforms.geometry import RandomFlip, RandomResizedCrop
 from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
-from mmssl_ext.engine.errors import ConfigError
-from mmssl_ext.engine.launch import load_config
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.preprocessing import MultiViewPreprocessor
-from mmssl_ext.visualization import learned
-from mmssl_ext.visualization import learned_features as features
-from mmssl_ext.visualization import learned_figures as figures
-from mmssl_ext.visualization.sheet import Box
+from mmssl_ext.run.launch import load_config
+from mmssl_ext.visualization.pictures import learned
+from mmssl_ext.visualization.pictures import learned_features as features
+from mmssl_ext.visualization.pictures import learned_figures as figures
+from mmssl_ext.visualization.pictures.sheet import Box
 from tests.harness import REPO, config, write_images
 from tests.models.common import build, model_config
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmssl_ext.engine.hooks import LearnedPicturesHook
-from mmssl_ext.visualization import learned
+from mmssl_ext.visualization.hooks import LearnedPicturesHook
+from mmssl_ext.visualization.pictures import learned
 from tests.harness import config, loader, log_text, make_runner, write_images
 
 HOOK = dict(type="LearnedPicturesHook", num_images=4, max_images=16)

@@ -13,12 +13,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from mmssl_ext.engine.launch import load_config
 from mmssl_ext.models.layers.region import Region, pool_regions
 from mmssl_ext.preprocessing import MultiViewPreprocessor
-from mmssl_ext.visualization import method_figures as figures
-from mmssl_ext.visualization.method_pictures import draw_picture, shortened
-from mmssl_ext.visualization.sheet import SCALE, Box
+from mmssl_ext.run.launch import load_config
+from mmssl_ext.visualization.pictures import method_figures as figures
+from mmssl_ext.visualization.pictures.method_pictures import draw_picture, shortened
+from mmssl_ext.visualization.pictures.sheet import SCALE, Box
 from tests.harness import REPO, config, write_images
 from tests.models.common import build, model_config
 

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from mmssl_ext.engine.manifest import write_manifest
+from mmssl_ext.engine.checkpoint.manifest import write_manifest
 from mmssl_ext.visualization import curves, logs, panels, report
 from mmssl_ext.visualization.page import embed_file
 from mmssl_ext.visualization.report import main, write_report

@@ -36,7 +36,7 @@ WARM = (
     *("sklearn.linear_model", "sklearn.svm", "torch.utils.tensorboard"),
 )
 TOOLS = (
-    *("mmssl_ext.engine.launch", "mmssl_ext.engine.chain_run", "mmssl_ext.models"),
+    *("mmssl_ext.run.launch", "mmssl_ext.chain.run", "mmssl_ext.models"),
     *("mmssl_ext.datasets", "mmssl_ext.preprocessing", "mmssl_ext.evaluation"),
     *("mmssl_ext.visualization", "mmssl_ext.transfer"),
     *("mmssl_ext.transfer.detection", "mmssl_ext.transfer.segmentation"),

@@ -65,7 +65,7 @@ def check_tool(name: str) -> int:
     if done.exists() and "--list" not in sys.argv:  # whose output a script reads
         return 0
     found = parsed(name)
-    from mmssl_ext.engine.errors import UserError
+    from mmssl_ext.errors import UserError
 
     try:
         if found is not None:
@@ -81,7 +81,7 @@ def check_tool(name: str) -> int:
 def check_args(args: argparse.Namespace) -> None:
     """Load the config or chain that a command names."""
     if getattr(args, "chain", None):
-        from mmssl_ext.engine.chain import read_chain
+        from mmssl_ext.chain.spec import read_chain
 
         chain = read_chain(args.chain)
         stages = chain.select(getattr(args, "only", []))
@@ -101,8 +101,8 @@ def build(config: str, options: dict | None, drawn: bool = False) -> Any:
     """
     from mmengine.registry import MODELS, init_default_scope
 
-    from mmssl_ext.engine.config_check import check_config
-    from mmssl_ext.engine.launch import load_config
+    from mmssl_ext.engine.config.checks import check_config
+    from mmssl_ext.run.launch import load_config
 
     with contextlib.redirect_stdout(io.StringIO()):
         cfg = load_config(config, options)
@@ -154,7 +154,7 @@ def provide_missing(name: str) -> None:
 
 def writer(path: Path) -> tuple[str, dict] | None:
     """Config and options whose training writes a checkpoint ``DIR/epoch_N.pth``."""
-    from mmssl_ext.engine.launch import load_config
+    from mmssl_ext.run.launch import load_config
 
     runs = json.loads(Path(os.environ["DOCS_ROOT"], ".tmp", "runs.json").read_text())
     folder = path.parent.as_posix()
@@ -206,7 +206,7 @@ def check_inline(text: str) -> str | None:
         if word.startswith(("configs/", "tools/")) and not Path(word).exists():
             return f"there is no {word}"
     if program == "mmssl-ext" and rest and re.fullmatch(r"[a-z|-]+", rest[0]):
-        from mmssl_ext.cli import COMMANDS
+        from mmssl_ext.run.cli import COMMANDS
 
         unknown = {*rest[0].split("|")} - {*COMMANDS, "--path", "--help", "--version"}
         if unknown:
@@ -218,7 +218,7 @@ def check_inline(text: str) -> str | None:
     elif program == "mmssl-ext":
         if rest[0].isupper():
             return None
-        name = "mmssl_ext.cli"
+        name = "mmssl_ext.run.cli"
     sys.argv = [name, *rest]
     try:
         with contextlib.redirect_stderr(io.StringIO()) as said:

@@ -74,7 +74,7 @@ def lend(tree: ast.Module, namespace: dict[str, Any]) -> None:
     """Define the pipelines that fragments of configs take from their base."""
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     for name in {"train_pipeline", "eval_pipeline"} & used - {*namespace, *names(tree)}:
-        from mmssl_ext.engine.launch import load_config
+        from mmssl_ext.run.launch import load_config
 
         namespace[name] = load_config(CONFIG)[name]
 
@@ -96,7 +96,7 @@ def examine(name: str, value: Any) -> None:
     from mmengine.config import ConfigDict
 
     from mmssl_ext import registry
-    from mmssl_ext.engine.config_check import _ROOTS, check_config
+    from mmssl_ext.engine.config.checks import _ROOTS, check_config
 
     value = ConfigDict(value)
     if name in _ROOTS:

@@ -22,18 +22,18 @@ from mmengine.logging import HistoryBuffer
 from PIL import Image
 
 import mmssl_ext.models
+from mmssl_ext.chain.results import read_records, write_csv
 from mmssl_ext.datasets import CIFAR10, ImageFolder, ImageList, ImageShards
 from mmssl_ext.datasets.labelled import LabelledFolder, VOCLabels
 from mmssl_ext.datasets.shard_index import index_shards
 from mmssl_ext.datasets.shard_writer import make_shards
 from mmssl_ext.datasets.transforms.decode import UnreadableImageError
-from mmssl_ext.engine.chain_results import read_records, write_csv
-from mmssl_ext.engine.checkpoint import find_resumable, load_checkpoint_file
-from mmssl_ext.engine.config_strict import check_strict
-from mmssl_ext.engine.errors import CheckpointFileError, ConfigError, UserError
-from mmssl_ext.engine.manifest import write_manifest
+from mmssl_ext.engine.checkpoint.manifest import write_manifest
+from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
+from mmssl_ext.engine.config.strict import check_strict
+from mmssl_ext.errors import CheckpointFileError, ConfigError, UserError
 from mmssl_ext.files import sha256
-from mmssl_ext.transfer.data_check import check_data
+from mmssl_ext.transfer.data_check.check import check_data
 from mmssl_ext.transfer.handover import read_backbone
 from tests.datasets.helpers import TWO_VIEWS, picture, write_cifar
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmssl_ext.engine.errors import ConfigError
+from mmssl_ext.errors import ConfigError
 
 from . import readers
 from .readers import READERS, Reader

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
-
 from mmssl_ext.engine.checkpoint_writing import wait_for_checkpoints
 
 from ...distributed import run_ranks

@@ -1,0 +1,1 @@
+"""Pretraining followed by its transfers, run by one command."""

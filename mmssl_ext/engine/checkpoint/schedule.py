@@ -1,0 +1,198 @@
+"""Schedules and options of the optimizer where a resumed run asks for other ones.
+
+mmengine takes both from the checkpoint, so a run that is to be longer would train on at
+the last, tiny rate. Where the config asks for others than the checkpoint has, they are
+put in its place, in the state in which they would be by now: each schedule of the
+config is stepped from its beginning to where the run stands. Rates are then those of a
+run that had this config from its first step, to the last bit. Where nothing was changed
+the checkpoint is left alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
+
+from .read import to_plain
+from .resume import plain
+
+# How far a schedule is, and what it was before; the rest of its state is its options.
+_PROGRESS = {"last_step", "_global_step", "_last_value", "verbose"}
+# Options of groups that do not change what is computed, but how.
+_SILENT = {"params", "fused", "foreach", "capturable", "differentiable"}
+
+
+class _Groups:
+    """Stands for an optimizer in front of schedules; one of each kind of its groups.
+
+    Args:
+        groups: Options of the groups.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        kinds = [repr(sorted(group.items())) for group in groups]
+        first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
+        self.chosen = sorted(first.values())
+        self.kind = [self.chosen.index(first[kind]) for kind in kinds]
+        self.param_groups = [dict(groups[i]) for i in self.chosen]
+        self._global_step = 0
+
+    def step(self) -> None:
+        """Schedules look whether this counts its calls."""
+
+    step._with_counter = True  # type: ignore[attr-defined]
+
+
+def adapt(runner: Any, checkpoint: dict) -> list[str]:
+    """Give a checkpoint the schedules that the run's config asks for.
+
+    Args:
+        runner: The run, with optimizer and schedules as the config makes them.
+        checkpoint: Its ``optimizer`` and ``param_schedulers`` are changed in place.
+
+    Returns:
+        A sentence for the log for each optimizer with another schedule or options.
+    """
+    if _same_config(runner, checkpoint):
+        return []
+    notes = []
+    done, most = checkpoint["meta"]["epoch"], runner.max_epochs
+    if _epoch_length(runner) and done >= most:
+        notes.append(f"{done} epochs are trained already, max_epochs is {most}.")
+    for name, wrapper, saved, schedules, states in _optimizers(runner, checkpoint):
+        fresh = [_options(group) for group in wrapper.param_groups]
+        scheduled = {x.param_name for x in schedules}
+        if any(getattr(x, "use_betas", False) for x in schedules):
+            scheduled.add("betas")
+        if len(saved) != len(fresh) or (
+            _same(saved, fresh, scheduled, schedules, states)
+        ):
+            continue
+        if any(getattr(x, "need_val_args", False) for x in schedules):
+            notes.append(
+                f"The schedules{name} follow a metric, so they are resumed from the "
+                "checkpoint: other options of them, or of the optimizer, have no "
+                "effect. To train on with others, start a new run by load_from."
+            )
+            continue
+        before = saved[0]["lr"]
+        groups, states[:] = _advanced(fresh, schedules, *_steps(runner, checkpoint))
+        for old, new in zip(saved, groups, strict=True):
+            params = old["params"]
+            old.clear()
+            old.update(new, params=params)
+        epoch = checkpoint["meta"]["epoch"]
+        notes.append(
+            f"The schedule{name} is that of the config now, not that of the checkpoint:"
+            f" after {epoch} epochs, {checkpoint['meta']['iter']} iterations, the "
+            f"learning rate is {groups[0]['lr']:.4g}; the checkpoint's would be "
+            f"{before:.4g}. Options of the optimizer are the config's, too."
+        )
+    return notes
+
+
+def _same_config(runner: Any, checkpoint: dict) -> bool:
+    """Whether a checkpoint was written with this config, as far as schedules go."""
+    state = checkpoint.get("training_state")
+    if state is None or state["epoch_length"] != _epoch_length(runner):
+        return False
+    parts = ("optim_wrapper", "param_scheduler", "train_cfg")
+    now = plain({part: runner.cfg.get(part) for part in parts})
+    return all(state["config"].get(part) == now[part] for part in parts)
+
+
+def _epoch_length(runner: Any) -> int | None:
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    return len(runner.train_dataloader) if by_epoch else None
+
+
+def _groups(state: dict) -> list[dict]:
+    """Groups of an optimizer's state, with mmengine's own that only has the rate."""
+    base = state.get("base_param_settings")
+    return [*state["param_groups"], *([] if base is None else [base])]
+
+
+def _optimizers(
+    runner: Any, checkpoint: dict
+) -> Iterator[tuple[str, Any, list[dict], list, list]]:
+    """Yield name, optimizer, its saved groups, schedules and their saved states."""
+    saved, wrapper = checkpoint.get("optimizer"), runner.optim_wrapper
+    if not saved:
+        return
+    schedules = runner.param_schedulers or []
+    states = checkpoint.setdefault("param_schedulers", [])
+    if not isinstance(wrapper, OptimWrapperDict):
+        yield "", wrapper, _groups(saved), schedules, states
+        return
+    for name, part in wrapper.items():
+        mine = schedules.get(name, []) if isinstance(schedules, dict) else []
+        state = states.setdefault(name, []) if isinstance(states, dict) else []
+        yield f" of {name}", part, _groups(saved[name]), mine, state
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _same(
+    saved: list[dict], fresh: list[dict], scheduled: set, schedules: list, states: list
+) -> bool:
+    """Whether a checkpoint's options and schedules are those of the config."""
+
+    def fixed(groups: list[dict], silent: set) -> list:
+        return [
+            to_plain({k: v for k, v in x.items() if k not in silent}, [])
+            for x in groups
+        ]
+
+    silent = _SILENT | scheduled
+    now = [x.state_dict() for x in schedules]
+    return fixed(saved, silent) == fixed(fresh, silent) and (
+        fixed(states, _PROGRESS) == fixed(now, _PROGRESS)
+    )
+
+
+def _steps(runner: Any, checkpoint: dict) -> tuple[int, int, int]:
+    """Return iterations and epochs that are done, and iterations of an epoch."""
+    iterations, epochs = checkpoint["meta"]["iter"], checkpoint["meta"]["epoch"]
+    length = _epoch_length(runner)
+    if length is None:
+        return iterations, 0, 0
+    state = checkpoint.get("training_state") or {}
+    if state.get("epoch_length") not in (None, length):  # epochs count, not iterations
+        iterations = epochs * length + min(state["batch"], length)
+    return iterations, epochs, length
+
+
+def _advanced(
+    fresh: list[dict], schedules: list, iterations: int, epochs: int, length: int
+) -> tuple[list[dict], list[dict]]:
+    """Return groups and states of schedules after so many iterations and epochs."""
+    stand_in = _Groups(fresh)
+    moving = [copy.copy(schedule) for schedule in schedules]
+    for schedule in moving:
+        schedule.optimizer = stand_in
+        schedule.base_values = [schedule.base_values[i] for i in stand_in.chosen]
+    by_epoch = [x for x in moving if x.by_epoch]
+    by_iteration = [x for x in moving if not x.by_epoch]
+    done = 0
+    for iteration in range(1, iterations + 1 if moving else 1):
+        for schedule in by_iteration:
+            schedule.step()
+        if length and iteration % length == 0 and done < epochs:
+            done += 1
+            for schedule in by_epoch:
+                schedule.step()
+    for _ in range(epochs - done):
+        for schedule in by_epoch:
+            schedule.step()
+    states = []
+    for schedule, original in zip(moving, schedules, strict=True):
+        state = schedule.state_dict()
+        state["_last_value"] = [state["_last_value"][i] for i in stand_in.kind]
+        states.append(state | {"base_values": original.base_values})
+    return [dict(stand_in.param_groups[i]) for i in stand_in.kind], states

@@ -1,0 +1,39 @@
+"""Hooks of the training loop; importing this module registers them."""
+
+from .checkpoint.exact_resume import ExactResumeHook
+from .checkpoint.hook import PlainCheckpointHook
+from .monitor.collapse import CollapseMonitorHook
+from .monitor.draw_key import DrawKeyHook
+from .monitor.input_check import InputCheckHook
+from .monitor.knn import KNNHook
+from .monitor.performance import PerformanceHook
+from .monitor.progress import ProgressHook
+from .monitor.pseudo_labels import PseudoLabelHook
+from .monitor.result import ResultHook
+from .monitor.runtime_info import DeferredRuntimeInfoHook
+from .resilience.guard import NonFiniteGuardHook
+from .resilience.preemption_hook import PreemptionHook
+from .resilience.unreadable import UnreadableImagesHook
+from .training.fixed_rate import FixedRateHook
+from .training.method import MethodHook
+from .weights.hook import LoadedWeightsHook
+
+__all__ = [
+    "CollapseMonitorHook",
+    "DeferredRuntimeInfoHook",
+    "DrawKeyHook",
+    "ExactResumeHook",
+    "FixedRateHook",
+    "InputCheckHook",
+    "KNNHook",
+    "LoadedWeightsHook",
+    "MethodHook",
+    "NonFiniteGuardHook",
+    "PerformanceHook",
+    "PlainCheckpointHook",
+    "PreemptionHook",
+    "ProgressHook",
+    "PseudoLabelHook",
+    "ResultHook",
+    "UnreadableImagesHook",
+]

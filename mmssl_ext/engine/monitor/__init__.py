@@ -1,0 +1,1 @@
+"""What a run shows: progress, kNN, collapse, speed and results."""

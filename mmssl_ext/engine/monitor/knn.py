@@ -1,0 +1,193 @@
+"""kNN accuracy during training: does it learn?"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mmengine.hooks import Hook
+from torch.utils.data import DataLoader
+
+from mmssl_ext.engine.resilience.preemption import interruptible
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.evaluation.classes import class_names, in_numbers_of
+from mmssl_ext.evaluation.copies import say_copies
+from mmssl_ext.evaluation.features import extract_features, preserved_rng
+from mmssl_ext.evaluation.knn import knn_accuracy
+from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
+
+from .first_look import look_at_loader
+
+HISTORY = "knn_history"
+
+
+@HOOKS.register_module()
+class KNNHook(Hook):
+    """Classify a labelled set by its nearest neighbours in a labelled bank.
+
+    Runs before training (what untrained weights reach; not after a resume), every
+    ``interval`` epochs and after the last; in a loop without epochs at both ends.
+    Figures in percent go to the log, to the JSON log as ``knn/backbone_top1`` and the
+    like (with ``key_`` for the key encoder), and as plain records to ``knn_history`` of
+    the message hub, which survives a resume:
+    ``[{"epoch": 0, "iter": 0, "backbone_top1": ...}, ...]``, epoch 0 being the start.
+    Model mode, BatchNorm buffers and random generators are left as they were, so
+    training is the same with and without this hook.
+
+    Classes are those of the same name in both sets. Where images of the query set stand
+    in the bank as well, a warning says so.
+
+    Args:
+        bank_dataloader: Config of the loader of the images that vote.
+        query_dataloader: Config of the loader of the images to classify.
+        k: Number of voters.
+        temperature: Sharpness of the vote, exp(similarity / temperature).
+        interval: Epochs between two runs.
+        encoder: ``query``, ``key`` or ``both``.
+        features: Which of the features that ``forward(mode="embed")`` returns.
+        before_train: Whether to run before training.
+
+    Raises:
+        ConfigError: Before the first step, where images have no labels, or are of a
+            class that the bank does not have.
+    """
+
+    # after the guard (30), before the checkpoint (90), which holds the history
+    priority = "BELOW_NORMAL"
+
+    def __init__(
+        self,
+        bank_dataloader: dict | DataLoader,
+        query_dataloader: dict | DataLoader,
+        k: int = 200,
+        temperature: float = 0.1,
+        interval: int = 1,
+        encoder: str = "query",
+        features: tuple[str, ...] | list[str] = ("backbone", "embedding"),
+        before_train: bool = True,
+    ) -> None:
+        if encoder not in ("query", "key", "both"):
+            raise ValueError(f"encoder='{encoder}' must be query, key or both.")
+        self.loaders: list[Any] = [bank_dataloader, query_dataloader]
+        self.k = k
+        self.temperature = temperature
+        self.interval = interval
+        self.encoder = encoder
+        self.features = tuple(features)
+        self.at_start = before_train
+        self._compared = False  # the pixels of the two sets
+
+    def before_train(self, runner: Any) -> None:
+        """Check the datasets and, unless resumed, measure the starting weights."""
+        with preserved_rng():
+            self.loaders = [
+                runner.build_dataloader(loader, seed=runner.seed)
+                for loader in self.loaders
+            ]
+        bank, query = (loader.dataset for loader in self.loaders)
+        for dataset in (bank, query):
+            if getattr(dataset, "labels", True) is None:
+                raise _unlabelled(dataset)
+        _check_classes(query, bank)
+        self._look(runner)
+        if self.k > len(bank):
+            runner.logger.warning(
+                f"k={self.k} exceeds the {len(bank)} images of the kNN bank; all vote."
+            )
+            self.k = len(bank)
+        if runner.iter == 0:
+            runner.message_hub.update_info(HISTORY, [])
+            if self.at_start:
+                self._run(runner, epoch=0)
+
+    def _look(self, runner: Any) -> None:
+        """Look at the images of folders that no one has looked at."""
+        known = {getattr(runner.train_dataloader.dataset, "root", None)}
+        for loader, name in zip(self.loaders, ("bank", "query set"), strict=True):
+            root = getattr(loader.dataset, "root", None)
+            if root not in known:
+                known.add(root)
+                look_at_loader(loader, f"The {name} of kNN")
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Measure at the interval and after the last epoch."""
+        if self.every_n_epochs(runner, self.interval) or (
+            self.is_last_train_epoch(runner)
+        ):
+            self._run(runner, runner.epoch + 1)
+
+    def _run(self, runner: Any, epoch: int) -> None:
+        start = time.perf_counter()
+        model = unwrap(runner.model)
+        with preserved_rng(), interruptible("kNN", *self.loaders):
+            bank, query = (
+                extract_features(
+                    model, loader, self.encoder, digests=not self._compared
+                )
+                for loader in self.loaders
+            )
+        if not self._compared and runner.rank == 0:
+            say_copies(query, bank, ("kNN query", "bank"))
+        self._compared = True
+        for found, loader in zip((bank, query), self.loaders, strict=True):
+            if found.labels is None:
+                raise _unlabelled(loader.dataset)
+        prefixes = {"query": [""], "key": ["key_"], "both": ["", "key_"]}[self.encoder]
+        scores = knn_accuracy(
+            query,
+            bank,
+            self.k,
+            self.temperature,
+            tuple(prefix + name for prefix in prefixes for name in self.features),
+            next(model.parameters()).device,
+        )
+        hub = runner.message_hub
+        history = [
+            *hub.get_info(HISTORY, []),
+            {"epoch": epoch, "iter": runner.iter, **scores},
+        ]
+        hub.update_info(HISTORY, history)
+        tags = {f"knn/{name}": value for name, value in scores.items()}
+        for tag, value in tags.items():
+            hub.update_scalar(tag, value)
+        runner.visualizer.add_scalars(
+            {**tags, "epoch": epoch, "iter": runner.iter},
+            step=runner.iter,
+            file_path=f"{runner.timestamp}.json",
+        )
+        runner.logger.info(self._line(runner, history, time.perf_counter() - start))
+
+    def _line(self, runner: Any, history: list[dict], seconds: float) -> str:
+        now, first = history[-1], history[0]
+        parts = [
+            f"{name.removesuffix('_top1').replace('_', ' ')} {value:.1f} %"
+            for name, value in now.items()
+            if name.endswith("_top1")
+        ]
+        # `load_from` starts from somebody's weights: those are not untrained.
+        start = "untrained" if runner._load_from is None or runner._resume else "start"
+        main = next(name for name in now if name.endswith("_top1"))
+        where = f"epoch {now['epoch']}" if now["epoch"] else start
+        text = f"kNN (k={self.k}, t={self.temperature:g}) {where}: {', '.join(parts)}"
+        if now["epoch"] and first["epoch"] == 0 and main in first:
+            text += f"; {start} {first[main]:.1f} %"
+        return f"{text} ({seconds:.1f} s)"
+
+
+def _check_classes(query: Any, bank: Any) -> None:
+    labels = getattr(query, "labels", None)
+    if labels is None:  # a dataset of another package: seen with its first images
+        return
+    try:
+        in_numbers_of(labels, class_names(query), class_names(bank))
+    except ValueError as error:
+        raise ConfigError(f"default_hooks.knn: {error}") from error
+
+
+def _unlabelled(dataset: Any) -> ConfigError:
+    return ConfigError(
+        f"kNN needs labelled images, but {type(dataset).__name__} has images without "
+        "labels. Give default_hooks.knn a labelled bank and query set, or switch it "
+        "off with default_hooks.knn=None."
+    )

@@ -1,0 +1,1 @@
+"""What a run survives: signals, dead workers, lost ranks, bad files."""

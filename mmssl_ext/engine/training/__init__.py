@@ -1,0 +1,1 @@
+"""What a model needs to know about its run."""

@@ -1,0 +1,141 @@
+"""What a run tells the model that it trains: lengths, seed, and its images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+from mmengine.runner import EpochBasedTrainLoop
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from mmssl_ext.datasets import SSLDataset
+from mmssl_ext.engine.resilience.preemption import interruptible
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.evaluation.features import extract_features, log_tenths, preserved_rng
+from mmssl_ext.unwrap import unwrap
+
+
+class Training:
+    """A run as its model sees it (:meth:`~mmssl_ext.models.algorithms.Method.start`).
+
+    Args:
+        runner: The run.
+
+    Attributes:
+        seed: Of the run.
+        logger: Of the run.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self.seed: int = runner.seed
+        self.logger: logging.Logger = runner.logger
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that are done."""
+        return self._runner.iter
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return self._runner.epoch
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether the run counts epochs."""
+        return isinstance(self._runner.train_loop, EpochBasedTrainLoop)
+
+    @property
+    def epoch_end(self) -> int:
+        """Iterations that will be done when this epoch ends, or a run without any."""
+        length = len(self._runner.train_dataloader)
+        return (self.epoch + 1) * length if self.by_epoch else self._runner.max_iters
+
+    def images(self, options: dict | None, by: str) -> TrainingImages:
+        """All training images, to be embedded in the order of the dataset.
+
+        Args:
+            options: ``pipeline``, the transforms of one view, and options of the
+                loader, such as ``batch_size`` and ``num_workers``.
+            by: Who asks, for messages.
+
+        Raises:
+            ConfigError: The dataset numbers no images, or the options make no loader.
+        """
+        trained = self._runner.train_dataloader.dataset
+        if not isinstance(trained, SSLDataset):
+            raise ConfigError(
+                "A feature bank needs images that are numbered through. A "
+                f"{type(trained).__name__} around datasets numbers them anew; train on "
+                "one ImageFolder, ImageList or CIFAR10."
+            )
+        if not options or "pipeline" not in options:
+            raise ConfigError(
+                f"{by} embeds all training images and has to know how they are read: "
+                "set images=dict(pipeline=[...], batch_size=..., num_workers=...) of "
+                "the term (model.images of InterCLR); the pipeline makes one view."
+            )
+        config = self._runner.cfg.train_dataloader.dataset
+        loader = {
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "collate_fn": {"type": "default_collate"},
+            "batch_size": 64,
+            "num_workers": 0,
+            **{name: value for name, value in options.items() if name != "pipeline"},
+            "dataset": {**deepcopy(config), "pipeline": options["pipeline"]},
+        }
+        try:
+            with preserved_rng():
+                built = self._runner.build_dataloader(loader, seed=self.seed)
+        except TypeError as error:
+            raise ConfigError(f"The images of {by}: {error}") from error
+        return TrainingImages(self, built, trained.fingerprint())
+
+    @contextmanager
+    def progress(self, text: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar on rank 0's terminal; elsewhere a log line for each tenth of many."""
+        console = Console(stderr=True)
+        if self._runner.rank != 0 or not console.is_terminal:
+            yield log_tenths(self.logger, text)
+            return
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(text, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    def embed(self, loader: Any) -> Tensor:
+        """Embeddings by the online network in eval mode, n x D, equal on all ranks."""
+        model = unwrap(self._runner.model)
+        with (
+            preserved_rng(),
+            interruptible("feature pass", loader),
+            self.progress("Embedding images: batch") as progress,
+        ):
+            found = extract_features(
+                model, loader, progress=progress, names=["embedding"]
+            )
+        return found.features["embedding"]
+
+
+class TrainingImages:
+    """The training images of a run in the order of their numbers.
+
+    Attributes:
+        fingerprint: Of the dataset.
+    """
+
+    def __init__(self, training: Training, loader: Any, fingerprint: int) -> None:
+        self._training, self._loader = training, loader
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self._loader.dataset)
+
+    def embed(self) -> Tensor:
+        """Embeddings of all images, n x D; see :meth:`Training.embed`."""
+        return self._training.embed(self._loader)

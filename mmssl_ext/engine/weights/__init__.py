@@ -1,0 +1,1 @@
+"""Weights from any file: download, names, values and records."""

@@ -1,0 +1,262 @@
+"""Weights from the net, kept by their whole address and the server's version."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from http.client import HTTPException
+from logging import WARNING
+from pathlib import Path
+from ssl import SSLError
+from typing import Any, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, unquote, urldefrag, urlparse
+from urllib.request import Request, url2pathname, urlopen
+
+import torch
+from filelock import FileLock
+from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.logging import print_log
+
+from mmssl_ext.errors import CheckpointFileError
+from mmssl_ext.files import flush, sha256, write_text
+
+_PATIENCE = 30.0  # seconds that a server may be silent
+_NO_HEAD = (400, 401, 403, 405, 501)  # answers of servers that know only GET
+_RECORD = ".source.json"
+_IN_URLS = "%/:?#[]@!$&'()*+,;=~"  # what need not be escaped, or is already
+# How an answer begins that is no file of weights.
+_PAGES = {
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML document",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}
+# What a server says of the version of a file; the first group that it gives counts.
+_VERSIONS = (("etag",), ("last-modified", "content-length"))
+
+
+_OF_THE_NET = (URLError, HTTPException, SSLError, TimeoutError, ConnectionError)
+
+
+class _Copy(NamedTuple):
+    path: Path
+    sha256: str
+
+
+def local_path(path: str | Path) -> Path:
+    """The path of a file, given as such or as ``file://``; its ``~`` is replaced.
+
+    Raises:
+        CheckpointFileError: It is an address in the net.
+    """
+    text = os.fspath(path)
+    if text.startswith("file://"):
+        return Path(url2pathname(urlparse(text).path))
+    if "://" in text:
+        raise CheckpointFileError(
+            f"Download {text} first and give the path of the file."
+        )
+    return Path(os.path.expanduser(text))
+
+
+def fetch(url: str) -> Path:
+    """Download a file once, and again when the server has another version of it.
+
+    Copies lie in torch's cache, a folder for each address, queries included: files of
+    one name from two places are two. The server is asked each time whether its version
+    (ETag, or time and size) is still that of the copy; where it does not answer, the
+    copy serves, with a warning. All ranks get the bytes of rank 0's copy; nodes that
+    share no disk download for themselves.
+
+    Args:
+        url: http or https.
+
+    Returns:
+        Path of the copy.
+
+    Raises:
+        CheckpointFileError: The file cannot be had; the ranks got different ones.
+    """
+    copy, told = None, [None, ""]  # SHA-256 of rank 0's copy, or what went wrong there
+    if get_rank() == 0:
+        try:
+            copy = _current(url)
+            told = [copy.sha256, ""]
+        except Exception as error:  # the other ranks wait for it
+            told = [None, str(error)]
+    broadcast_object_list(told)
+    if told[0] is None:
+        raise CheckpointFileError(told[1])
+    if copy is None:
+        copy = _kept(url)
+        if copy is None or copy.sha256 != told[0]:
+            copy = _current(url)
+    if copy.sha256 != told[0]:
+        raise CheckpointFileError(
+            f"{url} has changed while the ranks downloaded it: rank {get_rank()} has "
+            f"SHA-256 {copy.sha256[:12]}, rank 0 {told[0][:12]}. Start again."
+        )
+    return copy.path
+
+
+def _current(url: str) -> _Copy:
+    """The copy of what the server has now, or the last one where it is silent."""
+    if (known := _of_torch(url)) is not None:
+        return known
+    folder = _folder(url)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)  # else only what lies there can serve
+        with FileLock(folder / ".lock") if writable else contextlib.nullcontext():
+            kept = _kept(url)
+            if kept is not None and _serves(url, folder, kept):
+                return kept
+            return _download(url, folder)
+    except _OF_THE_NET as error:
+        raise CheckpointFileError(
+            f"{url} could not be downloaded: {error}. Download it on another machine "
+            "and give the path of the file."
+        ) from error
+    except OSError as error:
+        raise CheckpointFileError(
+            f"{url} could not be downloaded to {folder}: {error}. Set TORCH_HOME to a "
+            "folder with room, or download it and give the path of the file."
+        ) from error
+
+
+def _serves(url: str, folder: Path, kept: _Copy) -> bool:
+    """Whether a copy is what the server has; also where that cannot be known."""
+    try:
+        return _is_current(url, folder)
+    except _OF_THE_NET as error:
+        print_log(
+            f"{url} could not be asked for its version ({error}); the copy of an "
+            f"earlier download serves: {kept.path}.",
+            "current",
+            WARNING,
+        )
+        return True
+
+
+def _is_current(url: str, folder: Path) -> bool:
+    """Whether the server's version is that of the copy."""
+    record = _read_record(folder)
+    with _opened(url, "HEAD") as answer:
+        version = _version(answer)
+    return version is not None and record.get("version") == version
+
+
+def _download(url: str, folder: Path) -> _Copy:
+    path = folder / _name(url)
+    draft = folder / f".{path.name}.{os.getpid()}.tmp"
+    digest, size = hashlib.sha256(), 0
+    try:
+        with _opened(url, "GET") as answer, draft.open("wb") as file:
+            version = _version(answer)
+            expected = answer.headers.get("content-length") or ""
+            if coding := answer.headers.get("content-encoding"):
+                raise HTTPException(f"the server encodes it ({coding})")
+            while block := answer.read(1 << 20):
+                _check_beginning(url, block if not size else b"")
+                file.write(block)
+                digest.update(block)
+                size += len(block)
+        if expected.isdigit() and size != int(expected):
+            raise HTTPException(f"broke off after {size} of {expected} bytes")
+        if not size:
+            raise HTTPException("the server sends an empty file")
+        flush(draft)
+        # Never a record beside a file that it does not describe.
+        (folder / _RECORD).unlink(missing_ok=True)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    record = {"version": version, "sha256": digest.hexdigest(), "bytes": size}
+    write_text(folder / _RECORD, json.dumps(record), durable=True)
+    return _Copy(path, digest.hexdigest())
+
+
+def _check_beginning(url: str, block: bytes) -> None:
+    beginning = block[:200].lstrip().lower()
+    for known, what in _PAGES.items():
+        if beginning.startswith(known):
+            raise CheckpointFileError(
+                f"{url} leads to {what}, not to a file of weights. Give the address "
+                "by which the file itself is downloaded, or download it and give the "
+                "path of the file."
+            )
+
+
+@contextlib.contextmanager
+def _opened(url: str, method: str) -> Iterator[Any]:
+    """Ask the server; where it does not know HEAD, by a GET whose body is not read."""
+    headers = {"User-Agent": "mmssl_ext", "Accept-Encoding": "identity"}
+    url = quote(url, _IN_URLS)  # blanks and letters beyond ASCII
+    try:
+        answer = urlopen(
+            Request(url, headers=headers, method=method), timeout=_PATIENCE
+        )
+    except HTTPError as error:
+        error.close()
+        if method != "HEAD" or error.code not in _NO_HEAD:
+            raise
+        answer = urlopen(Request(url, headers=headers), timeout=_PATIENCE)
+    with answer:
+        yield answer
+
+
+def _version(answer: Any) -> dict[str, str] | None:
+    """What the server says of the version of a file; None where it says nothing."""
+    for names in _VERSIONS:
+        found = {name: answer.headers.get(name) for name in names}
+        if all(found.values()):
+            return found
+    return None
+
+
+def _kept(url: str) -> _Copy | None:
+    """The whole copy of an earlier download."""
+    folder = _folder(url)
+    path, record = folder / _name(url), _read_record(folder)
+    try:
+        whole = path.stat().st_size == record.get("bytes")
+    except OSError:
+        return None
+    return _Copy(path, record["sha256"]) if whole else None
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    complete = isinstance(record, dict) and {"bytes", "sha256"} <= record.keys()
+    return record if complete else {}
+
+
+def _of_torch(url: str) -> _Copy | None:
+    """A file that torch or the user put into torch's cache, if its name proves it.
+
+    Published files bear the beginning of their SHA-256: ``resnet50-11ad3fa6.pth``.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", _name(url))
+    named = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
+    if named is None or not path.is_file():
+        return None
+    digest = sha256(path)
+    return _Copy(path, digest) if digest.startswith(named[1]) else None
+
+
+def _folder(url: str) -> Path:
+    key = hashlib.sha256(urldefrag(url).url.encode()).hexdigest()[:24]
+    return Path(torch.hub.get_dir(), "checkpoints", "mmssl_ext", key)
+
+
+def _name(url: str) -> str:
+    name = Path(unquote(urlparse(url).path)).name
+    return name.encode()[-150:].decode(errors="ignore") or "weights"

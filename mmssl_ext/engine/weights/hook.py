@@ -1,0 +1,35 @@
+"""No start from weights that do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
+
+from .start import check_start
+
+
+@HOOKS.register_module()
+class LoadedWeightsHook(Hook):
+    """Verify the weights of ``load_from`` before they are loaded.
+
+    See :mod:`mmssl_ext.engine.weights.start`; a resume is the matter of
+    ``ExactResumeHook``. ``SSLRunner`` has this hook whatever the config says.
+
+    Raises:
+        CheckpointFileError: They do not fit the model.
+    """
+
+    priority = "VERY_HIGH"
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Check what has been read; warn of what differs and may."""
+        if runner._resume:
+            return
+        training = runner._train_loop is not None
+        path = str(runner._load_from or "the checkpoint")
+        for text in check_start(unwrap(runner.model), checkpoint, path, training):
+            runner.logger.warning(text)

@@ -1,0 +1,178 @@
+"""Before a run is built: what it goes on from, and folders that are its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmssl_ext.engine.checkpoint.put_aside import put_aside
+from mmssl_ext.engine.checkpoint.read import check_checkpoint_file, find_resumable
+from mmssl_ext.engine.checkpoint.run_folder import (
+    RunIdentity,
+    below_of,
+    check_free,
+    claim,
+    claimed,
+    find_run,
+    goes_on,
+    later_files,
+    relocate,
+)
+from mmssl_ext.engine.resilience.agreement import share
+from mmssl_ext.errors import ConfigError, UserError
+
+from .work_dir import hold, not_writable
+
+Notices = list[tuple[int, str]]
+
+
+def set_checkpoint(
+    cfg: Config, resume: bool | str | os.PathLike[str], notices: Notices
+) -> None:
+    """Settle what to go on from, or whose weights to start with, and check the file.
+
+    ``--resume`` looks into the work_dir first: a config's ``load_from`` is where the
+    run began.
+    """
+    relocate(cfg.work_dir, checkpoint_out_dir(cfg))
+    again = goes_on(cfg.work_dir) and find_run(cfg.work_dir) is not None
+    if again and resume is not True:
+        text = "This start was made once more by Slurm or torchrun: it goes on."
+        notices.append((logging.INFO, text))
+        resume = True
+    if isinstance(resume, (str, os.PathLike)):
+        cfg.load_from, cfg.resume = os.fspath(resume), True
+    elif resume or (cfg.get("resume") and cfg.get("load_from") is None):
+        found, notes = find_resumable(cfg.work_dir)
+        notices += [(logging.WARNING, text) for text in notes]
+        if found is not None:
+            cfg.load_from, cfg.resume = str(found), True
+        elif not (cfg.get("resume") and cfg.get("load_from")):
+            start = cfg.get("load_from")
+            how = f"starting from {start}" if start else "starting afresh"
+            text = f"--resume: {cfg.work_dir} holds no checkpoint; {how}."
+            notices.append((logging.WARNING, text))
+            cfg.resume = False
+    given = cfg.get("load_from")
+    if given is not None:
+        if "://" in given and not given.startswith("file://"):
+            raise ConfigError(f"Download {given} first and give the path of the file.")
+        check_checkpoint_file(given, resume=bool(cfg.get("resume")))
+    if cfg.get("resume"):
+        notices.append((logging.INFO, f"Resuming from {given}."))
+
+
+@contextlib.contextmanager
+def own_folders(
+    cfg: Config, overwrite: bool, asked: bool, notices: Notices
+) -> Iterator[None]:
+    """Hold the folders that a training run of a prepared config writes to.
+
+    Those are its work_dir and, where ``checkpoint.out_dir`` is set, the folder of its
+    checkpoints. Rank 0 does all; the other ranks wait for what it found.
+
+    Args:
+        cfg: A prepared config; its ``load_from`` changes where that file moves.
+        overwrite: Put a run aside that is there.
+        asked: The run was to go on. Where nothing is there from which it can, as when
+            only its best checkpoints are, these are put aside as well.
+        notices: What the user should read in the log is appended.
+
+    Raises:
+        UserError: On all ranks: another run uses a folder, one cannot be written, or
+            the work_dir holds a run that this one is not, and ``overwrite`` is not set.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def take() -> tuple[str | None, Any]:
+            try:
+                stack.enter_context(hold(cfg.work_dir))
+                return None, _settle(cfg, overwrite, asked, stack)
+            except OSError as error:  # a folder has changed in between
+                return str(_not_writable(cfg, error)), None
+            except UserError as error:
+                return str(error), None
+
+        refusal, settled = share(take)
+        if refusal is not None:
+            raise UserError(refusal)
+        run, moved, cfg.load_from, later = settled
+        if moved is not None:
+            text = f"The run that was in {cfg.work_dir} is in {moved} now."
+            notices.append((logging.WARNING, text))
+        if later:
+            notices.append((logging.WARNING, later))
+        _separate(cfg, run)
+        stack.enter_context(claimed(cfg.work_dir, run))
+        yield
+
+
+def _settle(
+    cfg: Config, overwrite: bool, asked: bool, stack: contextlib.ExitStack
+) -> tuple[RunIdentity, Path | None, str | None, str]:
+    """Return the run's identity, where an old one went, what to load, a warning."""
+    work_dir, given = Path(cfg.work_dir), cfg.get("load_from")
+    resumed = Path(given) if given and cfg.get("resume") else None
+    out_dir = checkpoint_out_dir(cfg)
+    moved = None
+    try:
+        check_free(work_dir, resumed)
+    except UserError:
+        unusable = asked and resumed is None and find_run(work_dir) is not None
+        if not (overwrite or unusable):
+            raise
+        moved = put_aside(work_dir)
+        if given and not Path(given).exists() and moved is not None:
+            given = str(moved / Path(given).name)
+    if overwrite and resumed is not None and moved is None:
+        _check_overwrite(work_dir, resumed)
+    later = "" if resumed is None or moved else later_files(work_dir, resumed)
+    run = claim(work_dir, resumed, out_dir)
+    if out_dir is not None:
+        folder = Path(out_dir, run.folder)
+        stack.enter_context(hold(folder, "checkpoint folder", "checkpoint.out_dir"))
+    return run, moved, given, later
+
+
+def _check_overwrite(work_dir: Path, resumed: Path) -> None:
+    """Refuse to go on with the very run that is to be moved aside."""
+    if find_run(work_dir) is not None and not goes_on(work_dir):
+        raise ConfigError(
+            f"--overwrite moves the run in {work_dir} aside, but this start goes on "
+            f"with it, from {resumed}: leave --overwrite out, choose another "
+            "--work-dir, or start afresh (no --resume; --cfg-options resume=False "
+            "where the config says resume=True)."
+        )
+
+
+def _not_writable(cfg: Config, error: OSError) -> UserError:
+    """Name the folder that refused, and the option that chooses another one."""
+    place, out_dir = Path(error.filename or cfg.work_dir), checkpoint_out_dir(cfg)
+    if out_dir is not None and place.is_relative_to(Path(out_dir).absolute()):
+        option = "default_hooks.checkpoint.out_dir"
+        return not_writable(place, error, "checkpoint folder", option)
+    return not_writable(place, error)
+
+
+def checkpoint_out_dir(cfg: Config) -> str | None:
+    """Return the local folder below which a run keeps its checkpoints, if it is set."""
+    out_dir = below_of(_hook(cfg).get("out_dir"), cfg.work_dir)
+    return None if out_dir is None or "://" in out_dir else out_dir
+
+
+def _separate(cfg: Config, run: RunIdentity) -> None:
+    """Give mmengine's own hook, which appends the name of the work_dir, a folder."""
+    hook, out_dir = _hook(cfg), checkpoint_out_dir(cfg)
+    own = str(hook.get("type", "")).endswith("PlainCheckpointHook")
+    if out_dir is not None and not own:
+        hook["out_dir"] = str(Path(out_dir, run.folder))
+
+
+def _hook(cfg: Config) -> Any:
+    return (cfg.get("default_hooks") or {}).get("checkpoint") or {}

@@ -1,0 +1,143 @@
+"""The frame of every tool: errors become sentences and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from mmssl_ext import interrupt
+from mmssl_ext.errors import Preempted, RankError, UserError
+from mmssl_ext.room import flush_output, no_room, told
+from mmssl_ext.text import guard_streams, printable
+
+_PATIENCE = 10.0  # seconds that torch has to close its connections
+
+
+def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
+    """Turn a tool's function into one that returns the exit code.
+
+    Errors that the user can mend are printed without traceback by rank 0 and end
+    with the exit code of their class (see ``errors.py``); all others keep their
+    traceback. Values that this package itself refuses count as the user's. Where
+    torchrun started the tool, its summary shows the error too. Ctrl-C and a closed
+    terminal end with a sentence and 128 + the signal's number, at a second time at
+    once; a training run saves first and ends with 75.
+    """
+
+    @functools.wraps(main)
+    def run() -> int:
+        with interrupt.raised():
+            return guarded()
+
+    def guarded() -> int:
+        code = 1
+        guard_streams()
+        try:
+            with _interrupted_alone():
+                main()
+            code = 0
+        except KeyboardInterrupt as caught:
+            code = interrupt.explain(caught)
+        except (
+            UserError,
+            FileNotFoundError,
+            NotADirectoryError,
+            ValueError,
+            TypeError,
+        ) as error:
+            unexpected = isinstance(error, (ValueError, TypeError))
+            if unexpected and not _refused(error):
+                _tell_torchrun(error, traceback.format_exc())
+                raise
+            speaks = _rank() == 0 or isinstance(error, RankError)
+            if speaks and not getattr(error, "logged", False):
+                kind = "" if isinstance(error, Preempted) else "Error: "
+                interrupt.say(printable(f"{kind}{error}"))
+            _tell_torchrun(error, str(error))
+            code = getattr(error, "exit_code", UserError.exit_code)
+        except Exception as error:
+            cause = no_room(error)
+            text = told(cause) if cause else traceback.format_exc()
+            _tell_torchrun(error, text)
+            if cause is None:
+                raise
+            interrupt.say(f"Error: {text}")
+            code = UserError.exit_code
+        finally:
+            _disconnect(code)
+        if (failed := flush_output()) is not None and code == 0:
+            interrupt.say(f"Error: the output could not be written: {failed}.")
+            code = UserError.exit_code
+        return code
+
+    return run
+
+
+@contextlib.contextmanager
+def _interrupted_alone() -> Iterator[None]:
+    """Raise an interruption where a library has made another error of it."""
+    try:
+        yield
+    except Preempted:  # has said all about it
+        raise
+    except Exception as error:
+        if (stopped := interrupt.behind(error)) is not None:
+            raise stopped from None
+        raise
+
+
+def _disconnect(code: int) -> None:
+    """Close torch's connections; where a rank that is gone prevents it, just leave."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+
+    def close() -> None:
+        with contextlib.suppress(Exception):
+            dist.destroy_process_group()
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(_PATIENCE)
+    if closing.is_alive():
+        if (error := sys.exc_info()[1]) is not None:
+            text = printable("".join(traceback.format_exception(error)))
+            print(text, end="", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _tell_torchrun(error: Exception, text: str) -> None:
+    """Write the file that torchrun reads for its summary."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        message = {"message": f"{type(error).__name__}: {error}", "extraInfo": extra}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")
+
+
+def _refused(error: Exception) -> bool:
+    """Whether this package raised an error on purpose, with a sentence."""
+    if isinstance(error, UserError):
+        return True
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    package = Path(__file__).parents[1]
+    return package in Path(raised.filename).parents and (
+        (raised.line or "").startswith("raise ")
+    )
+
+
+def _rank() -> int:
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)

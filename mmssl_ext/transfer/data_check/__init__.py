@@ -1,0 +1,1 @@
+"""Checks of detection, segmentation and classification data."""

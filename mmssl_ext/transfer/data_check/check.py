@@ -1,0 +1,126 @@
+"""Look at the data of a detection, segmentation or classification config first.
+
+The toolboxes find a missing file or a misspelt class only after minutes, deep in a
+traceback, and some faults never: mmdet trains on nothing where no class name of the
+config occurs in the annotations. Here the files are read before anything is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mmengine.registry import DATASETS
+
+from mmssl_ext.engine.config.names import check_class_names
+from mmssl_ext.errors import ConfigError
+
+from .base import Findings, Source, check_root
+from .coco import check_coco
+from .folder import check_folder
+from .semantic import check_semantic
+from .splits import check_splits
+from .voc import check_voc
+
+# The class that reads the annotations -> its check. A data set with a reader of its
+# own is unknown and passed over.
+_CHECKS: dict[str, Callable[[list[Source], Findings], None]] = {
+    "CocoDataset": check_coco,
+    "XMLDataset": check_voc,
+    "VOCDetectionDataset": check_voc,
+    "BaseSegDataset": check_semantic,
+    "CustomDataset": check_folder,
+}
+# What stands for a class whose toolbox is not imported yet.
+_READERS = {
+    ("mmdet", "CityscapesDataset"): "CocoDataset",
+    ("mmdet", "VOCDataset"): "XMLDataset",
+    ("mmssl_ext", "CocoDetectionDataset"): "CocoDataset",
+    ("mmssl_ext", "CityscapesDetectionDataset"): "CocoDataset",
+    ("mmssl_ext", "VOCDetectionDataset"): "VOCDetectionDataset",
+    ("mmseg", "CityscapesDataset"): "BaseSegDataset",
+    ("mmseg", "PascalVOCDataset"): "BaseSegDataset",
+    ("mmpretrain", "ImageNet"): "CustomDataset",
+}
+
+
+def check_data(cfg: Any) -> list[tuple[int, str]]:
+    """Check the files that the dataloaders of a config will read.
+
+    Args:
+        cfg: A config whose ``default_scope`` is mmdet, mmseg or mmpretrain; others have
+            checks of their own and are passed over.
+
+    Returns:
+        Notices, each a logging level and a sentence.
+
+    Raises:
+        ConfigError: One sentence per problem, with its place in the config.
+    """
+    check_class_names(cfg)
+    scope = cfg.get("default_scope")
+    if scope not in ("mmdet", "mmseg", "mmpretrain"):
+        return []
+    findings = Findings()
+    seen: set[str] = set()
+    loaders: dict[str, list[Source]] = {}
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        groups: dict[str, list[Source]] = {}
+        for place, node in _datasets((cfg.get(loader) or {}).get("dataset"), loader):
+            cls, reader = _identify(node["type"], scope)
+            training = loader == "train_dataloader"
+            source = Source(node, place, training, cls, cfg.get("model") or {})
+            content = {k: v for k, v in node.items() if k != "pipeline"}
+            key = f"{training}{content}"  # test data are mostly the validation data
+            if reader in _CHECKS and key not in seen and not source.is_remote:
+                seen.add(key)
+                if check_root(source, findings):
+                    groups.setdefault(reader, []).append(source)
+        for reader, sources in groups.items():
+            try:
+                _CHECKS[reader](sources, findings)
+            except OSError as error:  # no permission, an unreachable disk
+                findings.problem(sources[0].place, f"The data cannot be read: {error}.")
+        loaders[loader] = [s for sources in groups.values() for s in sources]
+    check_splits(cfg, loaders, findings)
+    if findings.problems:
+        raise ConfigError(
+            "\n".join(
+                f"{', '.join(places)}: {sentence}"
+                for sentence, places in findings.problems.items()
+            )
+        )
+    return [
+        (level, f"{', '.join(places)}: {sentence}")
+        for (level, sentence), places in findings.notices.items()
+    ]
+
+
+def _datasets(node: Any, place: str) -> Iterator[tuple[str, dict]]:
+    """The innermost data sets below the wrappers."""
+    if not isinstance(node, dict):
+        return
+    place = place if "." in place else f"{place}.dataset"
+    if isinstance(node.get("datasets"), (list, tuple)):
+        for i, part in enumerate(node["datasets"]):
+            yield from _datasets(part, f"{place}.datasets[{i}]")
+    elif isinstance(node.get("dataset"), dict):
+        yield from _datasets(node["dataset"], f"{place}.dataset")
+    elif "type" in node:
+        yield place, node
+
+
+def _identify(name: Any, scope: str) -> tuple[type | None, str]:
+    """The class of a data set and the one that reads its files; imports nothing."""
+    if isinstance(name, type):
+        cls: type | None = name
+    else:
+        head, _, name = str(name).rpartition(".")
+        scope = head or scope
+        registry = DATASETS.children.get(scope)
+        cls = registry.module_dict.get(name) if registry else None
+    if cls is None:
+        return None, _READERS.get((scope, name), name)
+    readers = ("load_data_list", "parse_data_info", "_find_samples")
+    owners = (c.__name__ for c in cls.__mro__ if any(r in vars(c) for r in readers))
+    return cls, next(owners, "")
