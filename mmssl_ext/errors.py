@@ -1,4 +1,4 @@
-"""Errors that a user can mend: the tools print their sentence and no traceback.
+"""Errors that a user can fix: the tools print their sentence and no traceback.
 
 Exit codes of the tools: 0 finished; 1 an error with a traceback; 2 a config, a file or
 an option cannot be used; 3 a loss or weight is not finite; 4 the data loader failed;
@@ -18,6 +18,14 @@ class UserError(Exception):
 
     exit_code = 2
     logged = False
+
+
+class UserValueError(UserError, ValueError):
+    """A value, an image or a file that cannot be used."""
+
+
+class UserTypeError(UserError, TypeError):
+    """A value of a kind that cannot be used."""
 
 
 class ConfigError(UserError):

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmssl_ext.errors import UserValueError
+
 # Options of mmpretrain's backbones that return vectors, and their values for maps.
 _MAPS_BY = {"out_type": "featmap", "gap_before_final_norm": False}
 _REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
@@ -64,7 +66,7 @@ def _check_output(backbone: nn.Module, neck: Any, output: Any) -> None:
         else "take a class whose forward returns a tuple of maps, such as mmpretrain's "
         "ResNet, or mmpretrain.TIMMBackbone with features_only=True"
     )
-    raise ValueError(
+    raise UserValueError(
         f"{_name(backbone)} returns {what}, but a backbone{taker} must return a tuple "
         f"of feature maps, N x C x h x w; {advice}."
     )
@@ -109,7 +111,7 @@ def _check_head(model: Any, embedding: Any) -> None:
     linear = next((m for m in predictor.modules() if isinstance(m, nn.Linear)), None)
     if linear is not None and last.ndim == 2 and linear.in_features != last.shape[1]:
         of = "head.predictor" if hasattr(head, "predictor") else "head"
-        raise ValueError(
+        raise UserValueError(
             f"{_name(model.neck)} after {_name(model.backbone)} returns "
             f"{last.shape[1]} features but {_name(head)} takes {linear.in_features}; "
             f"set {of}.in_channels to {last.shape[1]}."
@@ -125,7 +127,7 @@ def _told(what: str, remedy: str) -> Iterator[None]:
         raise
     except _REFUSALS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{what} ({reason}); {remedy}.") from error
+        raise UserValueError(f"{what} ({reason}); {remedy}.") from error
 
 
 def _shapes(output: Any) -> str:

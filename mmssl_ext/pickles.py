@@ -19,6 +19,8 @@ import yaml  # type: ignore[import-untyped]
 from mmengine.fileio import register_handler
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
+from mmssl_ext.errors import UserValueError
+
 _NUMBERS = re.compile(r"\|?[?bB]|[<>=|]?([iu][1248]|f[248]|c(8|16)|b1|[bBhHiIlLqQefd])")
 
 
@@ -183,7 +185,7 @@ class PlainPickleHandler(PickleHandler):
         try:
             return load_plain(file.read(), kwargs.get("encoding", "ASCII"))
         except pickle.UnpicklingError as error:
-            raise ValueError(
+            raise UserValueError(
                 f"A pickle file cannot be loaded as data: {error}. Whoever wrote it "
                 "could run code here, so it was refused. If you trust its origin, "
                 "write its content as JSON."

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl_ext.engine.monitor.result import RESULT_FILE
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.files import write_text
 from mmssl_ext.text import printable
 
@@ -93,7 +94,7 @@ def read_records(work_dir: str | Path) -> list[Record]:
         )
     stages = known.get("stages")
     if not isinstance(stages, list) or not all(map(_is_entry, stages)) or not stages:
-        raise ValueError(
+        raise UserValueError(
             f"{work_dir / CHAIN_FILE} is damaged: it does not list the stages of a "
             "chain. Run the chain again, which writes it anew."
         )

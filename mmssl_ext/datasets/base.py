@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.files import head_of, size_of
 from mmssl_ext.registry import TRANSFORMS
 
@@ -56,16 +57,16 @@ class SSLDataset(Dataset):
         max_images: int | None = None,
     ) -> None:
         if on_error not in ("raise", "skip"):
-            raise ValueError(
+            raise UserValueError(
                 f'on_error must be "raise" or "skip", but is {on_error!r}.'
             )
         if max_images is not None and max_images < 1:
-            raise ValueError(
+            raise UserValueError(
                 f"max_images must be at least 1, or None for all images, but is "
                 f"{max_images!r}."
             )
         if isinstance(classes, str):
-            raise ValueError(
+            raise UserValueError(
                 f"classes={classes!r} is one string; give a list of class names, one "
                 f"class as ({classes!r},)."
             )

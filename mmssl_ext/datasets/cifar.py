@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.dist import barrier, get_local_rank
 from torchvision import datasets as tv
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.pickles import load_plain
 from mmssl_ext.registry import DATASETS
 
@@ -50,7 +51,7 @@ class CIFAR10(SSLDataset):
         max_images: int | None = None,
     ) -> None:
         if split not in ("train", "test"):
-            raise ValueError(f'split must be "train" or "test", but is {split!r}.')
+            raise UserValueError(f'split must be "train" or "test", but is {split!r}.')
         source = tv.CIFAR10
         folder = os.path.join(os.fspath(root), source.base_folder)
         if download and get_local_rank() == 0:
@@ -95,7 +96,7 @@ def _check_complete(folder: str) -> None:
     names = [name for name, _ in tv.CIFAR10.train_list + tv.CIFAR10.test_list]
     for name in (*names, tv.CIFAR10.meta["filename"]):
         if not os.path.isfile(os.path.join(folder, name)):
-            raise ValueError(
+            raise UserValueError(
                 f"CIFAR-10 in '{folder}' is incomplete: it has no file {name}. Delete "
                 f"the folder and set download=True."
             )
@@ -138,7 +139,7 @@ def _read(folder: str, name: str, md5: str) -> dict:
     except OSError as error:
         raise _damaged(folder, name, str(error.strerror)) from error
     if md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
-        raise ValueError(
+        raise UserValueError(
             f"CIFAR-10 in '{folder}' differs from the official files: {name} has "
             f"another checksum. Delete the folder and set download=True; or, for a "
             f"copy of the data that was packed anew, set verify_md5=False."

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import DATASETS
 from mmssl_ext.text import shown
 
@@ -65,7 +66,7 @@ class ImageFolder(SSLDataset):
         max_images: int | None = None,
     ) -> None:
         if labels not in ("none", "subfolders"):
-            raise ValueError(
+            raise UserValueError(
                 f'labels must be "none" or "subfolders", but is {labels!r}.'
             )
         self.root = os.fspath(root)
@@ -161,7 +162,7 @@ class ImageList(SSLDataset):
             top = int(targets.max())
             classes = classes or [str(i) for i in range(top + 1)]
             if top >= len(classes):
-                raise ValueError(
+                raise UserValueError(
                     f"The list '{self.ann_file}' has the label {top}, but `classes` "
                     f"names only {len(classes)} classes."
                 )

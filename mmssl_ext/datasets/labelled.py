@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from mmengine.logging import print_log
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import DATASETS
 from mmssl_ext.text import shown
 
@@ -66,9 +67,11 @@ class LabelledFolder(ImageFolder):
         max_images: int | None = None,
     ) -> None:
         if fraction is not None and list_file is not None:
-            raise ValueError("Give fraction or list_file, not both.")
+            raise UserValueError("Give fraction or list_file, not both.")
         if fraction is not None and not 0 < fraction <= 1:
-            raise ValueError(f"fraction={fraction} must lie above 0 and at most at 1.")
+            raise UserValueError(
+                f"fraction={fraction} must lie above 0 and at most at 1."
+            )
         super().__init__(root, pipeline, "subfolders", extensions, on_error, max_images)
         self._set_classes(classes, classes_from, num_classes)
         if fraction is not None:
@@ -83,7 +86,7 @@ class LabelledFolder(ImageFolder):
         num_classes: int | None,
     ) -> None:
         if isinstance(classes, str):
-            raise ValueError(
+            raise UserValueError(
                 f"classes={classes!r} is one string; give a list of class names, one "
                 f"class as ({classes!r},)."
             )
@@ -96,14 +99,14 @@ class LabelledFolder(ImageFolder):
             )
         names = tuple(classes) if classes else tuple(class_folders(source))
         if len(set(names)) < len(names):
-            raise ValueError(f"`classes` names a class twice: {', '.join(names)}.")
+            raise UserValueError(f"`classes` names a class twice: {', '.join(names)}.")
         if classes and (absent := [n for n in names if n not in folders]):
-            raise ValueError(
+            raise UserValueError(
                 f"'{self.root}' has no folder for {len(absent)} of the {len(names)} "
                 f"`classes`: {_some(absent)}. It has {_some(folders)}."
             )
         if not classes and (unknown := [n for n in folders if n not in names]):
-            raise ValueError(
+            raise UserValueError(
                 f"'{self.root}' has {len(unknown)} class folders that '{source}' does "
                 f"not have: {_some(unknown)}."
             )
@@ -111,12 +114,12 @@ class LabelledFolder(ImageFolder):
             inner = os.path.join(source, names[0])
             deeper = os.path.isdir(inner) and class_folders(inner)
             hint = f" Perhaps the folder is '{inner}'." if deeper else ""
-            raise ValueError(
+            raise UserValueError(
                 f"'{source}' has one class folder, {_some(names)}: there is nothing to "
                 f"tell apart. Sort the images into a folder per class.{hint}"
             )
         if num_classes is not None and num_classes != len(names):
-            raise ValueError(
+            raise UserValueError(
                 f"'{source}' has {len(names)} classes, but the model is built for "
                 f"{num_classes}: set num_classes={len(names)}."
             )
@@ -155,14 +158,14 @@ class LabelledFolder(ImageFolder):
             path = self._paths[int(self._rows[index])]
             for name in {path, os.path.basename(path)} & wanted:
                 if name in found:
-                    raise ValueError(
+                    raise UserValueError(
                         f"'{name}' in the list '{list_file}' is the name of several "
                         f"images below '{self.root}': write their paths, such as "
                         f"'{path}'."
                     )
                 found[name] = index
         if absent := [name for name in names if name.removeprefix("./") not in found]:
-            raise ValueError(
+            raise UserValueError(
                 f"{len(absent)} of the {len(names)} images in the list '{list_file}' "
                 f"are not below '{self.root}': {_some(absent)}."
             )
@@ -235,7 +238,7 @@ class VOCLabels(SSLDataset):
                 else:
                     self.targets[index, label] = 1
         if not (self.targets >= 0).any():
-            raise ValueError(
+            raise UserValueError(
                 f"No object below '{self.root}', split '{split}', is of the classes "
                 f"{_some(list(number))}. Its objects are of {_some(sorted(others))}. "
                 "Correct `classes`."
@@ -267,19 +270,19 @@ def _read_names(list_file: str) -> list[str]:
     with open(list_file, encoding="utf-8-sig", errors="surrogateescape") as file:
         names = [line.split()[0] for line in file if line.strip()]
     if bad := [name for name in names if "\0" in name]:
-        raise ValueError(
+        raise UserValueError(
             f"The VOC list '{list_file}' is no text file: it has a zero byte in "
             f"{bad[0][:200]!r}."
         )
     if not names:
-        raise ValueError(f"The VOC list '{list_file}' names no image.")
+        raise UserValueError(f"The VOC list '{list_file}' names no image.")
     return names
 
 
 def _read_objects(annotation: str) -> list[tuple[str, bool]]:
     """Class and difficulty of each object."""
     if os.path.exists(annotation) and not os.path.isfile(annotation):
-        raise ValueError(f"The VOC annotation '{annotation}' is no regular file.")
+        raise UserValueError(f"The VOC annotation '{annotation}' is no regular file.")
     try:
         objects = ElementTree.parse(annotation).getroot().findall("object")
         return [
@@ -294,7 +297,7 @@ def _read_objects(annotation: str) -> list[tuple[str, bool]]:
             f"The VOC annotation '{annotation}' does not exist."
         ) from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # encodings
-        raise ValueError(
+        raise UserValueError(
             f"The VOC annotation '{annotation}' is damaged: {error}."
         ) from error
 

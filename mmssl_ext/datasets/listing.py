@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from mmssl_ext.errors import UserValueError
+
 #: File name endings of the formats that :class:`DecodeImage` reads, for all entrances.
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib"),
@@ -81,7 +83,7 @@ def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
         lines = [(i, line.strip()) for i, line in enumerate(file, start=1)]
     lines = [(i, line) for i, line in lines if line and not line.startswith("#")]
     if not lines:
-        raise ValueError(
+        raise UserValueError(
             f"The image list '{ann_file}' is empty: it holds no line `path` or "
             f"`path label`."
         )

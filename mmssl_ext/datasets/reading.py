@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from PIL import TiffImagePlugin
 
+from mmssl_ext.errors import UserValueError
+
 #: Larger files are refused before they are read. Twice that many bytes has the largest
 #: image that DecodeImage takes, uncompressed in 16 bits; a sparse file has any number.
 MAX_FILE_BYTES = 1 << 30
@@ -40,7 +42,7 @@ _ZERO = "it begins with zero bytes: it was never written, or is damaged"
 _BRANDS = {b"avif": "in AVIF", b"avis": "in AVIF", b"hei": "in HEIC", b"hev": "in HEIC"}
 
 
-class NoImageError(ValueError):
+class NoImageError(UserValueError):
     """A file holds no image; the message is a part of a sentence, "it is ..."."""
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.files import write_bytes
 from mmssl_ext.registry import DATASETS
 
@@ -41,7 +42,7 @@ _MAX_OPEN = 256  # shards per process; a process may often open 1024 files
 COMMAND = "python tools/make_shards.py"
 
 
-class ShardError(ValueError):
+class ShardError(UserValueError):
     """Shards, their index, or what they are to be made from cannot be used."""
 
 
@@ -96,7 +97,7 @@ class ShardIndex:
         try:
             with zipfile.ZipFile(path) as archive:
                 if any(member.compress_type for member in archive.infolist()):
-                    raise ValueError("it is compressed")  # to anything from 1 kB on
+                    raise UserValueError("it is compressed")  # to anything from 1 kB on
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             version = int(arrays["version"])
@@ -132,25 +133,27 @@ class ShardIndex:
         for name in self._ARRAYS:
             array = getattr(self, name)
             if array.shape != (lengths.get(name, n),) or array.dtype.kind != "i":
-                raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
+                raise UserValueError(
+                    f"'{name}' is {array.dtype} of shape {array.shape}"
+                )
         for name, (buffer, ends) in packed.items():
             lengths_ = np.diff(ends, prepend=0)
             whole = int(ends[-1]) == len(buffer) if len(ends) else not len(buffer)
             if buffer.dtype != np.uint8 or (lengths_ <= 0).any() or not whole:
-                raise ValueError(f"the names in '{name}' do not fit their ends")
+                raise UserValueError(f"the names in '{name}' do not fit their ends")
         if any({"/", "\0"} & set(name) for name in self.shards):
-            raise ValueError("a shard lies in another folder")
+            raise UserValueError("a shard lies in another folder")
         known = (self.shard >= 0) & (self.shard < s)
         if not known.all():
-            raise ValueError(f"image {known.argmin()} lies in no shard")
+            raise UserValueError(f"image {known.argmin()} lies in no shard")
         room = self.shard_sizes[self.shard] - self.size
         inside = (self.size >= 0) & (self.offset >= 0) & (self.offset <= room)
         if not inside.all():
-            raise ValueError(f"image {inside.argmin()} lies outside of its shard")
+            raise UserValueError(f"image {inside.argmin()} lies outside of its shard")
         if self.labels_from not in ("subfolders", "list"):
-            raise ValueError(f"labels_from is '{self.labels_from}'")
+            raise UserValueError(f"labels_from is '{self.labels_from}'")
         if n and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
-            raise ValueError("a label has no class name")
+            raise UserValueError("a label has no class name")
 
     def _check_shards(self, folder: str) -> None:
         cure = f"Copy it again, or convert the images again by `{COMMAND}`."
@@ -250,7 +253,7 @@ class ImageShards(SSLDataset):
         max_images: int | None = None,
     ) -> None:
         if labels not in ("none", "subfolders", "list"):
-            raise ValueError(
+            raise UserValueError(
                 f'labels must be "none", "subfolders" or "list", but is {labels!r}.'
             )
         self.root = os.fspath(root)

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import shown
 
 from .account import Account
@@ -14,7 +15,7 @@ from .account import Account
 _Status = tuple[int, int]  # device and inode, which are one folder's only
 
 
-class FolderError(ValueError):
+class FolderError(UserValueError):
     """A folder below the one that was given cannot be listed."""
 
 

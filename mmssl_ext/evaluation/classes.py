@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import shown
 
 Names = Sequence[str] | None
@@ -61,7 +62,7 @@ def in_numbers_of(
         unknown = [i for i in present if i >= len(known)]
     if unknown:
         count = f"{len(unknown)} class{'es' * (len(unknown) > 1)}"
-        raise ValueError(
+        raise UserValueError(
             f"{whose} has images of {count} that {others} does not have: "
             f"{_some([classes[i] for i in unknown])}; {others} has {_some(known)}. "
             "Give both the same class names, or take these images out."
@@ -79,7 +80,7 @@ def same_columns(
         ValueError: The two sets do not have the same classes.
     """
     if set(classes) != set(known):
-        raise ValueError(
+        raise UserValueError(
             f"The test set has the classes {_some(classes)}, the training set "
             f"{_some(known)}. Give both the same `classes`."
         )
@@ -106,7 +107,7 @@ def match_classes(dataset: Any, training: Any) -> None:
     elif len(classes) != len(known) or not (
         _only_numbers(classes) or _only_numbers(known)
     ):
-        raise ValueError(
+        raise UserValueError(
             f"The test set has the classes {_some(classes)}, the training set "
             f"{_some(known)}, so their labels mean different things. Give both the "
             "same `classes`, in the same order."

@@ -15,6 +15,7 @@ from mmengine.dist import all_gather, all_gather_object, all_reduce, get_world_s
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.unwrap import unwrap
 
 _MODES = {
@@ -117,7 +118,7 @@ def extract_features(
             leaves images out.
     """
     if encoder not in _MODES:
-        raise ValueError(f"encoder='{encoder}' must be one of {', '.join(_MODES)}.")
+        raise UserValueError(f"encoder='{encoder}' must be one of {', '.join(_MODES)}.")
     module: Any = unwrap(model)
     indices = _sample_order(dataloader)
     rows: dict[str, list[Tensor]] = {}
@@ -163,7 +164,7 @@ def _sample_order(dataloader: DataLoader) -> list[int]:
     sampler: Any = dataloader.batch_sampler or dataloader.sampler
     base = getattr(sampler, "sampler", sampler)
     if isinstance(base, RandomSampler):
-        raise ValueError(
+        raise UserValueError(
             "Features cannot be put in dataset order when the loader shuffles at "
             "random; use sampler=dict(type='DefaultSampler', shuffle=False)."
         )
@@ -196,7 +197,7 @@ def _gather(
         for i, path in zip(share_indices, share_paths, strict=True):
             all_paths[i] = path
     if not seen.all():
-        raise ValueError(
+        raise UserValueError(
             f"The loader delivered {int(seen.sum())} of {size} images; set "
             "drop_last=False, and round_up=True in its sampler, for evaluation."
         )

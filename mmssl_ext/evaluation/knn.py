@@ -14,6 +14,8 @@ from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmssl_ext.errors import UserValueError
+
 from .classes import in_numbers_of
 from .features import Features, extract_features
 
@@ -51,12 +53,12 @@ def weighted_knn(
         ValueError: Empty bank, unequal lengths, or k or temperature not positive.
     """
     if len(bank) == 0 or len(bank) != len(bank_labels):
-        raise ValueError(
+        raise UserValueError(
             f"The kNN bank has {len(bank)} rows and {len(bank_labels)} labels; it "
             "needs one label per row and at least one row."
         )
     if k < 1 or temperature <= 0:
-        raise ValueError(f"k={k} and temperature={temperature} must be positive.")
+        raise UserValueError(f"k={k} and temperature={temperature} must be positive.")
     if k > len(bank):
         warnings.warn(
             f"k={k} exceeds the {len(bank)} images of the kNN bank; all of them vote.",
@@ -115,10 +117,10 @@ def knn_accuracy(
             that the bank does not know.
     """
     if query.labels is None or bank.labels is None:
-        raise ValueError("kNN needs a label for every image of query set and bank.")
+        raise UserValueError("kNN needs a label for every image of query set and bank.")
     names = tuple(query.features) if names is None else names
     if unknown := [name for name in names if name not in query.features]:
-        raise ValueError(
+        raise UserValueError(
             f"The model returns the features {', '.join(query.features)}, not "
             f"{', '.join(unknown)}."
         )

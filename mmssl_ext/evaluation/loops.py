@@ -10,6 +10,7 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import LOOPS
 from mmssl_ext.unwrap import unwrap
 
@@ -77,7 +78,7 @@ class FeatureTestLoop(BaseLoop):
         pool_kernel: int | None = None,
     ) -> None:
         if evaluator:
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__} computes its figures itself; set "
                 "test_evaluator = []."
             )

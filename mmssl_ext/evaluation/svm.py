@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from mmengine.dist import all_gather_object, get_dist_info
 
+from mmssl_ext.errors import UserValueError
+
 # 10^-7 to 10^2 and 2^-19 to 2^-4
 COSTS = (*(10.0**e for e in range(-7, 3)), *(0.5**e for e in range(4, 20)))
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
@@ -209,7 +211,7 @@ def _require_sklearn() -> None:
 
 def _check_costs(costs: Sequence[float]) -> None:
     if not costs or min(costs) <= 0:
-        raise ValueError(f"costs={costs!r} must be positive, and at least one.")
+        raise UserValueError(f"costs={costs!r} must be positive, and at least one.")
 
 
 def _check(
@@ -219,7 +221,7 @@ def _check(
         counts = (part.targets == sign).sum(0)
         if (counts < least).any():
             label = int(counts.argmin())
-            raise ValueError(
+            raise UserValueError(
                 f"Only {counts[label]} {name} images {kind} the class "
                 f"'{part.classes[label]}', but {least} are needed. Take it out of "
                 "`classes`, add images, or ask for fewer `shots`."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 if TYPE_CHECKING:
@@ -56,12 +57,12 @@ def build_part(name: str, config: Any, kind: type = object) -> Any:
         ValueError: It is none, has no type, or one of another kind.
     """
     if not isinstance(config, Mapping) or "type" not in config:
-        raise ValueError(
+        raise UserValueError(
             f"{name}={config!r} must be a config with a type: {name}=dict(type=...)."
         )
     part = MODELS.build(config)
     if not isinstance(part, kind):
-        raise ValueError(
+        raise UserValueError(
             f"{name}: a {type(part).__name__} is no {kind.__name__}; take a class that "
             f"is derived from {kind.__module__.rpartition('.')[0]}.{kind.__name__}."
         )
@@ -80,7 +81,7 @@ def choices(method: str, given: Mapping[str, Any], **made: Any) -> dict[str, Any
         ValueError: One is given that is its own.
     """
     if both := sorted(set(made) & set(given)):
-        raise ValueError(
+        raise UserValueError(
             f"{method} makes its own {both[0]}: leave model.{both[0]} out and set the "
             f"options of {method}, or let type='Method' leave the choice to you."
         )
@@ -103,7 +104,7 @@ def shares(
     """
     own = {"instance": share.complement(), name: share}
     if both := sorted(set(own) & set(given or {})):
-        raise ValueError(
+        raise UserValueError(
             f"The weight of {both[0]} is given twice, as weights.{both[0]} and by "
             f"loss_lambda of {method}; leave weights.{both[0]} out."
         )
@@ -124,7 +125,7 @@ def is_count(value: Any) -> bool:
 def check_positive(name: str, value: float) -> float:
     """Return a temperature if it is one, else say what to change."""
     if not is_number(value) or value <= 0:
-        raise ValueError(
+        raise UserValueError(
             f"{name}={value!r} is not a temperature: it divides the similarities and "
             "must be positive (usual values lie between 0.04 and 1)."
         )

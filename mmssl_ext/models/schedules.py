@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mmssl_ext.errors import UserValueError
+
 from .memory.clock import Clock
 from .part import is_number
 
@@ -67,7 +69,7 @@ class Schedule:
             return self.until
         if known is None:
             what = "the training" if self.until is None else "an epoch"
-            raise ValueError(
+            raise UserValueError(
                 f"{self.name} depends on how many iterations {what} has; train by "
                 "mmssl_ext.SSLRunner, add dict(type='MethodHook') to custom_hooks, or "
                 f"give {self.name}.until in iterations."
@@ -108,7 +110,7 @@ def schedule(value: Any, name: str, low: float = 0, high: float = math.inf) -> S
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         found = Schedule("constant", value, value, name=name)
     else:
-        raise ValueError(
+        raise UserValueError(
             f"{name}={value!r} must be a number, or a schedule such as "
             "dict(kind='linear', start=0, end=1, until=10000)."
         )
@@ -119,7 +121,7 @@ def schedule(value: Any, name: str, low: float = 0, high: float = math.inf) -> S
                 finite = math.isfinite(bound)
                 more = f"be {low:g} or more; {low:g} switches it off"
                 limits = more if finite else "be a finite number"
-            raise ValueError(f"{name}={value!r} must {limits}.")
+            raise UserValueError(f"{name}={value!r} must {limits}.")
     return found
 
 
@@ -127,12 +129,12 @@ def _read(value: Mapping[str, Any], name: str) -> Schedule:
     keys = {"kind", "start", "end", "until", "unit"}
     options = {"kind": "", "unit": "iteration", "until": None, **value}
     if unknown := sorted(set(value) - keys):
-        raise ValueError(
+        raise UserValueError(
             f"{name} has no option {unknown[0]!r}; a schedule takes "
             f"{', '.join(sorted(keys))}."
         )
     if options["kind"] not in _KINDS[1:] or options["unit"] not in _UNITS:
-        raise ValueError(
+        raise UserValueError(
             f"{name}={dict(value)!r}: kind must be one of {', '.join(_KINDS[1:])} and "
             f"unit one of {', '.join(_UNITS)}."
         )
@@ -141,10 +143,10 @@ def _read(value: Mapping[str, Any], name: str) -> Schedule:
         optional = key == "until" and options["kind"] != "step"
         missing = number is None and not optional
         if missing or not (number is None or is_number(number)):
-            raise ValueError(
+            raise UserValueError(
                 f"{name}.{key}={number!r} must be a number"
                 f"{' of 0 or more' if key == 'until' else ''}."
             )
     if (numbers["until"] or 0) < 0:
-        raise ValueError(f"{name}.until={numbers['until']} must be 0 or more.")
+        raise UserValueError(f"{name}.until={numbers['until']} must be 0 or more.")
     return Schedule(**options, name=name)

@@ -34,6 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 # Temporaries take up to some 60 bytes per pixel; on a CPU they should stay in its
 # cache, while a GPU wants few and large launches.
 _CHUNK_PIXELS = {"cpu": 1 << 16}
@@ -89,19 +91,19 @@ def check_operations(view: Tensor, operations: Mapping[str, Tensor]) -> None:
     """Raise ValueError, with a sentence for the user, where they do not fit a view."""
     for position, (name, params) in enumerate(operations.items()):
         if name not in OPERATIONS:
-            raise ValueError(
+            raise UserValueError(
                 f"The batch asks for the augmentation '{name}' on the device, where "
                 f"only {', '.join(OPERATIONS)} are known; let it run in the workers: "
                 'MakeViews(augment_on="worker").'
             )
         if view.ndim != 4 or view.size(1) != 3 or view.dtype != torch.uint8:
-            raise ValueError(
+            raise UserValueError(
                 f"'{name}' on the device takes images in uint8, N x 3 x H x W, but got "
                 f"{view.dtype} of the shape {tuple(view.shape)}. Patches cannot be "
                 "changed after they are cut."
             )
         if params.device.type != "cpu":
-            raise ValueError(
+            raise UserValueError(
                 f"The parameters of '{name}' lie on {params.device}, but index "
                 "lists and kernels are made of them on the host; leave `augment` on "
                 "the CPU when you move a batch."
@@ -114,25 +116,27 @@ def check_operations(view: Tensor, operations: Mapping[str, Tensor]) -> None:
             fits = fits and params.size(1) == length
         if not fits:
             wanted = "(1 + 2 P)" if length is None else str(length)
-            raise ValueError(
+            raise UserValueError(
                 f"The parameters of '{name}' have the shape {tuple(params.shape)}, but "
                 f"the view needs {len(view)} x {wanted}: as many values for each image "
                 "as the transform of that name encodes."
             )
         if not params.isfinite().all():
-            raise ValueError(f"The parameters of '{name}' are not all finite numbers.")
+            raise UserValueError(
+                f"The parameters of '{name}' are not all finite numbers."
+            )
         if name == "ColorJitter":
             _check_orders(params[:, :4])
         if length is None:
             if position < len(operations) - 1:
-                raise ValueError(f"'{name}' returns patches, so it must come last.")
+                raise UserValueError(f"'{name}' returns patches, so it must come last.")
             _check_patches(name, view, params)
 
 
 def _check_orders(orders: Tensor) -> None:
     wrong = (orders.sort(dim=1).values != torch.arange(4)).any(dim=1)
     if wrong.any():
-        raise ValueError(
+        raise UserValueError(
             "The first four parameters of 'ColorJitter' are the order of the operations"
             f" 0 to 3, but for an image they are {orders[wrong][0].tolist()}."
         )
@@ -144,7 +148,7 @@ def _check_patches(name: str, view: Tensor, params: Tensor) -> None:
     inside = (left >= 0) & (left + sides <= width)
     inside &= (upper >= 0) & (upper + sides <= height)
     if not (inside.all() and (sides == sides[:1]).all() and (sides >= 1).all()):
-        raise ValueError(
+        raise UserValueError(
             f"The parameters of '{name}' ask for patches of differing sizes, or for "
             f"pixels outside of the images of {width} x {height} pixels; does another "
             "transform change the images' size after the patches were drawn?"

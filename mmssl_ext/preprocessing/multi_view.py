@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.model import BaseDataPreprocessor
 
+from mmssl_ext.errors import UserTypeError, UserValueError
 from mmssl_ext.registry import MODELS
 
 from .batchwise import augment
@@ -50,7 +51,7 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__(non_blocking=non_blocking)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(
+            raise UserValueError(
                 "MultiViewPreprocessor: mean and std must have three values each, and "
                 f"those of std be positive, but they are {mean!r} and {std!r}."
             )
@@ -94,7 +95,7 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         views = [inputs] if single else list(inputs)
         augmentation = data.get("augment") or [{}] * len(views)
         if len(augmentation) != len(views):
-            raise ValueError(
+            raise UserValueError(
                 f"MultiViewPreprocessor got {len(views)} views per image, but "
                 f"parameters of augmentation for {len(augmentation)}."
             )
@@ -139,7 +140,7 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         """Return a view in uint8 on the device."""
         collated = isinstance(view, torch.Tensor) and view.ndim in (4, 5)
         if not collated or view.size(-3) != 3:
-            raise TypeError(_explain(view))
+            raise UserTypeError(_explain(view))
         batched = self.batched
         if batched is None:
             batched = self.device.type != "cpu"

@@ -27,12 +27,11 @@ _PATIENCE = 10.0  # seconds that torch has to close its connections
 def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
     """Turn a tool's function into one that returns the exit code.
 
-    Errors that the user can mend are printed without traceback by rank 0 and end
-    with the exit code of their class (see ``errors.py``); all others keep their
-    traceback. Values that this package itself refuses count as the user's. Where
-    torchrun started the tool, its summary shows the error too. Ctrl-C and a closed
-    terminal end with a sentence and 128 + the signal's number, at a second time at
-    once; a training run saves first and ends with 75.
+    Errors that the user can fix are printed without traceback by rank 0 and end with
+    the exit code of their class (see ``errors.py``); all others keep their traceback.
+    Where torchrun started the tool, its summary shows the error too. Ctrl-C and a
+    closed terminal end with a sentence and 128 + the signal's number, at a second time
+    at once; a training run saves first and ends with 75.
     """
 
     @functools.wraps(main)
@@ -49,17 +48,7 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
             code = 0
         except KeyboardInterrupt as caught:
             code = interrupt.explain(caught)
-        except (
-            UserError,
-            FileNotFoundError,
-            NotADirectoryError,
-            ValueError,
-            TypeError,
-        ) as error:
-            unexpected = isinstance(error, (ValueError, TypeError))
-            if unexpected and not _refused(error):
-                _tell_torchrun(error, traceback.format_exc())
-                raise
+        except (UserError, FileNotFoundError, NotADirectoryError) as error:
             speaks = _rank() == 0 or isinstance(error, RankError)
             if speaks and not getattr(error, "logged", False):
                 kind = "" if isinstance(error, Preempted) else "Error: "
@@ -125,17 +114,6 @@ def _tell_torchrun(error: Exception, text: str) -> None:
         message = {"message": f"{type(error).__name__}: {error}", "extraInfo": extra}
         with contextlib.suppress(OSError):
             Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")
-
-
-def _refused(error: Exception) -> bool:
-    """Whether this package raised an error on purpose, with a sentence."""
-    if isinstance(error, UserError):
-        return True
-    raised = traceback.extract_tb(error.__traceback__)[-1]
-    package = Path(__file__).parents[1]
-    return package in Path(raised.filename).parents and (
-        (raised.line or "").startswith("raise ")
-    )
 
 
 def _rank() -> int:

@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.imports import quietly
 from mmssl_ext.registry import DATASETS, METRICS, MODELS
 
@@ -179,7 +180,9 @@ class VOCDetectionMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if eval_mode not in ("11points", "area"):
-            raise ValueError(f"eval_mode is '11points' or 'area', not {eval_mode!r}.")
+            raise UserValueError(
+                f"eval_mode is '11points' or 'area', not {eval_mode!r}."
+            )
         self.eval_mode = eval_mode
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:

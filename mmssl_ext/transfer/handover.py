@@ -36,7 +36,7 @@ from mmssl_ext.engine.weights.record import (
 )
 from mmssl_ext.engine.weights.report import LoadReport, compare, explain
 from mmssl_ext.engine.weights.values import check_values
-from mmssl_ext.errors import CheckpointFileError
+from mmssl_ext.errors import CheckpointFileError, UserValueError
 from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
 from mmssl_ext.unwrap import unwrap
@@ -132,7 +132,7 @@ class PretrainedBackbone:
         trust: bool = False,
     ) -> None:
         if encoder not in ("query", "key"):
-            raise ValueError(f"encoder='{encoder}' must be 'query' or 'key'.")
+            raise UserValueError(f"encoder='{encoder}' must be 'query' or 'key'.")
         self.checkpoint = checkpoint
         self.encoder = encoder
         self.prefix = prefix

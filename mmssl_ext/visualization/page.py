@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import printable
 
 _CSS = """
@@ -226,7 +227,7 @@ def picture(data: str, size: tuple[int, int], alt: str) -> str:
     )
 
 
-class PictureError(ValueError):
+class PictureError(UserValueError):
     """A picture cannot be shown; the message is a part of a sentence."""
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.progress import track
 
+from mmssl_ext.errors import UserValueError
+
 from .layouts import LayoutWriter
 from .scenes import draw_scene
 from .shapes import CLASSES
@@ -53,7 +55,7 @@ def make_demo(
     for name, value, low in (("train", train, 1), ("test", test, 1),
                              ("size", size, 32), ("seed", seed, 0)):  # fmt: skip
         if value < low:
-            raise ValueError(f"{name} must be at least {low}, but is {value}.")
+            raise UserValueError(f"{name} must be at least {low}, but is {value}.")
     manifest = {
         "content": "mmssl_ext demo scenes",
         "version": VERSION,

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import ImageFilter, ImageOps
 from torchvision.transforms import functional as F
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 
 from .random import AnyImage, RandomTransform, check_prob, check_range, uniform
@@ -158,7 +159,7 @@ class ColorJitter(RandomTransform):
             top = 0.5 if name == "hue" else float("inf")
             if not isinstance(value, (int, float)) or not 0 <= value <= top:
                 limit = "in [0, 0.5]" if name == "hue" else "at least 0"
-                raise ValueError(
+                raise UserValueError(
                     f"ColorJitter: {name} must be a number {limit}, but is {value!r}."
                 )
         self.prob = check_prob("ColorJitter", prob)
@@ -227,7 +228,7 @@ class RandomSolarize(RandomTransform):
 
     def __init__(self, threshold: int = 128, prob: float = 0.2) -> None:
         if not isinstance(threshold, int) or not 0 <= threshold <= 256:
-            raise ValueError(
+            raise UserValueError(
                 "RandomSolarize: threshold must be an integer in [0, 256], but is "
                 f"{threshold!r}."
             )

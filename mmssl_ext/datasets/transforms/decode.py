@@ -11,6 +11,7 @@ from PIL import Image
 from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch.utils.data import get_worker_info
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 from mmssl_ext.text import shown
 
@@ -95,7 +96,7 @@ class DecodeImage:
 
     def __init__(self, backend: str = "array", max_pixels: int = 178_956_970) -> None:
         if backend not in ("array", "pil"):
-            raise ValueError(
+            raise UserValueError(
                 f'DecodeImage: backend must be "array" or "pil", but is {backend!r}.'
             )
         self.backend = backend

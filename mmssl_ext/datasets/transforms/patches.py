@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 
 from .random import AnyImage, RandomTransform
@@ -44,7 +45,7 @@ class CutPatches(RandomTransform):
     def __init__(self, size: int = 64, grid: int = 3) -> None:
         for name, value in (("size", size), ("grid", grid)):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(
+                raise UserValueError(
                     f"CutPatches: {name} must be a positive integer, but is {value!r}."
                 )
         self.size = size
@@ -61,7 +62,7 @@ class CutPatches(RandomTransform):
         """
         width, height = (side // self.grid for side in size)
         if min(width, height) < self.size:
-            raise ValueError(
+            raise UserValueError(
                 f"CutPatches: an image of {size[0]} x {size[1]} pixels has cells of "
                 f"{width} x {height}, smaller than the patches of {self.size}; let "
                 f"RandomResizedCrop before it make at least {self.grid * self.size} "

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from PIL import Image
 
+from mmssl_ext.errors import UserValueError
+
 from .placing import WHOLE, ViewBox, move_box
 
 AnyImage: TypeAlias = Image.Image | np.ndarray  # PIL in RGB, or uint8 H x W x 3
@@ -82,7 +84,7 @@ def uniform(rng: np.random.Generator, low: float, high: float) -> float:
 def check_prob(owner: str, prob: float) -> float:
     """Return ``prob`` if it is a probability."""
     if not 0 <= prob <= 1:
-        raise ValueError(f"{owner}: prob must lie in [0, 1], but is {prob!r}.")
+        raise UserValueError(f"{owner}: prob must lie in [0, 1], but is {prob!r}.")
     return float(prob)
 
 
@@ -95,7 +97,7 @@ def check_range(
     except (TypeError, ValueError):
         first, last = float("nan"), float("nan")
     if not low <= first <= last <= high:
-        raise ValueError(
+        raise UserValueError(
             f"{owner}: {name} must be a pair (min, max) within [{low:g}, {high:g}], "
             f"but is {value!r}."
         )
@@ -106,7 +108,7 @@ def check_size(owner: str, size: Any) -> tuple[int, int]:
     """Return ``size``, an int or (height, width), as (height, width)."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or any(not isinstance(s, int) or s < 1 for s in pair):
-        raise ValueError(
+        raise UserValueError(
             f"{owner}: size must be a positive integer or a pair (height, width) of "
             f"them, but is {size!r}."
         )

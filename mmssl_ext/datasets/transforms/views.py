@@ -10,6 +10,7 @@ import torch
 from mmpretrain.structures import DataSample
 from PIL import Image
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 
 from .patches import CutPatches
@@ -50,12 +51,12 @@ class MakeViews:
         self, views: Sequence[Sequence[Any]], augment_on: str = "worker"
     ) -> None:
         if not views or any(isinstance(v, dict) or callable(v) for v in views):
-            raise ValueError(
+            raise UserValueError(
                 "MakeViews: views must be a list with one list of transforms per view, "
                 f"e.g. [[...], [...]], but is {views!r}."
             )
         if augment_on not in ("worker", "device"):
-            raise ValueError(
+            raise UserValueError(
                 'MakeViews: augment_on must be "worker" or "device", but is '
                 f"{augment_on!r}."
             )
@@ -65,7 +66,7 @@ class MakeViews:
         ]
         for pipeline in self.pipelines:
             if any(isinstance(t, CutPatches) for t in pipeline[:-1]):
-                raise ValueError(
+                raise UserValueError(
                     "MakeViews: CutPatches turns the image into a list of patches, "
                     "which no other transform takes; put it last in its view."
                 )
@@ -111,14 +112,14 @@ def _tail(number: int, pipeline: list[Any]) -> int:
         start -= 1
     if start == len(pipeline):
         last = f"ends with {_name(pipeline[-1])}" if pipeline else "is empty"
-        raise ValueError(
+        raise UserValueError(
             f'MakeViews: augment_on="device" has nothing to move to the device in view '
             f"{number}, since it {last}. Let the view end with transforms that have a "
             'device version, e.g. RandomFlip, or set augment_on="worker".'
         )
     names = [t.device_name for t in pipeline[start:]]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(
+        raise UserValueError(
             f'MakeViews: augment_on="device" applies an operation once, but view '
             f"{number} has {' and '.join(sorted(twice))} more than once. Leave one "
             'out, or set augment_on="worker".'

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import mmssl_ext
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.files import flush, write_text
 
 FORMAT = 1  # of the manifest; readers need ``bytes``, ``sha256`` and ``checksum``
@@ -27,7 +28,7 @@ _LARGEST = 1 << 16  # bytes of a manifest
 _DRAFT = re.compile(r"\.(last_checkpoint|.+\.pth?(\.json)?)\.\d+\.tmp")
 
 
-class ManifestError(ValueError):
+class ManifestError(UserValueError):
     """A manifest cannot be relied on; the message is a part of a sentence."""
 
 

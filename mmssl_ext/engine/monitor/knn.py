@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
 from mmssl_ext.engine.resilience.preemption import interruptible
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
 from mmssl_ext.evaluation.copies import say_copies
 from mmssl_ext.evaluation.features import extract_features, preserved_rng
@@ -68,7 +68,7 @@ class KNNHook(Hook):
         before_train: bool = True,
     ) -> None:
         if encoder not in ("query", "key", "both"):
-            raise ValueError(f"encoder='{encoder}' must be query, key or both.")
+            raise UserValueError(f"encoder='{encoder}' must be query, key or both.")
         self.loaders: list[Any] = [bank_dataloader, query_dataloader]
         self.k = k
         self.temperature = temperature

@@ -12,7 +12,7 @@ from mmengine.runner import BaseLoop
 from torch import nn
 
 from mmssl_ext.engine.resilience.prefetch import CopyToDevice, prefetch
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
@@ -65,9 +65,9 @@ class PerformanceHook(Hook):
         fused_queue: bool | str = True,
     ) -> None:
         if tf32 not in _TF32:
-            raise ValueError(f"tf32='{tf32}' must be one of {', '.join(_TF32)}.")
+            raise UserValueError(f"tf32='{tf32}' must be one of {', '.join(_TF32)}.")
         if not isinstance(fused_queue, bool) and fused_queue != "trial":
-            raise ValueError(
+            raise UserValueError(
                 f"fused_queue={fused_queue!r} must be True, False or 'trial'."
             )
         self.channels_last = channels_last

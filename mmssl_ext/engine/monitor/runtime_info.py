@@ -12,6 +12,7 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 from mmssl_ext.engine.checkpoint.read import HISTORY_LENGTH
+from mmssl_ext.errors import UserTypeError
 from mmssl_ext.registry import HOOKS
 
 _MOST_WAITING = 1000  # steps; where nobody ever reads
@@ -150,7 +151,7 @@ class History(HistoryBuffer):
     def update(self, log_val: float, count: int = 1) -> None:
         """Append a value."""
         if not isinstance(log_val, (int, float)) or not isinstance(count, (int, float)):
-            raise TypeError(
+            raise UserTypeError(
                 "A history takes numbers, but got the value "
                 f"{log_val!r} and the count {count!r}."
             )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import shown
 
 
-class ImageSizesError(ValueError):
+class ImageSizesError(UserValueError):
     """The images of a batch come out of the pipeline in different sizes."""
 
 

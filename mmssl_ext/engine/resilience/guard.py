@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
-from mmssl_ext.errors import NonFiniteLossError
+from mmssl_ext.errors import NonFiniteLossError, UserValueError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import shown
@@ -52,7 +52,7 @@ class NonFiniteGuardHook(Hook):
 
     def __init__(self, interval: int = 10) -> None:
         if interval < 1:
-            raise ValueError(f"interval={interval} must be at least 1.")
+            raise UserValueError(f"interval={interval} must be at least 1.")
         self.interval = interval
         self._steps: deque[_Step] = deque(maxlen=interval)
         self._first: Tensor | None = None

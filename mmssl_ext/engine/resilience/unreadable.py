@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 
-from mmssl_ext.errors import UserError
+from mmssl_ext.errors import UserError, UserValueError
 from mmssl_ext.files import read_text
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import as_line, shown
@@ -47,7 +47,7 @@ class UnreadableImagesHook(Hook):
         self, max_share: float = 0.1, min_images: int = 200, interval: int = 10
     ) -> None:
         if not 0 <= max_share <= 1:
-            raise ValueError(f"max_share={max_share} must lie between 0 and 1.")
+            raise UserValueError(f"max_share={max_share} must lie between 0 and 1.")
         self.max_share = max_share
         self.min_images = min_images
         self.interval = interval

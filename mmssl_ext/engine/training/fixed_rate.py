@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import HOOKS
 
 
@@ -29,7 +30,7 @@ class FixedRateHook(Hook):
         groups = runner.optim_wrapper.optimizer.param_groups
         self._groups = [group for group in groups if group.get("fix_lr")]
         if not self._groups:
-            raise ValueError(
+            raise UserValueError(
                 "FixedRateHook: no parameter is marked by fix_lr=True in "
                 "optim_wrapper.paramwise_cfg.custom_keys; mark those whose learning "
                 "rate shall stay, or remove the hook."

@@ -9,6 +9,7 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.old_names import rename_0_1
 
 from ..comparisons import Comparison
@@ -110,12 +111,12 @@ class Assembly(SSLAlgorithm):
         for config in configs(terms):
             term = build_term(config)
             if term.name in {*self.terms, *self.compare.names}:
-                raise ValueError(
+                raise UserValueError(
                     f"{type(self).__name__} has two losses of the name {term.name!r}; "
                     "leave one of the terms out."
                 )
             if term.weight is not None and term.name in weights:
-                raise ValueError(
+                raise UserValueError(
                     f"The weight of {term.name} is given twice, as weights."
                     f"{term.name} and as weight of the term; leave one out."
                 )
@@ -124,13 +125,13 @@ class Assembly(SSLAlgorithm):
             self.terms[term.name] = term
         known = [*self.compare.names, *self.terms]
         if unknown := sorted(set(weights) - set(known)):
-            raise ValueError(
+            raise UserValueError(
                 f"weights has {unknown[0]!r}, but the losses of {type(self).__name__} "
                 f"are {', '.join(known)}."
             )
         read = {n: schedule(weights.get(n, 1.0), f"weights.{n}") for n in known}
         if not any(weight.start or weight.end for weight in read.values()):
-            raise ValueError(
+            raise UserValueError(
                 f"All weights of {type(self).__name__} are 0, so nothing would be "
                 "trained; give one of its losses a weight."
             )
@@ -296,17 +297,17 @@ class Assembly(SSLAlgorithm):
         """
         taken, size = in_features(self.neck), out_features(self.neck)
         if size and feat_dim and size != feat_dim:
-            raise ValueError(
+            raise UserValueError(
                 f"The neck returns {size} features but feat_dim is {feat_dim}; leave "
                 "feat_dim out."
             )
         if taken and self.channels and taken != self.channels:
-            raise ValueError(
+            raise UserValueError(
                 f"The backbone returns {self.channels} channels but the neck takes "
                 f"{taken}; set neck.in_channels to {self.channels}."
             )
         if not (size or feat_dim):
-            raise ValueError(
+            raise UserValueError(
                 f"How many features a {type(self.neck).__name__} returns is not known; "
                 "set feat_dim."
             )

@@ -6,6 +6,7 @@ import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.fit import check_parts, pooled
 from mmssl_ext.registry import MODELS
 
@@ -80,7 +81,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
             return self.embed(self, inputs)
         if mode == "embed_key":
             if (target := self.target_encoder) is self:
-                raise ValueError(f"{type(self).__name__} has no target network.")
+                raise UserValueError(f"{type(self).__name__} has no target network.")
             return self.embed(target, inputs)
         if mode == "inspect":
             return self.inspect(inputs)
@@ -103,7 +104,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
 
     def inspect(self, inputs: list[Tensor]) -> dict[str, Any]:
         """What the method makes of its views, for :mod:`mmssl_ext.visualization`."""
-        raise ValueError(f"{type(self).__name__} has nothing to draw of its own.")
+        raise UserValueError(f"{type(self).__name__} has nothing to draw of its own.")
 
     def check_views(self, inputs: Any) -> None:
         """Refuse anything but a list of ``num_views`` views that the method can take.
@@ -113,7 +114,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
         """
         if not isinstance(inputs, (list, tuple)) or len(inputs) != self.num_views:
             count = len(inputs) if isinstance(inputs, (list, tuple)) else 1
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__} takes {self.num_views} views per image, not "
                 f"{count}; let the pipeline make them by MakeViews with "
                 f"{self.num_views} lists of transforms."
@@ -127,7 +128,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
             ValueError: A view is a set of patches.
         """
         if any(len(shape) != 3 for shape in shapes):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__} takes whole images, but the views of an image "
                 f"are {shapes}; leave out CutPatches."
             )

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 from ..comparisons import Comparison
 
 
@@ -23,7 +25,7 @@ def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     numbers = all(type(v) is int and v >= 0 for pair in found for v in pair)
     sound = found and numbers and all(a != b for a, b in found)
     if not sound or len(set(found)) < len(found):
-        raise ValueError(
+        raise UserValueError(
             f"pairs={pairs!r} must name different pairs of two views by number, "
             "((0, 1),) for one direction or ((0, 1), (1, 0)) for both."
         )
@@ -33,7 +35,7 @@ def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
 def by_name(weights: Any) -> dict[str, Any]:
     """The weights, which are given by the name of the loss."""
     if weights is not None and not isinstance(weights, Mapping):
-        raise ValueError(
+        raise UserValueError(
             f"weights={weights!r} must be a dict by the name of the loss, such as "
             "dict(instance=1, consistency=0.3)."
         )
@@ -44,7 +46,7 @@ def configs(terms: Any) -> Sequence[Mapping[str, Any]]:
     """The configs of the terms, which are a list."""
     whole = isinstance(terms, (list, tuple))
     if not whole or not all(isinstance(t, Mapping) and "type" in t for t in terms):
-        raise ValueError(
+        raise UserValueError(
             f"terms={terms!r} must be a list of configs with a type, such as "
             "[dict(type='Consistency', temperature=0.05)]."
         )
@@ -54,7 +56,7 @@ def configs(terms: Any) -> Sequence[Mapping[str, Any]]:
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     """The value if it is one of the choices."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+        raise UserValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
     return value
 
 
@@ -62,7 +64,7 @@ def named_losses(compare: Comparison, losses: Any) -> dict[str, Tensor]:
     """The losses of a comparison, if they are those that its ``names`` say."""
     if not isinstance(losses, Mapping) or set(losses) != set(compare.names):
         found = sorted(losses) if isinstance(losses, Mapping) else type(losses).__name__
-        raise ValueError(
+        raise UserValueError(
             f"{type(compare).__name__} must return its losses as a dict with the keys "
             f"{list(compare.names)}, which its names say, not {found}."
         )
@@ -79,7 +81,7 @@ def check_scalars(losses: Mapping[str, Any]) -> None:
                 if isinstance(value, Tensor)
                 else f"a {type(value).__name__}"
             )
-            raise ValueError(
+            raise UserValueError(
                 f"The loss {name} must be a scalar tensor of floats, not {found}; "
                 "return the mean over the images."
             )

@@ -18,6 +18,7 @@ MoCo v1; alpha = 0.3, tau_con = 0.05 on MoCo v2; no ramp-up of alpha.
 from collections.abc import Sequence
 from typing import Any
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from .moco import MoCo
@@ -42,5 +43,7 @@ class CO2(MoCo):
     ) -> None:
         own = {"type": "Consistency", **consistency}
         if "weight" not in own and "consistency" not in (kwargs.get("weights") or {}):
-            raise ValueError("CO2 needs alpha: set model.consistency.weight, e.g. 0.3.")
+            raise UserValueError(
+                "CO2 needs alpha: set model.consistency.weight, e.g. 0.3."
+            )
         super().__init__(terms=[own, *terms], **kwargs)

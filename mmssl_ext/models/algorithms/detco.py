@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.fit import pooled
 from mmssl_ext.registry import MODELS
 
@@ -57,19 +58,19 @@ class DetCo(MoCo):
     def __init__(self, head: dict, **kwargs: Any) -> None:
         super().__init__(head={"type": "MultiLevelSoftmax", **head}, **kwargs)
         if not hasattr(self.compare, "level_weights"):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self.compare).__name__} knows no levels; set head.type to "
                 "MultiLevelSoftmax."
             )
         if self.pairs not in (((0, 1),), ((1, 0),)):
-            raise ValueError(
+            raise UserValueError(
                 f"pairs={self.pairs}: DetCo compares its two views, an image with its "
                 "patches each, in one direction; leave pairs out."
             )
         weights = len(self.compare.level_weights)
         levels = len(getattr(self.backbone, "out_indices", self.neck.in_channels))
         if not levels == self.num_levels == weights:
-            raise ValueError(
+            raise UserValueError(
                 f"The backbone returns {levels} levels (out_indices), the neck has "
                 f"heads for {self.num_levels} (in_channels) and the head weights for "
                 f"{weights} (level_weights); give each the same levels."
@@ -83,7 +84,7 @@ class DetCo(MoCo):
     def check_sizes(self, feat_dim: int | None = None) -> int:
         """Size D of the embeddings of all levels."""
         if not hasattr(self.neck, "global_heads"):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self.neck).__name__} knows no levels; set neck.type to "
                 "MultiLevelNeck."
             )
@@ -96,7 +97,7 @@ class DetCo(MoCo):
         if any(len(s) != 3 for s in shapes[:2]) or any(
             len(s) != 4 or s[0] != patches for s in shapes[2:]
         ):
-            raise ValueError(
+            raise UserValueError(
                 f"DetCo takes two views of whole images and two of {patches} patches, "
                 f"in this order, but the views of an image are {shapes}; let "
                 "CutPatches be the last transform of the third and fourth list of "

@@ -15,6 +15,7 @@ constant (``FixedRateHook`` in the configs), as there.
 
 from typing import Any
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..part import choices
@@ -44,11 +45,11 @@ class SimSiam(Method):
         **kwargs: Any,
     ) -> None:
         if (predictor is None) == (head is None):
-            raise ValueError("SimSiam needs one predictor: set model.predictor.")
+            raise UserValueError("SimSiam needs one predictor: set model.predictor.")
         if head is not None:
             loss = head.get("loss", {"type": "CosineSimilarityLoss"})
             if loss != {"type": "CosineSimilarityLoss"}:
-                raise ValueError(
+                raise UserValueError(
                     f"SimSiam's loss is the negative cosine, not {loss}; leave "
                     "head.loss out."
                 )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 from ..part import Part
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Comparison(Part):
         """
         wanted = method.target.dim or method.dim
         if wanted != method.dim:
-            raise ValueError(
+            raise UserValueError(
                 f"The neck returns {method.dim} features, but the embeddings of the "
                 f"{type(method.target).__name__} have {wanted}; set neck.out_channels "
                 f"to {wanted}."

@@ -9,6 +9,7 @@ from mmengine.dist import get_rank
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..layers import gather_rows
@@ -48,7 +49,7 @@ class BatchSoftmax(Comparison):
         super().attach(method)
         views = {view for pair in method.pairs for view in pair}
         if method.target.is_trained and (len(views), len(method.pairs)) != (2, 2):
-            raise ValueError(
+            raise UserValueError(
                 f"pairs={method.pairs}: where the network is its own target, "
                 "BatchSoftmax compares two views in both directions; set pairs to "
                 "((0, 1), (1, 0))."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..losses import info_nce
@@ -54,7 +55,7 @@ class MultiLevelSoftmax(QueueSoftmax):
         super().__init__(temperature, length, init_cfg)
         weights = [*level_weights, *term_weights]
         if len(term_weights) != 3 or not all(w >= 0 for w in weights):
-            raise ValueError(
+            raise UserValueError(
                 f"level_weights={tuple(level_weights)} must be one weight per level, "
                 f"term_weights={tuple(term_weights)} those of global, local and cross, "
                 "none of them negative."
@@ -70,7 +71,7 @@ class MultiLevelSoftmax(QueueSoftmax):
             ValueError: The method has no levels.
         """
         if not hasattr(method, "num_levels"):
-            raise ValueError(
+            raise UserValueError(
                 f"MultiLevelSoftmax compares levels, which {type(method).__name__} has "
                 "not got; take QueueSoftmax, or the method DetCo."
             )

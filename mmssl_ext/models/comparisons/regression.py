@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..part import build_part, in_features, out_features
@@ -54,13 +55,13 @@ class Regression(Comparison):
             return super().attach(method)
         taken, size = in_features(self.predictor), out_features(self.predictor)
         if taken is not None and taken != method.dim:
-            raise ValueError(
+            raise UserValueError(
                 f"The neck returns {method.dim} features, but the predictor takes "
                 f"{taken}; set predictor.in_channels to {method.dim}."
             )
         wanted = method.target.dim or method.dim
         if size is not None and size != wanted:
-            raise ValueError(
+            raise UserValueError(
                 f"The predictor returns {size} features, but what it has to predict "
                 f"has {wanted}; set predictor.out_channels to {wanted}."
             )

@@ -16,6 +16,7 @@ from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 
@@ -37,7 +38,7 @@ def protect_batch_norm(parts: Mapping[str, nn.Module], num_splits: int) -> bool:
         ValueError: ``num_splits`` is not positive.
     """
     if type(num_splits) is not int or num_splits < 1:
-        raise ValueError(
+        raise UserValueError(
             f"bn_splits={num_splits!r} is no number of groups; 8 is usual, 1 is plain "
             "BatchNorm."
         )
@@ -78,9 +79,9 @@ class SplitBatchNorm(_BatchNorm):
     def __init__(self, num_features: int, num_splits: int = 8, **kwargs: Any) -> None:
         super().__init__(num_features, **kwargs)
         if num_splits < 1:
-            raise ValueError(f"num_splits must be at least 1, but is {num_splits}.")
+            raise UserValueError(f"num_splits must be at least 1, but is {num_splits}.")
         if self.momentum is None:
-            raise ValueError(
+            raise UserValueError(
                 "SplitBatchNorm keeps exponential averages; set momentum to a number."
             )
         self.num_splits = num_splits
@@ -130,7 +131,7 @@ class SplitBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
-            raise ValueError(f"Expected N x C x ... but got {tuple(input.shape)}.")
+            raise UserValueError(f"Expected N x C x ... but got {tuple(input.shape)}.")
 
     def extra_repr(self) -> str:
         """Groups for ``print(model)``."""

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 
 def require_boxes(boxes: Tensor | None, name: str, views: Sequence[int]) -> Tensor:
     """Refuse a batch of which it is not known where its views were cut.
@@ -37,7 +39,7 @@ def require_boxes(boxes: Tensor | None, name: str, views: Sequence[int]) -> Tens
         ValueError: There are none, or one is not known.
     """
     if boxes is None or boxes.size(1) <= max(views, default=-1):
-        raise ValueError(
+        raise UserValueError(
             f"{name} compares the same places of an image in its views, but the batch "
             "does not say where each view was cut (boxes); let MakeViews and PackViews "
             "of mmssl_ext make the views."
@@ -45,7 +47,7 @@ def require_boxes(boxes: Tensor | None, name: str, views: Sequence[int]) -> Tens
     unknown = boxes.isnan().any(2).any(0).tolist()
     if missing := [str(view + 1) for view in views if unknown[view]]:
         which = " and ".join(missing)
-        raise ValueError(
+        raise UserValueError(
             f"{name} compares the same places of an image in its views, but where view "
             f"{which} was cut is not known: leave out CutPatches there, and set "
             "keeps_box = True on a transform of your own if it moves no pixel or calls "

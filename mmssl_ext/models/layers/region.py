@@ -11,6 +11,8 @@ import torch
 from mmengine.dist import get_rank
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 from ..memory.step_counter import StepCounter
 
 
@@ -53,7 +55,7 @@ class RegionSampler(StepCounter):
         super().__init__()
         whole = all(type(size) is int for size in (*cells, stride))
         if not whole or len(cells) != 2 or not 1 <= cells[0] <= cells[1] or stride < 1:
-            raise ValueError(
+            raise UserValueError(
                 f"region: cells={tuple(cells)} must be the smallest and the largest "
                 f"side of a region in cells, 1 or more, and stride={stride!r} the "
                 "positive number of pixels per cell."
@@ -69,7 +71,7 @@ class RegionSampler(StepCounter):
                 would leave no canvas.
         """
         if height % self.stride or width % self.stride:
-            raise ValueError(
+            raise UserValueError(
                 f"Images of {height} x {width} pixels are no whole number of cells of "
                 f"{self.stride} pixels, so a region could not be pooled exactly; crop "
                 f"to a multiple of {self.stride}, or set region.stride to the stride "
@@ -78,7 +80,7 @@ class RegionSampler(StepCounter):
         grid = height // self.stride, width // self.stride
         low, high = self.cells
         if high > min(grid) or high >= max(grid):
-            raise ValueError(
+            raise UserValueError(
                 f"A region of up to {high} x {high} cells of {self.stride} pixels does "
                 f"not fit into images of {height} x {width} pixels ({grid[0]} x "
                 f"{grid[1]} cells) with something left around it; set region.cells "

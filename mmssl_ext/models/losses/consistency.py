@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 from .queue_attention import queue_blocks, to_compute_dtype
 
 
@@ -41,7 +43,7 @@ def queue_consistency(
         ValueError: ``k`` requires a gradient (detach it: P is a target).
     """
     if k.requires_grad:
-        raise ValueError(
+        raise UserValueError(
             "The keys of queue_consistency are a target and get no gradient; pass "
             "k.detach()."
         )

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 from .queue_attention import Labels, queue_logsumexp
 
 
@@ -83,7 +85,9 @@ def soft_nce(
         ValueError: Sizes do not fit, or ``mean`` requires a gradient (detach it).
     """
     if mean.requires_grad:
-        raise ValueError("The targets of soft_nce get no gradient; pass mean.detach().")
+        raise UserValueError(
+            "The targets of soft_nce get no gradient; pass mean.detach()."
+        )
     z = _log_partition(q, queue, temperature, negatives, labels)
     if positives is not None:
         z = torch.logaddexp(z, _logits(q, positives, temperature, z.dtype))
@@ -106,7 +110,7 @@ def _log_partition(
         own = _logits(q, negatives, temperature, lse.dtype)
         return torch.logaddexp(lse, own)
     if negatives.shape[:-2] != q.shape[:-1] or negatives.shape[-1] != q.shape[-1]:
-        raise ValueError(
+        raise UserValueError(
             f"The negatives are {tuple(negatives.shape)} and the queries "
             f"{tuple(q.shape)}: give every query one, N x D, or S of its own, "
             "N x S x D."

@@ -26,6 +26,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 from . import queue_forms
 
 # Elements of one N x chunk block of logits: 1 MiB in fp32 stays in a CPU's L2 cache; a
@@ -129,7 +131,7 @@ def to_compute_dtype(q: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     """Check N x D and K x D features and bring them to one dtype, fp32 or wider."""
     *groups, length, dim = queue.shape
     if q.shape[-1] != dim or list(q.shape[:-2]) != groups or not length:
-        raise ValueError(
+        raise UserValueError(
             f"The queries are {tuple(q.shape)} (N x D) and the queue is "
             f"{tuple(queue.shape)} (K x D): D must be equal and K positive. Set "
             "feat_dim of the algorithm to the output size of its neck."
@@ -158,7 +160,7 @@ def fit_labels(labels: Labels, q: Tensor, queue: Tensor) -> Labels:
     try:
         rows, slots = rows.expand(wanted[0]), slots.expand(wanted[1])
     except RuntimeError:
-        raise ValueError(
+        raise UserValueError(
             f"There are labels {tuple(rows.shape)} and {tuple(slots.shape)} for "
             f"queries {tuple(wanted[0])} and slots {tuple(wanted[1])}: give every "
             "query and every slot of the queue one, -1 where it is unknown."

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmssl_ext.errors import UserValueError
+
 from .queue_attention import (
     Labels,
     Product,
@@ -49,7 +51,7 @@ def queue_topk(
     """
     q, queue = to_compute_dtype(q, queue)
     if not 1 <= k <= queue.shape[-2]:
-        raise ValueError(
+        raise UserValueError(
             f"The {k} nearest of a queue of {queue.shape[-2]} keys were asked for; "
             "take between 1 and all of them."
         )

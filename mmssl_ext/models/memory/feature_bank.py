@@ -8,6 +8,8 @@ from mmengine.dist import all_gather, get_world_size
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mmssl_ext.errors import UserValueError
+
 _BLOCK_ROWS = 65536
 _DTYPES = {
     "float32": torch.float32,
@@ -64,13 +66,13 @@ class FeatureBank(nn.Module):
     def __init__(self, dim: int, momentum: float = 0.0, dtype: str = "float32") -> None:
         super().__init__()
         if not 0 <= momentum < 1:
-            raise ValueError(
+            raise UserValueError(
                 f"bank_momentum={momentum} is the share of the old feature that an "
                 "update keeps and must lie in [0, 1); 0 replaces it, as the released "
                 "code does (there it is the share of the new one, 1)."
             )
         if dtype not in _DTYPES:
-            raise ValueError(
+            raise UserValueError(
                 f"bank_dtype={dtype!r} must be one of {', '.join(_DTYPES)}."
             )
         self.momentum = momentum

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmssl_ext.errors import UserValueError
+
 _SCALE = 2.0**30  # unit rows; the sum of 2^32 of them still fits
 _SEED_ROUNDS = 64
 _BLOCK_ROWS = 65536
@@ -70,7 +72,7 @@ def spherical_kmeans(
         ValueError: There are more clusters than images.
     """
     if not 1 <= num_clusters <= len(features):
-        raise ValueError(
+        raise UserValueError(
             f"{num_clusters} clusters cannot be made of {len(features)} images."
         )
     if centroids is None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from .feature_bank import FeatureBank
@@ -64,13 +65,13 @@ class NegativeSampler(nn.Module):
         for name, value in {"num": num, "pool": pool}.items():
             limit = 1 if isinstance(value, float) else math.inf
             if value is not None and not 0 < value <= limit:
-                raise ValueError(
+                raise UserValueError(
                     f"negatives: {name}={value} must be a number of images, or a "
                     "share of them as a float up to 1.0."
                 )
         same_kind = isinstance(num, float) == isinstance(pool, float)
         if pool is not None and same_kind and num > pool:
-            raise ValueError(
+            raise UserValueError(
                 f"negatives: num={num} images cannot be drawn from a pool of "
                 f"pool={pool}; about an eighth of the pool is usual."
             )

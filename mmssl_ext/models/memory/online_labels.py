@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from .feature_bank import Change, FeatureBank
@@ -62,7 +63,7 @@ class OnlineLabels(PseudoLabels):
         """
         super().check_images(num_images)
         if self.min_size * self.num_clusters > num_images:
-            raise ValueError(
+            raise UserValueError(
                 f"num_clusters={self.num_clusters} clusters of at least min_size="
                 f"{self.min_size} images need {self.min_size * self.num_clusters} "
                 f"images, but there are {num_images}; {usual_clusters(num_images)} "
@@ -88,14 +89,14 @@ class OnlineLabels(PseudoLabels):
         """
         super().check(bank)
         if self.sums.shape != self.centroids.shape:
-            raise ValueError(
+            raise UserValueError(
                 "The checkpoint's pseudo-labels are of another type than "
                 f"{type(self).__name__}; resume with the pseudo_labels that it was "
                 "trained with."
             )
         sums = cluster_sums(bank.features, self.labels, self.num_clusters)
         if not torch.equal(sums, self.sums):  # integers: they agree to the last bit
-            raise ValueError(
+            raise UserValueError(
                 "The checkpoint's pseudo-labels are not those of its feature bank; "
                 "resume with the bank_dtype that it was trained with."
             )

@@ -11,6 +11,7 @@ from mmengine.dist import broadcast, get_rank, get_world_size
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from .feature_bank import Change, FeatureBank
@@ -76,7 +77,7 @@ class PseudoLabels(StepCounter):
             ValueError: There are more clusters than images.
         """
         if self.num_clusters > num_images:
-            raise ValueError(
+            raise UserValueError(
                 f"num_clusters={self.num_clusters} clusters cannot be made of "
                 f"{num_images} images; {usual_clusters(num_images)} is usual, one for "
                 "about 128 images."
@@ -114,7 +115,7 @@ class PseudoLabels(StepCounter):
         """
         images = len(bank)
         if len(self.labels) != images or int(self.sizes.sum()) != images:
-            raise ValueError(
+            raise UserValueError(
                 f"The checkpoint's pseudo-labels do not fit {self.num_clusters} "
                 "clusters; resume with the num_clusters that it was trained with."
             )
@@ -213,4 +214,4 @@ def check_positive_int(**values: int) -> None:
     """Refuse numbers below 1, by their names."""
     for name, value in values.items():
         if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+            raise UserValueError(f"{name}={value} must be at least 1.")

@@ -4,6 +4,8 @@ import torch
 from mmengine.dist import all_gather, get_world_size
 from torch import Tensor, nn
 
+from mmssl_ext.errors import UserValueError
+
 
 class KeyQueue(nn.Module):
     """Ring buffer of the last K keys of all ranks.
@@ -48,7 +50,7 @@ class KeyQueue(nn.Module):
         super().__init__()
         whole = all(type(size) is int for size in (length, dim))
         if not whole or length < 1 or dim < 1:
-            raise ValueError(
+            raise UserValueError(
                 f"A queue of {length!r} keys of size {dim!r} cannot hold anything; set "
                 "queue_len and feat_dim to positive whole numbers."
             )
@@ -108,7 +110,7 @@ def _known(
     """What is written beside the keys, N long, or None where nothing is kept."""
     if kept is None:
         if given is not None:
-            raise ValueError(
+            raise UserValueError(
                 f"This queue keeps no {name}: build it by "
                 f"KeyQueue(..., {name}=True), or enqueue the keys alone."
             )
@@ -116,7 +118,7 @@ def _known(
     if given is None:
         return kept.new_full((len(keys),), -1)
     if given.shape != keys.shape[:1]:
-        raise ValueError(
+        raise UserValueError(
             f"{len(keys)} keys come with {name} of shape {tuple(given.shape)}: give "
             "one to every key, -1 where it is unknown."
         )

@@ -6,6 +6,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 
@@ -43,7 +44,7 @@ class MultiLevelNeck(BaseModule):
         elif isinstance(hid_channels, int):
             hid_channels = [hid_channels] * len(in_channels)
         if len(hid_channels) != len(in_channels):
-            raise ValueError(
+            raise UserValueError(
                 f"hid_channels={tuple(hid_channels)} has not one width for each of the "
                 f"{len(in_channels)} levels of in_channels={tuple(in_channels)}."
             )
@@ -87,7 +88,7 @@ class MultiLevelNeck(BaseModule):
     def _pool(self, maps: Sequence[Tensor]) -> list[Tensor]:
         channels = tuple(m.shape[1] for m in maps)
         if channels != self.in_channels:
-            raise ValueError(
+            raise UserValueError(
                 f"The backbone returns stages with {channels} channels but the neck "
                 f"has heads for {self.in_channels}; set backbone.out_indices and "
                 "neck.in_channels to the same stages."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..layers import shuffle_batch, unit, unshuffle_batch
@@ -48,7 +49,7 @@ class MomentumTarget(Target, StepCounter):
         self.momentum = schedule(momentum, "momentum", low=-math.inf)
         for value in (self.momentum.start, self.momentum.end):
             if not 0.5 <= value <= 1:
-                raise ValueError(
+                raise UserValueError(
                     f"momentum={value} would keep {value:.1%} of the target network at "
                     "each step. Here momentum is the share that is kept, so MoCo's "
                     "value is 0.999. Other code bases give the share of the new value "

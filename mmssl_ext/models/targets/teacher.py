@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.fit import check_parts, pooled
 from mmssl_ext.registry import MODELS
 
@@ -51,7 +52,7 @@ class FrozenTeacher(Target, BaseModule):
         BaseModule.__init__(self, init_cfg)
         for name, part in {"backbone": backbone, "neck": neck}.items():
             if part and not (_loads(part.get("init_cfg")) or _loads(init_cfg)):
-                raise ValueError(
+                raise UserValueError(
                     f"The {name} of FrozenTeacher would teach random features; set "
                     f"target.{name}.init_cfg=dict(type='PretrainedBackbone', "
                     f"checkpoint=...{_NECK if name == 'neck' else ''})."
@@ -64,12 +65,12 @@ class FrozenTeacher(Target, BaseModule):
             else out_features(self.neck)
         )
         if dim and derived and dim != derived:
-            raise ValueError(
+            raise UserValueError(
                 f"The FrozenTeacher's embedding has {derived} features, not "
                 f"target.dim={dim}; leave dim out."
             )
         if not (dim or derived):
-            raise ValueError(
+            raise UserValueError(
                 "How many features the embedding of the FrozenTeacher has is not "
                 "known; set target.dim."
             )
@@ -84,7 +85,7 @@ class FrozenTeacher(Target, BaseModule):
         """
         for name, term in method.terms.items():
             if term.needs_features:
-                raise ValueError(
+                raise UserValueError(
                     f"The term {name} compares features that a FrozenTeacher has not "
                     "got; take another target or leave the term out."
                 )
@@ -107,7 +108,7 @@ class FrozenTeacher(Target, BaseModule):
             check_parts(self, images)
             size = self._project(images).shape[1]
             if size != self.dim:
-                raise ValueError(
+                raise UserValueError(
                     f"The FrozenTeacher's embedding has {size} features, not "
                     f"{self.dim}; set target.dim to {size}."
                 )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
+from mmssl_ext.errors import UserValueError
+
 from ..memory import KeyQueue
 from ..part import Features, Part, build_part
 from ..targets.base import View
@@ -50,7 +52,7 @@ class Term(Part):
     def check_views(self, method: Method) -> None:
         """Refuse methods whose views are not one image each."""
         if not method.plain_views:
-            raise ValueError(
+            raise UserValueError(
                 f"The term {type(self).__name__} looks at whole images, but a view of "
                 f"{type(method).__name__} is more than one; leave the term out."
             )
@@ -111,7 +113,7 @@ class OwnQueue(Term):
             length = QUEUE_LEN if self.queue_len is None else self.queue_len
             self.queue = KeyQueue(length, dim)
         elif self.queue_len is not None:
-            raise ValueError(
+            raise UserValueError(
                 f"The term {self.name} compares with the queue of the base, whose "
                 f"length is model.queue_len; leave {type(self).__name__}.queue_len out."
             )
@@ -143,7 +145,7 @@ def build_term(config: Any) -> Term:
     term: Term = build_part("terms", config, Term)
     word = isinstance(term.name, str) and term.name.isidentifier()
     if not word or term.name == "compare" or hasattr(ModuleDict(), term.name):
-        raise ValueError(
+        raise UserValueError(
             f"The loss of {type(term).__name__} cannot be named {term.name!r}; let "
             "name be a word of letters, digits and underscores that is neither "
             "'compare' nor an attribute of a ModuleDict."

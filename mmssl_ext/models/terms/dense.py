@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..layers import unit
@@ -90,7 +91,7 @@ class Dense(Term):
         self.temperature = temperature
         for key, size in {"hid_channels": hid_channels, "num_grid": num_grid}.items():
             if size is not None and not is_count(size):
-                raise ValueError(
+                raise UserValueError(
                     f"{key}={size!r} of the term Dense must be a whole number above 0, "
                     "or left out for that of the map."
                 )
@@ -108,12 +109,12 @@ class Dense(Term):
         dim, channels = method.dim, method.channels
         if hasattr(neck, "mlp2"):
             if self.hid_channels or self.num_grid:
-                raise ValueError(
+                raise UserValueError(
                     f"{type(neck).__name__} has the dense head; set its hid_channels "
                     "and num_grid in neck, not in the term Dense."
                 )
         elif channels is None:
-            raise ValueError(
+            raise UserValueError(
                 "The term Dense has to know the channels of the feature map; take a "
                 "DenseCLNeck, which says them as in_channels."
             )
@@ -135,7 +136,7 @@ class Dense(Term):
         """
         last = maps[-1]  # N x C x h x w
         if last.ndim != 4:
-            raise ValueError(
+            raise UserValueError(
                 f"The term Dense compares the cells of feature maps, but "
                 f"{type(encoder.backbone).__name__} returns {tuple(last.shape)}; "
                 "let it return its maps."

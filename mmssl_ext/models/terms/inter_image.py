@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..losses import margin_info_nce
@@ -68,7 +69,7 @@ class InterImage(Term):
         super().__init__(weight, init_cfg)
         self.temperature = check_positive("temperature", temperature)
         if not is_number(margin) or not -2 <= margin <= 2:
-            raise ValueError(
+            raise UserValueError(
                 f"margin={margin!r} is subtracted from a cosine and must lie in "
                 "[-2, 2]; the paper's is -0.5."
             )
@@ -85,7 +86,7 @@ class InterImage(Term):
             ValueError: The bank could not be filled with embeddings of the target.
         """
         if method.target.dim is not None:
-            raise ValueError(
+            raise UserValueError(
                 "The term InterImage fills its bank by the network that is trained, "
                 f"whose embeddings are not those of a {type(method.target).__name__}; "
                 "take another target or leave the term out."
@@ -121,7 +122,7 @@ class InterImage(Term):
             ValueError: They do not; the message says what to change.
         """
         if self.labels.needs_epochs and not training.by_epoch:
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self.labels).__name__} count epochs, which this run has not; "
                 "set by_epoch=True in train_cfg, or use OnlineLabels."
             )
@@ -129,7 +130,7 @@ class InterImage(Term):
         self.labels.check_images(len(images))
         if len(self.bank) and training.iteration > 0:
             if int(self.bank.fingerprint) != images.fingerprint:
-                raise ValueError(
+                raise UserValueError(
                     f"The checkpoint's feature bank belongs to {len(self.bank)} other "
                     "images than the training set has now, or in another order: its "
                     "rows would be mixed up. Resume with the same data, or start a new "
@@ -172,19 +173,19 @@ class InterImage(Term):
             ValueError: The bank is empty, or an index is missing or outside of it.
         """
         if len(self.bank) == 0:
-            raise ValueError(
+            raise UserValueError(
                 "The feature bank is empty. SSLRunner and MethodHook let the model "
                 "fill it before training; in a loop of your own call terms.inter.fill."
             )
         if step.index is None:
-            raise ValueError(
+            raise UserValueError(
                 "The inter-image term needs to know which image is which: let the "
                 "pipeline end with PackViews, whose items carry index."
             )
         if step.index.device.type == "cpu" and len(step.index):  # else it would wait
             low, high = int(step.index.min()), int(step.index.max())
             if not 0 <= low <= high < len(self.bank):
-                raise ValueError(
+                raise UserValueError(
                     f"The index of the images runs from {low} to {high}, but the bank "
                     f"has {len(self.bank)} images; fill it from the dataset that is "
                     "trained on."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..comparisons import Comparison
@@ -60,7 +61,7 @@ class Regions(Term):
         """
         self.check_views(method)
         if type(method.compare).pair is Comparison.pair:
-            raise ValueError(
+            raise UserValueError(
                 "The term Regions compares its parts as the base compares a pair, "
                 f"which {type(method.compare).__name__} does not say; define its pair, "
                 "or leave the term out."
@@ -80,7 +81,7 @@ class Regions(Term):
         maps = method.backbone(mixed)[-1]  # N x C x h x w
         stride = self.sampler.stride
         if maps.ndim != 4 or [stride * s for s in maps.shape[2:]] != [*view.shape[2:]]:
-            raise ValueError(self._misfit(view, maps))
+            raise UserValueError(self._misfit(view, maps))
         pooled = torch.cat(pool_regions(maps, cells))  # 2N x C
         canvas, paste = method.neck((pooled[:, :, None, None],))[0].chunk(2)
         inverse = order.argsort()

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
+from mmssl_ext.errors import UserValueError
 
 from .base import (
     Findings,
@@ -161,7 +162,7 @@ def _contents(
             yield name, None
             continue
         except (ET.ParseError, ValueError, TypeError, LookupError) as error:
-            raise ValueError(f"{path} is not a VOC annotation: {error}.") from error
+            raise UserValueError(f"{path} is not a VOC annotation: {error}.") from error
         present.update(label for label, _, _ in content[1])
         yield name, content
 
@@ -244,10 +245,10 @@ def _read(path: Path) -> _Content:
             node.findtext(f"bndbox/{c}") for c in ("xmin", "ymin", "xmax", "ymax")
         ]
         if name is None or None in corners:
-            raise ValueError("an object has no name or no complete bndbox")
+            raise UserValueError("an object has no name or no complete bndbox")
         box = [float(corner or "") for corner in corners]
         if not all(map(math.isfinite, box)):
-            raise ValueError(f"the bndbox {box} is not finite")
+            raise UserValueError(f"the bndbox {box} is not finite")
         difficult = bool(_whole(node, "difficult"))
         objects.append((name, difficult, box))
     return (width, height), objects
@@ -258,4 +259,4 @@ def _whole(node: ET.Element, tag: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"<{tag}> is {text!r}, not a whole number") from None
+        raise UserValueError(f"<{tag}> is {text!r}, not a whole number") from None

@@ -14,6 +14,7 @@ from mmengine.visualization import LocalVisBackend
 from mmssl_ext.datasets.base import SSLDataset
 from mmssl_ext.engine.monitor.draw_key import keyed_datasets
 from mmssl_ext.engine.monitor.knn import KNNHook
+from mmssl_ext.errors import UserTypeError, UserValueError
 from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
@@ -53,17 +54,17 @@ class LearnedPicturesHook(Hook):
         interval: int | None = None,
     ) -> None:
         if unknown := [kind for kind in kinds if kind not in _KINDS]:
-            raise ValueError(
+            raise UserValueError(
                 f"LearnedPicturesHook: there is no kind {unknown[0]!r}; choose of "
                 f"{', '.join(_KINDS)}."
             )
         if not 1 <= num_images <= 12 or not 3 <= max_images <= 5000:
-            raise ValueError(
+            raise UserValueError(
                 "LearnedPicturesHook: num_images must be 1 to 12 and max_images 3 to "
                 f"5000, but they are {num_images} and {max_images}."
             )
         if interval is not None and interval < 1:
-            raise ValueError(
+            raise UserValueError(
                 f"LearnedPicturesHook: interval={interval} must be at least 1, or None."
             )
         self.kinds = tuple(dict.fromkeys(kinds))
@@ -152,7 +153,7 @@ def _dataset(given: Any) -> SSLDataset:
     for dataset in keyed_datasets(given):
         if isinstance(dataset, SSLDataset):
             return dataset
-    raise TypeError(
+    raise UserTypeError(
         f"{type(given).__name__} is not a dataset of mmssl_ext, whose images could be "
         "read one by one"
     )

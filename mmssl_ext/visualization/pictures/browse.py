@@ -32,7 +32,7 @@ from mmssl_ext.datasets.transforms.random import RandomTransform
 from mmssl_ext.datasets.transforms.views import MakeViews
 from mmssl_ext.engine.config.checks import check_config
 from mmssl_ext.engine.monitor.draw_key import keyed_datasets
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.registry import DATASETS, MODELS
 from mmssl_ext.visualization.curves import BLUE, FAINT, GREEN, INK, ORANGE, PINK
 
@@ -261,11 +261,11 @@ def browse(
         FileNotFoundError: The images are missing, or none can be read.
     """
     if not 1 <= num <= MAX_IMAGES:
-        raise ValueError(
+        raise UserValueError(
             f"--num {num}: a picture shows 1 to {MAX_IMAGES} images, a row for each."
         )
     if epoch < 1:
-        raise ValueError(f"--epoch {epoch}: epochs count from 1, as in the log.")
+        raise UserValueError(f"--epoch {epoch}: epochs count from 1, as in the log.")
     if seed is None:
         seed = (cfg.get("randomness") or {}).get("seed") or 0
     dataset = training_dataset(cfg, images)

@@ -29,7 +29,7 @@ from mmssl_ext.datasets.transforms.geometry import (
 )
 from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
 from mmssl_ext.engine.weights.strict import load_strictly
-from mmssl_ext.errors import ConfigError, UserError
+from mmssl_ext.errors import ConfigError, UserError, UserValueError
 from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.files import write_bytes, write_text
 from mmssl_ext.models.memory import FeatureBank
@@ -104,16 +104,18 @@ class Options:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num <= 32:
-            raise ValueError(
+            raise UserValueError(
                 f"--num {self.num}: a picture shows 1 to 32 images, a row or column "
                 "for each."
             )
         if self.most < 3:
-            raise ValueError(f"--max-images {self.most}: at least 3 are needed.")
+            raise UserValueError(f"--max-images {self.most}: at least 3 are needed.")
         if self.size is not None and not 16 <= self.size <= 4096:
-            raise ValueError(f"--size {self.size}: a short side of 16 to 4096 pixels.")
+            raise UserValueError(
+                f"--size {self.size}: a short side of 16 to 4096 pixels."
+            )
         if not all(0 <= place <= 1 for place in self.patch):
-            raise ValueError(
+            raise UserValueError(
                 f"--patch {' '.join(map(str, self.patch))}: fractions of width and "
                 "height, from 0 to 1."
             )
@@ -618,13 +620,13 @@ def write_pictures(
     out, everything = Path(out), "all" in kinds
     wanted = [METHOD, *KINDS] if everything else list(dict.fromkeys(kinds))
     if unknown := [kind for kind in wanted if kind not in (METHOD, *KINDS)]:
-        raise ValueError(
+        raise UserValueError(
             f"--kind {unknown[0]}: choose of {', '.join((METHOD, *KINDS))}, all."
         )
     if len(wanted) == 1:
         check_png(out)
     elif out.suffix:
-        raise ValueError(
+        raise UserValueError(
             f"Several kinds make several files; let --out be a folder, not {out}."
         )
     chosen = Options(num=6 if num is None else num, seed=seed, **options)

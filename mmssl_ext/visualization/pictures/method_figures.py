@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.models.layers import geometry
 from mmssl_ext.visualization.curves import BLUE, FAINT, GREEN, INK, ORANGE
 
@@ -122,7 +123,7 @@ def matched_cells(
     """Draw which cell of the key view each cell of the query view picks."""
     grid, match, similarity = found["grid"], found["match"], found["similarity"]
     if views[0].shape != views[1].shape:
-        raise ValueError(
+        raise UserValueError(
             "Query and key view differ in size, hence in their cells; let the pipeline "
             "make both of one size."
         )
@@ -190,7 +191,7 @@ def swapped_regions(
     """Draw the mixed images, and which of their cells are pooled for which key."""
     order, grid, region = found["order"], found["grid"], found["region"]
     if len(order) < 2:
-        raise ValueError(
+        raise UserValueError(
             "A region is swapped between two images; give a folder with two or more, "
             "and --num 2 or more."
         )

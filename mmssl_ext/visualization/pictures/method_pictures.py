@@ -17,7 +17,7 @@ from mmssl_ext.datasets.folder import ImageFolder
 from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 from mmssl_ext.engine.config.checks import check_config
 from mmssl_ext.engine.weights.strict import load_strictly
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.registry import MODELS
 
 from .learned_features import collate
@@ -62,7 +62,7 @@ def draw_picture(
 ) -> Sheet:
     """Draw the sheet that :func:`write_picture` writes."""
     if not 1 <= num <= MAX_IMAGES:
-        raise ValueError(
+        raise UserValueError(
             f"--num {num}: a picture shows 1 to {MAX_IMAGES} images, a row for each."
         )
     pipeline = training_pipeline(cfg)
@@ -95,7 +95,7 @@ def draw_picture(
         arrays["boxes"] = batch["boxes"][:, :2]
     drawing = next((d for key, d in DRAWINGS.items() if key in found), None)
     if drawing is None:
-        raise ValueError(
+        raise UserValueError(
             f"{name} returns {', '.join(found)} for mode='inspect', of which there is "
             f"no drawing; one of {', '.join(DRAWINGS)} is needed."
         )

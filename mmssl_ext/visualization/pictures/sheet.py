@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.files import write_bytes
 from mmssl_ext.text import shown
 from mmssl_ext.visualization.curves import FAINT, INK
@@ -217,7 +218,7 @@ def write_sheet(sheet: Sheet, out: str | Path) -> Path:
 def check_png(out: Path) -> None:
     """Refuse a file name that does not end in .png."""
     if out.suffix.lower() != ".png":
-        raise ValueError(f"The picture is a PNG; let --out end in .png, not {out}.")
+        raise UserValueError(f"The picture is a PNG; let --out end in .png, not {out}.")
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
