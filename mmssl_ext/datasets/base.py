@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from mmssl_ext.files import head_of, size_of
 from mmssl_ext.registry import TRANSFORMS
 
 from .draws import SUBSTITUTE, DrawKey, SampleDraws
+from .listing import PackedPaths
 from .transforms.decode import UnreadableImageError
 
 Transform = Callable[[dict], dict]
@@ -24,6 +25,16 @@ MAX_SUBSTITUTES = 20
 def build_pipeline(pipeline: Sequence[dict | Transform]) -> list[Transform]:
     """Build transforms from config dicts; callables are kept as they are."""
     return [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline]
+
+
+def class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes; one string is no list of them."""
+    if isinstance(classes, str):
+        raise UserValueError(
+            f"classes={classes!r} is one string; give a list of class names, one "
+            f"class as ({classes!r},)."
+        )
+    return tuple(classes)
 
 
 class SSLDataset(Dataset):
@@ -50,7 +61,6 @@ class SSLDataset(Dataset):
         self,
         size: int,
         pipeline: Sequence[dict | Transform] = (),
-        *,
         labels: np.ndarray | None = None,
         classes: Sequence[str] | None = None,
         on_error: str = "raise",
@@ -65,15 +75,10 @@ class SSLDataset(Dataset):
                 f"max_images must be at least 1, or None for all images, but is "
                 f"{max_images!r}."
             )
-        if isinstance(classes, str):
-            raise UserValueError(
-                f"classes={classes!r} is one string; give a list of class names, one "
-                f"class as ({classes!r},)."
-            )
         count = size if max_images is None else min(size, max_images)
         self._rows = np.arange(count, dtype=np.int64) * size // max(count, 1)
         self.labels = None if labels is None else np.asarray(labels)[self._rows]
-        self._metainfo = {} if classes is None else {"classes": tuple(classes)}
+        self._metainfo = {} if classes is None else {"classes": class_names(classes)}
         self.pipeline = build_pipeline(pipeline)
         self.on_error = on_error
         self._draw_key = DrawKey()
@@ -179,8 +184,7 @@ class SSLDataset(Dataset):
         # Deterministic also without a key, so that an evaluation repeats itself.
         key = self._draw_key.get() or (0, 0)
         rng = SampleDraws(key, index).stream(SUBSTITUTE)
-        errors = [error]
-        skipped = [self.get_data_info(index)["img_path"]]
+        errors, skipped = [error], [self.get_data_info(index)["img_path"]]
         for _ in range(MAX_SUBSTITUTES):
             other = int(rng.integers(len(self)))
             try:
@@ -194,3 +198,22 @@ class SSLDataset(Dataset):
             f"gives up. Check that the dataset is complete and mounted. The first "
             f"ones are:\n  {listing}"
         ) from error
+
+
+class PathDataset(SSLDataset):
+    """Images that are files of their own, by their paths below a folder.
+
+    Args:
+        root: The folder, "" for the working directory.
+        paths: Path of each image, relative to ``root``.
+        options: See :class:`SSLDataset`.
+    """
+
+    def __init__(self, root: str, paths: Iterable[str], *options: Any) -> None:
+        self.root = root
+        self._paths = paths if isinstance(paths, PackedPaths) else PackedPaths(paths)
+        super().__init__(len(self._paths), *options)
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Return ``img_path`` of image ``row``."""
+        return {"img_path": os.path.join(self.root, self._paths[row])}

@@ -63,19 +63,21 @@ class CIFAR10(SSLDataset):
                 f"CIFAR-10 was not found: there is no folder '{folder}'. Correct "
                 f"`root` of the dataset, or set download=True to fetch it (170 MB)."
             )
-        files = source.train_list if split == "train" else source.test_list
-        _check_complete(folder)
-        batches = [_read_batch(folder, n, m if verify_md5 else "") for n, m in files]
-        meta = source.meta["md5"] if verify_md5 else ""
+        meta = (source.meta["filename"], source.meta["md5"])
+        for name, _ in (*source.train_list, *source.test_list, meta):
+            if not os.path.isfile(os.path.join(folder, name)):
+                raise UserValueError(
+                    f"CIFAR-10 in '{folder}' is incomplete: it has no file {name}. "
+                    f"Delete the folder and set download=True."
+                )
+        listed = source.train_list if split == "train" else source.test_list
+        files = [_File(folder, name, md5, verify_md5) for name, md5 in listed]
         self.split = split
-        self.images = np.concatenate([images for images, _ in batches])
+        self.images = np.concatenate([f.images() for f in files])  # N x 32 x 32 x 3
+        labels = np.concatenate([f.labels() for f in files])
+        classes = _File(folder, *meta, verify_md5).classes()
         super().__init__(
-            len(self.images),  # N x 32 x 32 x 3, uint8
-            pipeline,
-            labels=np.concatenate([labels for _, labels in batches]),
-            classes=_read_classes(folder, source.meta["filename"], meta),
-            on_error=on_error,
-            max_images=max_images,
+            len(self.images), pipeline, labels, classes, on_error, max_images
         )
 
     def describe(self, row: int) -> dict[str, Any]:
@@ -92,69 +94,61 @@ class CIFAR10(SSLDataset):
         return self.images[row].tobytes()[:most]
 
 
-def _check_complete(folder: str) -> None:
-    names = [name for name, _ in tv.CIFAR10.train_list + tv.CIFAR10.test_list]
-    for name in (*names, tv.CIFAR10.meta["filename"]):
-        if not os.path.isfile(os.path.join(folder, name)):
+class _File:
+    """One of the official files, whose bytes are read once and verified before use."""
+
+    def __init__(self, folder: str, name: str, md5: str, verify: bool) -> None:
+        self.path = os.path.join(folder, name)
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise self._damaged(str(error.strerror)) from error
+        if verify and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
             raise UserValueError(
-                f"CIFAR-10 in '{folder}' is incomplete: it has no file {name}. Delete "
-                f"the folder and set download=True."
+                f"CIFAR-10 in '{folder}' differs from the official files: {name} has "
+                f"another checksum. Delete the folder and set download=True; or, for a "
+                f"copy of the data that was packed anew, set verify_md5=False."
             )
+        try:
+            self.content = load_plain(data, encoding="latin1")
+        except pickle.UnpicklingError as error:
+            raise self._damaged(str(error)) from error
+        self._require(isinstance(self.content, dict), "it is no dict")
 
+    def images(self) -> np.ndarray:
+        """Return the images, n x 32 x 32 x 3."""
+        pixels = self.content.get("data")
+        is_bytes = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
+        self._require(is_bytes, "its 'data' is no array of bytes")
+        fits = pixels.ndim == 2 and pixels.shape[1] == 3 * 32 * 32
+        self._require(fits, f"its 'data' has the shape {pixels.shape}")
+        return np.asarray(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
-def _read_batch(folder: str, name: str, md5: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n x 32 x 32 x 3, uint8) and labels (n, int64) of one file."""
-    content = _read(folder, name, md5)
-    pixels, labels = content.get("data"), content.get("labels")
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
-        raise _damaged(folder, name, "its 'data' is no array of bytes")
-    if pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32:
-        raise _damaged(folder, name, f"its 'data' has the shape {pixels.shape}")
-    if not isinstance(labels, list) or len(labels) != len(pixels):
-        raise _damaged(folder, name, f"its 'labels' are no list of {len(pixels)}")
-    if not all(isinstance(label, int) and 0 <= label < 10 for label in labels):
-        raise _damaged(folder, name, "its 'labels' are not all 0 to 9")
-    images = np.asarray(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return images, np.array(labels, np.int64)
+    def labels(self) -> np.ndarray:
+        """Return the class of each image, n."""
+        labels, count = self.content.get("labels"), len(self.content["data"])
+        fits = isinstance(labels, list) and len(labels) == count
+        self._require(fits, f"its 'labels' are no list of {count}")
+        valid = all(isinstance(label, int) and 0 <= label < 10 for label in labels)
+        self._require(valid, "its 'labels' are not all 0 to 9")
+        return np.array(labels, np.int64)
 
+    def classes(self) -> list[str]:
+        """Return the names of the ten classes."""
+        names = self.content.get("label_names")
+        fits = isinstance(names, list) and len(names) == 10
+        self._require(fits, "its 'label_names' are no list of 10")
+        are_text = all(isinstance(name, str) for name in names)
+        self._require(are_text, "its 'label_names' are not all text")
+        return names
 
-def _read_classes(folder: str, name: str, md5: str) -> list[str]:
-    classes = _read(folder, name, md5).get("label_names")
-    if not isinstance(classes, list) or len(classes) != 10:
-        raise _damaged(folder, name, "its 'label_names' are no list of 10")
-    if not all(isinstance(name, str) for name in classes):
-        raise _damaged(folder, name, "its 'label_names' are not all text")
-    return classes
+    def _require(self, sound: bool, otherwise: str) -> None:
+        if not sound:
+            raise self._damaged(otherwise)
 
-
-def _read(folder: str, name: str, md5: str) -> dict:
-    """Content of one file, whose bytes are read once and verified before use.
-
-    Any checksum is right where ``md5`` is empty.
-    """
-    path = os.path.join(folder, name)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise _damaged(folder, name, str(error.strerror)) from error
-    if md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
-        raise UserValueError(
-            f"CIFAR-10 in '{folder}' differs from the official files: {name} has "
-            f"another checksum. Delete the folder and set download=True; or, for a "
-            f"copy of the data that was packed anew, set verify_md5=False."
+    def _damaged(self, why: str) -> UserValueError:
+        return UserValueError(
+            f"'{self.path}' cannot be read as a part of CIFAR-10: {why}. Delete the "
+            "folder and set download=True, or copy it again."
         )
-    try:
-        content = load_plain(data, encoding="latin1")
-    except pickle.UnpicklingError as error:
-        raise _damaged(folder, name, str(error)) from error
-    if not isinstance(content, dict):
-        raise _damaged(folder, name, "it is no dict")
-    return content
-
-
-def _damaged(folder: str, name: str, why: str) -> ValueError:
-    return ValueError(
-        f"'{os.path.join(folder, name)}' cannot be read as a part of CIFAR-10: {why}. "
-        f"Delete the folder and set download=True, or copy it again."
-    )

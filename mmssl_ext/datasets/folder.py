@@ -12,10 +12,9 @@ from mmengine.logging import print_log
 
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import DATASETS
-from mmssl_ext.text import shown
 
-from .base import SSLDataset
-from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list
+from .base import PathDataset
+from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list, some
 from .walk import ImageWalk, class_folders
 
 
@@ -25,16 +24,15 @@ def warn_of_empty(root: str, classes: Sequence[str], targets: np.ndarray) -> Non
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if len(targets) and empty:
         print_log(
-            f"{len(empty)} of the {len(classes)} class folders in '{root}' "
-            f"hold no image, e.g. {', '.join(map(shown, empty[:3]))}. They keep "
-            "their numbers.",
+            f"{len(empty)} of the {len(classes)} class folders in '{root}' hold no "
+            f"image, e.g. {some(empty)}. They keep their numbers.",
             logger="current",
             level=logging.WARNING,
         )
 
 
 @DATASETS.register_module()
-class ImageFolder(SSLDataset):
+class ImageFolder(PathDataset):
     """All images below a folder, at any depth; see :class:`ImageWalk`.
 
     What is left out is logged once: other types, special files, links to folders that
@@ -69,57 +67,43 @@ class ImageFolder(SSLDataset):
             raise UserValueError(
                 f'labels must be "none" or "subfolders", but is {labels!r}.'
             )
-        self.root = os.fspath(root)
-        if not os.path.exists(self.root):
+        root = os.fspath(root)
+        if not os.path.exists(root):
             raise FileNotFoundError(
-                f"The image folder '{self.root}' (seen from '{os.getcwd()}') does not "
+                f"The image folder '{root}' (seen from '{os.getcwd()}') does not "
                 f"exist. Correct `root` of the dataset."
             )
-        if not os.path.isdir(self.root):
+        if not os.path.isdir(root):
             raise NotADirectoryError(
-                f"The image folder '{self.root}' is a file. For a text list of images "
+                f"The image folder '{root}' is a file. For a text list of images "
                 f"use the dataset ImageList."
             )
         if isinstance(extensions, str):  # ".jpg" alone
             extensions = [extensions]
-        endings = tuple(e.lower() for e in extensions)
-        walk = ImageWalk(self.root, endings)
-        targets, classes, stray, left = None, None, 0, ""
-        if labels == "subfolders":
-            classes = class_folders(self.root)
-            number = {name: i for i, name in enumerate(classes)}
-            kept = [path for path in walk if "/" in path]
-            targets = np.array([number[p[: p.index("/")]] for p in kept], np.int64)
-            self._paths = PackedPaths(kept)
-            warn_of_empty(self.root, classes, targets)
-            if stray := walk.account.found - len(kept):
-                left = f"{stray:,} outside of its subfolders, which are the classes"
+        walk = ImageWalk(root, tuple(e.lower() for e in extensions))
+        targets, classes, where = None, None, "below"
+        paths: list[str] | PackedPaths
+        if labels == "none":
+            paths = PackedPaths(walk)
         else:
-            self._paths = PackedPaths(walk)
-        if not len(self._paths):
-            where = "in the subfolders of" if labels == "subfolders" else "below"
+            classes, where = class_folders(root), "in the subfolders of"
+            paths = [path for path in walk if "/" in path]
+            walk.account.outside = walk.account.found - len(paths)
+            number = {name: i for i, name in enumerate(classes)}
+            targets = np.array([number[p[: p.index("/")]] for p in paths], np.int64)
+            warn_of_empty(root, classes, targets)
+        if not len(paths):
             raise FileNotFoundError(
-                f"No image was found {where} '{self.root}'. Looked for files ending "
-                f"in {', '.join(endings)}, and left hidden ones out. "
-                f"{walk.account.text(self.root, left)}".rstrip()
+                f"No image was found {where} '{root}'. Looked for files ending in "
+                f"{', '.join(walk.suffixes)}, and left hidden ones out. "
+                f"{walk.account.text(root)}".rstrip()
             )
-        walk.account.tell(self.root, left, stray)
-        super().__init__(
-            len(self._paths),
-            pipeline,
-            labels=targets,
-            classes=classes,
-            on_error=on_error,
-            max_images=max_images,
-        )
-
-    def describe(self, row: int) -> dict[str, Any]:
-        """Return ``img_path`` of image ``row``."""
-        return {"img_path": os.path.join(self.root, self._paths[row])}
+        walk.account.tell(root)
+        super().__init__(root, paths, pipeline, targets, classes, on_error, max_images)
 
 
 @DATASETS.register_module()
-class ImageList(SSLDataset):
+class ImageList(PathDataset):
     """The images named by a text file, one ``path`` or ``path label`` per line.
 
     Paths may contain spaces. The last field is a label only if every line ends in an
@@ -148,12 +132,11 @@ class ImageList(SSLDataset):
         on_error: str = "raise",
         max_images: int | None = None,
     ) -> None:
-        self.ann_file = os.fspath(ann_file)
-        self.root = os.fspath(root)
-        if self.root and not os.path.isdir(self.root):
+        self.ann_file, root = os.fspath(ann_file), os.fspath(root)
+        if root and not os.path.isdir(root):
             raise FileNotFoundError(
-                f"The folder '{self.root}' that the list '{self.ann_file}' refers to "
-                f"does not exist. Correct `root` of the dataset."
+                f"The folder '{root}' that the list '{self.ann_file}' refers to does "
+                f"not exist. Correct `root` of the dataset."
             )
         paths, targets = read_list(self.ann_file)
         if targets is None:
@@ -166,16 +149,4 @@ class ImageList(SSLDataset):
                     f"The list '{self.ann_file}' has the label {top}, but `classes` "
                     f"names only {len(classes)} classes."
                 )
-        self._paths = PackedPaths(paths)
-        super().__init__(
-            len(self._paths),
-            pipeline,
-            labels=targets,
-            classes=classes,
-            on_error=on_error,
-            max_images=max_images,
-        )
-
-    def describe(self, row: int) -> dict[str, Any]:
-        """Return ``img_path`` of image ``row``."""
-        return {"img_path": os.path.join(self.root, self._paths[row])}
+        super().__init__(root, paths, pipeline, targets, classes, on_error, max_images)

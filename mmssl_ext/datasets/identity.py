@@ -13,7 +13,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +22,13 @@ import numpy as np
 import torch
 
 from mmssl_ext.files import MISSING, head_of, sha256, size_of
-from mmssl_ext.text import shown
 
 from .base import SSLDataset
+from .listing import some
 
 VERSION = 1  # of what is compared
 _SAMPLES = 64  # files whose bytes are compared
 _HEAD = 1 << 20  # bytes of each of them
-_NAMED = 3  # files of a kind that a message names
 _SLOW = 50e-6  # seconds for a look at a file, from which on many look at once
 
 
@@ -88,47 +87,38 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]
     if before["digest"] == now["digest"]:
         return "", False
     old, new = _entries(before), _entries(now)
-    sizes = [dict(x) for x in (old, new)]
-    added = [name for name, _ in new if name not in sizes[0]]
-    removed = [name for name, _ in old if name not in sizes[1]]
-    resized = [n for n, size in new if n in sizes[0] and sizes[0][n] != size]
-    absent = [n for n in resized if MISSING in (sizes[0][n], sizes[1][n])]
+    sizes, new_sizes = dict(old), dict(new)
+    resized = [name for name, size in new if sizes.get(name, size) != size]
+    absent = [n for n in resized if MISSING in (sizes[n], new_sizes[n])]
     resized = [name for name in resized if name not in set(absent)]
-    texts = [
-        _some(added, "added"),
-        _some(removed, "removed"),
-        _some(resized, "of another size"),
-        _some(absent, "missing on one side"),
-    ]
-    same_names = [x for x, _ in old] == [x for x, _ in new]
-    if same_names:
-        altered = [
-            new[int(i)][0]
-            for i, digest in now["content"].items()
-            if before["content"].get(i) != digest and new[int(i)][0] not in set(absent)
+    found = {
+        "added": [name for name, _ in new if name not in sizes],
+        "removed": [name for name, _ in old if name not in new_sizes],
+        "of another size": resized,
+        "missing on one side": absent,
+    }
+    names, new_names = [name for name, _ in old], [name for name, _ in new]
+    if names == new_names:
+        content, other = now["content"], {*absent, *resized}
+        found[f"with other bytes of {len(content)} looked into"] = [
+            names[int(i)]
+            for i, digest in content.items()
+            if before["content"].get(i) != digest and names[int(i)] not in other
         ]
-        altered = [name for name in altered if name not in set(resized)]
-        of = f"with other bytes of {len(now['content'])} looked into"
-        texts.append(_some(altered, of))
-    elif Counter(x for x, _ in old) == Counter(x for x, _ in new):
-        texts.append("in another order")
-    elif not (added or removed):
-        texts.append("listed more or less often")
-    names = sorted(before["others"].keys() | now["others"].keys())
-    others = [x for x in names if before["others"].get(x) != now["others"].get(x)]
-    texts += [f"other {name}" for name in others]
-    said = [text for text in texts if text]
+    said = [f"{len(x):,} {what} ({some(x)})" for what, x in found.items() if x]
+    if names != new_names and Counter(names) == Counter(new_names):
+        said.append("in another order")
+    elif names != new_names and not (found["added"] or found["removed"]):
+        said.append("listed more or less often")
+    others = sorted(before["others"].keys() | now["others"].keys())
+    said += [
+        f"other {name}"
+        for name in others
+        if before["others"].get(name) != now["others"].get(name)
+    ]
     only_missing = bool(absent) and len(said) == 1
-    return f"{before['files']:,} then, {now['files']:,} now; {'; '.join(said)}", (
-        only_missing
-    )
-
-
-def _some(names: Sequence[str], what: str) -> str:
-    if not names:
-        return ""
-    more = ", ..." if len(names) > _NAMED else ""
-    return f"{len(names):,} {what} ({', '.join(map(shown, names[:_NAMED]))}{more})"
+    counts = f"{before['files']:,} then, {now['files']:,} now"
+    return f"{counts}; {'; '.join(said)}", only_missing
 
 
 def _entries(identity: dict[str, Any]) -> list[tuple[str, int]]:
@@ -194,7 +184,7 @@ def _of_annotations(dataset: Any) -> _Files:
     )
 
 
-def _of_parts(parts: Sequence[_Files | None]) -> _Files | None:
+def _of_parts(parts: list[_Files | None]) -> _Files | None:
     """Datasets one after the other; each has names of its own."""
     found = [part for part in parts if part is not None]
     if len(found) < len(parts):

@@ -14,11 +14,10 @@ from mmengine.logging import print_log
 
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import DATASETS
-from mmssl_ext.text import shown
 
-from .base import SSLDataset
+from .base import PathDataset, class_names
 from .folder import ImageFolder
-from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list
+from .listing import IMAGE_EXTENSIONS, read_list, some
 from .walk import class_folders
 
 
@@ -73,31 +72,22 @@ class LabelledFolder(ImageFolder):
                 f"fraction={fraction} must lie above 0 and at most at 1."
             )
         super().__init__(root, pipeline, "subfolders", extensions, on_error, max_images)
-        self._set_classes(classes, classes_from, num_classes)
+        self._set_classes(classes, classes_from or self.root, num_classes)
         if fraction is not None:
             self._keep(self._draw(fraction, seed))
         elif list_file is not None:
             self._keep(self._listed(list_file))
 
     def _set_classes(
-        self,
-        classes: Sequence[str] | None,
-        classes_from: str | None,
-        num_classes: int | None,
+        self, classes: Sequence[str] | None, source: str, num_classes: int | None
     ) -> None:
-        if isinstance(classes, str):
-            raise UserValueError(
-                f"classes={classes!r} is one string; give a list of class names, one "
-                f"class as ({classes!r},)."
-            )
         folders = self._metainfo["classes"]
-        source = classes_from or self.root
         if not os.path.isdir(source):
             raise FileNotFoundError(
                 f"The folder '{source}' that gives the classes does not exist. Correct "
                 "`classes_from` of the dataset."
             )
-        names = tuple(classes) if classes else tuple(class_folders(source))
+        names = class_names(classes) if classes else tuple(class_folders(source))
         if len(set(names)) < len(names):
             raise UserValueError(f"`classes` names a class twice: {', '.join(names)}.")
         if classes and (absent := [n for n in names if n not in folders]):
@@ -110,30 +100,17 @@ class LabelledFolder(ImageFolder):
                 f"'{self.root}' has {len(unknown)} class folders that '{source}' does "
                 f"not have: {_some(unknown)}."
             )
-        if num_classes is not None and len(names) == 1:
-            inner = os.path.join(source, names[0])
-            deeper = os.path.isdir(inner) and class_folders(inner)
-            hint = f" Perhaps the folder is '{inner}'." if deeper else ""
-            raise UserValueError(
-                f"'{source}' has one class folder, {_some(names)}: there is nothing to "
-                f"tell apart. Sort the images into a folder per class.{hint}"
-            )
-        if num_classes is not None and num_classes != len(names):
-            raise UserValueError(
-                f"'{source}' has {len(names)} classes, but the model is built for "
-                f"{num_classes}: set num_classes={len(names)}."
-            )
+        if num_classes is not None:
+            _check_number(source, names, num_classes)
         number = {name: i for i, name in enumerate(names)}
         numbers = np.array([number.get(name, -1) for name in folders], np.int64)
         self.labels = numbers[self.labels]
         self._metainfo["classes"] = names
         self._keep(np.flatnonzero(self.labels >= 0))
         if lacking := [name for name in names if name not in folders]:
-            print_log(
+            _warn(
                 f"'{self.root}' has no folder for {len(lacking)} of {len(names)} "
-                f"classes, {_some(lacking)}: the figures say nothing of them.",
-                logger="current",
-                level=logging.WARNING,
+                f"classes, {_some(lacking)}: the figures say nothing of them."
             )
 
     def _keep(self, indices: np.ndarray) -> None:
@@ -173,7 +150,7 @@ class LabelledFolder(ImageFolder):
 
 
 @DATASETS.register_module()
-class VOCLabels(SSLDataset):
+class VOCLabels(PathDataset):
     """Images of a VOC folder, with the classes that each shows.
 
     ``targets`` is n x C: 1 where an object of the class is in the image, 0 where all of
@@ -205,60 +182,44 @@ class VOCLabels(SSLDataset):
         on_error: str = "raise",
         max_images: int | None = None,
     ) -> None:
-        self.root = os.fspath(root)
-        list_file = os.path.join(self.root, "ImageSets", "Main", f"{split}.txt")
+        root = os.fspath(root)
+        list_file = os.path.join(root, "ImageSets", "Main", f"{split}.txt")
         names = _read_names(list_file)
-        self._paths = PackedPaths(
-            os.path.join("JPEGImages", name + img_suffix) for name in names
-        )
-        super().__init__(
-            len(names),
-            pipeline,
-            classes=classes,
-            on_error=on_error,
-            max_images=max_images,
-        )
+        paths = [os.path.join("JPEGImages", name + img_suffix) for name in names]
+        super().__init__(root, paths, pipeline, None, classes, on_error, max_images)
         number = {name: i for i, name in enumerate(self._metainfo["classes"])}
         self.targets = np.full((len(self), len(number)), -1, np.int8)
         others: set[str] = set()
         for index, row in enumerate(self._rows):
-            path = self.describe(int(row))["img_path"]
+            path = os.path.join(root, paths[row])
             if not os.path.isfile(path):
                 raise FileNotFoundError(
                     f"The image '{path}' of the list '{list_file}' does not exist. "
                     "Correct the list, or `img_suffix` of the dataset."
                 )
-            annotation = os.path.join(self.root, "Annotations", f"{names[row]}.xml")
+            annotation = os.path.join(root, "Annotations", f"{names[row]}.xml")
             for name, difficult in _read_objects(annotation):
-                label = number.get(name)
-                if label is None:
+                if (label := number.get(name)) is None:
                     others.add(name)
-                elif difficult:
-                    self.targets[index, label] = max(0, self.targets[index, label])
                 else:
-                    self.targets[index, label] = 1
+                    found = 0 if difficult else 1
+                    self.targets[index, label] = max(found, self.targets[index, label])
         if not (self.targets >= 0).any():
             raise UserValueError(
-                f"No object below '{self.root}', split '{split}', is of the classes "
+                f"No object below '{root}', split '{split}', is of the classes "
                 f"{_some(list(number))}. Its objects are of {_some(sorted(others))}. "
                 "Correct `classes`."
             )
         if others:
-            print_log(
-                f"'{self.root}', split '{split}', also has objects of "
-                f"{_some(sorted(others))}, which `classes` leaves out.",
-                logger="current",
-                level=logging.WARNING,
+            _warn(
+                f"'{root}', split '{split}', also has objects of "
+                f"{_some(sorted(others))}, which `classes` leaves out."
             )
 
     def renumber(self, labels: np.ndarray, classes: Sequence[str]) -> None:
         """Take other class numbers: ``labels`` become the targets, n x C."""
         self.targets = np.asarray(labels)
         self._metainfo["classes"] = tuple(classes)
-
-    def describe(self, row: int) -> dict[str, Any]:
-        """Return ``img_path`` of image ``row``."""
-        return {"img_path": os.path.join(self.root, self._paths[row])}
 
 
 def _read_names(list_file: str) -> list[str]:
@@ -285,13 +246,10 @@ def _read_objects(annotation: str) -> list[tuple[str, bool]]:
         raise UserValueError(f"The VOC annotation '{annotation}' is no regular file.")
     try:
         objects = ElementTree.parse(annotation).getroot().findall("object")
-        return [
-            (
-                o.findtext("name", "").strip(),
-                o.findtext("difficult", "0").strip() == "1",
-            )
-            for o in objects
+        texts = [
+            (o.findtext("name", ""), o.findtext("difficult", "0")) for o in objects
         ]
+        return [(name.strip(), mark.strip() == "1") for name, mark in texts]
     except FileNotFoundError:
         raise FileNotFoundError(
             f"The VOC annotation '{annotation}' does not exist."
@@ -302,6 +260,26 @@ def _read_objects(annotation: str) -> list[tuple[str, bool]]:
         ) from error
 
 
+def _check_number(source: str, names: Sequence[str], num_classes: int) -> None:
+    """Refuse a folder of other classes than the model was built for."""
+    if len(names) == 1:
+        inner = os.path.join(source, names[0])
+        deeper = os.path.isdir(inner) and class_folders(inner)
+        hint = f" Perhaps the folder is '{inner}'." if deeper else ""
+        raise UserValueError(
+            f"'{source}' has one class folder, {_some(names)}: there is nothing to "
+            f"tell apart. Sort the images into a folder per class.{hint}"
+        )
+    if num_classes != len(names):
+        raise UserValueError(
+            f"'{source}' has {len(names)} classes, but the model is built for "
+            f"{num_classes}: set num_classes={len(names)}."
+        )
+
+
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(f"'{shown(name)}'" for name in names[:5])
-    return f"{listed or 'nothing'}{', ...' if len(names) > 5 else ''}"
+    return some(names, 5, "'")
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger="current", level=logging.WARNING)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.text import shown
 
 #: File name endings of the formats that :class:`DecodeImage` reads, for all entrances.
 IMAGE_EXTENSIONS = (
@@ -21,6 +22,12 @@ MAX_LABEL = 1_000_000  # no data set has more classes; each gets a name
 _LABEL = re.compile(r"[+-]?\d{1,18}")
 _PATH_AND_LABEL = re.compile(rf".+{_EXTENSION}\s+[+-]?\d+", re.IGNORECASE)
 _PATH_AND_WORD = re.compile(rf".+{_EXTENSION}\s+[^\s/.]+", re.IGNORECASE)
+
+
+def some(names: Sequence[str], most: int = 3, quote: str = "") -> str:
+    """Names within a sentence, the first few of many."""
+    listed = ", ".join(f"{quote}{shown(name)}{quote}" for name in names[:most])
+    return f"{listed or 'nothing'}{', ...' if len(names) > most else ''}"
 
 
 class PackedPaths:
@@ -87,35 +94,30 @@ def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
             f"The image list '{ann_file}' is empty: it holds no line `path` or "
             f"`path label`."
         )
-    for number, line in lines:
-        if "\0" in line:
-            raise _malformed(ann_file, number, line, "it contains a zero byte")
     parts = [line.rsplit(None, 1) for _, line in lines]
     labelled = [len(p) == 2 and bool(_LABEL.fullmatch(p[1])) for p in parts]
-    if all(labelled):
-        labels = np.array([int(label) for _, label in parts], np.int64)
-        for why, wrong in (
-            ("its label is negative", labels < 0),
-            (f"its label is above {MAX_LABEL}", labels > MAX_LABEL),
-        ):
-            if wrong.any():
-                raise _malformed(ann_file, *lines[int(wrong.argmax())], why)
-        return [path for path, _ in parts], labels
+    labels = np.array([int(p[1]) for p in parts], np.int64) if all(labelled) else None
     some_labelled = any(_PATH_AND_LABEL.fullmatch(line) for _, line in lines)
-    for (number, line), has_label in zip(lines, labelled, strict=True):
-        if not has_label and _PATH_AND_WORD.fullmatch(line):
-            raise _malformed(ann_file, number, line, "its label is not an integer")
-        if not has_label and some_labelled:
-            raise _malformed(
-                ann_file, number, line, "it has no integer label, but others have one"
+    for index, (number, line) in enumerate(lines):
+        why = ""
+        if "\0" in line:
+            why = "it contains a zero byte"
+        elif labels is not None:
+            if labels[index] < 0:
+                why = "its label is negative"
+            elif labels[index] > MAX_LABEL:
+                why = f"its label is above {MAX_LABEL}"
+        elif not labelled[index] and _PATH_AND_WORD.fullmatch(line):
+            why = "its label is not an integer"
+        elif not labelled[index] and some_labelled:
+            why = "it has no integer label, but others have one"
+        if why:
+            start = line if len(line) <= 200 else f"{line[:200]} ..."
+            raise UserValueError(
+                f"Line {number} of the image list '{ann_file}' is malformed, {why}: "
+                f"{start!r}. Write one `path` or `path label` per line, and labels "
+                "either on all lines or on none."
             )
-    return [line for _, line in lines], None
-
-
-def _malformed(ann_file: str, number: int, line: str, why: str) -> ValueError:
-    shown = line if len(line) <= 200 else f"{line[:200]} ..."
-    return ValueError(
-        f"Line {number} of the image list '{ann_file}' is malformed, {why}: {shown!r}. "
-        f"Write one `path` or `path label` per line, and labels either on all lines or "
-        f"on none."
-    )
+    if labels is None:
+        return [line for _, line in lines], None
+    return [path for path, _ in parts], labels

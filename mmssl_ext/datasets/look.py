@@ -89,6 +89,30 @@ class Found:
     def _count(self, names: list) -> str:
         return f"{len(names)} of {self.seen} images looked at"
 
+    def add(self, path: str, data: bytes) -> None:
+        """Look at an image.
+
+        Raises:
+            Exception: Of any kind, where it cannot be decoded.
+        """
+        with Image.open(io.BytesIO(data), formats=FORMATS) as img:
+            turned = orientation_of(img) > 1
+            # PIL keeps 16 bits of gray only; its decoder's layout names other ones.
+            deep = img.mode.startswith("I") or ";16" in str(getattr(img, "tile", ""))
+            img.draft("RGB", _SMALL)
+            img.load()
+            is_gray16 = img.mode.startswith("I")
+            top = int(np.asarray(img if is_gray16 else to_rgb(img)).max())
+            limit = 65535 if is_gray16 else 255
+            dropped, more = _drops_a_band(img), _has_more_pages(img)
+        depth = 16 if deep else 8
+        self.seen += 1
+        self.depths[depth] += 1
+        self.dark += [(depth, path, f"{top:,} of {limit:,}")] * (top < _DARK * limit)
+        self.pages += [path] * more
+        self.bands += [path] * dropped
+        self.turned += [path] * turned
+
 
 def look(images: Iterable[tuple[str, _Reader]]) -> Found:
     """Look at images until the time is over; those that cannot be read count for none.
@@ -99,7 +123,7 @@ def look(images: Iterable[tuple[str, _Reader]]) -> Found:
     found, end = Found(), time.monotonic() + _SECONDS
     for path, read in images:
         try:
-            _look_at(path, read(), found)
+            found.add(path, read())
         except Exception:  # the dataset's `on_error` decides about it
             continue
         if time.monotonic() > end:
@@ -114,19 +138,13 @@ def look_at_dataset(dataset: SSLDataset) -> Found:
 
 def warn_of_unread(dataset: object) -> None:
     """Log what a look at the sets of this package has found, also within wrappers."""
-    for part in _parts(dataset):
-        for sentence in look_at_dataset(part).warnings():
-            print_log(sentence, logger="current", level=logging.WARNING)
-
-
-def _parts(dataset: object) -> Iterator[SSLDataset]:
     if isinstance(dataset, SSLDataset):
-        yield dataset
+        for sentence in look_at_dataset(dataset).warnings():
+            print_log(sentence, logger="current", level=logging.WARNING)
         return
-    inner = [getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())]
-    for part in inner:
+    for part in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if part is not None:
-            yield from _parts(part)
+            warn_of_unread(part)
 
 
 def _sample(dataset: SSLDataset) -> Iterator[tuple[str, _Reader]]:
@@ -143,43 +161,9 @@ def _sample(dataset: SSLDataset) -> Iterator[tuple[str, _Reader]]:
             yield path, read
 
 
-def _look_at(path: str, data: bytes, found: Found) -> None:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as img:
-        turned, deep = orientation_of(img) > 1, _is_deep(img)
-        img.draft("RGB", _SMALL)
-        img.load()
-        top, limit = _brightest(img)
-        dropped = _drops_a_band(img)
-        more = _has_more_pages(img)
-    found.seen += 1
-    depth = 16 if deep else 8
-    found.depths[depth] += 1
-    if top < _DARK * limit:
-        found.dark.append((depth, path, f"{top:,} of {limit:,}"))
-    for names, holds in (
-        (found.pages, more),
-        (found.bands, dropped),
-        (found.turned, turned),
-    ):
-        if holds:
-            names.append(path)
-
-
-def _is_deep(img: Image.Image) -> bool:
-    # PIL keeps 16 bits of gray only; the decoder's own layout names those of colours.
-    return img.mode.startswith("I") or ";16" in str(getattr(img, "tile", ""))
-
-
-def _brightest(img: Image.Image) -> tuple[int, int]:
-    """The largest value of an image, and the largest that there can be."""
-    if img.mode.startswith("I"):
-        return int(np.asarray(img).max()), 65535
-    return int(np.asarray(to_rgb(img)).max()), 255
-
-
 def _drops_a_band(img: Image.Image) -> bool:
     if img.mode in ("RGBA", "RGBa", "LA", "La"):
-        return np.asarray(img.getchannel(len(img.getbands()) - 1)).min() < 255
+        return bool(np.asarray(img.getchannel(len(img.getbands()) - 1)).min() < 255)
     tags = getattr(img, "tag_v2", None)
     is_rgb = img.mode in ("RGB", "RGBX")
     return is_rgb and tags is not None and tags.get(_BANDS, 3) > 3
@@ -193,7 +177,6 @@ def _has_more_pages(img: Image.Image) -> bool:
             img.seek(page)
         except EOFError:
             return False
-        tags = getattr(img, "tag_v2", {})
-        if not tags.get(_KIND, 0) & _NO_PAGE:
+        if not getattr(img, "tag_v2", {}).get(_KIND, 0) & _NO_PAGE:
             return True
     return False

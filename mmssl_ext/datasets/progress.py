@@ -27,3 +27,11 @@ def progress_of(text: str, total: int) -> Iterator[Callable[[int], None]]:
             print(f"{text}: {done:,} of {total:,}.", flush=True)
 
     yield write_tenth
+
+
+def format_bytes(count: int) -> str:
+    """Write a number of bytes with a unit."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

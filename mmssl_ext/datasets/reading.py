@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Callable
 
 from PIL import TiffImagePlugin
 
@@ -19,12 +18,12 @@ MAX_FILE_BYTES = 1 << 30
 _LARGE = 1 << 26  # bytes from which a look at the first ones is worth its while
 _HEAD = 32
 
-_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISFIFO, "a pipe (FIFO)"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _BANDS, _BITS = 277, 258  # tags of TIFF
 # What the first bytes of a file tell, whatever its name is.
 _HEADS = (
@@ -62,18 +61,22 @@ def read_file(path: str) -> tuple[bytes, os.stat_result]:
     try:
         status = os.fstat(file)
         _check(status)
-        return _content(file, status.st_size), status
+        if status.st_size > _LARGE and not os.pread(file, _HEAD, 0).strip(b"\0"):
+            raise NoImageError(_ZERO)
+        return read_range(file, 0, status.st_size), status
     finally:
         os.close(file)
 
 
-def _content(file: int, size: int) -> bytes:
-    if size > _LARGE and not os.pread(file, _HEAD, 0).strip(b"\0"):
-        raise NoImageError(_ZERO)
+def read_range(file: int, offset: int, size: int) -> bytes:
+    """Read ``size`` bytes of an open file, fewer where it ends before.
+
+    The file's position stays, so forked workers can share a descriptor.
+    """
     parts = []
-    while size > 0 and (part := os.read(file, size)):  # may be less than asked for
+    while size > 0 and (part := os.pread(file, size, offset)):  # may be fewer
         parts.append(part)
-        size -= len(part)
+        offset, size = offset + len(part), size - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -83,10 +86,10 @@ def too_large(size: int) -> str:
 
 
 def _check(status: os.stat_result) -> None:
-    for is_kind, name in _KINDS:
-        if is_kind(status.st_mode):
-            raise NoImageError(f"it is {name}, no regular file")
-    if stat.S_ISDIR(status.st_mode):
+    kind = stat.S_IFMT(status.st_mode)
+    if kind in _KINDS:
+        raise NoImageError(f"it is {_KINDS[kind]}, no regular file")
+    if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if status.st_size > MAX_FILE_BYTES:
         raise NoImageError(too_large(status.st_size))

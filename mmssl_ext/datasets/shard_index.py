@@ -13,7 +13,6 @@ import numpy as np
 
 from mmssl_ext.text import shown
 
-from .account import Account
 from .listing import IMAGE_EXTENSIONS, PackedPaths
 from .look import warn_of_unread
 from .progress import progress_of
@@ -27,6 +26,7 @@ from .shards import (
     ShardIndex,
     check_existence,
 )
+from .walk import Account, is_hidden_image
 
 _TAIL = 1 << 24  # bytes behind the end of an archive that are looked at
 
@@ -130,7 +130,6 @@ def _scan(
                 if member.isdir() or not parts or not _is_taken(parts, account):
                     continue
                 _check_image(member, parts, path)
-                account.found += 1
                 yield _Member([*above, *parts], number, member.offset_data, member.size)
             end = tar.offset
         _check_end(path, end)
@@ -142,11 +141,12 @@ def _scan(
 
 
 def _is_taken(parts: list[str], account: Account) -> bool:
-    is_image = parts[-1].lower().endswith(IMAGE_EXTENSIONS)
     if any(part.startswith(".") and part != ".." for part in parts):
-        account.hidden += is_image and not parts[-1].startswith("._")
+        account.hidden += is_hidden_image(parts[-1], IMAGE_EXTENSIONS)
         return False
-    if not is_image:
+    if is_image := parts[-1].lower().endswith(IMAGE_EXTENSIONS):
+        account.found += 1
+    else:
         account.leave_out(parts[-1])
     return is_image
 

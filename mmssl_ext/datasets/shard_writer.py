@@ -5,41 +5,34 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mmssl_ext import interrupt
-from mmssl_ext.files import write_text
+from mmssl_ext.files import size_of, write_text
 from mmssl_ext.room import no_room, told
 from mmssl_ext.text import shown
 
-from .account import format_bytes
 from .base import SSLDataset
 from .folder import ImageFolder, ImageList
-from .listing import PackedPaths
+from .listing import PackedPaths, some
 from .look import warn_of_unread
-from .progress import progress_of
+from .progress import format_bytes, progress_of
 from .reading import MAX_FILE_BYTES, NoImageError, read_file, too_large
 from .shard_index import number_of_tops
-from .shards import (
-    INDEX,
-    UNFINISHED,
-    ImageShards,
-    ShardError,
-    ShardIndex,
-)
+from .shards import INDEX, UNFINISHED, ImageShards, ShardError, ShardIndex
 from .transforms.decode import DecodeImage, UnreadableImageError
 from .walk import class_folders
 
 _OWN_SHARD = re.compile(r"shard-\d{5,}\.tar")
+_BLOCK = tarfile.BLOCKSIZE
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -74,14 +67,19 @@ def make_shards(
         raise ShardError(f"The size of a shard must be positive, but is {shard_size}.")
     leftovers = _leftovers(target)
     source = ImageList(list_file, folder) if list_file else ImageFolder(folder)
-    names = PackedPaths(_checked_names(source, folder))
-    size = _file_sizes(source, folder)
+    rows = range(len(source))
+    names = PackedPaths(_checked_name(source.name(row), folder) for row in rows)
+    sizes = _file_sizes(source, folder)
     warn_of_unread(source)
     for path in leftovers:
         path.unlink()
-    _check_space(target, names, size, shard_size)
-    n = len(names)
-    shard, offset = np.zeros(n, np.int32), np.zeros(n, np.int64)
+    _check_space(target, names, sizes, shard_size)
+    if source.labels is None:
+        labels_from, classes = "subfolders", class_folders(folder)
+        labels = number_of_tops(names, classes)
+    else:
+        labels_from, classes = "list", source.metainfo["classes"]
+        labels = source.labels.astype(np.int32)
     try:
         target.mkdir(parents=True, exist_ok=True)
         write_text(
@@ -89,18 +87,10 @@ def make_shards(
             f"Shards of {folder} are being written here. If no conversion is running, "
             "it was interrupted: start it again, and it begins anew.\n",
         )
-        with (
-            progress_of("Copied", n) as progress,
-            _Writer(target, shard_size) as writer,
-        ):
-            paths = (_path(source, row) for row in range(n))
-            for i, (data, mtime) in enumerate(_ahead(_read_file, paths)):
-                shard[i], offset[i] = writer.add(names[i], data, mtime)
-                size[i] = len(data)
-                progress(i + 1)
-        labels, labels_from, classes = _labels(source, names, folder)
+        with _Writer(target, shard_size) as writer:
+            places = _copy(source, names, writer)
         index = ShardIndex(
-            *(names, shard, offset, size, labels, labels_from, PackedPaths(classes)),
+            *(names, *places, labels, labels_from, PackedPaths(classes)),
             PackedPaths(_shard_name(i) for i in range(len(writer.sizes))),
             np.array(writer.sizes, np.int64),
         )
@@ -109,13 +99,13 @@ def make_shards(
     except OSError as error:
         if (cause := no_room(error)) is not None:
             found = OSError(cause.errno, cause.strerror, str(target / UNFINISHED))
-            raise ShardError(
-                f"The shards cannot be written: {told(found)} It starts anew."
-            ) from error
-        raise ShardError(
-            f"The shards cannot be written to '{out}': {error}. Mend this and run the "
-            "command again, which starts anew."
-        ) from error
+            text = f"The shards cannot be written: {told(found)} It starts anew."
+        else:
+            text = (
+                f"The shards cannot be written to '{out}': {error}. Correct this and "
+                "run the command again, which starts anew."
+            )
+        raise ShardError(text) from error
     return index
 
 
@@ -125,9 +115,9 @@ def verify_shards(folder: str, workers: int = 0) -> None:
     Raises:
         ShardError: There are any.
     """
-    dataset = ImageShards(folder, [DecodeImage()])
+    dataset = _Verdicts(folder, [DecodeImage()])
     loader = DataLoader(
-        *(_Verdicts(dataset), 32),
+        *(dataset, 32),
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=interrupt.ignore,
@@ -147,6 +137,17 @@ def verify_shards(folder: str, workers: int = 0) -> None:
             "The shards are complete; replace these images and convert again, or set "
             'on_error="skip" in the dataset to go on without them.'
         )
+
+
+class _Verdicts(ImageShards):
+    """Of each image, why it cannot be decoded; empty if it can."""
+
+    def __getitem__(self, index: int) -> str:
+        try:
+            super().__getitem__(index)
+        except UnreadableImageError as error:
+            return str(error.__cause__)
+        return ""
 
 
 def read_size(text: str) -> int:
@@ -186,7 +187,7 @@ class _Writer:
         self._stream.write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
         offset = self._stream.tell()
         self._stream.write(data)
-        self._stream.write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        self._stream.write(bytes(-len(data) % _BLOCK))
         return len(self.sizes), offset
 
     def _finish(self) -> None:
@@ -194,12 +195,26 @@ class _Writer:
             return
         with self._stream as stream:
             # Two empty blocks end an archive; records of 20 blocks are tar's default.
-            stream.write(bytes(2 * tarfile.BLOCKSIZE))
+            stream.write(bytes(2 * _BLOCK))
             stream.write(bytes(-stream.tell() % tarfile.RECORDSIZE))
             self.sizes.append(stream.tell())
             stream.flush()
             os.fsync(stream.fileno())  # before the index says that it is there
         self._stream = None
+
+
+def _copy(
+    source: SSLDataset, names: PackedPaths, writer: _Writer
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return shard, offset and size of each image."""
+    n = len(names)
+    places = np.zeros(n, np.int32), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    with progress_of("Copied", n) as progress:
+        for i, (data, mtime) in enumerate(_ahead(_read_file, _paths(source))):
+            places[0][i], places[1][i] = writer.add(names[i], data, mtime)
+            places[2][i] = len(data)
+            progress(i + 1)
+    return places
 
 
 def _shard_name(number: int) -> str:
@@ -223,59 +238,47 @@ def _leftovers(out: Path) -> list[Path]:
     return [path for path in out.iterdir() if _OWN_SHARD.fullmatch(path.name)]
 
 
-def _path(source: SSLDataset, row: int) -> str:
-    return source.describe(row)["img_path"]
+def _checked_name(name: str, folder: str) -> str:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ShardError(
+            f"The list names '{shown(name)}', which is not below '{folder}'. Give "
+            "the folder that holds all of its images."
+        )
+    return name
 
 
-def _checked_names(source: SSLDataset, folder: str) -> Iterator[str]:
-    for row in range(len(source)):
-        name = source.name(row)
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ShardError(
-                f"The list names '{shown(name)}', which is not below '{folder}'. Give "
-                "the folder that holds all of its images."
-            )
-        yield name
+def _paths(source: SSLDataset) -> Iterator[str]:
+    return (source.describe(row)["img_path"] for row in range(len(source)))
 
 
 def _file_sizes(source: SSLDataset, folder: str) -> np.ndarray:
     """Size of each image; refuse what is no file before anything is written."""
-    n = len(source)
-    sizes, paths = np.zeros(n, np.int64), (_path(source, row) for row in range(n))
-    with progress_of("Looked at", n) as progress:
-        for i, size in enumerate(_ahead(_file_size, paths)):
+    sizes = np.zeros(len(source), np.int64)
+    with progress_of("Looked at", len(source)) as progress:
+        for i, size in enumerate(_ahead(size_of, _paths(source))):
             sizes[i] = size
             progress(i + 1)
     if absent := np.flatnonzero(sizes < 0).tolist():
-        listing = ", ".join(f"'{source.name(i)}'" for i in absent[:5])
+        listing = some([source.name(i) for i in absent], 5, "'")
         raise ShardError(
-            f"{len(absent)} of the {n} images of '{folder}' are missing, or no files: "
-            f"{listing}{', ...' if len(absent) > 5 else ''}. Restore or delete them."
+            f"{len(absent)} of the {len(sizes)} images of '{folder}' are missing, or "
+            f"no files: {listing}. Restore or delete them."
         )
     for i in np.flatnonzero(sizes > MAX_FILE_BYTES)[:1].tolist():
-        raise _unreadable(_path(source, i), too_large(int(sizes[i])))
+        path = source.describe(i)["img_path"]
+        raise _unreadable(path, too_large(int(sizes[i])))
     return sizes
-
-
-def _file_size(path: str) -> int:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1
-    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 def _read_file(path: str) -> tuple[bytes, int]:
     try:
         data, status = read_file(path)
-    except OSError as error:
-        raise _unreadable(path, str(error.strerror)) from error
-    except NoImageError as error:
-        raise _unreadable(path, str(error)) from error
+    except (OSError, NoImageError) as error:
+        raise _unreadable(path, getattr(error, "strerror", None) or error) from error
     return data, int(status.st_mtime)
 
 
-def _unreadable(path: str, reason: str) -> ShardError:
+def _unreadable(path: str, reason: object) -> ShardError:
     return ShardError(
         f"The image '{shown(path)}' cannot be read: {reason}. Restore or delete "
         "it and run the command again, which starts anew."
@@ -284,8 +287,8 @@ def _unreadable(path: str, reason: str) -> ShardError:
 
 def _check_space(out: Path, names: PackedPaths, size: np.ndarray, limit: int) -> None:
     lengths = np.diff(names.arrays()[1], prepend=0)
-    blocks = 1 + 2 * (lengths > tarfile.LENGTH_NAME) + -(-size // tarfile.BLOCKSIZE)
-    needed = int((blocks * tarfile.BLOCKSIZE + lengths + 40).sum())  # 40: index
+    blocks = 1 + 2 * (lengths > tarfile.LENGTH_NAME) + -(-size // _BLOCK)
+    needed = int((blocks * _BLOCK + lengths + 40).sum())  # 40: index
     needed += (3 + needed // limit) * tarfile.RECORDSIZE  # ends of files, index
     existing = next(p for p in (out, *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
@@ -294,33 +297,6 @@ def _check_space(out: Path, names: PackedPaths, size: np.ndarray, limit: int) ->
             f"The shards need {format_bytes(needed)}, but the disk of '{out}' has only "
             f"{format_bytes(free)} free. Make room or choose another place."
         )
-
-
-def _labels(
-    source: SSLDataset, names: PackedPaths, folder: str
-) -> tuple[np.ndarray, str, Sequence[str]]:
-    """Return labels, where they come from, and class names."""
-    if source.labels is not None:
-        return source.labels.astype(np.int32), "list", source.metainfo["classes"]
-    classes = class_folders(folder)
-    return number_of_tops(names, classes), "subfolders", classes
-
-
-class _Verdicts(Dataset):
-    """Of each image of a dataset, why it cannot be decoded; empty if it can."""
-
-    def __init__(self, dataset: SSLDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> str:
-        try:
-            self.dataset[index]
-        except UnreadableImageError as error:
-            return str(error.__cause__)
-        return ""
 
 
 def _ahead(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:

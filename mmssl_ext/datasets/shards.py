@@ -28,11 +28,11 @@ from mmssl_ext.errors import UserValueError
 from mmssl_ext.files import write_bytes
 from mmssl_ext.registry import DATASETS
 
-from .account import format_bytes
 from .base import SSLDataset
 from .folder import warn_of_empty
 from .listing import PackedPaths
-from .reading import MAX_FILE_BYTES, too_large
+from .progress import format_bytes
+from .reading import MAX_FILE_BYTES, read_range, too_large
 from .transforms.decode import UnreadableImageError
 
 INDEX = "index.npz"
@@ -94,6 +94,7 @@ class ShardIndex:
         """
         path = os.path.join(folder, INDEX)
         check_existence(folder)
+        anew = f"write it anew by `{COMMAND} --index-only {folder}`"
         try:
             with zipfile.ZipFile(path) as archive:
                 if any(member.compress_type for member in archive.infolist()):
@@ -102,11 +103,11 @@ class ShardIndex:
                 arrays = {name: file[name] for name in file.files}
             version = int(arrays["version"])
             if version == VERSION:
-                packed = {n: (arrays[n], arrays[f"{n}_ends"]) for n in cls._NAMES}
-                fields: dict[str, Any] = {n: arrays[n] for n in cls._ARRAYS}
-                for name, pair in packed.items():
-                    fields[name] = PackedPaths.from_arrays(*pair)
-                index = cls(**fields, labels_from=str(arrays["labels_from"]))
+                values: dict[str, Any] = {name: arrays[name] for name in cls._ARRAYS}
+                for name in cls._NAMES:
+                    pair = arrays[name], arrays[f"{name}_ends"]
+                    values[name] = PackedPaths.from_arrays(*pair)
+                index = cls(**values, labels_from=str(arrays["labels_from"]))
                 index.check()
         # A zip file and the arrays in it can be damaged to anything: ValueError,
         # KeyError, zlib.error, tokenize.TokenError, MemoryError, RecursionError.
@@ -114,13 +115,13 @@ class ShardIndex:
             raise ShardError(
                 f"The index '{path}' is damaged, or no index of shards "
                 f"({type(error).__name__}: {error}). Copy it again from where it came, "
-                f"or delete it and write it anew by `{COMMAND} --index-only {folder}`."
+                f"or delete it and {anew}."
             ) from error
         if version != VERSION:
             raise ShardError(
                 f"The index '{path}' has format {version}, this version of mmssl_ext "
                 f"reads format {VERSION}. The images are not affected: delete the "
-                f"index and write it anew by `{COMMAND} --index-only {folder}`."
+                f"index and {anew}."
             )
         index._check_shards(folder)
         return index
@@ -128,18 +129,18 @@ class ShardIndex:
     def check(self) -> None:
         """Raise ValueError unless every entry lies inside of what it refers to."""
         n, s = len(self.names), len(self.shards)
-        packed = {name: getattr(self, name).arrays() for name in self._NAMES}
-        lengths = {"shard_sizes": s}
         for name in self._ARRAYS:
             array = getattr(self, name)
-            if array.shape != (lengths.get(name, n),) or array.dtype.kind != "i":
+            shape = (s if name == "shard_sizes" else n,)
+            if array.shape != shape or array.dtype.kind != "i":
                 raise UserValueError(
                     f"'{name}' is {array.dtype} of shape {array.shape}"
                 )
-        for name, (buffer, ends) in packed.items():
-            lengths_ = np.diff(ends, prepend=0)
-            whole = int(ends[-1]) == len(buffer) if len(ends) else not len(buffer)
-            if buffer.dtype != np.uint8 or (lengths_ <= 0).any() or not whole:
+        for name in self._NAMES:
+            buffer, ends = getattr(self, name).arrays()
+            whole = len(buffer) == (int(ends[-1]) if len(ends) else 0)
+            rising = (np.diff(ends, prepend=0) > 0).all()
+            if buffer.dtype != np.uint8 or not (rising and whole):
                 raise UserValueError(f"the names in '{name}' do not fit their ends")
         if any({"/", "\0"} & set(name) for name in self.shards):
             raise UserValueError("a shard lies in another folder")
@@ -171,11 +172,10 @@ class ShardIndex:
     def __str__(self) -> str:
         """Return one line of figures."""
         classes = f", {len(self.classes)} classes" if len(self.classes) else ""
+        sizes = format_bytes(self.shard_sizes.sum()), format_bytes(self.size.sum())
         return (
-            f"{len(self.names):,} images in {len(self.shards):,} shards, "
-            f"{format_bytes(self.shard_sizes.sum())} (images alone "
-            f"{format_bytes(self.size.sum())})"
-            f"{classes}"
+            f"{len(self.names):,} images in {len(self.shards):,} shards, {sizes[0]} "
+            f"(images alone {sizes[1]}){classes}"
         )
 
 
@@ -242,7 +242,7 @@ class ImageShards(SSLDataset):
             shards or ``labels``.
     """
 
-    remedy = "Restore this shard, or mend the image and convert its folder again"
+    remedy = "Restore this shard, or replace the image and convert its folder again"
 
     def __init__(
         self,
@@ -277,14 +277,7 @@ class ImageShards(SSLDataset):
             raise FileNotFoundError(
                 f"The shards in '{self.root}' hold no image{where}."
             )
-        super().__init__(
-            size,
-            pipeline,
-            labels=targets,
-            classes=classes,
-            on_error=on_error,
-            max_images=max_images,
-        )
+        super().__init__(size, pipeline, targets, classes, on_error, max_images)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: another process opens its own."""
@@ -321,25 +314,21 @@ class ImageShards(SSLDataset):
                 disk fails; or the image has more bytes than any.
         """
         member, index = self._member(row), self.index
-        shard, offset = int(index.shard[member]), int(index.offset[member])
-        missing, parts = int(index.size[member]), []
-        if missing > MAX_FILE_BYTES:
-            path = self.describe(row)["img_path"]
-            raise UnreadableImageError(path, too_large(missing))
+        offset, size = int(index.offset[member]), int(index.size[member])
         try:
-            file = self._file(shard)
-            while missing:  # the system may return less than it was asked for
-                # pread: no position, so forked workers can share a descriptor.
-                part = os.pread(file.descriptor, missing, offset)
-                if not part:
-                    raise OSError("the shard ends before the image does")
-                parts.append(part)
-                offset, missing = offset + len(part), missing - len(part)
-        except OSError as error:
+            if size > MAX_FILE_BYTES:
+                raise UserValueError(too_large(size))
+            file = self._file(int(index.shard[member]))
+            data = read_range(file.descriptor, offset, size)
+            if len(data) < size:
+                raise OSError("the shard ends before the image does")
+        except (OSError, UserValueError) as error:
+            reason = str(error)
+            if isinstance(error, OSError):
+                reason = f"its shard fails, {error.strerror or error}"
             path = self.describe(row)["img_path"]
-            reason = f"its shard fails, {error.strerror or error}"
             raise UnreadableImageError(path, reason) from error
-        return {"img_bytes": parts[0] if len(parts) == 1 else b"".join(parts)}
+        return {"img_bytes": data}
 
     def _file(self, shard: int) -> _OpenFile:
         file = self._open.get(shard)

@@ -3,20 +3,94 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from mmengine.logging import print_log
 
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import shown
 
-from .account import Account
+from .listing import some
 
-_Status = tuple[int, int]  # device and inode, which are one folder's only
+_SUFFIXES = 6  # kinds of other files that a line names
+_LOUD = 0.1  # of the images: so many left out are worth a warning
 
 
 class FolderError(UserValueError):
     """A folder below the one that was given cannot be listed."""
+
+
+@dataclass
+class Account:
+    """Counts what a walk through a folder, or an archive, passes over.
+
+    Attributes:
+        found: Number of images.
+        others: Number of files of other types, by suffix.
+        special: Names of images that are no regular files.
+        repeated: Links to folders that are read anyway.
+        hidden: Number of hidden images.
+        outside: Number of images that belong to no class.
+    """
+
+    found: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    special: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    hidden: int = 0
+    outside: int = 0
+
+    def leave_out(self, name: str) -> None:
+        """Count a file of another type."""
+        suffix = shown(PurePath(name).suffix.lower())[:12]
+        self.others[suffix or "without suffix"] += 1
+
+    def text(self, where: str) -> str:
+        """One line with what was found and left out; empty if all was taken."""
+        kinds = [f"{kind} {n:,}" for kind, n in self.others.most_common()]
+        left = [
+            (
+                self.outside,
+                f"{self.outside:,} outside of its subfolders, which are the classes",
+            ),
+            (
+                kinds,
+                f"{_number(self.others.total(), 'file')} of other types "
+                f"({some(kinds, _SUFFIXES)})",
+            ),
+            (
+                self.special,
+                f"{_number(len(self.special), 'special file')}, such as a pipe or "
+                f"device ({some(self.special)})",
+            ),
+            (
+                self.repeated,
+                f"{_number(len(self.repeated), 'link')} to folders that are read "
+                f"anyway ({some(self.repeated)})",
+            ),
+            (self.hidden, _number(self.hidden, "hidden image")),
+        ]
+        said = "; ".join(text for what, text in left if what)
+        found = _number(self.found, "image")
+        return f"'{shown(where)}': found {found}, left out {said}." if said else ""
+
+    def tell(self, where: str) -> None:
+        """Log the line, as a warning where much is left out."""
+        if text := self.text(where):
+            much = self.others.total() + self.outside > _LOUD * self.found
+            loud = much or self.special or self.repeated
+            level = logging.WARNING if loud else logging.INFO
+            print_log(text, logger="current", level=level)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 class ImageWalk:
@@ -48,7 +122,7 @@ class ImageWalk:
         self.root, self.suffixes = root, tuple(suffixes)
         self.hidden_folders = hidden_folders
         self.account = Account()
-        self._seen: set[_Status] = set()
+        self._seen: set[tuple[int, int]] = set()  # device and inode of each folder
         self._real = os.path.realpath(root)
 
     def __iter__(self) -> Iterator[str]:
@@ -58,9 +132,11 @@ class ImageWalk:
         while waiting:
             for prefix, entry in waiting[-1]:
                 name = prefix + entry.name
-                if entry.name.startswith(".") and not self._is_shown(entry):
-                    self.account.hidden += self._is_hidden_image(entry)
-                elif _is_folder(entry):
+                is_folder = _is_folder(entry)
+                enter = is_folder and self.hidden_folders
+                if entry.name.startswith(".") and not enter:
+                    self.account.hidden += is_hidden_image(name, self.suffixes)
+                elif is_folder:
                     if not self._is_repeated(entry, name):
                         waiting.append(self._entries(f"{name}/"))
                         break
@@ -72,41 +148,23 @@ class ImageWalk:
 
     def _entries(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         folder = os.path.join(self.root, prefix)
-        try:
-            status = os.stat(folder)
-            self._seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                ordered = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            raise _failed(folder, error) from error
-        return ((prefix, entry) for entry in ordered)
+        self._seen.add(_identity(folder))
+        return ((prefix, entry) for entry in _listed(folder))
 
     def _is_repeated(self, entry: os.DirEntry[str], name: str) -> bool:
-        if entry.is_symlink() and self._is_below(os.path.realpath(entry.path)):
-            repeated = True
-        else:
-            try:
-                status = os.stat(entry.path)
-            except OSError as error:
-                raise _failed(entry.path, error) from error
-            repeated = (status.st_dev, status.st_ino) in self._seen
+        """Whether a folder is read at another place; counted then."""
+        comes_by = entry.is_symlink() and self._comes_by(os.path.realpath(entry.path))
+        repeated = comes_by or _identity(entry.path) in self._seen
         if repeated:
             self.account.repeated.append(name)
         return repeated
 
-    def _is_below(self, real: str) -> bool:
-        """Whether the walk comes by a folder without any link."""
-        if real == self._real:
-            return True
+    def _comes_by(self, real: str) -> bool:
+        """Whether the walk reads a folder without any link."""
         above = os.path.join(self._real, "")
-        inner = real.removeprefix(above)
-        return real.startswith(above) and not (
-            any(part.startswith(".") for part in inner.split("/"))
-            and not self.hidden_folders
-        )
-
-    def _is_shown(self, entry: os.DirEntry[str]) -> bool:
-        return self.hidden_folders and _is_folder(entry)
+        inner = real.removeprefix(above).split("/")
+        hidden = any(part.startswith(".") for part in inner) and not self.hidden_folders
+        return real == self._real or (real.startswith(above) and not hidden)
 
     def _is_image(self, entry: os.DirEntry[str], name: str) -> bool:
         if not entry.name.lower().endswith(self.suffixes):
@@ -117,20 +175,33 @@ class ImageWalk:
             return False
         return True
 
-    def _is_hidden_image(self, entry: os.DirEntry[str]) -> bool:
-        # "._x.jpg" is what macOS notes about x.jpg.
-        is_note = entry.name.startswith("._")
-        return not is_note and entry.name.lower().endswith(self.suffixes)
+
+def is_hidden_image(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a hidden file is an image; ``._x.jpg`` is what macOS notes of x.jpg."""
+    is_note = name.rpartition("/")[2].startswith("._")
+    return name.lower().endswith(suffixes) and not is_note
 
 
 def class_folders(folder: str, hidden: bool = False) -> list[str]:
     """Return the sorted names of the folders in a folder; those hidden if asked for."""
+    names = [entry.name for entry in _listed(folder) if _is_folder(entry)]
+    return [name for name in names if hidden or not name.startswith(".")]
+
+
+def _listed(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if _is_folder(entry)]
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise _failed(folder, error) from error
-    return sorted(name for name in names if hidden or not name.startswith("."))
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise _failed(folder, error) from error
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -156,5 +227,5 @@ def _failed(folder: str, error: OSError) -> FolderError:
         )
     return FolderError(
         f"The folder '{shown(folder.rstrip('/'))}' cannot be read: {error.strerror}. "
-        "Mend this, or move it elsewhere."
+        "Correct this, or move it elsewhere."
     )

@@ -1,6 +1,6 @@
 """Device-side preprocessing of collated batches."""
 
-from .batchwise import augment
 from .multi_view import MultiViewPreprocessor
+from .operations import augment, augment_imagewise
 
-__all__ = ["MultiViewPreprocessor", "augment"]
+__all__ = ["MultiViewPreprocessor", "augment", "augment_imagewise"]

@@ -1,8 +1,4 @@
-"""Augmentation of whole batches with parameters per image, on the CPU or a GPU.
-
-Nothing is drawn here: the parameters come with the batch, drawn in the loader's workers
-from counters of seed, epoch, sample and view. An image's result depends on its own
-parameters only, never on its neighbours in the batch, and is the same in every run.
+"""The augmentations of whole batches, on any device.
 
 The operations are those of PIL and torchvision on 8-bit images. What one operation
 returns in 8 bits the next one reads; colour operations truncate, hue and blur round to
@@ -26,133 +22,19 @@ device is never waited for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssl_ext.errors import UserValueError
-
-# Temporaries take up to some 60 bytes per pixel; on a CPU they should stay in its
-# cache, while a GPU wants few and large launches.
-_CHUNK_PIXELS = {"cpu": 1 << 16}
-_LARGE_CHUNK_PIXELS = 1 << 24
+from mmssl_ext.datasets.transforms.color import box_kernels
 
 # Coefficients of the luma (ITU-R 601-2) in PIL's fixed point; exact in float32.
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 # Lifts products that are integers up to float32's rounding before they are truncated.
 _LIFT = 2.0**-12
-
-
-def augment(view: Tensor, operations: Mapping[str, Tensor]) -> Tensor:
-    """Apply operations with their parameters per image, in the mapping's order.
-
-    Args:
-        view: Images in uint8, N x 3 x H x W, of any strides; not changed.
-        operations: By name the parameters on the CPU, N x L, as the transform of that
-            name encodes them.
-
-    Returns:
-        Images in uint8 on the view's device, N x 3 x H x W, or N x P x 3 x s x s after
-        CutPatches. Images that no operation concerns are the same bit by bit; if there
-        are no others, it may be ``view`` itself.
-
-    Raises:
-        ValueError: Unknown names, parameters of another shape, patches outside.
-    """
-    check_operations(view, operations)
-    if not len(view):
-        return view
-    pixels = _CHUNK_PIXELS.get(view.device.type, _LARGE_CHUNK_PIXELS)
-    rows = max(pixels // (view.size(2) * view.size(3)), 1)
-    parts = []
-    with torch.no_grad(), _full_precision(view.device.type):
-        for start in range(0, len(view), rows):
-            part = view[start : start + rows]
-            for name, params in operations.items():
-                chosen = params[start : start + rows].float()
-                part = OPERATIONS[name].apply(part, chosen)
-            parts.append(part)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _full_precision(device_type: str) -> AbstractContextManager:
-    """Keep convolutions from half precision where the step has it."""
-    if not torch.amp.is_autocast_available(device_type):
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
-
-
-def check_operations(view: Tensor, operations: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, with a sentence for the user, where they do not fit a view."""
-    for position, (name, params) in enumerate(operations.items()):
-        if name not in OPERATIONS:
-            raise UserValueError(
-                f"The batch asks for the augmentation '{name}' on the device, where "
-                f"only {', '.join(OPERATIONS)} are known; let it run in the workers: "
-                'MakeViews(augment_on="worker").'
-            )
-        if view.ndim != 4 or view.size(1) != 3 or view.dtype != torch.uint8:
-            raise UserValueError(
-                f"'{name}' on the device takes images in uint8, N x 3 x H x W, but got "
-                f"{view.dtype} of the shape {tuple(view.shape)}. Patches cannot be "
-                "changed after they are cut."
-            )
-        if params.device.type != "cpu":
-            raise UserValueError(
-                f"The parameters of '{name}' lie on {params.device}, but index "
-                "lists and kernels are made of them on the host; leave `augment` on "
-                "the CPU when you move a batch."
-            )
-        length = OPERATIONS[name].length
-        fits = params.ndim == 2 and len(params) == len(view)
-        if length is None:
-            fits = fits and params.size(1) >= 3 and params.size(1) % 2 == 1
-        else:
-            fits = fits and params.size(1) == length
-        if not fits:
-            wanted = "(1 + 2 P)" if length is None else str(length)
-            raise UserValueError(
-                f"The parameters of '{name}' have the shape {tuple(params.shape)}, but "
-                f"the view needs {len(view)} x {wanted}: as many values for each image "
-                "as the transform of that name encodes."
-            )
-        if not params.isfinite().all():
-            raise UserValueError(
-                f"The parameters of '{name}' are not all finite numbers."
-            )
-        if name == "ColorJitter":
-            _check_orders(params[:, :4])
-        if length is None:
-            if position < len(operations) - 1:
-                raise UserValueError(f"'{name}' returns patches, so it must come last.")
-            _check_patches(name, view, params)
-
-
-def _check_orders(orders: Tensor) -> None:
-    wrong = (orders.sort(dim=1).values != torch.arange(4)).any(dim=1)
-    if wrong.any():
-        raise UserValueError(
-            "The first four parameters of 'ColorJitter' are the order of the operations"
-            f" 0 to 3, but for an image they are {orders[wrong][0].tolist()}."
-        )
-
-
-def _check_patches(name: str, view: Tensor, params: Tensor) -> None:
-    height, width = view.shape[2:]
-    sides, left, upper = params[:, :1], params[:, 1::2], params[:, 2::2]
-    inside = (left >= 0) & (left + sides <= width)
-    inside &= (upper >= 0) & (upper + sides <= height)
-    if not (inside.all() and (sides == sides[:1]).all() and (sides >= 1).all()):
-        raise UserValueError(
-            f"The parameters of '{name}' ask for patches of differing sizes, or for "
-            f"pixels outside of the images of {width} x {height} pixels; does another "
-            "transform change the images' size after the patches were drawn?"
-        )
 
 
 def _upload(values: Tensor, device: torch.device) -> Tensor:
@@ -187,14 +69,17 @@ def _luma(images: Tensor) -> Tensor:
     return luma.add_(0.5).floor_()
 
 
-def _grayscale(view: Tensor, params: Tensor) -> Tensor:
+def grayscale(view: Tensor, params: Tensor) -> Tensor:
+    """Set all channels to the luma where the parameter, N x 1, is positive."""
+
     def change(images: Tensor) -> Tensor:
         return _luma(images).to(torch.uint8).repeat(1, 3, 1, 1)
 
     return _rewrite(view, params[:, 0] > 0, change)
 
 
-def _solarize(view: Tensor, params: Tensor) -> Tensor:
+def solarize(view: Tensor, params: Tensor) -> Tensor:
+    """Invert the values from the threshold on; 256 for images that stay."""
     chosen = params[:, 0] < 256
     threshold = _column(_upload(params[chosen, 0], view.device))
     return _rewrite(
@@ -202,11 +87,12 @@ def _solarize(view: Tensor, params: Tensor) -> Tensor:
     )
 
 
-def _flip(view: Tensor, params: Tensor) -> Tensor:
+def flip(view: Tensor, params: Tensor) -> Tensor:
+    """Mirror left to right where the parameter is positive."""
     return _rewrite(view, params[:, 0] > 0, lambda x: x.flip(3))
 
 
-def _jitter(view: Tensor, params: Tensor) -> Tensor:
+def jitter(view: Tensor, params: Tensor) -> Tensor:
     """Apply brightness, contrast, saturation and hue in the order of each image.
 
     The first three are blends, out = (1 - f) d + f x, with d = 0, the mean luma and the
@@ -293,29 +179,12 @@ def _shift_hue(images: Tensor, shift: Tensor) -> None:
         images[:, channel : channel + 1].copy_(plane)
 
 
-def box_kernels(sigma: Tensor) -> Tensor:
-    """Return PIL's box filters for n radii of its Gaussian blur, n x K with K odd.
-
-    Their width is fractional: [edge, 1, ..., 1, edge] / sum (Gwosdek et al.,
-    "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM
-    2011). Shorter ones are padded with zeros.
-    """
-    variance = sigma.double()[:, None] ** 2 / 3
-    half = torch.floor((torch.sqrt(12 * variance + 1) - 1) / 2)
-    edge = (2 * half + 1) * (half * (half + 1) - 3 * variance)
-    edge = edge / (6 * (variance - (half + 1) ** 2))
-    reach = int(half.max()) + 1
-    distance = torch.arange(-reach, reach + 1).abs()
-    box = (distance <= half).double() + (distance == half + 1) * edge
-    return (box / (2 * (half + edge) + 1)).float()
-
-
-def _blur(view: Tensor, params: Tensor) -> Tensor:
+def blur(view: Tensor, params: Tensor) -> Tensor:
     """Filter three times by a box, repeating the edges each time, as PIL does."""
     chosen = params[:, 0] > 0
     if not chosen.any():
         return view
-    kernels = box_kernels(params[chosen, 0])
+    kernels = torch.from_numpy(box_kernels(params[chosen, 0].numpy()))
     groups, size = 3 * len(kernels), kernels.size(1)
     weight = _upload(kernels.repeat_interleave(3, dim=0), view.device)
 
@@ -331,27 +200,11 @@ def _blur(view: Tensor, params: Tensor) -> Tensor:
     return _rewrite(view, chosen, change)
 
 
-def _cut(view: Tensor, params: Tensor) -> Tensor:
+def cut_patches(view: Tensor, params: Tensor) -> Tensor:
+    """Return the patches, N x P x 3 x s x s, of the side and corners, N x (1 + 2P)."""
     side = int(params[0, 0])
     corners = params[:, 1:].long().view(len(params), -1, 2)
     left, upper = _upload(corners, view.device).unbind(2)  # N x P
     image = torch.arange(len(view), device=view.device)[:, None]
     windows = view.unfold(2, side, 1).unfold(3, side, 1)
     return windows[image, :, upper, left]  # N x P x 3 x s x s
-
-
-class Operation(NamedTuple):
-    """An operation on the device."""
-
-    length: int | None  # of the parameters of an image; None: 1 + 2P
-    apply: Callable[[Tensor, Tensor], Tensor]  # to a view and parameters N x L
-
-
-OPERATIONS = {
-    "ColorJitter": Operation(8, _jitter),
-    "RandomGrayscale": Operation(1, _grayscale),
-    "RandomSolarize": Operation(1, _solarize),
-    "GaussianBlur": Operation(1, _blur),
-    "RandomFlip": Operation(1, _flip),
-    "CutPatches": Operation(None, _cut),
-}

@@ -15,8 +15,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmssl_ext.errors import UserTypeError, UserValueError
 from mmssl_ext.registry import MODELS
 
-from .batchwise import augment
-from .imagewise import augment_imagewise
+from .operations import augment, augment_imagewise
 
 
 @MODELS.register_module()

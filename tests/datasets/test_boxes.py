@@ -117,17 +117,16 @@ VIEWS = [
 ]
 
 
-@pytest.mark.parametrize("backend", ["array", "pil"])
 @pytest.mark.parametrize(
     ("augment_on", "batched"), [("worker", None), ("device", True), ("device", False)]
 )
 @pytest.mark.parametrize("shared", [False, True])
 def test_colours_of_a_view_say_that_its_box_is_right(
-    places, backend, augment_on, batched, shared
+    places, augment_on, batched, shared
 ):
     first = [dict(type="ResizeShort", size=61), dict(type="CenterCrop", size=61)]
     pipeline = [
-        dict(type="DecodeImage", backend=backend),
+        dict(type="DecodeImage"),
         *(first if shared else ()),
         dict(type="MakeViews", views=VIEWS, augment_on=augment_on),
         dict(type="PackViews"),

@@ -22,7 +22,6 @@ from mmssl_ext.datasets import (
     RandomGrayscale,
     RandomSolarize,
 )
-from mmssl_ext.datasets.transforms import color
 from mmssl_ext.datasets.transforms.color import JitterParams
 from mmssl_ext.registry import TRANSFORMS
 
@@ -59,9 +58,9 @@ def folder(tmp_path_factory):
     return str(root)
 
 
-def dataset(folder, augment_on, backend="array", views=VIEWS):
+def dataset(folder, augment_on, views=VIEWS):
     pipeline = [
-        {"type": "DecodeImage", "backend": backend},
+        {"type": "DecodeImage"},
         {"type": "MakeViews", "views": views, "augment_on": augment_on},
         {"type": "PackViews"},
     ]
@@ -107,10 +106,9 @@ def test_operations_without_strength_are_neutral():
     assert (values[[4, 6]] != 1).all()
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2])
-@pytest.mark.parametrize("backend", ["array", "pil"])
-def test_batches_hold_crops_and_the_parameters_drawn(folder, num_workers, backend):
-    data = dataset(folder, "device", backend)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_hold_crops_and_the_parameters_drawn(folder, num_workers):
+    data = dataset(folder, "device")
     batches = list(loader(data, batch_size=10, num_workers=num_workers))
     assert len(batches) == 3
     first = [TRANSFORMS.build(view[0]) for view in VIEWS]
@@ -133,57 +131,13 @@ def test_batches_hold_crops_and_the_parameters_drawn(folder, num_workers, backen
                 # What the transforms draw, called one after the other by hand.
                 rng = data._draw_key.sample(start + i).view(v)
                 path = f"{folder}/{start + i:02d}.jpg"
-                img = DecodeImage(backend)({"img_path": path})["img"]
+                img = DecodeImage()({"img_path": path})["img"]
                 crop = first[v].apply(img, first[v].draw(rng, (160, 120)))
                 shipped = view[i].permute(1, 2, 0).numpy()
                 assert np.array_equal(shipped, np.asarray(crop))
                 for transform, values in zip(rest[v], augment.values(), strict=True):
                     expected = transform.encode(transform.draw(rng, (width, height)))
                     assert values[i].tolist() == expected.tolist()
-
-
-def by_numbers(img, augment):
-    """The pixels that follow from the crop and the shipped numbers alone."""
-    for name, values in augment.items():
-        values = values.tolist()
-        if name == "ColorJitter":
-            adjust = (
-                color.adjust_brightness,
-                color.adjust_contrast,
-                color.adjust_saturation,
-                color.adjust_hue,
-            )
-            for op in map(int, values[:4]):
-                if values[4 + op] != (0 if op == 3 else 1):
-                    img = adjust[op](img, values[4 + op])
-        elif name == "RandomGrayscale" and values[0]:
-            img = color.to_gray(img)
-        elif name == "GaussianBlur" and values[0]:
-            img = color.blur(img, values[0])
-        elif name == "RandomSolarize":
-            img = np.where(img < values[0], img, 255 - img)
-        elif name == "RandomFlip" and values[0]:
-            img = np.ascontiguousarray(img[:, ::-1])
-        elif name == "CutPatches":
-            size, *corners = map(int, values)
-            pairs = zip(corners[::2], corners[1::2], strict=True)
-            img = np.stack([img[y : y + size, x : x + size] for x, y in pairs])
-    return img
-
-
-def test_both_modes_draw_the_same_and_lead_to_the_same_pixels(folder):
-    worker, device = dataset(folder, "worker"), dataset(folder, "device")
-    changed = 0
-    for index in range(len(worker)):
-        whole, parts = worker[index], device[index]
-        assert "augment" not in whole
-        for done, crop, augment in zip(
-            whole["inputs"], parts["inputs"], parts["augment"], strict=True
-        ):
-            img = by_numbers(crop.permute(1, 2, 0).numpy(), augment)
-            assert np.array_equal(np.moveaxis(img, -1, -3), done.numpy())
-            changed += done.shape != crop.shape or not torch.equal(done, crop)
-    assert changed > 60  # of 90
 
 
 def mine(results):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
-from torchvision.transforms import functional as F
 
 from mmssl_ext.datasets import (
     ColorJitter,
@@ -23,6 +22,7 @@ from mmssl_ext.datasets import (
 )
 from mmssl_ext.datasets.draws import SampleDraws
 from mmssl_ext.registry import TRANSFORMS
+from tests.preprocessing.reference import by_pil
 
 from .helpers import TWO_VIEWS, VIEW, picture, write_folder
 
@@ -56,11 +56,8 @@ def test_crops_are_distributed_as_torchvisions(size):
 def test_crop_of_an_odd_shape_falls_back_to_the_centre(size, box):
     crop = RandomResizedCrop(8, scale=(0.9, 1.0))
     assert crop.draw(np.random.default_rng(0), size) == box
-    assert crop.apply(Image.new("RGB", size, "red"), box).getpixel((4, 4)) == (
-        255,
-        0,
-        0,
-    )
+    red = crop.apply(Image.new("RGB", size, "red"), box)
+    assert red.getpixel((4, 4)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -104,18 +101,8 @@ def by_hand(img, transform, params):
     if isinstance(transform, RandomResizedCrop):
         size = (transform.size[1], transform.size[0])
         return img.crop(params).resize(size, Image.Resampling.BILINEAR)
-    if isinstance(transform, ColorJitter):
-        names = ("brightness", "contrast", "saturation", "hue")
-        for op in params.order:
-            img = getattr(F, f"adjust_{names[op]}")(img, params.factors[op])
-        return img
-    if isinstance(transform, RandomGrayscale):
-        return F.rgb_to_grayscale(img, num_output_channels=3)
-    if isinstance(transform, GaussianBlur):
-        return img.filter(ImageFilter.GaussianBlur(params))
-    if isinstance(transform, RandomSolarize):
-        return ImageOps.solarize(img, transform.threshold)
-    return F.hflip(img)
+    values = {transform.device_name: transform.encode(params)[None]}
+    return Image.fromarray(by_pil(np.asarray(img)[None], values)[0].astype(np.uint8))
 
 
 V1_VIEW = [
@@ -133,18 +120,19 @@ BYOL_VIEW = [*VIEW, {"type": "RandomSolarize", "threshold": 100, "prob": 0.7}]
 def test_pipeline_equals_operations_applied_by_hand(tmp_path, view):
     write_folder(tmp_path, 12)
     views = {"type": "MakeViews", "views": [view, view]}
-    decode = {"type": "DecodeImage", "backend": "pil"}
-    pipeline = [decode, views, {"type": "PackViews"}]
-    dataset = ImageFolder(str(tmp_path), pipeline=pipeline)
+    dataset = ImageFolder(str(tmp_path), [TWO_VIEWS[0], views, TWO_VIEWS[2]])
     dataset.set_draw_key(11, 4)
-    transforms = [TRANSFORMS.build(t) for t in view]
+    transforms, differences = [TRANSFORMS.build(t) for t in view], []
     for index in range(len(dataset)):
         for number, tensor in enumerate(dataset[index]["inputs"]):
             rng = dataset._draw_key.sample(index).view(number)
             img = Image.open(tmp_path / f"{index:03d}.png")
             for transform in transforms:
                 img = by_hand(img, transform, transform.draw(rng, img.size))
-            assert torch.equal(tensor, torch.from_numpy(np.array(img)).permute(2, 0, 1))
+            found = np.asarray(img).astype(int) - tensor.permute(1, 2, 0).numpy()
+            differences.append(np.abs(found).mean())
+    # A value next to the threshold of RandomSolarize may fall on either side.
+    assert np.median(differences) < 0.4 and max(differences) < 2
 
 
 def test_all_views_are_cut_from_one_decoded_image(tmp_path, monkeypatch):
@@ -162,10 +150,9 @@ def test_all_views_are_cut_from_one_decoded_image(tmp_path, monkeypatch):
     assert all(len(v) == 2 for v in views)
 
 
-@pytest.mark.parametrize("backend", ["array", "pil"])
-def test_a_view_does_not_change_the_decoded_image(backend):
+def test_a_view_does_not_change_the_decoded_image():
     results = {"img": picture(), "draws": SampleDraws((0, 0), 0)}
-    results = DecodeImage(backend)(results)
+    results = DecodeImage()(results)
     before = results["img"].tobytes()
     view = [
         {"type": "RandomFlip", "prob": 1.0},

@@ -24,8 +24,8 @@ from mmssl_ext.datasets import (
     ImageList,
     ImageShards,
     UnreadableImageError,
-    account,
     shard_writer,
+    walk,
 )
 from mmssl_ext.datasets import shards as shards_module
 from mmssl_ext.datasets.listing import PackedPaths
@@ -754,7 +754,7 @@ def test_names_in_tar_files_mean_what_tar_makes_of_them(tmp_path):
 
 def test_what_an_index_leaves_out_is_said(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(account, "print_log", lambda text, **_: said.append(text))
+    monkeypatch.setattr(walk, "print_log", lambda text, **_: said.append(text))
     names = ["a/1.jpg", "a/1.txt", "b.json", "._1.jpg", ".old/2.jpg", "notes/"]
     members = [(name, b"" if name[-1] != "/" else None) for name in names]
     write_tar(tmp_path / "0.tar", members)

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mmssl_ext.datasets import DecodeImage, ImageFolder, UnreadableImageError, account
+from mmssl_ext.datasets import DecodeImage, ImageFolder, UnreadableImageError, walk
 from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS, read_list
 from mmssl_ext.datasets.transforms.decode import FORMATS
 from mmssl_ext.datasets.walk import FolderError, ImageWalk, class_folders
@@ -21,7 +21,7 @@ def said(monkeypatch):
     """Level and text of what a walk logs."""
     lines = []
     monkeypatch.setattr(
-        account, "print_log", lambda text, logger, level: lines.append((level, text))
+        walk, "print_log", lambda text, logger, level: lines.append((level, text))
     )
     return lines
 

@@ -52,19 +52,12 @@ def make_demo(
         ValueError: An argument is out of range.
     """
     out = Path(out).absolute()
-    for name, value, low in (("train", train, 1), ("test", test, 1),
-                             ("size", size, 32), ("seed", seed, 0)):  # fmt: skip
+    least = {"train": (train, 1), "test": (test, 1), "size": (size, 32)}
+    for name, (value, low) in {**least, "seed": (seed, 0)}.items():
         if value < low:
             raise UserValueError(f"{name} must be at least {low}, but is {value}.")
-    manifest = {
-        "content": "mmssl_ext demo scenes",
-        "version": VERSION,
-        "seed": seed,
-        "train": train,
-        "test": test,
-        "size": size,
-        "classes": list(CLASSES),
-    }
+    manifest = {"content": "mmssl_ext demo scenes", "version": VERSION, "seed": seed}
+    manifest |= {"train": train, "test": test, "size": size, "classes": [*CLASSES]}
     if _is_complete(out, manifest, force):
         return out
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")

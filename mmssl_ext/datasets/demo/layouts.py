@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 from PIL import Image
@@ -45,6 +44,12 @@ def _save_png(path: Path, values: np.ndarray, palette: list[int] | None = None) 
     if palette is not None:
         img.putpalette(palette)
     img.save(path, compress_level=1)
+
+
+def _elements(tag: str, fields: dict[str, Any]) -> list[str]:
+    """Lines of an XML element with one element per field, in an annotation."""
+    inner = [f"    <{name}>{value}</{name}>" for name, value in fields.items()]
+    return [f"  <{tag}>", *inner, f"  </{tag}>"]
 
 
 class LayoutWriter:
@@ -96,31 +101,24 @@ class LayoutWriter:
         self._records.append((number, {o.label for o in scene.objects}))
 
     def _write_voc(self, number: int, scene: Scene) -> None:
-        height, width, depth = scene.image.shape
-        root = ET.Element("annotation")
-        ET.SubElement(root, "folder").text = "VOC2007"
-        ET.SubElement(root, "filename").text = f"{number:06d}.jpg"
-        shape = ET.SubElement(root, "size")
-        for tag, value in (("width", width), ("height", height), ("depth", depth)):
-            ET.SubElement(shape, tag).text = str(value)
-        ET.SubElement(root, "segmented").text = "1"
+        height, width, _ = scene.image.shape
+        lines = [
+            "<annotation>",
+            "  <folder>VOC2007</folder>",
+            f"  <filename>{number:06d}.jpg</filename>",
+            *_elements("size", {"width": width, "height": height, "depth": 3}),
+            "  <segmented>1</segmented>",
+        ]
         for obj in scene.objects:
-            node = ET.SubElement(root, "object")
-            ET.SubElement(node, "name").text = CLASSES[obj.label]
-            ET.SubElement(node, "pose").text = "Unspecified"
-            ET.SubElement(node, "truncated").text = "0"
-            ET.SubElement(node, "difficult").text = "0"
             left, upper, right, lower = obj.box
-            box = ET.SubElement(node, "bndbox")
             # VOC counts pixels from 1 and includes the last one.
-            corners = (left + 1, upper + 1, right, lower)
-            for tag, value in zip(
-                ("xmin", "ymin", "xmax", "ymax"), corners, strict=True
-            ):
-                ET.SubElement(box, tag).text = str(value)
-        ET.indent(root)
-        xml = ET.tostring(root, encoding="unicode")
-        (self.voc / "Annotations" / f"{number:06d}.xml").write_text(xml + "\n")
+            box = {"xmin": left + 1, "ymin": upper + 1, "xmax": right, "ymax": lower}
+            fields = {"name": CLASSES[obj.label], "pose": "Unspecified"}
+            inner = _elements("object", {**fields, "truncated": 0, "difficult": 0})
+            inner[-1:-1] = (f"  {line}" for line in _elements("bndbox", box))
+            lines += inner
+        text = "\n".join([*lines, "</annotation>\n"])
+        (self.voc / "Annotations" / f"{number:06d}.xml").write_text(text)
         name = f"{number:06d}.png"
         _save_png(self.voc / "SegmentationClass" / name, scene.semantic, self._palette)
         objects = self.voc / "SegmentationObject" / name

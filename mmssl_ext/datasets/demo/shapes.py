@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 Array = np.ndarray
@@ -60,26 +62,6 @@ SHAPES: dict[str, Array] = {
 }
 
 
-def _stripes(u: Array, v: Array, rng: np.random.Generator) -> Array:
-    return np.sin(u)
-
-
-def _checks(u: Array, v: Array, rng: np.random.Generator) -> Array:
-    return np.sin(u) * np.sin(v) * 2
-
-
-def _dots(u: Array, v: Array, rng: np.random.Generator) -> Array:
-    return np.cos(u) + np.cos(v) - 0.6
-
-
-def _zigzag(u: Array, v: Array, rng: np.random.Generator) -> Array:
-    return np.sin(u + 2.0 * np.arcsin(np.sin(v * 0.8)))
-
-
-def _rings(u: Array, v: Array, rng: np.random.Generator) -> Array:
-    return np.sin(np.hypot(u, v) + rng.uniform(0, 2 * np.pi))
-
-
 def _speckles(u: Array, v: Array, rng: np.random.Generator) -> Array:
     waves = np.zeros_like(u)
     for angle, phase in rng.uniform(0, 2 * np.pi, (9, 2)):
@@ -87,34 +69,19 @@ def _speckles(u: Array, v: Array, rng: np.random.Generator) -> Array:
     return waves / 2
 
 
-def _waves(u: Array, v: Array, rng: np.random.Generator) -> Array:
-    return np.sin(u + 1.6 * np.sin(v * 0.7))
-
-
-def _lattice(u: Array, v: Array, rng: np.random.Generator) -> Array:
-    return 0.75 - np.minimum(np.abs(np.sin(u / 2)), np.abs(np.sin(v / 2))) * 2
-
-
 # Functions of two phases (radians); positive where the second colour shows.
-TEXTURES = {
-    "striped": _stripes,
-    "checkered": _checks,
-    "dotted": _dots,
-    "zigzag": _zigzag,
-    "ringed": _rings,
+TEXTURES: dict[str, Callable[[Array, Array, np.random.Generator], Array]] = {
+    "striped": lambda u, v, rng: np.sin(u),
+    "checkered": lambda u, v, rng: np.sin(u) * np.sin(v) * 2,
+    "dotted": lambda u, v, rng: np.cos(u) + np.cos(v) - 0.6,
+    "zigzag": lambda u, v, rng: np.sin(u + 2.0 * np.arcsin(np.sin(v * 0.8))),
+    "ringed": lambda u, v, rng: np.sin(np.hypot(u, v) + rng.uniform(0, 2 * np.pi)),
     "speckled": _speckles,
-    "wavy": _waves,
-    "latticed": _lattice,
+    "wavy": lambda u, v, rng: np.sin(u + 1.6 * np.sin(v * 0.7)),
+    "latticed": lambda u, v, rng: (
+        0.75 - np.minimum(np.abs(np.sin(u / 2)), np.abs(np.sin(v / 2))) * 2
+    ),
 }
 
 # A class is a shape with a texture; its colours are random.
-CLASSES = (
-    "striped_disk",
-    "checkered_square",
-    "dotted_star",
-    "zigzag_cross",
-    "ringed_triangle",
-    "speckled_crescent",
-    "wavy_heart",
-    "latticed_arrow",
-)
+CLASSES = tuple(f"{t}_{s}" for t, s in zip(TEXTURES, SHAPES, strict=True))

@@ -1,9 +1,9 @@
 """Colour changes and blur of one image.
 
-Each operation takes a PIL image, and is PIL's or torchvision's own then, or a uint8
-array H x W x 3. For arrays it is made of OpenCV's vectorised operations such that the
-pixels agree: PIL truncates where OpenCV rounds, hence the `_TRUNCATE`. Except for hue
-and blur, results differ by 1 at some of the pixels where float32 meets an integer.
+The operations take a uint8 array H x W x 3 and are made of OpenCV's vectorised ones
+such that the pixels are those of PIL and torchvision: PIL truncates where OpenCV
+rounds, hence the `_TRUNCATE`. Except for hue and blur, results differ by 1 at some of
+the pixels where float32 meets an integer.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ImageFilter, ImageOps
-from torchvision.transforms import functional as F
 
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 
-from .random import AnyImage, RandomTransform, check_prob, check_range, uniform
+from .random import BatchTransform, RandomSwitch, check_prob, check_range, uniform
 
 _ORDERS = tuple(itertools.permutations(range(4)))
 
@@ -30,42 +28,30 @@ _TRUNCATE = -0.499
 # OpenCV's HSV of float images (degrees, 0..1, 0..255) -> PIL's three bytes, and back.
 # PIL has 255 steps on the circle of hues, and truncates hue and saturation.
 _TO_PIL_HSV = np.array(
-    [
-        [255 / 360, 0, 0, _TRUNCATE],
-        [0, 255, 0, _TRUNCATE],
-        [0, 0, 1, _TRUNCATE],
-    ]
+    [[255 / 360, 0, 0, _TRUNCATE], [0, 255, 0, _TRUNCATE], [0, 0, 1, _TRUNCATE]]
 )
 _FROM_PIL_HSV = np.diag([360 / 255, 1 / 255, 1])
 
 
-def adjust_brightness(img: AnyImage, factor: float) -> AnyImage:
+def adjust_brightness(img: np.ndarray, factor: float) -> np.ndarray:
     """Multiply all values by ``factor``."""
-    if not isinstance(img, np.ndarray):
-        return F.adjust_brightness(img, factor)
     return cv2.convertScaleAbs(img, alpha=factor, beta=_TRUNCATE)
 
 
-def adjust_contrast(img: AnyImage, factor: float) -> AnyImage:
+def adjust_contrast(img: np.ndarray, factor: float) -> np.ndarray:
     """Move all values away from the mean luma, or towards it."""
-    if not isinstance(img, np.ndarray):
-        return F.adjust_contrast(img, factor)
     luma = cv2.cvtColor(img, cv2.COLOR_RGB2GRAY)
     mean = int(cv2.mean(luma)[0] + 0.5)
     return cv2.addWeighted(img, factor, img, 0, mean * (1 - factor) + _TRUNCATE)
 
 
-def adjust_saturation(img: AnyImage, factor: float) -> AnyImage:
+def adjust_saturation(img: np.ndarray, factor: float) -> np.ndarray:
     """Move each pixel away from its luma, or towards it."""
-    if not isinstance(img, np.ndarray):
-        return F.adjust_saturation(img, factor)
-    return cv2.addWeighted(img, factor, _gray(img), 1 - factor, _TRUNCATE)
+    return cv2.addWeighted(img, factor, to_gray(img), 1 - factor, _TRUNCATE)
 
 
-def adjust_hue(img: AnyImage, shift: float) -> AnyImage:
+def adjust_hue(img: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by a fraction of the circle, in PIL's HSV of three bytes."""
-    if not isinstance(img, np.ndarray):
-        return F.adjust_hue(img, shift)
     hsv = cv2.cvtColor(img.astype(np.float32), cv2.COLOR_RGB2HSV)
     steps: np.ndarray = cv2.convertScaleAbs(cv2.transform(hsv, _TO_PIL_HSV))
     steps[..., 0] += np.uint8(int(shift * 255) % 256)  # wraps around as PIL's bytes do
@@ -73,53 +59,49 @@ def adjust_hue(img: AnyImage, shift: float) -> AnyImage:
     return cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
-def to_gray(img: AnyImage) -> AnyImage:
+def to_gray(img: np.ndarray) -> np.ndarray:
     """Set all channels to the luma (ITU-R 601-2)."""
-    if not isinstance(img, np.ndarray):
-        return img.convert("L").convert("RGB")
-    return _gray(img)
-
-
-def _gray(img: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(img, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-def blur(img: AnyImage, sigma: float) -> AnyImage:
+def blur(img: np.ndarray, sigma: float) -> np.ndarray:
     """Blur as PIL does: by three box filters in a row, which repeat the edge each."""
-    if not isinstance(img, np.ndarray):
-        return img.filter(ImageFilter.GaussianBlur(sigma))
     # One pass with all three in one kernel takes 15% less, but repeats the image's own
     # edge only, which differs by up to 9 there.
-    box = box_kernel(sigma).astype(np.float32)
+    box = box_kernels(np.array([sigma]))[0]
     for _ in range(3):
         img = cv2.sepFilter2D(img, -1, box, box, borderType=cv2.BORDER_REPLICATE)
     return img
 
 
-def box_kernel(sigma: float) -> np.ndarray:
-    """One of PIL's three box filters (Gwosdek et al., SSVM 2011): [e, 1, ..., 1, e]."""
-    variance = sigma * sigma / 3
-    whole = int(((12 * variance + 1) ** 0.5 - 1) / 2)
-    edge = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
-    radius = whole + edge / (6 * (variance - (whole + 1) ** 2))
-    kernel = np.ones(2 * int(radius) + 3)
-    kernel[[0, -1]] = radius - int(radius)
-    return kernel / (2 * radius + 1)
+def box_kernels(sigma: np.ndarray) -> np.ndarray:
+    """Return PIL's box filters for n radii of its Gaussian blur, n x K with K odd.
+
+    Their width is fractional: [edge, 1, ..., 1, edge] / sum (Gwosdek et al.,
+    "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM
+    2011). Shorter ones are padded with zeros.
+    """
+    variance = sigma.astype(np.float64)[:, None] ** 2 / 3
+    half = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
+    edge = (2 * half + 1) * (half * (half + 1) - 3 * variance)
+    edge = edge / (6 * (variance - (half + 1) ** 2))
+    reach = int(half.max()) + 1
+    distance = np.abs(np.arange(-reach, reach + 1))
+    box = (distance <= half) + (distance == half + 1) * edge
+    return (box / (2 * (half + edge) + 1)).astype(np.float32)
 
 
-def solarize(img: AnyImage, threshold: int) -> AnyImage:
+def solarize(img: np.ndarray, threshold: int) -> np.ndarray:
     """Invert the values from ``threshold`` on."""
-    if not isinstance(img, np.ndarray):
-        return ImageOps.solarize(img, threshold)
     _, bright = cv2.threshold(img, threshold - 1, 255, cv2.THRESH_BINARY)
     return cv2.bitwise_xor(img, bright)  # 255 - value, where bright is 255
 
 
-_OPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+_OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
 class JitterParams(NamedTuple):
-    """Drawn colour jitter: the order of the operations and their factors."""
+    """Random colour jitter: the order of the operations and their factors."""
 
     order: tuple[int, ...]  # 0 brightness, 1 contrast, 2 saturation, 3 hue
     factors: tuple[float, ...]  # neutral: 1, 1, 1 and 0
@@ -129,7 +111,7 @@ _NEUTRAL = JitterParams((0, 1, 2, 3), (1.0, 1.0, 1.0, 0.0))
 
 
 @TRANSFORMS.register_module()
-class ColorJitter(RandomTransform):
+class ColorJitter(BatchTransform):
     """Change brightness, contrast, saturation and hue by random amounts.
 
     The four operations follow each other in random order, as in torchvision.
@@ -153,9 +135,9 @@ class ColorJitter(RandomTransform):
         hue: float = 0.1,
         prob: float = 0.8,
     ) -> None:
-        names = ("brightness", "contrast", "saturation", "hue")
-        values = (brightness, contrast, saturation, hue)
-        for name, value in zip(names, values, strict=True):
+        blends = {"brightness": brightness, "contrast": contrast}
+        blends["saturation"] = saturation
+        for name, value in {**blends, "hue": hue}.items():
             top = 0.5 if name == "hue" else float("inf")
             if not isinstance(value, (int, float)) or not 0 <= value <= top:
                 limit = "in [0, 0.5]" if name == "hue" else "at least 0"
@@ -163,9 +145,8 @@ class ColorJitter(RandomTransform):
                     f"ColorJitter: {name} must be a number {limit}, but is {value!r}."
                 )
         self.prob = check_prob("ColorJitter", prob)
-        self._ranges = tuple((max(0.0, 1.0 - v), 1.0 + v) for v in values[:3])
-        self._ranges += ((-float(hue), float(hue)),)
-        self._active = tuple(v > 0 for v in values)
+        self._ranges = [(max(0.0, 1.0 - v), 1.0 + v) for v in blends.values()]
+        self._ranges.append((-float(hue), float(hue)))
 
     def draw(
         self, rng: np.random.Generator, size: tuple[int, int]
@@ -176,46 +157,38 @@ class ColorJitter(RandomTransform):
         order = _ORDERS[int(rng.random() * len(_ORDERS))]
         return JitterParams(order, tuple(uniform(rng, *r) for r in self._ranges))
 
-    def apply(self, img: AnyImage, params: JitterParams) -> AnyImage:
-        """Apply the operations of non-zero strength in the drawn order."""
-        # No finer than encode's, so that the device can do exactly the same.
-        factors = np.asarray(params.factors, np.float32).tolist()
-        for op in params.order:
-            if self._active[op]:
-                img = _OPS[op](img, factors[op])
-        return img
-
     def encode(self, params: JitterParams | None) -> np.ndarray:
         """Return the order, then the factors: 8 values."""
         order, factors = _NEUTRAL if params is None else params
         return np.array([*order, *factors], np.float32)
 
+    @staticmethod
+    def change(img: np.ndarray, values: list[float]) -> np.ndarray:
+        """Apply the operations that are not neutral, in their order."""
+        for number in map(int, values[:4]):
+            if (factor := values[4 + number]) != _NEUTRAL.factors[number]:
+                img = _OPERATIONS[number](img, factor)
+        return img
+
 
 @TRANSFORMS.register_module()
-class RandomGrayscale(RandomTransform):
+class RandomGrayscale(RandomSwitch):
     """With probability ``prob`` set all channels to the luma (ITU-R 601-2)."""
 
     device_name = "RandomGrayscale"
     keeps_box = True
 
     def __init__(self, prob: float = 0.2) -> None:
-        self.prob = check_prob("RandomGrayscale", prob)
+        super().__init__(prob)
 
-    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> bool | None:
-        """Draw True (gray) or None."""
-        return True if rng.random() < self.prob else None
-
-    def apply(self, img: AnyImage, params: bool) -> AnyImage:
+    @staticmethod
+    def change(img: np.ndarray, values: list[float]) -> np.ndarray:
         """Return the gray image, still with three channels."""
-        return to_gray(img)
-
-    def encode(self, params: bool | None) -> np.ndarray:
-        """Return 1 for gray, else 0."""
-        return np.array([params is not None], np.float32)
+        return to_gray(img) if values[0] else img
 
 
 @TRANSFORMS.register_module()
-class RandomSolarize(RandomTransform):
+class RandomSolarize(RandomSwitch):
     """With probability ``prob`` invert the bright values (BYOL, arXiv 2006.07733).
 
     Args:
@@ -233,23 +206,20 @@ class RandomSolarize(RandomTransform):
                 f"{threshold!r}."
             )
         self.threshold = threshold
-        self.prob = check_prob("RandomSolarize", prob)
-
-    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> bool | None:
-        """Draw True (solarize) or None."""
-        return True if rng.random() < self.prob else None
-
-    def apply(self, img: AnyImage, params: bool) -> AnyImage:
-        """Invert the bright values."""
-        return solarize(img, self.threshold)
+        super().__init__(prob)
 
     def encode(self, params: bool | None) -> np.ndarray:
         """Return the threshold; 256, which no value reaches, for none."""
         return np.array([256 if params is None else self.threshold], np.float32)
 
+    @staticmethod
+    def change(img: np.ndarray, values: list[float]) -> np.ndarray:
+        """Invert the bright values."""
+        return solarize(img, int(values[0])) if values[0] < 256 else img
+
 
 @TRANSFORMS.register_module()
-class GaussianBlur(RandomTransform):
+class GaussianBlur(BatchTransform):
     """Gaussian blur with a random standard deviation (SimCLR, arXiv 2002.05709).
 
     Args:
@@ -272,10 +242,11 @@ class GaussianBlur(RandomTransform):
         """Draw the standard deviation, or None."""
         return uniform(rng, *self.sigma_range) if rng.random() < self.prob else None
 
-    def apply(self, img: AnyImage, params: float) -> AnyImage:
-        """Blur the image."""
-        return blur(img, float(np.float32(params)))  # no finer than encode's
-
     def encode(self, params: float | None) -> np.ndarray:
         """Return the standard deviation, 0 for none."""
         return np.array([params or 0], np.float32)
+
+    @staticmethod
+    def change(img: np.ndarray, values: list[float]) -> np.ndarray:
+        """Blur the image."""
+        return blur(img, values[0]) if values[0] else img

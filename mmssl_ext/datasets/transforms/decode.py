@@ -16,8 +16,7 @@ from mmssl_ext.registry import TRANSFORMS
 from mmssl_ext.text import shown
 
 from ..reading import NoImageError, read_file, what_it_is
-from .orientation import jpeg_orientation, left_to_turn, turn
-from .random import AnyImage
+from .orientation import jpeg_orientation, orientation_of, turn
 
 #: PIL would take a file of any name for a document too, and start Ghostscript for it.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
@@ -77,13 +76,10 @@ class DecodeImage:
     ``LoadImageFromFile``, and EXIF that is damaged is left out of account.
 
     Args:
-        backend: What ``results["img"]`` becomes, and with it the operations of all
-            transforms that follow; the draws do not depend on it. ``"array"``: a uint8
-            array H x W x 3, changed by fast operations that agree with PIL's up to
-            rounding. JPEG files are decoded without PIL, unless there is anything to
-            complain of; PIL has the last word then. ``"pil"``: a PIL image, changed
-            by PIL's own operations, slower. Choose it too if a transform of your own
-            in the pipeline wants PIL images.
+        backend: What ``results["img"]`` becomes: ``"array"``, a uint8 array H x W x 3,
+            or ``"pil"``, a PIL image of the same pixels, for transforms that want one,
+            such as torchvision's. The transforms of this package take both, and return
+            what they were given; arrays are faster.
         max_pixels: Refuse larger images before they are decoded. The default is PIL's
             own limit; PIL's error at twice ``PIL.Image.MAX_IMAGE_PIXELS`` remains.
 
@@ -105,10 +101,10 @@ class DecodeImage:
     def __call__(self, results: dict) -> dict:
         """Replace or add ``results["img"]``."""
         # A worker has one core. One that was not forked from a runner does not know.
-        if self.backend == "array" and get_worker_info() is not None:
+        if get_worker_info() is not None:
             cv2.setNumThreads(0)
         try:
-            results["img"] = self._decode(results)
+            pixels = self._decode(results)
         except MemoryError:
             raise
         # PIL's plugins raise almost anything on damaged data: OSError, SyntaxError,
@@ -116,28 +112,28 @@ class DecodeImage:
         except Exception as error:
             path = results.get("img_path", "in memory")
             raise UnreadableImageError(path, _reason(error)) from error
+        is_pil = self.backend == "pil"
+        results["img"] = Image.fromarray(pixels) if is_pil else pixels
         return results
 
-    def _decode(self, results: dict) -> AnyImage:
+    def _decode(self, results: dict) -> np.ndarray:
         source: Any = results.get("img")
         if isinstance(source, np.ndarray):
-            if self.backend == "array" and _is_rgb(source):
+            if source.dtype == np.uint8 and source.shape[2:] == (3,):
                 return np.array(source, order="C")  # the dataset's own is not touched
-            return self._convert(Image.fromarray(source))
+            return _pixels(Image.fromarray(source))
         if isinstance(source, Image.Image):
             source.load()
-            return turn(self._convert(source), left_to_turn(source))
+            return turn(_pixels(source), _left_to_turn(source))
         if "img_bytes" in results:
             return self._read(results["img_bytes"])
         data, _ = read_file(results["img_path"])
         return self._read(data)
 
-    def _read(self, data: bytes) -> AnyImage:
+    def _read(self, data: bytes) -> np.ndarray:
         is_jpeg = data[:2] == b"\xff\xd8"
-        if self.backend == "array" and is_jpeg:
-            pixels = self._read_jpeg(data)
-            if pixels is not None:
-                return turn(pixels, jpeg_orientation(data))
+        if is_jpeg and (pixels := self._read_jpeg(data)) is not None:
+            return turn(pixels, jpeg_orientation(data))
         with _opened(data) as img:
             if img.width * img.height > self.max_pixels:
                 raise NoImageError(
@@ -145,11 +141,11 @@ class DecodeImage:
                     f"max_pixels={self.max_pixels}"
                 )
             img.load()
-            found = jpeg_orientation(data) if is_jpeg else left_to_turn(img)
-            return turn(self._convert(img), found)
+            found = jpeg_orientation(data) if is_jpeg else _left_to_turn(img)
+            return turn(_pixels(img), found)
 
     def _read_jpeg(self, data: bytes) -> np.ndarray | None:
-        """The pixels, or None if PIL has to decide."""
+        """Decode without PIL; None where anything is odd, and PIL has to decide."""
         limit = min(self.max_pixels, Image.MAX_IMAGE_PIXELS or self.max_pixels)
         try:
             height, width, colours, _ = decode_jpeg_header(data, strict=True)
@@ -159,14 +155,15 @@ class DecodeImage:
         except ValueError:  # also of libjpeg's warnings
             return None
 
-    def _convert(self, img: Image.Image) -> AnyImage:
-        img = to_rgb(img)
-        # Not np.asarray: torch cannot hold an array that is read-only.
-        return np.array(img) if self.backend == "array" else img
+
+def _pixels(img: Image.Image) -> np.ndarray:
+    return np.array(to_rgb(img))  # not np.asarray, which would be read-only
 
 
-def _is_rgb(source: np.ndarray) -> bool:
-    return source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3
+def _left_to_turn(img: Image.Image) -> int:
+    """The orientation by which loaded pixels still have to be turned, else 1."""
+    is_tiff = hasattr(img, "tag_v2")  # turned by PIL when it loads them
+    return 1 if is_tiff else orientation_of(img)
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from mmssl_ext.registry import TRANSFORMS
@@ -16,11 +15,12 @@ from mmssl_ext.registry import TRANSFORMS
 from .placing import ViewBox, in_units, move_box
 from .random import (
     AnyImage,
+    RandomSwitch,
     RandomTransform,
-    check_prob,
     check_range,
     check_size,
     image_size,
+    on_array,
     uniform,
 )
 
@@ -33,11 +33,13 @@ _MAX_ASPECT = 20
 def resize(img: AnyImage, size: tuple[int, int], box: Box) -> AnyImage:
     """Cut ``box`` and resize it to (height, width); bilinear with antialiasing.
 
-    Cut first, as torchvision does: with ``box`` PIL's filter would also read the pixels
-    beyond its edges. The two kinds of image agree up to 1.
+    Cut first, as torchvision does: else the filter would also read the pixels beyond
+    the edges. The pixels are PIL's up to 1.
     """
-    if not isinstance(img, np.ndarray):
-        return img.crop(box).resize(size[::-1], Image.Resampling.BILINEAR)
+    return on_array(img, _resize, size, box)
+
+
+def _resize(img: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
     left, upper, right, lower = box
     crop = np.ascontiguousarray(img[upper:lower, left:right])
     # The batch axis comes before the permutation: torch has to recognise channels_last
@@ -45,13 +47,6 @@ def resize(img: AnyImage, size: tuple[int, int], box: Box) -> AnyImage:
     batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)  # 1 x 3 x h x w
     batch = F.interpolate(batch, size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(batch[0].permute(1, 2, 0).numpy())
-
-
-def flip(img: AnyImage) -> AnyImage:
-    """Mirror left to right."""
-    if isinstance(img, np.ndarray):
-        return cv2.flip(img, 1)
-    return img.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def _center_box(size: tuple[int, int], width: int, height: int) -> Box:
@@ -118,30 +113,23 @@ class RandomResizedCrop(RandomTransform):
 
 
 @TRANSFORMS.register_module()
-class RandomFlip(RandomTransform):
+class RandomFlip(RandomSwitch):
     """Horizontal flip with probability ``prob``."""
 
     device_name = "RandomFlip"
     keeps_box = True
 
     def __init__(self, prob: float = 0.5) -> None:
-        self.prob = check_prob("RandomFlip", prob)
-
-    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> bool | None:
-        """Draw True (flip) or None."""
-        return True if rng.random() < self.prob else None
-
-    def apply(self, img: AnyImage, params: bool) -> AnyImage:
-        """Mirror the image left to right."""
-        return flip(img)
+        super().__init__(prob)
 
     def locate(self, params: bool, size: tuple[int, int]) -> ViewBox:
         """Return the whole image, mirrored."""
         return 1.0, 0.0, 0.0, 1.0
 
-    def encode(self, params: bool | None) -> np.ndarray:
-        """Return 1 for a flip, else 0."""
-        return np.array([params is not None], np.float32)
+    @staticmethod
+    def change(img: np.ndarray, values: list[float]) -> np.ndarray:
+        """Mirror the image left to right."""
+        return cv2.flip(img, 1) if values[0] else img
 
 
 @TRANSFORMS.register_module()
@@ -191,8 +179,7 @@ class CenterCrop:
         height, width = self.size
         if image_size(img) != (width, height):
             box = _center_box(image_size(img), width, height)
-            crop = _cut if isinstance(img, np.ndarray) else Image.Image.crop
-            results["img"] = crop(img, box)
+            results["img"] = on_array(img, _cut, box)
             move_box(results, in_units(box, image_size(img)))
         return results
 

@@ -14,25 +14,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .random import AnyImage
-
 _WIDTH, _HEIGHT, _TAG = 0x0100, 0x0101, 0x0112
 _MARK = b"Exif\0\0"
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment behind them
 
-# What has to be done to see an image upright, by its orientation, 2 to 8.
-_TRANSPOSE = Image.Transpose
-_PIL = {
-    2: _TRANSPOSE.FLIP_LEFT_RIGHT,
-    3: _TRANSPOSE.ROTATE_180,
-    4: _TRANSPOSE.FLIP_TOP_BOTTOM,
-    5: _TRANSPOSE.TRANSPOSE,
-    6: _TRANSPOSE.ROTATE_270,
-    7: _TRANSPOSE.TRANSVERSE,
-    8: _TRANSPOSE.ROTATE_90,
-}
-_CV2: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+# What has to be done to see stored pixels upright, by their orientation.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -43,36 +31,19 @@ _CV2: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def turn(img: AnyImage, orientation: int) -> AnyImage:
-    """Turn stored pixels so that they are upright.
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels, H x W x 3, so that they are upright.
 
-    Args:
-        img: PIL image, or array H x W x 3.
-        orientation: EXIF orientation, 1 to 8.
-
-    Returns:
-        The image itself where nothing has to be done; with 5 to 8 its sides are
-        exchanged.
+    Where nothing has to be done, they are returned as they are; with an EXIF
+    orientation of 5 to 8 the sides are exchanged.
     """
-    if orientation not in _PIL:
-        return img
-    if isinstance(img, np.ndarray):
-        return _CV2[orientation](img)
-    return img.transpose(_PIL[orientation])
-
-
-def left_to_turn(img: Image.Image) -> int:
-    """The orientation that loaded pixels still have to be turned by, else 1.
-
-    PIL turns TIFF files itself when it loads them.
-    """
-    return 1 if hasattr(img, "tag_v2") else orientation_of(img)
+    return _TURNS[orientation](pixels) if orientation in _TURNS else pixels
 
 
 def orientation_of(img: Image.Image) -> int:
     """The orientation that the head of an opened file states, else 1.
 
-    Its pixels must not have been loaded yet.
+    Its pixels must not have been loaded yet: PIL turns those of TIFF files itself.
     """
     tags = getattr(img, "tag_v2", None)
     if tags is None:
@@ -81,7 +52,7 @@ def orientation_of(img: Image.Image) -> int:
         found = tags.get(_TAG, 1)
     except Exception:  # the file is damaged; its pixels may be whole
         return 1
-    return found if found in _PIL else 1
+    return found if found in _TURNS else 1
 
 
 def upright_size(img: Image.Image) -> tuple[int, int]:

@@ -5,35 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 
-from .random import AnyImage, RandomTransform
+from .random import BatchTransform
 
 Corners = Sequence[tuple[int, int]]  # left, upper of each patch in pixels
 
 
-def cut_patches(
-    img: AnyImage, size: int, corners: Corners
-) -> np.ndarray | list[Image.Image]:
-    """Cut squares of side ``size``: P x size x size x 3 of an array, a list of PIL."""
-    if isinstance(img, np.ndarray):
-        return np.stack([img[y : y + size, x : x + size] for x, y in corners])
-    return [img.crop((x, y, x + size, y + size)) for x, y in corners]
-
-
 @TRANSFORMS.register_module()
-class CutPatches(RandomTransform):
+class CutPatches(BatchTransform):
     """Cut one random patch out of each cell of a grid, in random order.
 
     Follows DetCo (arXiv 2102.04803) after PIRL (arXiv 1912.01991). With H x W pixels
     the cells have H // grid x W // grid; the gaps between patches leave neighbours no
     common edge by which to match them. ``results["img"]`` becomes an array
-    P x size x size x 3, or a list, of P = grid**2 images, so this must be the last
-    transform of a view. Patches have no one place in the image, so such a view has no
-    box.
+    P x size x size x 3 of P = grid**2 images, so this must be the last transform of a
+    view. Patches have no one place in the image, so such a view has no box.
 
     Args:
         size: Side of the patches in pixels.
@@ -55,7 +44,7 @@ class CutPatches(RandomTransform):
         """Draw the offset in each cell and the order of the cells.
 
         Returns:
-            Left and upper edge of each patch in the image, in the drawn order.
+            Left and upper edge of each patch in the image, in the random order.
 
         Raises:
             ValueError: The cells are smaller than the patches.
@@ -70,22 +59,18 @@ class CutPatches(RandomTransform):
             )
         count = self.grid**2
         highest = (width - self.size, height - self.size)
-        offsets = rng.integers(0, highest, (count, 2), endpoint=True).tolist()
-        order = rng.permutation(count).tolist()  # patch j is cut from cell order[j]
-        return [
-            (
-                cell % self.grid * width + offsets[cell][0],
-                cell // self.grid * height + offsets[cell][1],
-            )
-            for cell in order
-        ]
-
-    def apply(  # type: ignore[override]  # the one transform that returns many images
-        self, img: AnyImage, params: Corners
-    ) -> np.ndarray | list[Image.Image]:
-        """Return the patches, ``size`` x ``size`` pixels each."""
-        return cut_patches(img, self.size, params)
+        offsets = rng.integers(0, highest, (count, 2), endpoint=True)
+        order = rng.permutation(count)  # patch j is cut from cell order[j]
+        cells = np.stack([order % self.grid * width, order // self.grid * height], 1)
+        return list(map(tuple, (cells + offsets[order]).tolist()))
 
     def encode(self, params: Corners) -> np.ndarray:
         """Return the side of the patches, then left and upper edge of each."""
         return np.array([self.size, *(v for c in params for v in c)], np.float32)
+
+    @staticmethod
+    def change(img: np.ndarray, values: list[float]) -> np.ndarray:
+        """Return the patches, P x size x size x 3."""
+        size, *edges = map(int, values)
+        corners = zip(edges[::2], edges[1::2], strict=True)
+        return np.stack([img[y : y + size, x : x + size] for x, y in corners])

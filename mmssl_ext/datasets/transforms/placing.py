@@ -36,11 +36,12 @@ def part_of(outer: ViewBox, part: ViewBox) -> ViewBox:
     """The box of a part of a view, given relative to the view, in the image."""
     x0, y0, x1, y1 = outer
     width, height = x1 - x0, y1 - y0
+    left, upper, right, lower = part
     return (
-        x0 + part[0] * width,
-        y0 + part[1] * height,
-        x0 + part[2] * width,
-        y0 + part[3] * height,
+        x0 + left * width,
+        y0 + upper * height,
+        x0 + right * width,
+        y0 + lower * height,
     )
 
 
@@ -69,15 +70,15 @@ def keeps_box(transform: Any) -> bool:
     """Whether ``results["view_box"]`` is right after a transform.
 
     It says so by ``keeps_box``, as an attribute of its class, itself or the function
-    that it is. A class that changes by a new ``apply`` or ``__call__`` what another one
-    does to the pixels has to say it again. Of torchvision, mmpretrain and mmcv the
-    colour operations are known.
+    that it is. A class that changes by a method of its own what another one does to the
+    pixels has to say it again. Of torchvision, mmpretrain and mmcv the colours'
+    operations are known.
     """
     own = getattr(transform, "__dict__", {})
     for names in (own, *(vars(cls) for cls in type(transform).__mro__)):
         if "keeps_box" in names:
             return bool(names["keeps_box"])
-        if "apply" in names or "__call__" in names:
+        if not {"apply", "change", "__call__"}.isdisjoint(names):
             break
     inner = type(getattr(transform, "t", transform))  # "t": torchvision's, wrapped
     library = inner.__module__.partition(".")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -22,19 +23,26 @@ def image_size(img: AnyImage) -> tuple[int, int]:
     return img.size
 
 
-class RandomTransform(ABC):
-    """A transform in two steps, so that a device-side version can share the draws.
+def on_array(img: AnyImage, change: Callable[..., np.ndarray], *args: Any) -> AnyImage:
+    """Change an array; a PIL image by way of an array, so that PIL's again comes out.
 
-    ``results["img"]`` (see :class:`DecodeImage`) is replaced; draws come from
+    Patches, P x H x W x 3, stay an array.
+    """
+    if isinstance(img, np.ndarray):
+        return change(img, *args)
+    changed = change(np.array(img), *args)
+    return Image.fromarray(changed) if changed.ndim == 3 else changed
+
+
+class RandomTransform(ABC):
+    """A transform in two steps: random parameters, and what they do to the pixels.
+
+    ``results["img"]`` (see :class:`DecodeImage`) is replaced; parameters come from
     ``results["rng"]``, and do not depend on the kind of the image.
     """
 
-    #: Name of the operation on whole batches that ``MakeViews(augment_on="device")``
-    #: leaves to the device, with the parameters that :meth:`encode` gives.
-    device_name: ClassVar[str | None] = None
-
     #: Whether :meth:`locate` is right, by default that no pixel moves. A class that
-    #: defines :meth:`apply` has to say so itself; see :mod:`.placing`.
+    #: defines what happens to the pixels has to say so itself; see :mod:`.placing`.
     keeps_box: ClassVar[bool] = False
 
     @abstractmethod
@@ -61,10 +69,6 @@ class RandomTransform(ABC):
         """
         return WHOLE
 
-    def encode(self, params: Any) -> np.ndarray:
-        """Return drawn parameters, or None, as float32 of a fixed length."""
-        raise NotImplementedError(f"{type(self).__name__} has no device version.")
-
     def __call__(self, results: dict) -> dict:
         """Draw and apply."""
         img = results["img"]
@@ -74,6 +78,45 @@ class RandomTransform(ABC):
             results["img"] = self.apply(img, params)
             move_box(results, self.locate(params, size))
         return results
+
+
+class BatchTransform(RandomTransform):
+    """A random transform that the device can do for a whole batch.
+
+    Parameters are encoded as float32 for both, so that the worker does exactly what
+    the device is asked for.
+    """
+
+    #: Name of the operation on whole batches, in :mod:`mmssl_ext.preprocessing`.
+    device_name: ClassVar[str]
+
+    @abstractmethod
+    def encode(self, params: Any) -> np.ndarray:
+        """Return drawn parameters, or None, as float32 of a fixed length."""
+
+    @staticmethod
+    @abstractmethod
+    def change(img: np.ndarray, values: list[float]) -> np.ndarray:
+        """Do to an array, H x W x 3 in uint8, what encoded parameters say."""
+
+    def apply(self, img: AnyImage, params: Any) -> AnyImage:
+        """Return the transformed image."""
+        return on_array(img, self.change, self.encode(params).tolist())
+
+
+class RandomSwitch(BatchTransform):
+    """An operation that is done with probability ``prob``, and has no parameters."""
+
+    def __init__(self, prob: float) -> None:
+        self.prob = check_prob(type(self).__name__, prob)
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> bool | None:
+        """Draw True or None."""
+        return True if rng.random() < self.prob else None
+
+    def encode(self, params: bool | None) -> np.ndarray:
+        """Return 1 where it is done, else 0."""
+        return np.array([params is not None], np.float32)
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:

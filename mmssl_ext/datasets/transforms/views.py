@@ -14,7 +14,7 @@ from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 
 from .patches import CutPatches
-from .placing import UNKNOWN, WHOLE, ViewBox, keeps_box, part_of
+from .placing import UNKNOWN, WHOLE, keeps_box, move_box
 from .random import image_size
 
 
@@ -78,29 +78,25 @@ class MakeViews:
 
     def __call__(self, results: dict) -> dict:
         """Add ``results["views"]`` and, if the device has to work, ``"augment"``."""
-        draws, views, augment = results["draws"], [], []
-        boxes: list[ViewBox] = []
+        made, augment = [], []
         for number, pipeline in enumerate(self.pipelines):
-            inner = {**results, "rng": draws.view(number), "view_box": WHOLE}
+            rng = results["draws"].view(number)
+            inner = {**results, "rng": rng, "view_box": WHOLE}
             kept = self._kept[number]
             for transform in pipeline[:kept]:
                 inner = transform(inner)
-            views.append(inner["img"])
+            encoded, size = {}, image_size(inner["img"])
+            for transform in pipeline[kept:]:
+                params = transform.draw(rng, size)
+                encoded[transform.device_name] = transform.encode(params)
+                if params is not None:
+                    move_box(inner, transform.locate(params, size))
             placed = self._placed[number]
-            box = inner.get("view_box", UNKNOWN) if placed else UNKNOWN
-            if deferred := pipeline[kept:]:
-                size, rng = image_size(inner["img"]), inner["rng"]
-                encoded = {}
-                for transform in deferred:
-                    params = transform.draw(rng, size)
-                    encoded[transform.device_name] = transform.encode(params)
-                    if placed and params is not None:
-                        box = part_of(box, transform.locate(params, size))
-                augment.append(encoded)
-            boxes.append(box)
-        results["views"] = views
-        results["view_boxes"] = list(zip(views, boxes, strict=True))
-        if augment:
+            made.append((inner["img"], inner.get("view_box") if placed else None))
+            augment.append(encoded)
+        results["views"] = [view for view, _ in made]
+        results["view_boxes"] = [(view, box or UNKNOWN) for view, box in made]
+        if any(augment):
             results["augment"] = augment
         return results
 
@@ -111,7 +107,10 @@ def _tail(number: int, pipeline: list[Any]) -> int:
     while start and getattr(pipeline[start - 1], "device_name", None):
         start -= 1
     if start == len(pipeline):
-        last = f"ends with {_name(pipeline[-1])}" if pipeline else "is empty"
+        last = "is empty"
+        if pipeline:
+            name = getattr(pipeline[-1], "__name__", type(pipeline[-1]).__name__)
+            last = f"ends with {name}"
         raise UserValueError(
             f'MakeViews: augment_on="device" has nothing to move to the device in view '
             f"{number}, since it {last}. Let the view end with transforms that have a "
@@ -127,24 +126,14 @@ def _tail(number: int, pipeline: list[Any]) -> int:
     return start
 
 
-def _name(transform: Any) -> str:
-    return getattr(transform, "__name__", type(transform).__name__)
-
-
-def to_tensor(img: np.ndarray | Image.Image | list[Image.Image]) -> torch.Tensor:
-    """Return images as uint8: one as 3 x H x W, several as P x 3 x H x W.
+def to_tensor(img: np.ndarray | Image.Image) -> torch.Tensor:
+    """Return one image as 3 x H x W or several as P x 3 x H x W, in uint8.
 
     Of an array no copy is made: the channels stay next to each other in memory.
     """
-    if isinstance(img, np.ndarray):
-        # A copy only of what torch cannot hold, e.g. of a mirrored or read-only array.
-        return torch.from_numpy(np.require(img, requirements=["C", "W"])).movedim(
-            -1, -3
-        )
-    if isinstance(img, list):
-        return torch.stack([to_tensor(patch) for patch in img])
-    planes = np.asarray(img).transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(planes))
+    # A copy only of what torch cannot hold, e.g. of a mirrored or read-only array.
+    array = np.require(np.asarray(img), requirements=["C", "W"])
+    return torch.from_numpy(array).movedim(-1, -3)
 
 
 @TRANSFORMS.register_module()

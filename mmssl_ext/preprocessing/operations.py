@@ -1,0 +1,184 @@
+"""Augmentation of batches with parameters per image, on the CPU or a GPU.
+
+Nothing is random here: the parameters come with the batch, drawn in the loader's
+workers from counters of seed, epoch, sample and view. An image's result depends on its
+own parameters only, never on its neighbours in the batch, and is the same in every run.
+
+Each operation exists twice: for arrays, which are a batch's images one by one on the
+CPU (:mod:`mmssl_ext.datasets.transforms`, the pixels of the workers), and for tensors,
+which are whole batches on any device (:mod:`.batchwise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmssl_ext.datasets import transforms
+from mmssl_ext.errors import UserValueError
+
+from . import batchwise
+
+# Temporaries take up to some 60 bytes per pixel; on a CPU they should stay in its
+# cache, while a GPU wants few and large launches.
+_CHUNK_PIXELS = {"cpu": 1 << 16}
+_LARGE_CHUNK_PIXELS = 1 << 24
+
+
+class Operation(NamedTuple):
+    """An operation in both forms."""
+
+    length: int | None  # of the parameters of an image; None: 1 + 2P
+    on_batch: Callable[[Tensor, Tensor], Tensor]  # to a view and parameters N x L
+    on_image: Callable[[Any, list[float]], Any]  # to an array H x W x 3
+
+
+OPERATIONS = {
+    kind.device_name: Operation(length, on_batch, kind.change)
+    for kind, length, on_batch in (
+        (transforms.ColorJitter, 8, batchwise.jitter),
+        (transforms.RandomGrayscale, 1, batchwise.grayscale),
+        (transforms.RandomSolarize, 1, batchwise.solarize),
+        (transforms.GaussianBlur, 1, batchwise.blur),
+        (transforms.RandomFlip, 1, batchwise.flip),
+        (transforms.CutPatches, None, batchwise.cut_patches),
+    )
+}
+
+
+def augment(view: Tensor, operations: Mapping[str, Tensor]) -> Tensor:
+    """Apply operations with their parameters per image, in the mapping's order.
+
+    Args:
+        view: Images in uint8, N x 3 x H x W, of any strides; not changed.
+        operations: By name the parameters on the CPU, N x L, as the transform of that
+            name encodes them.
+
+    Returns:
+        Images in uint8 on the view's device, N x 3 x H x W, or N x P x 3 x s x s after
+        CutPatches. Images that no operation concerns are the same bit by bit; if there
+        are no others, it may be ``view`` itself.
+
+    Raises:
+        ValueError: Unknown names, parameters of another shape, patches outside.
+    """
+    _check(view, operations)
+    if not len(view):
+        return view
+    pixels = _CHUNK_PIXELS.get(view.device.type, _LARGE_CHUNK_PIXELS)
+    rows = max(pixels // (view.size(2) * view.size(3)), 1)
+    parts = []
+    with torch.no_grad(), _full_precision(view.device.type):
+        for start in range(0, len(view), rows):
+            part = view[start : start + rows]
+            for name, params in operations.items():
+                chosen = params[start : start + rows].float()
+                part = OPERATIONS[name].on_batch(part, chosen)
+            parts.append(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def augment_imagewise(view: Tensor, operations: Mapping[str, Tensor]) -> Tensor:
+    """Do on the CPU, with the workers' pixels, what :func:`augment` does.
+
+    There it is faster than operations on whole batches.
+    """
+    _check(view, operations)
+    if not operations:
+        return view
+    rows = {name: params.tolist() for name, params in operations.items()}
+    images = []
+    for number, planes in enumerate(view.numpy()):
+        image = cv2.merge(tuple(planes))  # H x W x 3
+        for name, params in rows.items():
+            image = OPERATIONS[name].on_image(image, params[number])
+        images.append(_planes(image))
+    return torch.from_numpy(np.stack(images))
+
+
+def _planes(image: np.ndarray) -> np.ndarray:
+    """Return 3 x H x W, or P x 3 x s x s of patches."""
+    if image.ndim == 4:
+        return np.stack([_planes(patch) for patch in image])
+    return np.stack(cv2.split(image))
+
+
+def _full_precision(device_type: str) -> AbstractContextManager:
+    """Keep convolutions from half precision where the step has it."""
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+def _check(view: Tensor, operations: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, with a sentence for the user, where they do not fit a view."""
+    for position, (name, params) in enumerate(operations.items()):
+        if name not in OPERATIONS:
+            raise UserValueError(
+                f"The batch asks for the augmentation '{name}' on the device, where "
+                f"only {', '.join(OPERATIONS)} are known; let it run in the workers: "
+                'MakeViews(augment_on="worker").'
+            )
+        if view.ndim != 4 or view.size(1) != 3 or view.dtype != torch.uint8:
+            raise UserValueError(
+                f"'{name}' on the device takes images in uint8, N x 3 x H x W, but got "
+                f"{view.dtype} of the shape {tuple(view.shape)}. Patches cannot be "
+                "changed after they are cut."
+            )
+        if params.device.type != "cpu":
+            raise UserValueError(
+                f"The parameters of '{name}' lie on {params.device}, but index "
+                "lists and kernels are made of them on the host; leave `augment` on "
+                "the CPU when you move a batch."
+            )
+        length = OPERATIONS[name].length
+        fits = params.ndim == 2 and len(params) == len(view)
+        if length is None:
+            fits = fits and params.size(1) >= 3 and params.size(1) % 2 == 1
+        else:
+            fits = fits and params.size(1) == length
+        if not fits:
+            wanted = "(1 + 2 P)" if length is None else str(length)
+            raise UserValueError(
+                f"The parameters of '{name}' have the shape {tuple(params.shape)}, but "
+                f"the view needs {len(view)} x {wanted}: as many values for each image "
+                "as the transform of that name encodes."
+            )
+        if not params.isfinite().all():
+            raise UserValueError(
+                f"The parameters of '{name}' are not all finite numbers."
+            )
+        if name == "ColorJitter":
+            _check_orders(params[:, :4])
+        if length is None:
+            if position < len(operations) - 1:
+                raise UserValueError(f"'{name}' returns patches, so it must come last.")
+            _check_patches(name, view, params)
+
+
+def _check_orders(orders: Tensor) -> None:
+    wrong = (orders.sort(dim=1).values != torch.arange(4)).any(dim=1)
+    if wrong.any():
+        raise UserValueError(
+            "The first four parameters of 'ColorJitter' are the order of the operations"
+            f" 0 to 3, but for an image they are {orders[wrong][0].tolist()}."
+        )
+
+
+def _check_patches(name: str, view: Tensor, params: Tensor) -> None:
+    height, width = view.shape[2:]
+    sides, left, upper = params[:, :1], params[:, 1::2], params[:, 2::2]
+    inside = (left >= 0) & (left + sides <= width)
+    inside &= (upper >= 0) & (upper + sides <= height)
+    if not (inside.all() and (sides == sides[:1]).all() and (sides >= 1).all()):
+        raise UserValueError(
+            f"The parameters of '{name}' ask for patches of differing sizes, or for "
+            f"pixels outside of the images of {width} x {height} pixels; does another "
+            "transform change the images' size after the patches were drawn?"
+        )
