@@ -83,8 +83,7 @@ def main() -> None:
     if args.index_only:
         index = index_shards(out, args.tar_is_folder)
     elif args.out is not None:
-        size = read_size(args.shard_size)
-        index = make_shards(args.folder, out, args.list, size)
+        index = make_shards(args.folder, out, args.list, read_size(args.shard_size))
     else:
         index = ShardIndex.load(out)
     print(f"{index}: {shown(out)}")

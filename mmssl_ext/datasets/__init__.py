@@ -1,47 +1,13 @@
 """Datasets with or without labels, and the transforms of the loader's workers."""
 
+from . import transforms
 from .base import SSLDataset
 from .cifar import CIFAR10
 from .folder import ImageFolder, ImageList
 from .labelled import LabelledFolder, VOCLabels
 from .shards import ImageShards
-from .transforms import (
-    CenterCrop,
-    ColorJitter,
-    CutPatches,
-    DecodeImage,
-    GaussianBlur,
-    MakeViews,
-    PackViews,
-    RandomFlip,
-    RandomGrayscale,
-    RandomResizedCrop,
-    RandomSolarize,
-    ResizeShort,
-    UnreadableImageError,
-    move_box,
-)
+from .transforms import *  # noqa: F403
 
-__all__ = [
-    "CIFAR10",
-    "CenterCrop",
-    "ColorJitter",
-    "CutPatches",
-    "DecodeImage",
-    "GaussianBlur",
-    "ImageFolder",
-    "ImageList",
-    "ImageShards",
-    "LabelledFolder",
-    "MakeViews",
-    "PackViews",
-    "RandomFlip",
-    "RandomGrayscale",
-    "RandomResizedCrop",
-    "RandomSolarize",
-    "ResizeShort",
-    "SSLDataset",
-    "UnreadableImageError",
-    "VOCLabels",
-    "move_box",
-]
+__all__ = ["CIFAR10", "ImageFolder", "ImageList", "ImageShards", "LabelledFolder"]
+__all__ += ["SSLDataset", "VOCLabels"]
+__all__ += transforms.__all__

@@ -17,6 +17,7 @@ from mmssl_ext.registry import TRANSFORMS
 from .draws import SUBSTITUTE, DrawKey, SampleDraws
 from .listing import PackedPaths
 from .transforms.decode import UnreadableImageError
+from .transforms.random import check_choice
 
 Transform = Callable[[dict], dict]
 MAX_SUBSTITUTES = 20
@@ -66,10 +67,7 @@ class SSLDataset(Dataset):
         on_error: str = "raise",
         max_images: int | None = None,
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise UserValueError(
-                f'on_error must be "raise" or "skip", but is {on_error!r}.'
-            )
+        check_choice("on_error", on_error, "raise", "skip")
         if max_images is not None and max_images < 1:
             raise UserValueError(
                 f"max_images must be at least 1, or None for all images, but is "

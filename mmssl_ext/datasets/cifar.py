@@ -17,6 +17,7 @@ from mmssl_ext.pickles import load_plain
 from mmssl_ext.registry import DATASETS
 
 from .base import SSLDataset
+from .transforms.random import check_choice
 
 
 @DATASETS.register_module()
@@ -25,14 +26,12 @@ class CIFAR10(SSLDataset):
 
     Args:
         root: Folder that holds, or will hold, ``cifar-10-batches-py``.
-        pipeline: See :class:`SSLDataset`.
         split: ``"train"`` (50,000 images) or ``"test"`` (10,000).
         download: Download the data where they are missing.
         verify_md5: Compare the checksums of the official files. False is for copies
             that were packed anew. The files are pickles, of which only plain data and
             arrays are read: no code in them runs.
-        on_error: See :class:`SSLDataset`.
-        max_images: See :class:`SSLDataset`.
+        pipeline, on_error, max_images: See :class:`SSLDataset`.
 
     Raises:
         FileNotFoundError: The data are missing and ``download`` is False.
@@ -50,8 +49,7 @@ class CIFAR10(SSLDataset):
         on_error: str = "raise",
         max_images: int | None = None,
     ) -> None:
-        if split not in ("train", "test"):
-            raise UserValueError(f'split must be "train" or "test", but is {split!r}.')
+        check_choice("split", split, "train", "test")
         source = tv.CIFAR10
         folder = os.path.join(os.fspath(root), source.base_folder)
         if download and get_local_rank() == 0:

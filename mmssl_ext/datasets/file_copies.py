@@ -20,36 +20,27 @@ def copied_files(test: Sequence[str], training: Sequence[str]) -> list[tuple[str
     Only files whose size occurs in both sets are read. Where a file cannot be read,
     nothing is found: the loader will say so.
     """
+    sets = [list(test), list(training)]
     try:
-        sets = [_regular(paths) for paths in (test, training)]
-        sizes = set.intersection(*({size for _, size in files} for files in sets))
-        sets = [[file for file in files if file[1] in sizes] for files in sets]
-        for digest in (_ends, _whole):
-            keyed = [{file: digest(*file) for file in files} for files in sets]
-            common = set.intersection(*(set(found.values()) for found in keyed))
-            sets = [[f for f, key in found.items() if key in common] for found in keyed]
+        for kind in (_size, _ends, sha256):
+            keys = [{path: kind(path) for path in paths} for paths in sets]
+            common = set(keys[0].values()) & set(keys[1].values()) - {-1}
+            sets = [[p for p, key in found.items() if key in common] for found in keys]
     except (OSError, ValueError):  # the latter for names that no file can have
         return []
-    twins = {key: path for (path, _), key in keyed[1].items()}
-    return [(file[0], twins[keyed[0][file]]) for file in sets[0]]
+    twins = {keys[1][path]: path for path in sets[1]}
+    return [(path, twins[keys[0][path]]) for path in sets[0]]
 
 
-def _regular(paths: Sequence[str]) -> list[tuple[str, int]]:
-    """Path and size of each that is a file; reading a pipe would wait."""
-    found = [(path, os.stat(path)) for path in paths]
-    return [
-        (path, status.st_size)
-        for path, status in found
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES
-    ]
+def _size(path: str) -> int:
+    """-1 of what is no file of an image; reading a pipe would wait."""
+    status = os.stat(path)
+    sound = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES
+    return status.st_size if sound else -1
 
 
-def _ends(path: str, size: int) -> tuple[int, bytes]:
+def _ends(path: str) -> bytes:
     with open(path, "rb") as file:
         first = file.read(_PART)
-        file.seek(max(0, size - _PART))
-        return size, first + file.read(_PART)
-
-
-def _whole(path: str, size: int) -> tuple[int, str]:
-    return size, sha256(path)
+        file.seek(max(0, os.path.getsize(path) - _PART))
+        return first + file.read(_PART)

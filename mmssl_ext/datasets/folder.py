@@ -15,6 +15,7 @@ from mmssl_ext.registry import DATASETS
 
 from .base import PathDataset
 from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list, some
+from .transforms.random import check_choice
 from .walk import ImageWalk, class_folders
 
 
@@ -40,13 +41,11 @@ class ImageFolder(PathDataset):
 
     Args:
         root: The folder.
-        pipeline: See :class:`SSLDataset`.
         labels: ``"none"``, or ``"subfolders"`` for the ImageNet layout
             ``root/<class>/.../x.JPEG``: the classes are the sorted subfolders of
             ``root``, and images directly in ``root`` are left out.
         extensions: File name endings of images; upper and lower case are equal.
-        on_error: See :class:`SSLDataset`.
-        max_images: See :class:`SSLDataset`.
+        pipeline, on_error, max_images: See :class:`SSLDataset`.
 
     Raises:
         FileNotFoundError: ``root`` does not exist or holds no image.
@@ -63,10 +62,7 @@ class ImageFolder(PathDataset):
         on_error: str = "raise",
         max_images: int | None = None,
     ) -> None:
-        if labels not in ("none", "subfolders"):
-            raise UserValueError(
-                f'labels must be "none" or "subfolders", but is {labels!r}.'
-            )
+        check_choice("labels", labels, "none", "subfolders")
         root = os.fspath(root)
         if not os.path.exists(root):
             raise FileNotFoundError(
@@ -113,10 +109,8 @@ class ImageList(PathDataset):
     Args:
         ann_file: The list.
         root: Folder that relative paths start from; the working directory if empty.
-        pipeline: See :class:`SSLDataset`.
         classes: Class names of a labelled list; its label numbers if None.
-        on_error: See :class:`SSLDataset`.
-        max_images: See :class:`SSLDataset`.
+        pipeline, on_error, max_images: See :class:`SSLDataset`.
 
     Raises:
         FileNotFoundError: The list does not exist.

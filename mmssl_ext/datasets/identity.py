@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +28,6 @@ from .listing import some
 VERSION = 1  # of what is compared
 _SAMPLES = 64  # files whose bytes are compared
 _HEAD = 1 << 20  # bytes of each of them
-_SLOW = 50e-6  # seconds for a look at a file, from which on many look at once
 
 
 @dataclass
@@ -211,14 +209,8 @@ def _below_common_folder(names: list[str]) -> list[str]:
 
 
 def _each(look: Callable[[Any], int], items: list) -> list[int]:
-    """Look at each of many files; at many at once where a network makes it slow."""
-    first = 256
-    start = time.perf_counter()
-    sizes = [look(item) for item in items[:first]]
-    if time.perf_counter() - start < _SLOW * first:
-        return sizes + [look(item) for item in items[first:]]
-    parts = [items[i : i + first] for i in range(first, len(items), first)]
+    """Look at each of many files, at several at once: a network makes it slow."""
+    parts = [items[i : i + 256] for i in range(0, len(items), 256)]
     with ThreadPoolExecutor(32) as pool:
-        for found in pool.map(lambda part: [look(item) for item in part], parts):
-            sizes += found
-    return sizes
+        found = pool.map(lambda part: [look(item) for item in part], parts)
+    return [size for part in found for size in part]

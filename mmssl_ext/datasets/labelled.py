@@ -27,7 +27,6 @@ class LabelledFolder(ImageFolder):
 
     Args:
         root: Folder of the class folders, ``root/<class>/.../x.JPEG``.
-        pipeline: See :class:`SSLDataset`.
         classes: Names of the class folders in the order of their numbers; other folders
             are left out. None for all, sorted by name.
         classes_from: Folder whose class folders give the numbers; ``root`` if None. A
@@ -42,8 +41,8 @@ class LabelledFolder(ImageFolder):
             (``n01440764_10026.JPEG``) or path below ``root`` per line.
         seed: Seed of ``fraction``.
         extensions: See :class:`ImageFolder`.
-        on_error: See :class:`SSLDataset`.
-        max_images: See :class:`SSLDataset`; before ``fraction``.
+        pipeline, on_error, max_images: See :class:`SSLDataset`; the images are chosen
+            before ``fraction``.
 
     Raises:
         FileNotFoundError: A folder or the list does not exist, or holds no image.
@@ -161,10 +160,8 @@ class VOCLabels(PathDataset):
             ``JPEGImages``.
         split: Name of a list in ``ImageSets/Main``, without ``.txt``.
         classes: Class names; objects of other classes are left out.
-        pipeline: See :class:`SSLDataset`.
         img_suffix: File name ending of the images.
-        on_error: See :class:`SSLDataset`.
-        max_images: See :class:`SSLDataset`.
+        pipeline, on_error, max_images: See :class:`SSLDataset`.
 
     Raises:
         FileNotFoundError: The list, an annotation or an image does not exist.

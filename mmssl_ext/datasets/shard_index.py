@@ -17,15 +17,7 @@ from .listing import IMAGE_EXTENSIONS, PackedPaths
 from .look import warn_of_unread
 from .progress import progress_of
 from .reading import MAX_FILE_BYTES, too_large
-from .shards import (
-    COMMAND,
-    INDEX,
-    UNFINISHED,
-    ImageShards,
-    ShardError,
-    ShardIndex,
-    check_existence,
-)
+from .shards import COMMAND, INDEX, ImageShards, ShardError, ShardIndex, refuse_partial
 from .walk import Account, is_hidden_image
 
 _TAIL = 1 << 24  # bytes behind the end of an archive that are looked at
@@ -58,8 +50,7 @@ def index_shards(folder: str, tar_is_folder: bool = False) -> ShardIndex:
     """
     if os.path.exists(os.path.join(folder, INDEX)):
         raise ShardError(f"'{folder}' has an {INDEX} already. Delete it first.")
-    if os.path.exists(os.path.join(folder, UNFINISHED)):
-        check_existence(folder)
+    refuse_partial(folder)
     tars = sorted(Path(folder).glob("*.tar"))
     found: list[_Member] = []
     account = Account()
@@ -72,8 +63,24 @@ def index_shards(folder: str, tar_is_folder: bool = False) -> ShardIndex:
         text = f"'{folder}' holds no tar file with an image in it."
         raise FileNotFoundError(f"{text} {account.text(folder)}".rstrip())
     found.sort()
-    _check_twins(found, tars)
-    index = _index(found, tars)
+    for one, two in itertools.pairwise(found):
+        if one.parts == two.parts:
+            raise ShardError(
+                f"The image '{shown('/'.join(one.parts))}' stands twice, in "
+                f"'{tars[one.tar]}' and '{tars[two.tar]}', and only the later one "
+                "would be left after `tar -x`. Extract the tar files and convert the "
+                f"folder by `{COMMAND}`."
+            )
+    names = PackedPaths("/".join(member.parts) for member in found)
+    places = [(member.tar, member.offset, member.size) for member in found]
+    shard, offset, size = np.array(places, np.int64).T
+    classes = sorted({member.parts[0] for member in found if len(member.parts) > 1})
+    index = ShardIndex(
+        *(names, shard.astype(np.int32), offset, size),
+        *(number_of_tops(names, classes), "subfolders", PackedPaths(classes)),
+        PackedPaths(path.name for path in tars),
+        np.array([path.stat().st_size for path in tars], np.int64),
+    )
     try:
         index.check()
         index.write(Path(folder))
@@ -86,34 +93,9 @@ def index_shards(folder: str, tar_is_folder: bool = False) -> ShardIndex:
 
 def number_of_tops(names: PackedPaths, classes: Sequence[str]) -> np.ndarray:
     """Return the number of each name's top folder, -1 for none."""
-    number = {name: i for i, name in enumerate(classes)}
-    tops = (name.split("/", 1) for name in names)
-    labels = (number.get(top[0], -1) if len(top) > 1 else -1 for top in tops)
+    number = {f"{name}/": i for i, name in enumerate(classes)}
+    labels = (number.get(name[: name.find("/") + 1], -1) for name in names)
     return np.fromiter(labels, np.int32, len(names))
-
-
-def _index(found: list[_Member], tars: list[Path]) -> ShardIndex:
-    names = PackedPaths("/".join(member.parts) for member in found)
-    places = [(member.tar, member.offset, member.size) for member in found]
-    shard, offset, size = np.array(places, np.int64).T
-    classes = sorted({member.parts[0] for member in found if len(member.parts) > 1})
-    return ShardIndex(
-        *(names, shard.astype(np.int32), offset, size),
-        *(number_of_tops(names, classes), "subfolders", PackedPaths(classes)),
-        PackedPaths(path.name for path in tars),
-        np.array([path.stat().st_size for path in tars], np.int64),
-    )
-
-
-def _check_twins(found: list[_Member], tars: list[Path]) -> None:
-    for one, two in itertools.pairwise(found):
-        if one.parts == two.parts:
-            raise ShardError(
-                f"The image '{shown('/'.join(one.parts))}' stands twice, in "
-                f"'{tars[one.tar]}' and '{tars[two.tar]}', and only the later one "
-                "would be left after `tar -x`. Extract the tar files and convert the "
-                f"folder by `{COMMAND}`."
-            )
 
 
 def _scan(
@@ -179,19 +161,21 @@ def _check_end(path: Path, offset: int) -> None:
         block = file.read(tarfile.BLOCKSIZE)
         goes_on = bool(file.read(_TAIL).strip(b"\0"))
     if len(block) < tarfile.BLOCKSIZE:
-        raise ShardError(
-            f"'{path}' cannot be indexed: it has no end (two blocks of zeros), so it "
-            "is truncated, or was never closed. Copy it again; where you know that it "
-            f"is whole, write the end by `head -c 1024 /dev/zero >> '{path}'`."
+        why = (
+            "it has no end (two blocks of zeros), so it is truncated, or was never "
+            "closed. Copy it again; where you know that it is whole, write the end by "
+            f"`head -c 1024 /dev/zero >> '{path}'`"
         )
-    if block.strip(b"\0"):
-        raise ShardError(
-            f"'{path}' cannot be indexed: it is damaged at byte {offset:,}, where the "
-            "head of a file should be. Copy it again."
+    elif block.strip(b"\0"):
+        why = (
+            f"it is damaged at byte {offset:,}, where the head of a file should be. "
+            "Copy it again"
         )
-    if goes_on:
-        raise ShardError(
-            f"'{path}' cannot be indexed: behind its end at byte {offset:,} there is "
-            "more, as of archives that were put together by `cat`. Give each archive "
-            "a file of its own."
+    elif goes_on:
+        why = (
+            f"behind its end at byte {offset:,} there is more, as of archives that "
+            "were put together by `cat`. Give each archive a file of its own"
         )
+    else:
+        return
+    raise ShardError(f"'{path}' cannot be indexed: {why}.")

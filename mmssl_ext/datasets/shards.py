@@ -34,6 +34,7 @@ from .listing import PackedPaths
 from .progress import format_bytes
 from .reading import MAX_FILE_BYTES, read_range, too_large
 from .transforms.decode import UnreadableImageError
+from .transforms.random import check_choice
 
 INDEX = "index.npz"
 UNFINISHED = "UNFINISHED.txt"  # there while shards are written
@@ -93,7 +94,23 @@ class ShardIndex:
             ShardError: The index is damaged, or a shard has not the size it had.
         """
         path = os.path.join(folder, INDEX)
-        check_existence(folder)
+        seen = f"'{folder}' (seen from '{os.getcwd()}')"
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(
+                f"The folder of shards {seen} does not exist. Correct `root` of the "
+                f"dataset, or make it by `{COMMAND} FOLDER {folder}`."
+            )
+        if not os.path.isfile(path):
+            refuse_partial(folder)
+            raise FileNotFoundError(
+                f"The folder {seen} has no {INDEX}. If it holds tar files of images, "
+                f"index them by `{COMMAND} --index-only {folder}`; if it holds images, "
+                f"use the dataset ImageFolder or convert them by `{COMMAND}`."
+            )
+        return cls._read(folder, path)
+
+    @classmethod
+    def _read(cls, folder: str, path: str) -> ShardIndex:
         anew = f"write it anew by `{COMMAND} --index-only {folder}`"
         try:
             with zipfile.ZipFile(path) as archive:
@@ -179,31 +196,18 @@ class ShardIndex:
         )
 
 
-def check_existence(folder: str) -> None:
-    """Refuse what has no index, and say why.
+def refuse_partial(folder: str) -> None:
+    """Refuse a folder whose shards are still being written, or never were to the end.
 
     Raises:
-        FileNotFoundError: There is no such folder, no index in it, or not yet.
+        FileNotFoundError: It is such a folder.
     """
-    seen = f"'{folder}' (seen from '{os.getcwd()}')"
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(
-            f"The folder of shards {seen} does not exist. Correct `root` of the "
-            f"dataset, or make it by `{COMMAND} FOLDER {folder}`."
-        )
-    if os.path.isfile(os.path.join(folder, INDEX)):
-        return
     if os.path.exists(os.path.join(folder, UNFINISHED)):
         raise FileNotFoundError(
-            f"The shards in {seen} are not complete: their conversion is still running "
-            f"or was interrupted. Wait for it, or run `{COMMAND} FOLDER {folder}` "
-            f"again, which starts it anew."
+            f"The shards in '{folder}' are not complete: their conversion is still "
+            f"running or was interrupted. Wait for it, or run `{COMMAND} FOLDER "
+            f"{folder}` again, which starts it anew."
         )
-    raise FileNotFoundError(
-        f"The folder {seen} has no {INDEX}. If it holds tar files of images, index "
-        f"them by `{COMMAND} --index-only {folder}`; if it holds images, use the "
-        f"dataset ImageFolder or convert them by `{COMMAND}`."
-    )
 
 
 class _OpenFile:
@@ -228,12 +232,10 @@ class ImageShards(SSLDataset):
 
     Args:
         root: The folder of the shards.
-        pipeline: See :class:`SSLDataset`.
         labels: ``"none"``; ``"subfolders"`` for those that ImageFolder takes from class
             folders, without the images directly in the folder; ``"list"`` for those of
             the list that the shards were made from.
-        on_error: See :class:`SSLDataset`.
-        max_images: See :class:`SSLDataset`.
+        pipeline, on_error, max_images: See :class:`SSLDataset`.
 
     Raises:
         FileNotFoundError: ``root``, its index or a shard does not exist, or there is no
@@ -252,10 +254,7 @@ class ImageShards(SSLDataset):
         on_error: str = "raise",
         max_images: int | None = None,
     ) -> None:
-        if labels not in ("none", "subfolders", "list"):
-            raise UserValueError(
-                f'labels must be "none", "subfolders" or "list", but is {labels!r}.'
-            )
+        check_choice("labels", labels, "none", "subfolders", "list")
         self.root = os.fspath(root)
         self.index = ShardIndex.load(self.root)
         self._open: dict[int, _OpenFile] = {}

@@ -17,6 +17,7 @@ from .scenes import draw_scene
 from .shapes import CLASSES
 
 MANIFEST = "demo.json"
+CONTENT = "mmssl_ext demo scenes"
 VERSION = 2  # to be raised whenever other scenes are drawn from the same arguments
 
 
@@ -39,7 +40,7 @@ def make_demo(
         train: Number of training scenes, the classes in turn.
         test: Number of test scenes.
         size: Side of the square images in pixels.
-        seed: Seed of all draws.
+        seed: Seed of all that is random.
         force: Replace an earlier output that was drawn from other arguments.
         progress: Show a progress bar.
 
@@ -52,12 +53,11 @@ def make_demo(
         ValueError: An argument is out of range.
     """
     out = Path(out).absolute()
-    least = {"train": (train, 1), "test": (test, 1), "size": (size, 32)}
-    for name, (value, low) in {**least, "seed": (seed, 0)}.items():
+    wanted = {"seed": seed, "train": train, "test": test, "size": size}
+    for (name, value), low in zip(wanted.items(), (0, 1, 1, 32), strict=True):
         if value < low:
             raise UserValueError(f"{name} must be at least {low}, but is {value}.")
-    manifest = {"content": "mmssl_ext demo scenes", "version": VERSION, "seed": seed}
-    manifest |= {"train": train, "test": test, "size": size, "classes": [*CLASSES]}
+    manifest = {"content": CONTENT, "version": VERSION, **wanted, "classes": [*CLASSES]}
     if _is_complete(out, manifest, force):
         return out
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
@@ -82,36 +82,29 @@ def _is_complete(out: Path, manifest: dict[str, Any], force: bool) -> bool:
         found = json.loads((out / MANIFEST).read_text())
     except (OSError, ValueError):
         found = {}
-    if not isinstance(found, dict) or found.get("content") != manifest["content"]:
+    if not isinstance(found, dict) or found.get("content") != CONTENT:
         raise FileExistsError(
             f"'{out}' holds files that are not demo scenes (there is no valid "
             f"{MANIFEST}). Choose another folder; this one is left as it is."
         )
-    if found == manifest:
-        return True
-    if force:
-        return False
     changes = ", ".join(
-        f"{key}={found.get(key)!r} instead of {manifest[key]!r}"
-        for key in manifest
-        if found.get(key) != manifest[key]
+        f"{key}={found.get(key)!r} instead of {value!r}"
+        for key, value in manifest.items()
+        if found.get(key) != value
     )
-    raise FileExistsError(
-        f"'{out}' holds demo scenes from other arguments: {changes}. Choose another "
-        f"folder, or replace them with --force (force=True)."
-    )
+    if changes and not force:
+        raise FileExistsError(
+            f"'{out}' holds demo scenes from other arguments: {changes}. Choose another "
+            f"folder, or replace them with --force (force=True)."
+        )
+    return not changes
 
 
 def _draw_all(root: Path, manifest: dict[str, Any], progress: bool) -> None:
     number = 0
     for split_id, split in enumerate(("train", "test")):
-        writer = LayoutWriter(root, split)
-        steps = track(
-            range(manifest[split]),
-            description=f"Drawing {split} scenes",
-            disable=not progress,
-        )
-        for i in steps:
+        writer, text = LayoutWriter(root, split), f"Drawing {split} scenes"
+        for i in track(range(manifest[split]), text, disable=not progress):
             number += 1
             key = (manifest["seed"], split_id, i)
             writer.write(number, draw_scene(i % len(CLASSES), manifest["size"], key))

@@ -19,6 +19,7 @@ from .shapes import CLASSES
 # "sky", so that stock tools and 19-class configs read the files as they are.
 CITYSCAPES_IDS = (23, 24, 25, 26, 27, 28, 31, 32, 33)  # background, classes
 CITYSCAPES_TRAIN_IDS = (10, 11, 12, 13, 14, 15, 16, 17, 18)
+_CITY_NAME = "demo_{:06d}_000019_leftImg8bit.png"
 
 
 def voc_palette() -> list[int]:
@@ -125,8 +126,9 @@ class LayoutWriter:
         _save_png(objects, scene.instances, self._palette)
 
     def _write_cityscapes(self, number: int, scene: Scene) -> None:
-        stem = f"demo_{number:06d}_000019"
-        _save_png(self.city_images / f"{stem}_leftImg8bit.png", scene.image)
+        file_name = _CITY_NAME.format(number)
+        stem = file_name.removesuffix("_leftImg8bit.png")
+        _save_png(self.city_images / file_name, scene.image)
         semantic, instances = scene.semantic, scene.instances
         label_ids = np.array(CITYSCAPES_IDS, np.uint8)[semantic]
         train_ids = np.array(CITYSCAPES_TRAIN_IDS, np.uint8)[semantic]
@@ -159,43 +161,43 @@ class LayoutWriter:
 
     def finish(self) -> None:
         """Write the lists of images and the JSON files."""
-        self._write_json(
-            self.coco / "annotations" / f"instances_{self.coco_split}2017.json",
-            "{:012d}.jpg",
-            tuple(range(len(CLASSES) + 1)),
-        )
-        self._write_json(
-            self.city / "annotations"
-            / f"instancesonly_filtered_gtFine_{self.coco_split}.json",
-            "demo/demo_{:06d}_000019_leftImg8bit.png",
-            CITYSCAPES_IDS,
-        )  # fmt: skip
-        names = ("train", "trainval") if self.split == "train" else ("val", "test")
+        split, name = self.coco_split, "instancesonly_filtered_gtFine"
+        for folder, stem, file_name, ids in (
+            (
+                self.coco,
+                f"instances_{split}2017",
+                "{:012d}.jpg",
+                range(len(CLASSES) + 1),
+            ),
+            (self.city, f"{name}_{split}", f"demo/{_CITY_NAME}", CITYSCAPES_IDS),
+        ):
+            content = self._coco_content(file_name, tuple(ids))
+            (folder / "annotations" / f"{stem}.json").write_text(json.dumps(content))
         lines = "".join(f"{number:06d}\n" for number, _ in self._records)
-        for name in names:
+        sets = self.voc / "ImageSets"
+        for name in ("train", "trainval") if self.split == "train" else ("val", "test"):
             for task in ("Main", "Segmentation"):
-                (self.voc / "ImageSets" / task / f"{name}.txt").write_text(lines)
+                (sets / task / f"{name}.txt").write_text(lines)
             for label, kind in enumerate(CLASSES):
                 signs = "".join(
                     f"{number:06d} {1 if label in shown else -1:2d}\n"
                     for number, shown in self._records
                 )
-                path = self.voc / "ImageSets" / "Main" / f"{kind}_{name}.txt"
-                path.write_text(signs)
+                (sets / "Main" / f"{kind}_{name}.txt").write_text(signs)
 
-    def _write_json(self, path: Path, file_name: str, ids: tuple[int, ...]) -> None:
-        images = [{**i, "file_name": file_name.format(i["id"])} for i in self._images]
-        annotations = [
-            {**a, "category_id": ids[a["category_id"]]} for a in self._annotations
-        ]
+    def _coco_content(self, file_name: str, ids: tuple[int, ...]) -> dict[str, Any]:
+        """The content of a JSON file, with the class numbers ``ids``."""
         categories = [
             {"id": ids[i], "name": name, "supercategory": "demo"}
             for i, name in enumerate(CLASSES, start=1)
         ]
-        content = {
+        return {
             "info": {"description": "mmssl_ext demo scenes"},
-            "images": images,
-            "annotations": annotations,
+            "images": [
+                {**i, "file_name": file_name.format(i["id"])} for i in self._images
+            ],
+            "annotations": [
+                {**a, "category_id": ids[a["category_id"]]} for a in self._annotations
+            ],
             "categories": categories,
         }
-        path.write_text(json.dumps(content))

@@ -11,12 +11,12 @@ from PIL import Image
 from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch.utils.data import get_worker_info
 
-from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 from mmssl_ext.text import shown
 
 from ..reading import NoImageError, read_file, what_it_is
 from .orientation import jpeg_orientation, orientation_of, turn
+from .random import check_choice
 
 #: PIL would take a file of any name for a document too, and start Ghostscript for it.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
@@ -91,10 +91,7 @@ class DecodeImage:
     keeps_box = True  # of the upright image, which it makes before anything is cut
 
     def __init__(self, backend: str = "array", max_pixels: int = 178_956_970) -> None:
-        if backend not in ("array", "pil"):
-            raise UserValueError(
-                f'DecodeImage: backend must be "array" or "pil", but is {backend!r}.'
-            )
+        check_choice("DecodeImage: backend", backend, "array", "pil")
         self.backend = backend
         self.max_pixels = max_pixels
 

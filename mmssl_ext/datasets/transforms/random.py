@@ -124,6 +124,13 @@ def uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * rng.random()
 
 
+def check_choice(name: str, value: Any, *choices: str) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        listed = " or ".join(f'"{choice}"' for choice in choices)
+        raise UserValueError(f"{name} must be {listed}, but is {value!r}.")
+
+
 def check_prob(owner: str, prob: float) -> float:
     """Return ``prob`` if it is a probability."""
     if not 0 <= prob <= 1:

@@ -15,7 +15,7 @@ from mmssl_ext.registry import TRANSFORMS
 
 from .patches import CutPatches
 from .placing import UNKNOWN, WHOLE, keeps_box, move_box
-from .random import image_size
+from .random import check_choice, image_size
 
 
 @TRANSFORMS.register_module()
@@ -55,11 +55,7 @@ class MakeViews:
                 "MakeViews: views must be a list with one list of transforms per view, "
                 f"e.g. [[...], [...]], but is {views!r}."
             )
-        if augment_on not in ("worker", "device"):
-            raise UserValueError(
-                'MakeViews: augment_on must be "worker" or "device", but is '
-                f"{augment_on!r}."
-            )
+        check_choice("MakeViews: augment_on", augment_on, "worker", "device")
         self.pipelines = [
             [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in view]
             for view in views
