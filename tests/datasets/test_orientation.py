@@ -16,7 +16,6 @@ from mmssl_ext.datasets.shard_writer import make_shards
 from mmssl_ext.datasets.transforms.orientation import jpeg_orientation, upright_size
 from tests.ragged import save_turned, stored, upright
 
-BACKENDS = pytest.mark.parametrize("backend", ["array", "pil"])
 UPRIGHT = upright().astype(int)
 NEW_OPENCV = int(cv2.__version__.split(".")[0]) > 4  # turns whatever we turn
 NEAR = 12  # of 255, the mean error of WebP at the edges of the colours
@@ -29,12 +28,11 @@ def error(pixels, expected=UPRIGHT):
 
 
 @pytest.mark.fault("R38")
-@BACKENDS
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
-def test_all_orientations_are_read_as_by_mmcv(tmp_path, suffix, backend):
+def test_all_orientations_are_read_as_by_mmcv(tmp_path, suffix):
     for number in range(1, 9):
         path = save_turned(tmp_path / f"{number}{suffix}", number)
-        read = DecodeImage(backend)({"img_path": str(path)})["img"]
+        read = DecodeImage()({"img_path": str(path)})["img"]
         assert error(read) < NEAR, number
         if suffix != ".webp" or NEW_OPENCV:
             shown = mmcv.transforms.LoadImageFromFile()({"img_path": str(path)})["img"]
@@ -43,14 +41,13 @@ def test_all_orientations_are_read_as_by_mmcv(tmp_path, suffix, backend):
             assert upright_size(img) == (30, 20)
 
 
-@BACKENDS
-def test_images_of_shards_and_in_memory_are_turned_alike(tmp_path, backend):
+def test_images_of_shards_and_in_memory_are_turned_alike(tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(1, 9):
         save_turned(tmp_path / "images" / f"{number}.jpg", number)
         save_turned(tmp_path / "images" / f"{number}.tif", number)
     make_shards(str(tmp_path / "images"), str(tmp_path / "shards"))
-    decode = DecodeImage(backend)
+    decode = DecodeImage()
     files = ImageFolder(str(tmp_path / "images"), [decode])
     shards = ImageShards(str(tmp_path / "shards"), [decode])
     for index in range(16):
@@ -99,25 +96,23 @@ BAD = {
 }
 
 
-@BACKENDS
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged metadata
 @pytest.mark.parametrize("name", [*GOOD, *BAD])
-def test_odd_exif_counts_as_opencv_counts_it_and_fails_no_image(name, backend):
+def test_odd_exif_counts_as_opencv_counts_it_and_fails_no_image(name):
     data = GOOD.get(name) or BAD[name]
     expected = UPRIGHT[::-1, ::-1] if name in GOOD else UPRIGHT
-    assert error(DecodeImage(backend)({"img_bytes": data})["img"], expected) < 2
+    assert error(DecodeImage()({"img_bytes": data})["img"], expected) < 2
     if NEW_OPENCV or not name.startswith("after"):  # the first block alone, before
         shown = mmcv.imfrombytes(data, channel_order="rgb")
         assert error(shown, expected) < 2
 
 
-@BACKENDS
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_broken_exif_of_other_formats_fails_no_image(tmp_path, suffix, backend):
+def test_broken_exif_of_other_formats_fails_no_image(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(upright()).save(path, exif=block(6)[:-10])
-    assert error(DecodeImage(backend)({"img_path": str(path)})["img"]) < NEAR
+    assert error(DecodeImage()({"img_path": str(path)})["img"]) < NEAR
 
 
 def test_only_the_head_of_a_file_is_searched():

@@ -149,6 +149,7 @@ def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path, said):
     (root / "d").symlink_to(tmp_path / "outside" / "deep")
     (tmp_path / "outside" / "back").symlink_to(root)
     (tmp_path / "outside" / "all").symlink_to(tmp_path)
+    (root / "self").symlink_to(root / "self")
     found = ImageWalk(str(root), IMAGE_EXTENSIONS)
     expected = ["b/1.jpg", "b/inner/2.jpg", "c/3.jpg", "c/deep/4.jpg", "z.jpg"]
     assert list(found) == expected

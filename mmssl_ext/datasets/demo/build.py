@@ -94,8 +94,8 @@ def _is_complete(out: Path, manifest: dict[str, Any], force: bool) -> bool:
     )
     if changes and not force:
         raise FileExistsError(
-            f"'{out}' holds demo scenes from other arguments: {changes}. Choose another "
-            f"folder, or replace them with --force (force=True)."
+            f"'{out}' holds demo scenes from other arguments: {changes}. Choose "
+            f"another folder, or replace them with --force (force=True)."
         )
     return not changes
 
