@@ -44,7 +44,7 @@ from torchvision import io, transforms
 from torchvision.transforms import v2
 
 from mmssl_ext.datasets import ImageFolder
-from mmssl_ext.datasets.draws import SampleDraws
+from mmssl_ext.datasets.seeds import SampleSeed
 from mmssl_ext.registry import TRANSFORMS
 from mmssl_ext.run.launch import load_config
 
@@ -185,7 +185,7 @@ def ours(folder: Path, backend: str, augment_on: str = "worker") -> Loader:
     epochs = itertools.count()
 
     def load(indices: list[int]) -> list[Tensor]:
-        data.set_draw_key(0, next(epochs))
+        data.set_augmentation_seed(0, next(epochs))
         return default_collate([data[i] for i in indices])["inputs"]
 
     return load
@@ -212,7 +212,7 @@ def stages(paths: list[str], backend: str) -> Callable[[list[int]], Counter]:
             path = paths[index]
             results = {"img_path": path, "sample_idx": index, "skipped": ()}
             results = timed("DecodeImage", decode, results)
-            views, draws = [], SampleDraws((0, epoch), index)
+            views, draws = [], SampleSeed((0, epoch), index)
             for number in range(2):
                 view = {**results, "rng": draws.view(number)}
                 for name, transform in chain:
@@ -235,7 +235,7 @@ def limit(paths: list[str]) -> Callable[[list[int]], None]:
         epoch = next(epochs)
         for index in indices:
             results = decode({"img_path": paths[index]})
-            draws = SampleDraws((0, epoch), index)
+            draws = SampleSeed((0, epoch), index)
             for number in range(2):
                 crop({**results, "rng": draws.view(number)})
 

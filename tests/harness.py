@@ -102,7 +102,7 @@ def config(root: Path, work_dir: Path, epochs: int = 1, **hooks: Any) -> Config:
                     "interval": 1,
                     "max_keep_ckpts": 1,
                 },
-                "draw_key": {"type": "DrawKeyHook"},
+                "augmentation_seed": {"type": "AugmentationSeedHook"},
                 "logger": {"type": "LoggerHook", "interval": 2},
                 **hooks,
             },

@@ -15,7 +15,7 @@ default_hooks = dict(
     resume=dict(type="ExactResumeHook"),
     weights=dict(type="LoadedWeightsHook"),
     preemption=dict(type="PreemptionHook"),
-    draw_key=dict(type="DrawKeyHook"),
+    augmentation_seed=dict(type="AugmentationSeedHook"),
     input_check=dict(type="InputCheckHook"),
     guard=dict(type="NonFiniteGuardHook"),
     collapse=dict(type="CollapseMonitorHook", interval=50),

@@ -84,7 +84,7 @@ class Seen:
 
     def _batches(self, split: str, count: int) -> list[list[Tensor]]:
         dataset = ImageFolder(str(DEMO / split), self.pipeline)
-        dataset.set_draw_key(0, 0)
+        dataset.set_augmentation_seed(0, 0)
         # Classes in turn, as the scenes were drawn.
         order = np.random.default_rng(0).permutation(len(dataset))
         items = (dataset[int(i)]["inputs"] for i in islice(order, count))

@@ -1,4 +1,4 @@
-"""Base of the datasets: lazy decoding, keyed randomness and unreadable images."""
+"""Base of the datasets: lazy decoding, seeded randomness and unreadable images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmssl_ext.errors import UserValueError
 from mmssl_ext.files import head_of, size_of
 from mmssl_ext.registry import TRANSFORMS
 
-from .draws import SUBSTITUTE, DrawKey, SampleDraws
 from .listing import PackedPaths
+from .seeds import SUBSTITUTE, AugmentationSeed, SampleSeed
 from .transforms.decode import UnreadableImageError
 from .transforms.random import check_choice
 
@@ -79,7 +79,7 @@ class SSLDataset(Dataset):
         self._metainfo = {} if classes is None else {"classes": class_names(classes)}
         self.pipeline = build_pipeline(pipeline)
         self.on_error = on_error
-        self._draw_key = DrawKey()
+        self.augmentation_seed = AugmentationSeed()
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -94,13 +94,15 @@ class SSLDataset(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def set_draw_key(self, seed: int, epoch: int) -> None:
-        """Make all draws depend only on (seed, epoch, sample index, view).
+    def set_augmentation_seed(self, seed: int, epoch: int) -> None:
+        """Make all random numbers depend only on (seed, epoch, sample index, view).
 
         Call it before the iteration over the loader starts; it reaches persistent
-        workers too. Without a key each visit of a sample draws afresh.
+        workers too. Without it a sample gets others each time that it is asked for.
         """
-        self._draw_key.set(seed, epoch)
+        self.augmentation_seed.set(seed, epoch)
+
+    set_draw_key = set_augmentation_seed  # its name in version 0.1
 
     def describe(self, row: int) -> dict[str, Any]:
         """Return ``img_path`` of image ``row`` (and ``img`` if it is in memory)."""
@@ -145,8 +147,8 @@ class SSLDataset(Dataset):
     def __getitem__(self, index: int) -> Any:
         """Return item ``index``.
 
-        The substitute of an unreadable image keeps the draws of the sample it stands
-        for, and carries its own path, label and ``sample_idx``.
+        The substitute of an unreadable image is augmented as the sample it stands for,
+        and carries its own path, label and ``sample_idx``.
 
         Raises:
             UnreadableImageError: With ``on_error="raise"`` for the first unreadable
@@ -157,36 +159,36 @@ class SSLDataset(Dataset):
                 f"Sample {index} was asked for, but the dataset has {len(self)}."
             )
         index = int(index) % len(self)
-        draws = self._draw_key.sample(index)
+        seed = self.augmentation_seed.sample(index)
         try:
-            return self._run(index, draws, ())
+            return self._run(index, seed, ())
         except UnreadableImageError as error:
             if self.on_error == "raise":
                 raise UnreadableImageError(
                     f'{error} {self.remedy}, or set on_error="skip" in the dataset '
                     "to go on without it."
                 ) from error
-            return self._substitute(index, draws, error)
+            return self._substitute(index, seed, error)
 
-    def _run(self, index: int, draws: SampleDraws, skipped: tuple[str, ...]) -> Any:
+    def _run(self, index: int, seed: SampleSeed, skipped: tuple[str, ...]) -> Any:
         results = self.get_data_info(index)
         results.update(self.read(int(self._rows[index])))
-        results.update(skipped=skipped, draws=draws, rng=draws.stream())
+        results.update(skipped=skipped, sample_seed=seed, rng=seed.stream())
         for transform in self.pipeline:
             results = transform(results)
         return results
 
     def _substitute(
-        self, index: int, draws: SampleDraws, error: UnreadableImageError
+        self, index: int, seed: SampleSeed, error: UnreadableImageError
     ) -> Any:
-        # Deterministic also without a key, so that an evaluation repeats itself.
-        key = self._draw_key.get() or (0, 0)
-        rng = SampleDraws(key, index).stream(SUBSTITUTE)
+        # Deterministic also without a seed, so that an evaluation repeats itself.
+        key = self.augmentation_seed.get() or (0, 0)
+        rng = SampleSeed(key, index).stream(SUBSTITUTE)
         errors, skipped = [error], [self.get_data_info(index)["img_path"]]
         for _ in range(MAX_SUBSTITUTES):
             other = int(rng.integers(len(self)))
             try:
-                return self._run(other, draws, tuple(skipped))
+                return self._run(other, seed, tuple(skipped))
             except UnreadableImageError as other_error:
                 errors.append(other_error)
                 skipped.append(self.get_data_info(other)["img_path"])

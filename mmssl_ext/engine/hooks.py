@@ -2,8 +2,8 @@
 
 from .checkpoint.exact_resume import ExactResumeHook
 from .checkpoint.hook import PlainCheckpointHook
+from .monitor.augmentation_seed import AugmentationSeedHook
 from .monitor.collapse import CollapseMonitorHook
-from .monitor.draw_key import DrawKeyHook
 from .monitor.input_check import InputCheckHook
 from .monitor.knn import KNNHook
 from .monitor.performance import PerformanceHook
@@ -19,9 +19,9 @@ from .training.method import MethodHook
 from .weights.hook import LoadedWeightsHook
 
 __all__ = [
+    "AugmentationSeedHook",
     "CollapseMonitorHook",
     "DeferredRuntimeInfoHook",
-    "DrawKeyHook",
     "ExactResumeHook",
     "FixedRateHook",
     "InputCheckHook",

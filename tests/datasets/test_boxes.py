@@ -22,7 +22,7 @@ from mmssl_ext.datasets import (
     ResizeShort,
     move_box,
 )
-from mmssl_ext.datasets.draws import SampleDraws
+from mmssl_ext.datasets.seeds import SampleSeed
 from mmssl_ext.datasets.transforms.placing import keeps_box, part_of
 from mmssl_ext.datasets.transforms.random import RandomTransform
 from mmssl_ext.models.layers.geometry import cell_centres, to_image
@@ -35,7 +35,7 @@ def boxes_of(*views, size=(640, 480), augment_on="worker", seed=0, backend=np.ar
     """Boxes and pixels of the views of an image of a size (width, height)."""
     results = {
         "img": backend(Image.new("RGB", size)),
-        "draws": SampleDraws((0, seed), 0),
+        "sample_seed": SampleSeed((0, seed), 0),
     }
     results = MakeViews(views, augment_on)(results)
     meta = {"sample_idx": 5, "img_path": "", "skipped": ()}
@@ -132,7 +132,7 @@ def test_colours_of_a_view_say_that_its_box_is_right(
         dict(type="PackViews"),
     ]
     dataset = ImageFolder(str(places), pipeline)
-    dataset.set_draw_key(0, 0)
+    dataset.set_augmentation_seed(0, 0)
     count = len(dataset)
     batch = default_collate([dataset[i] for i in range(count)])
     assert batch["boxes"].shape == (count, 3, 4)
@@ -291,7 +291,7 @@ def test_views_that_were_replaced_have_no_box(tmp_path):
     plain = ImageFolder(str(tmp_path), TWO_VIEWS)
     changed = ImageFolder(str(tmp_path), [*TWO_VIEWS[:2], other, TWO_VIEWS[2]])
     for dataset in (plain, changed):
-        dataset.set_draw_key(0, 0)
+        dataset.set_augmentation_seed(0, 0)
     boxes, found = plain[0]["boxes"], changed[0]["boxes"]
     assert torch.equal(found[0], boxes[1]) and found[1].isnan().all()
 

@@ -65,7 +65,7 @@ def dataset(folder, augment_on, views=VIEWS):
         {"type": "PackViews"},
     ]
     made = ImageFolder(folder, pipeline=pipeline)
-    made.set_draw_key(5, 2)
+    made.set_augmentation_seed(5, 2)
     return made
 
 
@@ -129,7 +129,7 @@ def test_batches_hold_crops_and_the_parameters_drawn(folder, num_workers):
                 assert values.device.type == "cpu"
             for i in range(10):
                 # What the transforms draw, called one after the other by hand.
-                rng = data._draw_key.sample(start + i).view(v)
+                rng = data.augmentation_seed.sample(start + i).view(v)
                 path = f"{folder}/{start + i:02d}.jpg"
                 img = DecodeImage()({"img_path": path})["img"]
                 crop = first[v].apply(img, first[v].draw(rng, (160, 120)))

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from mmssl_ext.datasets import MakeViews, PackViews
-from mmssl_ext.datasets.draws import SampleDraws
+from mmssl_ext.datasets.seeds import SampleSeed
 from mmssl_ext.datasets.transforms import CutPatches
 
 WIDTH, HEIGHT = 255, 251  # cells of 85 x 83, two rows are left over
@@ -32,8 +32,8 @@ def corners():
     meta, found = {"img_path": "", "skipped": ()}, []
     pixels = np.asarray(coordinates())
     for index in range(1000):
-        draws = SampleDraws((0, 0), index)
-        results = {"img": pixels, "draws": draws, "sample_idx": index, **meta}
+        draws = SampleSeed((0, 0), index)
+        results = {"img": pixels, "sample_seed": draws, "sample_idx": index, **meta}
         views = pack(make(results))["inputs"]
         assert all(v.shape == (9, 3, 64, 64) and v.dtype == torch.uint8 for v in views)
         found.append([v[:, :2, 0, 0].numpy() for v in views])

@@ -24,7 +24,7 @@ from mmssl_ext.datasets import (
     ResizeShort,
     UnreadableImageError,
 )
-from mmssl_ext.datasets.draws import SampleDraws
+from mmssl_ext.datasets.seeds import SampleSeed
 from mmssl_ext.datasets.transforms import color, decode
 
 from .helpers import VIEW, loader, natural, picture, png_header, write_folder
@@ -189,7 +189,7 @@ def test_pil_images_have_the_same_pixels_as_arrays(tmp_path):
     for backend in ("array", "pil"):
         decoder = {"type": "DecodeImage", "backend": backend}
         dataset = ImageFolder(str(tmp_path), [decoder, views, {"type": "PackViews"}])
-        dataset.set_draw_key(3, 5)
+        dataset.set_augmentation_seed(3, 5)
         runs.append([dataset[i] for i in range(6)])
     for one, two in zip(*runs, strict=True):
         assert all(map(torch.equal, one["inputs"], two["inputs"]))
@@ -313,7 +313,7 @@ def test_a_transform_of_the_users_gets_what_the_backend_says():
 
     for backend in ("array", "pil"):
         results = DecodeImage(backend)({"img_bytes": WHOLE["plain"]})
-        results["draws"] = SampleDraws((0, 0), 0)
+        results["sample_seed"] = SampleSeed((0, 0), 0)
         MakeViews([[VIEW[0], mine, *VIEW[1:], mine]])(results)
     assert seen == [np.ndarray, np.ndarray, Image.Image, Image.Image]
 

@@ -20,7 +20,7 @@ from mmssl_ext.datasets import (
     RandomResizedCrop,
     RandomSolarize,
 )
-from mmssl_ext.datasets.draws import SampleDraws
+from mmssl_ext.datasets.seeds import SampleSeed
 from mmssl_ext.registry import TRANSFORMS
 from tests.preprocessing.reference import by_pil
 
@@ -121,11 +121,11 @@ def test_pipeline_equals_operations_applied_by_hand(tmp_path, view):
     write_folder(tmp_path, 12)
     views = {"type": "MakeViews", "views": [view, view]}
     dataset = ImageFolder(str(tmp_path), [TWO_VIEWS[0], views, TWO_VIEWS[2]])
-    dataset.set_draw_key(11, 4)
+    dataset.set_augmentation_seed(11, 4)
     transforms, differences = [TRANSFORMS.build(t) for t in view], []
     for index in range(len(dataset)):
         for number, tensor in enumerate(dataset[index]["inputs"]):
-            rng = dataset._draw_key.sample(index).view(number)
+            rng = dataset.augmentation_seed.sample(index).view(number)
             img = Image.open(tmp_path / f"{index:03d}.png")
             for transform in transforms:
                 img = by_hand(img, transform, transform.draw(rng, img.size))
@@ -151,7 +151,7 @@ def test_all_views_are_cut_from_one_decoded_image(tmp_path, monkeypatch):
 
 
 def test_a_view_does_not_change_the_decoded_image():
-    results = {"img": picture(), "draws": SampleDraws((0, 0), 0)}
+    results = {"img": picture(), "sample_seed": SampleSeed((0, 0), 0)}
     results = DecodeImage()(results)
     before = results["img"].tobytes()
     view = [

@@ -119,8 +119,8 @@ def test_a_run_sees_exactly_what_the_folder_gives(folder, made, labels, max_imag
         assert shards.metainfo["classes"] == classes
         assert shards.labels.dtype == files.labels.dtype
     for epoch, workers in ((0, 0), (1, 2)):
-        files.set_draw_key(7, epoch)
-        shards.set_draw_key(7, epoch)
+        files.set_augmentation_seed(7, epoch)
+        shards.set_augmentation_seed(7, epoch)
         seen = items(shards, num_workers=workers, shuffle=True)
         assert_equal(seen, items(files))
 

@@ -278,7 +278,7 @@ def test_runner_builds_a_loader_from_a_config(tmp_path, workers, scope):
         collate_fn=dict(type="default_collate"),
     )
     data_loader = Runner.build_dataloader(config, seed=0)
-    data_loader.dataset.set_draw_key(0, 0)
+    data_loader.dataset.set_augmentation_seed(0, 0)
     batches = list(data_loader)
     assert len(batches) == 2
     for batch in batches:

@@ -115,7 +115,7 @@ def test_every_odd_image_has_its_defined_pixels(tmp_path, backend, recwarn):
 def test_every_odd_image_passes_the_pipeline_and_a_worker(tmp_path, pipeline):
     names = sorted(write_odd(tmp_path))
     dataset = ImageList(write_list(tmp_path, names), str(tmp_path), pipeline)
-    dataset.set_draw_key(0, 0)
+    dataset.set_augmentation_seed(0, 0)
     batches = list(loader(dataset, num_workers=1, batch_size=1))
     assert len(batches) == len(names)
     for index, batch in enumerate(batches):
@@ -205,7 +205,7 @@ def test_skip_replaces_and_reports_each_broken_file(tmp_path, pipeline):
     lines = [f"{path} {i}" for i, path in enumerate([*good, *bad])]
     listed = write_list(tmp_path, lines)
     dataset = ImageList(listed, pipeline=pipeline, on_error="skip")
-    dataset.set_draw_key(0, 0)
+    dataset.set_augmentation_seed(0, 0)
     runs = []
     for workers in (0, 2):
         samples = []
@@ -230,7 +230,7 @@ def test_skip_keeps_the_draws_of_the_replaced_sample(tmp_path):
     whole = ImageFolder(str(tmp_path), pipeline=TWO_VIEWS)
     holed = ImageFolder(str(tmp_path), pipeline=TWO_VIEWS, on_error="skip")
     for dataset in (whole, holed):
-        dataset.set_draw_key(0, 0)
+        dataset.set_augmentation_seed(0, 0)
     expected = whole[1]["inputs"]
     (tmp_path / "b.png").write_bytes(b"")
     assert holed[1]["data_samples"].skipped == (str(tmp_path / "b.png"),)

@@ -22,7 +22,7 @@ def test_boxes_and_index_reach_every_step(tmp_path, augment_on):
     runner.train()
     boxes, index = (torch.cat(found) for found in zip(*seen, strict=True))
     dataset = runner.train_dataloader.dataset
-    dataset.set_draw_key(cfg.randomness.seed, 0)  # of the only epoch
+    dataset.set_augmentation_seed(cfg.randomness.seed, 0)  # of the only epoch
     assert sorted(index.tolist()) == list(range(len(dataset)))
     assert index.tolist() != list(range(len(dataset)))
     for row, number in zip(boxes, index.tolist(), strict=True):

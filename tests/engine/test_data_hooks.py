@@ -11,7 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import ConcatDataset, Subset
 
 from mmssl_ext.datasets import ImageFolder
-from mmssl_ext.engine.monitor.draw_key import DrawKeyHook
+from mmssl_ext.engine.monitor.augmentation_seed import AugmentationSeedHook
 from mmssl_ext.errors import LoaderError, UserError
 from tests.distributed import wait_for, workers
 from tests.harness import config, loader, log_text, make_runner, write_images
@@ -64,7 +64,7 @@ def test_wrapped_datasets_are_reached(images):
     nested = ConcatDataset([Subset(folders[0], [1, 2]), ConcatDataset(folders[1:])])
     keys = []
     for folder in folders:
-        folder.set_draw_key = lambda *key: keys.append(key)
+        folder.set_augmentation_seed = lambda *key: keys.append(key)
     loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
     runner = SimpleNamespace(
         seed=7,
@@ -72,7 +72,7 @@ def test_wrapped_datasets_are_reached(images):
         train_loop=loop,
         train_dataloader=SimpleNamespace(dataset=nested),
     )
-    hook = DrawKeyHook()
+    hook = AugmentationSeedHook()
     hook.before_train(runner)
     hook.before_train_epoch(runner)
     assert keys == [(7, 3)] * 3

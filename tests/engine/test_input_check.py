@@ -66,7 +66,7 @@ def test_training_is_the_same_with_and_without(images, tmp_path, keyed):
     for name, hooks in (("with", {"input_check": HOOK}), ("without", {})):
         cfg = config(images, tmp_path / name, epochs=1, **hooks)
         if not keyed:
-            del cfg.default_hooks.draw_key
+            del cfg.default_hooks.augmentation_seed
         trace = Trace()
         runner = make_runner(cfg, trace)
         calls = watch(runner.model)

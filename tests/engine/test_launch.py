@@ -68,7 +68,7 @@ def test_hooks_switched_off_by_name(cfg, tmp_path):
     assert "guard" not in found.default_hooks
     names = {type(hook).__name__ for hook in build_runner(found).hooks}
     assert not names & {"NonFiniteGuardHook", "LoggerHook"}
-    assert "DrawKeyHook" in names
+    assert "AugmentationSeedHook" in names
 
 
 @pytest.mark.parametrize(

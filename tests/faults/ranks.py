@@ -19,7 +19,7 @@ class Numbers:
     """
 
     def __call__(self, results: dict) -> dict:
-        streams = [results["rng"], *(results["draws"].view(v) for v in range(2))]
+        streams = [results["rng"], *(results["sample_seed"].view(v) for v in range(2))]
         rows = [torch.from_numpy(stream.random(4)) for stream in streams]
         return {"inputs": torch.cat(rows), "data_samples": results["sample_idx"]}
 
@@ -42,7 +42,7 @@ def drawn(root: str, seed: int, keyed: bool) -> torch.Tensor:
     found = []
     for epoch in range(2):
         if keyed:
-            dataset.set_draw_key(seed, epoch)
+            dataset.set_augmentation_seed(seed, epoch)
         found += [batch["inputs"].flatten() for batch in loader]
     return torch.cat(found)
 

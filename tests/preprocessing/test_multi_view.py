@@ -268,7 +268,7 @@ def folder(tmp_path_factory):
 
 def batch_of(folder, augment_on):
     dataset = ImageFolder(str(folder), pipeline(augment_on))
-    dataset.set_draw_key(3, 1)
+    dataset.set_augmentation_seed(3, 1)
     return default_collate([dataset[i] for i in range(len(dataset))])
 
 

@@ -76,7 +76,7 @@ def test_views_are_bit_for_bit_those_of_training(photos, augment_on, patches):
     dataset = browsing.training_dataset(cfg)
     earlier = None
     for epoch in (0, 1):
-        loader.dataset.set_draw_key(7, epoch)
+        loader.dataset.set_augmentation_seed(7, epoch)
         batch = preprocessor(next(iter(loader)))["inputs"]
         pixels = [
             (v * preprocessor.std + preprocessor.mean).round().byte().movedim(-3, -1)
@@ -93,7 +93,7 @@ def test_views_are_bit_for_bit_those_of_training(photos, augment_on, patches):
     (alone,) = network_inputs(dataset, preprocessor, [4], 7, 1)
     assert np.array_equal(alone.views[1], seen[4].views[1])
     assert alone.path.endswith("4.png") and alone.original.shape == (300, 200, 3)
-    assert dataset._draw_key.get() is None  # the dataset itself is as it was
+    assert dataset.augmentation_seed.get() is None  # the dataset itself is as it was
 
 
 def test_recorded_draws_are_those_that_were_applied(photos):
@@ -197,7 +197,7 @@ def test_tool_says_which_draws_it_shows(photos, tmp_path, monkeypatch, capsys):
     assert any(t.startswith("Seed 3, epoch 1: a training run") for t in texts)
     assert {"0.png", "3.png", "image 0: 300 × 200 px", "32 × 32 px"} <= set(texts)
     # Where training does not key its draws, the picture does not claim that it does.
-    cfg.default_hooks.pop("draw_key")
+    cfg.default_hooks.pop("augmentation_seed")
     assert not browsing._is_keyed(cfg)
 
 

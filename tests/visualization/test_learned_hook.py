@@ -37,7 +37,7 @@ def state(runner):
         optimizer=runner.optim_wrapper.state_dict(),
         generator=torch.get_rng_state(),
         modes=[m.training for m in runner.model.modules()],
-        fresh=dataset._draw_key._fresh_draws,
+        fresh=dataset.augmentation_seed.unseeded,
         hooks=[len(m._forward_hooks) for m in runner.model.modules()],
     )
 
@@ -48,7 +48,7 @@ def test_a_run_is_bit_for_bit_the_same_with_it(images, tmp_path):
     drawing = dict(learned=HOOK | dict(interval=1))
     for name, hooks in {"with": drawing, "no": {}}.items():
         cfg = config(images, tmp_path / name, epochs=2, **hooks)
-        cfg.default_hooks.pop("draw_key")
+        cfg.default_hooks.pop("augmentation_seed")
         performance = dict(type="PerformanceHook", channels_last=True)
         cfg.default_hooks.performance = performance
         runner = make_runner(cfg)

@@ -23,13 +23,13 @@ class MakeViews:
     """Cut all views from the one decoded image.
 
     Reads ``results["img"]`` and writes ``results["views"]``, a list with one image, or
-    the patches of :class:`CutPatches`, per view. View v draws from its own stream, so
-    its draws do not depend on the other views.
+    the patches of :class:`CutPatches`, per view. View v has a random generator of
+    its own, so it does not depend on the other views.
 
     With ``augment_on="device"`` the last transforms of a view are left to the device,
     which changes whole batches: as many as have a ``device_name``, counted from the
     end of the view. A transform of your own has none, so it and all before it stay
-    here. The parameters are drawn here all the same, by the same draws, and written to
+    here. The parameters are drawn here all the same, and are the same; they go to
     ``results["augment"]``: per view a dict from name to encoded parameters, in the
     order of application.
 
@@ -76,7 +76,7 @@ class MakeViews:
         """Add ``results["views"]`` and, if the device has to work, ``"augment"``."""
         made, augment = [], []
         for number, pipeline in enumerate(self.pipelines):
-            rng = results["draws"].view(number)
+            rng = results["sample_seed"].view(number)
             inner = {**results, "rng": rng, "view_box": WHOLE}
             kept = self._kept[number]
             for transform in pipeline[:kept]:

@@ -41,10 +41,10 @@ class ExactResumeHook(Hook):
     options of the optimizer are the config's: a run that is to be longer goes on as if
     it had been from its start (:mod:`mmssl_ext.engine.checkpoint.schedule`).
 
-    With :class:`~mmssl_ext.engine.checkpoint.loops.ExactEpochLoop` and keyed
-    augmentation (``DrawKeyHook``), a run that was killed at any iteration and resumed
-    from its last checkpoint ends, on as many threads of a CPU, with the same bits as
-    one that never stopped. In a loop without epochs, and with transforms that draw from
+    With :class:`~mmssl_ext.engine.checkpoint.loops.ExactEpochLoop` and
+    ``AugmentationSeedHook``, a run that was killed at any iteration and resumed from
+    its last checkpoint ends, on as many threads of a CPU, with the same bits as one
+    that never stopped. In a loop without epochs, and with transforms that draw from
     the generators of a worker, it sees the same images but draws other augmentations.
 
     Args:

@@ -21,8 +21,8 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap
 
+from .augmentation_seed import seeded_datasets
 from .batch_limits import check_batches, single_values, tell_of_batches
-from .draw_key import keyed_datasets
 from .first_look import look_at_loader, watched_read
 
 _TRIES = 5
@@ -164,10 +164,14 @@ def _first_item(dataset: Any) -> Any:
 @contextmanager
 def _preserved_draws(dataset: Any) -> Iterator[None]:
     """Take back what a dataset without a key counts: its fresh draws."""
-    keys = [d._draw_key for d in keyed_datasets(dataset) if isinstance(d, SSLDataset)]
-    counts = [key._fresh_draws for key in keys]
+    keys = [
+        d.augmentation_seed
+        for d in seeded_datasets(dataset)
+        if isinstance(d, SSLDataset)
+    ]
+    counts = [key.unseeded for key in keys]
     try:
         yield
     finally:
         for key, count in zip(keys, counts, strict=True):
-            key._fresh_draws = count
+            key.unseeded = count

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.visualization import LocalVisBackend
 
 from mmssl_ext.datasets.base import SSLDataset
-from mmssl_ext.engine.monitor.draw_key import keyed_datasets
+from mmssl_ext.engine.monitor.augmentation_seed import seeded_datasets
 from mmssl_ext.engine.monitor.knn import KNNHook
 from mmssl_ext.errors import UserTypeError, UserValueError
 from mmssl_ext.evaluation.features import preserved_rng
@@ -150,7 +150,7 @@ def _images(runner: Any) -> tuple[SSLDataset, bool]:
 
 
 def _dataset(given: Any) -> SSLDataset:
-    for dataset in keyed_datasets(given):
+    for dataset in seeded_datasets(given):
         if isinstance(dataset, SSLDataset):
             return dataset
     raise UserTypeError(

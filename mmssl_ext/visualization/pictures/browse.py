@@ -17,8 +17,8 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 
 from mmssl_ext.datasets.base import SSLDataset
-from mmssl_ext.datasets.draws import DrawKey
 from mmssl_ext.datasets.look import warn_of_unread
+from mmssl_ext.datasets.seeds import AugmentationSeed
 from mmssl_ext.datasets.transforms.color import (
     ColorJitter,
     GaussianBlur,
@@ -31,7 +31,7 @@ from mmssl_ext.datasets.transforms.patches import CutPatches
 from mmssl_ext.datasets.transforms.random import RandomTransform
 from mmssl_ext.datasets.transforms.views import MakeViews
 from mmssl_ext.engine.config.checks import check_config
-from mmssl_ext.engine.monitor.draw_key import keyed_datasets
+from mmssl_ext.engine.monitor.augmentation_seed import seeded_datasets
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.registry import DATASETS, MODELS
 from mmssl_ext.visualization.curves import BLUE, FAINT, GREEN, INK, ORANGE, PINK
@@ -101,7 +101,7 @@ def recorded(dataset: SSLDataset) -> tuple[SSLDataset, Record]:
     """
     record = Record()
     twin = copy.copy(dataset)
-    twin._draw_key = DrawKey()
+    twin.augmentation_seed = AugmentationSeed()
     twin.pipeline = [_watched(transform, record) for transform in dataset.pipeline]
     return twin, record
 
@@ -192,7 +192,7 @@ def training_dataset(cfg: Config, images: str | Path | None = None) -> SSLDatase
     check_config({"train_dataloader": {"dataset": given}})
     init_default_scope(cfg.get("default_scope", "mmssl_ext"))
     dataset = DATASETS.build(given)
-    for part in keyed_datasets(dataset):
+    for part in seeded_datasets(dataset):
         if isinstance(part, SSLDataset):
             return part
     raise ConfigError(
@@ -223,7 +223,7 @@ def network_inputs(
         UnreadableImageError: As the dataset raises it.
     """
     twin, record = recorded(dataset)
-    twin.set_draw_key(seed, epoch)
+    twin.set_augmentation_seed(seed, epoch)
     for index in indices:
         item = twin[index]
         inputs = preprocessor(collate([item]))["inputs"]
@@ -307,7 +307,10 @@ def _is_keyed(cfg: Config) -> bool:
         *(cfg.get("default_hooks") or {}).values(),
         *(cfg.get("custom_hooks") or ()),
     ]
-    keyed = any(h and str(h.get("type", "")).endswith("DrawKeyHook") for h in hooks)
+    keyed = any(
+        h and str(h.get("type", "")).endswith(("AugmentationSeedHook", "DrawKeyHook"))
+        for h in hooks
+    )
     return keyed and bool((cfg.get("train_cfg") or {}).get("by_epoch", True))
 
 
@@ -330,7 +333,7 @@ def _grid(name: str, seen: Sequence[Seen], seed: int, epoch: int, keyed: bool) -
         "these images in this epoch."
         if keyed
         else f"Seed {seed}; training draws anew each time, since the config does not "
-        "key its draws by epoch (DrawKeyHook)."
+        "key its draws by epoch (AugmentationSeedHook)."
     )
     sheet = Sheet(
         y + 6,

@@ -18,9 +18,9 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmssl_ext.datasets.base import SSLDataset, build_pipeline
-from mmssl_ext.datasets.draws import DrawKey
 from mmssl_ext.datasets.folder import ImageFolder
 from mmssl_ext.datasets.look import warn_of_unread
+from mmssl_ext.datasets.seeds import AugmentationSeed
 from mmssl_ext.datasets.transforms.decode import DecodeImage, UnreadableImageError
 from mmssl_ext.datasets.transforms.geometry import (
     CenterCrop,
@@ -131,7 +131,9 @@ class Source:
 
     def __init__(self, dataset: SSLDataset, classes: bool = False) -> None:
         self._dataset = copy.copy(dataset)
-        self._dataset._draw_key = DrawKey()  # draws here count for nobody else
+        self._dataset.augmentation_seed = (
+            AugmentationSeed()
+        )  # draws here count for nobody else
         self._dataset.on_error = "raise"
         self.classes = _classes(dataset, classes)
         self._unreadable: dict[int, str] = {}
@@ -344,8 +346,10 @@ def _similarity(subject: Subject) -> figures.Drawn:
 
 def _matches(subject: Subject) -> figures.Drawn:
     dataset = copy.copy(_enlarged(subject))
-    dataset._draw_key = DrawKey()  # the key of the images themselves stays as it is
-    dataset.set_draw_key(subject.options.seed, 0)
+    dataset.augmentation_seed = (
+        AugmentationSeed()
+    )  # the key of the images themselves stays as it is
+    dataset.set_augmentation_seed(subject.options.seed, 0)
     preprocessor = subject.model.data_preprocessor
     pairs, grids, found, errors, names = [], [], [], [], []
     chances = []

@@ -67,7 +67,7 @@ def draw_picture(
         )
     pipeline = training_pipeline(cfg)
     dataset = ImageFolder(str(images), pipeline)
-    dataset.set_draw_key(seed, 0)
+    dataset.set_augmentation_seed(seed, 0)
     model = MODELS.build(cfg.model).to(get_device()).eval()
     name = type(model).__name__
     if not hasattr(model, "inspect"):

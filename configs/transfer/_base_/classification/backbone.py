@@ -39,7 +39,7 @@ model = dict(
 )
 
 default_hooks = dict(
-    draw_key=dict(type="DrawKeyHook"),
+    augmentation_seed=dict(type="AugmentationSeedHook"),
     input_check=dict(type="InputCheckHook"),
     pictures=None,  # there are no boxes or masks to draw
 )

@@ -1,4 +1,4 @@
-"""What a sample draws: new every epoch, and nobody else's (R9, R10)."""
+"""What is random about a sample: new every epoch, and nobody else's (R9, R10)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_epoch_of_a_run_draws_anew(tmp_path, keyed):
     cfg = config(write_images(tmp_path / "images"), tmp_path / "run", EPOCHS)
     cfg.train_dataloader.update(num_workers=WORKERS, persistent_workers=False)
     if not keyed:  # as in a loop without epochs
-        cfg.default_hooks.draw_key = None
+        cfg.default_hooks.augmentation_seed = None
     seen = SeenImages()
     make_runner(cfg, seen).train()
     assert [sorted(epoch) for epoch in seen.epochs] == [list(range(16))] * EPOCHS
