@@ -172,15 +172,14 @@ def test_the_folder_names_the_dominant_object(demo):
 
 
 def test_voc_image_sets(demo):
-    sets = demo / "VOCdevkit/VOC2007/ImageSets"
-    trainval = (sets / "Main/trainval.txt").read_text().split()
-    test = (sets / "Segmentation/val.txt").read_text().split()
+    voc = demo / "VOCdevkit/VOC2007"
+    trainval = (voc / "ImageSets/Main/trainval.txt").read_text().split()
+    test = (voc / "ImageSets/Segmentation/val.txt").read_text().split()
     assert trainval == [f"{i:06d}" for i in range(1, 25)]
     assert test == [f"{i:06d}" for i in range(25, 34)]
-    lines = (sets / "Main/dotted_star_test.txt").read_text().splitlines()
-    for line in lines:
+    for line in (voc / "ImageSets/Main/dotted_star_test.txt").read_text().splitlines():
         number, sign = line.split()
-        xml = (demo / f"VOCdevkit/VOC2007/Annotations/{number}.xml").read_text()
+        xml = (voc / f"Annotations/{number}.xml").read_text()
         assert (sign == "1") == ("dotted_star" in xml)
 
 

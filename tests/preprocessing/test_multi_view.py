@@ -238,19 +238,11 @@ def test_parameters_that_do_not_suit_the_views_are_explained():
 
 
 def pipeline(augment_on):
-    tail = [
-        {"type": "ColorJitter", "hue": 0.2},
-        {"type": "RandomGrayscale"},
-        {"type": "GaussianBlur"},
-        {"type": "RandomSolarize"},
-        {"type": "RandomFlip"},
-    ]
+    names = ("RandomGrayscale", "GaussianBlur", "RandomSolarize", "RandomFlip")
+    tail = [{"type": "ColorJitter", "hue": 0.2}, *({"type": name} for name in names)]
     cut = {"type": "CutPatches", "size": 8, "grid": 3}
-    views = [
-        [{"type": "RandomResizedCrop", "size": 36}, *tail],
-        [{"type": "RandomResizedCrop", "size": 27}, *tail[::-1]],
-        [{"type": "RandomResizedCrop", "size": 30}, *tail, cut],
-    ]
+    crops = [{"type": "RandomResizedCrop", "size": size} for size in (36, 27, 30)]
+    views = [[crops[0], *tail], [crops[1], *tail[::-1]], [crops[2], *tail, cut]]
     return [
         {"type": "DecodeImage"},
         {"type": "MakeViews", "views": views, "augment_on": augment_on},
