@@ -30,39 +30,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", help="folder of images, or of shards without OUT")
-    parser.add_argument("out", nargs="?", help="folder to write shards and index into")
-    parser.add_argument(
-        "--list",
-        metavar="FILE",
-        help="only the images of this list, lines `path` or `path label` [all]",
-    )
-    parser.add_argument(
-        "--shard-size", default="1G", metavar="SIZE", help="about, of a shard [1G]"
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="decode every image in the end, and list what cannot be read",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        metavar="N",
-        help="processes of --verify [one per CPU]",
-    )
-    parser.add_argument(
-        "--index-only",
-        action="store_true",
-        help="write the index of existing tar files, which stay as they are",
-    )
-    parser.add_argument(
-        "--tar-is-folder",
-        action="store_true",
-        help="with --index-only: the images of n01440764.tar belong to the class "
-        "n01440764, as in ImageNet's own archives",
-    )
+    add, flag = parser.add_argument, {"action": "store_true"}
+    add("folder", help="folder of images, or of shards without OUT")
+    add("out", nargs="?", help="folder to write shards and index into")
+    text = "only the images of this list, lines `path` or `path label` [all]"
+    add("--list", metavar="FILE", help=text)
+    add("--shard-size", default="1G", metavar="SIZE", help="about, of a shard [1G]")
+    text = "decode every image in the end, and list what cannot be read"
+    add("--verify", **flag, help=text)
+    count, text = len(os.sched_getaffinity(0)), "processes of --verify [one per CPU]"
+    add("--workers", type=int, default=count, metavar="N", help=text)
+    text = "write the index of existing tar files, which stay as they are"
+    add("--index-only", **flag, help=text)
+    text = "with --index-only: the images of n01440764.tar belong to the class "
+    add("--tar-is-folder", **flag, help=f"{text}n01440764, as in ImageNet's archives")
     args = parser.parse_args()
     if args.out is None and not (args.index_only or args.verify):
         parser.error("OUT is missing: the folder to write into")

@@ -112,38 +112,32 @@ class _File:
             self.content = load_plain(data, encoding="latin1")
         except pickle.UnpicklingError as error:
             raise self._damaged(str(error)) from error
-        self._require(isinstance(self.content, dict), "it is no dict")
+        if not isinstance(self.content, dict):
+            raise self._damaged("it is no dict")
 
     def images(self) -> np.ndarray:
         """Return the images, n x 32 x 32 x 3."""
         pixels = self.content.get("data")
         is_bytes = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
-        self._require(is_bytes, "its 'data' is no array of bytes")
-        fits = pixels.ndim == 2 and pixels.shape[1] == 3 * 32 * 32
-        self._require(fits, f"its 'data' has the shape {pixels.shape}")
+        if not is_bytes or pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32:
+            raise self._damaged("its 'data' is no array of bytes, n x 3,072")
         return np.asarray(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
     def labels(self) -> np.ndarray:
         """Return the class of each image, n."""
         labels, count = self.content.get("labels"), len(self.content["data"])
-        fits = isinstance(labels, list) and len(labels) == count
-        self._require(fits, f"its 'labels' are no list of {count}")
-        valid = all(isinstance(label, int) and 0 <= label < 10 for label in labels)
-        self._require(valid, "its 'labels' are not all 0 to 9")
+        whole = isinstance(labels, list) and len(labels) == count
+        if not whole or any(type(x) is not int or not 0 <= x < 10 for x in labels):
+            raise self._damaged(f"its 'labels' are no list of {count} numbers 0 to 9")
         return np.array(labels, np.int64)
 
     def classes(self) -> list[str]:
         """Return the names of the ten classes."""
         names = self.content.get("label_names")
-        fits = isinstance(names, list) and len(names) == 10
-        self._require(fits, "its 'label_names' are no list of 10")
-        are_text = all(isinstance(name, str) for name in names)
-        self._require(are_text, "its 'label_names' are not all text")
+        whole = isinstance(names, list) and len(names) == 10
+        if not whole or any(type(name) is not str for name in names):
+            raise self._damaged("its 'label_names' are no list of 10 names")
         return names
-
-    def _require(self, sound: bool, otherwise: str) -> None:
-        if not sound:
-            raise self._damaged(otherwise)
 
     def _damaged(self, why: str) -> UserValueError:
         return UserValueError(

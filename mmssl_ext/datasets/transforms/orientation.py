@@ -7,7 +7,7 @@ does :class:`DecodeImage`, and a chain of the two learns from the same pixels.
 
 from __future__ import annotations
 
-import struct
+import warnings
 from collections.abc import Callable
 
 import cv2
@@ -93,18 +93,12 @@ def exif_orientation(exif: bytes | memoryview | None) -> int:
     Args:
         exif: In the layout of TIFF, with or without ``Exif`` before it.
     """
-    block = bytes(exif or b"").removeprefix(_MARK)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
-    if order is None:
-        return 0
-    try:
-        (start,) = struct.unpack_from(f"{order}I", block, 4)
-        (count,) = struct.unpack_from(f"{order}H", block, start)
-        for place in range(start + 2, start + 2 + 12 * count, 12):
-            (tag,) = struct.unpack_from(f"{order}H", block, place)
-            if tag == _TAG:
-                (found,) = struct.unpack_from(f"{order}H", block, place + 8)
-                return found if 1 <= found <= 8 else 0
-    except struct.error:  # the block ends before what it announces
-        pass
-    return 0
+    tags = Image.Exif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged tags; what was read counts
+        try:
+            tags.load(bytes(exif or b""))
+            found = tags.get(_TAG)
+        except Exception:  # PIL raises almost anything on damaged data
+            return 0
+    return found if found in range(1, 9) else 0
