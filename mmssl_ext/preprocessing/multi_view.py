@@ -140,48 +140,45 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         collated = isinstance(view, torch.Tensor) and view.ndim in (4, 5)
         if not collated or view.size(-3) != 3:
             raise UserTypeError(_explain(view))
-        batched = self.batched
-        if batched is None:
-            batched = self.device.type != "cpu"
-        if operations and not batched:
-            view = augment_imagewise(view.cpu(), operations)
-        view = view.to(self.device, non_blocking=self._non_blocking)
-        return augment(view, operations) if operations and batched else view
+        if not operations:
+            return self.cast_data(view)
+        on_cpu = self.device.type == "cpu"
+        if self.batched or (self.batched is None and not on_cpu):
+            return augment(self.cast_data(view), operations)
+        return self.cast_data(augment_imagewise(view.cpu(), operations))
 
     def _geometry(self, data: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """``boxes`` and ``index`` on the device, where the batch has them."""
         kinds = {"boxes": torch.float32, "index": torch.int64}
-        return {
-            name: data[name].to(self.device, kind, non_blocking=self._non_blocking)
-            for name, kind in kinds.items()
-            if data.get(name) is not None
-        }
+        given = {name: data[name] for name in kinds if data.get(name) is not None}
+        return self.cast_data({n: value.to(kinds[n]) for n, value in given.items()})
 
     def _move_labels(self, samples: Sequence[Any] | None) -> None:
         # One copy for the batch: cast_data would make one per sample.
         labelled = [s for s in samples or () if "gt_label" in s]
         if not labelled or labelled[0].gt_label.device == self.device:
             return
-        labels = torch.cat([s.gt_label for s in labelled])
-        labels = labels.to(self.device, non_blocking=self._non_blocking)
+        labels = self.cast_data(torch.cat([s.gt_label for s in labelled]))
         sizes = [len(s.gt_label) for s in labelled]
         for sample, label in zip(labelled, labels.split(sizes), strict=True):
             sample.gt_label = label
 
 
 def _explain(view: Any) -> str:
-    expected = (
-        "MultiViewPreprocessor expects each view as one tensor, N x 3 x H x W, or "
-        "N x P x 3 x H x W of patches"
-    )
-    advice = 'set collate_fn=dict(type="default_collate") in the dataloader'
-    if isinstance(view, torch.Tensor) and view.ndim != 3:
-        return f"{expected}, but got the shape {tuple(view.shape)}."
+    is_tensor = isinstance(view, torch.Tensor)
     shapes = {tuple(getattr(v, "shape", ())) for v in view}
-    if not isinstance(view, torch.Tensor) and len(shapes) > 1:
-        return (
-            f"{expected}, but the images of one view differ in size: {sorted(shapes)}. "
-            f"Give all of them one size in the pipeline (RandomResizedCrop, or "
-            f"ResizeShort and CenterCrop), and {advice}."
+    advice = 'set collate_fn=dict(type="default_collate") in the dataloader'
+    if is_tensor and view.ndim != 3:
+        found = f"got the shape {tuple(view.shape)}"
+    elif not is_tensor and len(shapes) > 1:
+        found = (
+            f"the images of one view differ in size: {sorted(shapes)}. Give all of "
+            "them one size in the pipeline (RandomResizedCrop, or ResizeShort and "
+            f"CenterCrop), and {advice}"
         )
-    return f"{expected}, but got the samples one by one; {advice}."
+    else:
+        found = f"got the samples one by one; {advice}"
+    return (
+        "MultiViewPreprocessor expects each view as one tensor, N x 3 x H x W, or "
+        f"N x P x 3 x H x W of patches, but {found}."
+    )

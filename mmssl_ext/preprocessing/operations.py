@@ -118,7 +118,7 @@ def _full_precision(device_type: str) -> AbstractContextManager:
 
 def _check(view: Tensor, operations: Mapping[str, Tensor]) -> None:
     """Raise ValueError, with a sentence for the user, where they do not fit a view."""
-    for position, (name, params) in enumerate(operations.items()):
+    for name, params in operations.items():
         if name not in OPERATIONS:
             raise UserValueError(
                 f"The batch asks for the augmentation '{name}' on the device, where "
@@ -138,13 +138,13 @@ def _check(view: Tensor, operations: Mapping[str, Tensor]) -> None:
                 "the CPU when you move a batch."
             )
         length = OPERATIONS[name].length
-        fits = params.ndim == 2 and len(params) == len(view)
+        wanted, fits = str(length), params.ndim == 2 and len(params) == len(view)
         if length is None:
+            wanted = "(1 + 2 P)"
             fits = fits and params.size(1) >= 3 and params.size(1) % 2 == 1
-        else:
-            fits = fits and params.size(1) == length
+        elif fits:
+            fits = params.size(1) == length
         if not fits:
-            wanted = "(1 + 2 P)" if length is None else str(length)
             raise UserValueError(
                 f"The parameters of '{name}' have the shape {tuple(params.shape)}, but "
                 f"the view needs {len(view)} x {wanted}: as many values for each image "
@@ -157,7 +157,7 @@ def _check(view: Tensor, operations: Mapping[str, Tensor]) -> None:
         if name == "ColorJitter":
             _check_orders(params[:, :4])
         if length is None:
-            if position < len(operations) - 1:
+            if name != list(operations)[-1]:
                 raise UserValueError(f"'{name}' returns patches, so it must come last.")
             _check_patches(name, view, params)
 

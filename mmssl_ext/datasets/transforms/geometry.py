@@ -187,10 +187,7 @@ class CenterCrop:
 def _cut(img: np.ndarray, box: Box) -> np.ndarray:
     left, upper, right, lower = box
     height, width = img.shape[:2]
-    if min(left, upper) >= 0 and right <= width and lower <= height:
-        return np.ascontiguousarray(img[upper:lower, left:right])
-    out = np.zeros((lower - upper, right - left, 3), np.uint8)
     inner = img[max(upper, 0) : lower, max(left, 0) : right]
-    y, x = max(-upper, 0), max(-left, 0)
-    out[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
-    return out
+    rows = max(-upper, 0), max(lower - height, 0)
+    columns = max(-left, 0), max(right - width, 0)
+    return np.pad(inner, (rows, columns, (0, 0)))
