@@ -74,12 +74,6 @@ def make_shards(
     for path in leftovers:
         path.unlink()
     _check_space(target, names, sizes, shard_size)
-    if source.labels is None:
-        labels_from, classes = "subfolders", class_folders(folder)
-        labels = number_of_tops(names, classes)
-    else:
-        labels_from, classes = "list", source.metainfo["classes"]
-        labels = source.labels.astype(np.int32)
     try:
         target.mkdir(parents=True, exist_ok=True)
         write_text(
@@ -90,23 +84,33 @@ def make_shards(
         with _Writer(target, shard_size) as writer:
             places = _copy(source, names, writer)
         index = ShardIndex(
-            *(names, *places, labels, labels_from, PackedPaths(classes)),
+            *(names, *places, *_labels(source, names, folder)),
             PackedPaths(_shard_name(i) for i in range(len(writer.sizes))),
             np.array(writer.sizes, np.int64),
         )
         index.write(target)
         (target / UNFINISHED).unlink()
     except OSError as error:
-        if (cause := no_room(error)) is not None:
-            found = OSError(cause.errno, cause.strerror, str(target / UNFINISHED))
-            text = f"The shards cannot be written: {told(found)} It starts anew."
+        if (cause := no_room(error)) is None:
+            text = f" to '{out}': {error}. Correct this and run the command again."
         else:
-            text = (
-                f"The shards cannot be written to '{out}': {error}. Correct this and "
-                "run the command again, which starts anew."
-            )
-        raise ShardError(text) from error
+            found = OSError(cause.errno, cause.strerror, str(target / UNFINISHED))
+            text = f": {told(found)}"
+        raise ShardError(
+            f"The shards cannot be written{text} It starts anew."
+        ) from error
     return index
+
+
+def _labels(
+    source: SSLDataset, names: PackedPaths, folder: str
+) -> tuple[np.ndarray, str, PackedPaths]:
+    """Return labels, where they come from, and class names."""
+    if source.labels is not None:
+        classes = PackedPaths(source.metainfo["classes"])
+        return source.labels.astype(np.int32), "list", classes
+    tops = class_folders(folder)
+    return number_of_tops(names, tops), "subfolders", PackedPaths(tops)
 
 
 def verify_shards(folder: str, workers: int = 0) -> None:
