@@ -67,9 +67,7 @@ class LabelledFolder(ImageFolder):
         if fraction is not None and list_file is not None:
             raise UserValueError("Give fraction or list_file, not both.")
         if fraction is not None and not 0 < fraction <= 1:
-            raise UserValueError(
-                f"fraction={fraction} must lie above 0 and at most at 1."
-            )
+            raise UserValueError(f"fraction={fraction} must lie in (0, 1].")
         super().__init__(root, pipeline, "subfolders", extensions, on_error, max_images)
         self._set_classes(classes, classes_from or self.root, num_classes)
         if fraction is not None:

@@ -41,23 +41,15 @@ _Reader = Callable[[], bytes]
 
 @dataclass
 class Found:
-    """What a look has found; each list names the images it holds for.
+    """What a look has found; each list names the images it holds for."""
 
-    Attributes:
-        seen: Number of images that could be opened.
-        depths: The same by bits per value, 8 or 16.
-        dark: Those that use little of their range: depth, path, largest value.
-        pages: Those with further pages or frames.
-        bands: Those with a further band that says something.
-        turned: Those that their EXIF orientation turns.
-    """
-
-    seen: int = 0
-    depths: Counter[int] = field(default_factory=Counter)
+    seen: int = 0  # images that could be opened
+    depths: Counter[int] = field(default_factory=Counter)  # by bits per value, 8 or 16
+    #: Those that use little of their range: depth, path, largest value.
     dark: list[tuple[int, str, str]] = field(default_factory=list)
-    pages: list[str] = field(default_factory=list)
-    bands: list[str] = field(default_factory=list)
-    turned: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)  # with further pages or frames
+    bands: list[str] = field(default_factory=list)  # with a further one that matters
+    turned: list[str] = field(default_factory=list)  # by their EXIF orientation
 
     def warnings(self) -> list[str]:
         """A sentence for each thing that is not read as it may be meant."""

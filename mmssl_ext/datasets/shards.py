@@ -49,29 +49,17 @@ class ShardError(UserValueError):
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where each image lies; n images in s shards.
+    """Where each image lies; n images in s shards."""
 
-    Attributes:
-        names: Paths of the images below the source folder.
-        shard: Number of the shard of each image, n.
-        offset: First byte of each image in its shard, n.
-        size: Number of bytes of each image, n.
-        labels: Class of each image, n; -1 where it has none.
-        labels_from: ``"subfolders"`` (of the source folder) or ``"list"``.
-        classes: Class names.
-        shards: File names of the shards.
-        shard_sizes: Their sizes in bytes, s.
-    """
-
-    names: PackedPaths
-    shard: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    labels: np.ndarray
-    labels_from: str
+    names: PackedPaths  # of the images, below the source folder
+    shard: np.ndarray  # number of each image's shard, n
+    offset: np.ndarray  # first byte of each image in its shard, n
+    size: np.ndarray  # bytes of each image, n
+    labels: np.ndarray  # class of each image, n; -1 where it has none
+    labels_from: str  # "subfolders" (of the source folder) or "list"
     classes: PackedPaths
-    shards: PackedPaths
-    shard_sizes: np.ndarray
+    shards: PackedPaths  # file names
+    shard_sizes: np.ndarray  # bytes, s
 
     _ARRAYS = ("shard", "offset", "size", "labels", "shard_sizes")
     _NAMES = ("names", "classes", "shards")

@@ -28,23 +28,14 @@ class FolderError(UserValueError):
 
 @dataclass
 class Account:
-    """Counts what a walk through a folder, or an archive, passes over.
+    """Counts what a walk through a folder, or an archive, takes and passes over."""
 
-    Attributes:
-        found: Number of images.
-        others: Number of files of other types, by suffix.
-        special: Names of images that are no regular files.
-        repeated: Links to folders that are read anyway.
-        hidden: Number of hidden images.
-        outside: Number of images that belong to no class.
-    """
-
-    found: int = 0
-    others: Counter[str] = field(default_factory=Counter)
-    special: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    hidden: int = 0
-    outside: int = 0
+    found: int = 0  # images
+    others: Counter[str] = field(default_factory=Counter)  # other types, by suffix
+    special: list[str] = field(default_factory=list)  # images that are no regular files
+    repeated: list[str] = field(default_factory=list)  # links to what is read anyway
+    hidden: int = 0  # images
+    outside: int = 0  # images that belong to no class
 
     def leave_out(self, name: str) -> None:
         """Count a file of another type."""
@@ -53,30 +44,23 @@ class Account:
 
     def text(self, where: str) -> str:
         """One line with what was found and left out; empty if all was taken."""
-        kinds = [f"{kind} {n:,}" for kind, n in self.others.most_common()]
-        left = [
-            (
-                self.outside,
-                f"{self.outside:,} outside of its subfolders, which are the classes",
-            ),
-            (
-                kinds,
-                f"{_number(self.others.total(), 'file')} of other types "
-                f"({some(kinds, _SUFFIXES)})",
-            ),
-            (
-                self.special,
-                f"{_number(len(self.special), 'special file')}, such as a pipe or "
-                f"device ({some(self.special)})",
-            ),
-            (
-                self.repeated,
-                f"{_number(len(self.repeated), 'link')} to folders that are read "
-                f"anyway ({some(self.repeated)})",
-            ),
-            (self.hidden, _number(self.hidden, "hidden image")),
-        ]
-        said = "; ".join(text for what, text in left if what)
+        left = []
+        if self.outside:
+            text = "outside of its subfolders, which are the classes"
+            left.append(f"{self.outside:,} {text}")
+        if self.others:
+            kinds = [f"{kind} {n:,}" for kind, n in self.others.most_common()]
+            count = _number(self.others.total(), "file")
+            left.append(f"{count} of other types ({some(kinds, _SUFFIXES)})")
+        for names, what, more in (
+            (self.special, "special file", ", such as a pipe or device"),
+            (self.repeated, "link", " to folders that are read anyway"),
+        ):
+            if names:
+                left.append(f"{_number(len(names), what)}{more} ({some(names)})")
+        if self.hidden:
+            left.append(_number(self.hidden, "hidden image"))
+        said = "; ".join(left)
         found = _number(self.found, "image")
         return f"'{shown(where)}': found {found}, left out {said}." if said else ""
 
@@ -108,9 +92,6 @@ class ImageWalk:
         root: The folder.
         suffixes: File name endings of images, in lower case.
         hidden_folders: Walk through hidden folders too.
-
-    Attributes:
-        account: What was found and left out.
 
     Raises:
         FolderError: A folder cannot be read, or its path is too long for the system.

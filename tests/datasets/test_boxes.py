@@ -23,7 +23,7 @@ from mmssl_ext.datasets import (
     move_box,
 )
 from mmssl_ext.datasets.seeds import SampleSeed
-from mmssl_ext.datasets.transforms.placing import keeps_box, part_of
+from mmssl_ext.datasets.transforms.placing import keeps_box
 from mmssl_ext.datasets.transforms.random import RandomTransform
 from mmssl_ext.models.layers.geometry import cell_centres, to_image
 from mmssl_ext.preprocessing import MultiViewPreprocessor
@@ -82,11 +82,6 @@ def test_boxes_by_hand(backend):
     assert torch.allclose(found, torch.tensor(expected), atol=1e-7)
     strip = boxes_of([ResizeShort(4)], size=(1000, 10), backend=backend)
     assert strip.tolist() == [pytest.approx([0.4, 0, 0.6, 1])]
-
-
-def test_crops_of_crops_compose():
-    outer, inner = (0.5, 0.1, 0.1, 0.5), (0.25, 0.5, 0.75, 1.0)
-    assert part_of(outer, inner) == pytest.approx((0.4, 0.3, 0.2, 0.5))
 
 
 @pytest.fixture(scope="module")

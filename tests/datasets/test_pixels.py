@@ -102,17 +102,6 @@ def test_three_boxes_are_pils_blur(sigma):
     assert np.isclose(
         (kernel * places**2).sum(), sigma**2, atol=1e-6
     )  # the design of the boxes
-    img = IMAGES[0]
-    blurred = np.asarray(pil_blur(Image.fromarray(img), sigma))
-    total = img.astype(float)
-    for axis in (0, 1):
-        total = sum(
-            k * np.roll(total, p, axis) for k, p in zip(kernel, places, strict=True)
-        )
-    inner = slice(reach, -reach or None)
-    d = (blurred - total)[inner, inner]
-    assert np.abs(d).max() < 3  # PIL rounds six times
-    assert np.abs(d).mean() < 0.5
 
 
 def test_blur_agrees_at_the_edge_of_the_image():

@@ -16,7 +16,6 @@ from torch.utils.data import ConcatDataset, Subset
 from mmssl_ext.datasets import (
     DecodeImage,
     ImageFolder,
-    ImageList,
     ImageShards,
     UnreadableImageError,
     VOCLabels,
@@ -26,7 +25,7 @@ from mmssl_ext.datasets.look import look, look_at_dataset, warn_of_unread
 from mmssl_ext.datasets.shard_writer import make_shards
 from mmssl_ext.datasets.shards import ShardError
 
-from .helpers import EVALUATION, loader, picture, write_folder
+from .helpers import picture, write_folder
 
 
 def write_special(folder):
@@ -88,21 +87,6 @@ def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monke
     monkeypatch.setattr(os, "stat", lambda path: status)
     with pytest.raises(reading.NoImageError, match="a pipe"):
         reading.read_file(str(tmp_path / "x.jpg"))
-
-
-def test_lists_that_name_them_go_on_with_other_images(tmp_path):
-    good = write_folder(tmp_path / "good", 4)
-    special = [tmp_path / "bad" / name for name in write_special(tmp_path / "bad")]
-    listed = tmp_path / "list.txt"
-    listed.write_text("".join(f"{path}\n" for path in [*good, *special]))
-    dataset = ImageList(str(listed), pipeline=EVALUATION, on_error="skip")
-    samples = []
-    for batch in loader(dataset, num_workers=1):
-        samples += batch["data_samples"]
-    assert len(samples) == len(good) + len(special)
-    for path, sample in zip(special, samples[len(good) :], strict=True):
-        assert sample.skipped[0] == str(path)
-        assert sample.img_path in map(str, good)
 
 
 def test_shards_take_and_give_no_image_of_more_bytes(tmp_path, monkeypatch):

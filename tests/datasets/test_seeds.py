@@ -42,14 +42,6 @@ def test_a_seed_does_not_depend_on_workers_order_or_batch_size(dataset):
     assert torch.equal(expected, collect(loader(dataset, num_workers=2)))
 
 
-@pytest.mark.slow
-def test_a_seed_reaches_spawned_workers(dataset):
-    dataset.set_augmentation_seed(3, 1)
-    expected = collect(loader(dataset))
-    spawned = loader(dataset, num_workers=1, multiprocessing_context="spawn")
-    assert torch.equal(expected, collect(spawned))
-
-
 def test_persistent_workers_see_a_new_epoch(dataset):
     expected = []
     for epoch in range(3):

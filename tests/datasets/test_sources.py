@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope, init_default_scope
-from mmengine.runner import Runner
 
 from mmssl_ext.datasets import CIFAR10, ImageFolder, ImageList
-from mmssl_ext.registry import DATASETS
 
-from .helpers import EVALUATION, TWO_VIEWS, write_cifar, write_folder
-
-CIFAR_UNPACKER = Path(__file__).parents[3] / "shared/datasets/cifar10/unpack_cifar10.py"
+from .helpers import EVALUATION, write_cifar, write_folder
 
 
 def touch(root, *names):
@@ -234,62 +225,3 @@ def test_fingerprint_of_cifar_and_of_a_part(tmp_path):
     variants = ({}, {"split": "test"}, {"max_images": 6}, {"max_images": 7})
     assert len({fingerprint(**options) for options in variants}) == 4
     assert fingerprint(max_images=100) == fingerprint()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not CIFAR_UNPACKER.is_file(), reason="no copy of CIFAR-10 beside the repository"
-)
-def test_real_cifar_pixels(tmp_path):
-    command = [sys.executable, CIFAR_UNPACKER, CIFAR_UNPACKER.parent, tmp_path]
-    subprocess.run(command, check=True)
-    digests = {
-        "train": "a18ec1384dc5d809e0d73440086ff118438410f1c69d02fae1db07327c5f9a40",
-        "test": "4674ac8c77f372061aaf9216c8857c99599d5df0bb9f6b16a3de613ef8eb348a",
-    }
-    for split, digest in digests.items():
-        dataset = CIFAR10(str(tmp_path), split=split, verify_md5=False)
-        assert np.bincount(dataset.labels).tolist() == [len(dataset) // 10] * 10
-        pixels = np.ascontiguousarray(dataset.images)  # n x 32 x 32 x 3
-        assert hashlib.sha256(pixels.data).hexdigest() == digest
-
-
-@pytest.fixture
-def scope():
-    before = DefaultScope.get_current_instance()
-    init_default_scope("mmssl_ext")
-    yield
-    if before is not None:
-        init_default_scope(before.scope_name)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_runner_builds_a_loader_from_a_config(tmp_path, workers, scope):
-    for label in "ab":
-        write_folder(tmp_path / label, 5)
-    dataset = dict(type="ImageFolder", root=str(tmp_path), labels="subfolders")
-    config = dict(
-        dataset={**dataset, "pipeline": TWO_VIEWS},
-        batch_size=4,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        drop_last=True,
-        sampler=dict(type="DefaultSampler", shuffle=True),
-        collate_fn=dict(type="default_collate"),
-    )
-    data_loader = Runner.build_dataloader(config, seed=0)
-    data_loader.dataset.set_augmentation_seed(0, 0)
-    batches = list(data_loader)
-    assert len(batches) == 2
-    for batch in batches:
-        assert [v.shape for v in batch["inputs"]] == [(4, 3, 24, 24)] * 2
-        assert {v.dtype for v in batch["inputs"]} == {torch.uint8}
-        for sample in batch["data_samples"]:
-            assert sample.gt_label.item() == sample.sample_idx // 5
-
-
-def test_unknown_transform_is_named_by_the_registry(tmp_path):
-    write_folder(tmp_path, 1)
-    config = {"type": "ImageFolder", "root": str(tmp_path), "pipeline": [{"type": "Q"}]}
-    with pytest.raises(KeyError, match=r"Q is not in the .*transform"):
-        DATASETS.build(config)

@@ -57,11 +57,7 @@ class LayoutWriter:
     """Writes the scenes of one split in all four layouts.
 
     ImageNet, VOC and COCO share one JPEG file by hard links; Cityscapes has a PNG of
-    its own, as its file names demand.
-
-    Args:
-        root: Output folder.
-        split: ``"train"`` or ``"test"``; the latter is ``val`` in COCO and Cityscapes.
+    its own, as its file names demand. The split "test" is ``val`` in the latter two.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -74,16 +70,14 @@ class LayoutWriter:
         self.city = root / "cityscapes"
         self.city_images = self.city / "leftImg8bit" / coco_split / "demo"
         self.city_labels = self.city / "gtFine" / coco_split / "demo"
-        for name in CLASSES:
-            (self.imagenet / name).mkdir(parents=True)
-        for name in ("JPEGImages", "Annotations", "ImageSets/Main",
-                     "ImageSets/Segmentation", "SegmentationClass",
-                     "SegmentationObject"):  # fmt: skip
-            (self.voc / name).mkdir(parents=True, exist_ok=True)
-        for folder in (self.coco_images, self.city_images, self.city_labels):
-            folder.mkdir(parents=True)
-        for folder in (self.coco, self.city):
-            (folder / "annotations").mkdir(exist_ok=True)
+        folders = [self.imagenet / name for name in CLASSES]
+        folders += [self.voc / name for name in ("JPEGImages", "Annotations")]
+        folders += [self.voc / f"Segmentation{name}" for name in ("Class", "Object")]
+        folders += [self.voc / "ImageSets" / n for n in ("Main", "Segmentation")]
+        folders += [self.coco_images, self.city_images, self.city_labels]
+        folders += [folder / "annotations" for folder in (self.coco, self.city)]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
         self._palette = voc_palette()
         self._records: list[tuple[int, set[int]]] = []  # VOC number, classes shown
         self._images: list[dict[str, Any]] = []

@@ -24,17 +24,11 @@ _INDIVIDUALS = 4  # of a class
 
 @dataclass
 class SceneObject:
-    """One drawn object.
+    """One drawn object."""
 
-    Args:
-        label: Class index in ``CLASSES``.
-        outline: Outline, P x 2 points (x, y) in pixels.
-        mask: Pixels that the object covers by half or more, H x W bool.
-    """
-
-    label: int
-    outline: Array
-    mask: Array
+    label: int  # class index in ``CLASSES``
+    outline: Array  # P x 2 points (x, y) in pixels
+    mask: Array  # pixels that it covers by half or more, H x W bool
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -46,15 +40,10 @@ class SceneObject:
 
 @dataclass
 class Scene:
-    """A drawn image with its objects; the first one is dominant.
+    """A drawn image with its objects; the first one is dominant."""
 
-    Args:
-        image: H x W x 3, uint8, RGB.
-        objects: One to three objects without overlap.
-    """
-
-    image: Array
-    objects: list[SceneObject]
+    image: Array  # H x W x 3, uint8, RGB
+    objects: list[SceneObject]  # one to three, without overlap
 
     @property
     def instances(self) -> Array:

@@ -38,15 +38,6 @@ class UnreadableImageError(RuntimeError):
         super().__init__(path if reason is None else message)
 
 
-def _gray16_to_gray8(img: Image.Image) -> Image.Image:
-    # PIL's own conversion clips at 255 and would turn most 16-bit images white.
-    values = np.asarray(img)
-    if values.min() < 0 or values.max() > 65535:
-        raise NoImageError(f"mode {img.mode} with values outside 0..65535")
-    scaled = (values.astype(np.uint32) + 128) // 257
-    return Image.fromarray(scaled.astype(np.uint8))
-
-
 def to_rgb(img: Image.Image) -> Image.Image:
     """Convert to 8-bit RGB: alpha is dropped, 16-bit gray is scaled by 1/257.
 
@@ -58,7 +49,12 @@ def to_rgb(img: Image.Image) -> Image.Image:
     if img.mode == "F":
         raise NoImageError("floating-point images have no defined 8-bit version")
     if img.mode.startswith("I"):
-        img = _gray16_to_gray8(img)
+        # PIL's own conversion clips at 255 and would turn most 16-bit images white.
+        values = np.asarray(img)
+        if values.min() < 0 or values.max() > 65535:
+            raise NoImageError(f"mode {img.mode} with values outside 0..65535")
+        scaled = (values.astype(np.uint32) + 128) // 257
+        img = Image.fromarray(scaled.astype(np.uint8))
     elif img.mode in ("La", "RGBa"):  # premultiplied: undo before alpha is dropped
         img = img.convert(img.mode.upper())
     elif img.mode == "P" and isinstance(img.info.get("transparency"), bytes):

@@ -119,9 +119,6 @@ class RandomFlip(RandomSwitch):
     device_name = "RandomFlip"
     keeps_box = True
 
-    def __init__(self, prob: float = 0.5) -> None:
-        super().__init__(prob)
-
     def locate(self, params: bool, size: tuple[int, int]) -> ViewBox:
         """Return the whole image, mirrored."""
         return 1.0, 0.0, 0.0, 1.0

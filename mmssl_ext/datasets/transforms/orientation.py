@@ -101,4 +101,4 @@ def exif_orientation(exif: bytes | memoryview | None) -> int:
             found = tags.get(_TAG)
         except Exception:  # PIL raises almost anything on damaged data
             return 0
-    return found if found in range(1, 9) else 0
+    return int(found) if found in range(1, 9) else 0

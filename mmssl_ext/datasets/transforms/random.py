@@ -30,7 +30,7 @@ def on_array(img: AnyImage, change: Callable[..., np.ndarray], *args: Any) -> An
     """
     if isinstance(img, np.ndarray):
         return change(img, *args)
-    changed = change(np.array(img), *args)
+    changed = change(np.array(img if img.mode == "RGB" else img.convert("RGB")), *args)
     return Image.fromarray(changed) if changed.ndim == 3 else changed
 
 
@@ -107,7 +107,7 @@ class BatchTransform(RandomTransform):
 class RandomSwitch(BatchTransform):
     """An operation that is done with probability ``prob``, and has no parameters."""
 
-    def __init__(self, prob: float) -> None:
+    def __init__(self, prob: float = 0.5) -> None:
         self.prob = check_prob(type(self).__name__, prob)
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> bool | None:
