@@ -9,7 +9,7 @@ A folder of shards holds plain tar files, which ``tar`` and webdataset read as w
     index.npz         names, places, labels; written last, so what has it is complete
 
 Names and order are those of :class:`ImageFolder` on the source folder, or of
-:class:`ImageList`; so labels, draws and the fingerprint are the same too.
+:class:`ImageList`; so labels, augmentation and the fingerprint are the same.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class ImageShards(SSLDataset):
     """Images in tar files with an index, as ``tools/make_shards.py`` writes them.
 
     Equal in everything to :class:`ImageFolder` (or :class:`ImageList`) on what they
-    were made from: images, order, labels, class names, draws, fingerprint. A run that
+    were made from: images, order, labels, class names, seeds, fingerprint. A run that
     started on one of them resumes on the other.
 
     Args:

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=3000, help="training scenes")
     parser.add_argument("--test", type=int, default=600, help="test scenes")
     parser.add_argument("--size", type=int, default=96, help="image side in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all draws")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all scenes")
     parser.add_argument("--force", action="store_true", help="replace other scenes")
     args = vars(parser.parse_args(argv))
     try:
