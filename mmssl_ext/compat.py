@@ -8,9 +8,61 @@ replaces one of their functions (a test looks for both). Tried with torch 2.4, 2
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
-# -- mmengine's Runner ------------------------------------------------------------------
+# -- mmengine's Config and DictAction --
+# The steps by which a config file is read, and the values of --cfg-options. Gone:
+# AttributeError when a tool starts.
+
+_CONFIG_STEPS = {
+    "environment": "_substitute_env_variables",
+    "file_names": "_substitute_predefined_vars",
+    "bases": "_pre_substitute_base_vars",
+    "base_path": "_get_cfg_path",
+}
+
+
+def config_step(name: str) -> Callable:
+    """A step of reading a config file, as it is now."""
+    from mmengine.config import Config
+
+    return getattr(Config, _CONFIG_STEPS[name])
+
+
+def replace_config_step(name: str, make: Callable[[Callable], Callable]) -> None:
+    """Put a function in the place of a step, once; ``make`` gets the step before."""
+    from mmengine.config import Config
+
+    before = config_step(name)
+    if not hasattr(before, "replaces"):
+        step = wraps(before)(make(before))
+        step.replaces = before  # type: ignore[attr-defined]
+        setattr(Config, _CONFIG_STEPS[name], staticmethod(step))
+
+
+def set_config_filename(cfg: Any, path: str) -> None:
+    """Let a config say which file it is of."""
+    object.__setattr__(cfg, "_filename", path)
+
+
+def read_options_by(parse: Callable[[str], Any], store: Callable) -> None:
+    """Let mmengine's DictAction read values and keep them by these functions."""
+    from mmengine.config import DictAction
+
+    DictAction._parse_iterable = staticmethod(parse)
+    DictAction.__call__ = store
+
+
+def plain_value(text: str) -> Any:
+    """A number, True, False or None by what it looks like, else the text."""
+    from mmengine.config import DictAction
+
+    return DictAction._parse_int_float_bool(text)
+
+
+# -- mmengine's Runner --
 # Its loops are configs until they are built, and properties build them at the first
 # look; the names with an underscore look without building. Gone: AttributeError at the
 # start of a run.

@@ -25,6 +25,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import registry as registries
 
+from mmssl_ext import compat
 from mmssl_ext.errors import ConfigError
 
 #: Packages whose registries a config may name.
@@ -249,11 +250,11 @@ def _filled(file: str, text: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, "filled.py")
         try:
-            Config._substitute_predefined_vars(file, copy)
-            Config._substitute_env_variables(copy, copy)
+            compat.config_step("file_names")(file, copy)
+            compat.config_step("environment")(copy, copy)
         except (KeyError, re.error) as error:
             raise ConfigError(f"Config {file} cannot be read: {error}.") from error
-        Config._pre_substitute_base_vars(copy, copy)
+        compat.config_step("bases")(copy, copy)
         return Path(copy).read_text(encoding="utf-8")
 
 
@@ -261,7 +262,7 @@ def _base_path(file: str, name: str) -> str:
     if "://" in name:
         raise ConfigError(f"Config {file}: the base {name} is no local file.")
     try:
-        return Config._get_cfg_path(name, file)[0]
+        return compat.config_step("base_path")(name, file)[0]
     except (OSError, ValueError, AssertionError, ImportError, KeyError) as error:
         raise ConfigError(f"Config {file}: the base {name}: {error}.") from error
 
