@@ -39,7 +39,7 @@ def _is_for_people(record: logging.LogRecord) -> bool:
 class StartHook(Hook):
     """Say what runs, on which images, from which weights, and when the first step is.
 
-    The tools register it; device and precision are said by ``PerformanceHook``.
+    The tools register it; ``PerformanceHook`` adds precision and memory layout.
     """
 
     priority = "HIGHEST"
@@ -61,7 +61,9 @@ class StartHook(Hook):
         root = next(filter(None, (getattr(data, n, None) for n in _ROOTS)), None)
         where = f", {shown(root)}" if isinstance(root, str) else ""
         say = runner.logger.info
-        say(f"{' '.join(parts)}: {length}, {batch} images at a time{ranks}.")
+        device = next(model.parameters()).device
+        parts.append(f"on {device}: {length}, {batch} images at a time{ranks}.")
+        say(" ".join(parts))
         say(f"Images: {len(data):,} ({type(data).__name__}{where}).")
         say(f"Weights: {_weights(runner)}. Log: {shown(runner.log_dir)}.")
         self._start: float | None = time.monotonic()
@@ -76,8 +78,8 @@ class StartHook(Hook):
         """Show the first step at once."""
         if self._start is not None:
             seconds, self._start = time.monotonic() - self._start, None
-            loss = runner.message_hub.log_scalars.get("train/loss")
-            text = f", loss {loss.current():.4f}" if loss is not None else ""
+            loss = (outputs or {}).get("loss")
+            text = f", loss {float(loss):.4f}" if loss is not None else ""
             runner.logger.info(
                 f"Step {runner.iter + 1} is done after {seconds:.1f} s{text}."
             )
