@@ -79,7 +79,7 @@ class StartHook(Hook):
         if self._start is not None:
             seconds, self._start = time.monotonic() - self._start, None
             loss = (outputs or {}).get("loss")
-            text = f", loss {float(loss):.4f}" if loss is not None else ""
+            text = "" if loss is None else f", loss {loss.detach().item():.4f}"
             runner.logger.info(
                 f"Step {runner.iter + 1} is done after {seconds:.1f} s{text}."
             )
