@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 # -- mmengine's Config and DictAction --
@@ -96,3 +98,25 @@ def load_from(runner: Any) -> str | None:
 def start_from(runner: Any, path: str | None, resume: bool) -> None:
     """Let the run start or go on from a file."""
     runner._load_from, runner._resume = path, resume
+
+
+# -- torchvision's library of compiled operators --
+# Its file; `import torchvision` takes a second. Gone: check-env says that the operators
+# do not run.
+
+
+def torchvision_nms() -> Callable:
+    """The compiled ``nms``.
+
+    Raises:
+        OSError: The library is missing, or built for another torch.
+    """
+    import torch
+
+    spec = find_spec("torchvision")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    files = [file for folder in folders for file in Path(folder).glob("_C*.so")]
+    if not files:
+        raise OSError("torchvision has no file _C.so")
+    torch.ops.load_library(str(files[0]))
+    return torch.ops.torchvision.nms
