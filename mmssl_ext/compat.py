@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # -- mmengine's Config and DictAction --
 # The steps by which a config file is read, and the values of --cfg-options. Gone:
@@ -98,6 +98,69 @@ def load_from(runner: Any) -> str | None:
 def start_from(runner: Any, path: str | None, resume: bool) -> None:
     """Let the run start or go on from a file."""
     runner._load_from, runner._resume = path, resume
+
+
+def train_data(runner: Any) -> Any:
+    """The data loader of the training as it stands: built, or still a config."""
+    return runner._train_dataloader
+
+
+def initialise(runner: Any) -> None:
+    """Initialise the weights of the model as before a training."""
+    runner._init_model_weights()
+
+
+# -- torch --
+# Operators without a public name, of torch 2.4 to 2.15. Gone: AttributeError at the
+# first loss, which ``fused_queue=False`` avoids, or at the first step of the target.
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BatchNorm":  # the base of all of torch's; imported when asked for
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        return _BatchNorm
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def onednn_linear(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.T`` in fp32 by oneDNN."""
+    import torch
+
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+def attention(q: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of B x S x N x D to keys that are values, with its log-sum-exps."""
+    import torch
+
+    if q.is_cuda:
+        op = torch.ops.aten._scaled_dot_product_efficient_attention
+        return op(q, keys, keys, None, True, scale=scale)[:2]
+    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return op(q, keys, keys, scale=scale)
+
+
+def lerp(to: list[Tensor], towards: list[Tensor], weight: float) -> None:
+    """Move tensors in place by a share of the way to others."""
+    import torch
+
+    torch._foreach_lerp_(to, towards, weight)
+
+
+def compile_training(module: nn.Module, options: dict) -> None:
+    """Compile a module in place for its training mode; its state dict stays."""
+    module.compile(**options)
+    compiled: Any = module._compiled_call_impl
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if module.training else module._call_impl)(*args, **kwargs)
+
+    # As nn.Module.compile itself stores it: copies of the module leave it out.
+    module._compiled_call_impl = call
 
 
 # -- torchvision's library of compiled operators --
