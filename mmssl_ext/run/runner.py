@@ -10,8 +10,8 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmssl_ext import compat
 from mmssl_ext.engine.checkpoint.loops import ExactEpochLoop
-from mmssl_ext.engine.config.names import check_anchors
 from mmssl_ext.engine.resilience.collating import SizedCollate
 from mmssl_ext.engine.resilience.loading import guard_workers
 from mmssl_ext.engine.training.method import MethodHook
@@ -22,6 +22,8 @@ from mmssl_ext.evaluation.copies import say_copied_files
 from mmssl_ext.registry import RUNNERS
 from mmssl_ext.room import heed_log_files
 from mmssl_ext.text import guard_files, guard_logs
+
+from .terminal import quieten
 
 guard_logs()
 _PERSISTENT = "persistent_workers"
@@ -44,6 +46,7 @@ class SSLRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         guard_files(logger)
         heed_log_files(logger)
+        quieten(logger)
         return logger
 
     def register_hooks(
@@ -62,7 +65,6 @@ class SSLRunner(Runner):
             ConfigError: A part has no option of a name, needs another package, or
                 asserts something of its options.
         """
-        check_anchors(model)
         try:
             return super().build_model(model)
         except (TypeError, ImportError, AssertionError) as error:
@@ -79,7 +81,7 @@ class SSLRunner(Runner):
             name = options.pop("type", None)
             by_epoch = options.pop("by_epoch", name is not None)
             if name in (None, "EpochBasedTrainLoop") and by_epoch:
-                return ExactEpochLoop(self, self._train_dataloader, **options)
+                return ExactEpochLoop(self, compat.train_data(self), **options)
         return super().build_train_loop(loop)
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
@@ -95,7 +97,7 @@ class SSLRunner(Runner):
         return self._judge(super().build_test_loop(loop))
 
     def _judge(self, loop: BaseLoop) -> BaseLoop:
-        training = getattr(self._train_loop, "dataloader", None)
+        training = getattr(compat.train_loop(self), "dataloader", None)
         if training is not None and training is not loop.dataloader:
             try:
                 match_classes(loop.dataloader.dataset, training.dataset)
