@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import socket
 import sys
 
@@ -193,18 +194,6 @@ def nested(root, depth, name):
     os.close(folder)
 
 
-def remove(root, depth, name):
-    before = os.getcwd()
-    os.chdir(root)
-    for _ in range(depth):
-        os.chdir(name)
-    os.remove("x.jpg")
-    for _ in range(depth):
-        os.chdir("..")
-        os.rmdir(name)
-    os.chdir(before)
-
-
 def test_folders_may_be_nested_deeper_than_the_stack_of_python(tmp_path):
     nested(tmp_path / "deep", 250, "d")
     limit = sys.getrecursionlimit()
@@ -213,14 +202,14 @@ def test_folders_may_be_nested_deeper_than_the_stack_of_python(tmp_path):
         assert names(tmp_path / "deep") == ["d/" * 250 + "x.jpg"]
     finally:
         sys.setrecursionlimit(limit)
-        remove(tmp_path / "deep", 250, "d")
+    shutil.rmtree(tmp_path / "deep")
 
 
 def test_a_path_that_the_system_does_not_take_is_one_sentence(tmp_path):
     nested(tmp_path / "deep", 50, "d" * 100)
     with pytest.raises(FolderError, match=r"has 4,\d\d\d bytes, more than the system"):
         ImageFolder(str(tmp_path / "deep"))
-    remove(tmp_path / "deep", 50, "d" * 100)
+    shutil.rmtree(tmp_path / "deep")
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
