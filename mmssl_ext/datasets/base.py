@@ -46,9 +46,9 @@ class SSLDataset(Dataset):
     with :class:`PackViews` ``dict(inputs=..., data_samples=DataSample)``.
 
     Args:
-        size: Number of images found.
+        size: Number of images found, or the numbers of those to take.
         pipeline: Transforms, as config dicts or callables ``dict -> dict``.
-        labels: Class index of each image, or None.
+        labels: Class index of each image found, or None.
         classes: Class names, or None.
         on_error: What to do with an unreadable image: ``"raise"`` an error that names
             it, or ``"skip"`` it, i.e. return another image in its place and list the
@@ -60,7 +60,7 @@ class SSLDataset(Dataset):
 
     def __init__(
         self,
-        size: int,
+        size: int | np.ndarray,
         pipeline: Sequence[dict | Transform] = (),
         labels: np.ndarray | None = None,
         classes: Sequence[str] | None = None,
@@ -73,8 +73,9 @@ class SSLDataset(Dataset):
                 f"max_images must be at least 1, or None for all images, but is "
                 f"{max_images!r}."
             )
-        count = size if max_images is None else min(size, max_images)
-        self._rows = np.arange(count, dtype=np.int64) * size // max(count, 1)
+        rows = np.arange(size) if isinstance(size, int) else size
+        count = len(rows) if max_images is None else min(len(rows), max_images)
+        self._rows = rows[np.arange(count) * len(rows) // max(count, 1)]
         self.labels = None if labels is None else np.asarray(labels)[self._rows]
         self._metainfo = {} if classes is None else {"classes": class_names(classes)}
         self.pipeline = build_pipeline(pipeline)

@@ -246,8 +246,8 @@ class ImageShards(SSLDataset):
         self.root = os.fspath(root)
         self.index = ShardIndex.load(self.root)
         self._open: dict[int, _OpenFile] = {}
-        self._members: np.ndarray | None = None  # of the rows; None: row is member
-        size, targets, classes = len(self.index.names), None, None
+        rows: np.ndarray = np.arange(len(self.index.names))
+        targets, classes = None, None
         if labels != "none":
             if labels != self.index.labels_from:
                 raise ShardError(
@@ -255,36 +255,33 @@ class ImageShards(SSLDataset):
                     f'from {self.index.labels_from}: set labels="'
                     f'{self.index.labels_from}" or "none".'
                 )
-            self._members = np.flatnonzero(self.index.labels >= 0)
-            targets = self.index.labels[self._members].astype(np.int64)
-            size, classes = len(targets), list(self.index.classes)
-            warn_of_empty(self.root, classes, targets)
-        if not size:
+            rows = np.flatnonzero(self.index.labels >= 0)
+            targets = self.index.labels.astype(np.int64)
+            classes = list(self.index.classes)
+            warn_of_empty(self.root, classes, targets[rows])
+        if not len(rows):
             where = " that belongs to a class" if labels != "none" else ""
             raise FileNotFoundError(
                 f"The shards in '{self.root}' hold no image{where}."
             )
-        super().__init__(size, pipeline, targets, classes, on_error, max_images)
+        super().__init__(rows, pipeline, targets, classes, on_error, max_images)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: another process opens its own."""
         return {**self.__dict__, "_open": {}}
 
-    def _member(self, row: int) -> int:
-        return row if self._members is None else int(self._members[row])
-
     def name(self, row: int) -> str:
         """Return the path of image ``row`` below the folder it came from."""
-        return self.index.names[self._member(row)]
+        return self.index.names[row]
 
     def describe(self, row: int) -> dict[str, Any]:
         """Return ``img_path`` of image ``row``: root, shard and name."""
-        shard = self.index.shards[int(self.index.shard[self._member(row)])]
+        shard = self.index.shards[int(self.index.shard[row])]
         return {"img_path": os.path.join(self.root, shard, self.name(row))}
 
     def file_size(self, row: int) -> int:
         """Return the number of bytes of image ``row``."""
-        return int(self.index.size[self._member(row)])
+        return int(self.index.size[row])
 
     def file_head(self, row: int, most: int) -> bytes:
         """Return the first bytes of image ``row``, none where it cannot be read."""
@@ -300,12 +297,11 @@ class ImageShards(SSLDataset):
             UnreadableImageError: The shard has vanished, has become shorter, or its
                 disk fails; or the image has more bytes than any.
         """
-        member, index = self._member(row), self.index
-        offset, size = int(index.offset[member]), int(index.size[member])
+        offset, size = int(self.index.offset[row]), int(self.index.size[row])
         try:
             if size > MAX_FILE_BYTES:
                 raise UserValueError(too_large(size))
-            file = self._file(int(index.shard[member]))
+            file = self._file(int(self.index.shard[row]))
             data = read_range(file.descriptor, offset, size)
             if len(data) < size:
                 raise OSError("the shard ends before the image does")

@@ -98,7 +98,7 @@ def exif_orientation(exif: bytes | memoryview | None) -> int:
         warnings.simplefilter("ignore")  # of damaged tags; what was read counts
         try:
             tags.load(bytes(exif or b""))
-            found = tags.get(_TAG)
+            found = int(tags.get(_TAG, 0))
         except Exception:  # PIL raises almost anything on damaged data
             return 0
-    return int(found) if found in range(1, 9) else 0
+    return found if 1 <= found <= 8 else 0
