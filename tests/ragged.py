@@ -32,32 +32,20 @@ PER_CLASS = 4  # images of a class in the training folder; half as many to test
 class Ragged:
     """What :func:`write_ragged` has written; paths below ``root``.
 
-    Attributes:
-        root: The folder of all.
-        photos: Images without labels.
-        train: Class folders.
-        test: Class folders, of all classes but ``cow``.
-        classes: Names of the folders in ``train``, sorted.
-        broken: The one file below ``photos`` that cannot be decoded.
-        turned: JPEG files below ``photos`` by their EXIF orientation, 1 to 8. Upright
-            all are 30 pixels wide and 20 high, red in the upper left quarter, green in
-            the upper right one, blue below.
-        deep: 16-bit PNG below ``photos`` with values up to 4080, that is 12 bits.
-        names: All that a reader finds below ``photos``, ``broken`` among them, in the
-            order of the walk; paths relative to ``photos``.
-        other_files: Files below ``photos`` that are no images by their suffix.
+    Upright, ``turned`` are 30 pixels wide and 20 high, red in the upper left quarter,
+    green in the upper right one, blue below.
     """
 
-    root: Path
-    photos: Path
-    train: Path
-    test: Path
-    classes: tuple[str, ...]
-    broken: Path
-    turned: dict[int, Path]
-    deep: Path
-    names: tuple[str, ...]
-    other_files: tuple[str, ...]
+    root: Path  # of all
+    photos: Path  # without labels
+    train: Path  # class folders
+    test: Path  # of all classes but ``cow``
+    classes: tuple[str, ...]  # names of the folders in ``train``, sorted
+    broken: Path  # the one file below ``photos`` that cannot be decoded
+    turned: dict[int, Path]  # JPEG files below ``photos`` by their orientation, 1 to 8
+    deep: Path  # 16-bit PNG below ``photos`` with values up to 4080, that is 12 bits
+    names: tuple[str, ...]  # all that a reader finds below ``photos``, in its order
+    other_files: tuple[str, ...]  # below ``photos``, no images by their suffix
 
     @property
     def num_photos(self) -> int:

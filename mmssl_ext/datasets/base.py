@@ -73,7 +73,7 @@ class SSLDataset(Dataset):
                 f"max_images must be at least 1, or None for all images, but is "
                 f"{max_images!r}."
             )
-        rows = np.arange(size) if isinstance(size, int) else size
+        rows = size if isinstance(size, np.ndarray) else np.arange(size)
         count = len(rows) if max_images is None else min(len(rows), max_images)
         self._rows = rows[np.arange(count) * len(rows) // max(count, 1)]
         self.labels = None if labels is None else np.asarray(labels)[self._rows]
