@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +12,22 @@ from .results import Record, read_records
 
 @dataclass
 class Cell:
-    """A metric of a transfer from one source, over the seeds."""
+    """A metric of a transfer from one source.
+
+    Attributes:
+        values: One per seed.
+        is_best: None of its row is above it.
+        gain: Points above random initialisation, None without.
+    """
 
     values: list[float]
+    is_best: bool = False
+    gain: float | None = None
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds."""
-        return statistics.fmean(self.values)
+        """Mean over the seeds, as it is shown."""
+        return round(statistics.fmean(self.values), 1)
 
     @property
     def spread(self) -> float | None:
@@ -29,9 +38,15 @@ class Cell:
         spread = "" if self.spread is None else f" ± {self.spread:.1f}"
         return f"{self.mean:.1f}{spread}"
 
-    def minus(self, other: Cell) -> float:
-        """Difference in points, of the figures as shown."""
-        return round(round(self.mean, 1) - round(other.mean, 1), 1)
+
+@dataclass
+class Row:
+    """A metric of a transfer from all sources; ``minor`` if not the headline."""
+
+    title: str
+    metric: str
+    minor: bool
+    cells: dict[str, Cell | None]
 
 
 class Results:
@@ -43,6 +58,9 @@ class Results:
         sources: In order, random initialisation first.
         base: Name of random initialisation, None where the chain has none.
         main: The source that the headline speaks of.
+        seeds: Of all transfers.
+        rows: Metrics of the transfers, the headline of each first.
+        headlines: The first row of each transfer that has one.
     """
 
     def __init__(self, work_dir: str | Path) -> None:
@@ -50,13 +68,15 @@ class Results:
         self.records = read_records(work_dir)
         runs = [record for record in self.records if record.source is not None]
         self.transfers = {record.transfer: record.title for record in runs}
-        names = dict.fromkeys(
-            record.source or "" for record in sorted(runs, key=lambda r: not r.scratch)
-        )
-        self.sources = list(names)
+        self.seeds = {record.seed for record in runs}
+        names = [r.source or "" for r in sorted(runs, key=lambda r: not r.scratch)]
+        self.sources = list(dict.fromkeys(names))
         scratch = [record.source for record in runs if record.scratch]
         self.base = scratch[0] if scratch else None
         self.main = next((name for name in names if name not in scratch), None)
+        rows = {transfer: list(self._rows(transfer)) for transfer in self.transfers}
+        self.rows = [row for some in rows.values() for row in some]
+        self.headlines = {name: some[0] for name, some in rows.items() if some}
 
     def of(self, transfer: str, source: str | None = None) -> list[Record]:
         """Finished stages of a transfer, from one source or all."""
@@ -68,23 +88,32 @@ class Results:
             and (source is None or record.source == source)
         ]
 
-    def metrics(self, transfer: str) -> list[str]:
-        """Names of the metrics of a transfer, the headline first."""
-        return list(dict.fromkeys(n for r in self.of(transfer) for n in r.metrics))
-
-    def cell(self, transfer: str, source: str | None, metric: str) -> Cell | None:
-        """Return a metric from one source; None where it was not measured."""
-        values = [r.metrics.get(metric) for r in self.of(transfer, source or "")]
-        known = [value for value in values if value is not None]
-        return Cell(known) if known else None
+    def _rows(self, transfer: str) -> Iterator[Row]:
+        metrics = dict.fromkeys(n for r in self.of(transfer) for n in r.metrics)
+        for i, metric in enumerate(metrics):
+            cells: dict[str, Cell | None] = dict.fromkeys(self.sources)
+            for source in self.sources:
+                found = [r.metrics.get(metric) for r in self.of(transfer, source)]
+                if values := [value for value in found if value is not None]:
+                    cells[source] = Cell(values)
+            best = max((cell.mean for cell in cells.values() if cell), default=0.0)
+            base = cells.get(self.base or "")
+            for source, cell in cells.items():
+                if cell:
+                    cell.is_best = cell.mean == best
+                if cell and base and source != self.base:
+                    cell.gain = round(cell.mean - base.mean, 1)
+            yield Row(self.transfers[transfer], metric, i > 0, cells)
 
     def gains(self) -> dict[str, float]:
         """Points of the headline metric above random initialisation, by transfer."""
-        found = {}
-        for transfer in self.transfers:
-            for metric in self.metrics(transfer)[:1]:
-                base = self.cell(transfer, self.base, metric) if self.base else None
-                main = self.cell(transfer, self.main, metric) if self.main else None
-                if base and main:
-                    found[transfer] = main.minus(base)
-        return found
+        cells = {n: row.cells.get(self.main or "") for n, row in self.headlines.items()}
+        return {n: c.gain for n, c in cells.items() if c and c.gain is not None}
+
+    def is_noise(self, transfer: str) -> bool:
+        """Whether a gain lies within the spread of the seeds."""
+        cells = self.headlines[transfer].cells
+        pair = [cells.get(source or "") for source in (self.base, self.main)]
+        spreads = [c.spread for c in pair if c and c.spread is not None]
+        gain = abs(self.gains()[transfer])
+        return len(spreads) == 2 and gain < sum(s**2 for s in spreads) ** 0.5
