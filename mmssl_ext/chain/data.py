@@ -54,6 +54,7 @@ class Results:
 
     Attributes:
         records: All stages.
+        finished: Those that have finished.
         transfers: Name to title, in order.
         sources: In order, random initialisation first.
         base: Name of random initialisation, None where the chain has none.
@@ -66,6 +67,7 @@ class Results:
     def __init__(self, work_dir: str | Path) -> None:
         self.work_dir = Path(work_dir)
         self.records = read_records(work_dir)
+        self.finished = [r for r in self.records if r.status == "finished"]
         runs = [record for record in self.records if record.source is not None]
         self.transfers = {record.transfer: record.title for record in runs}
         self.seeds = {record.seed for record in runs}
@@ -82,9 +84,8 @@ class Results:
         """Finished stages of a transfer, from one source or all."""
         return [
             record
-            for record in self.records
+            for record in self.finished
             if record.transfer == transfer
-            and record.status == "finished"
             and (source is None or record.source == source)
         ]
 

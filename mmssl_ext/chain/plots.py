@@ -19,14 +19,12 @@ _LOOKS = (
 )
 
 
-def draw(results: Results) -> dict[str, tuple[Figure, str]]:
-    """Return figure and description of every plot, by the name of its file."""
-    label = "Headline metric of every transfer from every initialisation"
-    found = {"comparison": (comparison_figure(results), label)}
-    for transfer, title in results.transfers.items():
-        figure = curve_figure(results, transfer, title)
-        found[f"curve_{transfer}"] = (figure, f"Learning curves of {title}")
-    return {name: (fig, said) for name, (fig, said) in found.items() if fig is not None}
+def draw(results: Results) -> dict[str, Figure]:
+    """Return every plot by the name of its file."""
+    found = {"comparison": comparison_figure(results)}
+    for transfer in results.transfers:
+        found[f"curve_{transfer}"] = curve_figure(results, transfer)
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def _look(results: Results, source: str) -> dict[str, Any]:
@@ -64,9 +62,9 @@ def comparison_figure(results: Results) -> Figure | None:
             axes.hlines(height, min(means), max(means), curves.FAINT, alpha=0.6)
         # Above the line: beside it would leave no room on a phone.
         name = textwrap.shorten(f"{row.title}, {row.metric}", 46, placeholder=" ...")
-        place = (0, height - 0.42)
-        look = {"va": "center", "color": curves.INK}
-        curves.write(axes, name, place, ("axes fraction", "data"), (4, 0), **look)
+        place = axes.get_yaxis_transform()  # x of the axes, y of the data
+        text = axes.text(0.01, height - 0.42, name, transform=place, va="center")
+        text.set(fontsize=12, color=curves.INK)
     curves.name_axes(axes, "Headline metrics", "percent", "")
     axes.set_yticks(range(len(rows)), [""] * len(rows))
     axes.tick_params(axis="y", length=0)
@@ -76,7 +74,7 @@ def comparison_figure(results: Results) -> Figure | None:
     return figure
 
 
-def curve_figure(results: Results, transfer: str, title: str) -> Figure | None:
+def curve_figure(results: Results, transfer: str) -> Figure | None:
     """Draw the headline metric of a transfer over the iterations, a line per run."""
     figure, axes = curves.new_figure()
     for source in results.sources:
@@ -92,6 +90,7 @@ def curve_figure(results: Results, transfer: str, title: str) -> Figure | None:
         return None
     curves.legend_below(axes)
     metric = results.headlines[transfer].metric
+    title = results.transfers[transfer]
     curves.name_axes(axes, title, "iteration", f"{metric} (%)")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     return figure

@@ -15,12 +15,11 @@ from typing import Any
 
 from PIL import Image
 
-from mmssl_ext.files import write_text
 from mmssl_ext.visualization import curves, page
 from mmssl_ext.visualization.report import REPORT_FILE, Run, command_line
 
-from . import plots as chain_plots
 from .data import Results
+from .plots import draw
 from .results import Record, read_json
 
 PAGE_FILE, PLOTS = "chain.html", "plots"
@@ -38,17 +37,14 @@ def write_chain_report(work_dir: str | Path) -> Path:
         FileNotFoundError: No chain ran in ``work_dir``.
     """
     results = Results(work_dir)
-    plots = chain_plots.draw(results)
-    folder = results.work_dir / PLOTS
-    for name, (figure, _) in plots.items():
-        folder.mkdir(exist_ok=True)
-        curves.save_png(figure, folder / f"{name}.png")
+    plots = draw(results)
+    curves.save_pngs(plots, results.work_dir / PLOTS)
     record = next((r for r in results.records if r.source is None), None)
     run = Run(record.folder) if record and record.folder.is_dir() else None
     examples = {t: _examples(results, t) for t in results.transfers}
-    finished = [r for r in results.records if r.status == "finished"]
     chain = str(read_json(results.work_dir / "chain.json").get("chain", "chain"))
-    text = page.render(
+    return page.write_page(
+        results.work_dir / PAGE_FILE,
         "chain.html",
         name=Path(chain).stem,
         chain=chain,
@@ -57,18 +53,11 @@ def write_chain_report(work_dir: str | Path) -> Path:
         has_page=run is not None and (run.work_dir / REPORT_FILE).is_file(),
         headline=_sentence(results),
         troubles=_troubles(results, run),
-        plots=[
-            curves.chart(figure, name, said) for name, (figure, said) in plots.items()
-        ],
+        plots=[curves.chart(figure, name) for name, figure in plots.items()],
         examples={results.transfers[t]: rows for t, rows in examples.items() if rows},
-        stages=[_stage(record) for record in finished],
-        environment=_environment(results, finished),
+        environment=_environment(results),
         configs=_configs(results),
-        hashes=[_hashes(record) for record in finished],
     )
-    path = results.work_dir / PAGE_FILE
-    write_text(path, text)
-    return path
 
 
 def headline(work_dir: str | Path) -> str:
@@ -79,29 +68,26 @@ def headline(work_dir: str | Path) -> str:
 def _sentence(results: Results) -> str:
     gains, titles = results.gains(), results.transfers
     if not gains:
-        done = sum(record.status == "finished" for record in results.records)
-        return (
-            f"{done} of {len(results.records)} stages have finished; there is no pair "
-            "of pretrained and random initialisation to compare yet."
-        )
+        done = f"{len(results.finished)} of {len(results.records)} stages have finished"
+        pair = "pair of pretrained and random initialisation"
+        return f"{done}; there is no {pair} to compare yet."
     above = sum(gain > 0 for gain in gains.values())
     best, worst = (choose(gains, key=lambda n: gains[n]) for choose in (max, min))
     named = {n: f"{titles[n]} ({gain:+.1f})" for n, gain in gains.items()}
+    noisy = [titles[n] for n in gains if results.is_noise(n)]
     said = {
         "The largest gain is on": [named[best]] if above else [],
         "BELOW random initialisation:": [named[n] for n in gains if gains[n] < 0],
         "Level with it:": [titles[n] for n in gains if gains[n] == 0],
         "The smallest is on": [named[worst]] if above == len(gains) > 1 else [],
-        "Within the spread of the seeds:": [
-            titles[n] for n in gains if results.is_noise(n)
-        ],
+        "Within the spread of the seeds:": noisy,
         "Not compared yet:": [titles[n] for n in titles if n not in gains],
     }
-    rows = f"On {above} of {len(gains)} rows, '{results.main}'"
-    sentences = [
-        f"{start} {', '.join(names)}." for start, names in said.items() if names
-    ]
-    return " ".join([f"{rows} is above random initialisation.", *sentences])
+    text = f"On {above} of {len(gains)} rows, '{results.main}' is above random"
+    text += " initialisation."
+    for start, names in said.items():
+        text += f" {start} {', '.join(names)}." if names else ""
+    return text
 
 
 def _troubles(results: Results, run: Run | None) -> list[str]:
@@ -128,12 +114,10 @@ def _examples(
             found[source] = _panels(record.folder / "predictions")
     rows = {}
     for image in list(next(iter(found.values()), ()))[:_EXAMPLES]:
-        known = {
-            name: panels[image] for name, panels in found.items() if image in panels
-        }
-        truths = [panels[0] for panels in known.values() if len(panels) > 1]
+        known = [(name, some[image]) for name, some in found.items() if image in some]
+        truths = [panels[0] for _, panels in known if len(panels) > 1]
         shots = [("ground truth", truth) for truth in truths[:1]]
-        shots += [(source, panels[-1]) for source, panels in known.items()]
+        shots += [(source, panels[-1]) for source, panels in known]
         for _, shot in shots:
             shot.thumbnail((_SIDE, _SIDE))
         rows[image] = [(caption, page.embed(shot)) for caption, shot in shots]
@@ -157,42 +141,25 @@ def _panels(folder: Path) -> dict[str, list[Image.Image]]:
     return found
 
 
-def _stage(record: Record) -> tuple[str, ...]:
-    """Return name, result, time, memory, seed and loaded weights of a stage."""
-    result = record.result
-    metric, value = record.headline
-    memory = result.get("memory_mb")
-    of = " (device)" if result.get("memory_of") == "device" else ""
-    loaded = "random" if record.scratch else ""
-    found = result.get("handover")
-    if isinstance(found, dict) and "matched" in found:
-        needed = sum(found.get(key, 0) for key in ("matched", "missing", "mismatched"))
-        loaded = f"{found['matched']} of {needed}"
-    return (
-        record.name,
-        "none" if value is None else f"{metric} {value:.2f}",
-        page.duration(result["seconds"]),
-        f"{memory / 1024:.1f} GiB{of}" if memory else "",
-        str(result.get("seed", "")),
-        loaded,
-    )
-
-
-def _environment(results: Results, finished: list[Record]) -> dict[str, str]:
+def _environment(results: Results) -> dict[str, str]:
     """Return devices, processes and versions, with their stages where they differ."""
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in finished:
+    for record in results.finished:
         result = record.result
-        known = [("Device", result.get("device"))]
-        known.append(("Processes", result.get("world_size")))
         versions = result.get("versions") or {}
-        known += [("Versions", f"{name} {text}") for name, text in versions.items()]
-        for name, text in known:
-            found.setdefault((name, str(text or "unknown")), []).append(record)
+        known = {
+            "Device": [str(result.get("device") or "unknown")],
+            "Processes": [str(result.get("world_size") or "unknown")],
+            "Versions": [f"{name} {text}" for name, text in versions.items()],
+        }
+        for name, texts in known.items():
+            for text in texts:
+                found.setdefault((name, text), []).append(record)
     facts: dict[str, list[str]] = {}
     for (name, text), records in found.items():
-        where = f" ({_names(records, results)})" if len(records) < len(finished) else ""
-        facts.setdefault(name, []).append(text + where)
+        if len(records) < len(results.finished):
+            text += f" ({_names(records, results)})"
+        facts.setdefault(name, []).append(text)
     return {name: ", ".join(texts) for name, texts in facts.items()}
 
 
@@ -216,18 +183,6 @@ def _configs(results: Results) -> dict[str, str]:
             title = f"{record.name}, from {origin}" if origin else record.name
             shown[record.transfer] = title, text
     return dict(shown.values())
-
-
-def _hashes(record: Record) -> tuple[str, ...]:
-    """Return name, and SHA-256 of start, output and config, of a stage."""
-    state = record.state
-    start = "random" if record.scratch or record.source is None else ""
-    return (
-        record.name,
-        state.get("checkpoint_sha256") or start,
-        state.get("output_sha256") or "",
-        state.get("config_sha256") or "",
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,10 +10,10 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -40,8 +40,13 @@ _VARIABLES = {
     **{"orange": ORANGE, "green": GREEN, "pink": PINK},
 }
 
-_COLORS = (BLUE, ORANGE, GREEN, PINK)
-_STYLES = ("--", "-.", ":", (0, (6, 1, 1, 1)))
+Look = tuple[str, Any]  # colour and style of a line
+_LOOKS: list[Look] = [
+    (BLUE, "--"),
+    (ORANGE, "-."),
+    (GREEN, ":"),
+    (PINK, (0, (6, 1, 1, 1))),
+]
 _DOTS = (0, (1, 2))
 _MAX_POINTS = 300
 SIZE = (4.7, 3.1)
@@ -54,8 +59,7 @@ _TEXT, _TITLE = 12, 13.5  # points
 _TITLE_LETTERS = 34  # per line
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A figure as a page shows it: its title, drawing, and what a panel says of it."""
 
     title: str
@@ -78,11 +82,11 @@ def loss_figure(log: RunLog, queue_length: int | None = None) -> Figure | None:
     if not log.train:
         return None
     figure, axes = new_figure()
-    _line(axes, log, "loss", INK, label="total")
+    _line(axes, log, "loss", (INK, "-"), "total")
     terms = _terms(log)
     if len(terms) > 1:  # a single term is the total
-        for i, (label, key) in enumerate(terms.items()):
-            _line(axes, log, key, _COLORS[i % 4], _STYLES[i % 4], label)
+        for (label, key), look in zip(terms.items(), cycle(_LOOKS), strict=False):
+            _line(axes, log, key, look, label)
         legend_below(axes)
     if queue_length:
         chance = math.log(queue_length + 1)
@@ -101,7 +105,7 @@ def _terms(log: RunLog) -> dict[str, str]:
     A log names them ``loss_x`` and ``raw_x``.
     """
     found = {}
-    pairs = [key.split("_", 1) for key in log.train_keys() if "_" in key]
+    pairs = [key.split("_", 1) for row in log.train for key in row if "_" in key]
     names = [name for kind in ("loss", "raw") for k, name in pairs if k == kind]
     for name in dict.fromkeys(names):
         weighted, raw = log.series(f"loss_{name}"), log.series(f"raw_{name}")
@@ -135,9 +139,12 @@ def knn_figure(log: RunLog) -> Figure | None:
     return figure
 
 
-def chart(figure: Figure, name: str, label: str) -> Chart:
-    """Return a figure for a page, see :func:`to_svg`; it has its title above it."""
-    return Chart(figure.axes[0].get_title("left"), to_svg(figure, name, label))
+def chart(figure: Figure, name: str, *said: str) -> Chart:
+    """Return a figure for a page, see :func:`to_svg`, and what a panel says of it."""
+    axes = figure.axes[0]
+    title, axis = axes.get_title("left"), (axes.get_ylabel(), axes.get_xlabel())
+    label = f"{title}: {' over '.join(filter(None, axis))}"
+    return Chart(title, to_svg(figure, name, label), *said)
 
 
 def panel_charts(log: RunLog, panels: Iterable[Panel]) -> list[Chart]:
@@ -146,9 +153,8 @@ def panel_charts(log: RunLog, panels: Iterable[Panel]) -> list[Chart]:
     for panel in panels:
         if figure := panels_figure(log, [panel]):
             last = [number(log.series(key)[1][-1]) for key in panel.lines.values()]
-            svg = to_svg(figure, panel.key, f"{panel.title} over the epochs")
-            said = (panel.meaning, panel.expected)
-            charts.append(Chart(panel.title, svg, " / ".join(last), *said))
+            said = (" / ".join(last), panel.meaning, panel.expected)
+            charts.append(chart(figure, panel.key, *said))
     return charts
 
 
@@ -164,6 +170,14 @@ def panels_figure(log: RunLog, panels: Iterable[Panel]) -> Figure | None:
     for place, panel in zip(places, known, strict=False):
         _draw_panel(place, log, panel)
     return figure
+
+
+def save_pngs(figures: Mapping[str, Figure | None], folder: Path) -> None:
+    """Write figures, as far as there are any, into a folder by their names."""
+    for name, figure in figures.items():
+        if figure is not None:
+            folder.mkdir(exist_ok=True)
+            save_png(figure, folder / f"{name}.png")
 
 
 def save_png(figure: Figure, path: str | Path) -> None:
@@ -186,12 +200,15 @@ def to_svg(figure: Figure, name: str, label: str) -> Markup:
         label: What it shows, for those who do not see it.
     """
     _restyle(figure)
+    titles = [axes.get_title("left") for axes in figure.axes]
     for axes in figure.axes:
         axes.set_title("", loc="left")
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
+    for axes, title in zip(figure.axes, titles, strict=True):
+        axes.set_title(title, loc="left")
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -213,10 +230,10 @@ def _draw_panel(figure: FigureBase, log: RunLog, panel: Panel) -> None:
         # Linear from 0, an empty cluster, to 1; labels of both have room.
         axes.set_yscale("symlog", linthresh=1, linscale=0.5, subs=range(2, 10))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    styles = zip(panel.lines.items(), _COLORS, ("-", *_STYLES), strict=False)
-    for (part, key), color, style in styles:
+    looks = [(BLUE, "-"), *_LOOKS[1:]]
+    for (part, key), look in zip(panel.lines.items(), looks, strict=False):
         last = number(log.series(key)[1][-1])
-        _line(axes, log, key, color, style, f"{part}: {last}" if part else None)
+        _line(axes, log, key, look, f"{part}: {last}" if part else "")
     for value, label in panel.marks:
         _mark(axes, value, label)
     if panel.ymin is not None:
@@ -294,34 +311,16 @@ def name_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 def _mark(axes: Axes, value: float, label: str) -> None:
     """Draw a dotted level with its label at the right end."""
     axes.axhline(value, color=FAINT, linewidth=1.3, linestyle=_DOTS)
-    place = (1.0, value), ("axes fraction", "data")
-    write(axes, label, *place, (-2, 3), ha="right", color=FAINT)
+    place = axes.get_yaxis_transform()  # x of the axes, y of the data
+    text = axes.text(0.99, value, label, transform=place, ha="right", va="bottom")
+    text.set(fontsize=_TEXT, color=FAINT)
 
 
-def write(
-    axes: Axes,
-    text: str,
-    place: tuple[float, float],
-    unit: Any,
-    shift: tuple[float, float],
-    **look: Any,
-) -> None:
-    """Write at a place given in a unit of matplotlib's, moved by points."""
-    where = {"xycoords": unit, "xytext": shift, "textcoords": "offset points"}
-    axes.annotate(text, place, fontsize=_TEXT, **where, **look)
-
-
-def _line(
-    axes: Axes,
-    log: RunLog,
-    key: str,
-    color: str,
-    style: Any = "-",
-    label: str | None = None,
-) -> None:
+def _line(axes: Axes, log: RunLog, key: str, look: Look, label: str = "") -> None:
     x, y = thin(*_over_time(log, key))
-    look = {"color": color, "linestyle": style, "marker": "o" if len(x) < 3 else None}
-    axes.plot(x, y, linewidth=1.5, label=label, **look)
+    marker = "o" if len(x) < 3 else None
+    color, style = look
+    axes.plot(x, y, label=label, color=color, linestyle=style, marker=marker)
 
 
 def thin(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmssl_ext.files import sha256
 
@@ -65,10 +65,6 @@ class RunLog:
         """Return the backbone's kNN top-1 in percent before training, if measured."""
         epochs, scores = self.knn_series("backbone")
         return scores[0] if epochs and epochs[0] == 0 else None
-
-    def train_keys(self) -> list[str]:
-        """Return the keys of the training lines in order of first appearance."""
-        return list(dict.fromkeys(key for row in self.train for key in row))
 
     def seconds(self) -> float:
         """Return the training time in seconds, evaluation and restarts left out.
@@ -185,24 +181,17 @@ def read_warnings(work_dir: str | Path, limit: int = 20) -> list[tuple[str, str,
     return sorted(rows, key=lambda row: row[0] == "WARNING")[:limit]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint file.
+class Checkpoint(NamedTuple):
+    """A checkpoint file, what its manifest says, and what is wrong with that.
 
-    Attributes:
-        path: Of the file.
-        size: Bytes.
-        sha256: Of its content; the manifest's where it has one.
-        manifest: What the file beside it says
-            (see ``mmssl_ext.engine.checkpoint.manifest``), empty where there is none.
-        problem: What is wrong with its manifest, empty where nothing is.
+    The SHA-256 is the manifest's where there is a sound one, else of the content.
     """
 
     path: Path
-    size: int
+    size: int  # bytes
     sha256: str
     manifest: dict[str, Any]
-    problem: str = ""
+    problem: str
 
 
 def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:

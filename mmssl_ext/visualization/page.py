@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.files import write_text
 from mmssl_ext.text import printable
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -38,17 +39,17 @@ class Picture(NamedTuple):
     height: int
 
 
-def render(template: str, **values: Any) -> str:
-    """Return the page that a file in ``templates/`` makes of ``values``."""
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Write the page that a file in ``templates/`` makes of ``values``."""
     now = datetime.datetime.now().astimezone()
-    return printable(
-        _environment().get_template(template).render(contents=[], now=now, **values)
-    )
+    made = _environment().get_template(template)
+    write_text(path, printable(made.render(contents=[], now=now, **values)))
+    return path
 
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -56,6 +57,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
+    environment.filters["duration"] = duration
+    return environment
 
 
 def open_picture(folder: Path, file: str) -> Image.Image:

@@ -13,16 +13,14 @@ import hashlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmssl_ext.files import read_text, write_text
+from mmssl_ext.files import read_text
 from mmssl_ext.interrupt import explained
 from mmssl_ext.text import guard_streams, printable
 
 from . import curves, logs, page
-from .curves import Chart
 from .logs import RunLog
 from .panels import CLUSTERS, COLLAPSE_BELOW, HEALTH, SCHEDULE
 
@@ -38,21 +36,16 @@ class Run:
     """What a pretraining left in its work directory, as the page tells it.
 
     Attributes:
-        work_dir: That directory.
         log: Its scalars.
         facts: What the hook said at its start, empty without.
-        method: Name of the algorithm.
-        name: Algorithm and images.
         extent: How long and on how much was trained, in words.
-        before: kNN top-1 in percent before training; None where nothing came after.
         after: The last kNN top-1 in percent, None without.
-        headline: What the run reached, in plain words.
+        before: The one before training; None where nothing came after.
         figures: Loss and kNN accuracy by the name of their files.
         environment: What its figures depend on, by name.
         messages: Warnings and errors in the log, by level.
         checkpoints: Its newest checkpoint files, newest first.
         alarms: What a reader has to know before believing the rest of the page.
-        config: Its full configuration, if any was kept.
         gallery: Pictures of what was learned, None where none were drawn.
 
     Raises:
@@ -61,22 +54,26 @@ class Run:
 
     def __init__(self, work_dir: str | Path) -> None:
         self.work_dir = Path(work_dir)
-        self.log = logs.read_run(work_dir)
-        self.facts = logs.read_facts(work_dir)
-        self.method = self.facts.get("method") or "Unnamed method"
-        dataset = self.facts.get("dataset")
+        self.log = log = logs.read_run(work_dir)
+        self.facts = facts = logs.read_facts(work_dir)
+        self.method = facts.get("method") or "Unnamed method"
+        dataset = facts.get("dataset")
         self.name = f"{self.method} on {dataset}" if dataset else self.method
-        self.extent = _extent(self.log, self.facts)
-        scores = self.log.knn_series("backbone")[1]
+        self.extent = _extent(log, facts)
+        scores = log.knn_series("backbone")[1]
         self.after = scores[-1] if scores else None
-        self.before = self.log.knn_before() if len(scores) > 1 else None
-        self.headline = _sentence(self.log)
+        self.before = log.knn_before() if len(scores) > 1 else None
+        self.headline = _sentence(log)
         drawn = {
-            "loss_curve": curves.loss_figure(self.log, self.facts.get("queue_length")),
-            "knn_curve": curves.knn_figure(self.log),
+            "loss_curve": curves.loss_figure(log, facts.get("queue_length")),
+            "knn_curve": curves.knn_figure(log),
         }
         self.figures = {name: fig for name, fig in drawn.items() if fig is not None}
-        self.environment = _environment(self.log, self.facts)
+        self.charts = [curves.chart(fig, name) for name, fig in self.figures.items()]
+        self.charts += curves.panel_charts(log, SCHEDULE)
+        self.health = curves.panel_charts(log, HEALTH)
+        self.clusters = curves.panel_charts(log, CLUSTERS)
+        self.environment = _environment(log, facts)
         self.messages: dict[str, list[str]] = {}
         for level, text, count in logs.read_warnings(work_dir):
             times = f" ({count} times)" if count > 1 else ""
@@ -85,23 +82,6 @@ class Run:
         self.alarms = list(_alarms(self))
         self.config = logs.read_config(work_dir)
         self.gallery = _gallery(self.work_dir / PICTURES)
-
-    def charts(self) -> list[Chart]:
-        """Return loss, kNN accuracy and learning rate."""
-        said = {"loss_curve": "Training loss", "knn_curve": "kNN accuracy"}
-        shown = [
-            curves.chart(figure, name, f"{said[name]} over the epochs")
-            for name, figure in self.figures.items()
-        ]
-        return shown + curves.panel_charts(self.log, SCHEDULE)
-
-    def health(self) -> list[Chart]:
-        """Return measures of the embeddings."""
-        return curves.panel_charts(self.log, HEALTH)
-
-    def clusters(self) -> list[Chart]:
-        """Return measures of the pseudo-labels, none for a method without them."""
-        return curves.panel_charts(self.log, CLUSTERS)
 
 
 def _extent(log: RunLog, facts: dict[str, Any]) -> str:
@@ -200,31 +180,26 @@ def _alarms(run: Run) -> Iterator[str]:
     yield from (f"{file.problem}." for file in run.checkpoints if file.problem)
 
 
-@dataclass
-class Gallery:
-    """Pictures of what was learned.
+def _gallery(folder: Path) -> dict[str, Any] | None:
+    """Return the pictures that the ``index.json`` of a folder lists.
 
-    Attributes:
-        summary: A sentence on them.
-        shown: Picture, title and caption of each.
-        left_out: Sentences on those that cannot be shown.
+    Under "summary" a sentence on them, under "shown" picture, title and caption of
+    each, under "left_out" sentences on those that cannot be shown.
     """
-
-    summary: str
-    shown: list[tuple[page.Picture, str, str]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-
-def _gallery(folder: Path) -> Gallery | None:
-    """Return the pictures that the ``index.json`` of a folder lists."""
     if not (folder / "index.json").is_file():
         return None
     known = logs.read_json(folder / "index.json")
     entries, epoch = known.get("pictures"), known.get("epoch")
+    shown: list[tuple[page.Picture, str, str]] = []
+    left_out, room = [], _PICTURES_LIMIT
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         text = f"{PICTURES}/index.json is damaged, so the pictures are not shown."
-        return Gallery(f"{text} tools/visualize.py draws them anew.")
-    found, room = Gallery("No picture is listed."), _PICTURES_LIMIT
+        text, entries = f"{text} tools/visualize.py draws them anew.", []
+    elif not entries:
+        text = "No picture is listed."
+    else:
+        text = f"Drawn after epoch {epoch}. " if isinstance(epoch, int) else ""
+        text += "Select a picture to see it in full size, and again to go back."
     for entry in entries:
         file = str(entry.get("file"))
         try:
@@ -232,16 +207,12 @@ def _gallery(folder: Path) -> Gallery | None:
             if len(picture.data) > room:
                 raise page.PictureError("would make this page too large")
         except page.PictureError as error:
-            found.left_out.append(f"{PICTURES}/{file} is left out: it {error}.")
+            left_out.append(f"{PICTURES}/{file} is left out: it {error}.")
             continue
         room -= len(picture.data)
         title = str(entry.get("title") or entry.get("kind") or file)
-        found.shown.append((picture, title, str(entry.get("caption") or "")))
-    if found.shown:
-        when = f"Drawn after epoch {epoch}. " if isinstance(epoch, int) else ""
-        how = "Select a picture to see it in full size, and again to go back."
-        found.summary = f"{when}{how}"
-    return found
+        shown.append((picture, title, str(entry.get("caption") or "")))
+    return {"summary": text, "shown": shown, "left_out": left_out}
 
 
 def write_report(work_dir: str | Path) -> Path:
@@ -257,18 +228,12 @@ def write_report(work_dir: str | Path) -> Path:
         FileNotFoundError: If ``work_dir`` is not a directory.
     """
     run = Run(work_dir)
-    drawn = {
-        **run.figures,
-        "health": curves.panels_figure(run.log, HEALTH),
-        "clusters": curves.panels_figure(run.log, CLUSTERS),
-    }
-    for name, figure in drawn.items():
-        if figure is not None:
-            curves.save_png(figure, run.work_dir / f"{name}.png")
-    path = run.work_dir / REPORT_FILE
+    panels = {"health": HEALTH, "clusters": CLUSTERS}
+    drawn = {name: curves.panels_figure(run.log, some) for name, some in panels.items()}
+    curves.save_pngs(run.figures | drawn, run.work_dir)
     digest = hashlib.sha256((run.config or "").encode()).hexdigest()
-    write_text(path, page.render("report.html", run=run, config_sha256=digest))
-    return path
+    path = run.work_dir / REPORT_FILE
+    return page.write_page(path, "report.html", run=run, config_sha256=digest)
 
 
 def headline(work_dir: str | Path) -> str:
