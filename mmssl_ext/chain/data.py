@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ class Cell:
         values: One per seed.
         is_best: None of its row is above it.
         gain: Points above random initialisation, None without.
+        is_noise: The gain lies within the spread of the seeds.
     """
 
     values: list[float]
     is_best: bool = False
     gain: float | None = None
+    is_noise: bool = False
 
     @property
     def mean(self) -> float:
@@ -62,6 +65,7 @@ class Results:
         seeds: Of all transfers.
         rows: Metrics of the transfers, the headline of each first.
         headlines: The first row of each transfer that has one.
+        gains: Points of ``main`` in those rows above random initialisation.
     """
 
     def __init__(self, work_dir: str | Path) -> None:
@@ -79,6 +83,11 @@ class Results:
         rows = {transfer: list(self._rows(transfer)) for transfer in self.transfers}
         self.rows = [row for some in rows.values() for row in some]
         self.headlines = {name: some[0] for name, some in rows.items() if some}
+        self.gains = {
+            name: cell.gain
+            for name, row in self.headlines.items()
+            if (cell := row.cells.get(self.main or "")) and cell.gain is not None
+        }
 
     def of(self, transfer: str, source: str | None = None) -> list[Record]:
         """Finished stages of a transfer, from one source or all."""
@@ -104,17 +113,7 @@ class Results:
                     cell.is_best = cell.mean == best
                 if cell and base and source != self.base:
                     cell.gain = round(cell.mean - base.mean, 1)
+                    spreads = [c.spread for c in (cell, base) if c.spread is not None]
+                    cell.is_noise = len(spreads) == 2
+                    cell.is_noise &= abs(cell.gain) < math.hypot(*spreads)
             yield Row(self.transfers[transfer], metric, i > 0, cells)
-
-    def gains(self) -> dict[str, float]:
-        """Points of the headline metric above random initialisation, by transfer."""
-        cells = {n: row.cells.get(self.main or "") for n, row in self.headlines.items()}
-        return {n: c.gain for n, c in cells.items() if c and c.gain is not None}
-
-    def is_noise(self, transfer: str) -> bool:
-        """Whether a gain lies within the spread of the seeds."""
-        cells = self.headlines[transfer].cells
-        pair = [cells.get(source or "") for source in (self.base, self.main)]
-        spreads = [c.spread for c in pair if c and c.spread is not None]
-        gain = abs(self.gains()[transfer])
-        return len(spreads) == 2 and gain < sum(s**2 for s in spreads) ** 0.5

@@ -66,7 +66,7 @@ def headline(work_dir: str | Path) -> str:
 
 
 def _sentence(results: Results) -> str:
-    gains, titles = results.gains(), results.transfers
+    gains, titles = results.gains, results.transfers
     if not gains:
         done = f"{len(results.finished)} of {len(results.records)} stages have finished"
         pair = "pair of pretrained and random initialisation"
@@ -74,7 +74,8 @@ def _sentence(results: Results) -> str:
     above = sum(gain > 0 for gain in gains.values())
     best, worst = (choose(gains, key=lambda n: gains[n]) for choose in (max, min))
     named = {n: f"{titles[n]} ({gain:+.1f})" for n, gain in gains.items()}
-    noisy = [titles[n] for n in gains if results.is_noise(n)]
+    cells = {n: results.headlines[n].cells[results.main or ""] for n in gains}
+    noisy = [titles[n] for n, cell in cells.items() if cell and cell.is_noise]
     said = {
         "The largest gain is on": [named[best]] if above else [],
         "BELOW random initialisation:": [named[n] for n in gains if gains[n] < 0],

@@ -158,6 +158,7 @@ def test_names_of_metrics_and_their_marks_do_not_touch(tmp_path):
     assert box.y1 < axes.bbox.y1
     assert {line.get_label() for line in axes.get_lines()} == {"random", "pretrained"}
     for line in axes.get_lines():
+        assert abs(line.get_ydata()).max() <= 0.12  # beside its row, which is at 0
         top = axes.transData.transform(line.get_xydata())[:, 1].max()
         radius = line.get_markersize() / 2 * figure.dpi / 72
         assert top + radius < box.y0
