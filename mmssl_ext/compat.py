@@ -8,9 +8,11 @@ replaces one of their functions (a test looks for both). Tried with torch 2.4, 2
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
-# -- mmengine's Runner ------------------------------------------------------------------
+# -- mmengine's Runner -----------------------------------------------------------------
 # Its loops are configs until they are built, and properties build them at the first
 # look; the names with an underscore look without building. Gone: AttributeError at the
 # start of a run.
@@ -44,3 +46,74 @@ def load_from(runner: Any) -> str | None:
 def start_from(runner: Any, path: str | None, resume: bool) -> None:
     """Let the run start or go on from a file."""
     runner._load_from, runner._resume = path, resume
+
+
+# -- mmengine's hooks and loops, for checkpoints and exact resume ----------------------
+# Gone: AttributeError at the start of a run.
+
+
+def greater_keys() -> list[str]:
+    """Parts of names of scores of which mmengine knows that greater is better."""
+    from mmengine.hooks import CheckpointHook
+
+    return CheckpointHook._default_greater_keys
+
+
+def accumulative_counts(wrapper: Any) -> int:
+    """Iterations whose gradients make one optimizer step; 1 of a wrapper without."""
+    return getattr(wrapper, "_accumulative_counts", 1)
+
+
+def end_epoch(loop: Any) -> None:
+    """Count an epoch of a training loop."""
+    loop._epoch += 1
+
+
+def decide_val_interval(loop: Any) -> None:
+    """Let a training loop find out how often it validates at this epoch."""
+    loop._decide_current_val_interval()
+
+
+# -- torch -----------------------------------------------------------------------------
+
+
+def copy_versions(source: dict, target: dict) -> None:
+    """Keep the versions of modules that stand beside a state_dict, if there are any.
+
+    Gone: modules whose layout has changed since would load an old state as a new one.
+    """
+    if hasattr(source, "_metadata"):
+        target._metadata = {k: dict(v) for k, v in source._metadata.items()}  # type: ignore[attr-defined]
+
+
+def count_steps(step: Any) -> None:
+    """Mark a function as an optimizer's ``step`` whose calls schedules look at.
+
+    Gone: schedules warn that they are stepped before the optimizer.
+    """
+    step._with_counter = True
+
+
+# -- torch's DataLoader ----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def dealt_by(loader: Any, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Let the iterator that a DataLoader makes now take indices from another sampler.
+
+    A DataLoader refuses another one as attribute, for nothing would ensure that it
+    fits. Persistent workers that are at work already are given up. Gone: a resume
+    inside an epoch stops with an AttributeError.
+
+    Args:
+        loader: The DataLoader.
+        wrap: Makes the sampler from the one that is there.
+    """
+    loader._iterator = None
+    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    dealer = getattr(loader, name)
+    object.__setattr__(loader, name, wrap(dealer))
+    try:
+        yield
+    finally:
+        object.__setattr__(loader, name, dealer)

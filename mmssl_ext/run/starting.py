@@ -11,19 +11,19 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmssl_ext.engine.checkpoint.put_aside import put_aside
-from mmssl_ext.engine.checkpoint.read import check_checkpoint_file, find_resumable
-from mmssl_ext.engine.checkpoint.run_folder import (
+from mmssl_ext.engine.checkpoint.identity import (
     RunIdentity,
     below_of,
     check_free,
     claim,
     claimed,
-    find_run,
     goes_on,
     later_files,
+    put_aside,
     relocate,
 )
+from mmssl_ext.engine.checkpoint.read import check_checkpoint_file, find_resumable
+from mmssl_ext.engine.checkpoint.run_folder import find_run
 from mmssl_ext.engine.resilience.agreement import share
 from mmssl_ext.errors import ConfigError, UserError
 

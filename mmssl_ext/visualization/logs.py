@@ -220,8 +220,8 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
         if path.is_file()
     ]
     from mmssl_ext.engine.checkpoint.manifest import manifests
-    from mmssl_ext.engine.checkpoint.order import by_iteration
     from mmssl_ext.engine.checkpoint.read import look_into
+    from mmssl_ext.engine.checkpoint.run_folder import by_iteration
 
     described = dict(manifests(Path(work_dir)))
     files = by_iteration({path: described.get(path, {}) for path in files}, look_into)

@@ -19,13 +19,12 @@ from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
 from mmssl_ext.engine.checkpoint import read as reading
+from mmssl_ext.engine.checkpoint.plain import restore_histories, to_plain
 from mmssl_ext.engine.checkpoint.read import (
     check_checkpoint_file,
     find_resumable,
     load_checkpoint_file,
     plain_copy,
-    restore_histories,
-    to_plain,
 )
 from mmssl_ext.errors import CheckpointFileError
 from tests.harness import config, log_text, make_runner, write_images

@@ -55,7 +55,7 @@ def save(runner, hook, epoch, wait=True):
     runner.model.large.fill_(epoch)
     hook._save_checkpoint_with_step(runner, epoch, {"epoch": epoch, "iter": 6 * epoch})
     if wait:
-        hook._settle()
+        hook._saver.settle()
 
 
 def check_that_it_can_go_on(folder, name):
@@ -196,7 +196,7 @@ def test_a_kill_before_every_single_step(tmp_path, case):
         epoch = 2 if case == "next" else 1
         meta = {"epoch": epoch, "iter": 6 * epoch}
         hook._save_checkpoint_with_step(runner, epoch, meta)
-        hook._settle()
+        hook._saver.settle()
 
     status, count, results, kinds = None, 0, [], set()
     while status != 0:
@@ -324,7 +324,7 @@ def test_what_the_disk_altered_is_found_before_it_counts(
         if verify:
             caught = stack.enter_context(pytest.raises(CheckpointFileError))
         hook._save_checkpoint_with_step(runner, new, meta)
-        hook._settle()
+        hook._saver.settle()
     monkeypatch.undo()
     assert len(flips) == 1
     assert reads == (flips if verify else [])

@@ -16,22 +16,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import Runner
-from torch import nn
+from mmengine.hooks import CheckpointHook
 
 from mmssl_ext.engine.checkpoint import write as checkpoint_writing
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.checkpoint.run_folder import RUN_FILE
+from mmssl_ext.engine.checkpoint.saver import Saver
 from mmssl_ext.engine.checkpoint.write import (
-    Saving,
     save_checkpoint_file,
     start_saving,
     wait_for_checkpoints,
 )
 from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.errors import CheckpointFileError
-from mmssl_ext.files import write_text
+from mmssl_ext.errors import CheckpointFileError, ConfigError
 from tests.distributed import run_ranks
 from tests.harness import BATCH, ToyData, Watch, assert_same, toy_runner
 
@@ -116,7 +113,7 @@ def test_tensors_of_a_device_are_saved_as_the_hosts():
     storage = SimpleNamespace(device=torch.device("cuda:1"))
     tag = torch.serialization.location_tag
     assert tag(torch.zeros(1).untyped_storage()) == "cpu"
-    with checkpoint_writing._as_if_on_host():
+    with checkpoint_writing._own_way_of_torch():
         assert tag(storage) == "cpu"
         assert tag(torch.zeros(1, device="meta").untyped_storage()) == "meta"
     assert tag(storage) == "cuda:1"  # nobody else's files are changed
@@ -125,15 +122,15 @@ def test_tensors_of_a_device_are_saved_as_the_hosts():
 def test_the_tensors_may_change_while_the_disk_is_slow(tmp_path, monkeypatch):
     gate = Gate(monkeypatch)
     path, weight = tmp_path / "x.pth", torch.ones(1000)
-    save_earlier = threading.Event()
-    saving = start_saving({"w": weight}, path, save_earlier.set)
+    pointer = tmp_path / "pointer"
+    saving = start_saving({"w": weight}, path, pointer=pointer)
     weight.zero_()
-    assert not path.exists() and not save_earlier.is_set()
+    assert not path.exists() and not pointer.exists()
     gate.open_after(0.2)
     # reading waits by itself
     assert load_checkpoint_file(path)["w"].eq(1).all()
     saving.finish()
-    assert save_earlier.is_set()
+    assert pointer.read_text() == str(path)
 
 
 @contextmanager
@@ -202,13 +199,10 @@ def test_a_missing_folder_is_made_and_a_forbidden_one_named(tmp_path):
 def _save_for_ever(folder):
     for step in range(10**9):
         path = folder / f"epoch_{step}.pth"
-        old = folder / f"epoch_{step - 1}.pth"
-
-        def then(path=path, old=old):
-            write_text(folder / "last_checkpoint", str(path))
-            old.unlink(missing_ok=True)
-
-        start_saving({"w": torch.full((LARGE // 4,), step)}, path, then).finish()
+        old = [folder / f"epoch_{step - 1}.pth"]
+        content = {"w": torch.full((LARGE // 4,), step)}
+        files = {"pointer": folder / "last_checkpoint", "outdated": lambda old=old: old}
+        start_saving(content, path, **files).finish()
 
 
 def test_a_kill_at_any_time_leaves_a_whole_checkpoint(tmp_path):
@@ -289,22 +283,22 @@ def test_every_setting_leaves_what_mmengine_leaves(tmp_path, monkeypatch, settin
     """
     gate = Gate(monkeypatch)
 
-    class Ours(PlainCheckpointHook):
-        def _finish(self):
-            gate.opened.set()
-            super()._finish()
-            gate.opened.clear()
+    finish = Saver._finish
 
-    class Peer(PlainCheckpointHook):
+    def open_and_finish(saver, wait=True):
+        gate.opened.set()
+        finish(saver, True)
+        gate.opened.clear()
+
+    monkeypatch.setattr(Saver, "_finish", open_and_finish)
+
+    class Ours(PlainCheckpointHook):
+        pass
+
+    class Peer(CheckpointHook):
         """mmengine's way, with content that can be compared."""
 
-        before_run = after_run = Hook.before_run
-        before_train = CheckpointHook.before_train
-        after_train_iter = CheckpointHook.after_train_iter
-        after_train_epoch = CheckpointHook.after_train_epoch
-        after_train = CheckpointHook.after_train
-        _save_checkpoint_with_step = CheckpointHook._save_checkpoint_with_step
-        _save_best_checkpoint = CheckpointHook._save_best_checkpoint
+        before_save_checkpoint = PlainCheckpointHook.before_save_checkpoint
 
     found = {}
     for kind in (Ours, Peer):
@@ -657,19 +651,14 @@ def test_one_rank_writes(tmp_path):
     assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "last_checkpoint"]
 
 
-def test_other_runners_are_left_to_mmengine(tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", ["folder", "runner"])
+def test_what_only_mmengines_hook_can_serve_is_refused(tmp_path, monkeypatch, what):
     """FlexibleRunner writes by a strategy of its own."""
-    hook = PlainCheckpointHook(interval=1)
-    runner = toy(tmp_path, "other", hook, epochs=1)
-    monkeypatch.setattr("mmssl_ext.engine.checkpoint.hook.Runner", type("X", (), {}))
-    monkeypatch.setattr(hook, "_save", None)
-    called = []
-    save = Runner.save_checkpoint
-    monkeypatch.setattr(
-        Runner, "save_checkpoint", lambda *a, **k: called.append(save(*a, **k))
-    )
-    runner.train()
-    assert len(called) == 1
-    assert load_checkpoint_file(tmp_path / "epoch_1.pth")["meta"]["iter"] == 6
-    assert not any(isinstance(t, Saving) for t in threading.enumerate())
-    assert isinstance(runner.model, nn.Module)
+    options = {"out_dir": "s3://bucket"} if what == "folder" else {}
+    runner = toy(tmp_path, f"other {what}", PlainCheckpointHook(**options), epochs=1)
+    if what == "runner":
+        monkeypatch.setattr(
+            "mmssl_ext.engine.checkpoint.hook.Runner", type("X", (), {})
+        )
+    with pytest.raises(ConfigError, match=r"set default_hooks\.checkpoint\.type=Check"):
+        runner.train()

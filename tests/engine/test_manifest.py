@@ -180,9 +180,8 @@ def test_checksums_in_the_header_before_the_data(tmp_path):
             for at in (entry.header_offset + 14, archive.start_dir + 47 * i + 16):
                 file.seek(at)
                 file.write(b"\0\0\0\0")
-    digest = checkpoint_writing._fill_in_checksums(path)
+    checkpoint_writing._fill_in_checksums(path)
     assert path.read_bytes() == whole
-    assert digest == hashlib.sha256(whole).hexdigest()
 
 
 def test_a_save_without_manifest_removes_the_old_one(tmp_path):

@@ -11,14 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmssl_ext.engine.checkpoint.identity import check_free, claim
 from mmssl_ext.engine.checkpoint.manifest import write_manifest
 from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
-from mmssl_ext.engine.checkpoint.run_folder import (
-    RUN_FILE,
-    check_free,
-    claim,
-    find_run,
-)
+from mmssl_ext.engine.checkpoint.run_folder import RUN_FILE, find_run
 from mmssl_ext.engine.hooks import PlainCheckpointHook
 from mmssl_ext.engine.resilience.lock import Lock, started_by, starter
 from mmssl_ext.errors import ConfigError, UserError

@@ -8,7 +8,7 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.checkpoint.best_scores import rule_of
+from mmssl_ext.engine.checkpoint.best import rule_of
 from mmssl_ext.engine.checkpoint.manifest import read_manifest
 from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
 from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints

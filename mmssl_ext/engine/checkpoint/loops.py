@@ -14,9 +14,10 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
+from mmssl_ext.compat import dealt_by, decide_val_interval, end_epoch
 from mmssl_ext.registry import LOOPS
 
-from .generators import random_state, set_random_state
+from .state import random_state, set_random_state
 
 _END = object()
 
@@ -50,16 +51,16 @@ class ExactEpochLoop(EpochBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Launch training."""
-        self._began = self._iter - self._batches_seen()
+        self._began = self.iter - self._batches_seen()
         self.runner.call_hook("before_train")
-        if self._iter == self._began:  # what comes before the first batch may draw
+        if self.iter == self._began:  # what comes before the first batch may draw
             self.runner.call_hook("restore_random_state")
         if self.validation_due and self.runner.val_loop is not None:
             self._validate()
-        while self._epoch < self._max_epochs and not self.stop_training:
+        while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
-            self._decide_current_val_interval()
-            if self._validates_after(self._epoch):
+            decide_val_interval(self)
+            if self._validates_after(self.epoch):
                 self._validate()
         self.runner.call_hook("after_train")
         return self.runner.model
@@ -68,14 +69,14 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         """Iterate one epoch, or what is left of it."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        done = self._iter - self._began
+        done = self.iter - self._began
         batches = self._batches_from(done)
         self.runner.call_hook("restore_random_state")
         for idx, data_batch in enumerate(batches, done):
             self.run_iter(idx, data_batch)
         self.runner.call_hook("after_train_epoch")
-        self._epoch += 1
-        self._began = self._iter
+        end_epoch(self)
+        self._began = self.iter
 
     def position(self, epoch: int, iteration: int) -> tuple[int, bool]:
         """Where a checkpoint of these numbers stands.
@@ -83,7 +84,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         Returns:
             Batches of the epoch that are done, and whether a validation is due.
         """
-        if epoch == self._epoch:
+        if epoch == self.epoch:
             return iteration - self._began, self.validation_due
         return 0, self._validates_after(epoch)  # written by a hook that ends an epoch
 
@@ -91,12 +92,12 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         length = len(self.dataloader)
         seen = self.resumed_batch
         if seen is None:
-            seen = self._iter - self._epoch * length
+            seen = self.iter - self.epoch * length
         if 0 <= seen <= length:
             return seen
         print_log(
-            f"After {self._iter} iterations the run should stand in epoch "
-            f"{self._epoch + 1}, but an epoch has {length} iterations now; this epoch "
+            f"After {self.iter} iterations the run should stand in epoch "
+            f"{self.epoch + 1}, but an epoch has {length} iterations now; this epoch "
             "begins anew.",
             logger="current",
             level=logging.WARNING,
@@ -106,7 +107,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
     def _batches_from(self, done: int) -> Iterator[Any]:
         if done >= len(self.dataloader):
             return iter(())
-        key = f"{self.runner.seed} {self.runner.rank} {self._epoch}"
+        key = f"{self.runner.seed} {self.runner.rank} {self.epoch}"
         with torch.random.fork_rng(devices=[]):
             # The seed of the workers is drawn here, once more or once less, depending
             # on how many there are and how long they live.
@@ -131,9 +132,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         return (
             self.runner.val_loop is not None
             and epoch >= self.val_begin
-            and (
-                epoch % self.dynamic_intervals[which] == 0 or epoch == self._max_epochs
-            )
+            and (epoch % self.dynamic_intervals[which] == 0 or epoch == self.max_epochs)
         )
 
     def _validate(self) -> None:
@@ -164,16 +163,8 @@ def batches_from(loader: Any, skip: int) -> Iterator[Any]:
         for _ in range(skip):  # nothing else knows what they would be
             next(batches)
         return batches
-    inner._iterator = None  # of persistent workers that are at work already
-    name = "sampler" if inner.batch_sampler is None else "batch_sampler"
-    dealer = getattr(inner, name)
-    # A DataLoader refuses another sampler, for nothing would ensure that it fits. This
-    # one is the same, and it is gone as soon as the iterator has taken it up.
-    object.__setattr__(inner, name, _Later(dealer, skip))
-    try:
+    with dealt_by(inner, lambda dealer: _Later(dealer, skip)):
         return iter(loader)
-    finally:
-        object.__setattr__(inner, name, dealer)
 
 
 class _Later:

@@ -1,33 +1,27 @@
-"""What a run has to remember to go on exactly, and which run may go on from it.
-
-``checkpoint["training_state"]`` is plain data and tensors: ``random`` (the generators
-of every rank), ``batch`` (batches done in the epoch), ``validation_due``,
-``sampler_seed``, ``gradients`` and ``memory`` (gradients, and keys for queues and banks
-that wait for the rest of an optimizer step), ``queue_forms`` (:mod:`.queue_trials`),
-and what :func:`facts` returns.
-"""
+"""Which run may go on from a checkpoint, and what is said of what has changed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.device import get_device
-from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler
 
+from mmssl_ext.compat import load_from
+from mmssl_ext.datasets.identity import VERSION
+from mmssl_ext.datasets.identity import differences as differences_of_data
+from mmssl_ext.engine.resilience.agreement import share
 from mmssl_ext.engine.weights.report import compare
 from mmssl_ext.engine.weights.start import advice, can_start
-from mmssl_ext.engine.weights.values import state_faults
 from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.unwrap import unwrap
 
+from .facts import DATA, data_of, facts, sampler
 from .foreign_state import suit
-from .same_data import OPTION, SAME_DATA, OtherData
+from .read import check_finite
 
 _LISTED = 10  # differences that a message shows
 _NAMES = {
@@ -53,54 +47,6 @@ _SILENT |= {"init_cfg", "_scope_"}
 _OBSERVERS = {"KNNHook", "CollapseMonitorHook", "PicturesHook", "FeatureMapHook"}
 
 
-def facts(runner: Any) -> dict[str, Any]:
-    """Return what a checkpoint must share with the run that goes on from it."""
-    loader = runner.train_dataloader
-    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    optimizer = getattr(runner.optim_wrapper, "optimizer", None)
-    return {
-        "method": type(unwrap(runner.model)).__name__,
-        "optimizer": type(optimizer or runner.optim_wrapper).__name__,
-        "images": len(loader.dataset) if hasattr(loader.dataset, "__len__") else None,
-        "world_size": runner.world_size,
-        "batch_size": batch_size(loader),
-        "accumulative_counts": accumulation(runner),
-        "epoch_length": len(loader) if by_epoch else None,
-        "threads": torch.get_num_threads() if get_device() == "cpu" else None,
-        "config": plain(runner.cfg),
-    }
-
-
-def batch_size(loader: Any) -> int | None:
-    """Images per batch and rank; None where a batch sampler does not tell."""
-    size = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
-    return size if isinstance(size, int) else None
-
-
-def accumulation(runner: Any) -> int:
-    """Return the number of iterations whose gradients make one optimizer step."""
-    return getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-
-
-def sampler(loader: Any) -> Any:
-    """Return what deals the indices out, below a batch sampler."""
-    return getattr(loader.batch_sampler, "sampler", None) or loader.sampler
-
-
-def plain(value: Any) -> Any:
-    """Copy a config as dicts, lists, numbers and strings; of the rest its name."""
-    if isinstance(value, dict) or hasattr(value, "_cfg_dict"):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, (str, Path)):
-        return str(value)
-    name = getattr(value, "__qualname__", None)
-    return f"{value.__module__}.{name}" if name else f"<{type(value).__name__}>"
-
-
 def check_kind(runner: Any, checkpoint: dict) -> None:
     """Refuse weights that no run of mmengine's wrote, before anything is asked of them.
 
@@ -114,43 +60,29 @@ def check_kind(runner: Any, checkpoint: dict) -> None:
     tensors = {str(n): v for n, v in state.items() if isinstance(v, torch.Tensor)}
     fits = _compare_tensors(unwrap(runner.model), tensors).complete
     raise CheckpointFileError(
-        f"The run cannot be resumed from {runner._load_from}: it holds weights, but no "
+        f"The run cannot be resumed from {load_from(runner)}: it holds weights, but no "
         "state of a run (epoch and iteration). Start a new run from them: "
         f"{_other_start(runner, checkpoint, fits)}"
     )
 
 
-def check_finite(checkpoint: dict, path: Any) -> None:
-    """Refuse a state that holds NaN or infinity.
-
-    Raises:
-        CheckpointFileError: The message names the tensors.
-    """
-    if faults := state_faults(checkpoint):
-        raise CheckpointFileError(
-            f"Checkpoint {path} comes from a run that diverged ({'; '.join(faults)}). "
-            "Resume from an earlier one."
-        )
-
-
 def check_resume(
-    runner: Any, checkpoint: dict, data: OtherData = SAME_DATA
-) -> list[str]:
-    """Compare a checkpoint with the run that wants to go on from it.
-
-    Args:
-        runner: The run.
-        checkpoint: Its content.
-        data: What its data differ in from those of the run.
+    runner: Any, checkpoint: dict, allow_other_data: bool = False
+) -> tuple[list[str], dict[str, Any] | None]:
+    """Compare a checkpoint with the run that wants to go on from it, on all ranks.
 
     Returns:
-        Warnings, a sentence or a few lines each.
+        Warnings, a sentence or a few lines each, and on rank 0 what identifies the
+        data.
 
     Raises:
-        CheckpointFileError: It cannot go on from this one: another method, other
-            tensors, another optimizer, other images or another batch. The message
-            lists the differences and says what to do.
+        CheckpointFileError: It cannot go on from this one: a state that is not finite,
+            another method, other tensors, another optimizer, other images or another
+            batch. The message lists the differences and says what to do.
     """
+    check_kind(runner, checkpoint)
+    check_finite(checkpoint, load_from(runner))
+    data = _compare_data(runner, checkpoint, allow_other_data)
     now, saved = facts(runner), checkpoint.get("training_state")
     report = _compare_tensors(unwrap(runner.model), checkpoint.get("state_dict") or {})
     refused: list[str] = []
@@ -165,10 +97,13 @@ def check_resume(
     else:
         changed = differences(saved["config"], now["config"])
         batch, remedy = batch_changes(saved, now)
-        refused, warnings = _compare_data(saved, now, data, bool(batch))
+        refused, warnings = _judge_data(saved, now, data, bool(batch))
         refused += [*_changes(saved, now, "method", "optimizer"), *batch]
         if refused and (data.text or saved["images"] != now["images"]):
-            remedy += f"To go on with other data, add {OPTION}. "
+            remedy += (
+                "To go on with other data, add --allow-other-data "
+                "(default_hooks.resume.allow_other_data=True). "
+            )
         warnings += _machine_changes(saved, now, runner.train_dataloader)
     if report.complete:  # else the groups differ anyway
         refused += _group_changes(runner, checkpoint)
@@ -177,7 +112,7 @@ def check_resume(
         parts |= set() if report.complete else {"model"}
         refused += [line for line in changed if line.split(".")[0] in parts]
         raise CheckpointFileError(
-            f"The run cannot be resumed from {runner._load_from}, which was written by "
+            f"The run cannot be resumed from {load_from(runner)}, which was written by "
             f"a run with other settings or data (checkpoint -> now):{shown(refused)}"
             f"{report.details()}\n{remedy}Undo the change to resume, or start a new "
             f"run from the weights alone, in a work_dir of its own: "
@@ -188,11 +123,36 @@ def check_resume(
             "The config is not the one that the checkpoint was written with "
             f"(checkpoint -> now); the run goes on with it:{shown(changed)}"
         )
-    return warnings
+    return warnings, data.now
 
 
-def _compare_data(
-    saved: dict, now: dict, data: OtherData, batch_differs: bool
+class _Data(NamedTuple):
+    """What the data of a checkpoint and of a run differ in."""
+
+    text: str  # the end of a sentence; empty where they are the same or not known
+    allowed: bool  # the run may go on nevertheless
+    known: bool  # both say which data they have
+    now: dict[str, Any] | None  # on rank 0: what identifies those of the run
+
+
+def _compare_data(runner: Any, checkpoint: dict, allowed: bool) -> _Data:
+    """Compare them; rank 0 does it for all."""
+    now: list[dict[str, Any] | None] = [None]
+
+    def judge() -> tuple[str, bool, bool]:
+        now[0] = data_of(runner)
+        before = checkpoint["meta"].get(DATA)
+        if now[0] is None or before is None or before.get("version") != VERSION:
+            return "", allowed, now[0] is None
+        text, missing = differences_of_data(before, now[0])
+        skips = getattr(runner.train_dataloader.dataset, "on_error", None) == "skip"
+        return text, allowed or (missing and skips), True
+
+    return _Data(*share(judge), now[0])
+
+
+def _judge_data(
+    saved: dict, now: dict, data: _Data, batch_differs: bool
 ) -> tuple[list[str], list[str]]:
     """Return what other data are refused for, and warnings of them."""
     count = _changes(saved, now, "images")
@@ -207,9 +167,8 @@ def _compare_data(
         )
     refused = [f"train_dataloader.dataset, other images: {data.text}"] * bool(data.text)
     refused += count
-    return refused + (
-        [] if batch_differs else _changes(saved, now, "epoch_length")
-    ), warnings
+    refused += [] if batch_differs else _changes(saved, now, "epoch_length")
+    return refused, warnings
 
 
 def _machine_changes(saved: dict, now: dict, loader: Any) -> list[str]:
@@ -228,7 +187,7 @@ def _machine_changes(saved: dict, now: dict, loader: Any) -> list[str]:
 
 def _other_start(runner: Any, checkpoint: dict, fits: bool) -> str:
     """How to start from the weights of a checkpoint that no run can go on from."""
-    path, model = str(runner._load_from), unwrap(runner.model)
+    path, model = str(load_from(runner)), unwrap(runner.model)
     if fits or can_start(model, checkpoint, path):
         return "--cfg-options load_from=FILE in place of --resume."
     if found := advice(model, checkpoint, path):

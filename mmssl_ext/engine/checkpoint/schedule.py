@@ -17,34 +17,15 @@ from typing import Any
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 
-from .read import to_plain
-from .resume import plain
+from mmssl_ext.compat import count_steps
+
+from .facts import plain
+from .plain import to_plain
 
 # How far a schedule is, and what it was before; the rest of its state is its options.
 _PROGRESS = {"last_step", "_global_step", "_last_value", "verbose"}
 # Options of groups that do not change what is computed, but how.
 _SILENT = {"params", "fused", "foreach", "capturable", "differentiable"}
-
-
-class _Groups:
-    """Stands for an optimizer in front of schedules; one of each kind of its groups.
-
-    Args:
-        groups: Options of the groups.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        kinds = [repr(sorted(group.items())) for group in groups]
-        first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
-        self.chosen = sorted(first.values())
-        self.kind = [self.chosen.index(first[kind]) for kind in kinds]
-        self.param_groups = [dict(groups[i]) for i in self.chosen]
-        self._global_step = 0
-
-    def step(self) -> None:
-        """Schedules look whether this counts its calls."""
-
-    step._with_counter = True  # type: ignore[attr-defined]
 
 
 def adapt(runner: Any, checkpoint: dict) -> list[str]:
@@ -166,6 +147,23 @@ def _steps(runner: Any, checkpoint: dict) -> tuple[int, int, int]:
     if state.get("epoch_length") not in (None, length):  # epochs count, not iterations
         iterations = epochs * length + min(state["batch"], length)
     return iterations, epochs, length
+
+
+class _Groups:
+    """Stands for an optimizer in front of schedules; one of each kind of its groups."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        kinds = [repr(sorted(group.items())) for group in groups]
+        first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
+        self.chosen = sorted(first.values())
+        self.kind = [self.chosen.index(first[kind]) for kind in kinds]
+        self.param_groups = [dict(groups[i]) for i in self.chosen]
+
+    def step(self) -> None:
+        """Schedules look whether this counts its calls."""
+
+    count_steps(step)
+    _global_step = 0
 
 
 def _advanced(

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.checkpoint.resume import accumulation
+from mmssl_ext.engine.checkpoint.facts import accumulation
 from mmssl_ext.errors import ConfigError, UserError
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
