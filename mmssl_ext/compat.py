@@ -52,13 +52,6 @@ def start_from(runner: Any, path: str | None, resume: bool) -> None:
 # Gone: AttributeError at the start of a run.
 
 
-def greater_keys() -> list[str]:
-    """Parts of names of scores of which mmengine knows that greater is better."""
-    from mmengine.hooks import CheckpointHook
-
-    return CheckpointHook._default_greater_keys
-
-
 def accumulative_counts(wrapper: Any) -> int:
     """Iterations whose gradients make one optimizer step; 1 of a wrapper without."""
     return getattr(wrapper, "_accumulative_counts", 1)

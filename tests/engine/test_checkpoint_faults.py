@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 
 from mmssl_ext.engine.checkpoint import read as checkpoint
 from mmssl_ext.engine.checkpoint import write as checkpoint_writing
@@ -24,7 +23,7 @@ from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
 from mmssl_ext.engine.hooks import PlainCheckpointHook
 from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.files import sha256_on_disk
-from tests.harness import toy_runner
+from tests.harness import Watch, toy_runner
 
 KEPT = "epoch_1.pth"
 
@@ -479,15 +478,9 @@ def test_a_resume_by_the_tools_way_uses_the_older_file(run):
     assert find_resumable(run) == (run / "epoch_3.pth", [])  # written anew
 
 
-class Steps(Hook):
-    """Calls a function before a step."""
-
-    def __init__(self, at, call):
-        self.at, self.call = at, call
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.at:
-            self.call(runner)
+def at(step, call):
+    """A hook that calls a function of the runner before a step."""
+    return Watch("NORMAL", before_train_iter=lambda r: r.iter == step and call(r))
 
 
 # save_now
@@ -506,8 +499,8 @@ def test_a_save_between_two_steps_serves_until_the_next(tmp_path):
         seen.append((path, list_files(), load_checkpoint_file(path)))
 
     hook = PlainCheckpointHook(interval=1, save_optimizer=False, save_best=None)
-    look = Steps(7, lambda runner: seen.append(list_files()))
-    first = toy(tmp_path, "now", hook, Steps(3, save_now), Steps(5, save_now), look)
+    look = at(7, lambda runner: seen.append(list_files()))
+    first = toy(tmp_path, "now", hook, at(3, save_now), at(5, save_now), look)
     assert hook.save_now(first) == ""
     first.train()
     (path, files, content), (second, later, _), after = seen
@@ -524,9 +517,7 @@ def test_a_save_between_two_steps_serves_until_the_next(tmp_path):
 
 def test_a_save_between_two_steps_of_another_process_is_deleted_in_time(tmp_path):
     hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
-    runner = toy(
-        tmp_path, "stopped", hook, Steps(8, lambda r: hook.save_now(r) and 1 / 0)
-    )
+    runner = toy(tmp_path, "stopped", hook, at(8, lambda r: hook.save_now(r) and 1 / 0))
     with pytest.raises(ZeroDivisionError):
         runner.train()
     found, _ = find_resumable(tmp_path)
@@ -549,7 +540,7 @@ def test_a_save_between_two_steps_of_another_process_is_deleted_in_time(tmp_path
 def test_a_regular_checkpoint_of_the_same_name_stays(tmp_path):
     """A run by iterations names its regular checkpoints alike."""
     hook = PlainCheckpointHook(interval=4, by_epoch=False)
-    again = Steps(4, lambda runner: hook.save_now(runner))
+    again = at(4, lambda runner: hook.save_now(runner))
     runner = toy(tmp_path, "iterations", hook, again)
     runner._train_loop = {"type": "IterBasedTrainLoop", "max_iters": 10}
     runner.train()

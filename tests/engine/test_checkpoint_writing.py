@@ -2,10 +2,8 @@
 
 import errno
 import os
-import random
 import re
 import resource
-import signal
 import threading
 import time
 import zipfile
@@ -82,24 +80,21 @@ def test_the_bytes_are_those_of_torch_with_checksums(tmp_path):
         "state": {"all": shared, "rows": shared.view(50, 100)[::7, 3:], "n": [shared]},
         "half": torch.randn(300).bfloat16(),
         "empty": torch.zeros(0, 3),
-        "scalar": torch.tensor(7),
-        "plain": ("text", 1.5, None, {2: True}),
+        "plain": ("text", 1.5, None, {2: True}, torch.tensor(7)),
     }
     save_checkpoint_file(content, tmp_path / "a.pth")
-    with open(tmp_path / "b.pth", "wb") as file:
-        torch.save(content, file)
+    torch.save(content, (tmp_path / "b.pth").open("wb"))
     a, b = ((tmp_path / name).read_bytes() for name in ("a.pth", "b.pth"))
     with zipfile.ZipFile(tmp_path / "b.pth") as archive:
         assert zipfile.ZipFile(tmp_path / "a.pth").testzip() is None
         records = {x.filename.split("/", 1)[1] for x in archive.infolist()}
         assert {"data.pkl", *(f"data/{i}" for i in range(4))} < records  # four storages
         secret = next(x for x in archive.infolist() if x.filename.endswith("_id"))
-        directory = archive.start_dir
     assert len(a) == len(b)
     differing = [i for i in range(len(a)) if a[i] != b[i]]
     assert len(differing) <= 40 + 4 + 4  # the id and its two checksums
     assert all(secret.header_offset < i for i in differing)
-    assert sum(directory <= i for i in differing) <= 4
+    assert sum(archive.start_dir <= i for i in differing) <= 4
     loaded = load_checkpoint_file(tmp_path / "a.pth")
     equal(loaded, content)
     state = loaded["state"]
@@ -194,37 +189,6 @@ def test_a_missing_folder_is_made_and_a_forbidden_one_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointFileError, match=r"file/x\.pth was not written"):
         save_checkpoint_file({}, tmp_path / "file" / "x.pth")
-
-
-def _save_for_ever(folder):
-    for step in range(10**9):
-        path = folder / f"epoch_{step}.pth"
-        old = [folder / f"epoch_{step - 1}.pth"]
-        content = {"w": torch.full((LARGE // 4,), step)}
-        files = {"pointer": folder / "last_checkpoint", "outdated": lambda old=old: old}
-        start_saving(content, path, **files).finish()
-
-
-def test_a_kill_at_any_time_leaves_a_whole_checkpoint(tmp_path):
-    rng = random.Random(0)
-    for trial in range(10):
-        folder = tmp_path / str(trial)
-        folder.mkdir()
-        if (child := os.fork()) == 0:
-            try:
-                torch.set_num_threads(1)  # a pool of threads does not outlive a fork
-                _save_for_ever(folder)
-            finally:
-                os._exit(1)
-        deadline = time.monotonic() + 60
-        while not (folder / "last_checkpoint").exists():
-            assert time.monotonic() < deadline
-        time.sleep(rng.random() / 20)
-        os.kill(child, signal.SIGKILL)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        path = Path(pointer(folder))
-        step = int(path.stem.removeprefix("epoch_"))
-        assert load_checkpoint_file(path)["w"].eq(step).all()
 
 
 # The hook
@@ -496,46 +460,40 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, where
 
     def fill(runner):
         wait_for_checkpoints()
-        if runner.iter != 8:
-            return
-        if where == "thread":
+        if runner.iter == 8 and where == "thread":
             monkeypatch.setattr(checkpoint_writing.os, "fsync", full)
-        else:
+        elif runner.iter == 8:
             resource.setrlimit(resource.RLIMIT_FSIZE, (LARGE // 2, limit[1]))
 
     def full(file):
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    options = {"save_best": "acc"} if where == "best" else {}
-    hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1, **options)
-    if where == "best":
-        hook.interval, hook.save_last = -1, False
-    watch = Watch(before_train_iter=fill)
-    scores = [0.1, 0.2, 0.3] if where == "best" else ()
-    runner = toy(
-        tmp_path, f"full {where}", hook, watch, epochs=3, buffer=LARGE, scores=scores
-    )
+    best = {"interval": -1, "save_last": False, "save_best": "acc"}
+    options = best if where == "best" else {"interval": 1, "max_keep_ckpts": 1}
+    hook, watch = PlainCheckpointHook(**options), Watch(before_train_iter=fill)
+    how = {"epochs": 3, "buffer": LARGE}
+    how |= {"scores": [0.1, 0.2, 0.3]} if where == "best" else {}
+    runner = toy(tmp_path, f"full {where}", hook, watch, **how)
     try:
         with pytest.raises(CheckpointFileError) as caught:
             runner.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    text = str(caught.value)
+    text, prefix = str(caught.value), "best_acc_" * (where == "best")
     reason = "Disk quota exceeded" if where == "thread" else "File too large"
-    lost = "best_acc_epoch_2.pth" if where == "best" else "epoch_2.pth"
-    assert f"{tmp_path / lost} was not written: {reason}" in text
-    assert f"about {LARGE}"[:7] in text and " bytes" in text
+    lost = tmp_path / f"{prefix}epoch_2.pth"
+    assert f"{lost} was not written: {reason} (it needs about 10" in text
     if where == "thread":
         assert runner.iter == 12  # the first iteration after it
         log = "".join(p.read_text() for p in tmp_path.glob("*/*.log"))
         assert text in log and caught.value.logged
     monkeypatch.undo()
+    kept = tmp_path / f"{prefix}epoch_1.pth"
     if where == "best":
-        assert names(tmp_path) == ["best_acc_epoch_1.pth"]
-        assert load_checkpoint_file(tmp_path / "best_acc_epoch_1.pth")
+        assert names(tmp_path) == [kept.name] and load_checkpoint_file(kept)
         return
-    assert names(tmp_path) == ["epoch_1.pth", "last_checkpoint"]
-    assert pointer(tmp_path) == str(tmp_path / "epoch_1.pth")
+    assert names(tmp_path) == [kept.name, "last_checkpoint"]
+    assert pointer(tmp_path) == str(kept)
     resumed = toy(tmp_path, f"full {where} 2", hook, epochs=3, buffer=LARGE)
     resumed._load_from, resumed._resume = pointer(tmp_path), True
     resumed.train()
@@ -562,15 +520,6 @@ def test_a_run_resumes_right_after_one_that_was_interrupted(tmp_path, monkeypatc
     assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "last_checkpoint"]
 
 
-def test_drafts_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
-    (tmp_path / ".epoch_7.pth.123.tmp").touch()
-    others = [".epoch_7.pth", "seven.pth", ".notes.tmp"]
-    for name in others:
-        (tmp_path / name).touch()
-    toy(tmp_path, "drafts", PlainCheckpointHook(interval=-1, save_last=False)).train()
-    assert names(tmp_path) == sorted(others)
-
-
 def test_kept_checkpoints_survive_a_resume(tmp_path):
     options = {"interval": 1, "max_keep_ckpts": 2}
     toy(tmp_path, "keep", PlainCheckpointHook(**options), epochs=3).train()
@@ -581,21 +530,16 @@ def test_kept_checkpoints_survive_a_resume(tmp_path):
     assert names(tmp_path)[:-1] == ["epoch_3.pth", "epoch_4.pth"]
 
 
-def test_a_file_system_that_cannot_reserve_is_no_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("linux", [True, False])
+def test_a_file_system_that_cannot_reserve_is_no_error(tmp_path, monkeypatch, linux):
     def refuse(*args):
         checkpoint_writing.ctypes.set_errno(errno.EOPNOTSUPP)
         return -1
 
-    library = SimpleNamespace(fallocate=refuse)
-    monkeypatch.setattr(
-        checkpoint_writing.ctypes, "CDLL", lambda *args, **kwargs: library
-    )
+    library = SimpleNamespace(**({"fallocate": refuse} if linux else {}))
+    monkeypatch.setattr(checkpoint_writing.ctypes, "CDLL", lambda *_, **__: library)
     save_checkpoint_file({"w": torch.ones(3)}, tmp_path / "x.pth")
     assert load_checkpoint_file(tmp_path / "x.pth")["w"].eq(1).all()
-    monkeypatch.setattr(
-        checkpoint_writing.ctypes, "CDLL", lambda *args, **kwargs: SimpleNamespace()
-    )
-    save_checkpoint_file({"w": torch.ones(3)}, tmp_path / "y.pth")  # not on Linux
 
 
 def train_on_rank(rank, folder, case):
@@ -638,17 +582,6 @@ def test_all_ranks_stop_where_rank_0_cannot_save(tmp_path, case):
     assert epoch == (4 if case == "thread" else 3)
     assert names(tmp_path) == ["epoch_2.pth", "last_checkpoint"]
     assert load_checkpoint_file(tmp_path / "epoch_2.pth")["meta"]["epoch"] == 2
-
-
-def finish_on_rank(rank, folder):
-    runner = toy(Path(folder), "two", PlainCheckpointHook(interval=1), epochs=2)
-    runner.train()
-    return runner.iter
-
-
-def test_one_rank_writes(tmp_path):
-    assert run_ranks(finish_on_rank, 2, str(tmp_path)) == [12, 12]
-    assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "last_checkpoint"]
 
 
 @pytest.mark.parametrize("what", ["folder", "runner"])

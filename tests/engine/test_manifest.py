@@ -86,6 +86,8 @@ def test_the_world_of_two_ranks(tmp_path):
     assert run_ranks(train_on_rank, 2, str(tmp_path)) == [0, 1]
     manifest = read_manifest(tmp_path / "epoch_2.pth")
     assert (manifest["world_size"], manifest["global_batch"]) == (2, 2 * BATCH)
+    written = sorted(p.name for p in tmp_path.glob("*.pth"))
+    assert written == ["epoch_1.pth", "epoch_2.pth"]
 
 
 CONTENTS = {

@@ -20,7 +20,6 @@ DATA = "data"  # in the meta of a checkpoint: what identifies the training data
 def facts(runner: Any) -> dict[str, Any]:
     """Return what a checkpoint must share with the run that goes on from it."""
     loader = runner.train_dataloader
-    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     optimizer = getattr(runner.optim_wrapper, "optimizer", None)
     return {
         "method": type(unwrap(runner.model)).__name__,
@@ -29,10 +28,16 @@ def facts(runner: Any) -> dict[str, Any]:
         "world_size": runner.world_size,
         "batch_size": batch_size(loader),
         "accumulative_counts": accumulation(runner),
-        "epoch_length": len(loader) if by_epoch else None,
+        "epoch_length": epoch_length(runner),
         "threads": torch.get_num_threads() if get_device() == "cpu" else None,
         "config": plain(runner.cfg),
     }
+
+
+def epoch_length(runner: Any) -> int | None:
+    """Iterations of an epoch; None where the run counts iterations."""
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    return len(runner.train_dataloader) if by_epoch else None
 
 
 def batch_size(loader: Any) -> int | None:

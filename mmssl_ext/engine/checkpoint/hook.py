@@ -99,7 +99,9 @@ class PlainCheckpointHook(BestCheckpoints, CheckpointHook):
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Save where this is due; raise what went wrong since."""
         if not self.by_epoch and self._is_due(runner):
-            self._save_logged_best(runner, runner.epoch, runner.iter + 1)
+            self._save_logged_best(
+                runner, {"epoch": runner.epoch, "iter": runner.iter + 1}
+            )
         super().after_train_iter(runner, *args, **kwargs)
         if runner.world_size == 1:
             self._saver.settle(wait=False)
@@ -107,7 +109,8 @@ class PlainCheckpointHook(BestCheckpoints, CheckpointHook):
     def after_train_epoch(self, runner: Any) -> None:
         """Save where this is due; raise what went wrong since."""
         self._saver.settle(wait=False)
-        self._save_logged_best(runner, runner.epoch + self.by_epoch, runner.iter)
+        epoch = runner.epoch + self.by_epoch
+        self._save_logged_best(runner, {"epoch": epoch, "iter": runner.iter})
         super().after_train_epoch(runner)  # holds which one is the best
 
     def after_train(self, runner: Any) -> None:

@@ -13,9 +13,8 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmssl_ext.engine.resilience.lock import started_by, starter
 from mmssl_ext.errors import ConfigError
@@ -45,14 +44,8 @@ _WRITTEN = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """The identity of a run.
-
-    Attributes:
-        id: Unlike that of any other run.
-        folder: Name of its own folder below a ``checkpoint.out_dir``.
-    """
+class RunIdentity(NamedTuple):
+    """An id unlike that of any other run, and the name of its folder in ``out_dir``."""
 
     id: str
     folder: str
@@ -69,20 +62,19 @@ def check_free(work_dir: str | Path, resumed: Path | None) -> None:
         ConfigError: The folder holds a run which is not gone on with.
     """
     work_dir = Path(work_dir)
-    found, aside = find_run(work_dir), free_name(work_dir)
-    if found is None and resumed is None and (lost := _lost_folder(work_dir)):
-        raise ConfigError(
-            f"{work_dir} holds a run whose checkpoints are in {lost}, which is not "
-            "there now: mount or restore it, or give a checkpoint to --resume, choose "
-            "another --work-dir, or add --overwrite, which moves what is in "
-            f"{work_dir} to {aside}."
-        )
-    if found is None or (resumed is not None and _belongs(resumed, work_dir)):
+    found = find_run(work_dir)
+    lost = _lost_folder(work_dir) if found is None and resumed is None else None
+    if lost is not None:
+        what = f"a run whose checkpoints are in {lost}, which is not there now: mount "
+        what += "or restore it, give a checkpoint to --resume"
+    elif found is None or (resumed is not None and _belongs(resumed, work_dir)):
         return
-    other = f", and {resumed} is of another one" if resumed is not None else ""
+    else:
+        other = "" if resumed is None else f", and {resumed} is of another one"
+        what = f"{found}{other}: go on with it by --resume"
     raise ConfigError(
-        f"{work_dir} holds {found}{other}: go on with it by --resume, choose another "
-        f"--work-dir, or add --overwrite, which moves it to {aside}."
+        f"{work_dir} holds {what}, choose another --work-dir, or add --overwrite, "
+        f"which moves it to {free_name(work_dir)}."
     )
 
 
@@ -156,11 +148,8 @@ def identity_of(
 ) -> RunIdentity:
     """Return the identity of a run, :func:`claimed` or settled now.
 
-    Args:
-        work_dir: Of the run.
-        resumed: The checkpoint that it goes on from.
-        out_dir: As for :func:`claim`.
-        again: The same runner trains once more.
+    The arguments are those of :func:`claim`; ``again``: the same runner trains once
+    more.
 
     Raises:
         ConfigError: The work_dir holds another run.
@@ -207,13 +196,8 @@ def free_name(work_dir: Path) -> Path:
 
 
 def put_aside(work_dir: Path) -> Path | None:
-    """Move whatever a run wrote into :func:`free_name`; nothing is lost.
-
-    Returns:
-        That folder; None where there was nothing to move.
-    """
-    target = free_name(work_dir)
-    entries = sorted({*_written(work_dir)})
+    """Move all that a run wrote to :func:`free_name`, if there is anything."""
+    target, entries = free_name(work_dir), sorted({*_written(work_dir)})
     if not entries:
         return None
     target.mkdir()

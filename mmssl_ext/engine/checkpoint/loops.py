@@ -89,8 +89,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         return 0, self._validates_after(epoch)  # written by a hook that ends an epoch
 
     def _batches_seen(self) -> int:
-        length = len(self.dataloader)
-        seen = self.resumed_batch
+        length, seen = len(self.dataloader), self.resumed_batch
         if seen is None:
             seen = self.iter - self.epoch * length
         if 0 <= seen <= length:
@@ -128,12 +127,10 @@ class ExactEpochLoop(EpochBasedTrainLoop):
 
     def _validates_after(self, epoch: int) -> bool:
         """Whether the model is validated when so many epochs are done."""
+        if self.runner.val_loop is None or epoch < self.val_begin:
+            return False
         which = bisect.bisect(self.dynamic_milestones, epoch + 1) - 1
-        return (
-            self.runner.val_loop is not None
-            and epoch >= self.val_begin
-            and (epoch % self.dynamic_intervals[which] == 0 or epoch == self.max_epochs)
-        )
+        return epoch % self.dynamic_intervals[which] == 0 or epoch == self.max_epochs
 
     def _validate(self) -> None:
         self.validation_due = True

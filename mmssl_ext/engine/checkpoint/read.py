@@ -32,17 +32,15 @@ from .plain import to_plain
 from .run_folder import newest_first
 from .write import save_checkpoint_file, wait_for_checkpoints
 
+_REMEDY = "Use an earlier checkpoint, or copy the file again from where it came."
+
 
 class _Unusable(CheckpointFileError):
     """A file that cannot be used, with what is wrong with it by itself."""
 
-    def __init__(self, path: Path, what: str, remedy: str = "") -> None:
-        remedy = remedy or _REMEDY
-        super().__init__(f"Checkpoint {path} {what}. {remedy}")
+    def __init__(self, path: Path, what: str, remedy: str = _REMEDY) -> None:
         self.what = f"Checkpoint {path} {what}"
-
-
-_REMEDY = "Use an earlier checkpoint, or copy the file again from where it came."
+        super().__init__(f"{self.what}. {remedy}")
 
 
 def load_checkpoint_file(

@@ -83,8 +83,7 @@ def check_resume(
     check_kind(runner, checkpoint)
     check_finite(checkpoint, load_from(runner))
     data = _compare_data(runner, checkpoint, allow_other_data)
-    now, saved = facts(runner), checkpoint.get("training_state")
-    report = _compare_tensors(unwrap(runner.model), checkpoint.get("state_dict") or {})
+    saved = checkpoint.get("training_state")
     refused: list[str] = []
     changed: list[str] = []
     remedy = ""
@@ -95,16 +94,10 @@ def check_resume(
             "whether method, data and batch are still the same is not known."
         ]
     else:
+        now = facts(runner)
         changed = differences(saved["config"], now["config"])
-        batch, remedy = batch_changes(saved, now)
-        refused, warnings = _judge_data(saved, now, data, bool(batch))
-        refused += [*_changes(saved, now, "method", "optimizer"), *batch]
-        if refused and (data.text or saved["images"] != now["images"]):
-            remedy += (
-                "To go on with other data, add --allow-other-data "
-                "(default_hooks.resume.allow_other_data=True). "
-            )
-        warnings += _machine_changes(saved, now, runner.train_dataloader)
+        refused, remedy, warnings = _judge(saved, now, data, runner.train_dataloader)
+    report = _compare_tensors(unwrap(runner.model), checkpoint.get("state_dict") or {})
     if report.complete:  # else the groups differ anyway
         refused += _group_changes(runner, checkpoint)
     if refused or not report.complete:
@@ -151,38 +144,91 @@ def _compare_data(runner: Any, checkpoint: dict, allowed: bool) -> _Data:
     return _Data(*share(judge), now[0])
 
 
-def _judge_data(
-    saved: dict, now: dict, data: _Data, batch_differs: bool
-) -> tuple[list[str], list[str]]:
-    """Return what other data are refused for, and warnings of them."""
-    count = _changes(saved, now, "images")
-    if data.allowed and (data.text or count):
-        return [], [f"The run goes on with other data: {data.text or count[0]}."]
-    warnings = []
-    if not data.known:
-        warnings.append(
-            "The checkpoint does not say which files it was trained on, for an "
-            "earlier version of this package wrote it: whether the data are still "
-            "the same is not known."
-        )
-    refused = [f"train_dataloader.dataset, other images: {data.text}"] * bool(data.text)
-    refused += count
-    refused += [] if batch_differs else _changes(saved, now, "epoch_length")
-    return refused, warnings
-
-
-def _machine_changes(saved: dict, now: dict, loader: Any) -> list[str]:
-    """Return warnings of other ranks or threads."""
+def _judge(
+    saved: dict, now: dict, data: _Data, loader: Any
+) -> tuple[list[str], str, list[str]]:
+    """Return what is refused, what to do then, and what is only warned of."""
+    batch, remedy = batch_changes(saved, now)
+    images, refused, warnings = _changes(saved, now, "images"), [], []
+    other = [f"train_dataloader.dataset, other images: {data.text}"] * bool(data.text)
+    if data.allowed and (other or images):
+        text = data.text or images[0]
+        warnings.append(f"The run goes on with other data: {text}.")
+    else:
+        refused = other + images
+        refused += [] if batch else _changes(saved, now, "epoch_length")
+        if not data.known:
+            warnings.append(
+                "The checkpoint does not say which files it was trained on, for an "
+                "earlier version of this package wrote it: whether the data are still "
+                "the same is not known."
+            )
+    refused += [*_changes(saved, now, "method", "optimizer"), *batch]
+    if refused and (other or images):
+        remedy += "To go on with other data, add --allow-other-data "
+        remedy += "(default_hooks.resume.allow_other_data=True). "
+    threads = saved.get("threads")
     if saved["world_size"] != now["world_size"]:
-        return [on_other_ranks(saved, now, loader)]
-    if saved.get("threads") and now["threads"] not in (None, saved["threads"]):
-        return [
-            f"The checkpoint was written on {saved['threads']} CPU threads, this "
-            f"run has {now['threads']}. Their sums round differently: it goes on, "
-            f"but not bit for bit. OMP_NUM_THREADS={saved['threads']} makes it "
-            "exact."
-        ]
-    return []
+        warnings.append(on_other_ranks(saved, now, loader))
+    elif threads and now["threads"] not in (None, threads):
+        warnings.append(
+            f"The checkpoint was written on {threads} CPU threads, this run has "
+            f"{now['threads']}. Their sums round differently: it goes on, but not bit "
+            f"for bit. OMP_NUM_THREADS={threads} makes it exact."
+        )
+    return refused, remedy, warnings
+
+
+def on_other_ranks(saved: dict, now: dict, loader: Any) -> str:
+    """Say what stays the same on another number of ranks, and what does not."""
+    dealt = type(sampler(loader)) in (DefaultSampler, InfiniteSampler)
+    if dealt and type(loader.batch_sampler) is BatchSampler:
+        images = "Every iteration sees the same images as before, in the same order of "
+        images += "iterations."
+    else:
+        kind = type(loader.batch_sampler or loader.sampler).__name__
+        images = f"Which images an iteration sees changes: {kind} depends on the rank."
+    return (
+        f"The checkpoint was written by {saved['world_size']} ranks, now there are "
+        f"{now['world_size']}. {images} Not the same: the images that share BatchNorm "
+        "statistics and their shuffling, random numbers that the ranks draw, the order "
+        "of keys within an iteration, and rounding."
+    )
+
+
+def batch_changes(saved: dict, now: dict) -> tuple[list[str], str]:
+    """Return the differences, and what to set where the batch is another."""
+    lines = _changes(saved, now, "accumulative_counts")
+    sizes = [(x["world_size"], x["batch_size"]) for x in (saved, now)]
+    if None in (size for _, size in sizes):
+        return lines, ""
+    (before, old), (after, new) = ((n * m, f"{n} x {m}") for n, m in sizes)
+    if before == after:
+        return lines, ""
+    lines.append(
+        "images per iteration (ranks x train_dataloader.batch_size): "
+        f"{before} = {old} -> {after} = {new}"
+    )
+    ranks, each = now["world_size"], f"{before} images per iteration"
+    if before % ranks:
+        return lines, f"{each} cannot be shared evenly by {ranks} ranks. "
+    size = before // ranks
+    return lines, f"Set train_dataloader.batch_size={size} for {each} as before. "
+
+
+def _group_changes(runner: Any, checkpoint: dict) -> list[str]:
+    """Parameter groups that the optimizer's state was not made for."""
+    saved = (checkpoint.get("optimizer") or {}).get("param_groups")
+    optimizer = getattr(runner.optim_wrapper, "optimizer", None)
+    if saved is None or optimizer is None:
+        return []
+    before, after = (
+        [len(group["params"]) for group in groups]
+        for groups in (saved, optimizer.param_groups)
+    )
+    texts = [f"{len(x)} with {sum(x)} parameters" for x in (before, after)]
+    line = f"optim_wrapper.optimizer, its groups: {' -> '.join(texts)}"
+    return [] if before == after else [line]
 
 
 def _other_start(runner: Any, checkpoint: dict, fits: bool) -> str:
@@ -197,23 +243,21 @@ def _other_start(runner: Any, checkpoint: dict, fits: bool) -> str:
 
 def differences(saved: dict, now: dict) -> list[str]:
     """Return ``name: before -> after`` of all that a training step may depend on."""
-    sides = [dict(_flatten({p: x.get(p) for p in _PARTS})) for x in (saved, now)]
-    names = sorted(sides[0].keys() | sides[1].keys())
-    lines = []
-    for name in names:
-        before, after = (side.get(name, _NOTHING) for side in sides)
-        if before != after:
-            lines.append(f"{name}: {before} -> {after}")
-    return lines
+    before, after = (
+        dict(_flatten({p: x.get(p) for p in _PARTS})) for x in (saved, now)
+    )
+    pairs = {
+        name: (before.get(name, _NOTHING), after.get(name, _NOTHING))
+        for name in sorted(before.keys() | after.keys())
+    }
+    return [f"{name}: {a} -> {b}" for name, (a, b) in pairs.items() if a != b]
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of what nested data holds."""
     if name == "custom_hooks":
-        hooks = value or []
-        value = {
-            str(hook.get("type")): hook for hook in hooks if isinstance(hook, dict)
-        }
+        hooks = [hook for hook in value or [] if isinstance(hook, dict)]
+        value = {str(hook.get("type")): hook for hook in hooks}
         value = {k: v for k, v in value.items() if k.split(".")[-1] not in _OBSERVERS}
     if isinstance(value, list):
         value = {str(i): item for i, item in enumerate(value)}
@@ -234,68 +278,10 @@ def _compare_tensors(model: Any, state: dict) -> Any:
 
 def _changes(saved: dict, now: dict, *names: str) -> list[str]:
     return [
-        f"{_NAMES.get(name, name)}: {saved[name]} -> {now[name]}"
+        f"{_NAMES[name]}: {saved[name]} -> {now[name]}"
         for name in names
         if saved[name] != now[name]
     ]
-
-
-def batch_changes(saved: dict, now: dict) -> tuple[list[str], str]:
-    """Return the differences, and what to set where the batch is another."""
-    lines = _changes(saved, now, "accumulative_counts")
-    if None in (saved["batch_size"], now["batch_size"]):
-        return lines, ""
-    (before, old), (after, new) = (
-        (x["world_size"] * x["batch_size"], f"{x['world_size']} x {x['batch_size']}")
-        for x in (saved, now)
-    )
-    if before == after:
-        return lines, ""
-    lines.append(
-        "images per iteration (ranks x train_dataloader.batch_size): "
-        f"{before} = {old} -> {after} = {new}"
-    )
-    ranks = now["world_size"]
-    each = f"{before} images per iteration"
-    if before % ranks:
-        return lines, f"{each} cannot be shared evenly by {ranks} ranks. "
-    size = before // ranks
-    return lines, f"Set train_dataloader.batch_size={size} for {each} as before. "
-
-
-def on_other_ranks(saved: dict, now: dict, loader: Any) -> str:
-    """Say what stays the same on another number of ranks, and what does not."""
-    dealt = type(sampler(loader)) in (DefaultSampler, InfiniteSampler)
-    same = dealt and type(loader.batch_sampler) is BatchSampler
-    images = (
-        "Every iteration sees the same images as before, in the same order of "
-        "iterations. "
-        if same
-        else "Which images an iteration sees changes: "
-        f"{type(loader.batch_sampler or loader.sampler).__name__} depends on the rank. "
-    )
-    return (
-        f"The checkpoint was written by {saved['world_size']} ranks, now there are "
-        f"{now['world_size']}. {images}Not the same: the images that share BatchNorm "
-        "statistics and their shuffling, random numbers that the ranks draw, the order "
-        "of keys within an iteration, and rounding."
-    )
-
-
-def _group_changes(runner: Any, checkpoint: dict) -> list[str]:
-    """Parameter groups that the optimizer's state was not made for."""
-    saved = (checkpoint.get("optimizer") or {}).get("param_groups")
-    optimizer = getattr(runner.optim_wrapper, "optimizer", None)
-    if saved is None or optimizer is None:
-        return []
-    before, after = (
-        [len(group["params"]) for group in groups]
-        for groups in (saved, optimizer.param_groups)
-    )
-    if before == after:
-        return []
-    texts = (f"{len(x)} with {sum(x)} parameters" for x in (before, after))
-    return [f"optim_wrapper.optimizer, its groups: {next(texts)} -> {next(texts)}"]
 
 
 def shown(lines: list[str]) -> str:

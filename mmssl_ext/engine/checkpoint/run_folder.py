@@ -31,17 +31,11 @@ _CHECKPOINT = re.compile(r"((epoch|iter)_\d+|best_.+_(epoch|iter)_\d+)\.pth")
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run of which something worth keeping is there.
-
-    Attributes:
-        work_dir: Its folder.
-        newest: The checkpoint of the highest iteration.
-        facts: What its manifest says.
-    """
+    """A run of which something worth keeping is there."""
 
     work_dir: Path
-    newest: Path
-    facts: dict[str, Any]
+    newest: Path  # the checkpoint of the highest iteration
+    facts: dict[str, Any]  # what its manifest says
 
     def __str__(self) -> str:
         parts = [str(self.facts["method"])] if self.facts.get("method") else []
@@ -121,19 +115,16 @@ def pointed_name(work_dir: Path) -> Path | None:
 
 
 def newest_first(work_dir: Path, load: Callable[[Path], dict]) -> list[Path]:
-    """Return the checkpoints of a run that it can be resumed from.
+    """Return the checkpoints that a run can be resumed from.
 
-    Args:
-        work_dir: Of the run.
-        load: Reads a file that has no manifest.
-
-    Returns:
-        The file that ``last_checkpoint`` names, then the others by iteration.
+    The one that ``last_checkpoint`` names, then the others as :func:`by_iteration`.
     """
-    found = {
+    found = {  # without those of `save_best`, which hold no optimizer
         path: facts
         for path, facts in checkpoints_of(work_dir).items()
-        if path.is_file() and not _is_best(path, facts)
+        if path.is_file()
+        and facts.get("kind") != "best"
+        and (facts or not path.name.startswith("best_"))
     }
     files, last = by_iteration(found, load), pointer(work_dir)
     if last is None:
@@ -141,19 +132,12 @@ def newest_first(work_dir: Path, load: Callable[[Path], dict]) -> list[Path]:
     return [last, *(path for path in files if not path.samefile(last))]
 
 
-def _is_best(path: Path, facts: dict[str, Any]) -> bool:
-    """Whether a checkpoint is one of ``save_best``, which holds no optimizer."""
-    return facts.get("kind") == "best" or (not facts and path.name.startswith("best_"))
-
-
 def by_iteration(
     found: Checkpoints, load: Callable[[Path], dict] = lambda _: {}
 ) -> list[Path]:
     """Sort checkpoints, the one with most iterations first.
 
-    Args:
-        found: The checkpoints.
-        load: Reads a file that has no manifest.
+    ``load`` reads a file that has no manifest.
     """
     if len(found) < 2:
         return list(found)

@@ -1,8 +1,7 @@
 """What a run has in hand between two steps, besides its model and its optimizer.
 
-The random generators, and what waits for the rest of an optimizer step: gradients, and
-keys for queues and banks. And by which form the softmax over a queue is computed, where
-a trial chose it.
+Random generators; gradients, and keys for queues and banks, that wait for the rest of
+an optimizer step; the form of the softmax over a queue, where a trial chose it.
 """
 
 from __future__ import annotations

@@ -28,11 +28,7 @@ from .manifest import remove_checkpoint, remove_manifest, write_manifest
 
 
 def save_checkpoint_file(checkpoint: dict, path: str | Path) -> None:
-    """Write a checkpoint; return when it is on the disk under its name.
-
-    Raises:
-        CheckpointFileError: As in :func:`start_saving`.
-    """
+    """Write a checkpoint (:func:`start_saving`); return when it is on the disk."""
     start_saving(checkpoint, path).finish()
 
 

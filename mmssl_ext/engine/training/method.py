@@ -69,15 +69,12 @@ class MethodHook(Hook):
             return
         for schedule in self._model.schedules:
             if schedule.follows_length:
-                value = schedule(clock)
-                clock.total = before
-                other = schedule(clock)
-                clock.total = now
+                value, clock.total = schedule(clock), before
+                other, clock.total = schedule(clock), now
                 runner.logger.info(
-                    f"{schedule.name} goes on until the end of the training, now "
-                    f"{now} iterations, {before} when the checkpoint was written: "
-                    f"after {runner.iter} of them it is {value:.4g}; it would be "
-                    f"{other:.4g}."
+                    f"{schedule.name} goes on until the end of the training, now {now} "
+                    f"iterations, {before} when the checkpoint was written: after "
+                    f"{runner.iter} of them it is {value:.4g}; it would be {other:.4g}."
                 )
 
     def before_train_epoch(self, runner: Any) -> None:
