@@ -34,10 +34,10 @@ def nothing_left_running():
     wait_for_checkpoints()
 
 
-def toy(work_dir, name, hook, *others, epochs=2, size=0, value=0.0):
+def toy(work_dir, name, hook, *others, size=0, value=0.0, **options):
     """A run whose checkpoints hold ``size`` bytes, each element being ``value``."""
     torch.manual_seed(0)
-    runner = toy_runner(work_dir, name, hook, *others, epochs=epochs)
+    runner = toy_runner(work_dir, name, hook, *others, **options)
     runner.model.register_buffer("large", torch.full((size // 4,), value))
     return runner
 
@@ -70,8 +70,8 @@ def check_that_it_can_go_on(folder, name):
     if manifest_path(path).exists():
         assert read_manifest(path)["epoch"] == epoch
     hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
-    runner = toy(folder, name, hook, epochs=epoch + 1, size=4 * large.numel())
-    runner._load_from, runner._resume = str(path), True
+    size = 4 * large.numel()
+    runner = toy(folder, name, hook, epochs=epoch + 1, size=size, resume=path)
     runner.train()
     assert runner.iter == 6 * (epoch + 1)
     assert runner.model.large.equal(large)
@@ -471,8 +471,8 @@ def test_a_resume_by_the_tools_way_uses_the_older_file(run):
     (run / "epoch_3.pth").write_bytes((run / "epoch_3.pth").read_bytes()[:-500])
     found, _ = find_resumable(run)
     hook = PlainCheckpointHook(interval=1)
-    runner = toy(run, f"older {run.name}", hook, epochs=3, size=400_000)
-    runner._load_from, runner._resume = str(found), True
+    name = f"older {run.name}"
+    runner = toy(run, name, hook, epochs=3, size=400_000, resume=found)
     runner.train()
     assert runner.iter == 18 and runner.model.large.eq(2).all()
     assert find_resumable(run) == (run / "epoch_3.pth", [])  # written anew
@@ -525,8 +525,7 @@ def test_a_save_between_two_steps_of_another_process_is_deleted_in_time(tmp_path
     assert read_manifest(found)["kind"] == "interim"
     assert (tmp_path / KEPT).exists()
     hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
-    resumed = toy(tmp_path, "stopped 2", hook, epochs=2)
-    resumed._load_from, resumed._resume = str(found), True
+    resumed = toy(tmp_path, "stopped 2", hook, epochs=2, resume=found)
     loop(resumed, hook)
     resumed.resume(str(found))
     hook.before_train(resumed)

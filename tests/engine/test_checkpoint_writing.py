@@ -206,9 +206,9 @@ class Scores(BaseMetric):
         return {"acc": self.found.pop(0)}
 
 
-def toy(work_dir, name, *hooks, epochs=2, scores=(), buffer=0, iters=None):
+def toy(work_dir, name, *hooks, scores=(), buffer=0, iters=None, **options):
     torch.manual_seed(0)
-    runner = toy_runner(work_dir, name, *hooks, epochs=epochs)
+    runner = toy_runner(work_dir, name, *hooks, **options)
     if buffer:
         runner.model.register_buffer("large", torch.zeros(buffer // 4))
     if iters:
@@ -494,8 +494,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, where
         return
     assert names(tmp_path) == [kept.name, "last_checkpoint"]
     assert pointer(tmp_path) == str(kept)
-    resumed = toy(tmp_path, f"full {where} 2", hook, epochs=3, buffer=LARGE)
-    resumed._load_from, resumed._resume = pointer(tmp_path), True
+    how["resume"] = pointer(tmp_path)
+    resumed = toy(tmp_path, f"full {where} 2", hook, **how)
     resumed.train()
     assert resumed.iter == 18
     assert names(tmp_path) == ["epoch_3.pth", "last_checkpoint"]
@@ -513,8 +513,8 @@ def test_a_run_resumes_right_after_one_that_was_interrupted(tmp_path, monkeypatc
         runner.train()
     assert not (tmp_path / "epoch_1.pth").exists()
     gate.open_after(0.2)
-    resumed = toy(tmp_path, "cut 2", PlainCheckpointHook(interval=1))
-    resumed._load_from, resumed._resume = str(tmp_path / "epoch_1.pth"), True
+    first = tmp_path / "epoch_1.pth"
+    resumed = toy(tmp_path, "cut 2", PlainCheckpointHook(interval=1), resume=first)
     resumed.train()
     assert resumed.iter == 12
     assert names(tmp_path) == ["epoch_1.pth", "epoch_2.pth", "last_checkpoint"]
@@ -524,9 +524,8 @@ def test_kept_checkpoints_survive_a_resume(tmp_path):
     options = {"interval": 1, "max_keep_ckpts": 2}
     toy(tmp_path, "keep", PlainCheckpointHook(**options), epochs=3).train()
     assert names(tmp_path)[:-1] == ["epoch_2.pth", "epoch_3.pth"]
-    resumed = toy(tmp_path, "keep on", PlainCheckpointHook(**options), epochs=4)
-    resumed._load_from, resumed._resume = pointer(tmp_path), True
-    resumed.train()
+    how = {"epochs": 4, "resume": pointer(tmp_path)}
+    toy(tmp_path, "keep on", PlainCheckpointHook(**options), **how).train()
     assert names(tmp_path)[:-1] == ["epoch_3.pth", "epoch_4.pth"]
 
 
