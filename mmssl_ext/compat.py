@@ -10,9 +10,62 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import wraps
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-# -- mmengine's Runner -----------------------------------------------------------------
+# -- mmengine's Config and DictAction --
+# The steps by which a config file is read, and the values of --cfg-options. Gone:
+# AttributeError when a tool starts.
+
+_CONFIG_STEPS = {
+    "environment": "_substitute_env_variables",
+    "file_names": "_substitute_predefined_vars",
+    "bases": "_pre_substitute_base_vars",
+    "base_path": "_get_cfg_path",
+}
+
+
+def config_step(name: str) -> Callable:
+    """A step of reading a config file, as it is now."""
+    from mmengine.config import Config
+
+    return getattr(Config, _CONFIG_STEPS[name])
+
+
+def replace_config_step(name: str, make: Callable[[Callable], Callable]) -> None:
+    """Put a function in the place of a step, once; ``make`` gets the step before."""
+    from mmengine.config import Config
+
+    before = config_step(name)
+    if not hasattr(before, "replaces"):
+        step = wraps(before)(make(before))
+        step.replaces = before  # type: ignore[attr-defined]
+        setattr(Config, _CONFIG_STEPS[name], staticmethod(step))
+
+
+def set_config_filename(cfg: Any, path: str) -> None:
+    """Let a config say which file it is of."""
+    object.__setattr__(cfg, "_filename", path)
+
+
+def read_options_by(parse: Callable[[str], Any], store: Callable) -> None:
+    """Let mmengine's DictAction read values and keep them by these functions."""
+    from mmengine.config import DictAction
+
+    DictAction._parse_iterable = staticmethod(parse)
+    DictAction.__call__ = store
+
+
+def plain_value(text: str) -> Any:
+    """A number, True, False or None by what it looks like, else the text."""
+    from mmengine.config import DictAction
+
+    return DictAction._parse_int_float_bool(text)
+
+
+# -- mmengine's Runner --
 # Its loops are configs until they are built, and properties build them at the first
 # look; the names with an underscore look without building. Gone: AttributeError at the
 # start of a run.
@@ -48,7 +101,29 @@ def start_from(runner: Any, path: str | None, resume: bool) -> None:
     runner._load_from, runner._resume = path, resume
 
 
-# -- mmengine's hooks and loops, for checkpoints and exact resume ----------------------
+# -- torchvision's library of compiled operators --
+# Its file; `import torchvision` takes a second. Gone: check-env says that the operators
+# do not run.
+
+
+def torchvision_nms() -> Callable:
+    """The compiled ``nms``.
+
+    Raises:
+        OSError: The library is missing, or built for another torch.
+    """
+    import torch
+
+    spec = find_spec("torchvision")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    files = [file for folder in folders for file in Path(folder).glob("_C*.so")]
+    if not files:
+        raise OSError("torchvision has no file _C.so")
+    torch.ops.load_library(str(files[0]))
+    return torch.ops.torchvision.nms
+
+
+# -- mmengine's hooks and loops, for checkpoints and exact resume --
 # Gone: AttributeError at the start of a run.
 
 
@@ -67,7 +142,7 @@ def decide_val_interval(loop: Any) -> None:
     loop._decide_current_val_interval()
 
 
-# -- torch -----------------------------------------------------------------------------
+# -- torch --
 
 
 def copy_versions(source: dict, target: dict) -> None:
@@ -87,7 +162,7 @@ def count_steps(step: Any) -> None:
     step._with_counter = True
 
 
-# -- torch's DataLoader ----------------------------------------------------------------
+# -- torch's DataLoader --
 
 
 @contextlib.contextmanager
