@@ -132,6 +132,11 @@ def accumulative_counts(wrapper: Any) -> int:
     return getattr(wrapper, "_accumulative_counts", 1)
 
 
+def publish(hook: Any, runner: Any, path: str) -> None:
+    """Let mmengine's CheckpointHook write the ``published_keys`` of a checkpoint."""
+    hook._publish_model(runner, path)
+
+
 def end_epoch(loop: Any) -> None:
     """Count an epoch of a training loop."""
     loop._epoch += 1

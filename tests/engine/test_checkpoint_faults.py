@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -465,19 +464,6 @@ def _json(path):
         return None
 
 
-@pytest.mark.fault("R3")
-def test_a_resume_by_the_tools_way_uses_the_older_file(run):
-    """The runner that mmengine builds reads what was found, and trains to the end."""
-    (run / "epoch_3.pth").write_bytes((run / "epoch_3.pth").read_bytes()[:-500])
-    found, _ = find_resumable(run)
-    hook = PlainCheckpointHook(interval=1)
-    name = f"older {run.name}"
-    runner = toy(run, name, hook, epochs=3, size=400_000, resume=found)
-    runner.train()
-    assert runner.iter == 18 and runner.model.large.eq(2).all()
-    assert find_resumable(run) == (run / "epoch_3.pth", [])  # written anew
-
-
 def at(step, call):
     """A hook that calls a function of the runner before a step."""
     return Watch("NORMAL", before_train_iter=lambda r: r.iter == step and call(r))
@@ -545,19 +531,3 @@ def test_a_regular_checkpoint_of_the_same_name_stays(tmp_path):
     runner.train()
     files = sorted(p.name for p in tmp_path.glob("*.pth"))
     assert files == ["iter_10.pth", "iter_4.pth", "iter_8.pth"]
-
-
-def test_a_failed_save_between_two_steps_is_raised(tmp_path):
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    hook = PlainCheckpointHook(interval=1)
-    runner = toy(tmp_path, "fails", hook, size=400_000)
-    loop(runner, hook)
-    save(runner, hook, 1)
-    runner._train_loop._iter = 8
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limit[1]))
-    try:
-        with pytest.raises(CheckpointFileError, match=r"iter_8\.pth was not written"):
-            hook.save_now(runner)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert check_that_it_can_go_on(tmp_path, "fails on") == (1, 1.0)

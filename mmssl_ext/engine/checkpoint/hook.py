@@ -10,7 +10,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from mmssl_ext.compat import load_from, resumes
+from mmssl_ext.compat import load_from, publish, resumes
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import HOOKS
 
@@ -120,7 +120,7 @@ class PlainCheckpointHook(BestCheckpoints, CheckpointHook):
         if self.published_keys is not None:
             last = [self.last_ckpt] if self.save_last else []
             for path in filter(None, [*last, *self._best_files(runner)]):
-                self._publish_model(runner, path)
+                publish(self, runner, path)
 
     def after_run(self, runner: Any) -> None:
         """Wait for what a validation after the training has saved."""

@@ -54,12 +54,7 @@ class RunIdentity(NamedTuple):
 def check_free(work_dir: str | Path, resumed: Path | None) -> None:
     """Refuse a start that would take the place of a run.
 
-    Args:
-        work_dir: Where the start would write.
-        resumed: The checkpoint that it goes on from, None where it is a new run.
-
-    Raises:
-        ConfigError: The folder holds a run which is not gone on with.
+    ``resumed`` is the checkpoint that it goes on from, None where it is a new run.
     """
     work_dir = Path(work_dir)
     found = find_run(work_dir)
@@ -90,10 +85,7 @@ def later_files(work_dir: Path, resumed: Path) -> str:
 
 
 def goes_on(work_dir: str | Path) -> bool:
-    """Whether this start is the same as that of the run there, made once more.
-
-    It is where torchrun starts its workers again, and where Slurm requeues a job.
-    """
+    """Whether torchrun or Slurm makes the start of the run there once more."""
     return started_by(read_run(Path(work_dir)).get("starter") or {})
 
 
@@ -105,11 +97,8 @@ def claim(
 ) -> RunIdentity:
     """Give a run its identity, or find that of the one which is resumed.
 
-    Args:
-        work_dir: Of the run, which :func:`check_free` has found free for it.
-        resumed: The checkpoint that it goes on from.
-        out_dir: The folder below which its checkpoints have a folder.
-        note: Write it down; else the manifests of its checkpoints tell.
+    It is written down where it is to be noted, or has a folder below ``out_dir``; else
+    the manifests of its checkpoints tell.
     """
     work_dir = Path(work_dir)
     old = _known(work_dir, resumed) if resumed is not None else {}
@@ -148,11 +137,7 @@ def identity_of(
 ) -> RunIdentity:
     """Return the identity of a run, :func:`claimed` or settled now.
 
-    The arguments are those of :func:`claim`; ``again``: the same runner trains once
-    more.
-
-    Raises:
-        ConfigError: The work_dir holds another run.
+    ``again``: the same runner trains once more.
     """
     if (known := _claimed.get(work_dir.resolve())) is not None:
         return known

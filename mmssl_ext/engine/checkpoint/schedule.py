@@ -41,9 +41,6 @@ def adapt(runner: Any, checkpoint: dict) -> list[str]:
         return []
     notes = []
     done, epoch = checkpoint["meta"]["iter"], checkpoint["meta"]["epoch"]
-    if epoch_length(runner) and epoch >= runner.max_epochs:
-        text = f"{epoch} epochs are trained already, max_epochs is {runner.max_epochs}."
-        notes.append(text)
     for name, wrapper, saved, schedules, states in _optimizers(runner, checkpoint):
         fresh = [_without(group, {"params"}) for group in wrapper.param_groups]
         if _same(saved, fresh, schedules, states):

@@ -21,12 +21,7 @@ from mmssl_ext.unwrap import unwrap
 class Training:
     """A run as its model sees it (:meth:`~mmssl_ext.models.algorithms.Method.start`).
 
-    Args:
-        runner: The run.
-
-    Attributes:
-        seed: Of the run.
-        logger: Of the run.
+    Its ``seed`` and ``logger`` are those of the run.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -103,8 +98,7 @@ class Training:
 class TrainingImages:
     """The training images of a run in the order of their numbers.
 
-    Attributes:
-        fingerprint: Of the dataset.
+    ``fingerprint`` is that of the dataset.
     """
 
     def __init__(self, runner: Any, loader: Any, fingerprint: int) -> None:
