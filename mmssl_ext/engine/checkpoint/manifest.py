@@ -11,7 +11,6 @@ import datetime
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,11 +107,8 @@ def remove_manifest(checkpoint: Path) -> None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, which DeepSpeed makes a folder, and then its manifest."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a checkpoint, and then its manifest."""
+    path.unlink(missing_ok=True)
     manifest_path(path).unlink(missing_ok=True)
 
 
