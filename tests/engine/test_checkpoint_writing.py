@@ -361,26 +361,6 @@ def test_the_loop_does_not_wait_for_the_disk_but_the_end_does(tmp_path, monkeypa
     assert pointer(tmp_path) == str(tmp_path / "epoch_2.pth")
 
 
-def test_a_save_waits_for_the_one_before(tmp_path, monkeypatch):
-    seen = []
-
-    def slow(file):
-        time.sleep(0.1)  # two epochs take less
-        seen.append([name for name in names(tmp_path) if name.endswith(".tmp")])
-
-    monkeypatch.setattr(checkpoint_writing.os, "fsync", slow)
-    toy(tmp_path, "wait", PlainCheckpointHook(interval=1), epochs=3).train()
-    expected = []
-    for epoch in (1, 2, 3):
-        for name in (
-            f"epoch_{epoch}.pth",
-            f"epoch_{epoch}.pth.json",
-            "last_checkpoint",
-        ):
-            expected += [[f".{name}.{os.getpid()}.tmp"], []]  # the draft, the folder
-    assert seen == expected
-
-
 def test_what_a_validation_after_the_training_saves_is_waited_for(
     tmp_path, monkeypatch
 ):
@@ -398,56 +378,40 @@ def test_what_a_validation_after_the_training_saves_is_waited_for(
     assert hub["runtime_info"]["best_score"] == 0.5
 
 
-def test_the_pointer_is_changed_after_the_file_and_old_files_go_last(
-    tmp_path, monkeypatch
-):
-    """At every flush and renaming the pointer names a file that loads."""
+def test_the_steps_of_a_save_and_that_the_next_one_waits(tmp_path, monkeypatch):
+    """On a disk that is slower than an epoch; old files go last."""
     steps = []
 
-    def state(what):
-        files = [name for name in names(tmp_path) if not name.startswith(".")]
-        files = [name for name in files if name.startswith("epoch_")]
-        named = None
-        if (tmp_path / "last_checkpoint").exists():
-            named = Path(pointer(tmp_path))
-            torch.load(named, weights_only=True)
-            named = named.name
-        steps.append((what, named, files))
-
-    def recorded(owner, what):
+    def note(owner, what, name):
         call = getattr(owner, what)
 
-        def record(*args, **kwargs):
-            state(what)
+        def noted(*args, **kwargs):
+            steps.append((what, name(*args)))
+            time.sleep(0.05)
             return call(*args, **kwargs)
 
-        monkeypatch.setattr(owner, what, record)
+        monkeypatch.setattr(owner, what, noted)
+
+    def begin(runner):
+        note(os, "fsync", lambda file: os.path.basename(os.readlink(f"/dev/fd/{file}")))
+        note(Path, "replace", lambda draft, path: path.name)
+        note(Path, "unlink", lambda path: path.name)
 
     hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
-    runner = toy(tmp_path, "order", hook, epochs=2)
-    ready = {"before_train": lambda runner: recorded(Path, "replace")}
-    runner.register_hook(Watch(**ready))  # the run has its identity
-    recorded(os, "fsync")
-    runner.train()
-    one, two = "epoch_1.pth", "epoch_2.pth"
+    toy(tmp_path, "steps", hook, Watch(before_train=begin), epochs=2).train()
 
-    def save(named, before, after):
-        return [
-            ("fsync", named, before),  # the file
-            ("replace", named, before),
-            ("fsync", named, after),  # the folder
-            ("fsync", named, after),  # the manifest
-            ("replace", named, after),
-            ("fsync", named, after),
-            ("fsync", named, after),  # the pointer
-            ("replace", named, after),
-        ]
+    def save(epoch):
+        file = f"epoch_{epoch}.pth"
+        for name in (file, f"{file}.json", "last_checkpoint"):
+            yield "fsync", f".{name}.{os.getpid()}.tmp"
+            yield "replace", name
+            yield "fsync", tmp_path.name  # the new name itself
 
-    assert steps == [
-        *(*save(None, [], [one]), ("fsync", one, [one])),
-        *(*save(one, [one], [one, two]), ("fsync", two, [one, two])),
+    removed = [("unlink", "epoch_1.pth"), ("unlink", "epoch_1.pth.json")]
+    assert [x for x in steps if x[0] != "unlink" or not x[1].endswith(".tmp")] == [
+        *(*save(1), *save(2), *removed)
     ]
-    assert names(tmp_path) == [two, "last_checkpoint"]
+    assert names(tmp_path) == ["epoch_2.pth", "last_checkpoint"]
 
 
 @pytest.mark.parametrize("where", ["loop", "thread", "best"])
