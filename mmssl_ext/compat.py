@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # -- mmengine's Config and DictAction --
 # The steps by which a config file is read, and the values of --cfg-options. Gone:
@@ -101,6 +101,86 @@ def start_from(runner: Any, path: str | None, resume: bool) -> None:
     runner._load_from, runner._resume = path, resume
 
 
+def train_data(runner: Any) -> Any:
+    """The data loader of the training as it stands: built, or still a config."""
+    return runner._train_dataloader
+
+
+def initialise(runner: Any) -> None:
+    """Initialise the weights of the model as before a training."""
+    runner._init_model_weights()
+
+
+# -- torch --
+# Operators without a public name, of torch 2.4 to 2.15. Gone: AttributeError at the
+# first loss, which ``fused_queue=False`` avoids, or at the first step of the target.
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BatchNorm":  # the base of all of torch's; imported when asked for
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        return _BatchNorm
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def onednn_linear(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.T`` in fp32 by oneDNN."""
+    import torch
+
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+def attention(q: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of B x S x N x D to keys that are values, with its log-sum-exps."""
+    import torch
+
+    if q.is_cuda:
+        op = torch.ops.aten._scaled_dot_product_efficient_attention
+        return op(q, keys, keys, None, True, scale=scale)[:2]
+    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return op(q, keys, keys, scale=scale)
+
+
+def lerp(to: list[Tensor], towards: list[Tensor], weight: float) -> None:
+    """Move tensors in place by a share of the way to others."""
+    import torch
+
+    torch._foreach_lerp_(to, towards, weight)
+
+
+def compile_training(module: nn.Module, options: dict) -> None:
+    """Compile a module in place for its training mode; its state dict stays."""
+    module.compile(**options)
+    compiled: Any = module._compiled_call_impl
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if module.training else module._call_impl)(*args, **kwargs)
+
+    # As nn.Module.compile itself stores it: copies of the module leave it out.
+    module._compiled_call_impl = call
+
+
+def copy_versions(source: dict, target: dict) -> None:
+    """Keep the versions of modules that stand beside a state_dict, if there are any.
+
+    Gone: modules whose layout has changed since would load an old state as a new one.
+    """
+    if hasattr(source, "_metadata"):
+        target._metadata = {k: dict(v) for k, v in source._metadata.items()}  # type: ignore[attr-defined]
+
+
+def count_steps(step: Any) -> None:
+    """Mark a function as an optimizer's ``step`` whose calls schedules look at.
+
+    Gone: schedules warn that they are stepped before the optimizer.
+    """
+    step._with_counter = True
+
+
 # -- torchvision's library of compiled operators --
 # Its file; `import torchvision` takes a second. Gone: check-env says that the operators
 # do not run.
@@ -145,26 +225,6 @@ def end_epoch(loop: Any) -> None:
 def decide_val_interval(loop: Any) -> None:
     """Let a training loop find out how often it validates at this epoch."""
     loop._decide_current_val_interval()
-
-
-# -- torch --
-
-
-def copy_versions(source: dict, target: dict) -> None:
-    """Keep the versions of modules that stand beside a state_dict, if there are any.
-
-    Gone: modules whose layout has changed since would load an old state as a new one.
-    """
-    if hasattr(source, "_metadata"):
-        target._metadata = {k: dict(v) for k, v in source._metadata.items()}  # type: ignore[attr-defined]
-
-
-def count_steps(step: Any) -> None:
-    """Mark a function as an optimizer's ``step`` whose calls schedules look at.
-
-    Gone: schedules warn that they are stepped before the optimizer.
-    """
-    step._with_counter = True
 
 
 # -- torch's DataLoader --

@@ -94,17 +94,17 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         if not work_dir.is_dir():
             raise FileNotFoundError(f"There is no work dir {work_dir}.")
-        runner.save_plan()
+        runner.plan.save()
         write_csv(work_dir)
         report(work_dir)
         return 0
     stages = chain.select(args.only)
     if args.list:
-        for task in runner.check(stages, args.rerun):
+        for task in runner.plan.check(stages, args.rerun):
             print(task.stage.name, task.stage.needs or "-", task.todo, sep="\t")
         return 0
     if args.dry_run:
-        for task in runner.check(stages, args.rerun):
+        for task in runner.plan.check(stages, args.rerun):
             changes = f" ({'; '.join(task.changes)})" if task.changes else ""
             print(f"{task.stage.name}: {task.todo}{changes}")
         return 0

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
+from mmssl_ext import compat
 from mmssl_ext.errors import UserError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.registry import HOOKS
@@ -109,7 +110,7 @@ class ResultHook(Hook):
         """Write the file on rank 0."""
         if runner.rank != 0:
             return
-        trained = runner._train_loop is not None and runner.iter > 0
+        trained = compat.train_loop(runner) is not None and runner.iter > 0
         path = Path(runner.work_dir, RESULT_FILE)
         if not trained and _holds_training(path):
             path = path.with_name("evaluation.json")
