@@ -14,6 +14,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
+from mmssl_ext.engine.checkpoint.loops import random_state, set_random_state
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.checkpoint.resume import (
     batch_changes,
@@ -21,7 +22,6 @@ from mmssl_ext.engine.checkpoint.resume import (
     on_other_ranks,
     shown,
 )
-from mmssl_ext.engine.checkpoint.state import random_state, set_random_state
 from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
 from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.registry import HOOKS

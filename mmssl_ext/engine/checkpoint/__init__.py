@@ -6,7 +6,8 @@
    which damage is found), :mod:`.read` (nothing but tensors and :mod:`.plain` data).
 3. Folders: :mod:`.run_folder` (which checkpoint is the newest), :mod:`.identity` (whose
    folder it is).
-4. Exact resume: :mod:`.exact_resume` is the hook that saves and restores; :mod:`.facts`
-   and :mod:`.state` are what it saves, :mod:`.resume` and :mod:`.schedule` what it
-   compares and adapts, :mod:`.loops` the loop that goes on between any two steps.
+4. Exact resume: :mod:`.exact_resume` is the hook that saves and restores what a run has
+   in hand, :mod:`.loops` the loop that goes on between any two steps; :mod:`.facts` is
+   what a checkpoint says, :mod:`.resume` and :mod:`.schedule` what is compared with it
+   and adapted.
 """

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
@@ -16,8 +17,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmssl_ext.compat import dealt_by, decide_val_interval, end_epoch
 from mmssl_ext.registry import LOOPS
-
-from .state import random_state, set_random_state
 
 _END = object()
 
@@ -180,3 +179,30 @@ class _Later:
         # Not before the first item: a DataLoader asks twice and uses the second.
         skip, self.skip = self.skip, 0
         yield from itertools.islice(self.sampler, skip, None)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of the generators of torch, CUDA, NumPy and Python."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "numpy_rest": [int(position), int(has_gauss), float(cached)],
+        "python": torch.tensor(words),
+        "python_rest": [version, gauss],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set the generators to what :func:`random_state` returned."""
+    torch.set_rng_state(state["torch"].cpu())
+    keys = state["numpy"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, *state["numpy_rest"]))  # noqa: NPY002
+    version, gauss = state["python_rest"]
+    random.setstate((version, tuple(state["python"].tolist()), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
