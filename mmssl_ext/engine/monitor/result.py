@@ -160,9 +160,9 @@ class ResultHook(Hook):
             "handover": _handover(model),
             "checkpoint": read_text(pointer).strip() if pointer.is_file() else None,
             "config": Path(runner.cfg.filename).name if runner.cfg.filename else None,
-            "device": _device(model),
+            "device": device_name(model),
             "world_size": runner.world_size,
-            "versions": _versions(),
+            "versions": versions(),
             "finished": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
         }
 
@@ -228,7 +228,8 @@ def _peak_memory(model: torch.nn.Module) -> tuple[float, str]:
     return peak / (2**20 if sys.platform == "darwin" else 2**10), "process"
 
 
-def _device(model: torch.nn.Module) -> str:
+def device_name(model: torch.nn.Module) -> str:
+    """Name of the device that a model is on."""
     if _is_on_gpu(model):
         return torch.cuda.get_device_name()
     return f"cpu ({platform.machine()})"
@@ -238,8 +239,8 @@ def _is_on_gpu(model: torch.nn.Module) -> bool:
     return any(parameter.is_cuda for parameter in model.parameters())
 
 
-def _versions() -> dict[str, str]:
-    """Versions of the packages that the run imported."""
+def versions() -> dict[str, str]:
+    """Versions of Python and of those packages that the run has imported."""
     loaded = {name: sys.modules.get(name) for name in _PACKAGES.split()}
     return {"python": platform.python_version()} | {
         name: str(getattr(module, "__version__", "unknown"))
