@@ -8,7 +8,8 @@ replaces one of their functions (a test looks for both). Tried with torch 2.4, 2
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -163,6 +164,23 @@ def compile_training(module: nn.Module, options: dict) -> None:
     module._compiled_call_impl = call
 
 
+def copy_versions(source: dict, target: dict) -> None:
+    """Keep the versions of modules that stand beside a state_dict, if there are any.
+
+    Gone: modules whose layout has changed since would load an old state as a new one.
+    """
+    if hasattr(source, "_metadata"):
+        target._metadata = {k: dict(v) for k, v in source._metadata.items()}  # type: ignore[attr-defined]
+
+
+def count_steps(step: Any) -> None:
+    """Mark a function as an optimizer's ``step`` whose calls schedules look at.
+
+    Gone: schedules warn that they are stepped before the optimizer.
+    """
+    step._with_counter = True
+
+
 # -- torchvision's library of compiled operators --
 # Its file; `import torchvision` takes a second. Gone: check-env says that the operators
 # do not run.
@@ -183,3 +201,52 @@ def torchvision_nms() -> Callable:
         raise OSError("torchvision has no file _C.so")
     torch.ops.load_library(str(files[0]))
     return torch.ops.torchvision.nms
+
+
+# -- mmengine's hooks and loops, for checkpoints and exact resume --
+# Gone: AttributeError at the start of a run.
+
+
+def accumulative_counts(wrapper: Any) -> int:
+    """Iterations whose gradients make one optimizer step; 1 of a wrapper without."""
+    return getattr(wrapper, "_accumulative_counts", 1)
+
+
+def publish(hook: Any, runner: Any, path: str) -> None:
+    """Let mmengine's CheckpointHook write the ``published_keys`` of a checkpoint."""
+    hook._publish_model(runner, path)
+
+
+def end_epoch(loop: Any) -> None:
+    """Count an epoch of a training loop."""
+    loop._epoch += 1
+
+
+def decide_val_interval(loop: Any) -> None:
+    """Let a training loop find out how often it validates at this epoch."""
+    loop._decide_current_val_interval()
+
+
+# -- torch's DataLoader --
+
+
+@contextlib.contextmanager
+def dealt_by(loader: Any, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Let the iterator that a DataLoader makes now take indices from another sampler.
+
+    A DataLoader refuses another one as attribute, for nothing would ensure that it
+    fits. Persistent workers that are at work already are given up. Gone: a resume
+    inside an epoch stops with an AttributeError.
+
+    Args:
+        loader: The DataLoader.
+        wrap: Makes the sampler from the one that is there.
+    """
+    loader._iterator = None
+    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    dealer = getattr(loader, name)
+    object.__setattr__(loader, name, wrap(dealer))
+    try:
+        yield
+    finally:
+        object.__setattr__(loader, name, dealer)

@@ -200,8 +200,8 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
     A file is read whole only where no sound manifest gives its SHA-256.
     """
     from mmssl_ext.engine.checkpoint.manifest import manifests
-    from mmssl_ext.engine.checkpoint.order import by_iteration
     from mmssl_ext.engine.checkpoint.read import look_into
+    from mmssl_ext.engine.checkpoint.run_folder import by_iteration
 
     folder = Path(work_dir)
     described = dict(manifests(folder))

@@ -3,7 +3,6 @@ import platform
 import sys
 
 import numpy
-import pytest
 import torch
 
 from mmssl_ext.visualization.hooks.report import ReportHook, run_facts
@@ -59,9 +58,8 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.html"))
 
 
-@pytest.mark.parametrize("length", [5, 1024])
-def test_queue_length_is_found(tmp_path, length):
-    runner = toy_runner(tmp_path, f"queue{length}", epochs=1)
-    runner.model.register_buffer("negatives", torch.zeros(length, 2))
+def test_queue_length_is_found(tmp_path):
+    runner = toy_runner(tmp_path, "queue", epochs=1)
+    runner.model.register_buffer("negatives", torch.zeros(5, 2))
     runner._train_loop = runner.build_train_loop(runner._train_loop)
-    assert run_facts(runner)["queue_length"] == length
+    assert run_facts(runner)["queue_length"] == 5

@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmssl_ext import compat
-from mmssl_ext.engine.checkpoint.resume import batch_size, sampler
+from mmssl_ext.engine.checkpoint.facts import batch_size, sampler
 from mmssl_ext.errors import ConfigError
 
 _PAIR = 2  # values of which there is a variance
