@@ -42,9 +42,9 @@ MODEL_WRAPPERS = _child(upstream.MODEL_WRAPPERS, "models")
 WEIGHT_INITIALIZERS = _child(upstream.WEIGHT_INITIALIZERS, "transfer")
 TASK_UTILS = _child(upstream.TASK_UTILS, "models")
 
-DATASETS = _child(upstream.DATASETS, "datasets")
-DATA_SAMPLERS = _child(upstream.DATA_SAMPLERS, "datasets")
-TRANSFORMS = _child(upstream.TRANSFORMS, "datasets")
+DATASETS = _child(upstream.DATASETS, "datasets.registered")
+DATA_SAMPLERS = _child(upstream.DATA_SAMPLERS, "datasets.registered")
+TRANSFORMS = _child(upstream.TRANSFORMS, "datasets.registered")
 
 METRICS = _child(upstream.METRICS, "evaluation")
 EVALUATORS = _child(upstream.EVALUATORS, "evaluation")

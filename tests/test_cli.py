@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import resource
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from mmssl_ext import __version__, packaged
 from mmssl_ext.chain.spec import read_chain
+from mmssl_ext.engine.config.read import RUNNER_KEYS
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.run import cli
 from mmssl_ext.run.launch import load_config
+from mmssl_ext.transfer import export
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIGS = REPO / "configs"
@@ -178,6 +184,48 @@ def test_help_and_version_import_nothing_slow() -> None:
         assert not any(f"'{x}'" in done.stderr for x in ("torch", "mmengine", "numpy"))
     for name in cli.COMMANDS:
         assert f"\n  {name:<12} " in cli.usage()
+
+
+def test_names_that_stand_twice_so_that_torch_is_not_needed() -> None:
+    assert set(inspect.signature(Runner).parameters) <= RUNNER_KEYS
+    tool = runpy.run_path(str(REPO / "tools" / "export_backbone.py"))
+    assert tool["LAYOUTS"] == tuple(export.LAYOUTS)
+
+
+SLIPS = {
+    "train gone.py": "Config gone.py does not exist",
+    f"train {DEMO} --work-dirr x": "unrecognized arguments",
+    f"train {DEMO} --cfg-options modle.x=1": "Did you mean model?",
+    "test gone.py x.pth": "Config gone.py does not exist",
+    f"visualize {DEMO} x.pth --images . --out x --kind pcaa": "invalid choice",
+    f"browse {DEMO} --out x.png --cfg-options epohcs=1": "the config has no 'epohcs'",
+    "chain gone.py": "Config gone.py does not exist",
+    "export x.pth --layouts timmm": "invalid choice",
+    "make-shards photos": "OUT is missing",
+}
+LOADED = """
+import atexit, sys
+from mmssl_ext.run import cli
+atexit.register(lambda: print("with" if "torch" in sys.modules else "without", "torch"))
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("command", [*(f"{x} --help" for x in cli.COMMANDS), *SLIPS])
+def test_help_and_slips_take_a_moment_and_no_torch(command: str) -> None:
+    """At most 0.8 s of processor, where importing torch alone takes 1.5."""
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=1.0) > 0.8:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = run("-c", LOADED, *command.split())
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        seconds.append(spent)
+    assert done.returncode == (2 if command in SLIPS else 0), done.stderr
+    assert "without torch" in done.stdout
+    assert SLIPS.get(command, "usage: ") in done.stderr + done.stdout
+    assert min(seconds) <= 0.8
 
 
 @pytest.mark.parametrize(

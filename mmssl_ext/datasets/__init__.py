@@ -1,13 +1,16 @@
-"""Datasets with or without labels, and the transforms of the loader's workers."""
+"""Datasets with or without labels, and the transforms of the loader's workers.
 
-from . import transforms
-from .base import SSLDataset
-from .cifar import CIFAR10
-from .folder import ImageFolder, ImageList
-from .labelled import LabelledFolder, VOCLabels
-from .shards import ImageShards
-from .transforms import *  # noqa: F403
+Their modules, and with them torch, are imported at the first use of a name.
+"""
 
-__all__ = ["CIFAR10", "ImageFolder", "ImageList", "ImageShards", "LabelledFolder"]
-__all__ += ["SSLDataset", "VOCLabels"]
-__all__ += transforms.__all__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .registered import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.registered"), name)
