@@ -28,7 +28,6 @@ _IMGAUG = (
     *("imgaug", "imgaug.augmenters", "imgaug.augmentables"),
     *("imgaug.augmentables.lines", "imgaug.augmentables.segmaps"),
 )
-_IMGAUG_CLASSES = ("LineString", "LineStringsOnImage", "SegmentationMapsOnImage")
 
 
 @contextlib.contextmanager
@@ -39,13 +38,18 @@ def _spare_imgaug() -> Iterator[None]:
     """
     names = () if importlib.util.find_spec("imgaug") else _IMGAUG
     for name in names:
-        sys.modules[name] = ModuleType(name)
-        vars(sys.modules[name]).update(dict.fromkeys(_IMGAUG_CLASSES))
+        sys.modules[name] = _Absent(name)
     try:
         yield
     finally:
         for name in names:
             del sys.modules[name]
+
+
+class _Absent(ModuleType):
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 ops.install()  # mmdet does not import without mmcv's ops
@@ -134,18 +138,15 @@ class VOCDetectionDataset(VOCDataset):
         super().__init__(**kwargs)
 
     def parse_data_info(self, img_info: dict) -> Any:
-        """As mmdet's, of the image with the suffix."""
+        """As mmdet's, of the image with the suffix and with continuous boxes."""
         name = img_info["file_name"].removesuffix(".jpg") + self.img_suffix
-        return super().parse_data_info({**img_info, "file_name": name})
-
-    def _parse_instance_info(self, *args: Any, **kwargs: Any) -> list[dict]:
-        instances = super()._parse_instance_info(*args, **kwargs)
-        for instance in instances:
+        info: Any = super().parse_data_info({**img_info, "file_name": name})
+        for instance in info["instances"]:
             x1, y1, x2, y2 = instance["bbox"]  # of pixels, counted from 0
             instance["bbox"] = [x1, y1, x2 + 1, y2 + 1]
             if not self.test_mode:
                 instance["ignore_flag"] = 0
-        return instances
+        return info
 
 
 @METRICS.register_module()

@@ -9,11 +9,11 @@ from mmpretrain.models import ResNet
 from safetensors import safe_open
 from torch import nn
 
+from mmssl_ext.engine.weights.files import read_tensors, weights_of
 from mmssl_ext.errors import UserError
 from mmssl_ext.transfer import fingerprint
-from mmssl_ext.transfer.export import LAYOUTS, export_backbone
-from mmssl_ext.transfer.handover import PretrainedBackbone, read_tensors
-from mmssl_ext.transfer.layouts import from_detectron2, to_detectron2
+from mmssl_ext.transfer.export import LAYOUTS, export_backbone, to_detectron2
+from mmssl_ext.transfer.handover import PretrainedBackbone
 from tests.warm import python
 
 from .support import backbone_state, source_checkpoint
@@ -85,29 +85,25 @@ def test_a_source_by_its_address(source, tmp_path):
 
 def test_detectron2s_names():
     """As detectron2's ResNet names its modules, written down by hand."""
-    state = dict.fromkeys(
-        ["conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight",
-         "layer1.0.bn3.bias", "layer3.5.bn2.running_var",
-         "layer4.0.downsample.0.weight", "layer4.0.downsample.1.weight"],
-        torch.zeros(1),
-    )  # fmt: skip
-    assert list(to_detectron2(state)) == [
-        "stem.conv1.weight",
-        "stem.conv1.norm.running_mean",
-        "res2.0.conv1.weight",
-        "res2.0.conv3.norm.bias",
-        "res4.5.conv2.norm.running_var",
-        "res5.0.shortcut.weight",
-        "res5.0.shortcut.norm.weight",
-    ]
-    names = backbone_state(50)
-    assert list(from_detectron2(to_detectron2(names))) == list(names)
-    assert len(to_detectron2(names)) == len(names)
+    names = {
+        "conv1.weight": "stem.conv1.weight",
+        "bn1.running_mean": "stem.conv1.norm.running_mean",
+        "layer1.0.conv1.weight": "res2.0.conv1.weight",
+        "layer1.0.bn3.bias": "res2.0.conv3.norm.bias",
+        "layer3.5.bn2.running_var": "res4.5.conv2.norm.running_var",
+        "layer4.0.downsample.0.weight": "res5.0.shortcut.weight",
+        "layer4.0.downsample.1.weight": "res5.0.shortcut.norm.weight",
+    }
+    state = backbone_state(50)
+    there = to_detectron2(state)
+    assert {
+        n: found for n, found in zip(state, there, strict=True) if n in names
+    } == names
+    assert list(weights_of({"model": there}, "file").tensors) == list(state)
 
 
 def test_detectron2s_file_is_what_its_checkpointer_reads(source, tmp_path):
-    path, _ = source
-    file = export_backbone(path, tmp_path / "a", ["detectron2"])["detectron2"]
+    file = export_backbone(source[0], tmp_path / "a", ["detectron2"])["detectron2"]
     content = torch.load(file, weights_only=True)
     assert content["matching_heuristics"] is True
     assert all(isinstance(v, torch.Tensor) for v in content["model"].values())

@@ -10,11 +10,11 @@ from mmengine.logging import print_log
 
 from mmssl_ext.engine.checkpoint.foreign_state import suit
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
-from mmssl_ext.errors import CheckpointFileError
 
-from .record import describe_weights, find_record, input_changes, structure_changes
-from .report import compare
-from .values import check_values
+from .files import Weights
+from .match import Match
+from .record import find_record
+from .start import check_record
 
 
 def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
@@ -30,26 +30,14 @@ def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
     checkpoint = load_checkpoint_file(path)
     state = checkpoint.get("state_dict", checkpoint)
     suit(model, state)
-    report = compare(model.state_dict(), state, whole=True)
-    if not report.complete:
-        raise CheckpointFileError(
+    weights = Weights(state, find_record(checkpoint.get("meta")), path)
+    found = Match(model.state_dict(), weights, whole=True)
+    if not found.report.complete:
+        found.refuse(
             f"Checkpoint {path} does not fit the model of the config; give the config "
-            f"that it was trained with.{report.details()}"
+            "that it was trained with"
         )
-    floating = {n for n, v in model.state_dict().items() if v.is_floating_point()}
-    check_values(state, path, floating)
-    record, now = find_record(checkpoint.get("meta")), describe_weights(model)
-    if changes := structure_changes(record, now["backbone"]):
-        raise CheckpointFileError(
-            f"Checkpoint {path} would compute other features in the model of the "
-            f"config: {'; '.join(changes)}. Give the config that it was trained with."
-        )
-    if changes := input_changes(record, now["input"]):
-        print_log(
-            f"Checkpoint {path} was trained on images prepared in another way than the "
-            f"config says: {'; '.join(changes)}. Set model.data_preprocessor to the "
-            "values of the file.",
-            "current",
-            WARNING,
-        )
+    found.sound()
+    for text in check_record(model, weights, refuse=True):
+        print_log(text, "current", WARNING)
     model.load_state_dict(state)
