@@ -37,12 +37,7 @@ def _verify(module: nn.Module, path: str, prefix: str | None) -> None:
         advice = "mmssl_ext.PretrainedBackbone in place of Pretrained finds a backbone."
         found.refuse(who, *found.causes(), advice)
     found.sound()
-    if not found.report.complete:
-        print_log(
-            f"{who}: {found.report.summary()}. What is missing stays at random."
-            f"{found.report.details()}",
-            "current",
-            WARNING,
-        )
-    if text := structure_text(weights.record, module, path):
+    texts = [] if found.report.complete else [found.partial(who)]
+    texts.append(structure_text(weights.record, module, path))
+    for text in filter(None, texts):
         print_log(text, "current", WARNING)

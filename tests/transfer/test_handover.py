@@ -216,17 +216,6 @@ def test_every_layout_arrives_whole(tmp_path, write, caplog):
     assert model.handover.fingerprint == fingerprint(state)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("depth", [18, 50])
-def test_every_library_keeps_what_arrived(tmp_path, library, depth):
-    """mmpretrain's zero_init_residual would erase the last norm of each block."""
-    state = source_checkpoint(tmp_path / "a.pth", depth)
-    model = initialised(tmp_path / "a.pth", library, depth)
-    assert_holds(model, state)
-    (found,) = handovers(model).values()
-    assert len(found.report.matched) == len(state) == {18: 120, 50: 318}[depth]
-
-
 class Part(BaseModule):
     """A part that would start at zero."""
 
@@ -254,11 +243,12 @@ def test_initialisers_of_the_parts_come_before(tmp_path):
 
 
 def test_one_line_names_the_facts(tmp_path):
-    state = source_checkpoint(tmp_path / "a.pth")
-    line = initialised(tmp_path / "a.pth").handover.line()
-    digest = initialised(tmp_path / "a.pth").handover.sha256
-    assert f"{tmp_path / 'a.pth'} (sha256 {digest[:12]}), prefix 'backbone.'" in line
-    assert f"{len(state)} of {len(state)} tensors matched (100.0 %), 0 missing" in line
+    source_checkpoint(tmp_path / "a.pth")
+    model = initialised(tmp_path / "a.pth", "mmpretrain")
+    (found,) = handovers(model).values()
+    start = f"Backbone from {tmp_path / 'a.pth'} (sha256 {found.sha256[:12]}), prefix "
+    rest = "'backbone.': 120 of 120 tensors matched (100.0 %), 0 missing"
+    assert found.line().startswith(start + rest)
 
 
 KEYS = "encoder_k|target|teacher|momentum"
@@ -442,28 +432,16 @@ def test_fingerprint_sees_every_kind_of_change():
     assert fingerprint(dict(reversed(state.items()))) == fingerprint(state)
 
 
-def verified(model, caplog, iteration=0, **preprocessor):
-    """What the hook says before a training."""
+def verified(model, caplog, **preprocessor):
+    """What the hook says before a training; R18 has what it checks."""
     logger = logging.getLogger("handover_test")
     logger.setLevel("INFO")
     model.data_preprocessor = SimpleNamespace(**preprocessor)
-    runner = SimpleNamespace(model=model, iter=iteration, logger=logger)
+    runner = SimpleNamespace(model=model, iter=0, logger=logger)
     runner._load_from = None
     with caplog.at_level("INFO", "handover_test"):
         HandoverHook().before_train(runner)
     return caplog.text
-
-
-def test_the_hook_finds_what_was_initialised_again(tmp_path, caplog):
-    source_checkpoint(tmp_path / "a.pth")
-    model = initialised(tmp_path / "a.pth")
-    said = verified(model, caplog)
-    assert re.search("120 of 120 tensors.*All stand in the model", said)
-    with torch.no_grad():
-        model.layer4[1].bn2.weight[3] += 1e-6
-    with pytest.raises(CheckpointFileError, match="changed before training began"):
-        verified(model, caplog)
-    verified(model, caplog, iteration=5)  # a resumed run has trained them
 
 
 def test_the_hook_refuses_a_module_that_never_asked(tmp_path, caplog):

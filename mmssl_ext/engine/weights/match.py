@@ -56,6 +56,12 @@ class Match:
         check_values(found, self.weights.path, floating, self.prefix)
         return found
 
+    def partial(self, who: str) -> str:
+        """A sentence on what matched and what did not."""
+        report = self.report
+        missing = "" if report.filled else " What is missing starts at random."
+        return f"{who}: {report.summary()}.{missing}{report.details()}"
+
     def causes(self, encoder: str = "query") -> list[str]:
         """Why not everything matches: sentences, as far as the names tell."""
         found = explain(self.model, self.found)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,71 +105,59 @@ def find_record(meta: Any) -> Record:
     }
 
 
-def structure_changes(record: Record, now: Mapping[str, Any]) -> list[str]:
+def structure_text(record: Record, backbone: Any, path: str | Path) -> str:
     """What differs in a backbone so that the same weights compute something else.
 
+    A stage that is dilated on one side in place of its stride is no difference: so
+    segmentors use a backbone.
+
     Args:
-        record: Of the file.
-        now: Of :func:`describe_backbone`.
+        record: Of the weights' file.
+        backbone: Module that takes them.
+        path: Of the file, for the message.
 
     Returns:
-        Phrases like ``strides (1, 2, 2, 1) in the file, (1, 2, 2, 2) here``. A stage
-        that is dilated on one side in place of its stride is no difference: so
-        segmentors use a backbone.
+        A sentence that holds ``strides (1, 2, 2, 1) in the file, (1, 2, 2, 2) here``
+        and the like, or nothing.
     """
-    before, texts = record["backbone"], []
+    before, now, found = record["backbone"], describe_backbone(backbone), []
     strides = [x.get("strides") or [] for x in (before, now)]
     dilations = [x.get("dilations") or [] for x in (before, now)]
     dilated = {i for x in dilations for i, dilation in enumerate(x) if dilation > 1}
     stages = enumerate(zip(*strides))  # noqa: B905  # one side may have fewer
     if any(one != other and i not in dilated for i, (one, other) in stages):
-        texts.append("strides {} in the file, {} here".format(*map(_shown, strides)))
+        found.append("strides {} in the file, {} here".format(*map(_shown, strides)))
     stems = before.get("stem"), now.get("stem")
     if None not in stems and stems[0] != stems[1]:
-        texts.append(f"a stem of {stems[0]} in the file, of {stems[1]} here")
-    return texts
-
-
-def input_changes(record: Record, now: Mapping[str, Any]) -> list[str]:
-    """What differs in the images that a model gets from those of its weights' training.
-
-    Args:
-        record: Of the weights' file.
-        now: Of :func:`describe_input`.
-
-    Returns:
-        Phrases like those of :func:`structure_changes`.
-    """
-    before, texts = record["input"], []
-    for name in ("mean", "std"):
-        sides = before.get(name), now.get(name)
-        if None not in sides and not _alike(*sides):
-            shown = (f"[{_shown(side)[1:-1]}]" for side in sides)
-            texts.append("{} {} in the file, {} here".format(name, *shown))
-    orders = before.get("channel_order"), now.get("channel_order")
-    if None not in orders and orders[0] != orders[1]:
-        texts.append(f"channels {orders[0]} in the file, {orders[1]} here")
-    return texts
-
-
-def structure_text(record: Record, backbone: Any, path: str | Path) -> str:
-    """A sentence on :func:`structure_changes` of a backbone, if there are any."""
-    if not (changes := structure_changes(record, describe_backbone(backbone))):
+        found.append("a stem of {} in the file, of {} here".format(*stems))
+    if not found:
         return ""
     return (
         f"The weights of {path} compute other features in this "
-        f"{type(backbone).__name__} than they were trained for: {'; '.join(changes)}. "
+        f"{type(backbone).__name__} than they were trained for: {'; '.join(found)}. "
         "Set the options of model.backbone to those of the file."
     )
 
 
 def input_text(record: Record, preprocessor: Any, path: str | Path) -> str:
-    """A sentence on :func:`input_changes` of a data preprocessor, if there are any."""
-    if not (changes := input_changes(record, describe_input(preprocessor))):
+    """What differs in the images that a model gets from those of its weights' training.
+
+    Arguments and result are like those of :func:`structure_text`.
+    """
+    before, now, found = record["input"], describe_input(preprocessor), []
+    for name in ("mean", "std"):
+        sides = before.get(name), now.get(name)
+        if None not in sides and not _alike(*sides):
+            shown = (f"[{_shown(side)[1:-1]}]" for side in sides)
+            found.append("{} {} in the file, {} here".format(name, *shown))
+    orders = before.get("channel_order"), now.get("channel_order")
+    if None not in orders and orders[0] != orders[1]:
+        found.append("channels {} in the file, {} here".format(*orders))
+    if not found:
         return ""
     return (
         f"The weights of {path} were trained on images prepared in another way: "
-        f"{'; '.join(changes)}. Set mean, std and the order of the channels of "
+        f"{'; '.join(found)}. Set mean, std and the order of the channels of "
         "model.data_preprocessor to those of the file."
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -23,17 +23,15 @@ class LoadReport:
         missing: Names that the model has and the source lacks.
         unexpected: Names that the source has and the model lacks, in parts that both
             have: a sign of another architecture.
-        mismatched: Names of both sides with different shapes.
+        mismatched: Names of both sides with different shapes, and what these are.
         unused: Names in parts that only the source has, such as its head.
-        shapes: ``name: shape in the source, shape in the model`` of the mismatched.
     """
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
+    mismatched: dict[str, str]
     unused: tuple[str, ...]
-    shapes: tuple[str, ...]
 
     @property
     def total(self) -> int:
@@ -76,10 +74,11 @@ class LoadReport:
 
     def details(self) -> str:
         """Return the names of all that did not match, a line per kind."""
+        shapes = [f"{n} ({shapes})" for n, shapes in self.mismatched.items()]
         kinds = {
             "missing in the file": self.missing,
             "unexpected in the file": self.unexpected,
-            "of another shape": self.shapes,
+            "of another shape": shapes,
         }
         return "".join(
             f"\n  {len(names)} {kind}: {', '.join(names[:_LISTED])}"
@@ -90,8 +89,7 @@ class LoadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts and the coverage as plain data."""
-        counts = {name: len(names) for name, names in asdict(self).items()}
-        counts.pop("shapes")
+        counts = {name: len(names) for name, names in vars(self).items()}
         return {**counts, "coverage": self.coverage}
 
 
@@ -112,20 +110,19 @@ def compare(
     if source and not whole and not any(name.endswith(_COUNTER) for name in source):
         wanted = {n: v for n, v in wanted.items() if not n.endswith(_COUNTER)}
     parts = {name.split(".")[0] for name in wanted}
-    common = [name for name in wanted if name in source]
-    differing = [n for n in common if source[n].shape != wanted[n].shape]
+    mismatched = {
+        n: f"{tuple(source[n].shape)} in the file, {tuple(value.shape)} here"
+        for n, value in wanted.items()
+        if n in source and source[n].shape != value.shape
+    }
     extra = [name for name in source if name not in wanted]
     unexpected = [name for name in extra if whole or name.split(".")[0] in parts]
     return LoadReport(
-        matched=tuple(n for n in common if n not in differing),
+        matched=tuple(n for n in wanted if n in source and n not in mismatched),
         missing=tuple(n for n in wanted if n not in source),
         unexpected=tuple(unexpected),
-        mismatched=tuple(differing),
+        mismatched=mismatched,
         unused=tuple(n for n in extra if n not in unexpected),
-        shapes=tuple(
-            f"{n} ({tuple(source[n].shape)} in the file, {tuple(wanted[n].shape)} here)"
-            for n in differing
-        ),
     )
 
 

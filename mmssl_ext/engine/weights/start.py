@@ -20,7 +20,7 @@ from .files import Weights, weights_of
 from .match import Match
 from .names import below, best_prefix
 from .record import find_record, input_text, structure_text
-from .report import LoadReport, compare
+from .report import compare
 
 
 def check_start(
@@ -60,9 +60,10 @@ def check_start(
             advice(model, checkpoint, path).strip(),
         )
     found.sound()
+    # What differs beside the backbone is often a head of other classes, on purpose.
     texts = list(notes.values())
-    if not whole and not (found.report.complete and not found.report.unused):
-        texts.append(_rest(found.report, path))
+    if not whole and (found.report.unused or not found.report.complete):
+        texts.append(found.partial(f"Weights from {path}"))
     return texts + check_record(model, found.weights, refuse=not training)
 
 
@@ -169,15 +170,3 @@ def _forget_memory(model: nn.Module, checkpoint: dict) -> dict[str, str]:
         container.pop(key, None)
         container.pop(f"module.{key}", None)
     return notes
-
-
-def _rest(report: LoadReport, path: str) -> str:
-    """What differs beside the backbone: often a head of other classes, on purpose."""
-    anew = sorted({n.split(".")[0] for n in report.missing + report.mismatched})
-    left = sorted({n.split(".")[0] for n in report.unexpected + report.unused})
-    parts = [f"Weights from {path}: {report.summary()}."]
-    if anew:
-        parts.append(f"Not all of {', '.join(anew)} was there: the rest is random.")
-    if left:
-        parts.append(f"Not used: parts of {', '.join(left)}.")
-    return " ".join(parts)
