@@ -102,24 +102,29 @@ def export_backbone(
         "weights": record,
     }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    written = {}
-    for name in layouts:
-        path = Path(f"{out}{LAYOUTS[name]}")
-        # safetensors and the reader go by the suffix, so the draft keeps it.
-        draft = path.with_name(f".{os.getpid()}-{path.name}")
-        try:
-            with writing(path):
-                _write(draft, name, state, origin)
-            if fingerprint(read_tensors(draft)) != origin["fingerprint"]:
-                raise CheckpointFileError(
-                    f"What was written to {draft} differs from the source after "
-                    "reading it back; the disk or its file system is at fault."
-                )
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        written[name] = path
+    written = {name: Path(f"{out}{LAYOUTS[name]}") for name in layouts}
+    for name, path in written.items():
+        _write_verified(path, name, state, origin)
     return written
+
+
+def _write_verified(
+    path: Path, layout: str, state: State, origin: dict[str, Any]
+) -> None:
+    """Write a file, which gets its name once it has been read back."""
+    # safetensors and the reader go by the suffix, so the draft keeps it.
+    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        with writing(path):
+            _write(draft, layout, state, origin)
+        if fingerprint(read_tensors(draft)) != origin["fingerprint"]:
+            raise CheckpointFileError(
+                f"What was written to {draft} differs from the source after reading "
+                "it back; the disk or its file system is at fault."
+            )
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def to_detectron2(state: State) -> State:

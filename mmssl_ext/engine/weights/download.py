@@ -35,6 +35,10 @@ _PAGES = {
     b"<?xml": "an XML document",
     b"version https://git-lfs": "a pointer of Git LFS",
 }
+_NO_WEIGHTS = (
+    "{} leads to {}, not to a file of weights. Give the address by which the file "
+    "itself is downloaded, or download it and give the path of the file."
+)
 # What a server says of the version of a file; the first group that it gives counts.
 _VERSIONS = (("etag",), ("last-modified", "content-length"))
 _OF_THE_NET = (URLError, HTTPException, SSLError, TimeoutError, ConnectionError)
@@ -159,7 +163,10 @@ def _received(url: str, folder: Path, answer: Any, version: Any) -> _Copy:
     with drafted(path, durable=True) as draft:
         with draft.open("wb") as file:
             while block := answer.read(1 << 20):
-                _check_beginning(url, block if not size else b"")
+                beginning = block[:200].lstrip().lower() if not size else b""
+                for known, what in _PAGES.items():
+                    if beginning.startswith(known):
+                        raise CheckpointFileError(_NO_WEIGHTS.format(url, what))
                 file.write(block)
                 digest.update(block)
                 size += len(block)
@@ -171,17 +178,6 @@ def _received(url: str, folder: Path, answer: Any, version: Any) -> _Copy:
     facts = {"version": version, "sha256": digest.hexdigest(), "bytes": size}
     write_text(record, json.dumps(facts), durable=True)
     return _Copy(path, digest.hexdigest(), version)
-
-
-def _check_beginning(url: str, block: bytes) -> None:
-    beginning = block[:200].lstrip().lower()
-    for known, what in _PAGES.items():
-        if beginning.startswith(known):
-            raise CheckpointFileError(
-                f"{url} leads to {what}, not to a file of weights. Give the address "
-                "by which the file itself is downloaded, or download it and give the "
-                "path of the file."
-            )
 
 
 def _version(answer: Any) -> dict[str, str] | None:

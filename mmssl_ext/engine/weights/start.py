@@ -24,7 +24,11 @@ from .report import compare
 
 
 def check_start(
-    model: nn.Module, checkpoint: dict, path: str, training: bool = True
+    model: nn.Module,
+    checkpoint: dict,
+    path: str,
+    training: bool = True,
+    exact: bool = False,
 ) -> list[str]:
     """Verify a checkpoint before mmengine loads what it can of it.
 
@@ -34,6 +38,7 @@ def check_start(
             model's is taken out of it: that starts anew.
         path: Of its file, for the messages.
         training: Whether the model will be trained; a test needs every tensor.
+        exact: The checkpoint must be of the same model, queues and banks included.
 
     Returns:
         Sentences for the log on what differs and may.
@@ -43,16 +48,20 @@ def check_start(
             has. The message says what it holds and how to start from that.
     """
     suit(model, _container(checkpoint))
-    notes = _forget_memory(model, checkpoint)
-    wanted, whole = model.state_dict(), getattr(model, "starts_whole", False)
-    if whole:
-        anew = tuple(f"{name}." for name in notes)
-        wanted = {n: v for n, v in wanted.items() if not n.startswith(anew)}
+    notes = {} if exact else _forget_memory(model, checkpoint)
+    whole = exact or getattr(model, "starts_whole", False)
+    anew = tuple(f"{name}." for name in notes) if whole else ()
+    wanted = {n: v for n, v in model.state_dict().items() if not n.startswith(anew)}
     found = required = Match(wanted, as_loaded(checkpoint, path), whole=whole)
     of_backbone = training and not whole and hasattr(model, "backbone")
     if of_backbone:
         required = found.part("backbone.")
     if not (required.report.complete if whole else required.report.filled):
+        if exact:
+            required.refuse(
+                f"Checkpoint {path} does not fit the model of the config; give the "
+                "config that it was trained with"
+            )
         needed = "the backbone" if of_backbone else "the model"
         required.refuse(
             f"load_from={path} does not fit",
@@ -60,26 +69,15 @@ def check_start(
             advice(model, checkpoint, path).strip(),
         )
     found.sound()
-    # What differs beside the backbone is often a head of other classes, on purpose.
     texts = list(notes.values())
     if not whole and (found.report.unused or not found.report.complete):
         texts.append(found.partial(f"Weights from {path}"))
-    return texts + check_record(model, found.weights, refuse=not training)
-
-
-def check_record(model: nn.Module, weights: Weights, refuse: bool) -> list[str]:
-    """Compare what the weights were trained as with a model; sentences for the log.
-
-    Raises:
-        CheckpointFileError: They would compute other features, and ``refuse`` is set.
-    """
-    backbone = getattr(model, "backbone", None)
-    structure = structure_text(weights.record, backbone, weights.path)
-    if structure and refuse:
+    record, backbone = found.weights.record, getattr(model, "backbone", None)
+    structure = structure_text(record, backbone, path)
+    if structure and not training:
         raise CheckpointFileError(structure)
-    preprocessor = getattr(model, "data_preprocessor", None)
-    images = input_text(weights.record, preprocessor, weights.path)
-    return [text for text in (structure, images) if text]
+    images = input_text(record, getattr(model, "data_preprocessor", None), path)
+    return [*texts, *filter(None, (structure, images))]
 
 
 def can_start(model: nn.Module, checkpoint: dict, path: str) -> bool:

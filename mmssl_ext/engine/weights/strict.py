@@ -5,19 +5,15 @@ from __future__ import annotations
 from logging import WARNING
 from pathlib import Path
 
-import torch
 from mmengine.logging import print_log
+from torch import nn
 
-from mmssl_ext.engine.checkpoint.foreign_state import suit
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 
-from .files import Weights
-from .match import Match
-from .record import find_record
-from .start import check_record
+from .start import as_loaded, check_start
 
 
-def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
+def load_strictly(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint into a model; every name and shape must match.
 
     Warns where the model prepares its images in another way than the one trained.
@@ -27,17 +23,7 @@ def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
             message lists what is missing, unexpected or of another shape. Or it holds
             weights that no working network has, or was trained with other strides.
     """
-    checkpoint = load_checkpoint_file(path)
-    state = checkpoint.get("state_dict", checkpoint)
-    suit(model, state)
-    weights = Weights(state, find_record(checkpoint.get("meta")), path)
-    found = Match(model.state_dict(), weights, whole=True)
-    if not found.report.complete:
-        found.refuse(
-            f"Checkpoint {path} does not fit the model of the config; give the config "
-            "that it was trained with"
-        )
-    found.sound()
-    for text in check_record(model, weights, refuse=True):
+    checkpoint, name = load_checkpoint_file(path), str(path)
+    for text in check_start(model, checkpoint, name, training=False, exact=True):
         print_log(text, "current", WARNING)
-    model.load_state_dict(state)
+    model.load_state_dict(as_loaded(checkpoint, name).tensors)
