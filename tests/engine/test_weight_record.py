@@ -186,6 +186,17 @@ def verified(event, model, preprocessor, caplog, **runner):
     return caplog.text
 
 
+def test_a_style_that_the_file_records_counts(tmp_path):
+    """Else ``style`` says it, which is pytorch unless it is given."""
+    state = {f"backbone.{n}": v for n, v in backbone_state(50).items()}
+    meta = {"weights": {"backbone": {"style": "caffe"}, "input": {}}}
+    torch.save({"state_dict": state, "meta": meta}, tmp_path / "a.pth")
+    load = PretrainedBackbone(str(tmp_path / "a.pth"))
+    load(mmdet.models.ResNet(50, style="caffe", **WIDTH))
+    with pytest.raises(CheckpointFileError, match="set style='caffe' in the model"):
+        load(mmdet.models.ResNet(50, style="pytorch", **WIDTH))
+
+
 def test_a_classifier_is_not_measured_on_other_features(tmp_path, caplog):
     """Frozen features; a backbone that is trained may adapt."""
     model = loaded(weights(tmp_path / "a.pth", STRIDED))

@@ -52,16 +52,16 @@ def test_torchvision_computes_the_same_features(tmp_path):
     state = {f"backbone.{n}": v for n, v in ours.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "a.pth")
     files = export_backbone(tmp_path / "a.pth", tmp_path / "a", ["torchvision"])
-    theirs = torchvision.models.resnet50()
+    other = torchvision.models.resnet50()
     weights = torch.load(files["torchvision"], weights_only=True)
-    result = theirs.load_state_dict(weights, strict=False)
+    result = other.load_state_dict(weights, strict=False)
     assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
     assert not result.unexpected_keys
-    theirs.fc = nn.Identity()
+    other.fc = nn.Identity()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = ours(images)[-1].mean((2, 3))
-        torch.testing.assert_close(theirs.eval()(images), expected)
+        torch.testing.assert_close(other.eval()(images), expected)
 
 
 def test_mmengines_own_initializer_takes_the_mm_file(source, tmp_path):
