@@ -11,7 +11,6 @@ import io
 import math
 import pickle
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
@@ -84,13 +83,14 @@ class _Array(np.ndarray):
 class _Unpickler(PythonUnpickler):
     def __init__(self, data: bytes, encoding: str) -> None:
         super().__init__(io.BytesIO(data), encoding=encoding)
-        self._room = 2 * len(data)  # bytes of arrays: none is written down twice
+        # Bytes that may be made of those read: each becomes text, then an array.
+        self._room = 2 * len(data)
         self._allowed: dict[tuple[str, str], Any] = {
             ("numpy", "ndarray"): None,
             ("numpy", "dtype"): _DType,
-            ("_codecs", "encode"): _encode,
-            ("__builtin__", "bytes"): lambda: b"",  # as protocol 2 writes an empty one
-            ("collections", "OrderedDict"): OrderedDict,
+            ("_codecs", "encode"): self._encode,  # protocol 2 writes bytes so
+            ("__builtin__", "bytes"): lambda: b"",  # and an empty one so
+            ("collections", "OrderedDict"): self._dict,
         }
         for core in ("core", "_core"):  # of NumPy 1 and 2
             self._allowed |= {
@@ -105,6 +105,21 @@ class _Unpickler(PythonUnpickler):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which could run")
         return _Allowed(self._allowed[module, name])
 
+    def _spend(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise pickle.UnpicklingError("it would become much larger than it is")
+
+    def _dict(self, items: Any = ()) -> dict:
+        self._spend(8 * len(items))
+        return dict(items)  # which keeps the order as well, but has no attributes
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}")
+        self._spend(len(text))
+        return text.encode("latin1")
+
     def _new_array(self, *ignored: Any) -> _Array:
         array = _Array((0,), np.uint8)
         array.make = self._array
@@ -118,20 +133,13 @@ class _Unpickler(PythonUnpickler):
             content = content.encode("latin1")
         shape = tuple(int(length) for length in shape)
         size = math.prod(shape) * dtype.value.itemsize
-        self._room -= size
-        if min(shape, default=0) < 0 or size != len(content) or self._room < 0:
+        if min(shape, default=0) < 0 or size != len(content):
             raise pickle.UnpicklingError(
                 f"it holds an array of shape {shape} in {len(content)} bytes"
             )
+        self._spend(size)
         found = np.frombuffer(content, dtype.value)
         return found.reshape(shape, order=order).copy(order)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """By which protocol 2 writes bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}")
-    return text.encode("latin1")
 
 
 @register_handler(["pkl", "pickle"])

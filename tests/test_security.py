@@ -199,11 +199,14 @@ class Reduced:
         return self.reduced
 
 
-BIG = bytes(1 << 20)
+BIG, TEXT, ITEMS = bytes(1 << 20), "x" * (1 << 20), [(i, i) for i in range(9999)]
 BOMBS = {
     "shape": array_of(np.dtype("u1"), b"12", (1 << 40,)),
     "negative": array_of(np.dtype("u1"), b"12", (-1, -2)),
     "shared bytes": [array_of(np.dtype("u1"), BIG, (1 << 20,)) for _ in range(99)],
+    "shared text": [Reduced(codecs.encode, (TEXT, "latin1")) for _ in range(99)],
+    "shared items": [Reduced(OrderedDict, (ITEMS,)) for _ in range(9999)],
+    "attributes": Reduced(OrderedDict, (), {"items": 1}),
     "objects": array_of(np.dtype(object), [print]),
     "new empty array": Reduced(np.ndarray, ((1 << 40,),)),
     "zeros": Reduced(bytes, (1 << 40,)),
