@@ -18,9 +18,11 @@ from mmssl_ext.errors import CheckpointFileError
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files``: path to (content, headers); ``sent`` are paths of bodies.
+    """Serves ``files``: path to (content, headers).
 
     Attributes:
+        asked: Paths of all requests.
+        sent: Of those with a body.
         knows: Whether If-None-Match is answered by 304.
         cut: Bytes after which a body ends too early.
         gate: Set when bodies may be sent.
@@ -28,7 +30,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.sent = {}, []
+        self.files, self.asked, self.sent = {}, [], []
         self.knows, self.cut, self.gate = True, None, threading.Event()
         self.gate.set()
 
@@ -40,6 +42,7 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
+        server.asked.append(self.path)
         if self.path not in server.files:
             self.send_error(404)
             return
@@ -112,7 +115,7 @@ VERSIONS = {
 @pytest.mark.fault("R41")
 @pytest.mark.parametrize("knows", [True, False], ids=["304", "200"])
 @pytest.mark.parametrize("kind", VERSIONS)
-def test_a_new_version_is_fetched_and_the_same_is_not(server, kind, knows):
+def test_a_new_version_is_fetched_and_the_same_is_not(server, said, kind, knows):
     first, facts, second, changed = VERSIONS[kind]
     server.knows = knows
     url = server.url + "/x.pth"
@@ -122,6 +125,7 @@ def test_a_new_version_is_fetched_and_the_same_is_not(server, kind, knows):
     assert fetch(url).read_bytes() == (first if facts else first[::-1])
     server.files["/x.pth"] = second, changed
     assert fetch(url).read_bytes() == second
+    assert said == []
 
 
 @pytest.mark.parametrize("answer", ["404", "none"])
@@ -225,7 +229,7 @@ def test_a_file_in_torchs_cache_counts_if_its_name_proves_it(server, tmp_path):
     digest = hashlib.sha256(b"known").hexdigest()[:8]
     (folder / f"net-{digest}.pth").write_bytes(b"known")
     assert fetch(f"{server.url}/net-{digest}.pth").read_bytes() == b"known"
-    assert server.sent == []
+    assert server.asked == []
     (folder / "net-00000000.pth").write_bytes(b"unknown")
     server.files["/net-00000000.pth"] = b"right", {}
     assert fetch(f"{server.url}/net-00000000.pth").read_bytes() == b"right"
@@ -245,7 +249,7 @@ def test_every_rank_takes_the_bytes_of_rank_0(server, monkeypatch):
     monkeypatch.setattr(download, "broadcast_object_list", broadcast)
     assert fetch(url).read_bytes() == b"one"  # a node without the file
     assert fetch(url).read_bytes() == b"one"
-    assert server.sent == ["/x.pth"]
+    assert server.asked == ["/x.pth"]
     told[0] = hashlib.sha256(b"two").hexdigest()
     with pytest.raises(CheckpointFileError, match="changed while the ranks"):
         fetch(url)
