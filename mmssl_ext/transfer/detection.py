@@ -228,20 +228,17 @@ class VOCDetectionMetric(BaseMetric):
         }
 
     def _log(self, classes: Sequence[str], results: list[Match], ap: Any) -> None:
-        labels, found = (
-            np.concatenate([np.zeros(0, int), *parts])
-            for parts in (
-                [match["gt_label"][~match["gt_difficult"]] for match in results],
-                [match["label"] for match in results],
-            )
+        labels = [match["gt_label"][~match["gt_difficult"]] for match in results]
+        objects, found = (
+            np.bincount(np.concatenate([np.zeros(0, int), *x]), minlength=len(classes))
+            for x in (labels, [match["label"] for match in results])
         )
         width = max(5, *map(len, classes))
         row = f"{{:{width}}} {{:>8}} {{:>10}} {{:>6}} {{:>6}} {{:>6}}"
         lines = [row.format("class", "objects", "detections", "AP", "AP50", "AP75")]
         for c, name in enumerate(classes):
-            values = ap[c].mean(), ap[c, 0], ap[c, 5]
-            counts = int((labels == c).sum()), int((found == c).sum())
-            lines.append(row.format(name, *counts, *(f"{v:.1f}" for v in values)))
+            values = [f"{v:.1f}" for v in (ap[c].mean(), ap[c, 0], ap[c, 5])]
+            lines.append(row.format(name, objects[c], found[c], *values))
         logger = MMLogger.get_current_instance()
         logger.info(f"VOC AP ({self.eval_mode}, percent):\n" + "\n".join(lines))
         absent = [name for c, name in enumerate(classes) if np.isnan(ap[c, 0])]

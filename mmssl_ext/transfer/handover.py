@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from mmssl_ext import compat
 from mmssl_ext.engine.weights.download import local_path
 from mmssl_ext.engine.weights.files import State, read_weights, some
-from mmssl_ext.engine.weights.match import Match
-from mmssl_ext.engine.weights.names import below, best_prefix, find_prefix
+from mmssl_ext.engine.weights.match import Match, below, best_prefix, find_prefix
 from mmssl_ext.engine.weights.record import Record, bottleneck_style, structure_text
 from mmssl_ext.engine.weights.report import LoadReport
 from mmssl_ext.engine.weights.values import check_values

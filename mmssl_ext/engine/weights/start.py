@@ -17,8 +17,7 @@ from mmssl_ext.engine.checkpoint.foreign_state import suit
 from mmssl_ext.errors import CheckpointFileError
 
 from .files import Weights, weights_of
-from .match import Match
-from .names import below, best_prefix
+from .match import Match, below, best_prefix
 from .record import find_record, input_text, structure_text
 from .report import compare
 
