@@ -13,7 +13,6 @@ from mmssl_ext.engine.weights.files import read_tensors, weights_of
 from mmssl_ext.errors import UserError
 from mmssl_ext.transfer import fingerprint
 from mmssl_ext.transfer.export import LAYOUTS, export_backbone, to_detectron2
-from mmssl_ext.transfer.handover import PretrainedBackbone
 from tests.warm import python
 
 from .support import backbone_state, source_checkpoint
@@ -25,20 +24,15 @@ def source(tmp_path):
     return tmp_path / "run.pth", source_checkpoint(tmp_path / "run.pth", 50)
 
 
-def test_every_layout_hands_the_same_tensors_over(source, tmp_path):
+def test_every_layout_holds_the_same_tensors(source, tmp_path):
+    """R18 loads each into detectors and segmenters."""
     path, state = source
     files = export_backbone(path, tmp_path / "out" / "co2")
-    assert {n: p.name for n, p in files.items()} == {
-        n: f"co2{end}" for n, end in LAYOUTS.items()
-    }
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
-        p.name for p in files.values()
-    )
+    names = {name: f"co2{end}" for name, end in LAYOUTS.items()}
+    assert {layout: file.name for layout, file in files.items()} == names
+    assert {p.name for p in (tmp_path / "out").iterdir()} == set(names.values())
     for file in files.values():
         assert fingerprint(read_tensors(file)) == fingerprint(state)
-        model = ResNet(50, stem_channels=16, base_channels=16)
-        PretrainedBackbone(str(file))(model)
-        assert_holds(model, state)
 
 
 def test_torchvision_computes_the_same_features(tmp_path):
@@ -96,9 +90,8 @@ def test_detectron2s_names():
     }
     state = backbone_state(50)
     there = to_detectron2(state)
-    assert {
-        n: found for n, found in zip(state, there, strict=True) if n in names
-    } == names
+    found = dict(zip(state, there, strict=True))
+    assert {name: found[name] for name in names} == names
     assert list(weights_of({"model": there}, "file").tensors) == list(state)
 
 
