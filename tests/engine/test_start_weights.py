@@ -66,6 +66,8 @@ def test_the_whole_model_or_nothing(co2):
 
 def test_a_queue_of_another_length_starts_empty(co2):
     content = checkpoint(method(queue_len=64))
+    with pytest.raises(CheckpointFileError, match="not fit the model of the config"):
+        check_start(co2, content, "file.pth", training=False, exact=True)
     (note,) = check_start(co2, content, "file.pth")
     assert note.startswith("compare.queue has other sizes in the checkpoint")
     assert not [n for n in content["state_dict"] if n.startswith("compare.queue.")]
