@@ -51,7 +51,7 @@ def export_backbone(
     prefix: str | None = None,
     trust: bool = False,
 ) -> dict[str, Path]:
-    """Export the ResNet of a checkpoint.
+    """Export the ResNet of a checkpoint; every file is read back and compared by hash.
 
     * ``mm``: ``state_dict`` without prefix beside ``meta``, for mmengine's own
       ``init_cfg=dict(type="Pretrained", checkpoint=...)`` on a backbone.
@@ -65,17 +65,14 @@ def export_backbone(
     (:mod:`mmssl_ext.engine.weights.record`). The ResNets of torchvision, timm and
     detectron2 have fixed strides and stems; one with others is refused for them.
 
-    Every file is read back and its tensors compared by hash before it gets its name.
-
     Args:
         checkpoint: Source of any layout that ``PretrainedBackbone`` reads.
         out: Path and beginning of the files' names: ``weights/co2`` gives
             ``weights/co2_mm.pth`` and so on.
         layouts: Keys of :data:`LAYOUTS`.
-        encoder: ``query`` or ``key``.
-        prefix: As for ``PretrainedBackbone``.
-        trust: Let code stored in the source run, where its origin is certain. What is
-            written holds tensors alone.
+        encoder: As for ``PretrainedBackbone``, like ``prefix`` and ``trust``.
+        prefix: See there.
+        trust: See there; what is written holds tensors alone.
 
     Returns:
         Path of each layout's file.
