@@ -9,6 +9,7 @@ replaces one of their functions (a test looks for both). Tried with torch 2.4, 2
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib.util import find_spec
@@ -250,3 +251,80 @@ def dealt_by(loader: Any, wrap: Callable[[Any], Any]) -> Iterator[None]:
         yield
     finally:
         object.__setattr__(loader, name, dealer)
+
+
+# -- Python's pickle --
+# The unpickler in C fills gigabytes of memory where a file of ten bytes numbers its
+# objects from 2^31; the one in Python does not. Gone: AttributeError at import.
+
+PythonUnpickler: Any = pickle._Unpickler
+
+# -- mmengine's initialisation of weights --
+# Gone: later initialisers erase what was loaded, and HandoverHook refuses the run;
+# AttributeError at the import of mmssl_ext.transfer.
+
+
+def keep_initialised(module: Any) -> None:
+    """Keep later initialisers off a module."""
+    module._is_init = True
+
+
+def note_initialised(module: Any, how: str) -> None:
+    """Say in mmengine's log of initialisations, while it keeps one, what was done."""
+    from mmengine.model import update_init_info
+
+    if hasattr(module, "_params_init_info"):
+        update_init_info(module, init_info=how)
+
+
+def before_pretrained(check: Callable[[Any, str, str | None], None]) -> None:
+    """Call a check of module, path and prefix before ``Pretrained`` loads; once."""
+    from mmengine.model import PretrainedInit
+
+    load = PretrainedInit.__call__
+    if hasattr(load, "checked"):
+        return
+
+    def checked(self: Any, module: Any) -> None:
+        check(module, self.checkpoint, self.prefix)
+        load(self, module)
+
+    checked.checked = True  # type: ignore[attr-defined]
+    PretrainedInit.__call__ = checked
+
+
+# -- Data preprocessors of mmengine and the mm packages --
+# Gone: the order of channels is neither recorded nor compared, and images that nothing
+# normalises are not warned of.
+
+
+def swaps_channels(preprocessor: Any) -> bool | None:
+    """Whether BGR images become RGB; None where it does not say."""
+    # mmdet's and mmseg's name; mmpretrain's may be given either by the loader.
+    names = ("_channel_conversion", "channel_conversion")
+    known = [vars(preprocessor)[n] for n in names if n in vars(preprocessor)]
+    return all(known) if known else None
+
+
+def normalises(preprocessor: Any) -> bool:
+    """Whether mean and std are applied."""
+    return bool(getattr(preprocessor, "_enable_normalize", True))
+
+
+# -- mmdet's CocoMetric --
+
+
+def ground_truth(metric: Any) -> Any:
+    """The COCO object of its annotation file, or None. Gone: AttributeError."""
+    return metric._coco_api
+
+
+# -- torchvision's operations --
+# Gone: AttributeError in a detector's first backward pass, where mmcv is not compiled.
+
+
+def roi_align_backward(*arguments: Any) -> Any:
+    """Gradient of RoIAlign with respect to its input."""
+    import torch
+
+    return torch.ops.torchvision._roi_align_backward(*arguments)

@@ -1,7 +1,7 @@
 """Pickles as data: built-in types and arrays of numbers, never a call of the file's.
 
-``pickle.load`` calls whatever a file names. :func:`load_plain` builds the handful of
-things that data sets are made of by functions of its own, and refuses every other name.
+``pickle.load`` calls whatever a file names. :func:`load_plain` allows the handful of
+names that data sets are made of, for each of which stands a function of this module.
 Importing this module makes mmengine read ``.pkl`` and YAML annotation files so too.
 """
 
@@ -11,14 +11,15 @@ import io
 import math
 import pickle
 import re
-from collections import OrderedDict
-from typing import Any, BinaryIO, TextIO
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 from mmengine.fileio import register_handler
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
+from mmssl_ext.compat import PythonUnpickler
 from mmssl_ext.errors import UserValueError
 
 _NUMBERS = re.compile(r"\|?[?bB]|[<>=|]?([iu][1248]|f[248]|c(8|16)|b1|[bBhHiIlLqQefd])")
@@ -35,7 +36,7 @@ def load_plain(data: bytes, encoding: str = "ASCII") -> Any:
         pickle.UnpicklingError: It holds anything else, or is damaged.
     """
     try:
-        return _Unpickler(io.BytesIO(data), encoding=encoding).load()
+        return _Unpickler(data, encoding).load()
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # damage can look like anything to pickle
@@ -43,133 +44,102 @@ def load_plain(data: bytes, encoding: str = "ASCII") -> Any:
         raise pickle.UnpicklingError(f"it is damaged ({reason})") from error
 
 
-class _Tool:
-    """Stands for a name; has no attribute that a pickle could set."""
+class _Allowed(NamedTuple):  # a pickle cannot set an attribute of a tuple
+    """What stands for a name."""
 
-    __slots__ = ()
+    call: Callable[..., Any]
 
-
-class _NewArray(_Tool):
-    """numpy.core.multiarray._reconstruct; the content follows by __setstate__."""
-
-    __slots__ = ()
-
-    def __call__(self, *ignored: Any) -> _Array:
-        return _Array((0,), np.uint8)
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
 
 
-class _Array(np.ndarray):
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, is_fortran, content = state
-        made = _array(content, dtype, shape, "F" if is_fortran else "C")
-        content = made.tobytes("A")
-        super().__setstate__(
-            (1, made.shape, made.dtype, bool(is_fortran), content)  # type: ignore[arg-type]
-        )
-
-
-class _DType(_Tool):
-    """numpy.dtype, which pickles as its name and, by __setstate__, its byte order."""
+class _DType:
+    """Stands for numpy.dtype of a name; its byte order follows by __setstate__."""
 
     __slots__ = ("value",)
 
-    def __init__(self) -> None:
-        self.value = np.dtype(np.uint8)
-
-    def __call__(self, name: str, *ignored: Any) -> _DType:
+    def __init__(self, name: Any, *ignored: Any) -> None:
         if not isinstance(name, str) or not _NUMBERS.fullmatch(name):
             raise pickle.UnpicklingError(f"it holds an array of {name!r}")
-        made = _DType()
-        made.value = np.dtype(name)
-        return made
+        self.value = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
         self.value = self.value.newbyteorder(state[1])
 
 
-class _Scalar(_Tool):
-    """numpy.core.multiarray.scalar."""
+class _Array(np.ndarray):
+    """An array whose content follows by __setstate__."""
 
-    __slots__ = ()
+    make: Any  # the _array of its unpickler
 
-    def __call__(self, dtype: Any, content: Any) -> Any:
-        return _array(content, dtype, (1,), "C")[0]
-
-
-class _FromBuffer(_Tool):
-    """numpy.core.numeric._frombuffer, of protocol 5."""
-
-    __slots__ = ()
-
-    def __call__(self, content: Any, dtype: Any, shape: Any, order: Any) -> Any:
-        return _array(content, dtype, shape, order)
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, content = state
+        make = self.__dict__.pop("make")  # once
+        array = make(content, dtype, shape, "F" if is_fortran else "C")
+        whole = (1, array.shape, array.dtype, bool(is_fortran), array.tobytes("A"))
+        super().__setstate__(whole)  # type: ignore[arg-type]
 
 
-class _Encode(_Tool):
-    """_codecs.encode, by which protocol 2 writes bytes."""
+class _Unpickler(PythonUnpickler):
+    def __init__(self, data: bytes, encoding: str) -> None:
+        super().__init__(io.BytesIO(data), encoding=encoding)
+        # Bytes that may be made of those read: each becomes text, then an array.
+        self._room = 2 * len(data)
+        self._allowed: dict[tuple[str, str], Any] = {
+            ("numpy", "ndarray"): None,
+            ("numpy", "dtype"): _DType,
+            ("_codecs", "encode"): self._encode,  # protocol 2 writes bytes so
+            ("__builtin__", "bytes"): lambda: b"",  # and an empty one so
+            ("collections", "OrderedDict"): self._dict,
+        }
+        for core in ("core", "_core"):  # of NumPy 1 and 2
+            self._allowed |= {
+                (f"numpy.{core}.multiarray", "_reconstruct"): self._new_array,
+                (f"numpy.{core}.multiarray", "scalar"): self._scalar,
+                (f"numpy.{core}.numeric", "_frombuffer"): self._array,
+            }
 
-    __slots__ = ()
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name."""
+        if (module, name) not in self._allowed:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which could run")
+        return _Allowed(self._allowed[module, name])
 
-    def __call__(self, text: str, encoding: str) -> bytes:
+    def _spend(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise pickle.UnpicklingError("it would become much larger than it is")
+
+    def _dict(self, items: Any = ()) -> dict:
+        self._spend(8 * len(items))
+        return dict(items)  # which keeps the order as well, but has no attributes
+
+    def _encode(self, text: str, encoding: str) -> bytes:
         if encoding != "latin1":
             raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}")
+        self._spend(len(text))
         return text.encode("latin1")
 
+    def _new_array(self, *ignored: Any) -> _Array:
+        array = _Array((0,), np.uint8)
+        array.make = self._array
+        return array
 
-class _NewOrderedDict(_Tool):
-    __slots__ = ()
+    def _scalar(self, dtype: Any, content: Any) -> Any:
+        return self._array(content, dtype, (1,), "C")[0]
 
-    def __call__(self, *items: Any) -> OrderedDict:
-        return OrderedDict(*items)
-
-
-class _NoBytes(_Tool):
-    """bytes(), as protocol 2 writes an empty one."""
-
-    __slots__ = ()
-
-    def __call__(self) -> bytes:
-        return b""
-
-
-def _array(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    if isinstance(content, str):  # of Python 2
-        content = content.encode("latin1")
-    shape = tuple(int(length) for length in shape)
-    size = math.prod(shape) * dtype.value.itemsize
-    if min(shape, default=0) < 0 or size != len(content):
-        raise pickle.UnpicklingError(
-            f"it holds an array of shape {shape} in {len(content)} bytes"
-        )
-    return np.frombuffer(content, dtype.value).reshape(shape, order=order).copy(order)
-
-
-_NAMES = {
-    ("numpy", "ndarray"): _Tool,
-    ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _Encode,
-    ("__builtin__", "bytes"): _NoBytes,
-    ("collections", "OrderedDict"): _NewOrderedDict,
-    **{
-        (f"numpy.{core}.{module}", name): tool
-        for core in ("core", "_core")  # of NumPy 1 and 2
-        for module, name, tool in (
-            ("multiarray", "_reconstruct", _NewArray),
-            ("multiarray", "scalar", _Scalar),
-            ("numeric", "_frombuffer", _FromBuffer),
-        )
-    },
-}
-
-
-# Python's own unpickler, not the faster one in C: that fills gigabytes of memory where
-# a file of ten bytes numbers its objects from 2^31.
-class _Unpickler(pickle._Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for a name."""
-        if (module, name) not in _NAMES:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which could run")
-        return _NAMES[module, name]()
+    def _array(self, content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+        if isinstance(content, str):  # of Python 2
+            content = content.encode("latin1")
+        shape = tuple(int(length) for length in shape)
+        size = math.prod(shape) * dtype.value.itemsize
+        if min(shape, default=0) < 0 or size != len(content):
+            raise pickle.UnpicklingError(
+                f"it holds an array of shape {shape} in {len(content)} bytes"
+            )
+        self._spend(size)
+        found = np.frombuffer(content, dtype.value)
+        return found.reshape(shape, order=order).copy(order)
 
 
 @register_handler(["pkl", "pickle"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from collections import OrderedDict
@@ -151,7 +153,7 @@ def arrays():
     }
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", range(6))
 def test_plain_pickles_are_read_as_pickle_reads_them(protocol):
     data = pickle.dumps(arrays(), protocol)
     expected, found = pickle.loads(data), load_plain(data)
@@ -180,6 +182,64 @@ def test_no_pickle_of_data_runs_code(tmp_path, protocol):
     with pytest.raises(ValueError, match=r"test_batch' cannot be read"):
         CIFAR10(str(tmp_path), split="test", verify_md5=False)
     assert not sign.exists()
+
+
+def array_of(dtype, content, shape=(1,)):
+    """An array as it pickles, of any dtype, content and shape."""
+    array = np.zeros(1, np.uint8).__reduce__()
+    state = (1, shape, dtype, False, content)
+    return Reduced(*array[:2], state)
+
+
+class Reduced:
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+BIG, TEXT, ITEMS = bytes(1 << 20), "x" * (1 << 20), [(i, i) for i in range(9999)]
+BOMBS = {
+    "shape": array_of(np.dtype("u1"), b"12", (1 << 40,)),
+    "negative": array_of(np.dtype("u1"), b"12", (-1, -2)),
+    "shared bytes": [array_of(np.dtype("u1"), BIG, (1 << 20,)) for _ in range(99)],
+    "shared text": [Reduced(codecs.encode, (TEXT, "latin1")) for _ in range(99)],
+    "shared items": [Reduced(OrderedDict, (ITEMS,)) for _ in range(9999)],
+    "attributes": Reduced(OrderedDict, (), {"items": 1}),
+    "objects": array_of(np.dtype(object), [print]),
+    "new empty array": Reduced(np.ndarray, ((1 << 40,),)),
+    "zeros": Reduced(bytes, (1 << 40,)),
+    "bytearray": pickle.PROTO + b"\x05" + pickle.BYTEARRAY8 + b"\0\0\0\0\0\1\0\0.",
+    "subarrays": array_of(Reduced(np.dtype, ("V4",), (3, "|", ("u1", (9,)))), b"1234"),
+    "codec": Reduced(codecs.encode, ("eA==", "base64")),
+    "nested": b"(" * 10**6 + b"t" * 10**6,
+    "cut": pickle.dumps(arrays())[:-9],
+}
+
+
+@pytest.mark.fault("R19")
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_bomb_is_refused_in_one_sentence(kind):
+    data = BOMBS[kind]
+    data = data if isinstance(data, bytes) else pickle.dumps(data, 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(pickle.UnpicklingError) as caught:
+        load_plain(data)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+    # An object with the number 2^31 - 1, on which the unpickler in C spends 32 GB.
+    numbered = b"\x80\x02N" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f."
+    assert load_plain(numbered) is None
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 300_000  # KiB
+
+
+def test_an_allowed_name_cannot_be_changed():
+    """BUILD sets attributes of whatever stands on the stack."""
+    name = pickle.GLOBAL + b"collections\nOrderedDict\n"
+    for state in (b"}(S'call'\nNu", b"(N}(S'call'\nNut"):
+        with pytest.raises(pickle.UnpicklingError, match="it is damaged"):
+            load_plain(name + state + pickle.BUILD + pickle.STOP)
 
 
 def test_upstream_reads_and_writes_plain_annotations(tmp_path):

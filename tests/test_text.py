@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from mmssl_ext.chain.results import read_json, write_json
 from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.engine.weights.files import read_tensors
 from mmssl_ext.errors import UserError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.run.tool import run_tool
 from mmssl_ext.text import as_line, guard_files, guard_streams, printable, shown
-from mmssl_ext.transfer.handover import read_tensors
 from mmssl_ext.visualization.curves import save_png, to_svg
 from mmssl_ext.visualization.pictures.sheet import Sheet, shortened
 from mmssl_ext.visualization.report import write_report

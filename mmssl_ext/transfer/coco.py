@@ -17,6 +17,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 
+from mmssl_ext.compat import ground_truth
 from mmssl_ext.registry import DATASETS, METRICS
 
 from .absent import note_absent
@@ -72,17 +73,15 @@ class CocoDetectionMetric(CocoMetric):
         logger = MMLogger.get_current_instance()
         seen = sorted({predicted["img_id"] for _, predicted in results})
         self.img_ids = None
-        if self._coco_api is not None and len(seen) < len(self._coco_api.imgs):
-            self.img_ids = seen
-            logger.info(
-                f"Evaluated on {len(seen)} of {len(self._coco_api.imgs)} images."
-            )
-        if self._coco_api is not None:
+        if (api := ground_truth(self)) is not None:
+            if len(seen) < len(api.imgs):
+                self.img_ids = seen
+                logger.info(f"Evaluated on {len(seen)} of {len(api.imgs)} images.")
             if self._ids is None:
-                self._ids = _complete(self._coco_api, self.dataset_meta["classes"])
+                self._ids = _complete(api, self.dataset_meta["classes"])
             # mmdet's table of classes expects them as pycocotools sorts them.
             self.cat_ids = sorted(self._ids)
-            self._name_absent(seen)
+            self._name_absent(api, seen, self._ids)
         found = super().compute_metrics(results)
         if any(len(predicted["scores"]) for _, predicted in results):
             return found
@@ -98,17 +97,12 @@ class CocoDetectionMetric(CocoMetric):
         finally:
             self.cat_ids = by_id
 
-    def _name_absent(self, seen: list) -> None:
-        ids, api = self._ids or [], self._coco_api
-        present = {
-            annotation["category_id"]
-            for image in seen
-            for annotation in api.imgToAnns.get(image, ())
-            if not annotation["iscrowd"]
-        }
+    def _name_absent(self, api: COCO, seen: list, ids: list) -> None:
+        found = (a for image in seen for a in api.imgToAnns.get(image, ()))
+        present = {a["category_id"] for a in found if not a["iscrowd"]}
         classes = self.dataset_meta["classes"]
-        names = zip(classes, ids, strict=True)
-        absent = [name for name, number in names if number not in present]
+        named = zip(classes, ids, strict=True)
+        absent = [name for name, number in named if number not in present]
         note_absent(absent, len(classes), "object", "AP")
 
 

@@ -28,7 +28,6 @@ _IMGAUG = (
     *("imgaug", "imgaug.augmenters", "imgaug.augmentables"),
     *("imgaug.augmentables.lines", "imgaug.augmentables.segmaps"),
 )
-_IMGAUG_CLASSES = ("LineString", "LineStringsOnImage", "SegmentationMapsOnImage")
 
 
 @contextlib.contextmanager
@@ -39,13 +38,18 @@ def _spare_imgaug() -> Iterator[None]:
     """
     names = () if importlib.util.find_spec("imgaug") else _IMGAUG
     for name in names:
-        sys.modules[name] = ModuleType(name)
-        vars(sys.modules[name]).update(dict.fromkeys(_IMGAUG_CLASSES))
+        sys.modules[name] = _Absent(name)
     try:
         yield
     finally:
         for name in names:
             del sys.modules[name]
+
+
+class _Absent(ModuleType):
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 ops.install()  # mmdet does not import without mmcv's ops
@@ -134,18 +138,15 @@ class VOCDetectionDataset(VOCDataset):
         super().__init__(**kwargs)
 
     def parse_data_info(self, img_info: dict) -> Any:
-        """As mmdet's, of the image with the suffix."""
+        """As mmdet's, of the image with the suffix and with continuous boxes."""
         name = img_info["file_name"].removesuffix(".jpg") + self.img_suffix
-        return super().parse_data_info({**img_info, "file_name": name})
-
-    def _parse_instance_info(self, *args: Any, **kwargs: Any) -> list[dict]:
-        instances = super()._parse_instance_info(*args, **kwargs)
-        for instance in instances:
+        info: Any = super().parse_data_info({**img_info, "file_name": name})
+        for instance in info["instances"]:
             x1, y1, x2, y2 = instance["bbox"]  # of pixels, counted from 0
             instance["bbox"] = [x1, y1, x2 + 1, y2 + 1]
             if not self.test_mode:
                 instance["ignore_flag"] = 0
-        return instances
+        return info
 
 
 @METRICS.register_module()
@@ -227,20 +228,17 @@ class VOCDetectionMetric(BaseMetric):
         }
 
     def _log(self, classes: Sequence[str], results: list[Match], ap: Any) -> None:
-        labels, found = (
-            np.concatenate([np.zeros(0, int), *parts])
-            for parts in (
-                [match["gt_label"][~match["gt_difficult"]] for match in results],
-                [match["label"] for match in results],
-            )
+        labels = [match["gt_label"][~match["gt_difficult"]] for match in results]
+        objects, found = (
+            np.bincount(np.concatenate([np.zeros(0, int), *x]), minlength=len(classes))
+            for x in (labels, [match["label"] for match in results])
         )
         width = max(5, *map(len, classes))
         row = f"{{:{width}}} {{:>8}} {{:>10}} {{:>6}} {{:>6}} {{:>6}}"
         lines = [row.format("class", "objects", "detections", "AP", "AP50", "AP75")]
         for c, name in enumerate(classes):
-            values = ap[c].mean(), ap[c, 0], ap[c, 5]
-            counts = int((labels == c).sum()), int((found == c).sum())
-            lines.append(row.format(name, *counts, *(f"{v:.1f}" for v in values)))
+            values = [f"{v:.1f}" for v in (ap[c].mean(), ap[c, 0], ap[c, 5])]
+            lines.append(row.format(name, objects[c], found[c], *values))
         logger = MMLogger.get_current_instance()
         logger.info(f"VOC AP ({self.eval_mode}, percent):\n" + "\n".join(lines))
         absent = [name for c, name in enumerate(classes) if np.isnan(ap[c, 0])]

@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import mmssl_ext
 from mmssl_ext.engine.weights.download import local_path
-from mmssl_ext.engine.weights.files import read_tensors
-from mmssl_ext.engine.weights.record import USUAL_STEM, USUAL_STRIDES, Record
-from mmssl_ext.engine.weights.report import describe_resnet
+from mmssl_ext.engine.weights.files import State, read_tensors, renamed
+from mmssl_ext.engine.weights.record import USUAL_STEM, USUAL_STRIDES
+from mmssl_ext.engine.weights.report import averages_down, describe_resnet
 from mmssl_ext.errors import CheckpointFileError, UserError
 from mmssl_ext.files import sha256
 from mmssl_ext.room import writing
 
 from .handover import fingerprint, read_backbone
-from .layouts import to_detectron2
-
-State = dict[str, Tensor]
 
 #: Layout -> end of the file's name.
 LAYOUTS = {
@@ -35,6 +31,16 @@ LAYOUTS = {
 }
 # Those for ResNets of one structure.
 _FIXED = ("torchvision", "timm", "detectron2")
+# torchvision's names, which all others share, -> detectron2's, applied in turn;
+# engine.weights.files undoes it.
+_TO_DETECTRON2 = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer(\d)\.", lambda m: f"res{int(m[1]) + 1}."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
 
 
 def export_backbone(
@@ -45,7 +51,7 @@ def export_backbone(
     prefix: str | None = None,
     trust: bool = False,
 ) -> dict[str, Path]:
-    """Export the ResNet of a checkpoint.
+    """Export the ResNet of a checkpoint; every file is read back and compared by hash.
 
     * ``mm``: ``state_dict`` without prefix beside ``meta``, for mmengine's own
       ``init_cfg=dict(type="Pretrained", checkpoint=...)`` on a backbone.
@@ -59,17 +65,14 @@ def export_backbone(
     (:mod:`mmssl_ext.engine.weights.record`). The ResNets of torchvision, timm and
     detectron2 have fixed strides and stems; one with others is refused for them.
 
-    Every file is read back and its tensors compared by hash before it gets its name.
-
     Args:
         checkpoint: Source of any layout that ``PretrainedBackbone`` reads.
         out: Path and beginning of the files' names: ``weights/co2`` gives
             ``weights/co2_mm.pth`` and so on.
         layouts: Keys of :data:`LAYOUTS`.
-        encoder: ``query`` or ``key``.
-        prefix: As for ``PretrainedBackbone``.
-        trust: Let code stored in the source run, where its origin is certain. What is
-            written holds tensors alone.
+        encoder: As for ``PretrainedBackbone``, like ``prefix`` and ``trust``.
+        prefix: See there.
+        trust: See there; what is written holds tensors alone.
 
     Returns:
         Path of each layout's file.
@@ -84,65 +87,73 @@ def export_backbone(
         )
     checkpoint = local_path(checkpoint)
     state, found, record = read_backbone(checkpoint, encoder, prefix, trust)
-    _check_structure(checkpoint, state, record, layouts)
+    _check_structure(checkpoint, state, record["backbone"], layouts)
     origin = {
         "source": checkpoint.name,
         "source_sha256": sha256(checkpoint),
         "prefix": found,
         "encoder": encoder,
-        "architecture": describe_resnet(state) or "",
+        "architecture": describe_resnet(state).get("depth", ""),
         "fingerprint": fingerprint(state),
         "mmssl_ext": mmssl_ext.__version__,
         "weights": record,
     }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    written = {}
-    for name in layouts:
-        path = Path(f"{out}{LAYOUTS[name]}")
-        # safetensors and the reader go by the suffix, so the draft keeps it.
-        draft = path.with_name(f".{os.getpid()}-{path.name}")
-        try:
-            with writing(path):
-                _write(draft, name, state, origin)
-            if fingerprint(read_tensors(draft)) != origin["fingerprint"]:
-                raise CheckpointFileError(
-                    f"What was written to {draft} differs from the source after "
-                    "reading it back; the disk or its file system is at fault."
-                )
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        written[name] = path
+    written = {name: Path(f"{out}{LAYOUTS[name]}") for name in layouts}
+    for name, path in written.items():
+        _write_verified(path, name, state, origin)
     return written
 
 
+def _write_verified(
+    path: Path, layout: str, state: State, origin: dict[str, Any]
+) -> None:
+    """Write a file, which gets its name once it has been read back."""
+    # safetensors and the reader go by the suffix, so the draft keeps it.
+    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        with writing(path):
+            _write(draft, layout, state, origin)
+        if fingerprint(read_tensors(draft)) != origin["fingerprint"]:
+            raise CheckpointFileError(
+                f"What was written to {draft} differs from the source after reading "
+                "it back; the disk or its file system is at fault."
+            )
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def to_detectron2(state: State) -> State:
+    """Rename a ResNet's tensors as detectron2 does."""
+    return {renamed(name, _TO_DETECTRON2): value for name, value in state.items()}
+
+
 def _check_structure(
-    checkpoint: str | Path, state: State, record: Record, layouts: Sequence[str]
+    path: Path, state: State, backbone: dict[str, Any], layouts: Sequence[str]
 ) -> None:
     """Refuse a ResNet for libraries in which its weights compute something else."""
-    fixed = [name for name in layouts if name in _FIXED]
-    backbone = record["backbone"]
     strides = backbone.get("strides", USUAL_STRIDES)
-    found = []
-    if strides != USUAL_STRIDES[: len(strides)]:
-        found.append(f"strides ({', '.join(map(str, strides))})")
-    if any(x > 1 for x in backbone.get("dilations", ())):
-        found.append("dilations")
-    if backbone.get("style") == "caffe":
-        found.append("bottlenecks of caffe style")
     stem = backbone.get("stem", USUAL_STEM)
-    if "conv1.weight" not in state:
-        found.append("a deep stem")
-    elif stem != USUAL_STEM:
-        found.append(f"a stem of {stem}")
-    elif state["conv1.weight"].shape[2:] != (7, 7):
-        found.append("a stem of {2}x{3}".format(*state["conv1.weight"].shape))
-    if any(n.endswith("downsample.1.weight") and v.dim() > 1 for n, v in state.items()):
-        found.append("averages before it down-samples (avg_down)")
+    first = state.get("conv1.weight", torch.zeros(1, 3, 7, 7))
+    size = "{2}x{3}".format(*first.shape)
+    unlike = {
+        f"strides ({', '.join(map(str, strides))})": (
+            strides != USUAL_STRIDES[: len(strides)]
+        ),
+        "dilations": any(x > 1 for x in backbone.get("dilations", ())),
+        "bottlenecks of caffe style": backbone.get("style") == "caffe",
+        "a deep stem": "conv1.weight" not in state,
+        f"a stem of {stem}": stem != USUAL_STEM,
+        f"a stem of {size}": stem == USUAL_STEM and size != "7x7",
+        "averages before it down-samples (avg_down)": averages_down(state),
+    }
+    fixed = [name for name in layouts if name in _FIXED]
+    found = [text for text, is_so in unlike.items() if is_so]
     if fixed and found:
         others = [name for name in LAYOUTS if name not in _FIXED]
         raise UserError(
-            f"{checkpoint} holds a ResNet with {' and '.join(found)}; in the ResNet of "
+            f"{path} holds a ResNet with {' and '.join(found)}; in the ResNet of "
             f"{', '.join(fixed)}, which has strides (1, 2, 2, 2) and a stem of "
             f"{USUAL_STEM}, its weights would compute other features. Choose --layouts "
             f"{' '.join(others)}, which say how it was built."
@@ -151,12 +162,12 @@ def _check_structure(
 
 def _write(path: Path, layout: str, state: State, origin: dict[str, Any]) -> None:
     state = {name: value.contiguous() for name, value in state.items()}
-    content: dict[str, Any] = dict(state)
     if layout == "safetensors":
         from safetensors.torch import save_file
 
         save_file(state, path, metadata={"mmssl_ext": json.dumps(origin)})
         return
+    content: dict[str, Any] = {**state}
     if layout == "mm":
         content = {"state_dict": state, "meta": origin}
     elif layout == "detectron2":

@@ -8,8 +8,9 @@ from mmengine.hooks import Hook
 
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import HOOKS
+from mmssl_ext.unwrap import unwrap
 
-from .handover import fingerprint, unwrapped
+from .handover import fingerprint
 
 _HASHES = "frozen_modules"  # in the message hub: survives a resume
 
@@ -43,30 +44,25 @@ class FrozenBackboneHook(Hook):
 
     def before_val(self, runner: Any) -> None:
         """Compare, if this is training."""
-        if self._start:
-            self._check(runner, f"by iteration {runner.iter}")
-
-    def before_write_checkpoint(self, runner: Any) -> None:
-        """Compare before anything is written."""
         self._check(runner, f"by iteration {runner.iter}")
+
+    before_write_checkpoint = before_val
 
     def after_train(self, runner: Any) -> None:
         """Compare and say so."""
         self._check(runner, "by the end of training")
+        module = unwrap(runner.model).get_submodule(self.module)
         runner.logger.info(
             f"Frozen: '{self.module}' ({len(self._start)} tensors) is unchanged after "
-            f"{runner.iter} iterations, sha256 {fingerprint(self._frozen(runner))}."
+            f"{runner.iter} iterations, sha256 {fingerprint(module)}."
         )
 
-    def _frozen(self, runner: Any) -> Any:
-        return unwrapped(runner.model).get_submodule(self.module)
-
     def _hashes(self, runner: Any) -> dict[str, str]:
-        state = self._frozen(runner).state_dict()
+        state = unwrap(runner.model).get_submodule(self.module).state_dict()
         return {name: fingerprint({name: value}) for name, value in state.items()}
 
     def _check(self, runner: Any, when: str) -> None:
-        now = self._hashes(runner)
+        now = self._hashes(runner) if self._start else {}
         changed = [n for n, value in self._start.items() if now.get(n) != value]
         if changed:
             more = ", ..." if len(changed) > 5 else ""

@@ -17,51 +17,27 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, update_init_info
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmssl_ext import compat
 from mmssl_ext.engine.weights.download import local_path
-from mmssl_ext.engine.weights.files import State, read_tensors, read_weights, some
-from mmssl_ext.engine.weights.names import (
-    below,
-    best_prefix,
-    explain_numbers,
-    find_prefix,
-)
-from mmssl_ext.engine.weights.record import (
-    Record,
-    bottleneck_style,
-    describe_backbone,
-    structure_changes,
-)
-from mmssl_ext.engine.weights.report import LoadReport, compare, explain
+from mmssl_ext.engine.weights.files import State, read_weights, some
+from mmssl_ext.engine.weights.match import Match, below, best_prefix, find_prefix
+from mmssl_ext.engine.weights.record import Record, bottleneck_style, structure_text
+from mmssl_ext.engine.weights.report import LoadReport
 from mmssl_ext.engine.weights.values import check_values
 from mmssl_ext.errors import CheckpointFileError, UserValueError
 from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
 from mmssl_ext.unwrap import unwrap
 
-__all__ = [
-    "Handover",
-    "PretrainedBackbone",
-    "below",
-    "best_prefix",
-    "check_source",
-    "find_prefix",
-    "fingerprint",
-    "handovers",
-    "read_backbone",
-    "read_tensors",
-    "unwrapped",
-]
-
-
 _OF_A_RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What was handed over to a module; stands at ``module.handover`` afterwards.
+    """What a module took from a file; stands at ``module.handover`` afterwards.
 
     Attributes:
         checkpoint: Path of the file.
@@ -88,13 +64,8 @@ class Handover:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain data."""
-        return {
-            "checkpoint": self.checkpoint,
-            "sha256": self.sha256,
-            "prefix": self.prefix,
-            "fingerprint": self.fingerprint,
-            **self.report.as_dict(),
-        }
+        names = ("checkpoint", "sha256", "prefix", "fingerprint")
+        return {n: getattr(self, n) for n in names} | self.report.as_dict()
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -142,82 +113,49 @@ class PretrainedBackbone:
 
     def __call__(self, module: nn.Module) -> None:
         """Fill a module and leave the :class:`Handover` at ``module.handover``."""
-        tensors, record = read_weights(self.checkpoint, self.trust)
-        wanted = module.state_dict()
-        names = [n for n in wanted if n.split(".")[0] not in self.absent]
+        weights = read_weights(self.checkpoint, self.trust)
+        state = module.state_dict().items()
+        wanted = {n: v for n, v in state if n.split(".")[0] not in self.absent}
         prefix = self.prefix
         if prefix is None:
-            prefix = find_prefix(names, tensors, self.encoder, self.checkpoint)
-        source = below(tensors, prefix)
-        report = compare(wanted, source, absent=self.absent)
-        if causes := self._objections(
-            module, names, tensors, source, report, record["backbone"].get("style")
-        ):
-            raise CheckpointFileError(
+            prefix = find_prefix(wanted, weights, self.encoder)
+        match = Match(wanted, weights, prefix)
+        causes = [] if match.report.complete else match.causes(self.encoder)
+        causes += self._style(module, weights.record)
+        if causes:
+            match.refuse(
                 f"{type(module).__name__} cannot take its weights from "
-                f"{self.checkpoint}, prefix '{prefix}': {report.summary()}."
-                + "".join(f"\n{cause}" for cause in causes)
-                + report.details()
-                + f"\n  the file's names begin: {some(tensors)}"
-                + f"\n  the model's names begin: {some(names)}"
+                f"{self.checkpoint}, prefix '{prefix}'",
+                *causes,
             )
-        found = {name: source[name] for name in report.matched}
-        check_values(
-            {prefix + name: value for name, value in found.items()},
-            self.checkpoint,
-            {prefix + n for n in found if wanted[n].is_floating_point()},
-        )
+        found = match.sound()
         module.load_state_dict(found, strict=False)
         _keep(module, self.absent)
         filled = module.state_dict()
         handover = Handover(
-            str(self.checkpoint),
-            sha256(local_path(self.checkpoint)),
-            prefix,
-            report,
-            fingerprint({name: filled[name] for name in found}),
-            record,
+            checkpoint=str(self.checkpoint),
+            sha256=sha256(local_path(self.checkpoint)),
+            prefix=prefix,
+            report=match.report,
+            fingerprint=fingerprint({name: filled[name] for name in found}),
+            record=weights.record,
         )
         module.handover = handover  # type: ignore[assignment]
-        if hasattr(module, "_params_init_info"):
-            update_init_info(module, init_info=f"PretrainedBackbone: {self.checkpoint}")
+        compat.note_initialised(module, f"PretrainedBackbone: {self.checkpoint}")
         print_log(handover.line(), logger="current")
-        if changes := structure_changes(record, describe_backbone(module)):
-            print_log(
-                f"The weights of {self.checkpoint} compute other features in this "
-                f"{type(module).__name__} than they were trained for: "
-                f"{'; '.join(changes)}. Set the options of the model's backbone to "
-                "those of the file, unless this is meant.",
-                logger="current",
-                level=WARNING,
-            )
+        if text := structure_text(weights.record, module, self.checkpoint):
+            print_log(text, logger="current", level=WARNING)
 
-    def _objections(
-        self,
-        module: nn.Module,
-        names: list[str],
-        tensors: State,
-        source: State,
-        report: LoadReport,
-        recorded_style: str | None,
-    ) -> list[str]:
-        """Sentences on what is wrong; none if the source fits."""
-        causes = []
-        if not report.complete:
-            causes += explain(module.state_dict(), source)
-            causes += [text] if (text := explain_numbers(tensors)) else []
-            likely = best_prefix(names, tensors, self.encoder)
-            if likely is not None and likely != self.prefix and self.prefix is not None:
-                causes.append(f"The likely prefix is '{likely}'.")
-            causes = causes or ["It is not a backbone of the same architecture."]
-        expected = recorded_style or self.style
-        if (style := bottleneck_style(module)) not in (None, expected):
-            causes.append(
-                f"The model's bottlenecks are of {style} style, the weights of "
-                f"{expected} style: set style='{expected}' in the model. The "
-                "tensors would fit and the features would be wrong."
-            )
-        return causes
+    def _style(self, module: nn.Module, record: Record) -> list[str]:
+        """A sentence where the bottlenecks stride in another place."""
+        expected = record["backbone"].get("style") or self.style
+        if (style := bottleneck_style(module)) in (None, expected):
+            return []
+        return [
+            f"The model's bottlenecks are of {style} style, the weights of {expected} "
+            f"style: set style='{expected}' in the model. The tensors would fit and "
+            "the features would be wrong."
+        ]
 
 
 def read_backbone(
@@ -228,11 +166,7 @@ def read_backbone(
 ) -> tuple[State, str, Record]:
     """The ResNet in a checkpoint, without a model at hand.
 
-    Args:
-        path: Of the file.
-        encoder: ``query`` or ``key``.
-        prefix: As for :class:`PretrainedBackbone`.
-        trust: As for :class:`PretrainedBackbone`.
+    The arguments are those of :class:`PretrainedBackbone`.
 
     Returns:
         Its tensors by torchvision's names, the prefix that they have in the file, and
@@ -242,20 +176,21 @@ def read_backbone(
         CheckpointFileError: The file cannot be read, holds no ResNet, or weights that
             no working network has.
     """
-    tensors, record = read_weights(path, trust)
-    if prefix is None:
-        prefix = find_prefix(_OF_A_RESNET, tensors, encoder, path)
+    weights = read_weights(path, trust)
+    found = prefix
+    if found is None:
+        found = find_prefix(_OF_A_RESNET, weights, encoder)
     parts = re.compile(r"(conv1|bn1|stem|layer\d)\.")
-    state = {n: v for n, v in below(tensors, prefix).items() if parts.match(n)}
-    if "layer1.0.conv1.weight" not in state:
-        likely = best_prefix(_OF_A_RESNET, tensors, encoder)
+    state = {n: v for n, v in below(weights.tensors, found).items() if parts.match(n)}
+    if _OF_A_RESNET[-1] not in state:
+        likely = best_prefix(_OF_A_RESNET, weights.tensors, encoder)
         hint = "" if likely is None else f" The likely prefix is '{likely}'."
         raise CheckpointFileError(
-            f"{path} holds no ResNet below '{prefix}'; its names begin: "
-            f"{some(tensors)}.{hint}"
+            f"{path} holds no ResNet below '{found}'; its names begin: "
+            f"{some(weights.tensors)}.{hint}"
         )
-    check_values({prefix + name: value for name, value in state.items()}, path)
-    return state, prefix, record
+    check_values(state, path, prefix=found)
+    return state, found, weights.record
 
 
 def check_source(path: str | Path, encoder: str = "query") -> None:
@@ -265,11 +200,10 @@ def check_source(path: str | Path, encoder: str = "query") -> None:
         CheckpointFileError: The file cannot be read, or its ResNet holds weights that
             no working network has.
     """
-    tensors, _ = read_weights(path)
+    tensors = read_weights(path).tensors
     prefix = best_prefix(_OF_A_RESNET, tensors, encoder)
     if prefix is not None:
-        parts = {n: v for n, v in tensors.items() if n.startswith(prefix)}
-        check_values(parts, path)
+        check_values(below(tensors, prefix), path, prefix=prefix)
 
 
 def fingerprint(tensors: nn.Module | Mapping[str, Tensor]) -> str:
@@ -286,16 +220,10 @@ def fingerprint(tensors: nn.Module | Mapping[str, Tensor]) -> str:
 def handovers(model: nn.Module) -> dict[str, Handover]:
     """Name of each submodule that took pretrained weights, and what it took."""
     found = {}
-    for name, module in unwrapped(model).named_modules():
+    for name, module in unwrap(model).named_modules():
         if isinstance(handover := getattr(module, "handover", None), Handover):
             found[name] = handover
     return found
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model below a DDP wrapper."""
-    inner: Any = unwrap(model)
-    return inner
 
 
 def _keep(module: nn.Module, absent: Sequence[str]) -> None:
@@ -308,6 +236,6 @@ def _keep(module: nn.Module, absent: Sequence[str]) -> None:
         if name not in absent:
             for part in child.modules():
                 if isinstance(part, BaseModule):
-                    part._is_init = True
+                    compat.keep_initialised(part)
     if getattr(module, "zero_init_residual", False):
         module.zero_init_residual = False  # type: ignore[assignment]

@@ -40,34 +40,30 @@ class CheckLabels:
 
     def __call__(self, results: dict) -> dict:
         """Look at every pixel of a label map."""
-        labels = results.get("gt_seg_map")
-        shape = results.get("ori_shape")
-        if labels is not None and shape is not None and labels.shape != shape[:2]:
-            raise LabelRangeError(
-                f"The label map '{results.get('seg_map_path')}' is {_sides(labels)} "
-                f"large, but its image '{results.get('img_path')}' {shape[1]} x "
-                f"{shape[0]}. A label map has one number for each pixel of its image."
-            )
-        if labels is None or not labels.size or labels.max() < self.num_classes:
+        labels, shape = results.get("gt_seg_map"), results.get("ori_shape")
+        if labels is None:
             return results
-        wrong = (labels >= self.num_classes) & (labels != self.ignore_index)
-        if wrong.any():
-            found = np.unique(labels[wrong]).tolist()
-            reduced = results.get("reduce_zero_label")
+        file = f"The label map '{results.get('seg_map_path')}'"
+        if shape is not None and labels.shape != shape[:2]:
+            sides = [*labels.shape[1::-1], *labels.shape[2:]]
             raise LabelRangeError(
-                f"The label map '{results.get('seg_map_path')}' holds the labels "
-                f"{', '.join(map(str, found[:8]))}"
-                f"{' after reduce_zero_label' if reduced else ''}, but "
-                f"{self.num_classes} classes have the numbers 0 to "
+                f"{file} is {' x '.join(map(str, sides))} large, but its image "
+                f"'{results.get('img_path')}' {shape[1]} x {shape[0]}. A label map has "
+                "one number for each pixel of its image."
+            )
+        if not labels.size or labels.max() < self.num_classes:
+            return results  # as nearly all
+        wrong = (labels >= self.num_classes) & (labels != self.ignore_index)
+        if found := np.unique(labels[wrong]).tolist():
+            reduced = results.get("reduce_zero_label")
+            when = " after reduce_zero_label" if reduced else ""
+            raise LabelRangeError(
+                f"{file} holds the labels {', '.join(map(str, found[:8]))}{when}, "
+                f"but {self.num_classes} classes have the numbers 0 to "
                 f"{self.num_classes - 1} and {self.ignore_index} is ignored. Correct "
                 "it, or `classes`."
             )
         return results
-
-
-def _sides(labels: np.ndarray) -> str:
-    sides = [*labels.shape[1::-1], *labels.shape[2:]]
-    return " x ".join(map(str, sides))
 
 
 def guard_labels(cfg: Any) -> None:
@@ -94,9 +90,7 @@ def _insert(node: Any, step: dict) -> None:
     elif isinstance(node, list):
         types = [n.get("type") if isinstance(n, dict) else None for n in node]
         for i in reversed(range(len(node))):
-            name = getattr(types[i], "__name__", types[i])
-            loads = str(name).rpartition(".")[2] == "LoadAnnotations"
-            if loads and types[i + 1 : i + 2] != [step["type"]]:
+            _insert(node[i], step)
+            name = str(getattr(types[i], "__name__", types[i])).rpartition(".")[2]
+            if name == "LoadAnnotations" and types[i + 1 : i + 2] != [step["type"]]:
                 node.insert(i + 1, dict(step))
-            else:
-                _insert(node[i], step)

@@ -20,7 +20,9 @@ import torch
 import torchvision  # its import registers torch.ops.torchvision
 from mmengine.registry import Registry
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import logsigmoid
+
+from mmssl_ext.compat import roi_align_backward as _gradient
 
 NAME = "mmcv._ext"
 
@@ -117,27 +119,12 @@ def roi_align_forward(
     output: Tensor,
     argmax_y: Tensor,
     argmax_x: Tensor,
-    *,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    **options: Any,
 ) -> None:
     """RoIAlign by averaging: N x C x H x W and n x 5 to n x C x height x width."""
-    _check_pool_mode(pool_mode)
-    output.copy_(
-        torch.ops.torchvision.roi_align(
-            _wide(input),
-            _wide(rois),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            sampling_ratio,
-            aligned,
-        )
-    )
+    bins, grid = _geometry(**options)
+    roi_align = torch.ops.torchvision.roi_align
+    output.copy_(roi_align(_wide(input), _wide(rois), *bins, *grid))
 
 
 def roi_align_backward(
@@ -146,6 +133,15 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
+    **options: Any,
+) -> None:
+    """Gradient of :func:`roi_align_forward` with respect to its input."""
+    bins, grid = _geometry(**options)
+    shape = grad_input.shape
+    grad_input.copy_(_gradient(_wide(grad_output), _wide(rois), *bins, *shape, *grid))
+
+
+def _geometry(
     *,
     aligned_height: int,
     aligned_width: int,
@@ -153,21 +149,13 @@ def roi_align_backward(
     sampling_ratio: int,
     pool_mode: int,
     aligned: bool,
-) -> None:
-    """Gradient of :func:`roi_align_forward` with respect to its input."""
-    _check_pool_mode(pool_mode)
-    grad_input.copy_(
-        torch.ops.torchvision._roi_align_backward(
-            _wide(grad_output),
-            _wide(rois),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            *grad_input.shape,
-            sampling_ratio,
-            aligned,
+) -> tuple[tuple, tuple]:
+    if pool_mode != 1:
+        raise NotImplementedError(
+            "RoIAlign with pool_mode='max' needs mmcv's compiled ops; without them "
+            "only 'avg' is there."
         )
-    )
+    return (spatial_scale, aligned_height, aligned_width), (sampling_ratio, aligned)
 
 
 def sigmoid_focal_loss_forward(
@@ -189,11 +177,15 @@ def sigmoid_focal_loss_forward(
         gamma: Focusing exponent.
         alpha: Weight of the positives.
     """
-    p = input.sigmoid()
-    hit = alpha * (1 - p) ** gamma * F.logsigmoid(input)
-    miss = (1 - alpha) * p**gamma * F.logsigmoid(-input)
-    loss = -torch.where(_one_hot(input, target), hit, miss)
-    output.copy_(loss * _row_weight(weight, target))
+    yes, no = logsigmoid(input), logsigmoid(-input)  # log p and log (1 - p)
+    hit = alpha * torch.exp(gamma * no) * yes
+    miss = (1 - alpha) * torch.exp(gamma * yes) * no
+    one_hot = target[:, None] == torch.arange(input.shape[1], device=input.device)
+    loss = -torch.where(one_hot, hit, miss)
+    if weight.numel():
+        # mmcv's kernel reads past the end of ``weight`` for the background.
+        loss = loss * torch.cat([weight, weight.new_ones(1)])[target][:, None]
+    output.copy_(loss)
 
 
 def sigmoid_focal_loss_backward(
@@ -206,28 +198,8 @@ def sigmoid_focal_loss_backward(
     alpha: float,
 ) -> None:
     """Gradient of :func:`sigmoid_focal_loss_forward` with respect to the logits."""
-    p = input.sigmoid()
-    hit = alpha * (1 - p) ** gamma * (1 - p - gamma * p * F.logsigmoid(input))
-    miss = (1 - alpha) * p**gamma * (gamma * (1 - p) * F.logsigmoid(-input) - p)
-    gradient = -torch.where(_one_hot(input, target), hit, miss)
-    grad_input.copy_(gradient * _row_weight(weight, target))
-
-
-def _one_hot(input: Tensor, target: Tensor) -> Tensor:
-    classes = torch.arange(input.shape[1], device=input.device)
-    return target[:, None] == classes
-
-
-def _row_weight(weight: Tensor, target: Tensor) -> Tensor | float:
-    """N x 1; mmcv's kernel reads past the end of ``weight`` for the background."""
-    if not weight.numel():
-        return 1.0
-    return torch.cat([weight, weight.new_ones(1)])[target][:, None]
-
-
-def _check_pool_mode(pool_mode: int) -> None:
-    if pool_mode != 1:
-        raise NotImplementedError(
-            "RoIAlign with pool_mode='max' needs mmcv's compiled ops; without them "
-            "only 'avg' is there."
-        )
+    with torch.enable_grad():
+        logits, loss = input.detach().requires_grad_(), torch.zeros_like(input)
+        options = {"gamma": gamma, "alpha": alpha}
+        sigmoid_focal_loss_forward(logits, target, weight, loss, **options)
+        grad_input.copy_(torch.autograd.grad(loss.sum(), logits)[0])

@@ -12,7 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchvision.ops import box_iou
 
 Array = NDArray[Any]
 Match = dict[str, Array]
@@ -46,7 +48,8 @@ def match_image(
     """
     overlap: Array = np.zeros((len(boxes), max(len(gt_boxes), 1)))  # n x m
     if len(gt_boxes):
-        overlap = _iou(boxes.astype(np.float64), gt_boxes.astype(np.float64))
+        one, other = (torch.from_numpy(x.astype(np.float64)) for x in (boxes, gt_boxes))
+        overlap = box_iou(one, other).nan_to_num().numpy()  # NaN of two empty boxes
         overlap *= labels[:, None] == gt_labels
     return {
         "label": labels,
@@ -111,12 +114,3 @@ def _average_precision(found: Array, num_objects: int, eleven_points: bool) -> f
     # The best precision at this recall or a higher one, times the step of recall.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(envelope[found.astype(bool)].sum() / num_objects)
-
-
-def _iou(a: Array, b: Array) -> NDArray[np.float64]:
-    """Overlap over union of n x 4 and m x 4 boxes: n x m."""
-    sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
-    inside = sides.clip(0).prod(-1)
-    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
-    union = area_a[:, None] + area_b - inside
-    return inside / np.maximum(union, np.finfo(np.float64).tiny)

@@ -18,53 +18,48 @@ from mmssl_ext.errors import CheckpointFileError
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files``: path to (content, headers); ``asked`` are the requests.
+    """Serves ``files``: path to (content, headers).
 
     Attributes:
-        heads: Whether HEAD is known.
+        asked: Paths of all requests.
+        sent: Of those with a body.
+        knows: Whether If-None-Match is answered by 304.
         cut: Bytes after which a body ends too early.
         gate: Set when bodies may be sent.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked = {}, []
-        self.heads, self.cut, self.gate = True, None, threading.Event()
+        self.files, self.asked, self.sent = {}, [], []
+        self.knows, self.cut, self.gate = True, None, threading.Event()
         self.gate.set()
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_port}"
 
-    def downloads(self):
-        return [path for command, path in self.asked if command == "GET"]
-
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, body):
+    def do_GET(self):
         server = self.server
-        server.asked.append((self.command, self.path))
+        server.asked.append(self.path)
         if self.path not in server.files:
             self.send_error(404)
             return
         content, headers = server.files[self.path]
+        asked = self.headers.get("If-None-Match")
+        if server.knows and asked and asked == headers.get("ETag"):
+            self.send_response(304)
+            self.end_headers()
+            return
         self.send_response(200)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if body:
-            server.gate.wait(10)
-            self.wfile.write(content[: server.cut])
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def do_HEAD(self):
-        if self.server.heads:
-            self.answer(body=False)
-        else:
-            self.send_error(405)
+        server.gate.wait(10)
+        server.sent.append(self.path)
+        self.wfile.write(content[: server.cut])
 
     def log_message(self, *args):
         pass
@@ -101,7 +96,7 @@ def test_the_whole_address_counts(server):
         copies = [fetch(server.url + name) for name in names]
         assert [copy.read_bytes()[0] for copy in copies] == [0, 1, 2]
         assert {copy.name for copy in copies} == {"epoch_200.pth"}
-    assert server.downloads() == list(names)  # once each
+    assert server.sent == list(names)  # once each
     assert fetch(f"{server.url}{names[0]}#part") == copies[0]
 
 
@@ -118,23 +113,19 @@ VERSIONS = {
 
 
 @pytest.mark.fault("R41")
-@pytest.mark.parametrize("heads", [True, False], ids=["HEAD", "GET"])
+@pytest.mark.parametrize("knows", [True, False], ids=["304", "200"])
 @pytest.mark.parametrize("kind", VERSIONS)
-def test_a_new_version_is_fetched(server, kind, heads):
+def test_a_new_version_is_fetched_and_the_same_is_not(server, said, kind, knows):
     first, facts, second, changed = VERSIONS[kind]
-    server.heads = heads
+    server.knows = knows
     url = server.url + "/x.pth"
     server.files["/x.pth"] = first, facts
-    assert fetch(url).read_bytes() == fetch(url).read_bytes() == first
+    assert fetch(url).read_bytes() == first
+    server.files["/x.pth"] = first[::-1], facts  # no sign of a change
+    assert fetch(url).read_bytes() == (first if facts else first[::-1])
     server.files["/x.pth"] = second, changed
     assert fetch(url).read_bytes() == second
-
-
-def test_the_same_version_is_not(server):
-    server.files["/x.pth"] = b"one", {"Last-Modified": TIME}
-    for _ in range(3):
-        fetch(server.url + "/x.pth")
-    assert server.downloads() == ["/x.pth"]
+    assert said == []
 
 
 @pytest.mark.parametrize("answer", ["404", "none"])
@@ -228,7 +219,7 @@ def test_two_at_once_download_once(server):
         copies = [pool.submit(fetch, server.url + "/x.pth") for _ in range(2)]
         threading.Timer(0.2, server.gate.set).start()
         assert {copy.result(20).stat().st_size for copy in copies} == {1000}
-    assert server.downloads() == ["/x.pth"]
+    assert server.sent == ["/x.pth"]
 
 
 def test_a_file_in_torchs_cache_counts_if_its_name_proves_it(server, tmp_path):
@@ -258,7 +249,7 @@ def test_every_rank_takes_the_bytes_of_rank_0(server, monkeypatch):
     monkeypatch.setattr(download, "broadcast_object_list", broadcast)
     assert fetch(url).read_bytes() == b"one"  # a node without the file
     assert fetch(url).read_bytes() == b"one"
-    assert server.asked == [("GET", "/x.pth")]
+    assert server.asked == ["/x.pth"]
     told[0] = hashlib.sha256(b"two").hexdigest()
     with pytest.raises(CheckpointFileError, match="changed while the ranks"):
         fetch(url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import types
@@ -15,21 +14,21 @@ from mmengine.registry import init_default_scope
 from mmpretrain.models import ResNet
 
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.engine.weights import strict
+from mmssl_ext.engine.weights.files import read_weights
 from mmssl_ext.engine.weights.record import (
     describe_backbone,
     describe_input,
     describe_weights,
     find_record,
-    input_changes,
-    structure_changes,
+    input_text,
+    structure_text,
 )
-from mmssl_ext.engine.weights.strict import load_strictly
 from mmssl_ext.errors import CheckpointFileError, ConfigError, UserError
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer import HandoverHook, PretrainedBackbone, handover, ops
 from mmssl_ext.transfer.export import export_backbone
-from mmssl_ext.transfer.handover import read_weights
 from tests.harness import config, make_runner, write_images
 from tests.transfer.support import backbone_state
 
@@ -58,6 +57,7 @@ def test_a_checkpoint_records_what_its_weights_are(tmp_path):
     assert record["input"] == {"mean": MEAN, "std": STD, "channel_order": "RGB"}
     assert record["backbone"]["type"] == type(runner.model.backbone).__name__
     assert find_record(content["meta"]) == record
+    assert record["backbone"] == describe_backbone(runner.model.backbone)
 
 
 def test_facts_of_a_resnet():
@@ -127,77 +127,93 @@ def test_old_files_have_no_record_and_are_let_pass(meta):
     record = find_record(meta)
     assert record == {"backbone": {}, "input": {}}
     model = ResNet(18, strides=(1, 2, 2, 1), **WIDTH)
-    assert structure_changes(record, describe_backbone(model)) == []
-    assert input_changes(record, {"mean": MEAN}) == []
+    assert structure_text(record, model, "file") == ""
+    assert input_text(record, ImgDataPreprocessor(MEAN, STD), "file") == ""
 
 
 def recorded(**options):
     return {"backbone": describe_backbone(ResNet(50, **options)), "input": {}}
 
 
-def test_dilation_in_place_of_a_stride_is_the_consumers_choice():
-    d8 = dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
-    for library in (mmseg, mmdet):
-        now = describe_backbone(library.models.ResNet(50, **d8))
-        assert structure_changes(recorded(), now) == []
-    assert structure_changes(recorded(**d8), describe_backbone(ResNet(50))) == []
-    c4 = mmdet.models.ResNet(50, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1),
-                             out_indices=(2,))  # fmt: skip
-    assert structure_changes(recorded(), describe_backbone(c4)) == []
-    now = describe_backbone(ResNet(50, strides=(1, 2, 1, 1)))
-    assert structure_changes(recorded(), now) == [
-        "strides (1, 2, 2, 2) in the file, (1, 2, 1, 1) here"
-    ]
+D8 = dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+C4 = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
 
 
-@pytest.mark.parametrize("library", [mmdet, mmseg])
-def test_the_libraries_backbones_of_the_same_structure_are_alike(library):
-    now = describe_backbone(library.models.ResNet(50))
-    assert structure_changes(recorded(), now) == []
+@pytest.mark.parametrize(
+    ("before", "library", "now"),
+    [
+        ({}, mmdet, {}),
+        ({}, mmseg, {}),
+        ({}, mmdet, D8),
+        ({}, mmseg, D8),
+        (D8, mmdet, {}),
+        ({}, mmdet, C4),
+    ],
+)
+def test_the_libraries_backbones_are_alike(before, library, now):
+    """Dilation in place of a stride is the consumer's choice."""
+    model = library.models.ResNet(50, **now)
+    assert structure_text(recorded(**before), model, "file") == ""
 
 
-def said(monkeypatch):
-    texts = []
-    monkeypatch.setattr(handover, "print_log", lambda text, **_: texts.append(text))
-    return texts
+def test_another_stride_without_dilation_is_told():
+    text = structure_text(recorded(), ResNet(50, strides=(1, 2, 1, 1)), "file")
+    assert "strides (1, 2, 2, 2) in the file, (1, 2, 1, 1) here." in text
 
 
 @pytest.mark.parametrize("source", ["record", "config"])
-def test_the_hand_over_says_that_strides_differ(tmp_path, monkeypatch, source):
-    texts = said(monkeypatch)
-    path = tmp_path / "a.pth"
-    if source == "record":
-        weights(path, STRIDED)
-    else:
-        weights(path, cfg=CFG.format(sign="unused"))
-    PretrainedBackbone(str(path))(ResNet(18, **WIDTH))
+def test_a_transfer_says_that_strides_differ(tmp_path, monkeypatch, source):
+    texts = []
+    monkeypatch.setattr(handover, "print_log", lambda text, **_: texts.append(text))
+    told = {"record": STRIDED} if source == "record" else {"cfg": CFG.format(sign="x")}
+    path = weights(tmp_path / "a.pth", **told)
+    loaded(path)
     assert OTHERWISE in texts[1]
     PretrainedBackbone(str(path))(ResNet(18, strides=(1, 2, 2, 1), **WIDTH))
     assert len(texts) == 3  # one line, as always
 
 
-def runner_of(backbone, preprocessor, train_loop="loop"):
-    model = torch.nn.Module()
-    model.backbone, model.data_preprocessor = backbone, preprocessor
-    logger = logging.getLogger("record_test")
-    return types.SimpleNamespace(
-        model=model, iter=0, _load_from=None, logger=logger, _train_loop=train_loop
-    )
+def verified(event, model, preprocessor, caplog, **runner):
+    """Call the hook; what it has warned of."""
+    whole, logger = torch.nn.Module(), logging.getLogger("record_test")
+    whole.backbone, whole.data_preprocessor = model, preprocessor
+    facts = dict(iter=0, _load_from=None, _train_loop="loop", logger=logger, **runner)
+    if event == "before_test":
+        facts["_train_loop"] = None
+    with caplog.at_level("WARNING", "record_test"):
+        caplog.clear()
+        getattr(HandoverHook(), event)(types.SimpleNamespace(model=whole, **facts))
+    return caplog.text
 
 
-def test_a_classifier_is_not_measured_on_other_features(tmp_path):
+def test_a_style_that_the_file_records_counts(tmp_path):
+    """Else ``style`` says it, which is pytorch unless it is given."""
+    state = {f"backbone.{n}": v for n, v in backbone_state(50).items()}
+    meta = {"weights": {"backbone": {"style": "caffe"}, "input": {}}}
+    torch.save({"state_dict": state, "meta": meta}, tmp_path / "a.pth")
+    load = PretrainedBackbone(str(tmp_path / "a.pth"))
+    load(mmdet.models.ResNet(50, style="caffe", **WIDTH))
+    with pytest.raises(CheckpointFileError, match="set style='caffe' in the model"):
+        load(mmdet.models.ResNet(50, style="pytorch", **WIDTH))
+
+
+def test_a_classifier_is_not_measured_on_other_features(tmp_path, caplog):
     """Frozen features; a backbone that is trained may adapt."""
-    path = weights(tmp_path / "a.pth", STRIDED)
+    model = loaded(weights(tmp_path / "a.pth", STRIDED))
+    plain = types.SimpleNamespace()
+    verified("before_train", model, plain, caplog)
+    frozen = pytest.raises(ConfigError, match=r"backbone is frozen.*\(1, 2, 2, 1\) in")
+    with frozen:
+        verified("before_test", model, plain, caplog)
+    model.requires_grad_(False)
+    with frozen:
+        verified("before_train", model, plain, caplog)
+
+
+def loaded(path):
     model = ResNet(18, **WIDTH)
     PretrainedBackbone(str(path))(model)
-    hook, plain = HandoverHook(), types.SimpleNamespace()
-    hook.before_train(runner_of(model, plain))
-    with pytest.raises(ConfigError, match=r"frozen backbone would.*\(1, 2, 2, 1\) in"):
-        hook.before_test(runner_of(model, plain, None))
-    for parameter in model.parameters():
-        parameter.requires_grad = False
-    with pytest.raises(ConfigError, match="frozen backbone would compute other"):
-        hook.before_train(runner_of(model, plain))
+    return model
 
 
 def preprocessor(mean=MEAN, std=STD, swaps=True):
@@ -208,68 +224,47 @@ def preprocessor(mean=MEAN, std=STD, swaps=True):
     )
 
 
-INPUTS = {
-    "alike": (preprocessor(), None),
-    "mean": (
-        preprocessor(mean=[0.0, 0.0, 0.0]),
-        "mean [123.675, 116.28, 103.53] in the file, [0, 0, 0] here",
-    ),
-    "std": (
-        preprocessor(std=[1.0, 1.0, 1.0]),
-        "std [58.395, 57.12, 57.375] in the file, [1, 1, 1] here",
-    ),
-    "order": (preprocessor(swaps=False), "channels RGB in the file, BGR here"),
-}
+RGB = {"mean": MEAN, "std": STD, "channel_order": "RGB"}
+BGR = {"mean": MEAN[::-1], "std": STD[::-1], "channel_order": "BGR"}
 
 
-@pytest.mark.parametrize("kind", INPUTS)
-def test_images_prepared_otherwise_are_warned_of(tmp_path, caplog, kind):
-    now, text = INPUTS[kind]
-    record = {"mean": MEAN, "std": STD, "channel_order": "RGB"}
+@pytest.mark.parametrize(
+    ("record", "now", "text"),
+    [
+        (RGB, {}, ""),
+        (RGB, {"mean": [0.0] * 3}, f"mean {MEAN} in the file, [0, 0, 0] here"),
+        (RGB, {"std": [1.0] * 3}, f"std {STD} in the file, [1, 1, 1] here"),
+        (RGB, {"swaps": False}, "channels RGB in the file, BGR here"),
+        (BGR, {"mean": MEAN[::-1], "std": STD[::-1], "swaps": False}, ""),
+        (BGR, {}, "channels BGR in the file, RGB here"),
+    ],
+)
+def test_images_prepared_otherwise_are_warned_of(tmp_path, caplog, record, now, text):
     path = weights(tmp_path / "a.pth", {"backbone": {}, "input": record})
-    model = ResNet(18, **WIDTH)
-    PretrainedBackbone(str(path))(model)
-    with caplog.at_level("WARNING", "record_test"):
-        HandoverHook().before_train(runner_of(model, now))
-    if text is None:
-        assert caplog.text == ""
-    else:
-        assert text in caplog.text and "model.data_preprocessor" in caplog.text
+    said = verified("before_train", loaded(path), preprocessor(**now), caplog)
+    assert text in said if text else said == ""
+    assert ("model.data_preprocessor" in said) == bool(text)
 
 
 def test_images_that_nothing_normalises_are_warned_of(tmp_path, caplog):
     """A preprocessor without mean passes 0 to 255 on, unless the pipeline does it."""
-    record = {"mean": MEAN, "std": STD, "channel_order": "RGB"}
-    path = weights(tmp_path / "a.pth", {"backbone": {}, "input": record})
-    model = ResNet(18, **WIDTH)
-    PretrainedBackbone(str(path))(model)
-    runner = runner_of(model, ImgDataPreprocessor())
-    with caplog.at_level("WARNING", "record_test"):
-        pipeline = [dict(type="Normalize", mean=MEAN, std=STD)]
-        runner.cfg = {"train_dataloader": {"dataset": {"pipeline": pipeline}}}
-        HandoverHook().before_train(runner)
-        assert caplog.text == ""
-        runner.cfg = {"train_dataloader": {"dataset": {"pipeline": []}}}
-        HandoverHook().before_train(runner)
-    assert "neither model.data_preprocessor has a mean" in caplog.text
+    model = loaded(weights(tmp_path / "a.pth", {"backbone": {}, "input": RGB}))
+    said = [
+        verified(
+            "before_train",
+            model,
+            ImgDataPreprocessor(),
+            caplog,
+            cfg={"train_dataloader": {"dataset": {"pipeline": pipeline}}},
+        )
+        for pipeline in ([dict(type="Normalize", mean=MEAN, std=STD)], [])
+    ]
+    assert said[0] == "" and "neither model.data_preprocessor has a mean" in said[1]
 
 
 def test_one_mean_stands_for_three_channels():
     facts = describe_input(ImgDataPreprocessor([127.5], [127.5]))
     assert (facts["mean"], facts["std"]) == ([127.5] * 3, [127.5] * 3)
-
-
-def test_weights_of_bgr_images_want_bgr(tmp_path, caplog):
-    record = {"mean": MEAN[::-1], "std": STD[::-1], "channel_order": "BGR"}
-    path = weights(tmp_path / "a.pth", {"backbone": {}, "input": record})
-    model = ResNet(18, **WIDTH)
-    PretrainedBackbone(str(path))(model)
-    with caplog.at_level("WARNING", "record_test"):
-        now = preprocessor(MEAN[::-1], STD[::-1], swaps=False)
-        HandoverHook().before_train(runner_of(model, now))
-        assert caplog.text == ""
-        HandoverHook().before_train(runner_of(model, preprocessor()))
-    assert "channels BGR in the file, RGB here" in caplog.text
 
 
 def test_the_transfer_configs_are_alike_with_the_pretraining():
@@ -286,32 +281,27 @@ def test_the_transfer_configs_are_alike_with_the_pretraining():
             ("mmdet", mmdet) if name.startswith("detection") else ("mmseg", mmseg)
         )
         init_default_scope(scope)
-        now = describe_backbone(library.registry.MODELS.build(cfg.model.backbone))
-        assert structure_changes(record, now) == []
+        now = library.registry.MODELS.build(cfg.model.backbone)
+        assert structure_text(record, now, name) == ""
         images = library.registry.MODELS.build(cfg.model.data_preprocessor)
-        assert input_changes(record, describe_input(images)) == []
+        assert input_text(record, images, name) == ""
 
 
-STRUCTURES = {
-    "strides": ({"strides": [1, 2, 2, 1]}, "strides (1, 2, 2, 1)"),
-    "dilations": ({"dilations": [1, 1, 2, 4]}, "dilations"),
-    "style": ({"style": "caffe"}, "bottlenecks of caffe style"),
-    "stem": (
-        {"stem": "7x7, stride 1, no pooling"},
-        "a stem of 7x7, stride 1, no pooling",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", STRUCTURES)
-@pytest.mark.parametrize("layout", ["torchvision", "timm", "detectron2"])
-def test_no_export_to_a_library_without_that_structure(tmp_path, kind, layout):
-    facts, text = STRUCTURES[kind]
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"strides": [1, 2, 2, 1]}, "strides (1, 2, 2, 1)"),
+        ({"dilations": [1, 1, 2, 4]}, "dilations"),
+        ({"style": "caffe"}, "bottlenecks of caffe style"),
+        ({"stem": "3x3, stride 1, no pooling"}, "a stem of 3x3, stride 1, no pooling"),
+    ],
+)
+def test_no_export_to_a_library_without_that_structure(tmp_path, facts, text):
     path = weights(tmp_path / "a.pth", {"backbone": facts, "input": {}})
-    with pytest.raises(
-        UserError, match=re.escape(f"{text}; in the ResNet of {layout}")
-    ):
-        export_backbone(path, tmp_path / "out", [layout])
+    for layout in ("torchvision", "timm", "detectron2"):
+        said = re.escape(f"{text}; in the ResNet of {layout}")
+        with pytest.raises(UserError, match=said):
+            export_backbone(path, tmp_path / "out", ["mm", layout])
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -322,37 +312,25 @@ def test_a_stem_is_known_by_its_tensors_too(tmp_path):
         export_backbone(tmp_path / "a.pth", tmp_path / "out", ["timm"])
 
 
-@pytest.mark.parametrize("layout", ["mm", "safetensors"])
-def test_an_export_takes_the_record_along(tmp_path, monkeypatch, layout):
-    path = weights(tmp_path / "a.pth", STRIDED)
-    file = export_backbone(path, tmp_path / "out", [layout])[layout]
-    assert read_weights(file)[1] == STRIDED
-    texts = said(monkeypatch)
-    PretrainedBackbone(str(file))(ResNet(18, **WIDTH))
-    assert OTHERWISE in texts[1]
-
-
-def test_detectron2s_file_takes_it_along(tmp_path):
-    record = {"backbone": {"strides": [1, 2, 2, 2]}, "input": {"mean": MEAN}}
+@pytest.mark.parametrize("layout", ["mm", "safetensors", "detectron2"])
+def test_an_export_takes_the_record_along(tmp_path, layout):
+    strides = [1, 2, 2, 2] if layout == "detectron2" else [1, 2, 2, 1]
+    record = {"backbone": {"strides": strides}, "input": {"mean": MEAN}}
     path = weights(tmp_path / "a.pth", record)
-    file = export_backbone(path, tmp_path / "out", ["detectron2"])["detectron2"]
-    assert read_weights(file)[1] == record
-    author = load_checkpoint_file(file)["__author__"]
-    assert json.loads(author)["weights"] == record
+    file = export_backbone(path, tmp_path / "out", [layout])[layout]
+    assert read_weights(file).record == record
 
 
 def test_an_evaluation_refuses_other_strides_and_warns_of_the_images(
     tmp_path, monkeypatch
 ):
-    from mmssl_ext.run import evaluate as testing
-
     texts = []
-    monkeypatch.setattr(testing, "print_log", lambda text, *_: texts.append(text))
+    monkeypatch.setattr(strict, "print_log", lambda text, *_: texts.append(text))
     model = torch.nn.Module()
     model.backbone, model.data_preprocessor = ResNet(18, **WIDTH), preprocessor()
     path = weights(tmp_path / "a.pth", STRIDED)
     with pytest.raises(CheckpointFileError, match=r"\(1, 2, 2, 1\) in the file"):
-        load_strictly(model, path)
+        strict.load_strictly(model, path)
     record = {"backbone": {}, "input": {"mean": [1.0, 2.0, 3.0]}}
-    load_strictly(model, weights(path, record))
-    assert "mean [1, 2, 3] in the file, [123.675, 116.28, 103.53] here" in texts[0]
+    strict.load_strictly(model, weights(path, record))
+    assert f"mean [1, 2, 3] in the file, {MEAN} here" in texts[0]

@@ -165,7 +165,7 @@ def sick_file(path, change, prefix="backbone."):
 
 
 @pytest.mark.fault("R42")
-def test_the_hand_over_refuses_and_writes_nothing(tmp_path):
+def test_a_transfer_refuses_and_writes_nothing(tmp_path):
     from mmpretrain.models import ResNet
 
     path = sick_file(tmp_path / "a.pth", SICK["one NaN"][0])
@@ -221,7 +221,7 @@ def test_a_chain_looks_at_its_sources_before_the_first_stage(tmp_path):
     """Of its data it says nothing yet: there are none here."""
     sick_file(tmp_path / "bad.pth", SICK["one NaN"][0])
     (tmp_path / "chain.py").write_text(
-        'sources = dict(theirs="bad.pth")\n'
+        'sources = dict(mocov2="bad.pth")\n'
         'config = "configs/transfer/classification/linear_r50_imagenet.py"\n'
         "transfers = dict(linear=dict(config=config))\n"
     )

@@ -175,10 +175,12 @@ def test_runs_on_tiny_data(name, demo, sources, tmp_path):
         backbone = {n for n in moved if n.startswith("backbone.")}
         assert moved - backbone, "no head has moved"
         assert bool(backbone) == ("linear" not in name)
+        assert ("backbone.conv1.weight" in backbone) == bool(backbone)  # all stages
         assert runner.iter >= 1
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["metrics"]
-    assert result["handover"]
+    assert all(0 <= value <= 100 for value in result["metrics"].values())
+    assert result["handover"]["coverage"] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
-"""Our parts of a detector, the protocols of its configs, and two real runs."""
+"""Our parts of a detector, and the protocols of its configs; test_configs runs them."""
 
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmssl_ext.datasets.demo import CLASSES, make_demo
 from mmssl_ext.errors import CheckpointFileError
-from mmssl_ext.run.launch import load_config, train
+from mmssl_ext.registry import PARAM_SCHEDULERS
+from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer.detection import (
     CocoDetectionMetric,
     ResLayerExtraNorm,
@@ -31,39 +30,38 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 # --- the shared head of C4 ------------------------------------------------------------
 
 
+def shared_head(source, depth, width, **init):
+    init_default_scope("mmdet")
+    init |= dict(type="mmssl_ext.PretrainedBackbone", checkpoint=str(source))
+    return ResLayerExtraNorm(depth, width, init_cfg=init)
+
+
 @pytest.mark.parametrize(("depth", "width"), [(18, 16), (34, 64), (50, 32), (101, 64)])
 def test_extra_norm_head_takes_the_last_stage(tmp_path, depth, width):
     state = source_checkpoint(tmp_path / "source.pth", depth, width)
-    init_default_scope("mmdet")
-    init = dict(type="mmssl_ext.PretrainedBackbone", absent=("norm",))
-    init |= dict(checkpoint=str(tmp_path / "source.pth"), encoder="query")
-    head = ResLayerExtraNorm(depth, width, init_cfg=init)
+    head = shared_head(tmp_path / "source.pth", depth, width, absent=("norm",))
     head.init_weights()
-
-    source = {n: v for n, v in state.items() if n.startswith("layer4.")}
-    arrived = {n: v for n, v in head.state_dict().items() if n.startswith("layer4.")}
+    source, arrived = (
+        {n: v for n, v in s.items() if n.startswith("layer4.")}
+        for s in (state, head.state_dict())
+    )
     assert set(source) == set(arrived)
     assert all(torch.equal(source[name], arrived[name]) for name in source)
 
     channels = width * (32 if depth >= 50 else 8)
-    x = torch.randn(3, channels // 2, 14, 14)
-    y = head(x)
+    y = head(torch.randn(3, channels // 2, 14, 14))
     assert y.shape == (3, channels, 7, 7)
     # the last thing is a norm layer, not a ReLU
-    torch.testing.assert_close(
-        y.mean((0, 2, 3)), torch.zeros(channels), atol=1e-4, rtol=0
-    )
+    means, zeros = y.mean((0, 2, 3)), torch.zeros(channels)
+    torch.testing.assert_close(means, zeros, atol=1e-4, rtol=0)
     y[:, 0].square().sum().backward()
     assert head.norm.weight.grad[0] != 0 and head.norm.bias.requires_grad
 
 
 def test_without_leave_to_lack_the_norm_the_head_is_refused(tmp_path):
     source_checkpoint(tmp_path / "source.pth", 18, 16)
-    init_default_scope("mmdet")
-    init = dict(type="mmssl_ext.PretrainedBackbone", encoder="query")
-    init |= dict(checkpoint=str(tmp_path / "source.pth"))
     with pytest.raises(CheckpointFileError, match=r"norm\.weight"):
-        ResLayerExtraNorm(18, 16, init_cfg=init).init_weights()
+        shared_head(tmp_path / "source.pth", 18, 16).init_weights()
 
 
 # --- the metric -----------------------------------------------------------------------
@@ -95,11 +93,8 @@ def slow_ap(images, label, threshold, eleven_points):
     objects, found = 0, []
     for i, img in enumerate(images):
         objects += ((img["gt_labels"] == label) & ~img["difficult"]).sum()
-        for box, own, score in zip(
-            img["boxes"], img["labels"], img["scores"], strict=True
-        ):
-            if own == label:
-                found.append((score, i, box))
+        rows = zip(img["scores"], img["boxes"], img["labels"], strict=True)
+        found += [(score, i, box) for score, box, own in rows if own == label]
     if not objects:
         return float("nan")
     taken, curve, right, wrong = set(), [], 0, 0
@@ -110,22 +105,17 @@ def slow_ap(images, label, threshold, eleven_points):
                 best, where = iou(box, given), j
         if best > threshold and images[i]["difficult"][where]:
             continue
-        if best > threshold and (i, where) not in taken:
-            taken.add((i, where))
-            right += 1
-        else:
-            wrong += 1
+        hit = best > threshold and (i, where) not in taken
+        taken |= {(i, where)} if hit else set()
+        right, wrong = right + hit, wrong + (not hit)
         curve.append((right, right / (right + wrong)))
+
+    def reached(recall):  # the best precision where so many objects are found
+        return max((p for hits, p in curve if hits >= recall), default=0.0)
+
     if eleven_points:
-        best = [
-            max((p for r, p in curve if 10 * r >= t * objects), default=0.0)
-            for t in range(11)
-        ]
-        return sum(best) / 11
-    area = 0.0
-    for r in range(1, objects + 1):
-        area += max((p for hits, p in curve if hits >= r), default=0.0) / objects
-    return area
+        return sum(reached(t * objects / 10) for t in range(11)) / 11
+    return sum(reached(r) for r in range(1, objects + 1)) / objects
 
 
 @pytest.mark.parametrize("eleven_points", [True, False])
@@ -288,24 +278,18 @@ def test_voc_boxes_are_continuous_and_difficult_objects_train(tmp_path):
         file = tmp_path / f"VOC2007/Annotations/{image_id}.xml"
         file.write_text(f"<annotation>{size}{objects}</annotation>")
     (tmp_path / "list.txt").write_text("a\nb\n")
+    root = dict(data_root=str(tmp_path), data_prefix=dict(sub_data_root="VOC2007/"))
+    root |= dict(ann_file="list.txt", filter_cfg=dict(filter_empty_gt=True))
 
-    def load(**options):
-        return VOCDetectionDataset(
-            data_root=str(tmp_path),
-            ann_file="list.txt",
-            data_prefix=dict(sub_data_root="VOC2007/"),
-            filter_cfg=dict(filter_empty_gt=True),
-            **options,
-        )
-
-    training, test = load(), load(test_mode=True)
+    training = VOCDetectionDataset(**root)
+    test = VOCDetectionDataset(**root, test_mode=True)
     assert (len(training), len(test)) == (1, 2)  # empty images are for the test only
     for data, flags in ((training, [0, 0]), (test, [0, 1])):
         instances = data.get_data_info(0)["instances"]
         assert [i["bbox"] for i in instances] == [[0, 2, 40, 20]] * 2
         assert [i["ignore_flag"] for i in instances] == flags
     assert test.get_data_info(0)["img_path"].endswith("/JPEGImages/a.jpg")
-    images = load(img_suffix=".png").get_data_info(0)["img_path"]
+    images = VOCDetectionDataset(**root, img_suffix=".png").get_data_info(0)["img_path"]
     assert images == str(tmp_path / "VOC2007/JPEGImages/a.png")
 
 
@@ -314,15 +298,11 @@ def test_voc_boxes_are_continuous_and_difficult_objects_train(tmp_path):
 
 def lr_at(cfg, iterations):
     """Learning rates of a schedule, by mmengine's own schedulers."""
-    from mmengine.optim.scheduler import LinearLR, MultiStepLR
-
-    kinds = dict(LinearLR=LinearLR, MultiStepLR=MultiStepLR)
-    optimizer = torch.optim.SGD(
-        [torch.zeros(1, requires_grad=True)], lr=cfg.optim_wrapper.optimizer.lr
-    )
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=cfg.optim_wrapper.optimizer.lr)
+    made = dict(optimizer=optimizer)
     schedulers = [
-        kinds[s["type"]](optimizer, **{k: v for k, v in s.items() if k != "type"})
-        for s in cfg.param_scheduler
+        PARAM_SCHEDULERS.build(s, default_args=made) for s in cfg.param_scheduler
     ]
     rates = {}
     for iteration in range(max(iterations) + 1):
@@ -412,25 +392,15 @@ def test_voc_layouts_of_other_years_and_classes_by_options_alone():
     lists = [d.ann_file for d in cfg.train_dataloader.dataset.datasets]
     assert lists == [f"VOC20{y}/ImageSets/Main/trainval.txt" for y in ("07", "12")]
     assert cfg.model.roi_head.bbox_head.num_classes == 20
-    options = dict(
-        classes=("RBC", "WBC", "Platelets"),
-        train_splits=(("VOC2007", "train"),),
-        test_split=("VOC2007", "val"),
-        max_iters=240,
-        data_root="cells",
-        short_sides=(320,),
-        test_size=300,
-        max_size=640,
-        depth=18,
-        base_channels=32,
-    )
-    cfg = load_config(path, options)
+    classes = ("RBC", "WBC", "Platelets")
+    options = dict(classes=classes, data_root="cells", max_iters=240)
+    options |= dict(train_splits=(("VOC2007", "train"),), test_split=("VOC2007", "val"))
+    options |= dict(short_sides=(320,), test_size=300, max_size=640)
+    cfg = load_config(path, options | dict(depth=18, base_channels=32))
     [data] = cfg.train_dataloader.dataset.datasets
-    assert (data.ann_file, data.data_root) == (
-        "VOC2007/ImageSets/Main/train.txt",
-        "cells",
-    )
-    assert data.metainfo.classes == options["classes"]
+    assert data.ann_file == "VOC2007/ImageSets/Main/train.txt"
+    assert data.data_root == "cells"
+    assert data.metainfo.classes == classes
     assert len(data.metainfo.palette) == 3
     assert cfg.val_dataloader.dataset.ann_file == "VOC2007/ImageSets/Main/val.txt"
     assert cfg.model.roi_head.bbox_head.num_classes == 3
@@ -466,56 +436,3 @@ def test_c4_has_the_settings_of_detectron2(name):
     sampler = model.train_cfg.rcnn.sampler
     assert (sampler.num, sampler.pos_fraction) == (512, 0.25)
     assert model.roi_head.shared_head.init_cfg.absent == ("norm",)
-
-
-# --- real runs ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    out = tmp_path_factory.mktemp("data") / "demo"
-    return make_demo(out, train=8, test=4, size=64, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("name", "root", "metrics"),
-    [
-        ("faster_rcnn_r50_fpn_voc0712", "VOCdevkit", ["AP", "AP50", "AP75"]),
-        ("mask_rcnn_r50_fpn_coco_1x", "coco", ["box AP", "mask AP", "mask AP75"]),
-    ],
-)
-def test_a_run_from_checkpoint_to_result(tmp_path, demo, name, root, metrics, log):
-    source = tmp_path / "source.pth"
-    source_checkpoint(source, 18, 16)
-    options = dict(
-        checkpoint=str(source),
-        depth=18,
-        base_channels=16,
-        fpn_channels=32,
-        fc_channels=32,
-        classes=tuple(CLASSES),
-        data_root=str(demo / root),
-        short_sides=(64, 80),
-        test_size=64,
-        max_size=96,
-        num_workers=0,
-        max_iters=2,
-    )
-    if "voc" in name:
-        options["train_splits"] = (("VOC2007", "trainval"),)
-    log.set_level(logging.INFO)
-    train(FOLDER / f"{name}.py", options, work_dir=str(tmp_path / "run"))
-    result = json.loads((tmp_path / "run/result.json").read_text())
-    assert set(metrics) <= set(result["metrics"])
-    assert all(0 <= value <= 100 for value in result["metrics"].values())
-    assert result["iterations"] == 2
-    assert result["handover"]["coverage"] == 1
-    state = torch.load(tmp_path / "run/iter_2.pth", weights_only=True)["state_dict"]
-    before = torch.load(source, weights_only=True)["state_dict"]
-    moved = {
-        name
-        for name, value in before.items()
-        if name.startswith("backbone.") and not torch.equal(value, state[name])
-    }
-    assert "backbone.conv1.weight" in moved  # all stages learn
-    assert "backbone.bn1.running_mean" in moved

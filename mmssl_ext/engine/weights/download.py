@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from http import HTTPStatus
 from http.client import HTTPException
 from logging import WARNING
 from pathlib import Path
 from ssl import SSLError
 from typing import Any, NamedTuple
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 from urllib.parse import quote, unquote, urldefrag, urlparse
 from urllib.request import Request, url2pathname, urlopen
 
@@ -23,10 +23,9 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.logging import print_log
 
 from mmssl_ext.errors import CheckpointFileError
-from mmssl_ext.files import flush, sha256, write_text
+from mmssl_ext.files import drafted, sha256, write_text
 
 _PATIENCE = 30.0  # seconds that a server may be silent
-_NO_HEAD = (400, 401, 403, 405, 501)  # answers of servers that know only GET
 _RECORD = ".source.json"
 _IN_URLS = "%/:?#[]@!$&'()*+,;=~"  # what need not be escaped, or is already
 # How an answer begins that is no file of weights.
@@ -36,16 +35,19 @@ _PAGES = {
     b"<?xml": "an XML document",
     b"version https://git-lfs": "a pointer of Git LFS",
 }
+_NO_WEIGHTS = (
+    "{} leads to {}, not to a file of weights. Give the address by which the file "
+    "itself is downloaded, or download it and give the path of the file."
+)
 # What a server says of the version of a file; the first group that it gives counts.
 _VERSIONS = (("etag",), ("last-modified", "content-length"))
-
-
 _OF_THE_NET = (URLError, HTTPException, SSLError, TimeoutError, ConnectionError)
 
 
 class _Copy(NamedTuple):
     path: Path
     sha256: str
+    version: dict[str, str] | None = None
 
 
 def local_path(path: str | Path) -> Path:
@@ -92,10 +94,9 @@ def fetch(url: str) -> Path:
     broadcast_object_list(told)
     if told[0] is None:
         raise CheckpointFileError(told[1])
-    if copy is None:
-        copy = _kept(url)
-        if copy is None or copy.sha256 != told[0]:
-            copy = _current(url)
+    copy = copy or _kept(url)
+    if copy is None or copy.sha256 != told[0]:
+        copy = _current(url)
     if copy.sha256 != told[0]:
         raise CheckpointFileError(
             f"{url} has changed while the ranks downloaded it: rank {get_rank()} has "
@@ -113,10 +114,7 @@ def _current(url: str) -> _Copy:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)  # else only what lies there can serve
         with FileLock(folder / ".lock") if writable else contextlib.nullcontext():
-            kept = _kept(url)
-            if kept is not None and _serves(url, folder, kept):
-                return kept
-            return _download(url, folder)
+            return _asked(url, folder, _kept(url))
     except _OF_THE_NET as error:
         raise CheckpointFileError(
             f"{url} could not be downloaded: {error}. Download it on another machine "
@@ -129,40 +127,46 @@ def _current(url: str) -> _Copy:
         ) from error
 
 
-def _serves(url: str, folder: Path, kept: _Copy) -> bool:
-    """Whether a copy is what the server has; also where that cannot be known."""
-    try:
-        return _is_current(url, folder)
+def _asked(url: str, folder: Path, kept: _Copy | None) -> _Copy:
+    """Ask the server once: its answer is read where it has not the copy's version."""
+    headers = {"User-Agent": "mmssl_ext", "Accept-Encoding": "identity"}
+    if kept and kept.version and "etag" in kept.version:
+        headers["If-None-Match"] = kept.version["etag"]
+    try:  # blanks and letters beyond ASCII are escaped
+        request = Request(quote(url, _IN_URLS), headers=headers)
+        answer = urlopen(request, timeout=_PATIENCE)
     except _OF_THE_NET as error:
-        print_log(
-            f"{url} could not be asked for its version ({error}); the copy of an "
-            f"earlier download serves: {kept.path}.",
-            "current",
-            WARNING,
-        )
-        return True
-
-
-def _is_current(url: str, folder: Path) -> bool:
-    """Whether the server's version is that of the copy."""
-    record = _read_record(folder)
-    with _opened(url, "HEAD") as answer:
+        if kept is None:
+            raise
+        if getattr(error, "code", None) != HTTPStatus.NOT_MODIFIED:
+            print_log(
+                f"{url} could not be asked for its version ({error}); the copy of an "
+                f"earlier download serves: {kept.path}.",
+                "current",
+                WARNING,
+            )
+        return kept
+    with answer:
         version = _version(answer)
-    return version is not None and record.get("version") == version
+        if kept and version and kept.version == version:
+            return kept
+        return _received(url, folder, answer, version)
 
 
-def _download(url: str, folder: Path) -> _Copy:
-    path = folder / _name(url)
-    draft = folder / f".{path.name}.{os.getpid()}.tmp"
+def _received(url: str, folder: Path, answer: Any, version: Any) -> _Copy:
+    """Write down an answer, whole or not at all."""
+    if coding := answer.headers.get("content-encoding"):
+        raise HTTPException(f"the server encodes it ({coding})")
+    path, record = folder / _name(url), folder / _RECORD
+    expected = answer.headers.get("content-length") or ""
     digest, size = hashlib.sha256(), 0
-    try:
-        with _opened(url, "GET") as answer, draft.open("wb") as file:
-            version = _version(answer)
-            expected = answer.headers.get("content-length") or ""
-            if coding := answer.headers.get("content-encoding"):
-                raise HTTPException(f"the server encodes it ({coding})")
+    with drafted(path, durable=True) as draft:
+        with draft.open("wb") as file:
             while block := answer.read(1 << 20):
-                _check_beginning(url, block if not size else b"")
+                beginning = block[:200].lstrip().lower() if not size else b""
+                for known, what in _PAGES.items():
+                    if beginning.startswith(known):
+                        raise CheckpointFileError(_NO_WEIGHTS.format(url, what))
                 file.write(block)
                 digest.update(block)
                 size += len(block)
@@ -170,44 +174,10 @@ def _download(url: str, folder: Path) -> _Copy:
             raise HTTPException(f"broke off after {size} of {expected} bytes")
         if not size:
             raise HTTPException("the server sends an empty file")
-        flush(draft)
-        # Never a record beside a file that it does not describe.
-        (folder / _RECORD).unlink(missing_ok=True)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    record = {"version": version, "sha256": digest.hexdigest(), "bytes": size}
-    write_text(folder / _RECORD, json.dumps(record), durable=True)
-    return _Copy(path, digest.hexdigest())
-
-
-def _check_beginning(url: str, block: bytes) -> None:
-    beginning = block[:200].lstrip().lower()
-    for known, what in _PAGES.items():
-        if beginning.startswith(known):
-            raise CheckpointFileError(
-                f"{url} leads to {what}, not to a file of weights. Give the address "
-                "by which the file itself is downloaded, or download it and give the "
-                "path of the file."
-            )
-
-
-@contextlib.contextmanager
-def _opened(url: str, method: str) -> Iterator[Any]:
-    """Ask the server; where it does not know HEAD, by a GET whose body is not read."""
-    headers = {"User-Agent": "mmssl_ext", "Accept-Encoding": "identity"}
-    url = quote(url, _IN_URLS)  # blanks and letters beyond ASCII
-    try:
-        answer = urlopen(
-            Request(url, headers=headers, method=method), timeout=_PATIENCE
-        )
-    except HTTPError as error:
-        error.close()
-        if method != "HEAD" or error.code not in _NO_HEAD:
-            raise
-        answer = urlopen(Request(url, headers=headers), timeout=_PATIENCE)
-    with answer:
-        yield answer
+        record.unlink(missing_ok=True)  # never one beside a file of another version
+    facts = {"version": version, "sha256": digest.hexdigest(), "bytes": size}
+    write_text(record, json.dumps(facts), durable=True)
+    return _Copy(path, digest.hexdigest(), version)
 
 
 def _version(answer: Any) -> dict[str, str] | None:
@@ -222,21 +192,14 @@ def _version(answer: Any) -> dict[str, str] | None:
 def _kept(url: str) -> _Copy | None:
     """The whole copy of an earlier download."""
     folder = _folder(url)
-    path, record = folder / _name(url), _read_record(folder)
-    try:
-        whole = path.stat().st_size == record.get("bytes")
-    except OSError:
-        return None
-    return _Copy(path, record["sha256"]) if whole else None
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / _name(url)
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    complete = isinstance(record, dict) and {"bytes", "sha256"} <= record.keys()
-    return record if complete else {}
+        whole = path.stat().st_size == record["bytes"]
+        copy = _Copy(path, record["sha256"], record.get("version"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return copy if whole else None
 
 
 def _of_torch(url: str) -> _Copy | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
+from mmssl_ext import compat
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
@@ -27,9 +28,9 @@ class LoadedWeightsHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Check what has been read; warn of what differs and may."""
-        if runner._resume:
+        if compat.resumes(runner):
             return
-        training = runner._train_loop is not None
-        path = str(runner._load_from or "the checkpoint")
+        training = compat.train_loop(runner) is not None
+        path = str(compat.load_from(runner) or "the checkpoint")
         for text in check_start(unwrap(runner.model), checkpoint, path, training):
             runner.logger.warning(text)

@@ -17,40 +17,44 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Mapping
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from mmssl_ext.compat import swaps_channels
 
 USUAL_STRIDES = [1, 2, 2, 2]
 USUAL_STEM = "7x7, stride 2, max pooling"
 _IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 _OURS = "MultiViewPreprocessor"  # its images are RGB
 _SAME = 1e-3  # relative difference below which mean and std are alike
+_LISTS = {"mean": float, "std": float, "strides": int, "dilations": int}
+_TEXTS = ("type", "style", "stem", "channel_order")
 
 Record = dict[str, dict[str, Any]]
 
 
 def describe_weights(model: nn.Module) -> Record:
     """The record of a model with a ``backbone``; what cannot be told is left out."""
-    backbone = getattr(model, "backbone", None)
     return {
-        "backbone": describe_backbone(backbone) if backbone is not None else {},
+        "backbone": describe_backbone(getattr(model, "backbone", None)),
         "input": describe_input(getattr(model, "data_preprocessor", None)),
     }
 
 
-def describe_backbone(module: nn.Module) -> dict[str, Any]:
+def describe_backbone(module: Any) -> dict[str, Any]:
     """Facts on a ResNet of the OpenMMLab toolboxes; of others, their type."""
+    if module is None:
+        return {}
     facts: dict[str, Any] = {"type": type(module).__name__}
-    for name in ("depth", "base_channels"):
-        if isinstance(value := getattr(module, name, None), (int, str)):
-            facts[name] = value
-    for name in ("strides", "dilations"):
+    for name in ("depth", "base_channels", "strides", "dilations"):
         value = getattr(module, name, None)
-        if isinstance(value, (tuple, list)) and all(type(x) is int for x in value):
-            facts[name] = list(value)
+        value = list(value) if isinstance(value, tuple) else value
+        if isinstance(value, (int, str, list)) and _is_fact(name, value):
+            facts[name] = value
     if (style := bottleneck_style(module)) is not None:
         facts["style"] = style
     stem = getattr(module, "conv1", None)
@@ -71,11 +75,9 @@ def describe_input(preprocessor: Any) -> dict[str, Any]:
             values = [float(f"{x:.6g}") for x in value.flatten().tolist()]
             facts[name] = values * (3 // len(values))
     if facts:
-        # mmdet's and mmseg's name; mmpretrain's may be given either by the loader.
-        names = ("_channel_conversion", "channel_conversion")
-        known = [vars(preprocessor)[n] for n in names if n in vars(preprocessor)]
-        if known or type(preprocessor).__name__ == _OURS:
-            facts["channel_order"] = "RGB" if all(known) else "BGR"
+        ours = type(preprocessor).__name__ == _OURS
+        if (swaps := ours or swaps_channels(preprocessor)) is not None:
+            facts["channel_order"] = "RGB" if swaps else "BGR"
     return facts
 
 
@@ -92,78 +94,72 @@ def bottleneck_style(module: nn.Module) -> str | None:
 
 def find_record(meta: Any) -> Record:
     """The record in a checkpoint's ``meta``, or what its config tells; else empty."""
-    record = meta.get("weights") if isinstance(meta, Mapping) else None
-    if not isinstance(record, Mapping):
-        text = meta.get("cfg") if isinstance(meta, Mapping) else None
-        record = _from_config(text) if isinstance(text, str) else {}
-    parts = {part: record.get(part) for part in ("backbone", "input")}
+    if isinstance(meta, str):  # JSON, in formats that hold text alone
+        with contextlib.suppress(ValueError):
+            meta = json.loads(meta)
+    meta = _dict(meta)
+    record = _dict(meta.get("weights")) or _from_config(meta.get("cfg"))
     return {
-        part: {n: v for n, v in found.items() if _is_fact(n, v)}
-        if isinstance(found, Mapping)
-        else {}
-        for part, found in parts.items()
+        part: {n: v for n, v in _dict(record.get(part)).items() if _is_fact(n, v)}
+        for part in ("backbone", "input")
     }
 
 
-def _is_fact(name: Any, value: Any) -> bool:
-    """Whether a value is of the kind that this module writes; files are anyone's."""
-    if name in ("mean", "std", "strides", "dilations"):
-        kinds = (int, float) if name in ("mean", "std") else (int,)
-        return isinstance(value, list) and all(type(x) in kinds for x in value)
-    if name in ("type", "style", "stem", "channel_order"):
-        return isinstance(value, str)
-    return True
-
-
-def structure_changes(record: Record, now: Mapping[str, Any]) -> list[str]:
+def structure_text(record: Record, backbone: Any, path: str | Path) -> str:
     """What differs in a backbone so that the same weights compute something else.
 
-    Args:
-        record: Of the file.
-        now: Of :func:`describe_backbone`.
-
-    Returns:
-        Phrases like ``strides (1, 2, 2, 1) in the file, (1, 2, 2, 2) here``. A stage
-        that is dilated on one side in place of its stride is no difference: so
-        segmentors use a backbone.
-    """
-    before, texts = record["backbone"], []
-    strides = [x.get("strides") or [] for x in (before, now)]
-    if _strides_differ(strides, [x.get("dilations") or [] for x in (before, now)]):
-        texts.append("strides {} in the file, {} here".format(*map(_tuple, strides)))
-    stems = before.get("stem"), now.get("stem")
-    if None not in stems and stems[0] != stems[1]:
-        texts.append(f"a stem of {stems[0]} in the file, of {stems[1]} here")
-    return texts
-
-
-def input_changes(record: Record, now: Mapping[str, Any]) -> list[str]:
-    """What differs in the images that a model gets from those of its weights' training.
+    A stage that is dilated on one side in place of its stride is no difference: so
+    segmentors use a backbone.
 
     Args:
         record: Of the weights' file.
-        now: Of :func:`describe_input`.
+        backbone: Module that takes them.
+        path: Of the file, for the message.
 
     Returns:
-        Phrases like those of :func:`structure_changes`.
+        A sentence that holds ``strides (1, 2, 2, 1) in the file, (1, 2, 2, 2) here``
+        and the like, or nothing.
     """
-    before, texts = record["input"], []
+    before, now, found = record["backbone"], describe_backbone(backbone), []
+    strides = [x.get("strides") or [] for x in (before, now)]
+    dilations = [x.get("dilations") or [] for x in (before, now)]
+    dilated = {i for x in dilations for i, dilation in enumerate(x) if dilation > 1}
+    stages = enumerate(zip(*strides))  # noqa: B905  # one side may have fewer
+    if any(one != other and i not in dilated for i, (one, other) in stages):
+        found.append("strides {} in the file, {} here".format(*map(_shown, strides)))
+    stems = before.get("stem"), now.get("stem")
+    if None not in stems and stems[0] != stems[1]:
+        found.append("a stem of {} in the file, of {} here".format(*stems))
+    if not found:
+        return ""
+    return (
+        f"The weights of {path} compute other features in this "
+        f"{type(backbone).__name__} than they were trained for: {'; '.join(found)}. "
+        "Set the options of model.backbone to those of the file."
+    )
+
+
+def input_text(record: Record, preprocessor: Any, path: str | Path) -> str:
+    """What differs in the images that a model gets from those of its weights' training.
+
+    Arguments and result are like those of :func:`structure_text`.
+    """
+    before, now, found = record["input"], describe_input(preprocessor), []
     for name in ("mean", "std"):
-        values = before.get(name), now.get(name)
-        if None not in values and not _alike(*values):
-            texts.append("{} {} in the file, {} here".format(name, *map(_list, values)))
+        sides = before.get(name), now.get(name)
+        if None not in sides and not _alike(*sides):
+            shown = (f"[{_shown(side)[1:-1]}]" for side in sides)
+            found.append("{} {} in the file, {} here".format(name, *shown))
     orders = before.get("channel_order"), now.get("channel_order")
     if None not in orders and orders[0] != orders[1]:
-        texts.append(f"channels {orders[0]} in the file, {orders[1]} here")
-    return texts
-
-
-def _strides_differ(strides: list[list[int]], dilations: list[list[int]]) -> bool:
-    for i, (before, now) in enumerate(zip(*strides)):  # noqa: B905  # fewer stages
-        dilated = any(i < len(x) and x[i] > 1 for x in dilations)
-        if before != now and not dilated:
-            return True
-    return False
+        found.append("channels {} in the file, {} here".format(*orders))
+    if not found:
+        return ""
+    return (
+        f"The weights of {path} were trained on images prepared in another way: "
+        f"{'; '.join(found)}. Set mean, std and the order of the channels of "
+        "model.data_preprocessor to those of the file."
+    )
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -173,75 +169,57 @@ def _alike(one: Any, other: Any) -> bool:
     )
 
 
-def _tuple(values: Any) -> str:
-    return f"({', '.join(map(str, values))})"
+def _shown(numbers: Any) -> str:
+    return f"({', '.join(f'{x:.6g}' for x in numbers)})"
 
 
-def _list(values: Any) -> str:
-    return f"[{', '.join(f'{x:.6g}' for x in values)}]"
+def _is_fact(name: Any, value: Any) -> bool:
+    """Whether a value is of the kind that this module writes; files are anyone's."""
+    if kind := _LISTS.get(name):
+        return isinstance(value, list) and all(type(x) in (int, kind) for x in value)
+    return isinstance(value, str) or name not in _TEXTS
 
 
-def _from_config(text: str) -> dict[str, Any]:
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _from_config(text: Any) -> Record:
     """The record as far as the text of a config tells it; nothing of it is run."""
-    try:
-        statements = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError):
-        return {}
-    names: dict[str, Any] = {
-        statement.targets[0].id: _value(statement.value)
-        for statement in statements
-        if isinstance(statement, ast.Assign)
-        and isinstance(statement.targets[0], ast.Name)
-        and statement.targets[0].id in ("model", "data_preprocessor")
-    }
-    model = names.get("model")
-    model = model if isinstance(model, dict) else {}
-    preprocessor = model.get("data_preprocessor") or names.get("data_preprocessor")
-    return {
-        "backbone": _backbone_of(model.get("backbone")),
-        "input": _input_of(preprocessor),
-    }
-
-
-def _backbone_of(config: Any) -> dict[str, Any]:
-    kind = config.get("type") if isinstance(config, dict) else None
-    if not isinstance(kind, str) or "ResNe" not in kind:
-        return {}
-    facts = {"type": kind.rpartition(".")[2], "strides": USUAL_STRIDES}
-    for name in ("strides", "dilations"):
-        value = config.get(name)
-        if isinstance(value, list) and all(type(x) is int for x in value):
-            facts[name] = value
-    return facts
-
-
-def _input_of(config: Any) -> dict[str, Any]:
-    config = config if isinstance(config, dict) else {}
-    kind = str(config.get("type") or "").rpartition(".")[2]
-    ours = kind == _OURS
-    facts: dict[str, Any] = dict(_IMAGENET) if ours else {}
-    for name in ("mean", "std"):
-        value = config.get(name)
-        numbers = isinstance(value, list) and len(value) == 3
-        if numbers and all(type(x) in (int, float) for x in value):
-            facts[name] = value
+    given: dict[str, Any] = {}
+    with contextlib.suppress(SyntaxError, ValueError, TypeError, RecursionError):
+        for statement in _PlainDicts().visit(ast.parse(text)).body:
+            if isinstance(statement, ast.Assign):
+                with contextlib.suppress(ValueError, TypeError):
+                    value = ast.literal_eval(statement.value)
+                    given[ast.unparse(statement.targets[0])] = value
+    model = _dict(given.get("model"))
+    images = model.get("data_preprocessor") or given.get("data_preprocessor")
+    backbone, images = _dict(model.get("backbone")), _dict(images)
+    record: Record = {}
+    if "ResNe" in (kind := str(backbone.get("type")).rpartition(".")[2]):
+        record["backbone"] = {"type": kind, "strides": USUAL_STRIDES}
+        record["backbone"] |= _lists(backbone, ("strides", "dilations"))
+    ours = str(images.get("type")).rpartition(".")[2] == _OURS
+    facts = (_IMAGENET if ours else {}) | _lists(images, ("mean", "std"))
     if facts:
-        turned = any(config.get(n) for n in ("to_rgb", "bgr_to_rgb"))
-        facts["channel_order"] = "RGB" if ours or turned else "BGR"
-    return facts
+        swaps = ours or any(images.get(n) for n in ("to_rgb", "bgr_to_rgb"))
+        facts["channel_order"] = "RGB" if swaps else "BGR"
+        record["input"] = facts
+    return record
 
 
-def _value(node: ast.AST) -> Any:
-    """The plain data that an expression of a dumped config stands for; None else."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        if node.func.id != "dict":
-            return None
-        return {k.arg: _value(k.value) for k in node.keywords if k.arg}
-    if isinstance(node, ast.Dict):
-        keys = [getattr(key, "value", None) for key in node.keys]
-        return dict(zip(keys, map(_value, node.values), strict=True))
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(item) for item in node.elts]
-    with contextlib.suppress(ValueError, TypeError):
-        return ast.literal_eval(node)
-    return None
+def _lists(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    found = {n: config[n] for n in names if isinstance(config.get(n), (list, tuple))}
+    return {n: list(v) for n, v in found.items() if len(v) > 1}
+
+
+class _PlainDicts(ast.NodeTransformer):
+    """Makes ``{"a": 1}`` of ``dict(a=1)``, and None of other calls."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if ast.unparse(node.func) != "dict":
+            return ast.Constant(None)
+        keys: list[ast.expr | None] = [ast.Constant(k.arg) for k in node.keywords]
+        return ast.Dict(keys, [k.value for k in node.keywords])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 _LISTED = 8  # names shown per kind
 _COUNTER = "num_batches_tracked"
+_FIXED = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -22,28 +23,20 @@ class LoadReport:
         missing: Names that the model has and the source lacks.
         unexpected: Names that the source has and the model lacks, in parts that both
             have: a sign of another architecture.
-        mismatched: Names of both sides with different shapes.
+        mismatched: Names of both sides with different shapes, and what these are.
         unused: Names in parts that only the source has, such as its head.
-        shapes: ``name: shape in the source, shape in the model`` of the mismatched.
     """
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
+    mismatched: dict[str, str]
     unused: tuple[str, ...]
-    shapes: tuple[str, ...]
 
     @property
     def total(self) -> int:
         """Number of tensors of the model."""
         return len(self.matched) + len(self.missing) + len(self.mismatched)
-
-    @property
-    def misfits(self) -> tuple[str, ...]:
-        """The mismatched that nothing adapts, as networks do position embeddings."""
-        fixed = ("weight", "bias", "running_mean", "running_var")
-        return tuple(n for n in self.mismatched if n.rpartition(".")[2] in fixed)
 
     @property
     def coverage(self) -> float:
@@ -54,6 +47,21 @@ class LoadReport:
     def complete(self) -> bool:
         """Every tensor matched and the source has nothing more in the same parts."""
         return not (self.missing or self.unexpected or self.mismatched)
+
+    @property
+    def fitting(self) -> bool:
+        """No shape contradicts, but for those that networks adapt, as ViTs do."""
+        return not [n for n in self.mismatched if n.rpartition(".")[2] in _FIXED]
+
+    @property
+    def filled(self) -> bool:
+        """Every tensor of the model gets a value; the source may have more."""
+        return bool(self.matched) and self.fitting and not self.missing
+
+    @property
+    def likely(self) -> bool:
+        """Most tensors match, and none of the rest contradicts them."""
+        return self.fitting and 2 * len(self.matched) > self.total
 
     def summary(self) -> str:
         """Return one line of counts."""
@@ -66,10 +74,11 @@ class LoadReport:
 
     def details(self) -> str:
         """Return the names of all that did not match, a line per kind."""
+        shapes = [f"{n} ({shapes})" for n, shapes in self.mismatched.items()]
         kinds = {
             "missing in the file": self.missing,
             "unexpected in the file": self.unexpected,
-            "of another shape": self.shapes,
+            "of another shape": shapes,
         }
         return "".join(
             f"\n  {len(names)} {kind}: {', '.join(names[:_LISTED])}"
@@ -80,16 +89,12 @@ class LoadReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts and the coverage as plain data."""
-        counts = {name: len(names) for name, names in asdict(self).items()}
-        counts.pop("shapes")
+        counts = {name: len(names) for name, names in vars(self).items()}
         return {**counts, "coverage": self.coverage}
 
 
 def compare(
-    model: Mapping[str, Tensor],
-    source: Mapping[str, Tensor],
-    whole: bool = False,
-    absent: Collection[str] = (),
+    model: Mapping[str, Tensor], source: Mapping[str, Tensor], whole: bool = False
 ) -> LoadReport:
     """Compare names and shapes.
 
@@ -98,112 +103,83 @@ def compare(
         source: State that fills it.
         whole: Every name must match: all that only the source has is unexpected, and
             no BatchNorm counter may be absent.
-        absent: Children of the model that the source cannot have; they are left out.
     """
-    wanted = {
-        name: value for name, value in model.items() if name.split(".")[0] not in absent
-    }
+    wanted = dict(model)
     # Backbones from before torch 0.4.1 have no counters; nothing reads them unless
     # BatchNorm averages without momentum.
     if source and not whole and not any(name.endswith(_COUNTER) for name in source):
         wanted = {n: v for n, v in wanted.items() if not n.endswith(_COUNTER)}
     parts = {name.split(".")[0] for name in wanted}
-    differing = [
-        name
-        for name, value in wanted.items()
-        if name in source and source[name].shape != value.shape
-    ]
+    mismatched = {
+        n: f"{tuple(source[n].shape)} in the file, {tuple(value.shape)} here"
+        for n, value in wanted.items()
+        if n in source and source[n].shape != value.shape
+    }
     extra = [name for name in source if name not in wanted]
     unexpected = [name for name in extra if whole or name.split(".")[0] in parts]
     return LoadReport(
-        matched=tuple(n for n in wanted if n in source and n not in differing),
+        matched=tuple(n for n in wanted if n in source and n not in mismatched),
         missing=tuple(n for n in wanted if n not in source),
         unexpected=tuple(unexpected),
-        mismatched=tuple(differing),
+        mismatched=mismatched,
         unused=tuple(n for n in extra if n not in unexpected),
-        shapes=tuple(
-            f"{n} ({tuple(source[n].shape)} in the file, {tuple(wanted[n].shape)} here)"
-            for n in differing
-        ),
     )
 
 
-def describe_resnet(state: Mapping[str, Tensor]) -> str | None:
-    """Name the ResNet that a state belongs to, by its tensors' names and shapes.
-
-    Returns:
-        Such as ``ResNet-50 (blocks 3-4-6-3, 7x7 stem)``, or None for other networks.
-    """
-    blocks: dict[int, int] = {}
-    for name in state:
-        if found := re.match(r"layer(\d)\.(\d+)\.conv1\.weight$", name):
-            stage, block = int(found[1]), int(found[2])
-            blocks[stage] = max(blocks.get(stage, 0), block + 1)
-    if not blocks:
-        return None
-    bottleneck = any(re.match(r"layer\d\.0\.conv3\.weight$", name) for name in state)
-    counts = tuple(blocks[stage] for stage in sorted(blocks))
-    depth = _DEPTHS.get((bottleneck, counts))
-    facts = [f"blocks {'-'.join(map(str, counts))}"]
-    if "conv1.weight" in state:
-        facts.append("{2}x{3} stem".format(*state["conv1.weight"].shape))
-    elif any(name.startswith(("stem.", "conv1.")) for name in state):
-        facts.append("deep stem")
-    kind = "bottleneck" if bottleneck else "basic"
-    facts += [] if depth else [f"{kind} blocks"]
-    return f"ResNet{f'-{depth}' if depth else ''} ({', '.join(facts)})"
-
-
-_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
-    (False, (2, 2, 2, 2)): 18,
-    (False, (3, 4, 6, 3)): 34,
-    (True, (3, 4, 6, 3)): 50,
-    (True, (3, 4, 23, 3)): 101,
-    (True, (3, 8, 36, 3)): 152,
+_DEPTHS = {
+    "2-2-2-2": "-18",
+    "3-4-6-3": "-34",
+    "3-4-6-3 bottlenecks": "-50",
+    "3-4-23-3 bottlenecks": "-101",
+    "3-8-36-3 bottlenecks": "-152",
 }
 
 
+def describe_resnet(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """What sets one ResNet apart from others, by the names and shapes of its tensors.
+
+    Returns:
+        Phrases by the options of a ResNet that they say, such as ``ResNet-50 (blocks
+        3-4-6-3)`` for ``depth``. Nothing for other networks.
+    """
+    found = [re.match(r"layer(\d)\.(\d+)\.conv(\d)\.weight$", name) for name in state]
+    stages = [stage for stage, _ in {(m[1], m[2]) for m in found if m}]
+    if not stages:
+        return {}
+    blocks = "-".join(str(stages.count(stage)) for stage in sorted({*stages}))
+    kind = " bottlenecks" if any(m and m[3] == "3" for m in found) else ""
+    depth = _DEPTHS.get(blocks + kind, kind and f" of{kind}")
+    facts = {"depth": f"ResNet{depth} (blocks {blocks})"}
+    if "conv1.weight" in state:
+        facts["deep_stem"] = "stem of {2}x{3}".format(*state["conv1.weight"].shape)
+    elif any(name.startswith("stem.") for name in state):
+        deep = "deep stem of three 3x3 convolutions (ResNetV1c, ResNetV1d)"
+        facts["deep_stem"] = deep
+    average = averages_down(state)
+    facts["avg_down"] = "mean (ResNetV1d)" if average else "stride"
+    facts["avg_down"] += " that down-samples"
+    widths = {"base_channels": "bn1.weight", "groups": "layer1.0.conv1.weight"}
+    for option, name in widths.items():
+        if name in state:
+            facts[option] = f"width of {len(state[name])} in {name}"
+    return facts
+
+
+def averages_down(state: Mapping[str, Tensor]) -> bool:
+    """Whether a ResNet averages before it down-samples: a convolution comes second."""
+    convs = (v for n, v in state.items() if n.endswith("downsample.1.weight"))
+    return any(value.dim() > 1 for value in convs)
+
+
 def explain(model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list[str]:
-    """Why a source cannot fit, as far as the names tell."""
-    causes = []
-    stems = [any(n.startswith("stem.") for n in s) for s in (model, source)]
-    if stems[0] and "conv1.weight" in source:
-        causes.append(
-            "The model has a deep stem of three 3x3 convolutions (ResNetV1c, "
-            "ResNetV1d), the file one 7x7 convolution: use type='ResNet' without "
-            "deep_stem."
-        )
-    elif stems[1] and "conv1.weight" in model:
-        causes.append(
-            "The file has a deep stem (ResNetV1c, ResNetV1d), the model a plain one."
-        )
-    pooled = [_pools(s) for s in (model, source)]
-    if pooled[0] != pooled[1]:
-        causes.append(
-            f"The {'model' if pooled[0] else 'file'} averages before it down-samples "
-            "(avg_down, ResNetV1d), the other side does not."
-        )
-    found = [describe_resnet(s) for s in (model, source)]
-    if found[0] and found[1] and found[0] != found[1]:
-        causes.append(f"The model is a {found[0]}, the file holds a {found[1]}.")
-    elif found[0] and found[1]:
-        first = "layer1.0.conv1.weight"  # has the base width, whatever its block
-        widths = [len(s[first]) for s in (model, source) if first in s]
-        norms = [len(s["bn1.weight"]) for s in (model, source) if "bn1.weight" in s]
-        if len({*widths}) > 1 and len({*norms}) == 1 and len(norms) == 2:
-            causes.append(
-                f"The bottlenecks of the model's first stage are {widths[0]} channels "
-                f"wide inside, the file's {widths[1]}, while the stems are alike: one "
-                "is a ResNet, the other a ResNeXt or a wide ResNet. Use a backbone "
-                "of the file's type."
-            )
-        elif len({*widths}) > 1:
-            causes.append(
-                f"The model's first stage is {widths[0]} channels wide, the file's "
-                f"{widths[1]}: set base_channels={widths[1]} (and stem_channels)."
-            )
-    return causes
-
-
-def _pools(state: Mapping[str, Tensor]) -> bool:
-    return any(".downsample.1.weight" in n and v.dim() == 4 for n, v in state.items())
+    """The first difference of two ResNets that names and shapes tell, if any."""
+    ours, its = describe_resnet(model), describe_resnet(source)
+    for option, fact in ours.items():
+        if its.get(option, fact) != fact:
+            verb = "is" if option == "depth" else "has"
+            also = " (or the type: one is a ResNeXt)" if option == "groups" else ""
+            return [
+                f"The model {verb} a {fact}, the file holds a {its[option]}: set "
+                f"{option}{also}."
+            ]
+    return []

@@ -16,15 +16,18 @@ from torch import Tensor, nn
 from mmssl_ext.engine.checkpoint.foreign_state import suit
 from mmssl_ext.errors import CheckpointFileError
 
-from .files import find_tensors
-from .names import below, best_prefix
-from .record import describe_weights, find_record, input_changes, structure_changes
-from .report import LoadReport, compare, explain
-from .values import check_values
+from .files import Weights, weights_of
+from .match import Match, below, best_prefix
+from .record import find_record, input_text, structure_text
+from .report import compare
 
 
 def check_start(
-    model: nn.Module, checkpoint: dict, path: str, training: bool = True
+    model: nn.Module,
+    checkpoint: dict,
+    path: str,
+    training: bool = True,
+    exact: bool = False,
 ) -> list[str]:
     """Verify a checkpoint before mmengine loads what it can of it.
 
@@ -34,6 +37,7 @@ def check_start(
             model's is taken out of it: that starts anew.
         path: Of its file, for the messages.
         training: Whether the model will be trained; a test needs every tensor.
+        exact: The checkpoint must be of the same model, queues and banks included.
 
     Returns:
         Sentences for the log on what differs and may.
@@ -43,32 +47,43 @@ def check_start(
             has. The message says what it holds and how to start from that.
     """
     suit(model, _container(checkpoint))
-    notes = _forget_memory(model, checkpoint)
-    state, wanted = _state(checkpoint), model.state_dict()
-    whole = getattr(model, "starts_whole", False)
-    if whole:
-        anew = tuple(f"{name}." for name in notes)
-        wanted = {n: v for n, v in wanted.items() if not n.startswith(anew)}
-    report = compare(wanted, state, whole)
-    part = _required(report, model, whole or not training)
-    if not part.matched or not (part.complete if whole else _is_filled(part)):
-        needed = "the model" if whole or not training else "the backbone"
-        raise CheckpointFileError(
-            f"load_from={path} does not fit: {part.summary()}, and every tensor of "
-            f"{needed} must be there.{advice(model, checkpoint, path)}{part.details()}"
+    notes = {} if exact else _forget_memory(model, checkpoint)
+    whole = exact or getattr(model, "starts_whole", False)
+    anew = tuple(f"{name}." for name in notes) if whole else ()
+    wanted = {n: v for n, v in model.state_dict().items() if not n.startswith(anew)}
+    found = required = Match(wanted, as_loaded(checkpoint, path), whole=whole)
+    of_backbone = training and not whole and hasattr(model, "backbone")
+    if of_backbone:
+        required = found.part("backbone.")
+    if not (required.report.complete if whole else required.report.filled):
+        if exact:
+            required.refuse(
+                f"Checkpoint {path} does not fit the model of the config; give the "
+                "config that it was trained with"
+            )
+        needed = "the backbone" if of_backbone else "the model"
+        required.refuse(
+            f"load_from={path} does not fit",
+            f"Every tensor of {needed} must be there.",
+            advice(model, checkpoint, path).strip(),
         )
-    floating = {n for n, v in wanted.items() if v.is_floating_point()}
-    check_values({n: state[n] for n in report.matched}, path, floating)
+    found.sound()
     texts = list(notes.values())
-    if not whole and not (report.complete and not report.unused):
-        texts.append(_rest(report, path))
-    return texts + _changes(model, checkpoint, path, training)
+    if not whole and (found.report.unused or not found.report.complete):
+        texts.append(found.partial(f"Weights from {path}"))
+    record, backbone = found.weights.record, getattr(model, "backbone", None)
+    structure = structure_text(record, backbone, path)
+    if structure and not training:
+        raise CheckpointFileError(structure)
+    images = input_text(record, getattr(model, "data_preprocessor", None), path)
+    return [*texts, *filter(None, (structure, images))]
 
 
 def can_start(model: nn.Module, checkpoint: dict, path: str) -> bool:
     """Whether :func:`check_start` takes a checkpoint, which stays as it is."""
+    state = as_loaded(checkpoint, path).tensors
     try:
-        check_start(model, {**checkpoint, "state_dict": {**_state(checkpoint)}}, path)
+        check_start(model, {**checkpoint, "state_dict": state}, path)
     except CheckpointFileError:
         return False
     return True
@@ -76,19 +91,19 @@ def can_start(model: nn.Module, checkpoint: dict, path: str) -> bool:
 
 def advice(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> str:
     """How to start from the backbone in a file that is of another model, if any."""
-    backbone = getattr(model, "backbone", None)
+    backbone: Any = getattr(model, "backbone", None)
     if backbone is None:
         return ""
     wanted = backbone.state_dict()
     try:
-        tensors = find_tensors(checkpoint, path)
+        weights = weights_of(checkpoint, path)
     except CheckpointFileError as error:
         return f" {error}"
-    prefix = best_prefix(wanted, tensors, "query")
+    prefix = best_prefix(wanted, weights.tensors, "query")
     if prefix is None:
         return " It holds no backbone of this kind."
-    source = below(tensors, prefix)
-    if compare(wanted, source).complete:
+    found = Match(wanted, weights, prefix)
+    if found.report.complete:
         return (
             f" It holds a backbone that fits, under '{prefix}': to start from that, "
             "leave load_from out and set "
@@ -96,28 +111,23 @@ def advice(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> str:
             f"model.backbone.init_cfg.checkpoint={path} (in configs/transfer: "
             f"checkpoint={path})."
         )
-    causes = explain(wanted, source) or ["It is not of the same architecture."]
-    return f" Nor does its backbone, under '{prefix}', fit: {' '.join(causes)}"
+    causes = " ".join(found.causes())
+    return f" Nor does its backbone, under '{prefix}', fit: {causes}"
 
 
-def _state(checkpoint: dict) -> dict[str, Tensor]:
+def as_loaded(checkpoint: dict, path: str) -> Weights:
     """The tensors as mmengine's Runner will load them."""
-    state = _container(checkpoint)
-    tensors = ((n, v) for n, v in state.items() if isinstance(v, Tensor))
-    return {str(name).removeprefix("module."): value for name, value in tensors}
+    tensors = {
+        str(name).removeprefix("module."): value
+        for name, value in _container(checkpoint).items()
+        if isinstance(value, Tensor)
+    }
+    return Weights(tensors, find_record(checkpoint.get("meta")), path)
 
 
 def _container(checkpoint: dict) -> dict[str, Any]:
     state = checkpoint.get("state_dict", checkpoint)
     return state if isinstance(state, dict) else {}
-
-
-def _memories(model: nn.Module) -> list[str]:
-    """What may start anew: terms that train nothing of their own, queues and banks."""
-    terms = getattr(model, "terms", {}).items()
-    bare = [f"terms.{n}" for n, t in terms if not list(t.parameters())]
-    modules = model.named_modules()
-    return bare + [n for n, m in modules if getattr(m, "may_start_anew", False)]
 
 
 def _forget_memory(model: nn.Module, checkpoint: dict) -> dict[str, str]:
@@ -128,13 +138,19 @@ def _forget_memory(model: nn.Module, checkpoint: dict) -> dict[str, str]:
     Returns:
         A sentence on each, by its name in the model.
     """
+    # What may start anew: terms that train nothing of their own, queues and banks.
+    terms = {f"terms.{n}": term for n, term in getattr(model, "terms", {}).items()}
+    memories = [n for n, term in terms.items() if not list(term.parameters())]
+    modules = model.named_modules()
+    memories += [n for n, m in modules if getattr(m, "may_start_anew", False)]
+
     notes: dict[str, str] = {}
-    state = _state(checkpoint)
+    state = as_loaded(checkpoint, "").tensors
     ours = any(n.startswith("clock.") for n in state)
-    for name in _memories(model):
+    for name in memories:
         wanted = model.get_submodule(name).state_dict()
         saved = below(state, f"{name}.")
-        if not wanted or any(name.startswith(f"{n}.") for n in notes):
+        if not wanted or name.startswith(tuple(f"{n}." for n in notes)):
             continue
         if ours and not saved:
             notes[name] = f"{name} is not in the checkpoint: it starts empty."
@@ -144,58 +160,10 @@ def _forget_memory(model: nn.Module, checkpoint: dict) -> dict[str, str]:
                 "starts empty."
             )
     gone = {".".join(n.split(".")[:2]) for n in state if n.startswith("terms.")}
-    for name in sorted(gone - {f"terms.{n}" for n in getattr(model, "terms", ())}):
+    for name in sorted(gone - terms.keys()):
         notes[name] = f"{name} of the checkpoint is not used: the model has not got it."
     container = _container(checkpoint)
-    for key in [k for n in notes for k in state if k.startswith(f"{n}.")]:
+    for key in [n for n in state if n.startswith(tuple(f"{m}." for m in notes))]:
         container.pop(key, None)
         container.pop(f"module.{key}", None)
     return notes
-
-
-def _required(report: LoadReport, model: nn.Module, whole: bool) -> LoadReport:
-    """The part of a report that must be complete: the backbone's, if there is one."""
-    if whole or not hasattr(model, "backbone"):
-        return report
-    kinds = {
-        kind: tuple(n for n in names if n.startswith("backbone."))
-        for kind, names in vars(report).items()
-        if kind != "unused"
-    }
-    return LoadReport(**kinds, unused=())
-
-
-def _is_filled(report: LoadReport) -> bool:
-    return not (report.missing or report.misfits)
-
-
-def _rest(report: LoadReport, path: str) -> str:
-    """What differs beside the backbone: often a head of other classes, on purpose."""
-    anew = sorted({n.split(".")[0] for n in report.missing + report.mismatched})
-    left = sorted({n.split(".")[0] for n in report.unexpected + report.unused})
-    parts = [f"Weights from {path}: {report.summary()}."]
-    if anew:
-        parts.append(f"Not all of {', '.join(anew)} was there: the rest is random.")
-    if left:
-        parts.append(f"Not used: parts of {', '.join(left)}.")
-    return " ".join(parts)
-
-
-def _changes(
-    model: nn.Module, checkpoint: Mapping[str, Any], path: str, training: bool
-) -> list[str]:
-    record, now = find_record(checkpoint.get("meta")), describe_weights(model)
-    changes = structure_changes(record, now["backbone"])
-    if changes and not training:
-        raise CheckpointFileError(
-            f"The weights of {path} would compute other features in this model: "
-            f"{'; '.join(changes)}. Set the options of model.backbone to those of the "
-            "file."
-        )
-    changes += input_changes(record, now["input"])
-    if not changes:
-        return []
-    return [
-        f"The weights of {path} were trained otherwise than this run uses them: "
-        f"{'; '.join(changes)}."
-    ]

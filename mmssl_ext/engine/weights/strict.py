@@ -5,19 +5,15 @@ from __future__ import annotations
 from logging import WARNING
 from pathlib import Path
 
-import torch
 from mmengine.logging import print_log
+from torch import nn
 
-from mmssl_ext.engine.checkpoint.foreign_state import suit
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
-from mmssl_ext.errors import CheckpointFileError
 
-from .record import describe_weights, find_record, input_changes, structure_changes
-from .report import compare
-from .values import check_values
+from .start import as_loaded, check_start
 
 
-def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
+def load_strictly(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint into a model; every name and shape must match.
 
     Warns where the model prepares its images in another way than the one trained.
@@ -27,29 +23,7 @@ def load_strictly(model: torch.nn.Module, path: str | Path) -> None:
             message lists what is missing, unexpected or of another shape. Or it holds
             weights that no working network has, or was trained with other strides.
     """
-    checkpoint = load_checkpoint_file(path)
-    state = checkpoint.get("state_dict", checkpoint)
-    suit(model, state)
-    report = compare(model.state_dict(), state, whole=True)
-    if not report.complete:
-        raise CheckpointFileError(
-            f"Checkpoint {path} does not fit the model of the config; give the config "
-            f"that it was trained with.{report.details()}"
-        )
-    floating = {n for n, v in model.state_dict().items() if v.is_floating_point()}
-    check_values(state, path, floating)
-    record, now = find_record(checkpoint.get("meta")), describe_weights(model)
-    if changes := structure_changes(record, now["backbone"]):
-        raise CheckpointFileError(
-            f"Checkpoint {path} would compute other features in the model of the "
-            f"config: {'; '.join(changes)}. Give the config that it was trained with."
-        )
-    if changes := input_changes(record, now["input"]):
-        print_log(
-            f"Checkpoint {path} was trained on images prepared in another way than the "
-            f"config says: {'; '.join(changes)}. Set model.data_preprocessor to the "
-            "values of the file.",
-            "current",
-            WARNING,
-        )
-    model.load_state_dict(state)
+    checkpoint, name = load_checkpoint_file(path), str(path)
+    for text in check_start(model, checkpoint, name, training=False, exact=True):
+        print_log(text, "current", WARNING)
+    model.load_state_dict(as_loaded(checkpoint, name).tensors)

@@ -24,19 +24,13 @@ _LISTED = 3  # names that a sentence shows
 _LIMIT = 1e18  # a product of two such values overflows float32
 _BESIDE = ("training_state", "message_hub", "meta")  # no state of the training itself
 _LEARNT = ("weight", "bias", "running_mean", "running_var")
-# A convolution and the norms that may follow it: at one value throughout it passes
-# nothing on.
-_CONV = re.compile(r"(?P<block>^|.*\.)conv(?P<number>\d*)\.weight$")
-_NORMS = ("bn", "gn", "norm")
-_SEQUENCE = re.compile(
-    r"(?P<block>(?:^|.*\.)(?:downsample|stem)\.)(?P<number>\d+)\.weight$"
-)
-_NORM = re.compile(r"^(?P<block>(?:.*\.)?)bn(?P<number>\d)\.weight$")
-_MEND = "Use an earlier checkpoint, or copy or convert the file again."
 
 
 def check_values(
-    tensors: Mapping[str, Any], path: str | Path, floating: Collection[str] = ()
+    tensors: Mapping[str, Any],
+    path: str | Path,
+    floating: Collection[str] = (),
+    prefix: str = "",
 ) -> None:
     """Refuse weights that cannot be those of a working network.
 
@@ -45,11 +39,16 @@ def check_values(
         path: Of their file, for the message.
         floating: Names of those that must hold floating-point numbers, besides all
             weights, biases and running statistics.
+        prefix: What stands before the names in the file, for the message.
 
     Raises:
         CheckpointFileError: The message names the tensors and what is wrong with them.
     """
-    _refuse(value_faults(tensors, floating), path)
+    if faults := value_faults(tensors, floating, prefix):
+        raise CheckpointFileError(
+            f"{path} holds weights that no working network has: {'; '.join(faults)}. "
+            "Use an earlier checkpoint, or copy or convert the file again."
+        )
 
 
 def state_faults(checkpoint: Mapping[str, Any]) -> list[str]:
@@ -59,29 +58,23 @@ def state_faults(checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def value_faults(
-    tensors: Mapping[str, Any], floating: Collection[str] = ()
+    tensors: Mapping[str, Any], floating: Collection[str] = (), prefix: str = ""
 ) -> list[str]:
     """What is wrong with the values of tensors, a phrase for each kind; else nothing.
 
     The arguments are those of :func:`check_values`.
     """
     found = {n: v for n, v in tensors.items() if isinstance(v, Tensor) and v.numel()}
-    faults = [
-        (name, _fault(name, value, found, name in floating))
-        for name, value in found.items()
-    ]
-    if not any(what for _, what in faults):
+    faults = {n: _fault(n, v, found, n in floating) for n, v in found.items()}
+    if not any(faults.values()):
         # Some start at zero on purpose, but no network has most of them there.
         for kind, many in (("scales of norms", False), ("weights", True)):
-            of_kind = {
-                n: v
-                for n, v in found.items()
-                if n.endswith("weight") and (v.dim() > 1) == many
-            }
-            zero = [n for n, v in of_kind.items() if not v.any()]
-            if 2 * len(zero) > len(of_kind):
-                faults += [(n, f"all 0, as are most {kind}") for n in zero]
-    return _grouped(faults)
+            scales = [n for n, v in found.items() if (v.dim() > 1) == many]
+            scales = [n for n in scales if n.endswith("weight")]
+            zero = [n for n in scales if not found[n].any()]
+            if 2 * len(zero) > len(scales):
+                faults |= dict.fromkeys(zero, f"all 0, as are most {kind}")
+    return _grouped((prefix + name, what) for name, what in faults.items())
 
 
 def _fault(
@@ -102,30 +95,28 @@ def _fault(
         return f"values beyond {_LIMIT:.0e}, whose products overflow"
     if last == "running_var" and (low < 0 or high == 0):
         return "negative variances" if low < 0 else "a variance of 0 in every channel"
-    if low == high and value.numel() > 1:
-        followed = value.dim() > 1 and _is_normed(name, tensors)
-        if followed or (low == 0 and _is_inner_norm(name, tensors)):
-            return f"{low:.3g} throughout"
+    # What is at one value throughout passes nothing on: a convolution to its norm,
+    # a norm at 0 to anything but the sum of its block.
+    many = value.dim() > 1
+    alike = low == high and value.numel() > 1 and (many or low == 0)
+    nexts = [tensors[n] for n in _followers(name) if n in tensors] if alike else []
+    if any((following.dim() == 1) == many for following in nexts):
+        return f"{low:.3g} throughout"
     return ""
 
 
-def _is_normed(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a norm follows a convolution, by the names of ResNets."""
-    if found := _CONV.match(name):
-        norms = [f"{found['block']}{kind}{found['number']}.weight" for kind in _NORMS]
-        return any(norm in tensors for norm in norms)
-    found = _SEQUENCE.match(name)
-    following = found and f"{found['block']}{int(found['number']) + 1}.weight"
-    return following in tensors and tensors[str(following)].dim() == 1
-
-
-def _is_inner_norm(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a norm of a ResNet is followed by more than the sum of its block."""
-    if (found := _NORM.match(name)) is None:
-        return False
-    block, number = found["block"], int(found["number"])
-    following = (f"conv{number + 1}.weight", "layer1.0.conv1.weight")
-    return any(block + n in tensors for n in following)
+def _followers(name: str) -> list[str]:
+    """What may follow a convolution or a norm by the names of ResNets."""
+    found = re.fullmatch(r"((?:.*\.)?)(conv|bn|)(\d*)\.weight", name)
+    if found is None:
+        return []
+    block, kind, number = found.groups()
+    if kind == "conv":
+        return [f"{block}{norm}{number}.weight" for norm in ("bn", "gn", "norm")]
+    if not number or not (kind or re.search(r"(^|\.)(downsample|stem)\.$", block)):
+        return []
+    following = f"{block}{kind and 'conv'}{int(number) + 1}.weight"
+    return [following, f"{block}layer1.0.conv1.weight"]
 
 
 def _is_float(value: Tensor) -> bool:
@@ -140,7 +131,8 @@ def _not_finite(value: Tensor) -> str:
         value = value.coalesce().values() if value.is_sparse else value.values()
     # One pass decides: the sum is not finite if an element is not, or on an overflow.
     if torch.isfinite(value.sum(dtype=torch.float64)):
-        return "" if value.element_size() < 8 else _overflow(value)
+        fits = value.element_size() < 8 or value.float().isfinite().all()
+        return "" if fits else "infinite in float32"
     if value.isnan().any():
         return "NaN"
     if not value.isinf().any():
@@ -151,22 +143,13 @@ def _not_finite(value: Tensor) -> str:
     return f"infinite{half}"
 
 
-def _overflow(value: Tensor) -> str:
-    finite = value.float().isfinite().all()
-    return "" if finite else "infinite in float32"
-
-
 def _named(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor in nested data, by its dotted name."""
     if isinstance(value, Tensor):
         yield name, value
+    if not isinstance(value, (Mapping, list, tuple)):
         return
-    parts: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Mapping):
-        parts = value.items()
-    elif isinstance(value, (list, tuple)):
-        parts = enumerate(value)
-    for key, item in parts:
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
         yield from _named(item, f"{name}.{key}" if name else str(key))
 
 
@@ -180,11 +163,3 @@ def _grouped(faults: Iterable[tuple[str, str]]) -> list[str]:
         f"{f' and {len(names) - _LISTED} more' if len(names) > _LISTED else ''}: {what}"
         for what, names in kinds.items()
     ]
-
-
-def _refuse(faults: list[str], path: str | Path) -> None:
-    if faults:
-        raise CheckpointFileError(
-            f"{path} holds weights that no working network has: {'; '.join(faults)}. "
-            f"{_MEND}"
-        )
