@@ -15,7 +15,7 @@ with at_once():
     from mmssl_ext.run.tool import run_tool
     from mmssl_ext.text import shown
 
-LAYOUTS = ("mm", "torchvision", "timm", "detectron2")  # of transfer/export.py
+LAYOUTS = ("mm", "torchvision", "timm", "detectron2", "safetensors")  # as in export.py
 
 
 def parse_args() -> argparse.Namespace:
