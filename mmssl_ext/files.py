@@ -8,7 +8,7 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .room import writing
@@ -108,11 +108,8 @@ def flush(path: str | Path) -> None:
 
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's content."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return _digest(iter(lambda: stream.read(1 << 20), b""))
 
 
 def sha256_on_disk(path: str | Path) -> str:
@@ -121,17 +118,21 @@ def sha256_on_disk(path: str | Path) -> str:
     The file must have been flushed. Where the file system reads only by way of that
     copy, the kernel is asked to forget it first, which is no more than a hint.
     """
-    digest = hashlib.sha256()
     try:
-        for block in _directly(path):
-            digest.update(block)
+        return _digest(_directly(path))
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+    if hasattr(os, "posix_fadvise"):
         with Path(path).open("rb") as stream:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return sha256(path)
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return sha256(path)
+
+
+def _digest(blocks: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -25,8 +25,8 @@ from mmssl_ext.engine.config.precision import set_precision
 from mmssl_ext.engine.config.strict import check_names, check_strict, enforce
 from mmssl_ext.engine.config.values import check_values
 from mmssl_ext.engine.config.variables import config_files, read_config, variables
-from mmssl_ext.engine.resilience.agreement import share
-from mmssl_ext.engine.resilience.ranks import TIMEOUT, start_ranks, watched
+from mmssl_ext.engine.resilience.agreement import naming_lost_ranks, share
+from mmssl_ext.engine.resilience.ranks import TIMEOUT, start_ranks
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.packaged import enable_bases, find_config
 from mmssl_ext.room import no_room
@@ -216,7 +216,8 @@ def train(
 def _train(cfg: Config, overwrite: bool, asked: bool, notices: Notices) -> None:
     start_ranks(cfg)
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
-    with watched(cfg.work_dir, dist_cfg.get("timeout", TIMEOUT)):
+    timeout = dist_cfg.get("timeout", TIMEOUT)
+    with naming_lost_ranks(cfg.work_dir, timeout, before_exit=wait_for_checkpoints):
         # Another node may see other files: rank 0 says what to go on from.
         chosen = share(lambda: (cfg.get("load_from"), bool(cfg.get("resume"))))
         cfg.load_from, cfg.resume = chosen

@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 
 from mmssl_ext import interrupt
 from mmssl_ext.engine.resilience import preemption
-from mmssl_ext.engine.resilience.preemption import Watch
+from mmssl_ext.engine.resilience.preemption import StopSignals
 from mmssl_ext.evaluation.features import Features
 from mmssl_ext.run import evaluate as testing
 from mmssl_ext.run import launch
@@ -136,7 +136,7 @@ def test_a_closed_terminal(tmp_path, whole):
 def test_what_was_ignored_stays_ignored():
     """As ``nohup`` and the background jobs of a script have it."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (INT, HUP)}
-    watch = Watch()
+    watch = StopSignals()
     try:
         watch.install()
         with interrupt.raised():
@@ -149,7 +149,7 @@ def test_what_was_ignored_stays_ignored():
 
 
 def test_an_interactive_session_gets_its_handlers_back():
-    watch = Watch()
+    watch = StopSignals()
     before = signal.getsignal(INT)
     watch.install()
     os.kill(os.getpid(), INT)

@@ -20,7 +20,8 @@ from mmssl_ext.engine.checkpoint.run_folder import (
     find_run,
 )
 from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.engine.resilience.lock import Lock, started_by, starter
+from mmssl_ext.engine.resilience.lock import Lock
+from mmssl_ext.engine.resilience.processes import started_by, starter
 from mmssl_ext.errors import ConfigError, UserError
 from mmssl_ext.files import sha256
 from mmssl_ext.run.launch import train

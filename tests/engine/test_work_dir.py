@@ -17,14 +17,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 
-from mmssl_ext.engine.resilience import lock, mounts
-from mmssl_ext.engine.resilience.lock import Lock, _identity, is_alive
+from mmssl_ext.engine.resilience import lock
+from mmssl_ext.engine.resilience.lock import Lock, locks_reach_all
+from mmssl_ext.engine.resilience.processes import identity, is_alive
 from mmssl_ext.errors import UserError
 from mmssl_ext.run.launch import train
-from mmssl_ext.run.work_dir import LOCK_FILE, check_writable, occupied
-from tests.distributed import run_ranks
+from mmssl_ext.run.work_dir import LOCK_FILE, check_writable, hold
 from tests.harness import config, write_images
 
 forkserver = multiprocessing.get_context("forkserver")
@@ -97,26 +96,6 @@ def test_the_second_run_is_refused_before_anything_is_built(images, tmp_path):
     assert not (work_dir / LOCK_FILE).exists()
 
 
-def occupy_on_rank(rank, folder):
-    try:
-        with occupied(folder):
-            found = Path(folder, LOCK_FILE).read_text()
-            dist.barrier()
-            return found
-    except UserError as error:
-        return f"refused: {error}"
-
-
-@pytest.mark.fault("R25")
-def test_all_ranks_learn_what_rank_0_found(tmp_path):
-    found = run_ranks(occupy_on_rank, 2, str(tmp_path))
-    assert found[0] == found[1] and json.loads(found[0])["pid"] != os.getpid()
-    with Lock(tmp_path / LOCK_FILE, "x").held():
-        found = run_ranks(occupy_on_rank, 2, str(tmp_path))
-        assert found[0] == found[1]
-        assert f"is in use by process {os.getpid()} on " in found[0]
-
-
 HERE = socket.gethostname()
 MINE = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
 RUN = {"TORCHELASTIC_RUN_ID": "a1b2"}
@@ -145,7 +124,7 @@ def test_who_may_take_a_lock_over(tmp_path, monkeypatch, differs, variables, ref
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / LOCK_FILE
     parent = os.getppid()  # alive for sure
-    path.write_text(json.dumps(_identity(parent) | differs))
+    path.write_text(json.dumps(identity(parent) | differs))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     lock = Lock(path, "It")
@@ -179,7 +158,7 @@ def test_a_lock_that_nobody_holds_is_free(
     monkeypatch.setattr(lock, "locks_reach_all", lambda path: reach)
     path = tmp_path / LOCK_FILE
     parent = os.getppid()  # alive: its number says nothing
-    path.write_text(json.dumps(_identity(parent) | {"held": True} | differs))
+    path.write_text(json.dumps(identity(parent) | {"held": True} | differs))
     if refused:
         with pytest.raises(UserError, match=f"process {parent}.*delete {path}"):
             Lock(path, "It").held().__enter__()
@@ -242,8 +221,7 @@ def test_without_locks_of_the_file_system_the_owner_counts(
 
 def killed(held):
     """Leave a lock as a process does that is killed."""
-    held._close()
-    held._process = -1
+    held.close()
 
 
 def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(tmp_path):
@@ -328,11 +306,11 @@ def test_which_file_systems_show_locks_to_all_machines(tmp_path, monkeypatch, mo
         "22 1 0:21 / /proc rw - proc proc rw\n"
         f"30 1 {number} / /data rw,noatime shared:1 - {kind} host:/data {options}\n"
     )
-    monkeypatch.setattr(mounts, "_MOUNTS", table)
-    assert mounts.locks_reach_all(tmp_path) is MOUNTS[mount]
+    monkeypatch.setattr(lock, "_MOUNTS", table)
+    assert locks_reach_all(tmp_path) is MOUNTS[mount]
     table.write_text("22 1 0:21 / /proc rw - proc proc rw\n")
-    assert not mounts.locks_reach_all(tmp_path)
-    assert not mounts.locks_reach_all(tmp_path / "missing")
+    assert not locks_reach_all(tmp_path)
+    assert not locks_reach_all(tmp_path / "missing")
 
 
 def test_a_lock_taken_over_is_not_deleted_by_its_first_owner(tmp_path):
@@ -358,7 +336,7 @@ def test_a_file_that_is_no_lock_is_replaced(tmp_path, left):
         os.mkfifo(tmp_path / LOCK_FILE)
     else:
         (tmp_path / LOCK_FILE).write_text(left)
-    with occupied(tmp_path):
+    with hold(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -384,7 +362,7 @@ def take_often(folder, number, rounds):
 
 def test_only_one_of_many_takes_a_stale_lock(tmp_path):
     rounds = 25
-    stale = json.dumps(_identity(os.getpid()) | {"start": "0"})
+    stale = json.dumps(identity(os.getpid()) | {"start": "0"})
     for turn in range(rounds):
         (tmp_path / f"{turn}.lock").write_text(stale)
     pipes = []
@@ -401,7 +379,7 @@ def write_as_nobody(folder):
     if os.getuid() == 0:
         os.setgroups([])
         os.setuid(65534)
-    with occupied(folder):
+    with hold(folder):
         return "written"
 
 

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mmssl_ext.engine.resilience.lock import started_by, starter
+from mmssl_ext.engine.resilience.processes import started_by, starter
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.files import head_of, read_text, write_text
 
