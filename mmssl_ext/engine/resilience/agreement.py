@@ -49,8 +49,12 @@ def agree(code: int) -> int:
     Raises:
         RankError: Another rank is gone, failed or does not come.
     """
-    ranks = _current_ranks()
-    return code if ranks is None else ranks.maximum(code)
+    if (ranks := _current_ranks()) is None:
+        return code
+    largest = torch.tensor([code])
+    with ranks.together():
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=ranks.group)
+    return int(largest)
 
 
 def share(function: Callable[[], T]) -> T:
@@ -59,8 +63,12 @@ def share(function: Callable[[], T]) -> T:
     Raises:
         RankError: Another rank is gone, failed or does not come.
     """
-    ranks = _current_ranks()
-    return function() if ranks is None else ranks.from_first(function)
+    if (ranks := _current_ranks()) is None:
+        return function()
+    value: list[Any] = [function() if dist.get_rank() == 0 else None]
+    with ranks.together():
+        dist.broadcast_object_list(value, src=0, group=ranks.group)
+    return value[0]
 
 
 @contextlib.contextmanager
@@ -88,7 +96,7 @@ def naming_lost_ranks(
     ranks.work_dir, ranks.before_exit = Path(work_dir), before_exit
     try:
         yield
-        ranks.maximum(0)  # one that leaves early would be missed by the others
+        agree(0)  # one that leaves early would be missed by the others
         ranks.leave()
     except BaseException as error:
         lost = error
@@ -125,7 +133,6 @@ class _Ranks:
         self.before_exit: Callable[[], object] = lambda: None
         self._rank, self._timeout = dist.get_rank(), timeout
         self._calls = 0  # how often this rank has begun to agree on something
-        self._code = torch.zeros(1, dtype=torch.int64)
         self._answers: set[int] = set()
         self._speakers: set[int] = set()  # who answered and has no error to tell
         self._found: list[str] | None = None  # None: nothing was found out
@@ -134,33 +141,21 @@ class _Ranks:
         self._served_by_launcher = (
             os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         )
-        self._group = dist.new_group(timeout=timedelta(seconds=timeout), backend="gloo")
+        self.group = dist.new_group(timeout=timedelta(seconds=timeout), backend="gloo")
         # One store may serve several runs, one after the other.
         known: list[Any] = [None] * dist.get_world_size()
         me = socket.gethostname(), os.getpid(), secrets.token_hex(8)
-        dist.all_gather_object(known, me, group=self._group)
+        dist.all_gather_object(known, me, group=self.group)
         self._where = [(host, pid) for host, pid, _ in known]
+        self._everybody = range(len(known))
         self._store, self._place = _own_store(f"mmssl_ext/{known[0][2]}", timeout)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         atexit.register(self._end)  # Python must not end in the middle of a call
 
-    def maximum(self, code: int) -> int:
-        """Return the largest of the codes that the ranks give."""
-        self._code.fill_(code)
-        with self._together():
-            dist.all_reduce(self._code, op=dist.ReduceOp.MAX, group=self._group)
-        return int(self._code)
-
-    def from_first(self, function: Callable[[], T]) -> T:
-        """Return on all ranks what a function returns on rank 0."""
-        value: list[Any] = [function() if self._rank == 0 else None]
-        with self._together():
-            dist.broadcast_object_list(value, src=0, group=self._group)
-        return value[0]
-
     @contextlib.contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
+        """Let an error of a collective that all take part in name who does not."""
         self._calls += 1
         try:
             yield
@@ -208,7 +203,7 @@ class _Ranks:
             self._store.set(f"heard/{self._rank}", "")
             if self._rank == 0 and not self._served_by_launcher:
                 # The store ends with this process: let the others read it first.
-                heard = [f"heard/{x}" for x in self._answers or self._everybody()]
+                heard = [f"heard/{x}" for x in self._answers or self._everybody]
                 while self._has("alarm") and not self._has(*heard):
                     time.sleep(_POLL / 2)
 
@@ -245,14 +240,14 @@ class _Ranks:
         """
         self._answer()
         end = time.monotonic() + _ANSWER
-        everybody = [f"here/{rank}" for rank in self._everybody()]
+        everybody = [f"here/{rank}" for rank in self._everybody]
         while not self._has(*everybody) and time.monotonic() < end:
             time.sleep(_POLL / 2)
         calls, words = self._said("here"), self._said("words")
         self._answers = set(calls)
         self._speakers = self._answers - set(words)
         found = [f"{self._name(rank)} stopped by {words[rank]}" for rank in words]
-        for rank in self._everybody():
+        for rank in self._everybody:
             if rank not in calls:
                 found.append(f"{self._name(rank)} {self._state(rank)}")
         if not found:
@@ -270,14 +265,11 @@ class _Ranks:
 
     def _said(self, kind: str) -> dict[int, str]:
         """What the ranks have put into the store under such a key."""
-        ranks = [rank for rank in self._everybody() if self._has(f"{kind}/{rank}")]
-        return {rank: self._store.get(f"{kind}/{rank}").decode() for rank in ranks}
+        keys = {rank: f"{kind}/{rank}" for rank in self._everybody}
+        return {x: self._store.get(y).decode() for x, y in keys.items() if self._has(y)}
 
     def _has(self, *keys: str) -> bool:
         return self._store.check(list(keys))
-
-    def _everybody(self) -> range:
-        return range(len(self._where))
 
     def _name(self, rank: int) -> str:
         host, pid = self._where[rank]

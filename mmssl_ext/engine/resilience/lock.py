@@ -90,7 +90,10 @@ class Lock:
 
     def give_to(self, pid: int) -> None:
         """Let the lock name a child: it may outlive the process that started it."""
-        self._write(pid)
+        self._written = identity(pid) | {"held": self._by_kernel}
+        text = json.dumps(self._written).encode()
+        os.pwrite(self._file, text, 0)
+        os.ftruncate(self._file, len(text))
 
     def _take(self) -> tuple[dict[str, Any], bool] | None:
         """Take the lock, or return who has it and whether the kernel says so."""
@@ -107,9 +110,7 @@ class Lock:
                 return owner or {}, busy
             if self._is_at_path(file):
                 if writable and stat.S_ISREG(os.fstat(file).st_mode):
-                    self._file, self._by_kernel = file, locked
-                    _open_locks.add(self)
-                    self._write_first()
+                    self._begin(file, locked)
                     return None
                 self.path.unlink(missing_ok=True)  # another user's, or no file
             os.close(file)
@@ -155,20 +156,17 @@ class Lock:
         try:
             # Of a pipe, which would be waited for, nothing is read.
             owner = json.loads(head_of(self.path, _LARGEST).decode("utf-8"))
-            named = {"pid", "host", "job"} <= owner.keys()
-            return owner if named and _is_pid(owner["pid"]) else None
-        except (OSError, ValueError, AttributeError, RecursionError):
+            pid = owner["pid"]
+            can_be = type(pid) is int and 0 < pid < 1 << 31 and "job" in owner
+            return owner if can_be and "host" in owner else None
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def _write(self, pid: int) -> None:
-        self._written = identity(pid) | {"held": self._by_kernel}
-        text = json.dumps(self._written).encode()
-        os.pwrite(self._file, text, 0)
-        os.ftruncate(self._file, len(text))
-
-    def _write_first(self) -> None:
+    def _begin(self, file: int, locked: bool) -> None:
+        self._file, self._by_kernel = file, locked
+        _open_locks.add(self)
         try:
-            self._write(os.getpid())
+            self.give_to(os.getpid())
         except OSError:
             self.path.unlink(missing_ok=True)
             self.close()
@@ -229,8 +227,3 @@ def _is_here(owner: dict[str, Any]) -> bool:
     """Whether an owner's process can be seen from this one."""
     here = identity(os.getpid())
     return all(owner.get(name) == here[name] for name in ("host", "boot", "pids"))
-
-
-def _is_pid(value: Any) -> bool:
-    """Whether this can be the number of a process, of whatever machine."""
-    return type(value) is int and 0 < value < 1 << 31
