@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, wait_for_nodes
 from tests.slurm.support import UNTIL_STOPPED, Job
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
@@ -123,9 +123,8 @@ def test_a_node_fails(cluster: Cluster, tmp_path: Path) -> None:
     job.until_ready()
     cluster.call("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     # The node comes back by itself.
-    # the node comes back by itself
     job.ends("COMPLETED", restarts=1)
-    cluster.wait_for_nodes()
+    wait_for_nodes(cluster)
 
 
 @pytest.mark.parametrize("signal", ["USR1", "TERM"])
@@ -152,7 +151,6 @@ def test_a_signal_before_training_listens(cluster: Cluster, tmp_path: Path) -> N
 def test_the_time_limit_asks_to_save(cluster: Cluster, tmp_path: Path) -> None:
     job = Job(cluster, tmp_path, UNTIL_STOPPED, TIME=1, SIGNAL_TIME=20).submit()
     # Slurm looks every 30 s, and rather sends the signal too early.
-    # Slurm looks every 30 s, and rather sends it too early
     job.ends("COMPLETED", restarts=1)
     assert [s["signal"] for s in job.said("signal")] == ["SIGUSR1"] * 2
 
