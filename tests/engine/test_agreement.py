@@ -32,11 +32,7 @@ def test_the_largest_code_of_all_ranks_counts():
     codes = [[0, 0, 1, 2, 0], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]]
     expected = [max(column) for column in zip(*codes, strict=True)]
     assert run_ranks(agree_on_rank, 3, codes) == [(expected, "by rank 0")] * 3
-
-
-def test_one_process_decides_alone():
-    assert [agree(code) for code in (0, 1, 2)] == [0, 1, 2]
-    assert share(lambda: "alone") == "alone"
+    assert agree_on_rank(1, codes) == (codes[1], "by rank 1")  # one process alone
 
 
 FAULTS = {
@@ -122,11 +118,9 @@ def outcomes(tmp_path_factory):
         running = {}
         for case in CASES:
             victim, fault, where, own_store, _ = case
-            context = workers(
-                *(train_on_rank, 3, folder / "-".join(map(str, case[:4]))),
-                *(victim, fault, str(folder), where),
-                own_store=own_store,
-            )
+            place = folder / "-".join(map(str, case[:4]))
+            arguments = (3, place, victim, fault, str(folder), where)
+            context = workers(train_on_rank, *arguments, own_store=own_store)
             running[case] = stack.enter_context(context)
             while not all("begins" in x.text or x.code for x in running[case]):
                 time.sleep(0.02)
@@ -145,12 +139,8 @@ def test_the_others_leave_and_one_names_the_rank_that_is_gone(outcomes, case):
     victim, _, _, _, words = case
     pid, others = outcomes[case]
     assert [code for code, _ in others] == [5, 5], others
-    said = [
-        line
-        for _, text in others
-        for line in text.splitlines()
-        if line.startswith("Error: ")
-    ]
+    lines = [line for _, text in others for line in text.splitlines()]
+    said = [line for line in lines if line.startswith("Error: ")]
     assert len(said) == 1 or "store" in words  # no store, no way to choose one
     assert f"Rank {victim} (host " in said[0] and f", process {pid})" in said[0]
     assert words in said[0]

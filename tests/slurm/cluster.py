@@ -229,7 +229,9 @@ def _stop(cluster: Cluster, daemons: list[subprocess.Popen]) -> None:
     for pid in processes(cluster.folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    time.sleep(0.1)
+    end = time.monotonic() + 5
+    while processes(cluster.folder) and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def processes(folder: Path) -> list[int]:
