@@ -112,7 +112,7 @@ class Cluster:
 
     def finish(self, number: int, limit: float = 120) -> dict:
         """Wait for the end of a job, and return it."""
-        going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
+        going = "PENDING RUNNING COMPLETING CONFIGURING SIGNALING SUSPENDED".split()
         end = time.monotonic() + limit
         while (job := self.let_go(number))["JobState"] in going:
             assert time.monotonic() < end, f"{job}\n{self.logs()}"
