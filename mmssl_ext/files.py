@@ -32,10 +32,7 @@ def read_text(path: str | Path) -> str:
 def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> None:
     """Write a file in one step; where that fails, the old one stays.
 
-    Args:
-        path: Of the file.
-        data: All that it will hold.
-        durable: Return when it is on the disk, so that no power cut can undo it.
+    ``durable`` returns when it is on the disk, so that no power cut can undo it.
     """
     with drafted(path, durable) as draft:
         draft.write_bytes(data)
@@ -46,10 +43,6 @@ def drafted(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """Yield the path of a draft, which takes the place of a file once it is written.
 
     Where writing fails or is interrupted, the old file stays and the draft goes.
-
-    Args:
-        path: Of the file.
-        durable: As for :func:`write_bytes`.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")

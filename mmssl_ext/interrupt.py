@@ -29,14 +29,9 @@ SAME = 2.0  # seconds in which further signals are the first one once more
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in a tool by the first of these signals.
+    """Raised in a tool by the first of these signals."""
 
-    Attributes:
-        number: The signal.
-        logged: A sentence about it has been said.
-    """
-
-    logged = False
+    logged = False  # whether a sentence about it has been said
 
     def __init__(self, number: signal.Signals = signal.SIGINT) -> None:
         super().__init__()
@@ -140,8 +135,7 @@ def say(text: str) -> None:
 def at_once(code: int | None = None) -> Iterator[None]:
     """Leave at once, with a sentence, while a tool has done nothing but imports.
 
-    Args:
-        code: Exit code, where it is not 128 + the signal's number.
+    The exit code is 128 + the signal's number unless a ``code`` is given.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -34,12 +34,7 @@ def no_room(error: BaseException | None) -> OSError | None:
 
 
 def told(error: OSError, again: str = "run the command again") -> str:
-    """Say what could not be written, and how much room there is.
-
-    Args:
-        error: From :func:`no_room`.
-        again: What to do when there is room.
-    """
+    """Say what could not be written, how much room there is, and what to do then."""
     free = free_at(error.filename) if error.filename else ""
     return (
         f"{shown(error.filename or 'The output')} could not be written: "
@@ -103,12 +98,9 @@ def discard(stream: int) -> None:
 
 
 def flush_output() -> OSError | None:
-    """Write what is still to be printed; forget it where there is no room.
+    """Write what is still to be printed; forget it where there is no room, return why.
 
     Python would end with a code of its own (120) otherwise.
-
-    Returns:
-        Why it could not be printed, None where it was.
     """
     failed = None
     for stream in (sys.stdout, sys.stderr):

@@ -16,10 +16,8 @@ from mmssl_ext.room import no_room, told
 def leaving_by_sentence() -> Iterator[list[str]]:
     """End by a sentence after a signal outside of the loop, and on a full disk.
 
-    Within the loop PreemptionHook heeds signals.
-
-    Yields:
-        A list that takes the work_dir as soon as it is known.
+    Within the loop PreemptionHook heeds signals. The list that is yielded takes the
+    work_dir as soon as it is known.
 
     Raises:
         Preempted: In place of :class:`~mmssl_ext.interrupt.Interrupted`.

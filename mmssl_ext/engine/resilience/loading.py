@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -77,15 +77,11 @@ def end_workers() -> None:
 
 
 class WorkerError(LoaderError):
-    """A worker died, raised or does not answer.
+    """A worker died, raised or does not answer; ``images`` are all it was to read."""
 
-    Attributes:
-        images: What it was to read, all of it.
-    """
-
-    def __init__(self, message: str, images: list[str] | None = None) -> None:
+    def __init__(self, message: str, images: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.images = images or []
+        self.images = images
 
 
 class _InWorker:
@@ -140,10 +136,7 @@ class _Agreed(compat.LoaderIterator):
     """An iterator all of whose ranks agree, batch by batch, on whether to go on."""
 
     key: int  # identity of the loader
-
-    def is_left(self) -> bool:
-        """Whether there is a further batch."""
-        raise NotImplementedError
+    is_left: Callable[..., bool]
 
     def __next__(self) -> Any:
         signals = current()
@@ -233,7 +226,7 @@ class _Workers(_Agreed, compat.WorkersIterator, _TorchWorkers):
         """Wait for the next batch that is ready, in whatever order they come."""
         left = self.timeout
         while left > 0:
-            dead = self._has_dead()
+            dead = self._dead()
             try:
                 return self._salvaged() if dead else self._awaited(min(_SLICE, left))
             except queue.Empty:
@@ -259,9 +252,9 @@ class _Workers(_Agreed, compat.WorkersIterator, _TorchWorkers):
                 # The memory of this batch went with its worker, which may still end.
                 self._unreadable += 1
                 end = time.monotonic() + _SLICE
-                while not self._has_dead() and time.monotonic() < end:
+                while not self._dead() and time.monotonic() < end:
                     time.sleep(0.01)
-            if self._has_dead():
+            if self._dead():
                 raise queue.Empty from None
             raise
 
@@ -282,18 +275,15 @@ class _Workers(_Agreed, compat.WorkersIterator, _TorchWorkers):
         threading.Thread(target=read, daemon=True).start()
         return found.get(timeout=3 * _SLICE)
 
-    def _has_dead(self) -> bool:
-        workers = zip(self.at_work, self.workers, strict=True)
-        return any(at_work and not worker.is_alive() for at_work, worker in workers)
+    def _dead(self) -> list[int]:
+        workers = enumerate(self.workers)
+        return [n for n, x in workers if self.at_work[n] and not x.is_alive()]
 
     def _died(self) -> WorkerError:
-        dead = []
-        for number, worker in enumerate(self.workers):
-            if self.at_work[number] and not worker.is_alive():
-                waiting = [n for n, x in self.tasks.items() if x == (number,)]
-                dead.append((worker.exitcode == 0, number, sorted(waiting)))
-        _, number, waiting = min(dead)
-        code = self.workers[number].exitcode or 0
+        codes = {number: self.workers[number].exitcode or 0 for number in self._dead()}
+        number = min(codes, key=lambda number: codes[number] == 0)
+        code = codes[number]
+        waiting = sorted(n for n, task in self.tasks.items() if task == (number,))
         how, advice = f"ended with exit code {code}", ""
         if code < 0:
             how = f"was killed by {_NAMES.get(-code, f'signal {-code}')}"
@@ -346,10 +336,11 @@ _live: weakref.WeakSet[_Workers] = weakref.WeakSet()
 
 def _images(dataset: Any, indices: Any) -> list[str]:
     """Return the paths of samples, or their numbers where the dataset has no paths."""
-    names = []
-    for index in indices if isinstance(indices, (list, tuple)) else [indices]:
+
+    def name(index: Any) -> str:
         try:
-            names.append(str(dataset.get_data_info(int(index))["img_path"]))
+            return str(dataset.get_data_info(int(index))["img_path"])
         except Exception:  # an error must not hide the one that is being told
-            names.append(f"sample {index}")
-    return names
+            return f"sample {index}"
+
+    return list(map(name, indices if isinstance(indices, (list, tuple)) else [indices]))

@@ -1,13 +1,9 @@
 """Signals that ask a run to stop, and where it may: between two steps, on all ranks.
 
-SIGTERM, SIGUSR1, Ctrl-C (SIGINT) and a closed terminal (SIGHUP) set a flag; the last
-two are left alone where they were ignored before, as under ``nohup``. It is looked
-at whenever a batch is fetched, in training and in evaluation; all ranks then agree, so
-none waits for one that has left. While a rank waits for data the flag ends the wait. A
-second signal ends the process at once, by exit code 130 after Ctrl-C, else by that
-signal; the same notice may arrive twice, for launchers pass on to their processes what
-the scheduler has already sent to all of them, so signals within two seconds of the
-first count as one.
+What :class:`~mmssl_ext.engine.resilience.preemption_hook.PreemptionHook` promises rests
+on a flag that the signals set. It is looked at whenever a batch is fetched, in training
+and in evaluation; all ranks then agree, so none waits for one that has left. While a
+rank waits for data the flag ends the wait.
 """
 
 from __future__ import annotations
@@ -195,11 +191,9 @@ def current() -> StopSignals | None:
 
 
 def interruptible(what: str, *loaders: Any) -> contextlib.AbstractContextManager[None]:
-    """Let a signal end an evaluation, in which all ranks must take part.
+    """Let a signal end an evaluation that reads these data loaders on all ranks.
 
-    Args:
-        what: Name of the evaluation for messages.
-        loaders: Data loaders that it reads.
+    ``what`` is its name in messages.
     """
     if _current is None:
         return contextlib.nullcontext()
