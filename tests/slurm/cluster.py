@@ -17,7 +17,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -112,7 +111,8 @@ class Cluster:
 
     def finish(self, number: int, limit: float = 120) -> dict:
         """Wait for the end of a job, and return it."""
-        going = "PENDING RUNNING COMPLETING CONFIGURING SIGNALING SUSPENDED".split()
+        going = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED")
+        going += ("SIGNALING", "COMPLETING")
         end = time.monotonic() + limit
         while (job := self.let_go(number))["JobState"] in going:
             assert time.monotonic() < end, f"{job}\n{self.logs()}"
@@ -245,9 +245,3 @@ def processes(folder: Path) -> list[int]:
             if mark in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
-
-
-if __name__ == "__main__":  # a cluster to try things on, until Enter is pressed
-    with running_cluster() as running:
-        print(f"export SLURM_CONF={running.env['SLURM_CONF']}", flush=True)
-        sys.stdin.readline()
