@@ -17,7 +17,7 @@ from filelock import lock_descriptor
 from mmssl_ext.errors import UserError
 from mmssl_ext.files import head_of
 
-from .processes import goes_on, has_ended, identity
+from .processes import goes_on, has_ended, identity, in_sight
 
 _PATIENCE = 10.0  # seconds that the children of a killed process have to notice it
 _LEASE = 150.0  # in which a server forgets a machine that is gone (NFS: 90)
@@ -70,7 +70,7 @@ class Lock:
             owner, by_kernel = refusal
             # Children of its owner may have it still; so has a machine that is gone,
             # whose job was requeued here, until the server of the files forgets it.
-            orphaned = by_kernel and _is_here(owner) and has_ended(owner)
+            orphaned = by_kernel and in_sight(owner) and has_ended(owner)
             patience = _PATIENCE if orphaned else 0.0
             if by_kernel and goes_on(owner):
                 patience = _LEASE
@@ -122,19 +122,12 @@ class Lock:
             return os.open(self.path, os.O_RDONLY), False
 
     def _counts(self, owner: dict[str, Any], locked: bool) -> bool:
-        """Whether an owner still has the lock that this process has ``locked`` or not.
-
-        Files of version 0.1 lack some of what :func:`identity` says.
-        """
-        here = identity(os.getpid())
-        same_boot = owner.get("boot") == here["boot"]
-        if locked and owner.get("held") and (same_boot or locks_reach_all(self.path)):
-            return False
-        rebooted = owner.get("boot", here["boot"]) != here["boot"]
-        other_pids = owner.get("pids", here["pids"]) != here["pids"]
-        if owner["host"] != here["host"] or (other_pids and not rebooted):
-            return not goes_on(owner)
-        return not rebooted and not has_ended(owner)
+        """Whether an owner has the lock still, although this process may have it."""
+        if locked and owner.get("held"):
+            same_boot = owner.get("boot") == identity(os.getpid())["boot"]
+            if same_boot or locks_reach_all(self.path):
+                return False
+        return not (has_ended(owner) if in_sight(owner) else goes_on(owner))
 
     def _refusal(self, owner: dict[str, Any], by_kernel: bool, orphaned: bool) -> str:
         since = f" since {owner['since']}" if owner.get("since") else ""
@@ -221,9 +214,3 @@ def locks_reach_all(path: Path) -> bool:
             kind, options = source.split()[0], set(re.split("[ ,]", line))
             return kind in _LOCAL or (kind in _SHARED and not options & _OWN_LOCKS)
     return False
-
-
-def _is_here(owner: dict[str, Any]) -> bool:
-    """Whether an owner's process can be seen from this one."""
-    here = identity(os.getpid())
-    return all(owner.get(name) == here[name] for name in ("host", "boot", "pids"))

@@ -132,9 +132,12 @@ class PreemptionHook(Hook):
             log = runner.logger.warning
         else:
             told = all_gather_object(_told(runner, why.error))
-            ranks = [f"Rank {i}: " if len(told) > 1 else "" for i in range(len(told))]
-            text = "\n".join(a + b for a, b in zip(ranks, told, strict=True) if b)
-            text += f"\nThe run was stopped {place}. {self._save(runner, loop)}"
+            if len(told) > 1:
+                told = [
+                    f"Rank {i}: {text}" if text else "" for i, text in enumerate(told)
+                ]
+            end = f"The run was stopped {place}. {self._save(runner, loop)}"
+            text = "\n".join([*filter(None, told), end])
             error = LoaderError(text)
             log = runner.logger.error
             if why.error is not None and not isinstance(why.error, LoaderError):

@@ -26,7 +26,7 @@ def identity(pid: int) -> dict[str, Any]:
         "requeued": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         "torchrun": run if run != "none" else None,
         "start": _start(pid),
-        "boot": _read("/proc/sys/kernel/random/boot_id"),
+        "boot": _boot(),
         "pids": _namespace(),
     }
 
@@ -42,9 +42,20 @@ def is_alive(pid: int) -> bool:
     return _stat(pid)[:1] != ["Z"]
 
 
+def in_sight(owner: dict[str, Any]) -> bool:
+    """Whether it can be seen from here if a process that this describes has ended.
+
+    Descriptions by version 0.1 lack some of what :func:`identity` says.
+    """
+    here = identity(os.getpid())
+    same_container = owner.get("pids", here["pids"]) == here["pids"]
+    return owner.get("host") == here["host"] and (same_container or _rebooted(owner))
+
+
 def has_ended(owner: dict[str, Any]) -> bool:
-    """Whether a process of this host that :func:`identity` described has ended."""
-    return owner.get("start") != _start(owner["pid"]) or not is_alive(owner["pid"])
+    """Whether a process that is in sight has ended."""
+    same = not _rebooted(owner) and owner.get("start") == _start(owner["pid"])
+    return not same or not is_alive(owner["pid"])
 
 
 def goes_on(owner: dict[str, Any]) -> bool:
@@ -87,6 +98,14 @@ def started_by(before: dict[str, Any]) -> bool:
     moved = agent[0] != old[0]  # the first rank is on another machine now
     named = here["torchrun"] is not None and here["torchrun"] == before.get("torchrun")
     return agent == old or (moved and named)
+
+
+def _rebooted(owner: dict[str, Any]) -> bool:
+    return owner.get("boot", _boot()) != _boot()
+
+
+def _boot() -> str | None:
+    return _read("/proc/sys/kernel/random/boot_id")
 
 
 def _start(pid: int) -> str | None:
