@@ -24,24 +24,23 @@ from mmssl_ext.run import evaluate as testing
 from mmssl_ext.run import launch
 from mmssl_ext.run.launch import run_tool, train
 from tests.distributed import wait_for
+from tests.engine import test_preemption
 from tests.engine.test_preemption import (
     STEPS,
     Signal,
     assert_goes_on,
     run,
     saved,
-    stall,
     start,
     steps,
     toy,
-    until,
-    with_validation,
 )
 from tests.harness import REPO
 from tests.harness import Watch as Events
 from tests.warm import Command
 
 INT, HUP = signal.SIGINT, signal.SIGHUP
+whole = test_preemption.whole
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +53,6 @@ def handlers():
     interrupt._first = interrupt._signal = None
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nobody stopped."""
-    cfg = with_validation(toy(tmp_path_factory.mktemp("whole") / "run"))
-    assert steps(run(cfg)) == list(range(1, STEPS + 1))
-    return cfg
-
-
 @pytest.mark.fault("R33")
 @pytest.mark.fault("R8")
 @pytest.mark.parametrize(("number", "workers"), [(INT, 2), (HUP, 0)])
@@ -71,28 +62,7 @@ def test_a_run_is_saved_and_goes_on(tmp_path, whole, number, workers):
     text = run(cfg, Signal(2, number, group=True), code=75)
     assert steps(text) == [1, 2, 3] and "Traceback" not in text
     assert f"The run was stopped by {number.name} in epoch 1 after iteration 3" in text
-    assert_goes_on(cfg, text, whole)
-
-
-@pytest.mark.fault("R8")
-def test_ctrl_c_while_data_are_awaited(tmp_path, whole):
-    cfg = toy(tmp_path / "run", 2)
-    file = stall(cfg, at=1)
-    with start(cfg, Signal(STEPS + 1, group=True)) as found:
-        until(file, found)
-        os.killpg(found[0].process.pid, INT)
-        wait_for(found, 40)
-        assert found[0].code == 75, found[0].text
-    assert "Traceback" not in found[0].text
-    assert_goes_on(cfg, found[0].text, whole)
-
-
-@pytest.mark.fault("R33")
-@pytest.mark.fault("R8")
-def test_a_second_ctrl_c_ends_at_once(tmp_path):
-    text = run(toy(tmp_path / "run"), Signal(2, INT, INT, pause=2.3), code=130)
-    assert steps(text) == [1, 2] and "Traceback" not in text
-    assert not list((tmp_path / "run").glob("*.pth"))
+    assert_goes_on(cfg, text, whole[True])
 
 
 class Terminal(Hook):
@@ -130,7 +100,7 @@ def test_a_closed_terminal(tmp_path, whole):
     done = saved(cfg)["meta"]["iter"]
     assert 3 <= done < STEPS
     cfg.default_hooks.pop("progress")
-    assert_goes_on(cfg, "".join(f"[step {i + 1}]" for i in range(done)), whole)
+    assert_goes_on(cfg, "".join(f"[step {i + 1}]" for i in range(done)), whole[True])
 
 
 def test_what_was_ignored_stays_ignored():

@@ -21,7 +21,8 @@ from mmssl_ext.engine.resilience.loading import (
     end_workers,
     guard_workers,
 )
-from tests.engine.test_preemption import SLOW, alive
+from mmssl_ext.engine.resilience.processes import is_alive
+from tests.engine.test_preemption import SLOW
 from tests.warm.commands import Command, python
 
 
@@ -65,9 +66,9 @@ def processes(iterator):
 
 def gone_within(seconds, pids):
     end = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < end:
+    while any(map(is_alive, pids)) and time.monotonic() < end:
         time.sleep(0.02)
-    return not any(map(alive, pids))
+    return not any(map(is_alive, pids))
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from mmengine.registry import METRICS
 from torch.utils.data import Dataset
 
 from mmssl_ext.engine.resilience import preemption
+from mmssl_ext.engine.resilience.processes import is_alive
 from mmssl_ext.registry import DATASETS, MODELS, TRANSFORMS
 from tests.distributed import Worker, wait_for
 from tests.harness import (
@@ -37,7 +38,7 @@ from tests.warm import Command
 VALIDATED = ["[validated 4: 16]", "[validated 8: 16]"]
 STEPS = 8  # two epochs of four, or one round of as many iterations
 HOOKS = {"resume": "ExactResumeHook", "preemption": "PreemptionHook"}
-TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
+TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
 SLOW = partial(pytest.param, marks=pytest.mark.slow)
 
@@ -245,24 +246,19 @@ def until(file: Path, found: list[Worker]) -> int:
     return int(file.read_text())
 
 
-def tell(cfg: Config, file: Path, pause: float = 0.0, **how: Any) -> str:
-    """Send SIGTERM to a run that stalls: it saves and ends. Returns what it said."""
-    with start(cfg, **how) as found:
-        stalled = until(file, found)
+def tell(cfg: Config, file: Path, *hooks: Hook, pause: float = 0.0, **how: Any) -> str:
+    """Send SIGTERM to a run that stalls: it saves and ends. Returns what it said.
+
+    A run with a hook that makes it a group of its own is sent Ctrl-C with its workers.
+    """
+    with start(cfg, *hooks, **how) as found:
+        stalled, pid = until(file, found), found[0].process.pid
         time.sleep(pause)
-        os.kill(found[0].process.pid, TERM)
+        os.killpg(pid, INT) if hooks else os.kill(pid, TERM)
         assert wait_for(found, 40) < 20  # and not the 1000 s that it would sleep
         assert found[0].code == 75, found[0].text
-    assert not alive(stalled)
+    assert not is_alive(stalled)
     return found[0].text
-
-
-def alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def steps(text: str) -> list[int]:
@@ -338,12 +334,14 @@ def test_a_signal_in_a_step_lets_it_finish(tmp_path, whole, number, at, by_epoch
 
 
 @pytest.mark.fault("R8")
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_signal_ends_the_wait_for_data(tmp_path, whole, num_workers):
+@pytest.mark.parametrize(("num_workers", "ctrl_c"), [(0, False), (2, False), (2, True)])
+def test_a_signal_ends_the_wait_for_data(tmp_path, whole, num_workers, ctrl_c):
     cfg = toy(tmp_path / "run", num_workers)
     file = stall(cfg, at=ORDER[9])  # in the third batch
     pause = 0.5 if num_workers else 0.0  # the first two are still to be used
-    text = tell(cfg, file, pause)
+    hooks = [Signal(STEPS + 1, group=True)] if ctrl_c else []
+    text = tell(cfg, file, *hooks, pause=pause)
+    assert "Traceback" not in text
     assert saved(cfg)["meta"]["iter"] == steps(text)[-1] == 2
     assert_goes_on(cfg, text, whole[True])
 
@@ -420,13 +418,17 @@ def test_a_knn_evaluation_that_was_stopped_runs_again(
 
 
 @pytest.mark.fault("R8")
-@pytest.mark.parametrize("second", [TERM, USR1])
-def test_a_second_signal_ends_at_once_but_for_the_same_notice(tmp_path, second):
-    same = second == TERM
-    signals = Signal(2, TERM, second, pause=0.3 if same else 2.3)
-    text = run(toy(tmp_path / "run"), signals, code=75 if same else -USR1)
-    assert steps(text) == [1, 2, 3][: 2 + same]
-    assert len(list((tmp_path / "run").glob("*.pth"))) == same
+@pytest.mark.parametrize(
+    ("signals", "pause", "code"),
+    [([TERM, TERM], 0.3, 75), ([TERM, USR1], 2.3, -USR1), ([INT, INT], 2.3, 130)],
+)
+def test_a_second_signal_ends_at_once_but_for_the_same_notice(
+    tmp_path, signals, pause, code
+):
+    text = run(toy(tmp_path / "run"), Signal(2, *signals, pause=pause), code=code)
+    assert steps(text) == ([1, 2, 3] if code == 75 else [1, 2])
+    assert len(list((tmp_path / "run").glob("*.pth"))) == (code == 75)
+    assert "Traceback" not in text
 
 
 @pytest.mark.fault("R8")
@@ -500,7 +502,7 @@ def test_a_failing_worker_is_named_and_the_state_saved(tmp_path, whole, how):
     assert ("ValueError: no such colour" in text) == (how == "raise")
     assert f"Everything is saved in {tmp_path / 'run' / 'iter_2.pth'}" in text
     assert (tmp_path / "run" / "failed_batch.txt").read_text().split() == names
-    assert not alive(culprit)
+    assert not is_alive(culprit)
     assert steps(text) == [1, 2] and saved(cfg)["meta"]["iter"] == 2
     assert_goes_on(cfg, text, whole[True])  # the file says that it has happened
 
