@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec
 
@@ -25,6 +25,7 @@ from .room import discard, no_room, told
 #: Sent to all processes of a terminal: by Ctrl-C, and when it closes.
 TERMINAL = (signal.SIGINT, signal.SIGHUP)
 P = ParamSpec("P")
+Handler = Callable[[int, FrameType | None], Any]
 SAME = 2.0  # seconds in which further signals are the first one once more
 
 
@@ -120,6 +121,13 @@ def ignore(_: object = None, signals: tuple[signal.Signals, ...] = TERMINAL) -> 
         signal.signal(number, signal.SIG_IGN)
 
 
+def take_over(signals: Iterable[int], handler: Handler) -> dict[int, Any]:
+    """Handle signals so that are not ignored, in the main thread; return who did."""
+    if not in_main_thread():
+        return {}
+    return {x: signal.signal(x, handler) for x in signals if not is_ignored(x)}
+
+
 def in_main_thread() -> bool:
     """Whether signals can be handled here."""
     return threading.current_thread() is threading.main_thread()
@@ -202,13 +210,9 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+def _handled_by(handler: Handler) -> Iterator[None]:
     """Handle the signals so; once one has come, for the rest of the process."""
-    before = {}
-    if in_main_thread():
-        for number in TERMINAL:
-            if not is_ignored(number):
-                before[number] = signal.signal(number, handler)
+    before = take_over(TERMINAL, handler)
     try:
         yield
     finally:

@@ -71,16 +71,13 @@ class StopSignals:
         global _current
         if _current is not None:
             _current.give_back(even_leaving=True)
-        if interrupt.in_main_thread():
-            for number in SIGNALS:
-                if not interrupt.is_ignored(number):
-                    self._before[number] = signal.signal(number, self._handle)
         _current = self
         self.asked = interrupt.swallowed()
         if self.asked is None:
             interrupt.begin()
         else:
             self.leave()
+        self._before = interrupt.take_over(SIGNALS, self._handle)
 
     def leave(self) -> None:
         """The process ends for a signal, be it one that another rank was sent.
