@@ -10,10 +10,63 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import wraps
+from importlib.util import find_spec
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
-# -- mmengine's Runner -----------------------------------------------------------------
+# -- mmengine's Config and DictAction --
+# The steps by which a config file is read, and the values of --cfg-options. Gone:
+# AttributeError when a tool starts.
+
+_CONFIG_STEPS = {
+    "environment": "_substitute_env_variables",
+    "file_names": "_substitute_predefined_vars",
+    "bases": "_pre_substitute_base_vars",
+    "base_path": "_get_cfg_path",
+}
+
+
+def config_step(name: str) -> Callable:
+    """A step of reading a config file, as it is now."""
+    from mmengine.config import Config
+
+    return getattr(Config, _CONFIG_STEPS[name])
+
+
+def replace_config_step(name: str, make: Callable[[Callable], Callable]) -> None:
+    """Put a function in the place of a step, once; ``make`` gets the step before."""
+    from mmengine.config import Config
+
+    before = config_step(name)
+    if not hasattr(before, "replaces"):
+        step = wraps(before)(make(before))
+        step.replaces = before  # type: ignore[attr-defined]
+        setattr(Config, _CONFIG_STEPS[name], staticmethod(step))
+
+
+def set_config_filename(cfg: Any, path: str) -> None:
+    """Let a config say which file it is of."""
+    object.__setattr__(cfg, "_filename", path)
+
+
+def read_options_by(parse: Callable[[str], Any], store: Callable) -> None:
+    """Let mmengine's DictAction read values and keep them by these functions."""
+    from mmengine.config import DictAction
+
+    DictAction._parse_iterable = staticmethod(parse)
+    DictAction.__call__ = store
+
+
+def plain_value(text: str) -> Any:
+    """A number, True, False or None by what it looks like, else the text."""
+    from mmengine.config import DictAction
+
+    return DictAction._parse_int_float_bool(text)
+
+
+# -- mmengine's Runner --
 # Its loops are configs until they are built, and properties build them at the first
 # look; the names with an underscore look without building. Gone: AttributeError at the
 # start of a run.
@@ -49,7 +102,7 @@ def start_from(runner: Any, path: str | None, resume: bool) -> None:
     runner._load_from, runner._resume = path, resume
 
 
-# -- torch's DataLoader ----------------------------------------------------------------
+# -- torch's DataLoader --
 # Its iterators know the workers and the batches under way; no public name tells them.
 # torch 2.4 has no `_in_order`. Gone: AttributeError where the first iterator is made.
 
@@ -105,9 +158,7 @@ class WorkersIterator(LoaderIterator):
 
     workers = property(attrgetter("_workers"))
     at_work = property(attrgetter("_workers_status"))  # a flag for each worker
-    tasks = property(
-        attrgetter("_task_info")
-    )  # batch: its worker, data once it is there
+    tasks = property(attrgetter("_task_info"))  # batch: worker, and data once there
     batch = property(attrgetter("_rcvd_idx"))  # the next one to be handed out
     next_task = property(attrgetter("_send_idx"))  # the next one for a worker
     results = property(attrgetter("_data_queue"))
@@ -165,7 +216,7 @@ class WorkersIterator(LoaderIterator):
         return super()._process_data(data, *args)
 
 
-# -- torch.distributed -----------------------------------------------------------------
+# -- torch.distributed --
 
 
 def rendezvous_store() -> Any:
@@ -173,3 +224,25 @@ def rendezvous_store() -> Any:
     import torch.distributed as dist
 
     return dist.distributed_c10d._get_default_store()
+
+
+# -- torchvision's library of compiled operators --
+# Its file; `import torchvision` takes a second. Gone: check-env says that the operators
+# do not run.
+
+
+def torchvision_nms() -> Callable:
+    """The compiled ``nms``.
+
+    Raises:
+        OSError: The library is missing, or built for another torch.
+    """
+    import torch
+
+    spec = find_spec("torchvision")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    files = [file for folder in folders for file in Path(folder).glob("_C*.so")]
+    if not files:
+        raise OSError("torchvision has no file _C.so")
+    torch.ops.load_library(str(files[0]))
+    return torch.ops.torchvision.nms

@@ -9,8 +9,10 @@ package has the name ``mmssl_ext::co2/co2_r50_imagenet.py``, on the command line
 from __future__ import annotations
 
 import difflib
-from functools import wraps
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+
+from mmssl_ext import compat
 
 PACKAGE = Path(__file__).resolve().parent
 SCOPE = "mmssl_ext::"
@@ -84,23 +86,20 @@ def enable_bases() -> None:
     every dict with a ``type`` of the base. Such a base is read here like a file beside
     the config.
     """
-    from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
     # For mmengine.hub.get_config, which looks into .mim of what is installed.
     MODULE2PACKAGE.setdefault("mmssl_ext", "mmssl_ext")
-    upstream = Config._get_cfg_path
-    if getattr(upstream, "finds_mmssl_ext", False):
-        return
 
-    @wraps(upstream)
-    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        if cfg_path.startswith(SCOPE):
-            return str(packaged_base(cfg_path)), None
-        return upstream(cfg_path, filename)
+    def with_ours(upstream: Callable) -> Callable:
+        def find(cfg_path: str, filename: str) -> tuple[str, str | None]:
+            if cfg_path.startswith(SCOPE):
+                return str(packaged_base(cfg_path)), None
+            return upstream(cfg_path, filename)
 
-    get_cfg_path.finds_mmssl_ext = True  # type: ignore[attr-defined]
-    Config._get_cfg_path = staticmethod(get_cfg_path)
+        return find
+
+    compat.replace_config_step("base_path", with_ours)
 
 
 def _closest(text: str) -> str:

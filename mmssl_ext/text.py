@@ -9,10 +9,12 @@ these characters as ``\xe7``, ``\x1b`` or ``\u202e``.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import re
 import sys
 import traceback
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +40,14 @@ def shown(name: Any) -> str:
 def as_line(name: str) -> str:
     """A name as a line of a list: line ends and controls are escaped, bytes kept."""
     return _ENDS.sub(_escaped, name)
+
+
+def closest(name: str, names: Iterable[Any]) -> str:
+    """``Did you mean ...?`` with a space before it, or nothing."""
+    known = [str(n) for n in names]
+    found = [n for n in known if n.lower() == name.lower()]
+    found = found or difflib.get_close_matches(name, known, n=3)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
 def guard_logs() -> None:

@@ -29,7 +29,8 @@ from PIL import Image
 
 from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
 from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
-from mmssl_ext.run.launch import build_runner, prepare, run_tool
+from mmssl_ext.run.launch import build_runner, prepare
+from mmssl_ext.run.tool import run_tool
 from tests.distributed import Worker, wait_for, workers
 from tests.models.common import model_config
 
@@ -116,7 +117,7 @@ def config(root: Path, work_dir: Path, epochs: int = 1, **hooks: Any) -> Config:
 def make_runner(cfg: Config, *extra: Hook, **options: Any) -> Runner:
     """The Runner of a config, with a message hub of its own, and further hooks."""
     cfg.experiment_name = f"test_{next(_names)}"
-    runner = build_runner(cfg, prepare(cfg, **options))
+    runner = build_runner(prepare(cfg, **options))
     for hook in extra:
         runner.register_hook(hook)
     return runner

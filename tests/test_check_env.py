@@ -115,10 +115,9 @@ def test_two_distributions_of_one_name(facts):
 def test_torch_mismatch_names_the_right_torchvision(facts):
     packages = facts["packages"]
     packages["torch"] = package("2.11.0+cpu", torch="2.11.0+cpu")
-    error = f"RuntimeError: {MISMATCH}"
-    packages["torchvision"] = package(error=error, torchvision="0.27.0")
-    packages["mmpretrain"] = package(error=error, onedl_mmpretrain="1.3.6")
-    facts.update(torchvision_ops=None, nvidia_driver=False)
+    packages["torchvision"] = package("0.27.0", torchvision="0.27.0")
+    facts.update(nvidia_driver=False)
+    facts["torchvision_ops"] = {"error": f"RuntimeError: {MISMATCH}"}
     facts["torch"].update(cuda=None, cudnn=None, nccl=None, archs=[], gpus=[])
     problem = only(diagnose(facts))
     assert "does not fit torch 2.11.0+cpu" in problem.text

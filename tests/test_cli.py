@@ -90,7 +90,7 @@ def test_a_base_from_the_package_is_like_a_file(
     name: str, strict: bool, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """mmengine's reading of the file itself is the reference: no key, no scope more."""
-    monkeypatch.setattr("mmssl_ext.run.launch.enforce", lambda: None)
+    monkeypatch.setattr("mmssl_ext.engine.config.read.enforce", lambda: None)
     write(elsewhere / "a.py", f"_base_ = 'mmssl_ext::{name}'\nwork_dir = 'x'")
     write(elsewhere / "b.py", f"_base_ = [r'{CONFIGS / name}']\nwork_dir = 'x'")
     plain = Config.fromfile(str(elsewhere / "b.py")).to_dict()
@@ -164,7 +164,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 IMPORTED = """
 import sys
-from mmssl_ext import cli
+from mmssl_ext.run import cli
 assert cli.main() == 0
 print({name.split(".")[0] for name in sys.modules}, file=sys.stderr)
 """
@@ -225,7 +225,7 @@ def test_the_exit_code_is_the_tools(
     code: int, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(elsewhere / "tools" / "train.py", TOOL)
-    start = "import sys; from mmssl_ext import cli; from pathlib import Path; "
+    start = "import sys; from mmssl_ext.run import cli; from pathlib import Path; "
     start += "cli.root = Path.cwd; sys.exit(cli.main())"
     done = run("-c", start, "train", str(code))
     assert (done.returncode, done.stdout) == (code, "mmssl-ext train\n"), done.stderr

@@ -375,7 +375,7 @@ def test_launchers_run_from_the_wheel(installed: Environment) -> None:
 
 EVERY_HELP = """
 import contextlib, io, sys
-from mmssl_ext import cli
+from mmssl_ext.run import cli
 for name in cli.COMMANDS:
     sys.argv = ["mmssl-ext", name, "--help"]
     with contextlib.redirect_stdout(io.StringIO()) as out:

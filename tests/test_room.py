@@ -21,7 +21,8 @@ from mmssl_ext.interrupt import explained
 from mmssl_ext.room import no_room
 from mmssl_ext.run import evaluate as testing
 from mmssl_ext.run import launch
-from mmssl_ext.run.launch import run_tool, train
+from mmssl_ext.run.launch import train
+from mmssl_ext.run.tool import run_tool
 from mmssl_ext.transfer.export import LAYOUTS, export_backbone
 from mmssl_ext.visualization import curves
 from tests.engine.test_checkpoint_writing import file_size_limit

@@ -12,17 +12,14 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once():
-    from mmengine.config import DictAction
-
-    from mmssl_ext.run.launch import load_config, run_tool
+    from mmssl_ext.run.tool import add_config, run_tool, take_config
     from mmssl_ext.text import shown
-    from mmssl_ext.visualization.pictures.browse import browse
 
 
 def parse_args() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file of a pretraining")
+    add_config(parser, "config file of a pretraining")
     parser.add_argument(
         "--out", required=True, metavar="FILE.png", help="picture to write"
     )
@@ -36,18 +33,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--images", metavar="FOLDER", help="take these instead of the training set"
     )
-    parser.add_argument(
-        "--strict-config",
-        action="store_true",
-        help="take the config for data: refuse what could run code",
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings",
-    )
     return parser.parse_args()
 
 
@@ -55,9 +40,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the command."""
     args = vars(parse_args())
-    cfg = load_config(
-        *(args.pop(x) for x in ("config", "cfg_options", "strict_config"))
-    )
+    cfg = take_config(args)
+    with at_once():
+        from mmssl_ext.visualization.pictures.browse import browse
     print(f"Picture: {shown(browse(cfg, **args))}")
 
 

@@ -20,13 +20,10 @@ from mmssl_ext.interrupt import at_once
 with at_once():
     from mmengine.logging import MMLogger
 
-    from mmssl_ext.chain.results import write_csv
-    from mmssl_ext.chain.run import ChainRunner
-    from mmssl_ext.chain.spec import read_chain
     from mmssl_ext.errors import Preempted
-    from mmssl_ext.run.launch import run_tool
+    from mmssl_ext.packaged import find_config
+    from mmssl_ext.run.tool import run_tool
     from mmssl_ext.text import printable
-from mmssl_ext.chain.report import headline, write_chain_report
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -82,6 +79,13 @@ def parse_args() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
+    find_config(args.chain)  # refuses a misspelt name in a moment
+    with at_once():
+        from mmssl_ext.chain.results import write_csv
+        from mmssl_ext.chain.run import ChainRunner
+        from mmssl_ext.chain.spec import read_chain
+    # A line per stage: what reading the configs has to say stands in the stages' logs.
+    MMLogger.get_current_instance().setLevel("WARNING")
     chain = read_chain(args.chain)
     work_dir = Path(args.work_dir or Path("work_dirs", chain.file.stem))
     runner = ChainRunner(chain, work_dir, TOOLS, args.gpus, args.jobs)
@@ -90,17 +94,17 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         if not work_dir.is_dir():
             raise FileNotFoundError(f"There is no work dir {work_dir}.")
-        runner.save_plan()
+        runner.plan.save()
         write_csv(work_dir)
         report(work_dir)
         return 0
     stages = chain.select(args.only)
     if args.list:
-        for task in runner.check(stages, args.rerun):
+        for task in runner.plan.check(stages, args.rerun):
             print(task.stage.name, task.stage.needs or "-", task.todo, sep="\t")
         return 0
     if args.dry_run:
-        for task in runner.check(stages, args.rerun):
+        for task in runner.plan.check(stages, args.rerun):
             changes = f" ({'; '.join(task.changes)})" if task.changes else ""
             print(f"{task.stage.name}: {task.todo}{changes}")
         return 0
@@ -112,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
 
 def report(work_dir: Path) -> None:
     """Write the report and say what it says on top."""
+    from mmssl_ext.chain.report import headline, write_chain_report
+
     path = write_chain_report(work_dir)
     print(printable(f"{headline(work_dir)}\nReport: {path}"))
 
@@ -119,8 +125,6 @@ def report(work_dir: Path) -> None:
 def main() -> int:
     """Run the command."""
     args = parse_args()
-    # A line per stage: what reading the configs has to say stands in the stages' logs.
-    MMLogger.get_current_instance().setLevel("WARNING")
     codes: list[int] = []
     return run_tool(lambda: codes.append(run(args)))() or codes[0]
 

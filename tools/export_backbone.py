@@ -12,10 +12,10 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once():
-    from mmssl_ext.engine.weights.download import local_path
-    from mmssl_ext.run.launch import run_tool
+    from mmssl_ext.run.tool import run_tool
     from mmssl_ext.text import shown
-    from mmssl_ext.transfer.export import LAYOUTS, export_backbone
+
+LAYOUTS = ("mm", "torchvision", "timm", "detectron2")  # of transfer/export.py
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--layouts",
         nargs="+",
-        choices=list(LAYOUTS),
-        default=list(LAYOUTS),
+        choices=LAYOUTS,
+        default=LAYOUTS,
         help="[all of them]",
     )
     parser.add_argument(
@@ -55,6 +55,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the command."""
     args = vars(parse_args())
+    with at_once():
+        from mmssl_ext.engine.weights.download import local_path
+        from mmssl_ext.transfer.export import export_backbone
     out = args.pop("out") or local_path(args["checkpoint"]).with_suffix("")
     for layout, path in export_backbone(out=out, **args).items():
         print(f"{layout:<12} {shown(path)}  (written, read back, equal)")

@@ -18,10 +18,7 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once():
-    from mmssl_ext.datasets.shard_index import index_shards
-    from mmssl_ext.datasets.shard_writer import make_shards, read_size, verify_shards
-    from mmssl_ext.datasets.shards import ShardIndex
-    from mmssl_ext.run.launch import run_tool
+    from mmssl_ext.run.tool import run_tool
     from mmssl_ext.text import shown
 
 
@@ -79,6 +76,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the command."""
     args = parse_args()
+    with at_once():
+        from mmssl_ext.datasets.shard_index import index_shards
+        from mmssl_ext.datasets.shard_writer import (
+            make_shards,
+            read_size,
+            verify_shards,
+        )
+        from mmssl_ext.datasets.shards import ShardIndex
     out = args.out or args.folder
     if args.index_only:
         index = index_shards(out, args.tar_is_folder)

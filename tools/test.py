@@ -12,17 +12,14 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once():
-    from mmengine.config import DictAction
-
-    from mmssl_ext.run.evaluate import evaluate_checkpoint
-    from mmssl_ext.run.launch import load_config, run_tool
+    from mmssl_ext.run.tool import add_config, run_tool, take_config
     from mmssl_ext.text import shown
 
 
 def parse_args() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file, with default_hooks.knn")
+    add_config(parser, "config file, with default_hooks.knn")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--encoder", choices=["query", "key", "both"], help="[as in the config]"
@@ -36,18 +33,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--temperature", type=float, help="sharpness of the vote [as in the config]"
     )
-    parser.add_argument(
-        "--strict-config",
-        action="store_true",
-        help="take the config for data: refuse what could run code",
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings",
-    )
     # One process tests; `mim test` says so.
     parser.add_argument("--launcher", choices=["none"], help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -58,9 +43,9 @@ def main() -> None:
     """Run the command."""
     args = vars(parse_args())
     args.pop("launcher")
-    cfg = load_config(
-        *(args.pop(x) for x in ("config", "cfg_options", "strict_config"))
-    )
+    cfg = take_config(args)
+    with at_once():
+        from mmssl_ext.run.evaluate import evaluate_checkpoint
     scores = evaluate_checkpoint(cfg, **args)
     for name, value in scores.items():
         print(f"knn {name}: {value:.2f} %")

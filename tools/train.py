@@ -13,15 +13,13 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once(75):
-    from mmengine.config import DictAction
-
-    from mmssl_ext.run.launch import run_tool, train
+    from mmssl_ext.run.tool import add_config, run_tool, take_config
 
 
 def parse_args() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file")
+    add_config(parser, "config file")
     parser.add_argument(
         "--work-dir", help="folder of checkpoints and logs [work_dirs/<config name>]"
     )
@@ -53,18 +51,6 @@ def parse_args() -> argparse.Namespace:
         "--tensorboard", action="store_true", help="also write TensorBoard files"
     )
     parser.add_argument(
-        "--strict-config",
-        action="store_true",
-        help="take the config for data: refuse what could run code",
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings, e.g. train_cfg.max_epochs=20 default_hooks.knn=None",
-    )
-    parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
     )
     parser.add_argument("--local-rank", "--local_rank", type=int, default=0)
@@ -74,9 +60,12 @@ def parse_args() -> argparse.Namespace:
 @run_tool
 def main() -> None:
     """Run the command."""
-    args = vars(parse_args())
-    os.environ.setdefault("LOCAL_RANK", str(args.pop("local_rank")))
-    train(**args)
+    with at_once(75):
+        args = vars(parse_args())
+        os.environ.setdefault("LOCAL_RANK", str(args.pop("local_rank")))
+        cfg = take_config(args)
+        from mmssl_ext.run.launch import train
+    train(cfg, **args)
 
 
 if __name__ == "__main__":

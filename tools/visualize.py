@@ -12,17 +12,15 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once():
-    from mmengine.config import DictAction
-
-    from mmssl_ext.run.launch import load_config, run_tool
+    from mmssl_ext.run.tool import add_config, run_tool, take_config
     from mmssl_ext.text import shown
-    from mmssl_ext.visualization.pictures.learned import KINDS, METHOD, write_pictures
+    from mmssl_ext.visualization.pictures import KINDS, METHOD
 
 
 def parse_args() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file of the pretraining")
+    add_config(parser, "config file of the pretraining")
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--images", required=True, metavar="FOLDER", help="any folder of images"
@@ -82,18 +80,6 @@ def parse_args() -> argparse.Namespace:
         help="pca, filters: show the untrained network too",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is random [0]")
-    parser.add_argument(
-        "--strict-config",
-        action="store_true",
-        help="take the config for data: refuse what could run code",
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings",
-    )
     return parser.parse_args()
 
 
@@ -101,9 +87,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the command."""
     args = vars(parse_args())
-    cfg = load_config(
-        *(args.pop(x) for x in ("config", "cfg_options", "strict_config"))
-    )
+    cfg = take_config(args)
+    with at_once():
+        from mmssl_ext.visualization.pictures.learned import write_pictures
     for file in write_pictures(cfg, **args):
         print(f"Picture: {shown(file)}")
 

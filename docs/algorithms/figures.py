@@ -274,9 +274,9 @@ def simsiam_log() -> None:
             "default_hooks.report": None,
         }
         cfg = load_config(CONFIGS / "simsiam" / "simsiam_r18_demo.py", options)
-        prepare(cfg, work_dir=f"work_dirs/simsiam-{variant}")
+        prepared = prepare(cfg, work_dir=f"work_dirs/simsiam-{variant}")
         cfg.experiment_name = f"simsiam-{variant}"
-        runner = build_runner(cfg)
+        runner = build_runner(prepared)
         runner.register_hook(Recorder(variant))
         if variant == "flowing":
             runner.model.target = OwnTarget()

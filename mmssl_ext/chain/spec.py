@@ -138,12 +138,6 @@ class Stage:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, origin + "".join(lines))
 
-    def inputs(self) -> dict[str, str]:
-        """Every setting of the config, by its dotted name."""
-        settings = self.load().to_dict()
-        settings.pop("work_dir", None)
-        return dict(_flat(settings))
-
 
 @dataclass
 class Chain:
@@ -346,18 +340,3 @@ def _options(given: Any, place: str) -> dict[str, Any]:
                 f"{place}: '{name}' must be a plain Python value, not {value!r}."
             )
     return given
-
-
-def _flat(node: Any, name: str = "") -> list[tuple[str, str]]:
-    """Leaves of nested settings as (dotted name, repr)."""
-    if isinstance(node, dict) and node:
-        parts = node.items()
-    elif isinstance(node, list | tuple) and any(isinstance(x, dict) for x in node):
-        parts = {str(i): item for i, item in enumerate(node)}.items()
-    else:
-        return [(name, repr(node))]
-    return [
-        leaf
-        for key, item in parts
-        for leaf in _flat(item, f"{name}.{key}" if name else str(key))
-    ]

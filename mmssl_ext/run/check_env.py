@@ -143,12 +143,6 @@ def _package_problems(name: str, packages: Facts) -> list[Problem]:
         if name == "torchvision":
             command = _torchvision_command(packages["torch"])
         return [Problem(f"{name} is not installed.", command)]
-    if error and name == "torchvision":
-        text = (
-            f"torchvision does not fit torch {packages['torch']['version']} ({error}). "
-            "Both must come from the same index, as the same CPU or CUDA build."
-        )
-        return [Problem(text, _torchvision_command(packages["torch"]))]
     if error:
         command = f"pip install --force-reinstall --no-deps {wanted}"
         if name == "cv2" and "libGL" in error:
@@ -194,8 +188,9 @@ def _device_problems(facts: Facts) -> list[Problem]:
     if operators:
         problems.append(
             Problem(
-                f"torchvision's compiled operators do not run ({operators}): it was "
-                f"built for another torch than {packages['torch']['version']}.",
+                f"torchvision does not fit torch {packages['torch']['version']}: its "
+                f"compiled operators do not run ({operators}). Both must come from the "
+                "same index, as the same CPU or CUDA build.",
                 _torchvision_command(packages["torch"]),
             )
         )

@@ -1,6 +1,7 @@
 """What check_env looks at: versions, providers, devices, compiled operators.
 
-Nothing outside the standard library is imported outside a guarded probe.
+Nothing outside the standard library is imported outside a guarded probe, and nothing
+that takes a second but torch: what is named in ``FOUND_ONLY`` is looked up.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from mmssl_ext import compat
+
 Facts = dict[str, Any]
+FOUND_ONLY = ("torchvision", "sklearn", "tensorboard")
 
 
 def collect(names: Iterable[str]) -> Facts:
@@ -54,9 +58,11 @@ def _probe(name: str, providers: list[str]) -> Facts:
         "missing": False,
         "error": None,
     }
+    known = [*fact["distributions"].values(), None]
+    if name in FOUND_ONLY and importlib.util.find_spec(name):
+        return {**fact, "version": str(known[0] or "unknown")}
     try:
         module = importlib.import_module(name)
-        known = [*fact["distributions"].values(), None]
         fact["version"] = str(getattr(module, "__version__", known[0] or "unknown"))
     except ModuleNotFoundError as error:
         fact["missing"] = error.name == name
@@ -151,8 +157,8 @@ def covers(archs: list[str], capability: tuple[int, int]) -> bool:
 
 def _torchvision_ops() -> Facts:
     import torch
-    from torchvision.ops import nms
 
+    nms = compat.torchvision_nms()
     nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
     return {"error": None}
 

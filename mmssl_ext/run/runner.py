@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmssl_ext.engine.checkpoint.loops import ExactEpochLoop
-from mmssl_ext.engine.config.names import check_anchors
 from mmssl_ext.engine.resilience.collating import SizedCollate
 from mmssl_ext.engine.resilience.loading import guard_workers
 from mmssl_ext.engine.training.method import MethodHook
@@ -22,6 +21,8 @@ from mmssl_ext.evaluation.copies import say_copied_files
 from mmssl_ext.registry import RUNNERS
 from mmssl_ext.room import heed_log_files
 from mmssl_ext.text import guard_files, guard_logs
+
+from .terminal import quieten
 
 guard_logs()
 _PERSISTENT = "persistent_workers"
@@ -44,6 +45,7 @@ class SSLRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         guard_files(logger)
         heed_log_files(logger)
+        quieten(logger)
         return logger
 
     def register_hooks(
@@ -62,7 +64,6 @@ class SSLRunner(Runner):
             ConfigError: A part has no option of a name, needs another package, or
                 asserts something of its options.
         """
-        check_anchors(model)
         try:
             return super().build_model(model)
         except (TypeError, ImportError, AssertionError) as error:

@@ -1,7 +1,11 @@
-"""The frame of every tool: errors become sentences and exit codes."""
+"""The frame of every tool: errors become sentences and exit codes.
+
+Nothing here imports torch: a tool reads its arguments and its config first.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import json
@@ -14,9 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+from mmengine.config import Config, DictAction
 
 from mmssl_ext import interrupt
+from mmssl_ext.engine.config.read import read
 from mmssl_ext.errors import Preempted, RankError, UserError
 from mmssl_ext.room import flush_output, no_room, told
 from mmssl_ext.text import guard_streams, printable
@@ -73,6 +78,33 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
     return run
 
 
+def add_config(parser: argparse.ArgumentParser, about: str) -> None:
+    """Give a tool its config file and the options that change it."""
+    parser.add_argument("config", help=about)
+    parser.add_argument(
+        "--strict-config",
+        action="store_true",
+        help="take the config for data: refuse what could run code",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings, e.g. train_cfg.max_epochs=20 default_hooks.knn=None",
+    )
+
+
+def take_config(args: dict[str, Any]) -> Config:
+    """Read the config that the arguments name, and take what names it out of them.
+
+    Raises:
+        ConfigError: It cannot be read, or an option names nothing.
+    """
+    names = ("config", "cfg_options", "strict_config")
+    return read(*(args.pop(name) for name in names))
+
+
 @contextlib.contextmanager
 def _interrupted_alone() -> Iterator[None]:
     """Raise an interruption where a library has made another error of it."""
@@ -88,7 +120,8 @@ def _interrupted_alone() -> Iterator[None]:
 
 def _disconnect(code: int) -> None:
     """Close torch's connections; where a rank that is gone prevents it, just leave."""
-    if not (dist.is_available() and dist.is_initialized()):
+    dist = sys.modules.get("torch.distributed")  # else there is nothing to close
+    if dist is None or not (dist.is_available() and dist.is_initialized()):
         return
 
     def close() -> None:

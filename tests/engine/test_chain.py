@@ -182,7 +182,9 @@ def test_stages_at_once_have_gpus_of_their_own(folder, monkeypatch):
     chain = read_chain(folder / "small.py")
     runner = ChainRunner(chain, folder / "wd", folder / "tools", gpus=2, jobs=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    devices = [runner._environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)]
+    devices = [
+        runner.processes.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)
+    ]
     assert devices == ["4,5", "6,7"]
 
 

@@ -22,7 +22,8 @@ from mmssl_ext.engine.resilience.preemption import StopSignals
 from mmssl_ext.evaluation.features import Features
 from mmssl_ext.run import evaluate as testing
 from mmssl_ext.run import launch
-from mmssl_ext.run.launch import run_tool, train
+from mmssl_ext.run.launch import train
+from mmssl_ext.run.tool import run_tool
 from tests.distributed import wait_for
 from tests.engine import test_preemption
 from tests.engine.test_preemption import (

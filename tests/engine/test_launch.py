@@ -23,7 +23,8 @@ from torch.distributed.elastic.multiprocessing.errors import (
 from mmssl_ext.engine.resilience import ranks
 from mmssl_ext.errors import CheckpointFileError, ConfigError, RankError
 from mmssl_ext.run import tool
-from mmssl_ext.run.launch import build_runner, load_config, prepare, run_tool
+from mmssl_ext.run.launch import build_runner, load_config, prepare
+from mmssl_ext.run.tool import run_tool
 from tests.distributed import wait_for, workers
 from tests.harness import REPO, config, log_text, make_runner, write_images
 
@@ -38,8 +39,8 @@ def cfg(images, tmp_path):
     return config(images, tmp_path / "run")
 
 
-def texts(notices):
-    return [text for _, text in notices]
+def texts(prepared):
+    return [text for _, text in prepared.notices]
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def test_hooks_switched_off_by_name(cfg, tmp_path):
     path.write_text(cfg.pretty_text)
     off = {"default_hooks.guard": None, "default_hooks.logger": None}
     found = load_config(path, off)
-    prepare(found)
+    runner = build_runner(prepare(found))
     assert "guard" not in found.default_hooks
-    names = {type(hook).__name__ for hook in build_runner(found).hooks}
+    names = {type(hook).__name__ for hook in runner.hooks}
     assert not names & {"NonFiniteGuardHook", "LoggerHook"}
     assert "DrawKeyHook" in names
 
@@ -124,7 +125,7 @@ def test_amp_without_a_gpu_is_one_notice_and_fp32(cfg, no_gpu, in_config):
 def test_mixed_precision_takes_what_the_gpu_has(cfg, monkeypatch, supported, given):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supported)
-    monkeypatch.setattr("mmssl_ext.engine.config.precision.get_device", lambda: "cuda")
+    monkeypatch.setattr("mmssl_ext.engine.config.complete.get_device", lambda: "cuda")
     if given != "--amp":
         cfg.optim_wrapper.update(
             type="AmpOptimWrapper",
@@ -144,7 +145,7 @@ def test_mixed_precision_takes_what_the_gpu_has(cfg, monkeypatch, supported, giv
 
 
 def test_fp32_on_a_gpu_stays(cfg, monkeypatch):
-    monkeypatch.setattr("mmssl_ext.engine.config.precision.get_device", lambda: "cuda")
+    monkeypatch.setattr("mmssl_ext.engine.config.complete.get_device", lambda: "cuda")
     before = cfg.optim_wrapper.to_dict()
     assert not texts(prepare(cfg))
     assert cfg.optim_wrapper.to_dict() == before
@@ -369,7 +370,7 @@ def test_options_without_effect_are_refused(tmp_path):
 
 @pytest.mark.fault("R20")
 def test_strict_configs_are_checked_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmssl_ext.run.launch.enforce", lambda: None)
+    monkeypatch.setattr("mmssl_ext.engine.config.read.enforce", lambda: None)
     side_effect = tmp_path / "happened"
     file = tmp_path / "config.py"
     for text, wrong in (

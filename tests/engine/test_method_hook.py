@@ -9,7 +9,8 @@ from mmengine.registry import init_default_scope
 
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import MODELS
-from mmssl_ext.run.launch import load_config, prepare, run_tool, train
+from mmssl_ext.run.launch import load_config, prepare, train
+from mmssl_ext.run.tool import run_tool
 from tests.engine.test_exact_resume import LENGTH, STEPS, images, run_config
 from tests.harness import REPO, RunHarness, log_text, stop_at
 from tests.models.record import runs

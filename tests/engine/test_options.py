@@ -6,8 +6,8 @@ import pytest
 from mmengine.config import DictAction
 
 from mmssl_ext.datasets import ImageFolder, LabelledFolder
-from mmssl_ext.engine.config.names import check_anchors, check_class_names
 from mmssl_ext.engine.config.options import parse_value
+from mmssl_ext.engine.config.values import check_values
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.run.launch import load_config
 from tests.harness import REPO, write_images
@@ -203,13 +203,13 @@ def test_parts_and_placeholders_stay_what_they_are(tmp_path):
 def test_a_string_in_classes_is_refused(cfg, tmp_path):
     expected = r'classes=disk is one string.* "classes=\(disk\)" .* \("disk",\) in'
     with pytest.raises(ConfigError, match=expected):
-        check_class_names(load_config(cfg, {"classes": "disk"}))
-    check_class_names(load_config(cfg, {"classes": ("disk",)}))
+        check_values(load_config(cfg, {"classes": "disk"}))
+    check_values(load_config(cfg, {"classes": ("disk",)}))
     names = tmp_path / "names.txt"
     names.write_text("disk\n")
-    check_class_names({"dataset": {"metainfo": {"classes": str(names)}}})
+    check_values({"dataset": {"metainfo": {"classes": str(names)}}})
     with pytest.raises(ConfigError, match=r"dataset\.metainfo\.classes=disk is"):
-        check_class_names({"dataset": {"metainfo": {"classes": "disk"}}})
+        check_values({"dataset": {"metainfo": {"classes": "disk"}}})
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_a_string_in_classes_is_refused(cfg, tmp_path):
 def test_names_of_classes_are_text(given, fault, advice):
     """mmdet compares names: with the number 1 no category '1' was found."""
     with pytest.raises(ConfigError) as error:
-        check_class_names(load_config(VOC, {"classes": given}))
+        check_values(load_config(VOC, {"classes": given}))
     assert fault in str(error.value)
     assert f'"classes={advice}"' in str(error.value)
-    check_class_names(load_config(VOC, {"classes": parse_value(advice)}))
+    check_values(load_config(VOC, {"classes": parse_value(advice)}))
 
 
 def test_a_string_in_classes_of_a_dataset_is_refused(tmp_path):
@@ -241,8 +241,8 @@ def test_another_number_of_anchor_sizes_than_levels_is_named():
     cfg = load_config(VOC, {"anchor_sizes": (16, 32, 64)})
     expected = r"There are 3 anchor sizes, \[16, 32, 64\], but 5 levels .*anchor_sizes"
     with pytest.raises(ConfigError, match=expected):
-        check_anchors(cfg.model)
-    check_anchors(load_config(VOC).model)
+        check_values(cfg)
+    check_values(load_config(VOC))
 
 
 @pytest.mark.parametrize(

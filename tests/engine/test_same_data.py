@@ -13,7 +13,8 @@ import torch
 from mmssl_ext.datasets.shard_writer import make_shards
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.errors import CheckpointFileError
-from mmssl_ext.run.launch import run_tool, train
+from mmssl_ext.run.launch import train
+from mmssl_ext.run.tool import run_tool
 from tests.harness import RunHarness, config, log_text, make_runner, write_images
 
 OTHERS = "train_dataloader.dataset, other images: "

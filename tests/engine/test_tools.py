@@ -13,7 +13,8 @@ from mmssl_ext.engine.weights.strict import load_strictly
 from mmssl_ext.errors import CheckpointFileError, ConfigError, NonFiniteLossError
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.evaluate import evaluate_checkpoint
-from mmssl_ext.run.launch import load_config, run_tool, train
+from mmssl_ext.run.launch import load_config, train
+from mmssl_ext.run.tool import run_tool
 from tests.harness import REPO, config, loader, write_images
 from tests.models.common import model_config
 from tests.warm import python

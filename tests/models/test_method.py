@@ -14,7 +14,7 @@ from mmssl_ext.models.layers import SplitBatchNorm
 from mmssl_ext.models.memory.online_labels import OnlineLabels
 from mmssl_ext.models.terms import Term
 from mmssl_ext.registry import MODELS
-from mmssl_ext.run.launch import run_tool
+from mmssl_ext.run.tool import run_tool
 from tests.harness import config, log_text, make_runner, write_images
 
 from .bases import (

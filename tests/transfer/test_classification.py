@@ -498,8 +498,7 @@ def test_evaluation_without_a_checkpoint_draws_random_weights(demo, tmp_path):
     from mmssl_ext.run.launch import build_runner, prepare
 
     cfg = load_config(CONFIGS / "knn_r50_imagenet.py", imagenet(demo, checkpoint=None))
-    notices = prepare(cfg, work_dir=str(tmp_path))
-    runner = build_runner(cfg, notices)
+    runner = build_runner(prepare(cfg, work_dir=str(tmp_path)))
     before = fingerprint(runner.model.backbone)
     runner.test()
     weight = runner.model.backbone.conv1.weight.detach()

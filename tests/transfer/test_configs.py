@@ -161,7 +161,7 @@ def test_runs_on_tiny_data(name, demo, sources, tmp_path):
     """One optimizer step by the Runner, or the evaluation, and its figures."""
     chosen = options(name, demo, sources[18])
     cfg = load_config(ROOT / "transfer" / name, chosen)
-    runner = build_runner(cfg, prepare(cfg, work_dir=str(tmp_path)))
+    runner = build_runner(prepare(cfg, work_dir=str(tmp_path)))
     if cfg.get("train_cfg") is None:
         runner.test()
     else:
@@ -208,7 +208,7 @@ def test_the_runner_stops_at_a_checkpoint_that_does_not_fit(
     }
     chosen = options(name, demo, sources[18]) | {"checkpoint": str(bad)}
     cfg = load_config(ROOT / "transfer" / name, chosen)
-    runner = build_runner(cfg, prepare(cfg, work_dir=str(tmp_path / "run")))
+    runner = build_runner(prepare(cfg, work_dir=str(tmp_path / "run")))
     before = fingerprint(runner.model.backbone)
     for cause, make in cases.items():
         make()

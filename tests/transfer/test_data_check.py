@@ -535,7 +535,7 @@ def test_nothing_of_the_toolboxes_is_imported(drawn):
     code = f"""
 import sys
 from mmengine.config import Config
-from mmssl_ext.transfer import data_check_voc
+from mmssl_ext.transfer.data_check import voc
 from mmssl_ext.transfer.data_check.check import check_data
 data = dict(type="CocoDataset", data_root={str(drawn / "coco")!r}, ann_file="no.json")
 for scope, name in (("mmdet", "CocoDataset"), ("mmdet", "CityscapesDataset"),

@@ -8,7 +8,6 @@ its class.
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
@@ -30,8 +29,7 @@ from torch.utils.data import DataLoader
 
 from mmssl_ext import registry as own_registries
 from mmssl_ext.errors import ConfigError
-
-from .names import check_class_names
+from mmssl_ext.text import closest
 
 # Field name -> registry of what stands below it, wherever it occurs.
 _FIELDS = {
@@ -88,7 +86,6 @@ def check_config(cfg: Any) -> None:
         ConfigError: One sentence per mistake, with the place, the class, the closest
             valid name and all options.
     """
-    check_class_names(cfg)
     mistakes = list(_replaced(cfg))
     for name in _ROOTS:
         if cfg.get(name) is not None:
@@ -108,14 +105,6 @@ def _replaced(cfg: Any) -> Iterator[str]:
                 'out and set model.loss_lambda=dict(kind="step", start=0, end=0.5, '
                 f"until={hook.get('start_iters', 1000)})."
             )
-
-
-def closest(name: str, names: Any) -> str:
-    """``Did you mean ...?`` with a space before it, or nothing."""
-    known = [str(n) for n in names]
-    found = [n for n in known if n.lower() == name.lower()]
-    found = found or difflib.get_close_matches(name, known, n=3)
-    return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
 def _walk(node: Any, field: str, path: str, kind: str) -> Iterator[str]:

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from functools import wraps
 from pathlib import Path
 
-from mmengine.config import Config
-from mmengine.logging import print_log
-
-from mmssl_ext.text import shown
+from mmssl_ext import compat
 
 # {{$NAME:default}} in a string; {{'$NAME:default'}} stands for code.
 _PLACE = re.compile(r"\{\{(['\"]?)\s*\$(\w+)\s*:\s*(\S*?)\s*['\"]?\}\}")
@@ -24,63 +20,46 @@ _SPECIAL = re.compile("[\\\\'\"\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 
 
 def enable_environment() -> None:
-    """Let mmengine put values of the environment into strings as what they are."""
-    upstream = Config._substitute_env_variables
-    if getattr(upstream, "keeps_strings", False):
-        return
-
-    @wraps(upstream)
-    def substitute(filename: str, temp_config_name: str) -> dict[str, str]:
-        found: dict[str, str] = {}
-        in_python = filename.endswith(".py")
-
-        def value(match: re.Match[str]) -> str:
-            code, name, default = match.groups()
-            text = os.environ.get(name, default)
-            if not text:
-                raise KeyError(
-                    f"`{name}` cannot be found in `os.environ`. Please set `{name}` "
-                    "in environment or give a default value."
-                )
-            if name not in os.environ:
-                return text
-            if name not in found:
-                told = f"{name}={shown(text)} of the environment is in the config."
-                print_log(told, logger="current")
-            found[name] = text
-            return in_string(text) if in_python and not code else text
-
-        text = Path(filename).read_text(encoding="utf-8")
-        Path(temp_config_name).write_text(_PLACE.sub(value, text), encoding="utf-8")
-        return found
-
-    substitute.keeps_strings = True  # type: ignore[attr-defined]
-    Config._substitute_env_variables = staticmethod(substitute)
+    """Let mmengine put the environment and file names into strings as they are."""
+    compat.replace_config_step("environment", lambda _: _fill_environment)
+    compat.replace_config_step("file_names", lambda _: _fill_file_names)
 
 
-def enable_file_names() -> None:
-    """Let mmengine put the place of a config into strings as what it is."""
-    upstream = Config._substitute_predefined_vars
-    if getattr(upstream, "keeps_strings", False):
-        return
+def _fill_environment(filename: str, temp_config_name: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    in_python = filename.endswith(".py")
 
-    @wraps(upstream)
-    def substitute(filename: str, temp_config_name: str) -> None:
-        path = Path(filename)
-        values = {
-            "fileDirname": str(path.parent),
-            "fileBasename": path.name,
-            "fileBasenameNoExtension": path.stem,
-            "fileExtname": path.suffix,
-        }
-        if path.suffix == ".py":
-            values = {k: in_string(v) for k, v in values.items()}
-        text = path.read_text(encoding="utf-8")
-        text = _FILE.sub(lambda match: values[match[1]], text)
-        Path(temp_config_name).write_text(text, encoding="utf-8")
+    def value(match: re.Match[str]) -> str:
+        code, name, default = match.groups()
+        text = os.environ.get(name, default)
+        if not text:
+            raise KeyError(
+                f"`{name}` cannot be found in `os.environ`. Please set `{name}` "
+                "in environment or give a default value."
+            )
+        if name not in os.environ:
+            return text
+        found[name] = text
+        return in_string(text) if in_python and not code else text
 
-    substitute.keeps_strings = True  # type: ignore[attr-defined]
-    Config._substitute_predefined_vars = staticmethod(substitute)
+    text = Path(filename).read_text(encoding="utf-8")
+    Path(temp_config_name).write_text(_PLACE.sub(value, text), encoding="utf-8")
+    return found
+
+
+def _fill_file_names(filename: str, temp_config_name: str) -> None:
+    path = Path(filename)
+    values = {
+        "fileDirname": str(path.parent),
+        "fileBasename": path.name,
+        "fileBasenameNoExtension": path.stem,
+        "fileExtname": path.suffix,
+    }
+    if path.suffix == ".py":
+        values = {k: in_string(v) for k, v in values.items()}
+    text = path.read_text(encoding="utf-8")
+    text = _FILE.sub(lambda match: values[match[1]], text)
+    Path(temp_config_name).write_text(text, encoding="utf-8")
 
 
 def in_string(text: str) -> str:

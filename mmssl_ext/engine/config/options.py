@@ -9,11 +9,9 @@ from __future__ import annotations
 import copy
 import re
 from argparse import Action
-from collections.abc import Mapping
 from typing import Any
 
-from mmengine.config import Config, ConfigDict, DictAction
-
+from mmssl_ext import compat
 from mmssl_ext.errors import ConfigError
 
 _BRACKETS = {"(": ")", "[": "]"}
@@ -23,50 +21,7 @@ _DICT = re.compile(r"dict\((.*)\)", re.DOTALL)
 
 def enable_options() -> None:
     """Let mmengine's ``DictAction``, which all tools use, read values like this."""
-    DictAction._parse_iterable = staticmethod(parse_value)
-    DictAction.__call__ = _store
-
-
-def merge(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Apply options to a config, in place; a dict replaces what stood there.
-
-    Raises:
-        ConfigError: An option goes below what has nothing below it.
-    """
-    for option, value in options.items():
-        if isinstance(value, dict):
-            node = _above(cfg, option)
-            last = option.rpartition(".")[2]
-            if _item(node, last) is not None:
-                node[int(last)] = ConfigDict(value)
-            else:
-                cfg.merge_from_dict({option: None})
-                cfg.merge_from_dict({option: {"_delete_": True, **value}})
-    rest = {k: v for k, v in options.items() if not isinstance(v, dict)}
-    for option in rest:
-        _above(cfg, option)
-    cfg.merge_from_dict(rest)
-
-
-def _above(cfg: Config, option: str) -> Any:
-    """What an option stands in; None where that is to be made."""
-    *above, last = option.split(".")
-    node: Any = cfg
-    for place, key in enumerate(above, 1):
-        known = isinstance(node, (Config, Mapping))
-        node = node.get(key) if known else _item(node, key)
-        if node is not None and not isinstance(node, (Mapping, list)):
-            name = ".".join(above[:place])
-            raise ConfigError(
-                f"--cfg-options {option}: {name} is {node!r}, not a dict; give all of "
-                f'it: "{name}=dict({last}=...)".'
-            )
-    return node
-
-
-def _item(node: Any, key: str) -> Any:
-    known = isinstance(node, list) and key.isdigit() and int(key) < len(node)
-    return node[int(key)] if known else None
+    compat.read_options_by(parse_value, _store)
 
 
 def parse_value(text: str) -> Any:
@@ -151,7 +106,7 @@ def _unquoted(text: str) -> str | None:
 
 
 def _scalar(text: str) -> Any:
-    return DictAction._parse_int_float_bool(text)
+    return compat.plain_value(text)
 
 
 def _open_end(text: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Numbers and paths of a run in a config; mmengine asserts some, deep inside."""
+"""Numbers, paths and names in a config; the toolboxes assert some, deep inside."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ _LOADER = {"batch_size": 1, "num_workers": 0}
 
 
 def check_values(cfg: Any) -> None:
-    """Refuse numbers that are no whole ones or too small, and paths that are none.
+    """Refuse numbers, paths, class names and anchor sizes that no run can use.
 
     Raises:
         ConfigError: The message names the places and what they may be.
     """
     if mistakes := list(_mistakes(cfg)):
         raise ConfigError("\n".join(mistakes))
+    _check_class_names(cfg)
+    _check_anchors(cfg.get("model"))
 
 
 def _mistakes(cfg: Any) -> Iterator[str]:
@@ -64,3 +66,80 @@ def _wrong(node: Any, place: str, least: dict[str, int]) -> Iterator[str]:
                 f"{place}.{key} is {value!r}: it must be a whole number of "
                 f"{least[key]} or more."
             )
+
+
+def _check_class_names(cfg: Any) -> None:
+    """Refuse what is no list of class names: a string, which would be its letters.
+
+    A data set of the toolboxes may name a text file of names, which they read. Names
+    are text: to the toolboxes the number 1 is not the name '1' of a category.
+
+    Raises:
+        ConfigError: The message names the place and says how classes are written.
+    """
+    for place, value in _classes(cfg, ""):
+        if not isinstance(value, str):
+            _check_names(place, value)
+            continue
+        if place != "classes" and os.path.isfile(value):
+            continue
+        raise ConfigError(
+            f"{place}={value} is one string, which would count as {len(value)} "
+            "classes, a letter each. Write a list of names, one class as "
+            f'"{place}=({value})" on the command line and '
+            f'{place.rpartition(".")[2]} = ("{value}",) in a config.'
+        )
+
+
+def _check_names(place: str, names: Any) -> None:
+    if not isinstance(names, (list, tuple)):
+        return
+    if odd := [name for name in names if not isinstance(name, str) or not name.strip()]:
+        text = ",".join(repr(str(n)) for n in names if str(n).strip())
+        name = odd[0]
+        what = "is no text" if not isinstance(name, str) else "is empty"
+        raise ConfigError(
+            f"{place}: the name {name!r} {what}. Write names in quotes, "
+            f'"{place}=({text})" on the command line and '
+            f"{place.rpartition('.')[2]} = ({text}{',' * (len(names) == 1)}) in a "
+            "config."
+        )
+
+
+def _check_anchors(model: Any) -> None:
+    """Refuse another number of anchor sizes than levels, which mmdet only asserts.
+
+    Raises:
+        ConfigError: The message names the sizes and how many there must be.
+    """
+    if isinstance(model, (list, tuple)):
+        for item in model:
+            _check_anchors(item)
+    if not hasattr(model, "items"):
+        return
+    for key, value in model.items():
+        if key != "anchor_generator" or not hasattr(value, "get"):
+            _check_anchors(value)
+            continue
+        sizes, strides = value.get("base_sizes"), value.get("strides")
+        if sizes is not None and strides is not None and len(sizes) != len(strides):
+            raise ConfigError(
+                f"There are {len(sizes)} anchor sizes, {list(sizes)}, but "
+                f"{len(strides)} levels with the strides {list(strides)}: give one "
+                "size per level, from the smallest to the largest (anchor_sizes of the "
+                "shipped configs, base_sizes of an anchor_generator)."
+            )
+
+
+def _classes(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Every ``classes`` that is a string or a list, with its place."""
+    if isinstance(node, (list, tuple)):
+        for i, item in enumerate(node):
+            yield from _classes(item, f"{place}.{i}")
+    elif hasattr(node, "items"):
+        for key, value in node.items():
+            inner = f"{place}.{key}" if place else str(key)
+            if key == "classes" and isinstance(value, (str, list, tuple)):
+                yield inner, value
+            else:
+                yield from _classes(value, inner)

@@ -16,6 +16,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmssl_ext import compat
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.packaged import SCOPE, packaged_base
 
@@ -68,13 +69,17 @@ def read_config(
         values: Variables that an option replaces; see :func:`read_with_variables`.
         fixed: Names that are no variables but parts of the config.
     """
-    plain = read_with_variables(path, values) if values else Config.fromfile(str(path))
+    plain = read_with_variables(path, values) if values else _from_file(path)
     own = {
         name: plain[name]
         for name in _reassigned(path) - set(fixed) - set(values)
         if name in plain and _is_plain(plain[name])
     }
     return read_with_variables(path, values, own) if own else plain
+
+
+def _from_file(path: str | Path) -> Config:
+    return Config.fromfile(str(path), import_custom_modules=False)
 
 
 def _reassigned(path: str | Path) -> set[str]:
@@ -130,8 +135,8 @@ def read_with_variables(
             text = _rewritten(file, first, last, copies)
             copy.write_text(text, encoding="utf-8")
             copies[file] = copy
-        cfg = Config.fromfile(str(copies[Path(path).resolve()]))
-    object.__setattr__(cfg, "_filename", str(Path(path).resolve()))
+        cfg = _from_file(copies[Path(path).resolve()])
+    compat.set_config_filename(cfg, str(Path(path).resolve()))
     return cfg
 
 

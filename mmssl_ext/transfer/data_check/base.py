@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmssl_ext.engine.config.checks import closest
-from mmssl_ext.text import shown
+from mmssl_ext.text import closest, shown
 
 from .images import look_at_files
 

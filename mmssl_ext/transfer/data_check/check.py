@@ -12,7 +12,6 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
-from mmssl_ext.engine.config.names import check_class_names
 from mmssl_ext.errors import ConfigError
 
 from .base import Findings, Source, check_root
@@ -57,7 +56,6 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
     Raises:
         ConfigError: One sentence per problem, with its place in the config.
     """
-    check_class_names(cfg)
     scope = cfg.get("default_scope")
     if scope not in ("mmdet", "mmseg", "mmpretrain"):
         return []

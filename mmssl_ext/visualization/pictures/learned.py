@@ -35,6 +35,7 @@ from mmssl_ext.files import write_bytes, write_text
 from mmssl_ext.models.memory import FeatureBank
 from mmssl_ext.registry import MODELS
 
+from . import KINDS, METHOD
 from . import learned_figures as figures
 from .learned_features import (
     chance_of,
@@ -56,7 +57,6 @@ from .method_pictures import draw_picture, training_pipeline
 from .sheet import Sheet, check_png, png_bytes, write_sheet
 
 FOLDER, INDEX = "pictures", "index.json"
-METHOD = "method"  # kind of the pictures of method_pictures.py
 CLASSES = 10  # at most, of the images that are searched or embedded
 _THUMB = 96  # pixels
 _NEIGHBOURS = 6
@@ -530,7 +530,6 @@ DRAWINGS: dict[str, Callable[[Subject], figures.Drawn]] = {
     "embedding": _embedding,
     "filters": _filters,
 }
-KINDS = tuple(DRAWINGS)
 
 _TITLES = {
     "pca": "Feature maps as colours",

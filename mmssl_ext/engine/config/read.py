@@ -1,0 +1,185 @@
+"""Read a config with its bases, variables and ``--cfg-options``, without torch.
+
+Modules of ``custom_imports`` are imported later, by :func:`import_modules`: a misspelt
+name of a config or option is refused in a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.utils import import_modules_from_strings
+
+from mmssl_ext.errors import ConfigError
+from mmssl_ext.packaged import enable_bases, find_config
+from mmssl_ext.room import no_room
+from mmssl_ext.text import closest
+
+from .environment import enable_environment
+from .options import enable_options
+from .strict import check_names, check_strict, enforce
+from .variables import config_files, read_config, variables
+
+enable_bases()
+enable_environment()
+enable_options()
+
+_RUNNER_KEYS = """
+    model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg
+    test_cfg auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator
+    default_hooks custom_hooks data_preprocessor load_from resume launcher env_cfg
+    log_processor log_level visualizer default_scope randomness experiment_name cfg
+    compile sync_bn find_unused_parameters model_wrapper_cfg activation_checkpointing
+    efficient_conv_bn_eval custom_imports runner_type
+"""
+#: What mmengine's Runner takes, and what it looks up in the config besides.
+RUNNER_KEYS = frozenset(_RUNNER_KEYS.split())
+
+
+def read(
+    path: str | Path, options: Mapping[str, Any] | None = None, strict: bool = False
+) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    A path that leads to no file names a config of the package (``co2/co2_r18_demo.py``,
+    ``mmssl_ext::co2/co2_r18_demo.py``). An option that names a variable at the top
+    level of the file or of one of its bases changes everything that the files compute
+    from it. ``strict`` takes the files for data (see
+    :mod:`~mmssl_ext.engine.config.strict`).
+
+    Raises:
+        ConfigError: The file or one of its bases is missing or no valid config, or an
+            option names nothing that takes effect.
+    """
+    try:
+        path = find_config(path)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    if strict:
+        check_strict(path)
+        enforce()
+    elif os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where `custom_imports` has modules of the user's
+    options = dict(options or {})
+    cfg = _read(path, options)
+    for option in options:
+        _check_option(option, cfg)
+    try:
+        _merge(cfg, options)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            f"--cfg-options cannot be applied to {path}: {error}"
+        ) from error
+    if strict:
+        check_names(cfg)
+    cfg.setdefault("default_scope", "mmssl_ext")
+    return cfg
+
+
+def import_modules(cfg: Config) -> Config:
+    """Import what ``custom_imports`` of a config names, and return the config.
+
+    Raises:
+        ConfigError: A module cannot be imported.
+    """
+    try:
+        if cfg.get("custom_imports"):
+            import_modules_from_strings(**cfg.custom_imports)
+    except (ImportError, TypeError) as error:
+        raise ConfigError(
+            f"custom_imports of config {cfg.filename}: {error} Start from the folder "
+            "that holds the module, or name that folder in PYTHONPATH."
+        ) from error
+    return cfg
+
+
+def _read(path: Path, options: dict[str, Any]) -> Config:
+    """The config of a file; takes options that name variables out of ``options``."""
+    try:
+        config_files(path)  # mmengine would follow a circle of bases without end
+        names = {name for name in options if "." not in name} - RUNNER_KEYS
+        names &= variables(path) if names else set()
+        values = {name: options.pop(name) for name in names}
+        return read_config(path, values, RUNNER_KEYS)
+    except FileNotFoundError as error:
+        problem = f"needs a file that does not exist: {error}. Check _base_."
+        raise ConfigError(f"Config {path} {problem}") from error
+    except SyntaxError as error:
+        raise ConfigError(
+            f"Config {path} or one of its bases is not valid Python: line "
+            f"{error.lineno}: {error.msg}."
+        ) from error
+    # An import in the file, a suffix, duplicate or odd keys, a value of another kind
+    # than it is taken apart as.
+    except (ImportError, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        if (full := no_room(error)) is not None:
+            raise ConfigError(
+                f"Config {path} cannot be read by way of a copy in "
+                f"{tempfile.gettempdir()}: {full.strerror}. Make room there, or let "
+                "TMPDIR name another folder."
+            ) from error
+        raise ConfigError(f"Config {path} cannot be read: {error}") from error
+
+
+def _check_option(option: str, cfg: Config) -> None:
+    """Refuse an option that the Runner would never look at."""
+    root = option.split(".")[0]
+    if root in RUNNER_KEYS:
+        return
+    if root not in cfg:
+        raise ConfigError(
+            f"--cfg-options {option}: the config has no '{root}'."
+            f"{closest(root, RUNNER_KEYS | set(cfg))}"
+        )
+    raise ConfigError(
+        f"--cfg-options {option}: '{root}' is a variable that the config file puts to "
+        f"use as a whole. Give all of it ({root}=...), or change it where it is used."
+    )
+
+
+def _merge(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Apply options to a config, in place; a dict replaces what stood there.
+
+    Raises:
+        ConfigError: An option goes below what has nothing below it.
+    """
+    for option, value in options.items():
+        node, last = _above(cfg, option), option.rpartition(".")[2]
+        if not isinstance(value, dict):
+            continue
+        if _item(node, last) is not None:
+            node[int(last)] = ConfigDict(value)
+        else:
+            cfg.merge_from_dict({option: None})
+            cfg.merge_from_dict({option: {"_delete_": True, **value}})
+    rest = {k: v for k, v in options.items() if not isinstance(v, dict)}
+    cfg.merge_from_dict(rest)
+
+
+def _above(cfg: Config, option: str) -> Any:
+    """What an option stands in; None where that is to be made."""
+    *above, last = option.split(".")
+    node: Any = cfg
+    for place, key in enumerate(above, 1):
+        known = isinstance(node, (Config, Mapping))
+        node = node.get(key) if known else _item(node, key)
+        if node is not None and not isinstance(node, (Mapping, list)):
+            name = ".".join(above[:place])
+            raise ConfigError(
+                f"--cfg-options {option}: {name} is {node!r}, not a dict; give all of "
+                f'it: "{name}=dict({last}=...)".'
+            )
+    return node
+
+
+def _item(node: Any, key: str) -> Any:
+    known = isinstance(node, list) and key.isdigit() and int(key) < len(node)
+    return node[int(key)] if known else None

@@ -1,0 +1,49 @@
+"""A terminal shows a few lines, the first step at once; the log file has the rest."""
+
+from pathlib import Path
+
+import pytest
+
+from mmssl_ext.run.launch import train
+from tests.harness import REPO, config, write_images
+from tests.warm.commands import python
+
+
+@pytest.fixture
+def cfg(tmp_path, monkeypatch):
+    monkeypatch.setenv("PHOTOS", str(write_images(tmp_path / "images")))
+    cfg = config(Path("{{$PHOTOS:}}"), tmp_path / "run")
+    path = tmp_path / "mine.py"
+    path.write_text(cfg.pretty_text)
+    return path
+
+
+def test_a_run_begins_with_a_few_lines(cfg, tmp_path, capfd):
+    train(cfg)
+    lines = "".join(capfd.readouterr()).splitlines()
+    first = next(i for i, line in enumerate(lines) if "Step 1 is done after" in line)
+    start = "\n".join(lines[:first])
+    assert first < 15
+    assert "loss" in lines[first]
+    assert f"PHOTOS={tmp_path / 'images'} of the environment is in the config." in start
+    assert (
+        "MoCo with ResNet 18 on cpu: 1 epoch of 4 batches, 4 images at a time." in start
+    )
+    assert f"Images: 16 (ImageFolder, {tmp_path / 'images'})." in start
+    assert "Weights: fresh" in start
+    log = next((tmp_path / "run").glob("*/*.log"))
+    assert f"Log: {log.parent}." in start
+    written = log.read_text()
+    for text in ("System environment:", "\nmodel = dict(", "in the following order"):
+        assert text in written
+        assert text not in "\n".join(lines)
+    assert not [line for line in lines if "deprecated" in line]
+
+
+def test_nothing_is_printed_before_what_is_refused(cfg, tmp_path, capfd):
+    train(cfg)
+    capfd.readouterr()
+    again = python(REPO / "tools" / "train.py", cfg, cwd=tmp_path)
+    said = (again.stdout + again.stderr).splitlines()
+    assert again.returncode == 2
+    assert len(said) == 1 and "holds a run" in said[0], said
