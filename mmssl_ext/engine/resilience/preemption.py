@@ -170,6 +170,7 @@ class StopSignals:
             return
         self.asked = signal.Signals(number)
         self.leave()
+        interrupt.note()  # its echo counts from now, not from that of another rank
         if number == signal.SIGHUP:
             interrupt.leave_terminal()
         text = f"{self.asked.name}: stopping; a second signal ends at once.\n"
