@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
@@ -46,6 +47,17 @@ def _save(rank: int, function: Callable, folder: str, args: tuple) -> int:
     return 0
 
 
+def server() -> multiprocessing.context.BaseContext:
+    """Processes forked from a server that has imported the packages and no more.
+
+    It runs from now on. A guarded loader would start it with all signals blocked.
+    """
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preload"])
+    forkserver.ensure_running()
+    return context
+
+
 class Worker:
     """A process of :func:`workers`.
 
@@ -77,9 +89,7 @@ def workers(
     as under Slurm (``own_store``). Nothing else is started: that is up to ``function``.
     Whoever still runs in the end is killed.
     """
-    context = mp.get_context("forkserver")
-    # Forked from a server that has imported the packages and done nothing else yet.
-    context.set_forkserver_preload(["tests.preload"])
+    context = server()
     port = free_port()
     if not own_store:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -22,6 +22,7 @@ from mmssl_ext.engine.resilience.loading import (
     guard_workers,
 )
 from mmssl_ext.engine.resilience.processes import is_alive
+from tests.distributed import server
 from tests.engine.test_preemption import SLOW
 from tests.warm.commands import Command, python
 
@@ -81,6 +82,8 @@ def _no_worker_is_left():
 @pytest.mark.fault("R8")
 @pytest.mark.parametrize("context", ["fork", SLOW("spawn"), SLOW("forkserver")])
 def test_workers_outlive_signals_of_others_but_not_of_their_parent(context, tmp_path):
+    if context == "forkserver":
+        server()
     loader = guarded(
         Numbers(slow=0.01),
         multiprocessing_context=context,

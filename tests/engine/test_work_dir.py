@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -25,10 +24,9 @@ from mmssl_ext.engine.resilience.processes import identity, is_alive
 from mmssl_ext.errors import UserError
 from mmssl_ext.run.launch import train
 from mmssl_ext.run.work_dir import LOCK_FILE, check_writable, hold
+from tests.distributed import server
 from tests.harness import config, write_images
 
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["mmssl_ext.models", "mmssl_ext.run.launch"])
 HOLD = """if True:
     import pathlib, sys, time
     from mmssl_ext.engine.resilience.lock import Lock
@@ -45,10 +43,10 @@ def images(tmp_path_factory):
 
 def in_child(function, *args, count=1):
     """Call a function in processes of its own; what each returned or raised."""
-    pipes = []
+    context, pipes = server(), []
     for number in range(count):
-        ours, others = FORK.Pipe()
-        FORK.Process(target=_report, args=(others, function, number, args)).start()
+        ours, others = context.Pipe()
+        context.Process(target=_report, args=(others, function, number, args)).start()
         others.close()
         pipes.append(ours)
     return [pipe.recv() for pipe in pipes]
