@@ -36,7 +36,9 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner, save_checkpoint
 from step import config
 
+from mmssl_ext.engine.checkpoint.identity import RunIdentity
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
+from mmssl_ext.engine.checkpoint.saver import Saver
 from mmssl_ext.engine.checkpoint.write import start_saving, wait_for_checkpoints
 from mmssl_ext.engine.hooks import PlainCheckpointHook
 
@@ -89,7 +91,8 @@ def savers(scope: str, folder: Path) -> dict[str, Callable[[], Path]]:
     runner = build_runner(folder)
     arms: dict[str, Callable[[], Path]] = {}
     if scope == "file":
-        content = PlainCheckpointHook()._content(runner, {}, True, True)
+        saver = Saver(runner, RunIdentity("", ""), None, verify=False)
+        content = saver._content({}, optimizer=True, schedulers=True)
         content["message_hub"] = {}  # histories, which mmengine's file has as objects
 
         def save(arm: str) -> Path:

@@ -9,12 +9,12 @@ replaces one of their functions (a test looks for both). Tried with torch 2.4, 2
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # -- mmengine's Config and DictAction --
 # The steps by which a config file is read, and the values of --cfg-options. Gone:
@@ -100,6 +100,86 @@ def load_from(runner: Any) -> str | None:
 def start_from(runner: Any, path: str | None, resume: bool) -> None:
     """Let the run start or go on from a file."""
     runner._load_from, runner._resume = path, resume
+
+
+def train_data(runner: Any) -> Any:
+    """The data loader of the training as it stands: built, or still a config."""
+    return runner._train_dataloader
+
+
+def initialise(runner: Any) -> None:
+    """Initialise the weights of the model as before a training."""
+    runner._init_model_weights()
+
+
+# -- torch --
+# Operators without a public name, of torch 2.4 to 2.15. Gone: AttributeError at the
+# first loss, which ``fused_queue=False`` avoids, or at the first step of the target.
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BatchNorm":  # the base of all of torch's; imported when asked for
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        return _BatchNorm
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def onednn_linear(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.T`` in fp32 by oneDNN."""
+    import torch
+
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+def attention(q: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of B x S x N x D to keys that are values, with its log-sum-exps."""
+    import torch
+
+    if q.is_cuda:
+        op = torch.ops.aten._scaled_dot_product_efficient_attention
+        return op(q, keys, keys, None, True, scale=scale)[:2]
+    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return op(q, keys, keys, scale=scale)
+
+
+def lerp(to: list[Tensor], towards: list[Tensor], weight: float) -> None:
+    """Move tensors in place by a share of the way to others."""
+    import torch
+
+    torch._foreach_lerp_(to, towards, weight)
+
+
+def compile_training(module: nn.Module, options: dict) -> None:
+    """Compile a module in place for its training mode; its state dict stays."""
+    module.compile(**options)
+    compiled: Any = module._compiled_call_impl
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if module.training else module._call_impl)(*args, **kwargs)
+
+    # As nn.Module.compile itself stores it: copies of the module leave it out.
+    module._compiled_call_impl = call
+
+
+def copy_versions(source: dict, target: dict) -> None:
+    """Keep the versions of modules that stand beside a state_dict, if there are any.
+
+    Gone: modules whose layout has changed since would load an old state as a new one.
+    """
+    if hasattr(source, "_metadata"):
+        target._metadata = {k: dict(v) for k, v in source._metadata.items()}  # type: ignore[attr-defined]
+
+
+def count_steps(step: Any) -> None:
+    """Mark a function as an optimizer's ``step`` whose calls schedules look at.
+
+    Gone: schedules warn that they are stepped before the optimizer.
+    """
+    step._with_counter = True
 
 
 # -- torch's DataLoader --
@@ -216,6 +296,28 @@ class WorkersIterator(LoaderIterator):
         return super()._process_data(data, *args)
 
 
+@contextlib.contextmanager
+def dealt_by(loader: Any, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Let the iterator that a DataLoader makes now take indices from another sampler.
+
+    A DataLoader refuses another one as attribute, for nothing would ensure that it
+    fits. Persistent workers that are at work already are given up. Gone: a resume
+    inside an epoch stops with an AttributeError.
+
+    Args:
+        loader: The DataLoader.
+        wrap: Makes the sampler from the one that is there.
+    """
+    loader._iterator = None
+    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    dealer = getattr(loader, name)
+    object.__setattr__(loader, name, wrap(dealer))
+    try:
+        yield
+    finally:
+        object.__setattr__(loader, name, dealer)
+
+
 # -- torch.distributed --
 
 
@@ -246,3 +348,27 @@ def torchvision_nms() -> Callable:
         raise OSError("torchvision has no file _C.so")
     torch.ops.load_library(str(files[0]))
     return torch.ops.torchvision.nms
+
+
+# -- mmengine's hooks and loops, for checkpoints and exact resume --
+# Gone: AttributeError at the start of a run.
+
+
+def accumulative_counts(wrapper: Any) -> int:
+    """Iterations whose gradients make one optimizer step; 1 of a wrapper without."""
+    return getattr(wrapper, "_accumulative_counts", 1)
+
+
+def publish(hook: Any, runner: Any, path: str) -> None:
+    """Let mmengine's CheckpointHook write the ``published_keys`` of a checkpoint."""
+    hook._publish_model(runner, path)
+
+
+def end_epoch(loop: Any) -> None:
+    """Count an epoch of a training loop."""
+    loop._epoch += 1
+
+
+def decide_val_interval(loop: Any) -> None:
+    """Let a training loop find out how often it validates at this epoch."""
+    loop._decide_current_val_interval()

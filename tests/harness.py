@@ -156,7 +156,9 @@ class ToyModel(BaseModel):
         return {"loss_instance": self.linear(inputs).square().mean()}
 
 
-def toy_runner(work_dir: Path, name: str, *hooks: Any, epochs: int = 2) -> Runner:
+def toy_runner(
+    work_dir: Path, name: str, *hooks: Any, epochs: int = 2, resume: Any = None
+) -> Runner:
     """Build a run of 6 iterations per epoch; ``name`` must be new in the process."""
     data = torch.utils.data.DataLoader(ToyData(), batch_size=BATCH)
     return Runner(
@@ -174,6 +176,8 @@ def toy_runner(work_dir: Path, name: str, *hooks: Any, epochs: int = 2) -> Runne
         experiment_name=name,
         default_scope="mmengine",
         cfg=Config({"work_dir": str(work_dir)}),
+        load_from=None if resume is None else str(resume),
+        resume=resume is not None,
     )
 
 

@@ -45,6 +45,7 @@ GOOD = {
         "rich": package("14.0", rich="14.0"),
         "safetensors": package("0.5", safetensors="0.5"),
         "filelock": package("3.30", filelock="3.30"),
+        "jinja2": package("3.1.6", jinja2="3.1.6"),
         **{name: absent(name) for name in ("mmdet", "mmseg", "sklearn", "tensorboard")},
     },
     "torch": {

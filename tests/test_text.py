@@ -1,6 +1,7 @@
 """Names of any bytes: kept in files that are read back, escaped where people read."""
 
 import io
+import json
 import logging
 import os
 import sys
@@ -20,8 +21,8 @@ from mmssl_ext.run.tool import run_tool
 from mmssl_ext.text import as_line, guard_files, guard_streams, printable, shown
 from mmssl_ext.transfer.handover import read_tensors
 from mmssl_ext.visualization.curves import save_png, to_svg
-from mmssl_ext.visualization.page import page
 from mmssl_ext.visualization.pictures.sheet import Sheet, shortened
+from mmssl_ext.visualization.report import write_report
 from tests.harness import config, log_text, make_runner, write_images
 
 LATIN = os.fsdecode(b"fa\xe7ade")
@@ -99,8 +100,11 @@ def test_tools_print_in_any_encoding_and_tracebacks_escaped(monkeypatch):
 
 
 def test_pages_and_pictures_show_names_escaped(tmp_path):
-    text = page(f"Run of {LATIN}", EVIL, [], "")
-    assert r"Run of fa\xe7ade" in text
+    (tmp_path / "1").mkdir()
+    facts = json.dumps({"method": EVIL, "dataset": LATIN})
+    (tmp_path / "1/run.json").write_text(facts)
+    text = write_report(tmp_path).read_text("utf-8")
+    assert r"on fa\xe7ade" in text
     assert r"\x1b]0;pwned" in text
     sheet = Sheet(200, f"{LATIN} $x^", [EVIL])
     sheet.text(10, 10, "$\\frac{$" + LATIN)

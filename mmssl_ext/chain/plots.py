@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -10,126 +11,86 @@ from mmssl_ext.visualization import curves
 
 from .data import Results
 
-
-def draw(results: Results) -> dict[str, tuple[Figure, str]]:
-    """Return figure and description of every plot, by the name of its file."""
-    found = {}
-    comparison = comparison_figure(results)
-    if comparison is not None:
-        label = "Headline metric of every transfer from every initialisation"
-        found["comparison"] = (comparison, label)
-    for transfer, title in results.transfers.items():
-        figure = curve_figure(results, transfer, title)
-        if figure is not None:
-            found[f"curve_{transfer}"] = (figure, f"Learning curves of {title}")
-    return found
+_LOOKS = (
+    {"color": curves.BLUE, "linestyle": "-", "marker": "o"},
+    {"color": curves.ORANGE, "linestyle": "-.", "marker": "s"},
+    {"color": curves.GREEN, "linestyle": ":", "marker": "D"},
+    {"color": curves.INK, "linestyle": (0, (4, 1, 1, 1, 1, 1)), "marker": "^"},
+)
 
 
-def _look(results: Results, source: str) -> tuple[str, str, str]:
+def draw(results: Results) -> dict[str, Figure]:
+    """Return every plot by the name of its file."""
+    found = {"comparison": comparison_figure(results)}
+    for transfer in results.transfers:
+        found[f"curve_{transfer}"] = curve_figure(results, transfer)
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _look(results: Results, source: str) -> dict[str, Any]:
     """Colour, line style and marker of a source, the same in all plots."""
     if source == results.base:
-        return curves.FAINT, "--", "o"
+        return {"color": curves.FAINT, "linestyle": "--", "marker": "o"}
     others = [name for name in results.sources if name != results.base]
-    looks = [
-        (curves.BLUE, "-", "o"),
-        (curves.ORANGE, "-.", "s"),
-        (curves.GREEN, ":", "D"),
-        (curves.INK, (0, (4, 1, 1, 1, 1, 1)), "^"),
-    ]
-    return looks[others.index(source) % len(looks)]  # type: ignore[return-value]
+    return _LOOKS[others.index(source) % len(_LOOKS)]
 
 
 def comparison_figure(results: Results) -> Figure | None:
     """Draw the headline metric of every transfer, a dot per source and seed."""
-    shown = [
-        (title, metrics[0], transfer)
-        for transfer, title in results.transfers.items()
-        if (metrics := results.metrics(transfer))
-    ]
-    if not shown:
+    rows = list(results.headlines.values())
+    if not rows:
         return None
-    figure, axes = curves.new_figure((curves.SIZE[0], 1.2 + 0.66 * len(shown)))
-    for row, (_, metric, transfer) in enumerate(shown):
-        cells = {s: results.cell(transfer, s, metric) for s in results.sources}
-        means = [cell.mean for cell in cells.values() if cell]
-        axes.plot(
-            [min(means), max(means)],
-            [row] * 2,
-            color=curves.FAINT,
-            linewidth=1,
-            alpha=0.6,
-        )
-        for i, (source, cell) in enumerate(cells.items()):
-            if cell is None:
-                continue
-            # Apart, so that equal values do not hide each other.
-            height = row + 0.22 * (i - (len(cells) - 1) / 2) / max(len(cells) - 1, 1)
-            color, _, marker = _look(results, source)
-            face = "none" if source == results.base else color
-            axes.plot(
-                cell.values,
-                [height] * len(cell.values),
-                linestyle="",
-                marker=marker,
-                color=color,
-                markerfacecolor=face,
-                markersize=7,
-                label=source if row == 0 else None,
-            )
-    named = {text.get_label() for text in axes.lines}
-    for source in results.sources:  # one that is missing in the first row
-        if source not in named and any(
-            results.of(t, source) for t in results.transfers
-        ):
-            color, _, marker = _look(results, source)
-            axes.plot([], [], linestyle="", marker=marker, color=color, label=source)
-    # Their names above the lines: beside them would leave no room on a phone.
-    axes.set_yticks(range(len(shown)), [""] * len(shown))
+    figure, axes = curves.new_figure((curves.SIZE[0], 1.2 + 0.66 * len(rows)))
+    last = len(results.sources) - 1
+    for i, source in enumerate(results.sources):
+        look = _look(results, source) | {"linestyle": ""}
+        face = "none" if source == results.base else look["color"]
+        # Apart, so that equal values do not hide each other.
+        shift = 0.22 * (i - last / 2) / max(last, 1)
+        points = [
+            (value, height + shift)
+            for height, row in enumerate(rows)
+            if (cell := row.cells[source])
+            for value in cell.values
+        ]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, markerfacecolor=face, markersize=7, label=source, **look)
+    for height, row in enumerate(rows):
+        means = [cell.mean for cell in row.cells.values() if cell]
+        if means:
+            axes.hlines(height, min(means), max(means), curves.FAINT, alpha=0.6)
+        # Above the line: beside it would leave no room on a phone.
+        name = textwrap.shorten(f"{row.title}, {row.metric}", 46, placeholder=" ...")
+        place = axes.get_yaxis_transform()  # x of the axes, y of the data
+        text = axes.text(0.01, height - 0.42, name, transform=place, va="center")
+        text.set(fontsize=12, color=curves.INK)
+    curves.name_axes(axes, "Headline metrics", "percent", "")
+    axes.set_yticks(range(len(rows)), [""] * len(rows))
     axes.tick_params(axis="y", length=0)
-    for row, (title, metric, _) in enumerate(shown):
-        name = textwrap.shorten(f"{title}, {metric}", 46, placeholder=" ...")
-        axes.annotate(
-            name,
-            (0, row - 0.42),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=12,
-            va="center",
-            color=curves.INK,
-        )
-    axes.set_ylim(len(shown) - 0.65, -0.75)
-    axes.set_xlabel("percent")
+    axes.set_ylim(len(rows) - 0.65, -0.75)
     axes.margins(x=0.08)
-    axes.set_title("Headline metrics", loc="left")
-    curves.legend_below(figure)
+    curves.legend_below(axes)
     return figure
 
 
-def curve_figure(results: Results, transfer: str, title: str) -> Figure | None:
+def curve_figure(results: Results, transfer: str) -> Figure | None:
     """Draw the headline metric of a transfer over the iterations, a line per run."""
-    lines = [
-        (record.source or "", curve["iterations"], curve["values"])
-        for record in results.of(transfer)
-        if len((curve := record.result.get("curve") or {}).get("values") or []) > 1
-    ]
-    if not lines:
+    figure, axes = curves.new_figure()
+    for source in results.sources:
+        label = source
+        for record in results.of(transfer, source):
+            curve = record.result.get("curve") or {}
+            if len(curve.get("values") or []) > 1:
+                look = _look(results, source) | {"marker": ""}
+                x, y = curve["iterations"], curve["values"]
+                axes.plot(x, y, linewidth=1.6, label=label, **look)
+                label = ""  # named once
+    if not axes.lines or transfer not in results.headlines:
         return None
-    figure, axes = curves.new_figure(curves.SIZE)
-    order = sorted(lines, key=lambda line: results.sources.index(line[0]))
-    seen = set()
-    for source, steps, values in order:
-        color, style, _ = _look(results, source)
-        label = None if source in seen else source
-        seen.add(source)
-        axes.plot(
-            steps, values, color=color, linestyle=style, linewidth=1.6, label=label
-        )
-    curves.legend_below(figure)
-    axes.set_title(title, loc="left")
-    axes.set_xlabel("iteration")
-    axes.set_ylabel(f"{results.metrics(transfer)[0]} (%)")
+    curves.legend_below(axes)
+    metric = results.headlines[transfer].metric
+    title = results.transfers[transfer]
+    curves.name_axes(axes, title, "iteration", f"{metric} (%)")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    axes.xaxis.set_major_locator(curves.ticks(1, 2, 3, 4, 5))
-    axes.yaxis.set_major_locator(curves.ticks())
     return figure

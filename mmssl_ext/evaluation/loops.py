@@ -10,6 +10,7 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from mmssl_ext import compat
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import LOOPS
 from mmssl_ext.unwrap import unwrap
@@ -92,7 +93,7 @@ class FeatureTestLoop(BaseLoop):
         model = runner.model
         self.model = unwrap(model)
         if not getattr(self.model, "is_init", False):
-            runner._init_model_weights()
+            compat.initialise(runner)
 
     def evaluate(self, train: Features, test: Features) -> dict[str, float]:
         """Return the figures in percent, and log what they consist of."""

@@ -32,6 +32,7 @@ REQUIRED = {
     "rich": ("rich", ""),
     "safetensors": ("safetensors", ""),
     "filelock": ("filelock", "3.30"),
+    "jinja2": ("jinja2", "3.1"),
 }
 OPTIONAL = {
     "mmdet": ("onedl-mmdetection", "detection transfer"),

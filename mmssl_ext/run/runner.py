@@ -10,6 +10,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmssl_ext import compat
 from mmssl_ext.engine.checkpoint.loops import ExactEpochLoop
 from mmssl_ext.engine.resilience.collating import SizedCollate
 from mmssl_ext.engine.resilience.loading import guard_workers
@@ -80,7 +81,7 @@ class SSLRunner(Runner):
             name = options.pop("type", None)
             by_epoch = options.pop("by_epoch", name is not None)
             if name in (None, "EpochBasedTrainLoop") and by_epoch:
-                return ExactEpochLoop(self, self._train_dataloader, **options)
+                return ExactEpochLoop(self, compat.train_data(self), **options)
         return super().build_train_loop(loop)
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
@@ -96,7 +97,7 @@ class SSLRunner(Runner):
         return self._judge(super().build_test_loop(loop))
 
     def _judge(self, loop: BaseLoop) -> BaseLoop:
-        training = getattr(self._train_loop, "dataloader", None)
+        training = getattr(compat.train_loop(self), "dataloader", None)
         if training is not None and training is not loop.dataloader:
             try:
                 match_classes(loop.dataloader.dataset, training.dataset)

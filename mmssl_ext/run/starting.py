@@ -11,19 +11,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmssl_ext.engine.checkpoint.put_aside import put_aside
+from mmssl_ext.engine.checkpoint import identity
 from mmssl_ext.engine.checkpoint.read import check_checkpoint_file, find_resumable
-from mmssl_ext.engine.checkpoint.run_folder import (
-    RunIdentity,
-    below_of,
-    check_free,
-    claim,
-    claimed,
-    find_run,
-    goes_on,
-    later_files,
-    relocate,
-)
+from mmssl_ext.engine.checkpoint.run_folder import find_run
 from mmssl_ext.engine.resilience.agreement import share
 from mmssl_ext.errors import ConfigError, UserError
 
@@ -40,8 +30,8 @@ def set_checkpoint(
     ``--resume`` looks into the work_dir first: a config's ``load_from`` is where the
     run began.
     """
-    relocate(cfg.work_dir, checkpoint_out_dir(cfg))
-    again = goes_on(cfg.work_dir) and find_run(cfg.work_dir) is not None
+    identity.relocate(cfg.work_dir, checkpoint_out_dir(cfg))
+    again = identity.goes_on(cfg.work_dir) and find_run(cfg.work_dir) is not None
     if again and resume is not True:
         text = "This start was made once more by Slurm or torchrun: it goes on."
         notices.append((logging.INFO, text))
@@ -59,10 +49,7 @@ def set_checkpoint(
             text = f"--resume: {cfg.work_dir} holds no checkpoint; {how}."
             notices.append((logging.WARNING, text))
             cfg.resume = False
-    given = cfg.get("load_from")
-    if given is not None:
-        if "://" in given and not given.startswith("file://"):
-            raise ConfigError(f"Download {given} first and give the path of the file.")
+    if (given := cfg.get("load_from")) is not None:
         check_checkpoint_file(given, resume=bool(cfg.get("resume")))
     if cfg.get("resume"):
         notices.append((logging.INFO, f"Resuming from {given}."))
@@ -102,53 +89,49 @@ def own_folders(
         refusal, settled = share(take)
         if refusal is not None:
             raise UserError(refusal)
-        run, moved, cfg.load_from, later = settled
-        if moved is not None:
-            text = f"The run that was in {cfg.work_dir} is in {moved} now."
-            notices.append((logging.WARNING, text))
-        if later:
-            notices.append((logging.WARNING, later))
-        _separate(cfg, run)
-        stack.enter_context(claimed(cfg.work_dir, run))
+        run, cfg.load_from, told = settled
+        notices += [(logging.WARNING, text) for text in told if text]
+        hook, out_dir = _hook(cfg), checkpoint_out_dir(cfg)
+        own = str(hook.get("type", "")).endswith("PlainCheckpointHook")
+        if out_dir is not None and not own:  # mmengine's appends the work_dir's name
+            hook["out_dir"] = str(Path(out_dir, run.folder))
+        stack.enter_context(identity.claimed(cfg.work_dir, run))
         yield
 
 
 def _settle(
     cfg: Config, overwrite: bool, asked: bool, stack: contextlib.ExitStack
-) -> tuple[RunIdentity, Path | None, str | None, str]:
-    """Return the run's identity, where an old one went, what to load, a warning."""
+) -> tuple[identity.RunIdentity, str | None, list[str]]:
+    """Return the run's identity, what to load, and what to tell."""
     work_dir, given = Path(cfg.work_dir), cfg.get("load_from")
     resumed = Path(given) if given and cfg.get("resume") else None
-    out_dir = checkpoint_out_dir(cfg)
-    moved = None
+    out_dir, moved, told = checkpoint_out_dir(cfg), None, []
     try:
-        check_free(work_dir, resumed)
+        identity.check_free(work_dir, resumed)
     except UserError:
         unusable = asked and resumed is None and find_run(work_dir) is not None
         if not (overwrite or unusable):
             raise
-        moved = put_aside(work_dir)
-        if given and not Path(given).exists() and moved is not None:
+        moved = identity.put_aside(work_dir)
+    if moved is not None:
+        told.append(f"The run that was in {work_dir} is in {moved} now.")
+        if given and not Path(given).exists():
             given = str(moved / Path(given).name)
-    if overwrite and resumed is not None and moved is None:
-        _check_overwrite(work_dir, resumed)
-    later = "" if resumed is None or moved else later_files(work_dir, resumed)
-    run = claim(work_dir, resumed, out_dir)
+    elif resumed is not None:
+        gone_on_with = find_run(work_dir) is not None
+        if overwrite and gone_on_with and not identity.goes_on(work_dir):
+            raise ConfigError(
+                f"--overwrite moves the run in {work_dir} aside, but this start goes "
+                f"on with it, from {resumed}: leave --overwrite out, choose another "
+                "--work-dir, or start afresh (no --resume; --cfg-options resume=False "
+                "where the config says resume=True)."
+            )
+        told.append(identity.later_files(work_dir, resumed))
+    run = identity.claim(work_dir, resumed, out_dir)
     if out_dir is not None:
         folder = Path(out_dir, run.folder)
         stack.enter_context(hold(folder, "checkpoint folder", "checkpoint.out_dir"))
-    return run, moved, given, later
-
-
-def _check_overwrite(work_dir: Path, resumed: Path) -> None:
-    """Refuse to go on with the very run that is to be moved aside."""
-    if find_run(work_dir) is not None and not goes_on(work_dir):
-        raise ConfigError(
-            f"--overwrite moves the run in {work_dir} aside, but this start goes on "
-            f"with it, from {resumed}: leave --overwrite out, choose another "
-            "--work-dir, or start afresh (no --resume; --cfg-options resume=False "
-            "where the config says resume=True)."
-        )
+    return run, given, told
 
 
 def _not_writable(cfg: Config, error: OSError) -> UserError:
@@ -162,16 +145,8 @@ def _not_writable(cfg: Config, error: OSError) -> UserError:
 
 def checkpoint_out_dir(cfg: Config) -> str | None:
     """Return the local folder below which a run keeps its checkpoints, if it is set."""
-    out_dir = below_of(_hook(cfg).get("out_dir"), cfg.work_dir)
+    out_dir = identity.below_of(_hook(cfg).get("out_dir"), cfg.work_dir)
     return None if out_dir is None or "://" in out_dir else out_dir
-
-
-def _separate(cfg: Config, run: RunIdentity) -> None:
-    """Give mmengine's own hook, which appends the name of the work_dir, a folder."""
-    hook, out_dir = _hook(cfg), checkpoint_out_dir(cfg)
-    own = str(hook.get("type", "")).endswith("PlainCheckpointHook")
-    if out_dir is not None and not own:
-        hook["out_dir"] = str(Path(out_dir, run.folder))
 
 
 def _hook(cfg: Config) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmssl_ext.files import sha256
 
@@ -18,7 +20,11 @@ Row = dict[str, float]
 
 _PREFIX = re.compile(r"^(train|val)/")
 _OLD = re.compile("^nce_")  # what version 0.1 called the losses before their weight
-_LOG_LINE = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d - \S+ - ([A-Z]+) - (.*)")
+# Error lines have "path - function - line number - " before the message.
+_LOG_LINE = re.compile(
+    r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d - \S+ - (WARNING|ERROR|CRITICAL) - "
+    r"(?:\S+ - \S+ - \d+ - )?(.*)"
+)
 
 
 @dataclass
@@ -60,10 +66,6 @@ class RunLog:
         epochs, scores = self.knn_series("backbone")
         return scores[0] if epochs and epochs[0] == 0 else None
 
-    def train_keys(self) -> list[str]:
-        """Return the keys of the training lines in order of first appearance."""
-        return list(dict.fromkeys(key for row in self.train for key in row))
-
     def seconds(self) -> float:
         """Return the training time in seconds, evaluation and restarts left out.
 
@@ -95,12 +97,10 @@ def read_run(work_dir: str | Path) -> RunLog:
         )
     log = RunLog()
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        rows, broken = _read_lines(path)
-        log.broken_lines += broken
         log.sessions.append(path.parent.parent)
         train: dict[float, Row] = {}
         knn: dict[float, Row] = {}
-        for row in rows:
+        for row in _read_lines(path, log):
             scores = {key: y for key, y in row.items() if key.startswith("knn/")}
             if "loss" in row and "step" in row:
                 train[row["step"]] = {k: y for k, y in row.items() if k not in scores}
@@ -129,35 +129,32 @@ def _continue(old: list[Row], new: dict[float, Row], key: str = "step") -> list[
     return [row for row in old if row[key] < first] + [new[x] for x in sorted(new)]
 
 
-def _read_lines(path: Path) -> tuple[list[Row], int]:
-    rows, broken = [], 0
+def _read_lines(path: Path, log: RunLog) -> Iterator[Row]:
+    """Yield the numbers in each line of a file; count what is not JSON."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            item = json.loads(line)
-        except json.JSONDecodeError:
-            broken += bool(line.strip())
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            log.broken_lines += bool(line.strip())
             continue
-        if isinstance(item, dict):
-            rows.append(
-                {
-                    _OLD.sub("raw_", _PREFIX.sub("", key)): value
-                    for key, value in item.items()
-                    if isinstance(value, int | float)
-                }
-            )
-    return rows, broken
+        if isinstance(found, dict):
+            named = {_OLD.sub("raw_", _PREFIX.sub("", k)): y for k, y in found.items()}
+            yield {k: y for k, y in named.items() if isinstance(y, int | float)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the dict in a JSON file, an empty one where that cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_facts(work_dir: str | Path) -> dict[str, Any]:
     """Return the facts of the newest session (see ``ReportHook``), or an empty dict."""
-    for path in sorted(Path(work_dir).glob(f"*/{FACTS_FILE}"), reverse=True):
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(facts, dict):
-            return facts
-    return {}
+    paths = sorted(Path(work_dir).glob(f"*/{FACTS_FILE}"), reverse=True)
+    return next(filter(None, map(read_json, paths)), {})
 
 
 def read_config(work_dir: str | Path) -> str | None:
@@ -175,37 +172,26 @@ def read_warnings(work_dir: str | Path, limit: int = 20) -> list[tuple[str, str,
             are read.
         limit: Number of distinct messages to return, most severe first.
     """
-    counts: dict[tuple[str, str], int] = {}
+    counts: Counter[tuple[str, str]] = Counter()
     for path in sorted(Path(work_dir).glob("*/*.log")):
         with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                match = _LOG_LINE.match(line)
-                if match and match[1] in ("WARNING", "ERROR", "CRITICAL"):
-                    # Error lines open with "path - function - line number - ".
-                    text = re.sub(r"^\S+ - \S+ - \d+ - ", "", match[2]).strip()
-                    counts[match[1], text] = counts.get((match[1], text), 0) + 1
+            for match in filter(None, map(_LOG_LINE.match, lines)):
+                counts[match[1], match[2].strip()] += 1
     rows = [(level, text, n) for (level, text), n in counts.items()]
     return sorted(rows, key=lambda row: row[0] == "WARNING")[:limit]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint file.
+class Checkpoint(NamedTuple):
+    """A checkpoint file, what its manifest says, and what is wrong with that.
 
-    Attributes:
-        path: Of the file.
-        size: Bytes.
-        sha256: Of its content; the manifest's where it has one.
-        manifest: What the file beside it says
-            (see ``mmssl_ext.engine.checkpoint.manifest``), empty where there is none.
-        problem: What is wrong with its manifest, empty where nothing is.
+    The SHA-256 is the manifest's where there is a sound one, else of the content.
     """
 
     path: Path
-    size: int
+    size: int  # bytes
     sha256: str
     manifest: dict[str, Any]
-    problem: str = ""
+    problem: str
 
 
 def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
@@ -213,33 +199,29 @@ def checkpoints(work_dir: str | Path, limit: int = 6) -> list[Checkpoint]:
 
     A file is read whole only where no sound manifest gives its SHA-256.
     """
-    files = [
-        path
-        for pattern in ("*.pth", "*.safetensors")
-        for path in Path(work_dir).glob(pattern)
-        if path.is_file()
-    ]
     from mmssl_ext.engine.checkpoint.manifest import manifests
-    from mmssl_ext.engine.checkpoint.order import by_iteration
     from mmssl_ext.engine.checkpoint.read import look_into
+    from mmssl_ext.engine.checkpoint.run_folder import by_iteration
 
-    described = dict(manifests(Path(work_dir)))
-    files = by_iteration({path: described.get(path, {}) for path in files}, look_into)
-    return [_checkpoint(path) for path in files[:limit]]
+    folder = Path(work_dir)
+    described = dict(manifests(folder))
+    files = [
+        path for kind in ("pth", "safetensors") for path in folder.glob(f"*.{kind}")
+    ]
+    found = {path: described.get(path, {}) for path in files if path.is_file()}
+    return [_checkpoint(path) for path in by_iteration(found, look_into)[:limit]]
 
 
 def _checkpoint(path: Path) -> Checkpoint:
     from mmssl_ext.engine.checkpoint.manifest import ManifestError, read_manifest
 
-    size = path.stat().st_size
+    size, manifest, problem = path.stat().st_size, None, ""
     try:
-        manifest, problem = read_manifest(path) or {}, ""
+        manifest = read_manifest(path)
     except ManifestError as error:
-        manifest, problem = {}, str(error)
+        problem = str(error)
     if manifest and manifest["bytes"] != size:
-        problem = (
-            f"{path} does not have the {manifest['bytes']:,} bytes of its manifest"
-        )
-        manifest = {}
+        length = f"{manifest['bytes']:,} bytes of its manifest"
+        manifest, problem = None, f"{path} does not have the {length}"
     digest = manifest["sha256"] if manifest else sha256(path)
-    return Checkpoint(path, size, digest, manifest, problem)
+    return Checkpoint(path, size, digest, manifest or {}, problem)

@@ -15,7 +15,7 @@ class Panel:
         meaning: What the number is, in one sentence.
         expected: Where it lies in a sound run, in words.
         marks: Values to mark in the figure, with their labels.
-        ymin: Lower end of the figure's axis, where it has a natural one.
+        ymin: Lower end of the figure's axis, None where it has no natural one.
         unit: What the axis counts.
         parts: Names of several lines; the log has each as ``key_part``.
         log_scale: Whether the axis is logarithmic, 0 included.
@@ -23,10 +23,10 @@ class Panel:
 
     key: str
     title: str
-    meaning: str
-    expected: str
+    meaning: str = ""
+    expected: str = ""
     marks: tuple[tuple[float, str], ...] = ()
-    ymin: float | None = None
+    ymin: float | None = 0.0
     unit: str = ""
     parts: tuple[str, ...] = ()
     log_scale: bool = False
@@ -47,8 +47,7 @@ HEALTH = (
         "Standard deviation of the unit embeddings per channel, times the square root "
         "of their size: 1 when they fill the sphere evenly, 0 when all are equal.",
         f"rising towards 1; an alarm below {COLLAPSE_BELOW:g} (collapse)",
-        ((1.0, "even"), (COLLAPSE_BELOW, "collapse alarm")),
-        0.0,
+        marks=((1.0, "even"), (COLLAPSE_BELOW, "collapse alarm")),
     ),
     Panel(
         "health/effective_rank",
@@ -56,8 +55,6 @@ HEALTH = (
         "Number of directions the embeddings really use: the exponential of the "
         "entropy of their singular values (arXiv 2210.02885).",
         "rises early, then steady; towards 1 means collapse to a line",
-        (),
-        0.0,
     ),
     Panel(
         "health/pos_neg_gap",
@@ -65,8 +62,6 @@ HEALTH = (
         "Mean cosine similarity of an image's two views minus that of different "
         "images: what the loss is to widen.",
         "small before training, then rising; 0.3 to 0.9 after a long one",
-        (),
-        0.0,
     ),
     Panel(
         "health/alignment",
@@ -74,8 +69,6 @@ HEALTH = (
         "Mean squared distance between the embeddings of an image's two views "
         "(arXiv 2005.10242); 0 means identical.",
         "falling; 0 together with uniformity near 0 means collapse",
-        (),
-        0.0,
     ),
     Panel(
         "health/uniformity",
@@ -83,19 +76,11 @@ HEALTH = (
         "Logarithm of the mean Gaussian potential between embeddings "
         "(arXiv 2005.10242); the more negative, the more evenly spread.",
         "falling, to -2 or -4 in a long training; towards 0 means collapse",
+        ymin=None,
     ),
 )
 
-SCHEDULE = (
-    Panel(
-        "lr",
-        "Learning rate",
-        "Of the first parameter group, as the schedule set it.",
-        "as the configuration plans it",
-        (),
-        0.0,
-    ),
-)
+SCHEDULE = (Panel("lr", "Learning rate"),)
 
 CLUSTERS = (
     Panel(
@@ -104,10 +89,8 @@ CLUSTERS = (
         "Images in the smallest, the median and the largest cluster.",
         "the smallest not below the configured min_size for long; the largest not far "
         "above the median",
-        (),
-        0.0,
-        "images",
-        ("min", "median", "max"),
+        unit="images",
+        parts=("min", "median", "max"),
         log_scale=True,
     ),
     Panel(
@@ -116,18 +99,14 @@ CLUSTERS = (
         "Number of equal clusters that would be as even: the exponential of the "
         "entropy of the sizes.",
         "near the configured num_clusters; far fewer when a few hold most images",
-        (),
-        0.0,
-        "clusters",
+        unit="clusters",
     ),
     Panel(
         "cluster/change_rate",
         "Change rate",
         "Share of the images seen since the log line before whose cluster changed.",
         "high at first, falling as training settles",
-        (),
-        0.0,
-        "share of images",
+        unit="share of images",
     ),
     Panel(
         "cluster/nmi",
@@ -135,8 +114,6 @@ CLUSTERS = (
         "Normalised mutual information of clusters and true classes: 0 when "
         "independent, 1 when the same.",
         "rising; below 1 with more clusters than classes",
-        (),
-        0.0,
     ),
     Panel(
         "cluster/purity",
@@ -144,9 +121,7 @@ CLUSTERS = (
         "Share of the images that are of the most frequent true class of their "
         "cluster.",
         "rising; more clusters alone raise it too",
-        (),
-        0.0,
-        "share of images",
+        unit="share of images",
     ),
 )
 

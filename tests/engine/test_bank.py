@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import ConcatDataset
 
 from mmssl_ext.datasets import ImageFolder
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import UserError
 from mmssl_ext.models.memory import FeatureBank, OnlineLabels
 from mmssl_ext.models.memory.kmeans import spherical_kmeans
 from tests.distributed import run_ranks
@@ -123,11 +123,11 @@ def test_bank_starts_as_the_embeddings_of_the_single_images(images, started):
     # the images differ, so that a row in a wrong place would have been seen
     distance = torch.cdist(bank, bank) + torch.eye(IMAGES)
     assert distance.min() > 1e-4
-
-
-def test_bank_belongs_to_the_dataset(images, started):
-    dataset = ImageFolder(str(images))
-    assert bank_of(started.model).fingerprint.tolist() == [dataset.fingerprint()]
+    fingerprint = ImageFolder(str(images)).fingerprint()
+    assert bank_of(started.model).fingerprint.tolist() == [fingerprint]
+    text = log_text(started)
+    assert f"Feature bank: {IMAGES} images x 16 as torch.float32, 0.0 MB" in text
+    assert f"{CLUSTERS} clusters made in" in text
 
 
 def test_clusters_follow_from_the_seed_of_the_run(images, started, tmp_path):
@@ -181,12 +181,6 @@ def test_feature_pass_leaves_no_trace(images, tmp_path):
     assert_same(state, after[2])
 
 
-def test_start_is_told(started):
-    text = log_text(started)
-    assert f"Feature bank: {IMAGES} images x 16 as torch.float32, 0.0 MB" in text
-    assert f"{CLUSTERS} clusters made in" in text
-
-
 # Ranks
 
 
@@ -235,32 +229,17 @@ def train_on_rank(rank, images, work_dir):
     look(runner)
     weight = model_of(runner).backbone.layer1[0].conv1.weight.detach()
     keys = model_of(runner).last_embeddings["key"]
-    return states, steps, visits, keys, weight, sentence(rank, images, work_dir)
-
-
-def sentence(rank, images, work_dir):
-    """What a rank has to say to too many clusters."""
-    labels = OFFLINE | dict(num_clusters=IMAGES + 1)
-    launcher = "none" if rank is None else "pytorch"
-    runner = make_runner(interclr(images, work_dir, 1, labels), launcher=launcher)
-    try:
-        runner.train()
-    except ConfigError as error:
-        return str(error)
+    return states, steps, visits, keys, weight
 
 
 def test_ranks_hold_the_same_and_start_as_one_process(images, tmp_path):
     ranks = run_ranks(train_on_rank, 2, images, tmp_path / "two")
-    (states, steps, visits, keys, weight, text), other = ranks
+    (states, steps, visits, keys, weight), other = ranks
     assert len(states) == len(other[0]) == 5
     for state, state_1 in zip(states, other[0], strict=True):
         assert_same(state, state_1)
         assert consistent(state)
     assert torch.equal(weight, other[4])
-    # no rank may wait for another that gave up
-    assert text == other[5]
-    assert "22 clusters cannot be made of 21 images" in text
-
     assert visits == other[2]
     name = "terms.inter.labels.centroids"
     for step in range(4):
@@ -287,33 +266,6 @@ def test_ranks_hold_the_same_and_start_as_one_process(images, tmp_path):
 
 
 # Upkeep
-
-
-def test_steps_write_what_they_saw(images, tmp_path):
-    """Rows of the batch hold its keys, all others stay; the sums are exact."""
-    before = {}
-
-    def check(runner):
-        state = state_of(runner)
-        found = before["batch"]
-        keys = runner.model.last_embeddings["key"]
-        expected = before["bank"].clone()
-        for sample, key in zip(found, keys, strict=True):
-            expected[sample.sample_idx] = key
-        torch.testing.assert_close(state[FEATURES], expected, atol=1e-6, rtol=1e-6)
-        rest = sorted(set(range(IMAGES)) - {s.sample_idx for s in found})
-        assert torch.equal(state[FEATURES][rest], expected[rest])
-        assert consistent(state)
-        before["steps"] = before.get("steps", 0) + 1
-
-    class Before(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            before["batch"] = data_batch["data_samples"]
-            before["bank"] = bank_of(runner.model).features.clone()
-
-    cfg = interclr(images, tmp_path, epochs=2)
-    make_runner(cfg, Before(), Watch(after_train_iter=check)).train()
-    assert before["steps"] == 2 * STEPS
 
 
 def test_unreadable_image_leaves_its_row_and_its_substitute_is_written(tmp_path):
@@ -356,23 +308,6 @@ def test_unreadable_image_leaves_its_row_and_its_substitute_is_written(tmp_path)
     assert consistent(state_of(runner))
 
 
-def test_epochs_shorter_than_the_label_interval(images, tmp_path):
-    labels = ONLINE | dict(interval=2 * STEPS, min_size=1)
-    states = []
-    look = Watch(before_train_epoch=lambda r: states.append(state_of(r)))
-    cfg = interclr(images, tmp_path, 3, labels, interval=50)
-    runner = make_runner(cfg, look)
-    runner.train()
-    states.append(state_of(runner))
-    start, first, second, third = (s["terms.inter.labels.centroids"] for s in states)
-    assert torch.equal(start, first)
-    assert not torch.equal(first, second)  # steps are counted over epochs
-    assert torch.equal(second, third)
-    assert all(consistent(state) for state in states)
-    # figures come at the end of every epoch all the same
-    assert log_text(runner).count("of the images seen changed") == 3
-
-
 def test_offline_labels_cluster_anew_at_the_end_of_their_epochs(images, tmp_path):
     steps, ends = [], []
     look = Watch(
@@ -407,13 +342,6 @@ def test_offline_labels_cluster_anew_at_the_end_of_their_epochs(images, tmp_path
     moved = [re.search(r"([\d.]+)% of the images", lines[i])[1] for i in (1, 3)]
     assert sum(map(float, moved)) == pytest.approx(100 * changes / IMAGES, abs=0.11)
     assert "% of the images" not in lines[0]
-
-
-def test_epochs_without_clustering_have_no_rate(images, tmp_path):
-    runner = make_runner(interclr(images, tmp_path, 3, OFFLINE))
-    runner.train()
-    lines = re.findall(r"Pseudo-labels in epoch .*", log_text(runner))
-    assert ["% of the images" in line for line in lines] == [False, True, False]
 
 
 def test_warm_up_is_moco_and_the_bank_starts_after_it(images, tmp_path):
@@ -578,7 +506,7 @@ def test_resume_with_other_images_is_refused(half, change):
     try:
         write_list(root, change(names))
         runner = make_runner(on_list(root, epochs=2), resume=True)
-        with pytest.raises(ConfigError, match=r"belongs to 21 other images.*load_from"):
+        with pytest.raises(UserError, match=r"belongs to 21 other images.*load_from"):
             runner.train()
         assert runner.iter == STEPS
     finally:
@@ -595,19 +523,25 @@ def test_resume_from_a_moved_folder_goes_on(half):
     assert runner.iter == 2 * STEPS
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        ONLINE | dict(num_clusters=CLUSTERS + 1),
-        ONLINE | dict(num_clusters=CLUSTERS - 1),
-        OFFLINE | dict(num_clusters=CLUSTERS + 1),
-    ],
-)
-def test_resume_with_another_number_of_clusters_is_refused(half, labels):
-    runner = make_runner(on_list(half[0], 2, labels=labels), resume=True)
-    sentence = f"do not fit {labels['num_clusters']} clusters; resume with the num_"
-    with pytest.raises(ConfigError, match=sentence):
-        runner.train()
+FITS = "do not fit {} clusters; resume with the num_"
+UNFIT = {
+    "more": (ONLINE | dict(num_clusters=CLUSTERS + 1), FITS.format(CLUSTERS + 1)),
+    "fewer": (ONLINE | dict(num_clusters=CLUSTERS - 1), FITS.format(CLUSTERS - 1)),
+    "offline": (OFFLINE | dict(num_clusters=CLUSTERS + 1), FITS.format(CLUSTERS + 1)),
+    "large": (ONLINE | dict(min_size=20), "at least min_size=20 images"),
+    # the sums would keep the rounding of rows that are gone
+    "half": (ONLINE, "resume with the bank_dtype"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_resume_of_a_bank_that_does_not_fit_is_refused(half, case):
+    labels, sentence = UNFIT[case]
+    cfg = on_list(half[0], 2, labels=labels)
+    if case == "half":
+        cfg.model.bank_dtype = "float16"
+    with pytest.raises(UserError, match=sentence):
+        make_runner(cfg, resume=True).train()
 
 
 def test_resume_as_another_kind_of_labels(half):
@@ -615,23 +549,7 @@ def test_resume_as_another_kind_of_labels(half):
     root, _ = half
     make_runner(on_list(root, labels=OFFLINE, run="offline")).train()
     runner = make_runner(on_list(root, 2, run="offline"), resume=True)
-    with pytest.raises(ConfigError, match="another type than OnlineLabels"):
-        runner.train()
-
-
-def test_resume_with_another_precision_is_refused(half):
-    """The sums would keep the rounding of rows that are gone."""
-    cfg = on_list(half[0], 2)
-    cfg.model.bank_dtype = "float16"
-    runner = make_runner(cfg, resume=True)
-    with pytest.raises(ConfigError, match="resume with the bank_dtype"):
-        runner.train()
-
-
-def test_resume_with_too_large_clusters_is_refused(half):
-    labels = ONLINE | dict(min_size=20)
-    runner = make_runner(on_list(half[0], 2, labels=labels), resume=True)
-    with pytest.raises(ConfigError, match="at least min_size=20 images"):
+    with pytest.raises(UserError, match="another type than OnlineLabels"):
         runner.train()
 
 
@@ -669,33 +587,56 @@ def test_load_from_starts_the_bank_anew(half, images, tmp_path):
 
 def refused(cfg):
     runner = make_runner(cfg)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         runner.train()
     assert runner.iter == 0
     return str(caught.value)
 
 
-def test_model_without_a_bank(images, tmp_path):
-    cfg = interclr(images, tmp_path)
+def no_bank(cfg):
     cfg.model = model_config("MoCo")
-    text = refused(cfg)
-    assert "which MoCo has not; take it out of custom_hooks" in text
 
 
-@pytest.mark.parametrize("labels", [ONLINE, OFFLINE])
-def test_more_clusters_than_images(images, tmp_path, labels):
-    text = refused(interclr(images, tmp_path, 1, labels | dict(num_clusters=22)))
-    assert "num_clusters=22 clusters cannot be made of 21 images" in text
+def no_epochs(cfg):
+    cfg.train_cfg = {"by_epoch": False, "max_iters": 3}
+    cfg.default_hooks.checkpoint.by_epoch = False
 
 
-def test_clusters_of_at_least_too_many(images, tmp_path):
-    text = refused(interclr(images, tmp_path, 1, ONLINE | dict(min_size=6)))
-    assert "4 clusters of at least min_size=6 images need 24 images" in text
-    assert "there are 21" in text
-    fits = interclr(images, tmp_path, 1, ONLINE | dict(min_size=5))
-    runner = make_runner(fits)
-    runner.train()
-    assert runner.iter == STEPS
+def options_of_images(**options):
+    return lambda cfg: cfg.model.__setitem__("images", options or None)
+
+
+MANY = "num_clusters=22 clusters cannot be made of 21 images"
+REFUSED = {
+    "no bank": (ONLINE, no_bank, "which MoCo has not; take it out of custom_hooks"),
+    "clusters": (ONLINE | dict(num_clusters=22), None, MANY),
+    "size": (
+        *(ONLINE | dict(min_size=6), None),
+        "4 clusters of at least min_size=6 images need 24 images, but there are 21",
+    ),
+    "no epochs": (OFFLINE, no_epochs, "set by_epoch=True"),
+    "nobody": (
+        *(ONLINE, options_of_images()),
+        "set images=dict(pipeline=[...], batch_size=",
+    ),
+    "no pipeline": (
+        *(ONLINE, options_of_images(batch_size=4)),
+        "(model.images of InterCLR); the pipeline makes one view",
+    ),
+    "option": (
+        *(ONLINE, options_of_images(pipeline=CENTRE, batchsize=4)),
+        "The images of The inter-image term",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_started_is_refused(images, tmp_path, case):
+    labels, change, sentence = REFUSED[case]
+    cfg = interclr(images, tmp_path, 1, labels)
+    if change is not None:
+        change(cfg)
+    assert sentence in refused(cfg)
 
 
 def test_wrapped_datasets(images, tmp_path):
@@ -703,25 +644,8 @@ def test_wrapped_datasets(images, tmp_path):
     runner = make_runner(cfg)
     folder = runner.build_dataloader(cfg.train_dataloader).dataset
     runner._train_dataloader["dataset"] = ConcatDataset([folder, folder])
-    with pytest.raises(ConfigError, match="A ConcatDataset around datasets numbers"):
+    with pytest.raises(UserError, match="A ConcatDataset around datasets numbers"):
         runner.train()
-
-
-def test_epochs_where_there_are_none(images, tmp_path):
-    cfg = interclr(images, tmp_path, 1, OFFLINE)
-    cfg.train_cfg = {"by_epoch": False, "max_iters": 3}
-    cfg.default_hooks.checkpoint.by_epoch = False
-    assert "set by_epoch=True" in refused(cfg)
-
-
-def test_iterations_without_epochs(images, tmp_path):
-    cfg = interclr(images, tmp_path)
-    cfg.train_cfg = {"by_epoch": False, "max_iters": STEPS + 3}
-    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=4)
-    runner = make_runner(cfg)
-    runner.train()
-    assert runner.iter == STEPS + 3
-    assert consistent(state_of(runner))
 
 
 def test_labels_that_change_the_selection(tmp_path):
@@ -729,34 +653,6 @@ def test_labels_that_change_the_selection(tmp_path):
     shutil.copy(images / "class0" / "0.png", images / "stray.png")
     cfg = interclr(images, tmp_path / "run", dataset=dict(labels="subfolders"))
     assert "has other images than the training set" in refused(cfg)
-
-
-def test_without_the_hook_there_are_only_no_figures(images, tmp_path):
-    """The bank is the model's own affair."""
-    ends = []
-    for name in ("with", "without"):
-        cfg = interclr(images, tmp_path / name, 2)
-        if name == "without":
-            cfg.custom_hooks = []
-        runner = make_runner(cfg)
-        runner.train()
-        ends.append(state_of(runner))
-        assert ("Pseudo-labels in epoch" in log_text(runner)) == (name == "with")
-        found = any("cluster/size_min" in row for row in log_rows(runner))
-        assert found == (name == "with")
-    for state in ends:
-        state.pop("terms.inter.labels.visits")  # counts since the last figures
-    assert_same(*ends)
-
-
-def test_images_that_nobody_described(images, tmp_path):
-    cfg = interclr(images, tmp_path)
-    cfg.model.pop("images")
-    assert "set images=dict(pipeline=[...], batch_size=" in refused(cfg)
-    cfg.model.images = dict(batch_size=4)
-    assert "(model.images of InterCLR); the pipeline makes one view" in refused(cfg)
-    cfg.model.images = dict(pipeline=CENTRE, batchsize=4)
-    assert "The images of The inter-image term" in refused(cfg)
 
 
 # Figures
@@ -842,37 +738,42 @@ def test_figures_in_log_and_text(images, tmp_path):
     assert len({row.get("purity") for row in rows}) > 3
 
 
-def test_labels_are_for_the_figures_only(images, tmp_path):
+def test_labels_and_the_hook_are_for_the_figures_only(images, tmp_path):
+    """The bank is the model's own affair."""
     states, rows, texts = [], [], []
     for name, hook in (
         ("with", dict(dataset=LABELLED)),
-        ("without", dict(interval=1)),
+        ("without labels", dict(interval=1)),
+        ("without", None),
     ):
-        runner = make_runner(interclr(images, tmp_path / name, 2, **hook))
+        cfg = interclr(images, tmp_path / name, 2, **(hook or {}))
+        if hook is None:
+            cfg.custom_hooks = []
+        runner = make_runner(cfg)
         runner.train()
         states.append(state_of(runner))
+        states[-1].pop("terms.inter.labels.visits")  # counts since the last figures
         rows.append([cluster_row(row) for row in log_rows(runner)][-1])
         texts.append(log_text(runner))
-    assert_same(*states)
+    for state in states[1:]:
+        assert_same(state, states[0])
     assert set(rows[0]) == SIZES | {"change_rate", "purity", "nmi"}
-    assert set(rows[1]) == SIZES | {"change_rate"}
-    assert "purity" not in texts[1]
+    assert set(rows[1]) == SIZES | {"change_rate"} and not rows[2]
+    assert "purity" not in texts[1] and "Pseudo-labels in epoch" not in texts[2]
     assert texts[0].count("labels serve these two figures only") == 2
 
 
 def test_the_end_of_an_epoch_on_the_interval_keeps_its_rate(images, tmp_path):
     """Both ask for the figures after the same step; the second finds no visit."""
-    runner = make_runner(interclr(images, tmp_path, 2, interval=STEPS))
     rates = []
-    hub = runner.message_hub
-    runner.register_hook(
-        Watch(
-            after_train_iter=lambda r: (
-                r.iter % STEPS == STEPS - 1
-                and rates.append(hub.get_scalar("train/cluster/change_rate").current())
-            )
-        )
-    )
+
+    def look(runner):
+        if runner.iter % STEPS == STEPS - 1:
+            scalar = runner.message_hub.get_scalar("train/cluster/change_rate")
+            rates.append(scalar.current())
+
+    cfg = interclr(images, tmp_path, 2, interval=STEPS)
+    runner = make_runner(cfg, Watch(after_train_iter=look))
     runner.train()
     found = re.findall(r"([\d.]+)% of the images seen", log_text(runner))
     assert [f"{100 * rate:.1f}" for rate in rates] == found

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from PIL import Image
@@ -272,26 +271,6 @@ def test_ranks_resume_exactly_and_fewer_ranks_in_the_same_order(images, tmp_path
     refused = two("one").run(resume=True, code=2)  # half of the batch
     assert "images per iteration" in refused and "4 = 1 x 4 -> 2 = 1 x 2" in refused
     assert "Set train_dataloader.batch_size=4" in refused
-
-
-def test_the_sampler_deals_the_same_batches_to_any_number_of_ranks(monkeypatch):
-    """What the resume on other ranks rests on: mmengine's sampler, and none of ours."""
-    batches = {}
-    for ranks in (1, 2, 4):
-        for rank in range(ranks):
-            place = "mmengine.dataset.sampler.get_dist_info"
-            monkeypatch.setattr(place, lambda r=rank, w=ranks: (r, w))
-            sampler = DefaultSampler(range(75), shuffle=True, seed=5)
-            for epoch in range(2):
-                sampler.set_epoch(epoch)
-                order, size = list(sampler), 8 // ranks
-                for i in range(75 // 8):
-                    key = ranks, epoch, i
-                    new = order[i * size : (i + 1) * size]
-                    batches.setdefault(key, set()).update(new)
-    for (_, epoch, i), found in batches.items():
-        assert len(found) == 8 and found == batches[1, epoch, i]
-    assert batches[1, 0, 0] != batches[1, 1, 0]
 
 
 def test_an_epoch_that_was_stopped_at_its_end_ends_once(images, tmp_path):

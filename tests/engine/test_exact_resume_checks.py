@@ -14,7 +14,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
-from mmssl_ext.engine.checkpoint.generators import random_state, set_random_state
+from mmssl_ext.engine.checkpoint.loops import random_state, set_random_state
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.checkpoint.resume import (
     batch_changes,

@@ -337,26 +337,19 @@ def test_loops_without_epochs_go_on_too(tmp_path):
         assert_goes_on((tmp_path, lines, parameters), file, first, loop=loop)
 
 
-def test_accumulated_gradients(tmp_path):
+@pytest.mark.parametrize(("every", "waiting"), [(3, {3: 3, 9: 1, 15: 3}), (4, {8: 0})])
+def test_gradients_that_wait_for_a_step_are_saved(tmp_path, every, waiting):
+    """A step every 4 iterations; so many have been made since the last one."""
     options = {"optim_wrapper": {"accumulative_counts": 4}}
-    lines, parameters, runner = trained(tmp_path, every=4, **options)
-    whole = tmp_path, lines, parameters
-    first = steps(lines)[8]  # inside an epoch, between two steps of the optimizer
-    assert_goes_on(whole, tmp_path / "iter_8.pth", first, **options)
+    lines, parameters, runner = trained(tmp_path, every=every, **options)
     assert "is not divisible" not in text(runner)
-
-
-def test_gradients_that_wait_for_a_step_are_saved(tmp_path):
-    """A checkpoint every 3 iterations, a step every 4."""
-    options = {"optim_wrapper": {"accumulative_counts": 4}}
-    lines, parameters, _ = trained(tmp_path, every=3, **options)
-    for iteration in (3, 9, 15):  # 3, 1 and 3 wait
+    for iteration, count in waiting.items():
         file, first = tmp_path / f"iter_{iteration}.pth", steps(lines)[iteration]
+        state = load_checkpoint_file(file)["training_state"]
+        names = ["linear.weight", "linear.bias"] if count else []
+        assert list(state["gradients"]) == names
         runner = assert_goes_on((tmp_path, lines, parameters), file, first, **options)
         assert "is not divisible" not in text(runner)
-    files = [load_checkpoint_file(tmp_path / f"iter_{i}.pth") for i in (3, 12)]
-    waiting, none = (file["training_state"]["gradients"] for file in files)
-    assert list(waiting) == ["linear.weight", "linear.bias"] and none == {}
 
 
 def text(runner):

@@ -86,6 +86,8 @@ def test_the_world_of_two_ranks(tmp_path):
     assert run_ranks(train_on_rank, 2, str(tmp_path)) == [0, 1]
     manifest = read_manifest(tmp_path / "epoch_2.pth")
     assert (manifest["world_size"], manifest["global_batch"]) == (2, 2 * BATCH)
+    written = sorted(p.name for p in tmp_path.glob("*.pth"))
+    assert written == ["epoch_1.pth", "epoch_2.pth"]
 
 
 CONTENTS = {
@@ -154,18 +156,6 @@ def test_reading_back_where_only_the_kernels_copy_can_be_read(
         sha256_on_disk(path)
 
 
-def test_a_durable_write_flushes_the_file_then_the_folder(tmp_path, monkeypatch):
-    seen = []
-
-    def fsync(opened):
-        seen.append((os.readlink(f"/proc/self/fd/{opened}"), (tmp_path / "a").exists()))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    write_bytes(tmp_path / "a", b"x", durable=True)
-    draft = str(tmp_path / f".a.{os.getpid()}.tmp")
-    assert seen == [(draft, False), (str(tmp_path), True)]
-
-
 def test_checksums_in_the_header_before_the_data(tmp_path):
     """Where another writer of zip files puts them."""
     path = tmp_path / "x.zip"
@@ -180,9 +170,8 @@ def test_checksums_in_the_header_before_the_data(tmp_path):
             for at in (entry.header_offset + 14, archive.start_dir + 47 * i + 16):
                 file.seek(at)
                 file.write(b"\0\0\0\0")
-    digest = checkpoint_writing._fill_in_checksums(path)
+    checkpoint_writing._fill_in_checksums(path)
     assert path.read_bytes() == whole
-    assert digest == hashlib.sha256(whole).hexdigest()
 
 
 def test_a_save_without_manifest_removes_the_old_one(tmp_path):
@@ -269,10 +258,9 @@ def test_a_resume_compares_the_bytes_once(tmp_path, passes):
     for path in tmp_path.glob("*.pth"):
         age(path)
     path, _ = find_resumable(tmp_path)
-    runner = toy_runner(tmp_path, "once more", PlainCheckpointHook(), epochs=3)
     load_checkpoint_file(path)
-    runner._load_from, runner._resume = str(path), True
-    runner.train()
+    how = {"epochs": 3, "resume": path}
+    toy_runner(tmp_path, "once more", PlainCheckpointHook(), **how).train()
     assert passes == ["epoch_2.pth"]
     age(path, 4)  # changed, or so it seems
     load_checkpoint_file(path)
@@ -297,20 +285,12 @@ def test_files_without_manifest_are_read_by_their_own_checksums(tmp_path, passes
 
 def test_looking_at_a_checkpoint_loads_no_tensors(tmp_path, monkeypatch):
     """Tensors then lie in the mapped file, which nobody reads."""
-    path = tmp_path / "epoch_9.pth"
-    save_checkpoint_file({"w": torch.zeros(100_000), "meta": {}}, path)
-    age(path)
-    mapped = []
-    load = torch.load
+    path, mapped, load = tmp_path / "epoch_9.pth", [], torch.load
+    save_checkpoint_file({"w": torch.zeros(9), "meta": {}}, path)
 
-    def noted(*args, **kwargs):
-        loaded = load(*args, **kwargs)
-        address = loaded["w"].data_ptr()
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            begin, end = (int(x, 16) for x in line.split()[0].split("-"))
-            if begin <= address < end:
-                mapped.append(line.endswith(str(path)))
-        return loaded
+    def noted(*args, mmap, **kwargs):
+        mapped.append(mmap)
+        return load(*args, mmap=mmap, **kwargs)
 
     monkeypatch.setattr(torch, "load", noted)
     assert find_resumable(tmp_path)[0] == path

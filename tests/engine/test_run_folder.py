@@ -1,24 +1,17 @@
 """Whose folder it is: a run never takes the place of another one."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmssl_ext.engine.checkpoint.identity import check_free, claim
 from mmssl_ext.engine.checkpoint.manifest import write_manifest
 from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
-from mmssl_ext.engine.checkpoint.run_folder import (
-    RUN_FILE,
-    check_free,
-    claim,
-    find_run,
-)
+from mmssl_ext.engine.checkpoint.run_folder import RUN_FILE, find_run
 from mmssl_ext.engine.hooks import PlainCheckpointHook
 from mmssl_ext.engine.resilience.lock import Lock
 from mmssl_ext.engine.resilience.processes import started_by, starter
@@ -26,7 +19,9 @@ from mmssl_ext.errors import ConfigError, UserError
 from mmssl_ext.files import sha256
 from mmssl_ext.run.launch import train
 from mmssl_ext.run.work_dir import LOCK_FILE
-from tests.harness import REPO, config, make_runner, toy_runner, write_images
+from tests.harness import config, make_runner, toy_runner, write_images
+from tests.slurm.support import SCRIPT
+from tests.slurm.test_command import Fakes
 
 VARIABLES = (
     *("SLURM_JOB_ID", "SLURM_RESTART_COUNT"),
@@ -279,9 +274,8 @@ def test_only_its_own_interim_files_are_deleted(tmp_path, mine):
     toy_runner(work_dir, f"a {tmp_path}", PlainCheckpointHook(), epochs=1).train()
     known = json.loads((work_dir / "epoch_1.pth.json").read_text())["run"]
     path = interim_of(known if mine else "f00", work_dir)
-    resumed = toy_runner(work_dir, f"b {tmp_path}", PlainCheckpointHook(), epochs=2)
-    resumed._load_from, resumed._resume = str(work_dir / "epoch_1.pth"), True
-    resumed.train()
+    how = {"epochs": 2, "resume": work_dir / "epoch_1.pth"}
+    toy_runner(work_dir, f"b {tmp_path}", PlainCheckpointHook(), **how).train()
     assert (work_dir / "epoch_2.pth").is_file()
     assert path.is_file() is not mine
 
@@ -343,27 +337,12 @@ STARTS = [  # how often requeued, options of the user's, what the task gets besi
 
 @pytest.mark.parametrize(("restarts", "options", "added"), STARTS)
 def test_what_the_slurm_script_adds(tmp_path, restarts, options, added):
-    for name, text in {
-        "srun": f'printf "%s\\n" "$@" > {tmp_path}/arguments',
-        "scontrol": "echo n1",
-        "sbatch": "",
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    (tmp_path / "small.py").touch()
+    fakes, command = Fakes(tmp_path), (str(SCRIPT), "p", "j", "config.py", *options)
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
-    env = os.environ | job | {"SLURM_RESTART_COUNT": str(restarts)}
-    env |= {"PATH": f"{tmp_path}:{env['PATH']}", "PYTHON": sys.executable}
-    done = subprocess.run(
-        ["bash", REPO / "tools" / "slurm_train.sh", "p", "j", "small.py", *options],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    done = fakes.run(*command, **job, SLURM_RESTART_COUNT=str(restarts))
     assert done.returncode == 0, done.stderr
-    words = (tmp_path / "arguments").read_text().split("\n")[:-1]
-    assert words[words.index("work_dirs/small") + 1 :] == [*options, *added]
+    words = fakes.arguments("srun")
+    assert words[words.index("--work-dir") + 2 :] == [*options, *added]
 
 
 def test_a_finished_run_says_that_it_is(images, run):

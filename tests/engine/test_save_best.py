@@ -8,7 +8,6 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.checkpoint.best_scores import rule_of
 from mmssl_ext.engine.checkpoint.manifest import read_manifest
 from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
 from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
@@ -83,7 +82,7 @@ def toy(work_dir, *hooks, epochs=4, val=None, resume=None, name="", **options):
     options = {"interval": 1, "max_keep_ckpts": 1} | options
     hook = PlainCheckpointHook(**options)
     title = f"best {work_dir} {epochs} {resume} {name}"
-    runner = toy_runner(work_dir, title, hook, *hooks, epochs=epochs)
+    runner = toy_runner(work_dir, title, hook, *hooks, epochs=epochs, resume=resume)
     if val is not None:
         runner.model.val_step = lambda batch: [0]
         runner._val_dataloader = torch.utils.data.DataLoader(ToyData(), BATCH)
@@ -91,8 +90,6 @@ def toy(work_dir, *hooks, epochs=4, val=None, resume=None, name="", **options):
         runner._val_evaluator = Evaluator([])
         runner._val_evaluator.evaluate = val.evaluate
         runner._val_evaluator.process = val.process
-    if resume is not None:
-        runner._load_from, runner._resume = str(resume), True
     return runner
 
 
@@ -124,11 +121,13 @@ def test_untrained_weights_and_old_scores_are_never_the_best(tmp_path):
     assert best(tmp_path) == ["best_knn_backbone_top1_epoch_2.pth"]
 
 
-@pytest.mark.parametrize("lost", [False, True])
-def test_a_resume_keeps_the_best_score(tmp_path, lost):
+@pytest.mark.parametrize(
+    ("key", "lost"),
+    [("knn/backbone_top1", False), ("auto", False), ("knn/backbone_top1", True)],
+)
+def test_a_resume_keeps_the_best_score(tmp_path, key, lost):
     """Also of one that no later checkpoint knows of, because the run was killed."""
-    interval = 3 if lost else 1
-    options = {"save_best": "knn/backbone_top1", "interval": interval}
+    options = {"save_best": key, "interval": 3 if lost else 1}
     stopping = KNNHook(
         scores={1: 30.0, 4: 70.0} if lost else SCORES, stop=5 if lost else 4
     )
@@ -309,13 +308,12 @@ RULES = {
     "mIoU": "greater",
     "aAcc": "greater",
     "accuracy/top1": "greater",
-    "my/thing": None,
 }
 
 
 @pytest.mark.parametrize("key", RULES)
 def test_which_is_better(key):
-    assert rule_of(key) == RULES[key]
+    assert PlainCheckpointHook(save_best=key).rules == [RULES[key]]
 
 
 def test_a_score_of_unknown_rule_is_refused_in_a_sentence():

@@ -128,7 +128,7 @@ def test_nothing_is_left_to_train(tmp_path):
     train(run_config(tmp_path / "run", cosine, 4))
     runner, rates = train(run_config(tmp_path / "run", cosine, 3), resume=True)
     assert not rates
-    assert "4 epochs are trained already, max_epochs is 3" in log_text(runner)
+    assert "The run is finished: 4 of 3 epochs were done" in log_text(runner)
 
 
 def test_a_run_by_iterations(tmp_path):

@@ -15,25 +15,14 @@ METRICS = {"voc": ("AP", "AP50"), "city": ("mIoU",)}
 
 
 def result(metrics: dict[str, float], **changes) -> dict:
-    values = list(metrics.values())
+    (headline, value), *_ = metrics.items()
+    curve = {"iterations": [100, 200, 300], "epochs": [0, 0, 0]}
+    curve["values"] = [value * part for part in (0.3, 0.8, 1)]
     return {
-        "metrics": metrics,
-        "headline": next(iter(metrics)),
-        "curve": {
-            "iterations": [100, 200, 300],
-            "epochs": [0, 0, 0],
-            "values": [values[0] * part for part in (0.3, 0.8, 1)],
-        },
-        "trained": True,
-        "iterations": 300,
-        "seed": 0,
-        "seconds": 83.4,
-        "memory_mb": 2048,
-        "memory_of": "process",
-        "checkpoint": "iter_300.pth",
-        "device": "cpu (x86_64)",
-        "world_size": 4,
-        "handover": None,
+        **{"metrics": metrics, "headline": headline, "curve": curve, "seed": 0},
+        **{"trained": True, "iterations": 300, "checkpoint": "iter_300.pth"},
+        **{"seconds": 83.4, "memory_mb": 2048, "memory_of": "process"},
+        **{"device": "cpu (x86_64)", "world_size": 4, "handover": None},
         "versions": {"mmssl_ext": "0.1", "torch": "2.11.0", "mmdet": "3.5.1"},
         "finished": "2026-11-21T20:00:00+00:00",
     } | changes
@@ -60,6 +49,7 @@ def write_pictures(folder: Path, color: str, count: int = 2) -> None:
         picture.save(target / f"{i}.png")
         name = f"scene{i}.jpg"
         entries.append({"file": f"{i}.png", "image": name, "panels": 2, "gap": 6})
+    entries.append(entries[0] | {"file": "../../outside.png", "image": "outside.jpg"})
     (target / "index.json").write_text(json.dumps({"pictures": entries}))
 
 
@@ -73,27 +63,21 @@ def make_chain(
     if pretrained:
         entry = {"name": "pretrain", "transfer": "pretrain", "title": "Pretraining"}
         stages.append(entry | {"source": None, "scratch": False, "seed": None})
-        knn = result({"knn/backbone_top1": 61.25})
-        write_stage(work_dir, "pretrain", knn)
-    for transfer, sources in scores.items():
-        for source, seeds in sources.items():
-            for seed, values in enumerate(seeds):
-                name = f"{transfer}-{source}-seed{seed}"
-                entry = {"name": name, "transfer": transfer, "seed": seed}
-                entry |= {"title": TITLES[transfer], "source": source}
-                stages.append(entry | {"scratch": source == "random"})
-                if not values:
-                    continue
-                metrics = dict(zip(METRICS[transfer], values, strict=True))
-                digest, loaded = DIGEST[::-1], {"matched": 118, "missing": 2}
-                if source == "random":
-                    digest = loaded = None
-                write_stage(
-                    work_dir,
-                    name,
-                    result(metrics, seed=seed, handover=loaded),
-                    checkpoint_sha256=digest,
-                )
+        write_stage(work_dir, "pretrain", result({"knn/backbone_top1": 61.25}))
+    for transfer, source, seed, values in (
+        (transfer, source, seed, values)
+        for transfer, sources in scores.items()
+        for source, seeds in sources.items()
+        for seed, values in enumerate(seeds)
+    ):
+        name, scratch = f"{transfer}-{source}-seed{seed}", source == "random"
+        entry = {"name": name, "transfer": transfer, "title": TITLES[transfer]}
+        stages.append(entry | {"source": source, "scratch": scratch, "seed": seed})
+        if values:
+            found = result(dict(zip(METRICS[transfer], values, strict=True)), seed=seed)
+            found["handover"] = None if scratch else {"matched": 118, "missing": 2}
+            digest = None if scratch else DIGEST[::-1]
+            write_stage(work_dir, name, found, checkpoint_sha256=digest)
     text = json.dumps({"chain": "configs/chains/small.py", "stages": stages})
     (work_dir / "chain.json").write_text(text)
     return work_dir
@@ -102,8 +86,7 @@ def make_chain(
 def make_full_chain(work_dir: Path, scores: dict) -> Path:
     """The same with all that the page of a chain can show."""
     make_chain(work_dir, scores)
-    run = make_run(work_dir / "pretrain")
-    shown = run / "pictures"
+    shown = make_run(work_dir / "pretrain") / "pictures"
     shown.mkdir()
     Image.new("RGB", (600, 400), "teal").save(shown / "pca.png")
     entry = {"file": "pca.png", "kind": "pca", "title": "Maps as colours"}
@@ -111,6 +94,7 @@ def make_full_chain(work_dir: Path, scores: dict) -> Path:
     (shown / "index.json").write_text(json.dumps({"epoch": 4, "pictures": [entry]}))
     write_pictures(work_dir / "voc-random-seed0", "red")
     write_pictures(work_dir / "voc-pretrained-seed0", "blue")
+    Image.new("RGB", (806, 200), "green").save(work_dir / "outside.png")
     (work_dir / "configs").mkdir()
     for stage in ("pretrain", "voc-random-seed0", "voc-random-seed1"):
         text = f"name = '<{stage}>'\n"

@@ -10,37 +10,26 @@ import pytest
 
 QUEUE = 1024
 ITERATIONS = 20  # per epoch
+HEALTH = {
+    "health/std_ratio": 0.8765,
+    "health/effective_rank": 45.67,
+    "health/pos_neg_gap": 0.4321,
+    "health/alignment": 0.3,
+    "health/uniformity": -3.21,
+}
 
 
 def train_row(step: int, loss: float = 3.0) -> dict:
-    return {
-        "lr": 0.03,
-        "time": 0.5,
-        "data_time": 0.1,
-        "img_per_s": 64.0,
-        "data_wait": 0.2,
-        "loss": loss + 0.5,
-        "loss_instance": loss,
-        "loss_consistency": 0.5,
-        "health/std_ratio": 0.8765,
-        "health/effective_rank": 45.67,
-        "health/pos_neg_gap": 0.4321,
-        "health/alignment": 0.3,
-        "health/uniformity": -3.21,
-        "epoch": math.ceil(step / ITERATIONS),
-        "iter": step,
-        "step": step,
-    }
+    times = {"lr": 0.03, "time": 0.5, "data_time": 0.1, "img_per_s": 64.0}
+    losses = {"loss": loss + 0.5, "loss_instance": loss, "loss_consistency": 0.5}
+    epoch = math.ceil(step / ITERATIONS)
+    return times | losses | HEALTH | {"epoch": epoch, "iter": step, "step": step}
 
 
 def knn_row(epoch: int, backbone: float, embedding: float) -> dict:
-    return {
-        "knn/backbone_top1": backbone,
-        "knn/embedding_top1": embedding,
-        "epoch": epoch,
-        "iter": epoch * ITERATIONS,
-        "step": epoch * ITERATIONS,
-    }
+    step = epoch * ITERATIONS
+    scores = {"knn/backbone_top1": backbone, "knn/embedding_top1": embedding}
+    return scores | {"epoch": epoch, "iter": step, "step": step}
 
 
 def write_session(work_dir: Path, name: str, rows: list[dict], tail: str = "") -> Path:
@@ -72,18 +61,11 @@ def make_run(tmp_path: Path) -> Path:
         "2026/01/02 00:00:03 - mmengine - ERROR - /a/b.py - run - 7 - A worker died.\n"
     )
     facts = {
-        "method": "CO2",
-        "dataset": "ImageFolder 'photos & more'",
-        "images": 1280,
-        "queue_length": QUEUE,
-        "seed": 7,
-        "batch_size": 64,
-        "world_size": 2,
-        "device": "NVIDIA Big",
-        "system": "Linux-6",
+        **{"method": "CO2", "dataset": "ImageFolder 'photos & more'", "images": 1280},
+        **{"queue_length": QUEUE, "seed": 7, "batch_size": 64, "world_size": 2},
+        **{"device": "NVIDIA Big", "system": "Linux-6"},
+        **{"max_epochs": 4, "max_iters": 4 * ITERATIONS},
         "versions": {"torch": "2.11.0", "mmdet": "3.5"},
-        "max_epochs": 4,
-        "max_iters": 4 * ITERATIONS,
         "command": "python tools/train.py co2.py",
     }
     (session / "run.json").write_text(json.dumps(facts))

@@ -32,31 +32,29 @@ SCORES = {
 }
 
 
+def read(work_dir):
+    text = write_chain_report(work_dir).read_text(encoding="utf-8")
+    page = Page(text)
+    assert_stands_alone(page, text)
+    return page, text
+
+
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
     work_dir = make_full_chain(tmp_path_factory.mktemp("chain"), SCORES)
     reason = "RuntimeError: <out of memory>"
     write_stage(work_dir, "voc-other-seed1", None, status="failed", reason=reason)
     mmseg = {"versions": {"torch": "2.11.0", "mmseg": "1.4.2"}}
-    for i in range(2):
-        for source in ("random", "pretrained"):
-            path = work_dir / f"city-{source}-seed{i}" / "result.json"
-            path.write_text(json.dumps(json.loads(path.read_text()) | mmseg))
-    text = write_chain_report(work_dir).read_text(encoding="utf-8")
-    return work_dir, Page(text), text
-
-
-def test_page_needs_nothing_but_itself(reported):
-    _, page, text = reported
-    assert_stands_alone(page, text)
-    assert_legible_on_a_phone(text)
-    names = [value for name, value in page.attributes if name == "name"]
-    assert "viewport" in names
-    assert "prefers-color-scheme: dark" in text
+    for name in (f"city-{s}-seed{i}" for s in ("random", "pretrained") for i in (0, 1)):
+        path = work_dir / name / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | mmseg))
+    return work_dir, *read(work_dir)
 
 
 def test_one_page_has_all(reported):
-    _, page, _ = reported
+    work_dir, page, text = reported
+    assert_legible_on_a_phone(text)
+    assert {"name": "viewport"}.items() <= page.all("meta")[2].items()
     contents = {
         "transfer": ("VOC detection, AP", "30.7 ± 0.4 +9.2"),
         "plots": ("Headline metrics", "Cityscapes <segmentation>"),
@@ -67,21 +65,26 @@ def test_one_page_has_all(reported):
         "pictures": ("Maps as colours", "Objects stand out."),
         "environment": ("python tools/train.py co2.py", "NVIDIA Big"),
         "warnings": ("Image <i>.jpg was replaced.",),
-        "stages": ("pretrain", "118 of 120", "2.0 GiB", "1 min 23 s"),
+        "stages": ("knn/backbone_top1 61.25", "118 of 120", "2.0 GiB", "1 min 23 s"),
         "configs": ("name = '<pretrain>'", "name = '<voc-random-seed0>'"),
         "hashes": (DIGEST, DIGEST[::-1]),
     }
     assert list(page.sections) == list(contents)
     for name, texts in contents.items():
-        for text in texts:
-            assert text in page.sections[name], (name, text)
+        for found in texts:
+            assert found in page.sections[name], (name, found)
     # Of each transfer, one config stands for all; the other is beside the page.
     assert "<voc-random-seed1>" not in page.text
     stages = page.sections["stages"]
     assert "torch 2.11.0," in stages and "mmseg 1.4.2 (city)" in stages
     assert "mmdet 3.5.1 (pretrain, voc)" in stages
     assert stages.count("118 of 120") == 2 + 1 + 2  # not those from random
+    reason = "RuntimeError: <out of memory> (voc-other-seed1/chain.log)"
+    assert f"voc-other-seed1 failed: {reason}" in page.text
     assert "Pretraining: Error in the log: A worker died." in page.text
+    plots = {path.name for path in (work_dir / "plots").iterdir()}
+    assert plots == {"comparison.png", "curve_voc.png", "curve_city.png"}
+    assert text.count("<svg") == 3 + 8  # of the transfers, of the pretraining
 
 
 def test_headline_counts_and_names_what_is_worse(reported):
@@ -91,18 +94,37 @@ def test_headline_counts_and_names_what_is_worse(reported):
         "is on VOC detection (+9.2). BELOW random initialisation: Cityscapes "
         "<segmentation> (-3.1)."
     )
+    assert "2 transfers, 3 initialisations, 2 seeds" in page.text
     assert "1 of 2" in page.text
     assert headline(work_dir) in page.text
+
+
+@pytest.mark.parametrize(
+    ("random", "pretrained", "end"),
+    [
+        (
+            [40, 42],
+            [41, 43],
+            "Within the spread of the seeds: Cityscapes <segmentation>.",
+        ),
+        ([40], [40], "Level with it: Cityscapes <segmentation>."),
+        ([40], [41], "The largest gain is on Cityscapes <segmentation> (+1.0)."),
+    ],
+)
+def test_how_a_headline_ends(tmp_path, random, pretrained, end):
+    sources = {"random": random, "pretrained": pretrained}
+    scores = {name: [(value,) for value in found] for name, found in sources.items()}
+    assert headline(make_chain(tmp_path, {"city": scores})).endswith(end)
 
 
 def table_rows(text):
     body = text[text.index("<h2>Results") : text.index("<h2>Plots")]
     return {
         re.search(r'row">(.*?)</th>', row)[1]: [
-            re.sub(r"<(?!/?b>)[^>]*>", "", cell)
-            for cell in re.findall(r"<td.*?>(.*?)</td>", row)
+            re.sub(r"<(?!/?b>)[^>]*>|\n", "", cell)
+            for cell in re.findall(r"<td.*?>(.*?)</td>", row, flags=re.DOTALL)
         ]
-        for row in re.findall(r"<tr.*?>(<th scope=.row.*?)</tr>", body)
+        for row in re.findall(r"<tr[^>]*>(<th scope=.row.*?)</tr>", body, re.DOTALL)
     }
 
 
@@ -115,21 +137,9 @@ def test_table_of_transfers_and_sources(reported):
         "VOC detection, AP": ["21.5 ± 0.7", "30.7 ± 0.4 +9.2", "<b>33.0</b> +11.5"],
         "AP50": ["41.0 ± 1.4", "51.0 ± 1.4 +10.0", "<b>55.0</b> +14.0"],
         "Cityscapes &lt;segmentation&gt;, mIoU": [
-            "<b>44.2 ± 0.3</b>",
-            "41.1 ± 0.1 -3.1",
-            "none",
+            *("<b>44.2 ± 0.3</b>", "41.1 ± 0.1 -3.1", "none"),
         ],
     }
-
-
-def test_failed_stages_and_plots(reported):
-    work_dir, page, text = reported
-    assert "voc-other-seed1 failed: RuntimeError: <out of memory>" in page.text
-    assert "voc-other-seed1/chain.log" in page.text
-    assert "knn/backbone_top1 61.25" in page.text
-    plots = {path.name for path in (work_dir / "plots").iterdir()}
-    assert plots == {"comparison.png", "curve_voc.png", "curve_city.png"}
-    assert text.count("<svg") == 3 + 8  # of the transfers, of the pretraining
 
 
 def test_names_of_metrics_and_their_marks_do_not_touch(tmp_path):
@@ -146,23 +156,25 @@ def test_names_of_metrics_and_their_marks_do_not_touch(tmp_path):
     assert name.get_text().startswith("Semantic segmentation")
     assert axes.bbox.x0 < box.x0 < box.x1 < figure.bbox.x1
     assert box.y1 < axes.bbox.y1
+    assert {line.get_label() for line in axes.get_lines()} == {"random", "pretrained"}
     for line in axes.get_lines():
-        if len(points := line.get_xydata()) and line.get_marker() != "None":
-            top = axes.transData.transform(points)[:, 1].max()
-            radius = line.get_markersize() / 2 * figure.dpi / 72
-            assert top + radius < box.y0
+        assert abs(line.get_ydata()).max() <= 0.12  # beside its row, which is at 0
+        top = axes.transData.transform(line.get_xydata())[:, 1].max()
+        radius = line.get_markersize() / 2 * figure.dpi / 72
+        assert top + radius < box.y0
 
 
 def test_predictions_stand_beside_the_ground_truth(reported):
-    _, _, text = reported
-    pictures = re.findall(r'<img src="data:image/jpeg;base64,(.*?)" alt="(.*?)"', text)
+    _, page, _ = reported
     found = []
-    for data, alt in pictures:
-        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-            assert picture.size == (320, 160)
-            found.append((alt, picture.convert("RGB").getpixel((160, 80))))
-    near = [(alt, tuple(round(c / 255) for c in color)) for alt, color in found]
-    assert near == [
+    for image in page.all("img"):
+        if image["src"].startswith("data:image/jpeg"):
+            data = base64.b64decode(image["src"].split(",")[1])
+            with Image.open(io.BytesIO(data)) as picture:
+                assert picture.size == (320, 160)
+                color = picture.convert("RGB").getpixel((160, 80))
+            found.append((image["alt"], tuple(round(c / 255) for c in color)))
+    assert found == [
         (f"{what} of scene{i}.jpg", color)
         for i in range(2)
         for what, color in (
@@ -173,28 +185,18 @@ def test_predictions_stand_beside_the_ground_truth(reported):
     ]
 
 
-def test_differences_within_the_spread_of_the_seeds_are_called_so(tmp_path):
-    scores = {"city": {"random": [(40.0,), (42.0,)], "pretrained": [(41.0,), (43.0,)]}}
-    text = headline(make_chain(tmp_path, scores))
-    assert text.endswith("Within the spread of the seeds: Cityscapes <segmentation>.")
-
-
 @pytest.mark.parametrize("seeds", [[()], []])
 def test_a_chain_that_has_only_begun(tmp_path, seeds, capsys):
     scores = {"city": {"random": seeds, "pretrained": seeds}}
-    work_dir = make_chain(tmp_path, scores)
+    work_dir = make_chain(tmp_path / "chain", scores)
     assert main([str(work_dir)]) == 0
     total = 1 + 2 * len(seeds)
     assert f"1 of {total} stages have finished" in capsys.readouterr().out
     text = (work_dir / "chain.html").read_text()
     assert "No transfer has finished yet." in text
-
-
-def test_without_random_initialisation_or_pretraining(tmp_path):
-    work_dir = make_chain(tmp_path, {"city": {"given": [(41.0,)]}}, pretrained=False)
-    page = Page(write_chain_report(work_dir).read_text(encoding="utf-8"))
-    assert "no pair of pretrained and random" in page.text
-    assert "41.0" in page.text
+    assert ("Not finished: city-random-seed0, city-pretr" in text) == bool(seeds)
+    assert main([str(tmp_path)]) == 1
+    assert "holds no chain.json" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_said(tmp_path):
@@ -205,43 +207,44 @@ def test_what_is_missing_is_said(tmp_path):
     path.write_text(
         json.dumps({k: found[k] for k in ("metrics", "headline", "seconds")})
     )
-    text = write_chain_report(work_dir).read_text(encoding="utf-8")
-    page = Page(text)
-    assert_stands_alone(page, text)
-    for name, sentence in {
-        "pretraining": "This chain pretrains nothing itself; it starts from given "
-        "checkpoints, 'given'.",
-        "predictions": "No transfer has drawn predictions",
-        "configs": "The folder configs/ of this chain holds none.",
-        "stages": "unknown (city-given-seed0)",
+    for folder, expected in {
+        work_dir: {
+            "pretraining": "This chain pretrains nothing itself; it starts from given "
+            "checkpoints, 'given'.",
+            "predictions": "No transfer has drawn predictions",
+            "configs": "The folder configs/ of this chain holds none.",
+            "stages": "unknown (city-given-seed0)",
+        },
+        # A pretraining that left nothing but its result:
+        make_chain(tmp_path / "other", scores): {
+            "curves-knn": "No loss is in the logs",
+            "health": "No health measures are in the logs",
+            "pictures": "No pictures of what was learned were drawn.",
+            "environment": "The run left no run.json",
+        },
+        # Without random initialisation:
+        make_chain(tmp_path / "given", {"city": {"given": [(41.0,)]}}, False): {
+            "transfer": "41.0"
+        },
     }.items():
-        assert sentence in page.sections[name]
-    # A pretraining that left nothing but its result:
-    work_dir = make_chain(tmp_path / "other", scores)
-    text = write_chain_report(work_dir).read_text(encoding="utf-8")
-    page = Page(text)
-    assert_stands_alone(page, text)
-    for name, sentence in {
-        "curves-knn": "No loss is in the logs",
-        "health": "No health measures are in the logs",
-        "pictures": "No pictures of what was learned were drawn.",
-        "environment": "The run left no run.json",
-    }.items():
-        assert sentence in page.sections[name]
+        page, _ = read(folder)
+        for name, sentence in expected.items():
+            assert sentence in page.sections[name]
+    assert "no pair of pretrained and random" in page.text
 
 
 def test_many_hashes_are_folded(tmp_path):
     scores = {"city": {"random": [(float(i),) for i in range(12)]}}
-    text = write_chain_report(make_chain(tmp_path, scores)).read_text(encoding="utf-8")
-    assert "<summary>13 stages</summary>" in text
-    assert_stands_alone(Page(text), text)
+    assert (
+        "<details><summary>13 stages</summary>" in read(make_chain(tmp_path, scores))[1]
+    )
 
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
     None,
 )
-FRAME = """<!doctype html><iframe src="PAGE" style="width: WIDTHpx; height: 800px;
+FRAME = """<!doctype html><iframe src="page.html" style="width: WIDTHpx; height: 800px;
 border: 0"></iframe><script>
 onload = () => {
   const inside = document.querySelector("iframe").contentDocument;
@@ -254,31 +257,31 @@ onload = () => {
     const drawn = element.getScreenCTM && element.getScreenCTM();
     sizes.push(drawn ? size * Math.hypot(drawn.a, drawn.b) : size);
   }
-  const figures = inside.querySelectorAll("svg");
-  const root = inside.documentElement;
+  const figures = inside.querySelectorAll("svg"), root = inside.documentElement;
   document.title = [root.clientWidth, root.scrollWidth, Math.min(...sizes),
-    sizes.length, figures.length];
+    sizes.length, figures.length, inside.title == "run"];
 };
 </script>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, to lay out the page")
 @pytest.mark.parametrize("width", [400, 1280])
-def test_widths_in_a_browser(reported, tmp_path, width):
+def test_widths_and_policy_in_a_browser(reported, tmp_path, width):
     _, page, text = reported
-    # What is folded is seen too.
+    # What is folded is seen too; a script that got into the page does not run.
     text = text.replace("<details><summary>", "<details open><summary>")
+    text = text.replace("</main>", "<script>document.title = 'run'</script></main>")
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
-    frame = FRAME.replace("PAGE", "page.html").replace("WIDTH", str(width))
-    (tmp_path / "frame.html").write_text(frame)
+    (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += ["--hide-scrollbars", "--allow-file-access-from-files"]
     command += ["--disable-background-networking", "--no-first-run"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,900"]
     command += [(tmp_path / "frame.html").as_uri()]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    answer = re.search("<title>(.*?)</title>", found.stdout)[1].split(",")
+    *answer, ran = re.search("<title>(.*?)</title>", found.stdout)[1].split(",")
     inner, whole, smallest, letters, figures = map(float, answer)
+    assert ran == "false"
     assert inner == whole == width
     assert smallest >= 11.95
     assert letters > 300
@@ -290,10 +293,5 @@ def test_a_metric_that_is_undefined(tmp_path):
     undefined = result({"mIoU": 0.0}) | {"metrics": {"mIoU": None}}
     undefined["curve"] = {"iterations": [], "epochs": [], "values": []}
     write_stage(work_dir, "city-random-seed1", undefined)
-    text = write_chain_report(work_dir).read_text(encoding="utf-8")
-    assert table_rows(text) == {"Cityscapes &lt;segmentation&gt;, mIoU": ["<b>1.0</b>"]}
-
-
-def test_no_chain(tmp_path, capsys):
-    assert main([str(tmp_path)]) == 1
-    assert "holds no chain.json" in capsys.readouterr().err
+    rows = table_rows(read(work_dir)[1])
+    assert rows == {"Cityscapes &lt;segmentation&gt;, mIoU": ["<b>1.0</b>"]}

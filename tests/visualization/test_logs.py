@@ -19,6 +19,13 @@ def test_later_session_replaces_what_was_trained_again(work_dir):
     assert log.knn_before() == 31.37
     assert log.seconds() == pytest.approx(80 * 0.5)
     assert log.iterations_per_epoch == 20
+    for path in work_dir.glob("*/run.json"):
+        path.unlink()
+    assert logs.read_run(work_dir).iterations_per_epoch == 20
+    assert logs.read_warnings(work_dir) == [
+        ("ERROR", "A worker died.", 1),
+        ("WARNING", "Image <i>.jpg was replaced.", 2),
+    ]
 
 
 def test_new_run_in_an_old_directory_forgets_the_old_one(tmp_path):
@@ -27,7 +34,7 @@ def test_new_run_in_an_old_directory_forgets_the_old_one(tmp_path):
     assert logs.read_run(tmp_path).series("loss_instance") == ([10], [1.0])
 
 
-def test_prefixes_and_split_knn_lines(tmp_path):
+def test_prefixes_split_knn_lines_and_the_key_encoder(tmp_path):
     row = {f"train/{key}": value for key, value in train_row(10).items()}
     row |= {"step": 10, "epoch": 1}
     both = knn_row(1, 50.0, 40.0)
@@ -38,29 +45,9 @@ def test_prefixes_and_split_knn_lines(tmp_path):
     assert log.series("health/std_ratio") == ([10], [0.8765])
     assert log.knn_series("backbone") == ([1], [50.0])
     assert log.knn_series("embedding") == ([1], [40.0])
-
-
-def test_key_encoder_stands_in_where_only_it_was_evaluated(tmp_path):
-    write_session(tmp_path, "1", [{"knn/key_backbone_top1": 61.0, "epoch": 2}])
-    assert logs.read_run(tmp_path).knn_series("backbone") == ([2], [61.0])
-
-
-def test_iterations_per_epoch_without_facts(work_dir):
-    for path in work_dir.glob("*/run.json"):
-        path.unlink()
-    assert logs.read_run(work_dir).iterations_per_epoch == 20
-
-
-def test_warnings_are_counted_and_errors_come_first(work_dir):
-    assert logs.read_warnings(work_dir) == [
-        ("ERROR", "A worker died.", 1),
-        ("WARNING", "Image <i>.jpg was replaced.", 2),
-    ]
-
-
-def test_no_work_dir(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        logs.read_run(tmp_path / "nowhere")
+    # Where only the key encoder was evaluated, it stands in.
+    write_session(tmp_path / "key", "1", [{"knn/key_backbone_top1": 61.0, "epoch": 2}])
+    assert logs.read_run(tmp_path / "key").knn_series("backbone") == ([2], [61.0])
 
 
 def test_thin_keeps_means_and_gaps():

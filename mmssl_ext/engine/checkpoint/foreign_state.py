@@ -9,13 +9,11 @@ from torch import Tensor
 
 
 def suit(model: Any, state: MutableMapping[str, Tensor]) -> None:
-    """Make a state and a model suit each other, before they are compared.
+    """Make a state and a model suit each other, in place, before they are compared.
 
-    Args:
-        model: Buffers that are as long as a dataset take their length from the state
-            (``adopt_sizes`` of a module).
-        state: Names that an earlier version wrote become those of now, in place
-            (``adopt_names`` of the model).
+    Buffers that are as long as a dataset take their length from the state
+    (``adopt_sizes`` of a module); names that an earlier version wrote become those of
+    now (``adopt_names`` of the model).
     """
     if hasattr(model, "adopt_names"):
         model.adopt_names(state)

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
-import mmengine
 from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
-from mmengine.utils import get_git_hash
 
-from mmssl_ext.engine.weights.record import describe_weights
-from mmssl_ext.files import write_text
+from mmssl_ext.compat import load_from, publish, resumes
+from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import HOOKS
-from mmssl_ext.unwrap import unwrap
 
 from .best import BestCheckpoints
-from .files import (
-    InFolder,
-    LateRemoval,
-    interim,
-    manifest_facts,
-    raise_on_all_ranks,
-    settle_identity,
-)
+from .identity import below_of, identity_of
 from .manifest import remove_checkpoint, remove_leftovers
-from .read import restore_histories, to_plain
-from .run_folder import POINTER, RunIdentity, below_of
-from .write import Saving, start_saving, wait_for_checkpoints
+from .plain import restore_histories, to_plain
+from .run_folder import pointer
+from .saver import Saver, from_first_rank
+from .write import wait_for_checkpoints
 
 
 @HOOKS.register_module()
@@ -52,29 +42,26 @@ class PlainCheckpointHook(BestCheckpoints, CheckpointHook):
     end of the epoch or at the next save.
 
     Arguments are those of CheckpointHook; ``save_best`` takes every score that a run
-    logs (see :class:`BestCheckpoints`). Below ``out_dir`` every run has a folder of its
-    own, whose name ``run.id`` in the work_dir keeps. Folders that are not local
-    and other runners than ``Runner`` are served by mmengine's own way.
+    logs (see :class:`BestCheckpoints`). Below ``out_dir``, a local folder, every run
+    has a folder of its own, whose name ``run.id`` in the work_dir keeps.
 
     A new run is refused in a work_dir that holds another one, and no run deletes files
     that it, or the part of it before a resume, did not write.
 
     Args:
         verify: Read every file back from the disk before anything depends on it.
+
+    Raises:
+        ConfigError: The folder is not local, or holds another run.
     """
 
-    file_backend: Any
     out_dir: Any
 
     def __init__(self, *args: Any, verify: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.verify = verify
         self._given = self.out_dir
-        self._run: RunIdentity | None = None
-        self._resumed: str | None = None
-        self._saving: Saving | None = None  # on rank 0
-        self._began = False
-        self._cfg: tuple[str, str] = "", ""
+        self._saver: Any = None  # a Saver, once the training begins
 
     def before_run(self, runner: Any) -> None:
         """Wait for another run of this process: this one may resume from its file."""
@@ -82,41 +69,63 @@ class PlainCheckpointHook(BestCheckpoints, CheckpointHook):
 
     def before_train(self, runner: Any) -> None:
         """Prepare the folder; remove what a killed run left half written."""
-        self.out_dir = given = below_of(self._given, runner.work_dir)
-        self._run = settle_identity(runner, given)
-        self._resumed = runner._load_from if runner._resume else None
-        at = runner if given is None else InFolder(runner, self._run.folder)
-        super().before_train(at)
-        if isinstance(self.file_backend, LocalBackend) and isinstance(runner, Runner):
-            self.file_backend = LateRemoval()
-            if is_main_process():
-                for folder in {Path(self.out_dir), Path(runner.work_dir)}:
-                    remove_leftovers(folder)
+        out_dir = below_of(self._given, runner.work_dir)
+        if "://" in str(out_dir) or not isinstance(runner, Runner):
+            raise ConfigError(
+                "default_hooks.checkpoint: PlainCheckpointHook writes the files of a "
+                "Runner to a local folder. Choose one as out_dir, or set "
+                "default_hooks.checkpoint.type=CheckpointHook, which is mmengine's."
+            )
+        work_dir = Path(runner.work_dir)
+        resumed = None
+        if resumes(runner):  # mmengine, too, looks for the newest one by itself
+            resumed = load_from(runner) or pointer(work_dir)
+        start = Path(resumed) if resumed else None
+        again = runner.iter > 0 and not resumes(runner)
+        run = from_first_rank(lambda: identity_of(work_dir, start, out_dir, again))
+        self.out_dir = work_dir if out_dir is None else Path(out_dir, run.folder)
+        runner.logger.info(f"Checkpoints will be saved to {self.out_dir}.")
+        self._saver = Saver(runner, run, start, self.verify)
+        kept = runner.message_hub.get_info("keep_ckpt_ids", [])
+        self.keep_ckpt_ids: deque = deque(kept if self.max_keep_ckpts > 0 else [])
+        outdated = self._outdated(self.max_keep_ckpts)
+        if is_main_process():
+            for path in outdated:
+                remove_checkpoint(path)
+            for folder in {self.out_dir, work_dir}:
+                remove_leftovers(folder)
+        self._begin_best(runner, run.id)
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Save where this is due; raise what went wrong since."""
         if not self.by_epoch and self._is_due(runner):
-            self._save_logged_best(runner, runner.epoch, runner.iter + 1)
+            self._save_logged_best(
+                runner, {"epoch": runner.epoch, "iter": runner.iter + 1}
+            )
         super().after_train_iter(runner, *args, **kwargs)
         if runner.world_size == 1:
-            self._settle(wait=False)
+            self._saver.settle(wait=False)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Save where this is due; raise what went wrong since."""
-        self._settle(wait=False)
-        self._save_logged_best(runner, runner.epoch + self.by_epoch, runner.iter)
+        self._saver.settle(wait=False)
+        epoch = runner.epoch + self.by_epoch
+        self._save_logged_best(runner, {"epoch": epoch, "iter": runner.iter})
         super().after_train_epoch(runner)  # holds which one is the best
 
     def after_train(self, runner: Any) -> None:
-        """Wait for the last file, then publish it where this is wanted."""
-        self._settle()
+        """Wait for the last file; publish files where this is wanted."""
+        self._saver.settle()
         self._say_what_is_missing(runner)
-        super().after_train(runner)
+        if self.published_keys is not None:
+            last = [self.last_ckpt] if self.save_last else []
+            for path in filter(None, [*last, *self._best_files(runner)]):
+                publish(self, runner, path)
 
     def after_run(self, runner: Any) -> None:
         """Wait for what a validation after the training has saved."""
-        if self._began:
-            self._settle()
+        if self._saver is not None:
+            self._saver.settle()
 
     def save_now(self, runner: Any) -> str:
         """Save everything between two steps; on all ranks, return when it is safe.
@@ -128,13 +137,12 @@ class PlainCheckpointHook(BestCheckpoints, CheckpointHook):
         """
         if runner.iter == 0:
             return ""
-        runner.call_hook("before_write_checkpoint")
         path = Path(runner.work_dir, f"iter_{runner.iter}.pth")
-        meta = {"epoch": runner.epoch, "iter": runner.iter}
         wait_for_checkpoints()
-        regular = path.is_file() and path not in self._interim(path.parent)
-        self._save(runner, str(path), meta, kind="regular" if regular else "interim")
-        self._settle()
+        regular = path.is_file() and path not in self._saver.interim()
+        meta = {"epoch": runner.epoch, "iter": runner.iter}
+        self._saver.save(path, meta, "regular" if regular else "interim")
+        self._saver.settle()
         return str(path)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
@@ -159,126 +167,26 @@ class PlainCheckpointHook(BestCheckpoints, CheckpointHook):
             restore_histories(hub["log_scalars"])
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
-        runner.call_hook("before_write_checkpoint")
-        backend = self.file_backend
-        if not isinstance(backend, LateRemoval):
-            super()._save_checkpoint_with_step(runner, step, meta)
-            return
-        hub = runner.message_hub
+        notes: dict[str, Any] = {}
+        outdated: list[Path] = []
         if self.max_keep_ckpts > 0 and [*self.keep_ckpt_ids][-1:] != [step]:
-            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                oldest = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
-                backend.remove(backend.join_path(self.out_dir, oldest))
+            outdated = self._outdated(self.max_keep_ckpts - 1)
             self.keep_ckpt_ids.append(step)
-            hub.update_info("keep_ckpt_ids", [*self.keep_ckpt_ids])
-        name = self.filename_tmpl.format(step)
-        self.last_ckpt = backend.join_path(self.out_dir, name)
-        hub.update_info("last_ckpt", self.last_ckpt)
-        self._save(
-            runner,
-            self.last_ckpt,
-            meta,
-            self.save_optimizer,
-            self.save_param_scheduler,
-            **self.args,
-        )
+            notes["keep_ckpt_ids"] = [*self.keep_ckpt_ids]
+        path = self.out_dir / self.filename_tmpl.format(step)
+        self.last_ckpt = notes["last_ckpt"] = str(path)
+        what = self.save_optimizer, self.save_param_scheduler
+        self._saver.save(path, meta, "regular", *what, notes, outdated)
+
+    def _outdated(self, most: int) -> list[Path]:
+        """Keep so many of the checkpoints; return the files of the others."""
+        found = []
+        while self.max_keep_ckpts > 0 and len(self.keep_ckpt_ids) > most:
+            name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+            found.append(self.out_dir / name)
+        return found
 
     def _is_due(self, runner: Any) -> bool:
         """Whether a checkpoint by iterations is due."""
         last = self.save_last and self.is_last_train_iter(runner)
         return last or self.every_n_train_iters(runner, self.interval, self.save_begin)
-
-    def _interim(self, folder: Path) -> list[Path]:
-        """Checkpoints of :meth:`save_now` that this run wrote."""
-        return interim(folder, self._run.id if self._run else None, self._resumed)
-
-    def _save(
-        self,
-        runner: Any,
-        path: str,
-        meta: dict,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        kind: str = "regular",
-        **facts: Any,
-    ) -> None:
-        """Save on rank 0; all ranks raise where this fails."""
-        self._began = True
-        backend, work_dir = self.file_backend, Path(runner.work_dir)
-        old = backend.take() if isinstance(backend, LateRemoval) else []
-
-        def then() -> None:
-            if kind != "best":
-                write_text(work_dir / POINTER, path, durable=True)
-                old.extend(self._interim(work_dir))
-            for file in old:
-                if file.resolve() != Path(path).resolve():
-                    remove_checkpoint(file)
-
-        error = None
-        if is_main_process():
-            try:
-                self._finish()
-                content = self._content(
-                    runner, meta, save_optimizer, save_param_scheduler
-                )
-                run = self._run.id if self._run else None
-                known = manifest_facts(runner, content["meta"], run)
-                known |= {"kind": kind, **facts}
-                self._saving = start_saving(content, path, then, known, self.verify)
-            except Exception as caught:
-                error = caught
-        raise_on_all_ranks(error)
-
-    def _settle(self, wait: bool = True) -> None:
-        """Raise on all ranks what went wrong on rank 0; wait until this is known."""
-        error = None
-        if self._saving is not None and (wait or not self._saving.is_alive()):
-            try:
-                self._finish()
-            except Exception as caught:
-                error = caught
-        raise_on_all_ranks(error)
-
-    def _finish(self) -> None:
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.finish()
-
-    def _content(
-        self, runner: Any, meta: dict, optimizer: bool, schedulers: bool
-    ) -> dict:
-        """Return what ``runner.save_checkpoint`` saves; tensors stay on their device.
-
-        Formatting a config takes as long as writing a ResNet-50: once is enough.
-        """
-        raw = repr(runner.cfg._cfg_dict)
-        if self._cfg[0] != raw:
-            self._cfg = raw, runner.cfg.pretty_text
-        content = {
-            "meta": {
-                **meta,
-                "cfg": self._cfg[1],
-                "seed": runner.seed,
-                "experiment_name": runner.experiment_name,
-                "time": time.strftime("%Y%m%d_%H%M%S", time.localtime()),
-                "mmengine_version": mmengine.__version__ + get_git_hash(),
-                "weights": describe_weights(unwrap(runner.model)),
-            },
-            "state_dict": unwrap(runner.model).state_dict(),
-            "message_hub": runner.message_hub.state_dict(),
-        }
-        dataset = runner.train_dataloader.dataset
-        if hasattr(dataset, "metainfo"):
-            content["meta"]["dataset_meta"] = dataset.metainfo
-        if optimizer:
-            content["optimizer"] = runner.optim_wrapper.state_dict()
-        found = runner.param_schedulers
-        if schedulers and isinstance(found, dict):
-            content["param_schedulers"] = {
-                name: [x.state_dict() for x in group] for name, group in found.items()
-            }
-        elif schedulers and found is not None:
-            content["param_schedulers"] = [x.state_dict() for x in found]
-        runner.call_hook("before_save_checkpoint", checkpoint=content)
-        return content

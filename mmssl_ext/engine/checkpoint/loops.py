@@ -9,14 +9,14 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
+from mmssl_ext.compat import dealt_by, decide_val_interval, end_epoch
 from mmssl_ext.registry import LOOPS
-
-from .generators import random_state, set_random_state
 
 _END = object()
 
@@ -50,16 +50,16 @@ class ExactEpochLoop(EpochBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Launch training."""
-        self._began = self._iter - self._batches_seen()
+        self._began = self.iter - self._batches_seen()
         self.runner.call_hook("before_train")
-        if self._iter == self._began:  # what comes before the first batch may draw
+        if self.iter == self._began:  # what comes before the first batch may draw
             self.runner.call_hook("restore_random_state")
         if self.validation_due and self.runner.val_loop is not None:
             self._validate()
-        while self._epoch < self._max_epochs and not self.stop_training:
+        while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
-            self._decide_current_val_interval()
-            if self._validates_after(self._epoch):
+            decide_val_interval(self)
+            if self._validates_after(self.epoch):
                 self._validate()
         self.runner.call_hook("after_train")
         return self.runner.model
@@ -68,14 +68,14 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         """Iterate one epoch, or what is left of it."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        done = self._iter - self._began
+        done = self.iter - self._began
         batches = self._batches_from(done)
         self.runner.call_hook("restore_random_state")
         for idx, data_batch in enumerate(batches, done):
             self.run_iter(idx, data_batch)
         self.runner.call_hook("after_train_epoch")
-        self._epoch += 1
-        self._began = self._iter
+        end_epoch(self)
+        self._began = self.iter
 
     def position(self, epoch: int, iteration: int) -> tuple[int, bool]:
         """Where a checkpoint of these numbers stands.
@@ -83,20 +83,19 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         Returns:
             Batches of the epoch that are done, and whether a validation is due.
         """
-        if epoch == self._epoch:
+        if epoch == self.epoch:
             return iteration - self._began, self.validation_due
         return 0, self._validates_after(epoch)  # written by a hook that ends an epoch
 
     def _batches_seen(self) -> int:
-        length = len(self.dataloader)
-        seen = self.resumed_batch
+        length, seen = len(self.dataloader), self.resumed_batch
         if seen is None:
-            seen = self._iter - self._epoch * length
+            seen = self.iter - self.epoch * length
         if 0 <= seen <= length:
             return seen
         print_log(
-            f"After {self._iter} iterations the run should stand in epoch "
-            f"{self._epoch + 1}, but an epoch has {length} iterations now; this epoch "
+            f"After {self.iter} iterations the run should stand in epoch "
+            f"{self.epoch + 1}, but an epoch has {length} iterations now; this epoch "
             "begins anew.",
             logger="current",
             level=logging.WARNING,
@@ -106,7 +105,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
     def _batches_from(self, done: int) -> Iterator[Any]:
         if done >= len(self.dataloader):
             return iter(())
-        key = f"{self.runner.seed} {self.runner.rank} {self._epoch}"
+        key = f"{self.runner.seed} {self.runner.rank} {self.epoch}"
         with torch.random.fork_rng(devices=[]):
             # The seed of the workers is drawn here, once more or once less, depending
             # on how many there are and how long they live.
@@ -127,14 +126,10 @@ class ExactEpochLoop(EpochBasedTrainLoop):
 
     def _validates_after(self, epoch: int) -> bool:
         """Whether the model is validated when so many epochs are done."""
+        if self.runner.val_loop is None or epoch < self.val_begin:
+            return False
         which = bisect.bisect(self.dynamic_milestones, epoch + 1) - 1
-        return (
-            self.runner.val_loop is not None
-            and epoch >= self.val_begin
-            and (
-                epoch % self.dynamic_intervals[which] == 0 or epoch == self._max_epochs
-            )
-        )
+        return epoch % self.dynamic_intervals[which] == 0 or epoch == self.max_epochs
 
     def _validate(self) -> None:
         self.validation_due = True
@@ -164,16 +159,8 @@ def batches_from(loader: Any, skip: int) -> Iterator[Any]:
         for _ in range(skip):  # nothing else knows what they would be
             next(batches)
         return batches
-    inner._iterator = None  # of persistent workers that are at work already
-    name = "sampler" if inner.batch_sampler is None else "batch_sampler"
-    dealer = getattr(inner, name)
-    # A DataLoader refuses another sampler, for nothing would ensure that it fits. This
-    # one is the same, and it is gone as soon as the iterator has taken it up.
-    object.__setattr__(inner, name, _Later(dealer, skip))
-    try:
+    with dealt_by(inner, lambda dealer: _Later(dealer, skip)):
         return iter(loader)
-    finally:
-        object.__setattr__(inner, name, dealer)
 
 
 class _Later:
@@ -192,3 +179,30 @@ class _Later:
         # Not before the first item: a DataLoader asks twice and uses the second.
         skip, self.skip = self.skip, 0
         yield from itertools.islice(self.sampler, skip, None)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of the generators of torch, CUDA, NumPy and Python."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "numpy_rest": [int(position), int(has_gauss), float(cached)],
+        "python": torch.tensor(words),
+        "python_rest": [version, gauss],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set the generators to what :func:`random_state` returned."""
+    torch.set_rng_state(state["torch"].cpu())
+    keys = state["numpy"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, *state["numpy_rest"]))  # noqa: NPY002
+    version, gauss = state["python_rest"]
+    random.setstate((version, tuple(state["python"].tolist()), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

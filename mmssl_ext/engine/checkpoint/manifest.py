@@ -11,7 +11,6 @@ import datetime
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from mmssl_ext.errors import UserValueError
 from mmssl_ext.files import flush, write_text
 
 FORMAT = 1  # of the manifest; readers need ``bytes``, ``sha256`` and ``checksum``
-_SUFFIX = ".json"
 _LARGEST = 1 << 16  # bytes of a manifest
 _DRAFT = re.compile(r"\.(last_checkpoint|.+\.pth?(\.json)?)\.\d+\.tmp")
 
@@ -34,7 +32,7 @@ class ManifestError(UserValueError):
 
 def manifest_path(checkpoint: Path) -> Path:
     """Where the manifest of a checkpoint is."""
-    return checkpoint.with_name(checkpoint.name + _SUFFIX)
+    return checkpoint.with_name(f"{checkpoint.name}.json")
 
 
 def write_manifest(checkpoint: Path, sha256: str, facts: dict[str, Any]) -> None:
@@ -45,8 +43,8 @@ def write_manifest(checkpoint: Path, sha256: str, facts: dict[str, Any]) -> None
         sha256: Of its bytes.
         facts: What else the manifest says: ``kind`` (``regular``, ``interim``: only
             until the next regular one, ``best``), ``epoch``, ``iter``, ``world_size``,
-            ``global_batch`` (images per step of the optimizer), ``config_sha256`` and
-            ``method``.
+            ``global_batch`` (images per step of the optimizer), ``config_sha256``,
+            ``method`` and ``run``.
     """
     manifest = {
         "format": FORMAT,
@@ -75,6 +73,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
             manifest = json.loads(file.read(_LARGEST))
         checksum = manifest.pop("checksum")
         size, sha256 = manifest["bytes"], manifest["sha256"]
+        whole = isinstance(size, int) and re.fullmatch("[0-9a-f]{64}", str(sha256))
         found = _checksum(manifest)
     except FileNotFoundError:
         return None
@@ -82,7 +81,6 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
         raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError(f"{path} is no manifest") from error
-    whole = isinstance(size, int) and re.fullmatch("[0-9a-f]{64}", str(sha256))
     if found != checksum or not whole:
         raise ManifestError(f"{path} is damaged or was edited")
     return manifest
@@ -90,8 +88,8 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
 
 def manifests(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Paths that the readable manifests of a folder describe, and what they say."""
-    for path in sorted(folder.glob(f"*.*{_SUFFIX}")):
-        checkpoint = path.with_name(path.name.removesuffix(_SUFFIX))
+    for path in sorted(folder.glob("*.*.json")):
+        checkpoint = path.with_name(path.name.removesuffix(".json"))
         try:
             manifest = read_manifest(checkpoint)
         except ManifestError:
@@ -109,11 +107,8 @@ def remove_manifest(checkpoint: Path) -> None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, which DeepSpeed makes a folder, and then its manifest."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a checkpoint, and then its manifest."""
+    path.unlink(missing_ok=True)
     manifest_path(path).unlink(missing_ok=True)
 
 

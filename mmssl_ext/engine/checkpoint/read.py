@@ -28,50 +28,19 @@ from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.files import sha256, utf8_path
 
 from .manifest import ManifestError, manifest_path, read_manifest
-from .order import newest_first
+from .plain import to_plain
+from .run_folder import newest_first
 from .write import save_checkpoint_file, wait_for_checkpoints
-
-HISTORY_LENGTH = 10_000  # logged values kept per scalar; smoothing windows are shorter
-
-
-def _history_method(owner: Any, name: str) -> Any:
-    """Stand in for the ``getattr`` by which a stored history names its statistics."""
-    if owner is HistoryBuffer and name in ("current", "max", "mean", "min"):
-        return getattr(owner, name)
-    raise pickle.UnpicklingError(f"GLOBAL builtins.getattr of {owner!r}")
-
-
-# What mmengine's own checkpoints hold besides tensors: the log's histories, with NumPy
-# arrays and numbers. Restoring these runs no code of the file's.
-_multiarray = importlib.import_module(np.ndarray.__reduce__(np.zeros(0))[0].__module__)
-_HARMLESS: list[Any] = [
-    HistoryBuffer,
-    (_history_method, "builtins.getattr"),
-    np.ndarray,
-    np.dtype,
-    _codecs.encode,
-    *(
-        (getattr(_multiarray, name), f"numpy.{core}.multiarray.{name}")
-        for name in ("_reconstruct", "scalar")
-        for core in ("core", "_core")  # of NumPy 1 and 2
-    ),
-    *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"},
-]
-
-
-class _Unusable(CheckpointFileError):
-    """Also holds the part of the message that says what is wrong."""
-
-    what = ""
-
 
 _REMEDY = "Use an earlier checkpoint, or copy the file again from where it came."
 
 
-def _unusable(path: Path, what: str, remedy: str = _REMEDY) -> _Unusable:
-    error = _Unusable(f"Checkpoint {path} {what}. {remedy}")
-    error.what = what
-    return error
+class _Unusable(CheckpointFileError):
+    """A file that cannot be used, with what is wrong with it by itself."""
+
+    def __init__(self, path: Path, what: str, remedy: str = _REMEDY) -> None:
+        self.what = f"Checkpoint {path} {what}"
+        super().__init__(f"{self.what}. {remedy}")
 
 
 def load_checkpoint_file(
@@ -94,10 +63,7 @@ def load_checkpoint_file(
         CheckpointFileError: The file is missing, damaged or holds more than tensors and
             plain data; the message says which and what to do.
     """
-    path = _existing(path)
-    if warning := _compare(path):
-        print_log(warning, "current", WARNING)
-    return _load(path, trust, map_location=map_location)
+    return _load(_sound(path), trust, map_location=map_location)
 
 
 def check_checkpoint_file(path: str | Path, resume: bool = False) -> None:
@@ -107,46 +73,24 @@ def check_checkpoint_file(path: str | Path, resume: bool = False) -> None:
         path: Of the file.
         resume: Also refuse a state with NaN or infinity, which no run can go on from.
     """
-    path = _existing(path)
-    if warning := _compare(path):
-        print_log(warning, "current", WARNING)
-    checkpoint = _load(path, mmap=True)
+    checkpoint = look_into(path := _sound(path))
     if resume:
-        _check_state(path, checkpoint)
+        check_finite(checkpoint, path)
 
 
-def _check_state(path: Path, checkpoint: dict) -> None:
+def check_finite(checkpoint: dict, path: Any) -> None:
+    """Refuse a state with NaN or infinity.
+
+    Raises:
+        CheckpointFileError: The message names the tensors.
+    """
     if faults := state_faults(checkpoint):
-        raise _unusable(path, f"comes from a run that diverged ({'; '.join(faults)})")
+        raise _Unusable(path, f"comes from a run that diverged ({'; '.join(faults)})")
 
 
 def look_into(path: Path) -> dict:
     """Return what a checkpoint holds; tensors stay in the file until they are used."""
     return _load(path, mmap=True)
-
-
-def _existing(path: str | Path) -> Path:
-    path = local_path(path)
-    wait_for_checkpoints()
-    if os.path.isfile(path):  # no error where the name is impossible
-        return path
-    what = "is a folder" if os.path.isdir(path) else "does not exist"
-    raise CheckpointFileError(
-        f"Checkpoint {path} {what}. Give the path of a .pth file; a run "
-        "keeps its own in its work_dir."
-    )
-
-
-def plain_copy(path: str | Path, copy: str | Path) -> None:
-    """Write the tensors and plain data of a trusted checkpoint, and nothing else.
-
-    Code stored in ``path`` runs once; the copy holds none.
-    """
-    dropped: list[str] = []
-    content = to_plain(load_checkpoint_file(path, trust=True), dropped)
-    save_checkpoint_file(content, copy)
-    left_out = f"; it leaves out {', '.join(dropped)}" if dropped else ""
-    print_log(f"Wrote {copy}{left_out}.", "current")
 
 
 def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
@@ -168,9 +112,9 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     for path in newest_first(Path(work_dir), look_into):
         try:
             note = _compare(path)
-            _check_state(path, _load(path, mmap=True))
+            check_finite(look_into(path), path)
         except _Unusable as error:
-            bad.append(f"Checkpoint {path} {error.what}")
+            bad.append(error.what)
             continue
         notes += [note] if note else []
         if bad:
@@ -178,16 +122,40 @@ def find_resumable(work_dir: str | Path) -> tuple[Path | None, list[str]]:
         return path, notes
     if bad:
         raise CheckpointFileError(
-            "\n".join(
-                [
-                    f"{work_dir} holds checkpoints, but none can be used:",
-                    *(f"  {text}." for text in bad),
-                    "Give the path of another one to --resume, or start afresh in "
-                    "another work_dir.",
-                ]
-            )
+            f"{work_dir} holds checkpoints, but none can be used:"
+            + "".join(f"\n  {text}." for text in bad)
+            + "\n"
+            "Give the path of another one to --resume, or start afresh in another "
+            "work_dir."
         )
     return None, []
+
+
+def plain_copy(path: str | Path, copy: str | Path) -> None:
+    """Write the tensors and plain data of a trusted checkpoint, and nothing else.
+
+    Code stored in ``path`` runs once; the copy holds none.
+    """
+    dropped: list[str] = []
+    content = to_plain(load_checkpoint_file(path, trust=True), dropped)
+    save_checkpoint_file(content, copy)
+    left_out = f"; it leaves out {', '.join(dropped)}" if dropped else ""
+    print_log(f"Wrote {copy}{left_out}.", "current")
+
+
+def _sound(path: str | Path) -> Path:
+    """Return the path of a file whose bytes are those that were written."""
+    path = local_path(path)
+    wait_for_checkpoints()
+    if not os.path.isfile(path):  # no error where the name is impossible
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise CheckpointFileError(
+            f"Checkpoint {path} {what}. Give the path of a .pth file; a run "
+            "keeps its own in its work_dir."
+        )
+    if warning := _compare(path):
+        print_log(warning, "current", WARNING)
+    return path
 
 
 # Files whose bytes are known to be right: device, inode, size and time of change.
@@ -223,11 +191,11 @@ def _compare(path: Path) -> str:
         else:
             fault = ""
     except OSError as error:
-        raise _unusable(path, f"cannot be read ({error})") from error
+        raise _Unusable(path, f"cannot be read ({error})") from error
     if fault:
         what = f"is truncated or damaged ({state.st_size} bytes, {fault})"
         changed = f" If you changed it on purpose, delete {manifest_path(path)}."
-        raise _unusable(path, what, _REMEDY + (changed if manifest else ""))
+        raise _Unusable(path, what, _REMEDY + (changed if manifest else ""))
     # A change within the resolution of the file system's clock would not show.
     if time.time_ns() - state.st_mtime_ns > 10**9:
         _compared.add(key)
@@ -264,34 +232,60 @@ def _load(
         with _histories_allowed(), utf8_path(path) as name:
             checkpoint = torch.load(name, mmap=mmap and zipped, **options)
     except OSError as error:
-        raise _unusable(path, f"cannot be read ({error})") from error
+        raise _Unusable(path, f"cannot be read ({error})") from error
     except Exception as error:  # damage can look like anything to torch
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        refused = isinstance(error, pickle.UnpicklingError) and not trust
-        if refused and (zipped or named):
-            what = f" ({named.group(1)})" if named else ""
-            code = f"from {__name__} import plain_copy as copy; "
-            code += f"copy({str(path)!r}, 'plain.pth')"
-            raise _unusable(
-                path,
-                f"holds Python objects{what} besides tensors and plain data, and "
-                "loading them could run code",
-                "It was refused. If you trust its origin, write a plain copy and use "
-                f"that: {shlex.join(['python', '-c', code])}",
-            ) from error
-        if zipped:  # its checksums are right
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise _unusable(path, f"cannot be loaded ({reason})") from error
-        size = path.stat().st_size
-        what = f"is truncated or damaged ({size} bytes), or torch did not write it"
-        raise _unusable(path, what) from error
+        raise _refusal(path, error, zipped, trust) from error
     if not isinstance(checkpoint, dict):
-        raise _unusable(
-            path,
-            f"holds a {type(checkpoint).__name__}, not a dict of tensors",
-            "Save its state_dict().",
-        )
+        what = f"holds a {type(checkpoint).__name__}, not a dict of tensors"
+        raise _Unusable(path, what, "Save its state_dict().")
     return checkpoint
+
+
+def _refusal(path: Path, error: Exception, zipped: bool, trust: bool) -> _Unusable:
+    """Tell stored code, a fault of torch and damage apart."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and not trust and (zipped or named):
+        what = f" ({named.group(1)})" if named else ""
+        code = f"from {__name__} import plain_copy as copy; "
+        code += f"copy({str(path)!r}, 'plain.pth')"
+        return _Unusable(
+            path,
+            f"holds Python objects{what} besides tensors and plain data, and loading "
+            "them could run code",
+            "It was refused. If you trust its origin, write a plain copy and use "
+            f"that: {shlex.join(['python', '-c', code])}",
+        )
+    if zipped:  # its checksums are right
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _Unusable(path, f"cannot be loaded ({reason})")
+    size = path.stat().st_size
+    what = f"is truncated or damaged ({size} bytes), or torch did not write it"
+    return _Unusable(path, what)
+
+
+# What mmengine's own checkpoints hold besides tensors: the log's histories, with NumPy
+# arrays and numbers. Restoring these runs no code of the file's.
+def _history_method(owner: Any, name: str) -> Any:
+    """Stand in for the ``getattr`` by which a stored history names its statistics."""
+    if owner is HistoryBuffer and name in ("current", "max", "mean", "min"):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f"GLOBAL builtins.getattr of {owner!r}")
+
+
+_multiarray = importlib.import_module(np.ndarray.__reduce__(np.zeros(0))[0].__module__)
+_HARMLESS: list[Any] = [
+    HistoryBuffer,
+    (_history_method, "builtins.getattr"),
+    np.ndarray,
+    np.dtype,
+    _codecs.encode,
+    *(
+        (getattr(_multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for name in ("_reconstruct", "scalar")
+        for core in ("core", "_core")  # of NumPy 1 and 2
+    ),
+    *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"},
+]
 
 
 def _histories_allowed() -> AbstractContextManager:
@@ -300,93 +294,22 @@ def _histories_allowed() -> AbstractContextManager:
     return torch.serialization.safe_globals(_HARMLESS)
 
 
-def to_plain(value: Any, dropped: list[str], where: str = "") -> Any:
-    """Copy of nested data that holds only tensors and built-in types.
-
-    Histories become dicts of tensors (see :func:`restore_histories`), NumPy scalars and
-    arrays become numbers and tensors, sets become lists. Anything else is left out and
-    its place appended to ``dropped``.
-    """
-    if value is None or type(value) in (bool, int, float, complex, str, bytes):
-        return value
-    if isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, HistoryBuffer):
-        logs, counts = (
-            torch.as_tensor(x)[-HISTORY_LENGTH:].clone() for x in value.data
-        )
-        return {"history": logs, "count": counts, "max_length": value.max_length}
-    if isinstance(value, dict):
-        kind = type(value)
-        plain: Any = {} if kind.__name__ != "OrderedDict" else kind()
-        for key, item in value.items():
-            place = f"{where}.{key}" if where else str(key)
-            count = len(dropped)
-            result = to_plain(item, dropped, place)
-            if len(dropped) == count or dropped[-1] != place:
-                plain[to_plain(key, dropped, place)] = result
-        if hasattr(value, "_metadata"):  # module versions beside a state_dict
-            plain._metadata = to_plain(dict(value._metadata), dropped, where)
-        return plain
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = [
-            to_plain(item, dropped, f"{where}[{i}]") for i, item in enumerate(value)
-        ]
-        return tuple(items) if isinstance(value, tuple) else items
-    if type(value).__module__ == "numpy":
-        plain = value.tolist()
-        if not isinstance(plain, list):
-            return plain
-        numeric = value.dtype.kind in "biuf"
-        return torch.from_numpy(value.copy()) if numeric else plain
-    for builtin in (str, bool, int, float):  # subclasses, e.g. enums and paths of str
-        if isinstance(value, builtin):
-            return builtin(value)
-    if isinstance(value, Path):
-        return str(value)
-    dropped.append(where)
-    return None
-
-
-def restore_histories(log_scalars: dict) -> None:
-    """Turn what :func:`to_plain` made of histories back, in place."""
-    for key, value in log_scalars.items():
-        if isinstance(value, dict) and "history" in value:
-            log_scalars[key] = HistoryBuffer(
-                value["history"].tolist(), value["count"].tolist(), value["max_length"]
+def load_for_mmengine(name: str, map_location: Any = None) -> dict:
+    """Read a file for mmengine, whose own loaders run code where they refuse first."""
+    scheme, _, rest = name.rpartition("://")
+    if scheme in ("torchvision", "modelzoo"):
+        if (found := get_torchvision_models().get(rest)) is None:
+            raise CheckpointFileError(
+                f"{name}: torchvision has no weights of that name."
             )
+        name = str(fetch(found))
+    elif scheme in ("http", "https"):
+        name = str(fetch(name))
+    return load_checkpoint_file(name, map_location=map_location or "cpu")
 
 
-def load_from_local(filename: str, map_location: Any = None) -> dict:
-    """Read a file for mmengine, whose own loader runs code where it refuses first."""
-    return load_checkpoint_file(filename, map_location=map_location or "cpu")
-
-
-def load_from_http(url: str, map_location: Any = None) -> dict:
-    """Download a file (see :func:`fetch`) and read it like any other."""
-    return load_from_local(str(fetch(url)), map_location)
-
-
-def load_from_torchvision(name: str, map_location: Any = None) -> dict:
-    """Download weights that torchvision publishes."""
-    urls, model = get_torchvision_models(), name.split("://")[1]
-    if model not in urls:
-        raise CheckpointFileError(f"{name}: torchvision has no weights of that name.")
-    return load_from_http(urls[model], map_location)
-
-
-def load_from_elsewhere(name: str, map_location: Any = None) -> dict:
-    """Refuse what mmengine would load with the rights to run code."""
-    raise CheckpointFileError(f"Download {name} first and give the path of the file.")
-
-
-for _prefixes, _loader in {
-    ("",): load_from_local,
-    ("http://", "https://"): load_from_http,
-    ("torchvision://", "modelzoo://"): load_from_torchvision,
-    (
-        *("open-mmlab://", "openmmlab://", "mmcls://", "pavi://"),
-        *(r"(\S+\:)?s3://", r"(\S+\:)?petrel://"),
-    ): load_from_elsewhere,
-}.items():
-    CheckpointLoader.register_scheme(_prefixes, _loader, force=True)
+for _scheme in (
+    *("", "http://", "https://", "torchvision://", "modelzoo://", "open-mmlab://"),
+    *("openmmlab://", "mmcls://", "pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://"),
+):
+    CheckpointLoader.register_scheme(_scheme, load_for_mmengine, force=True)

@@ -1,33 +1,27 @@
-"""What a run has to remember to go on exactly, and which run may go on from it.
-
-``checkpoint["training_state"]`` is plain data and tensors: ``random`` (the generators
-of every rank), ``batch`` (batches done in the epoch), ``validation_due``,
-``sampler_seed``, ``gradients`` and ``memory`` (gradients, and keys for queues and banks
-that wait for the rest of an optimizer step), ``queue_forms`` (:mod:`.queue_trials`),
-and what :func:`facts` returns.
-"""
+"""Which run may go on from a checkpoint, and what is said of what has changed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.device import get_device
-from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler
 
+from mmssl_ext.compat import load_from
+from mmssl_ext.datasets.identity import VERSION
+from mmssl_ext.datasets.identity import differences as differences_of_data
+from mmssl_ext.engine.resilience.agreement import share
 from mmssl_ext.engine.weights.report import compare
 from mmssl_ext.engine.weights.start import advice, can_start
-from mmssl_ext.engine.weights.values import state_faults
 from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.unwrap import unwrap
 
+from .facts import DATA, data_of, facts, sampler
 from .foreign_state import suit
-from .same_data import OPTION, SAME_DATA, OtherData
+from .read import check_finite
 
 _LISTED = 10  # differences that a message shows
 _NAMES = {
@@ -53,54 +47,6 @@ _SILENT |= {"init_cfg", "_scope_"}
 _OBSERVERS = {"KNNHook", "CollapseMonitorHook", "PicturesHook", "FeatureMapHook"}
 
 
-def facts(runner: Any) -> dict[str, Any]:
-    """Return what a checkpoint must share with the run that goes on from it."""
-    loader = runner.train_dataloader
-    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    optimizer = getattr(runner.optim_wrapper, "optimizer", None)
-    return {
-        "method": type(unwrap(runner.model)).__name__,
-        "optimizer": type(optimizer or runner.optim_wrapper).__name__,
-        "images": len(loader.dataset) if hasattr(loader.dataset, "__len__") else None,
-        "world_size": runner.world_size,
-        "batch_size": batch_size(loader),
-        "accumulative_counts": accumulation(runner),
-        "epoch_length": len(loader) if by_epoch else None,
-        "threads": torch.get_num_threads() if get_device() == "cpu" else None,
-        "config": plain(runner.cfg),
-    }
-
-
-def batch_size(loader: Any) -> int | None:
-    """Images per batch and rank; None where a batch sampler does not tell."""
-    size = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
-    return size if isinstance(size, int) else None
-
-
-def accumulation(runner: Any) -> int:
-    """Return the number of iterations whose gradients make one optimizer step."""
-    return getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-
-
-def sampler(loader: Any) -> Any:
-    """Return what deals the indices out, below a batch sampler."""
-    return getattr(loader.batch_sampler, "sampler", None) or loader.sampler
-
-
-def plain(value: Any) -> Any:
-    """Copy a config as dicts, lists, numbers and strings; of the rest its name."""
-    if isinstance(value, dict) or hasattr(value, "_cfg_dict"):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, (str, Path)):
-        return str(value)
-    name = getattr(value, "__qualname__", None)
-    return f"{value.__module__}.{name}" if name else f"<{type(value).__name__}>"
-
-
 def check_kind(runner: Any, checkpoint: dict) -> None:
     """Refuse weights that no run of mmengine's wrote, before anything is asked of them.
 
@@ -114,45 +60,30 @@ def check_kind(runner: Any, checkpoint: dict) -> None:
     tensors = {str(n): v for n, v in state.items() if isinstance(v, torch.Tensor)}
     fits = _compare_tensors(unwrap(runner.model), tensors).complete
     raise CheckpointFileError(
-        f"The run cannot be resumed from {runner._load_from}: it holds weights, but no "
+        f"The run cannot be resumed from {load_from(runner)}: it holds weights, but no "
         "state of a run (epoch and iteration). Start a new run from them: "
         f"{_other_start(runner, checkpoint, fits)}"
     )
 
 
-def check_finite(checkpoint: dict, path: Any) -> None:
-    """Refuse a state that holds NaN or infinity.
-
-    Raises:
-        CheckpointFileError: The message names the tensors.
-    """
-    if faults := state_faults(checkpoint):
-        raise CheckpointFileError(
-            f"Checkpoint {path} comes from a run that diverged ({'; '.join(faults)}). "
-            "Resume from an earlier one."
-        )
-
-
 def check_resume(
-    runner: Any, checkpoint: dict, data: OtherData = SAME_DATA
-) -> list[str]:
-    """Compare a checkpoint with the run that wants to go on from it.
-
-    Args:
-        runner: The run.
-        checkpoint: Its content.
-        data: What its data differ in from those of the run.
+    runner: Any, checkpoint: dict, allow_other_data: bool = False
+) -> tuple[list[str], dict[str, Any] | None]:
+    """Compare a checkpoint with the run that wants to go on from it, on all ranks.
 
     Returns:
-        Warnings, a sentence or a few lines each.
+        Warnings, a sentence or a few lines each, and on rank 0 what identifies the
+        data.
 
     Raises:
-        CheckpointFileError: It cannot go on from this one: another method, other
-            tensors, another optimizer, other images or another batch. The message
-            lists the differences and says what to do.
+        CheckpointFileError: It cannot go on from this one: a state that is not finite,
+            another method, other tensors, another optimizer, other images or another
+            batch. The message lists the differences and says what to do.
     """
-    now, saved = facts(runner), checkpoint.get("training_state")
-    report = _compare_tensors(unwrap(runner.model), checkpoint.get("state_dict") or {})
+    check_kind(runner, checkpoint)
+    check_finite(checkpoint, load_from(runner))
+    data = _compare_data(runner, checkpoint, allow_other_data)
+    saved = checkpoint.get("training_state")
     refused: list[str] = []
     changed: list[str] = []
     remedy = ""
@@ -163,13 +94,10 @@ def check_resume(
             "whether method, data and batch are still the same is not known."
         ]
     else:
+        now = facts(runner)
         changed = differences(saved["config"], now["config"])
-        batch, remedy = batch_changes(saved, now)
-        refused, warnings = _compare_data(saved, now, data, bool(batch))
-        refused += [*_changes(saved, now, "method", "optimizer"), *batch]
-        if refused and (data.text or saved["images"] != now["images"]):
-            remedy += f"To go on with other data, add {OPTION}. "
-        warnings += _machine_changes(saved, now, runner.train_dataloader)
+        refused, remedy, warnings = _judge(saved, now, data, runner.train_dataloader)
+    report = _compare_tensors(unwrap(runner.model), checkpoint.get("state_dict") or {})
     if report.complete:  # else the groups differ anyway
         refused += _group_changes(runner, checkpoint)
     if refused or not report.complete:
@@ -177,7 +105,7 @@ def check_resume(
         parts |= set() if report.complete else {"model"}
         refused += [line for line in changed if line.split(".")[0] in parts]
         raise CheckpointFileError(
-            f"The run cannot be resumed from {runner._load_from}, which was written by "
+            f"The run cannot be resumed from {load_from(runner)}, which was written by "
             f"a run with other settings or data (checkpoint -> now):{shown(refused)}"
             f"{report.details()}\n{remedy}Undo the change to resume, or start a new "
             f"run from the weights alone, in a work_dir of its own: "
@@ -188,47 +116,124 @@ def check_resume(
             "The config is not the one that the checkpoint was written with "
             f"(checkpoint -> now); the run goes on with it:{shown(changed)}"
         )
-    return warnings
+    return warnings, data.now
 
 
-def _compare_data(
-    saved: dict, now: dict, data: OtherData, batch_differs: bool
-) -> tuple[list[str], list[str]]:
-    """Return what other data are refused for, and warnings of them."""
-    count = _changes(saved, now, "images")
-    if data.allowed and (data.text or count):
-        return [], [f"The run goes on with other data: {data.text or count[0]}."]
-    warnings = []
-    if not data.known:
-        warnings.append(
-            "The checkpoint does not say which files it was trained on, for an "
-            "earlier version of this package wrote it: whether the data are still "
-            "the same is not known."
-        )
-    refused = [f"train_dataloader.dataset, other images: {data.text}"] * bool(data.text)
-    refused += count
-    return refused + (
-        [] if batch_differs else _changes(saved, now, "epoch_length")
-    ), warnings
+class _Data(NamedTuple):
+    """What the data of a checkpoint and of a run differ in."""
+
+    text: str  # the end of a sentence; empty where they are the same or not known
+    allowed: bool  # the run may go on nevertheless
+    known: bool  # both say which data they have
+    now: dict[str, Any] | None  # on rank 0: what identifies those of the run
 
 
-def _machine_changes(saved: dict, now: dict, loader: Any) -> list[str]:
-    """Return warnings of other ranks or threads."""
+def _compare_data(runner: Any, checkpoint: dict, allowed: bool) -> _Data:
+    """Compare them; rank 0 does it for all."""
+    now: list[dict[str, Any] | None] = [None]
+
+    def judge() -> tuple[str, bool, bool]:
+        now[0] = data_of(runner)
+        before = checkpoint["meta"].get(DATA)
+        if now[0] is None or before is None or before.get("version") != VERSION:
+            return "", allowed, now[0] is None
+        text, missing = differences_of_data(before, now[0])
+        skips = getattr(runner.train_dataloader.dataset, "on_error", None) == "skip"
+        return text, allowed or (missing and skips), True
+
+    return _Data(*share(judge), now[0])
+
+
+def _judge(
+    saved: dict, now: dict, data: _Data, loader: Any
+) -> tuple[list[str], str, list[str]]:
+    """Return what is refused, what to do then, and what is only warned of."""
+    batch, remedy = batch_changes(saved, now)
+    images, refused, warnings = _changes(saved, now, "images"), [], []
+    other = [f"train_dataloader.dataset, other images: {data.text}"] * bool(data.text)
+    if data.allowed and (other or images):
+        text = data.text or images[0]
+        warnings.append(f"The run goes on with other data: {text}.")
+    else:
+        refused = other + images
+        refused += [] if batch else _changes(saved, now, "epoch_length")
+        if not data.known:
+            warnings.append(
+                "The checkpoint does not say which files it was trained on, for an "
+                "earlier version of this package wrote it: whether the data are still "
+                "the same is not known."
+            )
+    refused += [*_changes(saved, now, "method", "optimizer"), *batch]
+    if refused and (other or images):
+        remedy += "To go on with other data, add --allow-other-data "
+        remedy += "(default_hooks.resume.allow_other_data=True). "
+    threads = saved.get("threads")
     if saved["world_size"] != now["world_size"]:
-        return [on_other_ranks(saved, now, loader)]
-    if saved.get("threads") and now["threads"] not in (None, saved["threads"]):
-        return [
-            f"The checkpoint was written on {saved['threads']} CPU threads, this "
-            f"run has {now['threads']}. Their sums round differently: it goes on, "
-            f"but not bit for bit. OMP_NUM_THREADS={saved['threads']} makes it "
-            "exact."
-        ]
-    return []
+        warnings.append(on_other_ranks(saved, now, loader))
+    elif threads and now["threads"] not in (None, threads):
+        warnings.append(
+            f"The checkpoint was written on {threads} CPU threads, this run has "
+            f"{now['threads']}. Their sums round differently: it goes on, but not bit "
+            f"for bit. OMP_NUM_THREADS={threads} makes it exact."
+        )
+    return refused, remedy, warnings
+
+
+def on_other_ranks(saved: dict, now: dict, loader: Any) -> str:
+    """Say what stays the same on another number of ranks, and what does not."""
+    dealt = type(sampler(loader)) in (DefaultSampler, InfiniteSampler)
+    if dealt and type(loader.batch_sampler) is BatchSampler:
+        images = "Every iteration sees the same images as before, in the same order of "
+        images += "iterations."
+    else:
+        kind = type(loader.batch_sampler or loader.sampler).__name__
+        images = f"Which images an iteration sees changes: {kind} depends on the rank."
+    return (
+        f"The checkpoint was written by {saved['world_size']} ranks, now there are "
+        f"{now['world_size']}. {images} Not the same: the images that share BatchNorm "
+        "statistics and their shuffling, random numbers that the ranks draw, the order "
+        "of keys within an iteration, and rounding."
+    )
+
+
+def batch_changes(saved: dict, now: dict) -> tuple[list[str], str]:
+    """Return the differences, and what to set where the batch is another."""
+    lines = _changes(saved, now, "accumulative_counts")
+    sizes = [(x["world_size"], x["batch_size"]) for x in (saved, now)]
+    if None in (size for _, size in sizes):
+        return lines, ""
+    (before, old), (after, new) = ((n * m, f"{n} x {m}") for n, m in sizes)
+    if before == after:
+        return lines, ""
+    lines.append(
+        "images per iteration (ranks x train_dataloader.batch_size): "
+        f"{before} = {old} -> {after} = {new}"
+    )
+    ranks, each = now["world_size"], f"{before} images per iteration"
+    if before % ranks:
+        return lines, f"{each} cannot be shared evenly by {ranks} ranks. "
+    size = before // ranks
+    return lines, f"Set train_dataloader.batch_size={size} for {each} as before. "
+
+
+def _group_changes(runner: Any, checkpoint: dict) -> list[str]:
+    """Parameter groups that the optimizer's state was not made for."""
+    saved = (checkpoint.get("optimizer") or {}).get("param_groups")
+    optimizer = getattr(runner.optim_wrapper, "optimizer", None)
+    if saved is None or optimizer is None:
+        return []
+    before, after = (
+        [len(group["params"]) for group in groups]
+        for groups in (saved, optimizer.param_groups)
+    )
+    texts = [f"{len(x)} with {sum(x)} parameters" for x in (before, after)]
+    line = f"optim_wrapper.optimizer, its groups: {' -> '.join(texts)}"
+    return [] if before == after else [line]
 
 
 def _other_start(runner: Any, checkpoint: dict, fits: bool) -> str:
     """How to start from the weights of a checkpoint that no run can go on from."""
-    path, model = str(runner._load_from), unwrap(runner.model)
+    path, model = str(load_from(runner)), unwrap(runner.model)
     if fits or can_start(model, checkpoint, path):
         return "--cfg-options load_from=FILE in place of --resume."
     if found := advice(model, checkpoint, path):
@@ -238,23 +243,21 @@ def _other_start(runner: Any, checkpoint: dict, fits: bool) -> str:
 
 def differences(saved: dict, now: dict) -> list[str]:
     """Return ``name: before -> after`` of all that a training step may depend on."""
-    sides = [dict(_flatten({p: x.get(p) for p in _PARTS})) for x in (saved, now)]
-    names = sorted(sides[0].keys() | sides[1].keys())
-    lines = []
-    for name in names:
-        before, after = (side.get(name, _NOTHING) for side in sides)
-        if before != after:
-            lines.append(f"{name}: {before} -> {after}")
-    return lines
+    before, after = (
+        dict(_flatten({p: x.get(p) for p in _PARTS})) for x in (saved, now)
+    )
+    pairs = {
+        name: (before.get(name, _NOTHING), after.get(name, _NOTHING))
+        for name in sorted(before.keys() | after.keys())
+    }
+    return [f"{name}: {a} -> {b}" for name, (a, b) in pairs.items() if a != b]
 
 
 def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of what nested data holds."""
     if name == "custom_hooks":
-        hooks = value or []
-        value = {
-            str(hook.get("type")): hook for hook in hooks if isinstance(hook, dict)
-        }
+        hooks = [hook for hook in value or [] if isinstance(hook, dict)]
+        value = {str(hook.get("type")): hook for hook in hooks}
         value = {k: v for k, v in value.items() if k.split(".")[-1] not in _OBSERVERS}
     if isinstance(value, list):
         value = {str(i): item for i, item in enumerate(value)}
@@ -275,68 +278,10 @@ def _compare_tensors(model: Any, state: dict) -> Any:
 
 def _changes(saved: dict, now: dict, *names: str) -> list[str]:
     return [
-        f"{_NAMES.get(name, name)}: {saved[name]} -> {now[name]}"
+        f"{_NAMES[name]}: {saved[name]} -> {now[name]}"
         for name in names
         if saved[name] != now[name]
     ]
-
-
-def batch_changes(saved: dict, now: dict) -> tuple[list[str], str]:
-    """Return the differences, and what to set where the batch is another."""
-    lines = _changes(saved, now, "accumulative_counts")
-    if None in (saved["batch_size"], now["batch_size"]):
-        return lines, ""
-    (before, old), (after, new) = (
-        (x["world_size"] * x["batch_size"], f"{x['world_size']} x {x['batch_size']}")
-        for x in (saved, now)
-    )
-    if before == after:
-        return lines, ""
-    lines.append(
-        "images per iteration (ranks x train_dataloader.batch_size): "
-        f"{before} = {old} -> {after} = {new}"
-    )
-    ranks = now["world_size"]
-    each = f"{before} images per iteration"
-    if before % ranks:
-        return lines, f"{each} cannot be shared evenly by {ranks} ranks. "
-    size = before // ranks
-    return lines, f"Set train_dataloader.batch_size={size} for {each} as before. "
-
-
-def on_other_ranks(saved: dict, now: dict, loader: Any) -> str:
-    """Say what stays the same on another number of ranks, and what does not."""
-    dealt = type(sampler(loader)) in (DefaultSampler, InfiniteSampler)
-    same = dealt and type(loader.batch_sampler) is BatchSampler
-    images = (
-        "Every iteration sees the same images as before, in the same order of "
-        "iterations. "
-        if same
-        else "Which images an iteration sees changes: "
-        f"{type(loader.batch_sampler or loader.sampler).__name__} depends on the rank. "
-    )
-    return (
-        f"The checkpoint was written by {saved['world_size']} ranks, now there are "
-        f"{now['world_size']}. {images}Not the same: the images that share BatchNorm "
-        "statistics and their shuffling, random numbers that the ranks draw, the order "
-        "of keys within an iteration, and rounding."
-    )
-
-
-def _group_changes(runner: Any, checkpoint: dict) -> list[str]:
-    """Parameter groups that the optimizer's state was not made for."""
-    saved = (checkpoint.get("optimizer") or {}).get("param_groups")
-    optimizer = getattr(runner.optim_wrapper, "optimizer", None)
-    if saved is None or optimizer is None:
-        return []
-    before, after = (
-        [len(group["params"]) for group in groups]
-        for groups in (saved, optimizer.param_groups)
-    )
-    if before == after:
-        return []
-    texts = (f"{len(x)} with {sum(x)} parameters" for x in (before, after))
-    return [f"optim_wrapper.optimizer, its groups: {next(texts)} -> {next(texts)}"]
 
 
 def shown(lines: list[str]) -> str:

@@ -15,36 +15,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import EpochBasedTrainLoop
 
-from .read import to_plain
-from .resume import plain
+from mmssl_ext.compat import count_steps
+
+from .facts import epoch_length, plain
+from .plain import to_plain
 
 # How far a schedule is, and what it was before; the rest of its state is its options.
 _PROGRESS = {"last_step", "_global_step", "_last_value", "verbose"}
 # Options of groups that do not change what is computed, but how.
 _SILENT = {"params", "fused", "foreach", "capturable", "differentiable"}
-
-
-class _Groups:
-    """Stands for an optimizer in front of schedules; one of each kind of its groups.
-
-    Args:
-        groups: Options of the groups.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        kinds = [repr(sorted(group.items())) for group in groups]
-        first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
-        self.chosen = sorted(first.values())
-        self.kind = [self.chosen.index(first[kind]) for kind in kinds]
-        self.param_groups = [dict(groups[i]) for i in self.chosen]
-        self._global_step = 0
-
-    def step(self) -> None:
-        """Schedules look whether this counts its calls."""
-
-    step._with_counter = True  # type: ignore[attr-defined]
 
 
 def adapt(runner: Any, checkpoint: dict) -> list[str]:
@@ -60,17 +40,10 @@ def adapt(runner: Any, checkpoint: dict) -> list[str]:
     if _same_config(runner, checkpoint):
         return []
     notes = []
-    done, most = checkpoint["meta"]["epoch"], runner.max_epochs
-    if _epoch_length(runner) and done >= most:
-        notes.append(f"{done} epochs are trained already, max_epochs is {most}.")
+    done, epoch = checkpoint["meta"]["iter"], checkpoint["meta"]["epoch"]
     for name, wrapper, saved, schedules, states in _optimizers(runner, checkpoint):
-        fresh = [_options(group) for group in wrapper.param_groups]
-        scheduled = {x.param_name for x in schedules}
-        if any(getattr(x, "use_betas", False) for x in schedules):
-            scheduled.add("betas")
-        if len(saved) != len(fresh) or (
-            _same(saved, fresh, scheduled, schedules, states)
-        ):
+        fresh = [_without(group, {"params"}) for group in wrapper.param_groups]
+        if _same(saved, fresh, schedules, states):
             continue
         if any(getattr(x, "need_val_args", False) for x in schedules):
             notes.append(
@@ -85,12 +58,11 @@ def adapt(runner: Any, checkpoint: dict) -> list[str]:
             params = old["params"]
             old.clear()
             old.update(new, params=params)
-        epoch = checkpoint["meta"]["epoch"]
         notes.append(
             f"The schedule{name} is that of the config now, not that of the checkpoint:"
-            f" after {epoch} epochs, {checkpoint['meta']['iter']} iterations, the "
-            f"learning rate is {groups[0]['lr']:.4g}; the checkpoint's would be "
-            f"{before:.4g}. Options of the optimizer are the config's, too."
+            f" after {epoch} epochs, {done} iterations, the learning rate is "
+            f"{groups[0]['lr']:.4g}; the checkpoint's would be {before:.4g}. Options "
+            "of the optimizer are the config's, too."
         )
     return notes
 
@@ -98,22 +70,11 @@ def adapt(runner: Any, checkpoint: dict) -> list[str]:
 def _same_config(runner: Any, checkpoint: dict) -> bool:
     """Whether a checkpoint was written with this config, as far as schedules go."""
     state = checkpoint.get("training_state")
-    if state is None or state["epoch_length"] != _epoch_length(runner):
+    if state is None or state["epoch_length"] != epoch_length(runner):
         return False
     parts = ("optim_wrapper", "param_scheduler", "train_cfg")
     now = plain({part: runner.cfg.get(part) for part in parts})
     return all(state["config"].get(part) == now[part] for part in parts)
-
-
-def _epoch_length(runner: Any) -> int | None:
-    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    return len(runner.train_dataloader) if by_epoch else None
-
-
-def _groups(state: dict) -> list[dict]:
-    """Groups of an optimizer's state, with mmengine's own that only has the rate."""
-    base = state.get("base_param_settings")
-    return [*state["param_groups"], *([] if base is None else [base])]
 
 
 def _optimizers(
@@ -134,32 +95,36 @@ def _optimizers(
         yield f" of {name}", part, _groups(saved[name]), mine, state
 
 
-def _options(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != "params"}
+def _groups(state: dict) -> list[dict]:
+    """Groups of an optimizer's state, with mmengine's own that only has the rate."""
+    base = state.get("base_param_settings")
+    return [*state["param_groups"], *([] if base is None else [base])]
 
 
-def _same(
-    saved: list[dict], fresh: list[dict], scheduled: set, schedules: list, states: list
-) -> bool:
-    """Whether a checkpoint's options and schedules are those of the config."""
+def _without(group: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in names}
 
-    def fixed(groups: list[dict], silent: set) -> list:
-        return [
-            to_plain({k: v for k, v in x.items() if k not in silent}, [])
-            for x in groups
-        ]
 
-    silent = _SILENT | scheduled
+def _same(saved: list[dict], fresh: list[dict], schedules: list, states: list) -> bool:
+    """Whether options and schedules are those of the config, or have no counterpart."""
+
+    def fixed(groups: list[dict], silent: set[str]) -> list:
+        return [to_plain(_without(x, silent), []) for x in groups]
+
+    silent = _SILENT | {x.param_name for x in schedules}
+    if any(getattr(x, "use_betas", False) for x in schedules):
+        silent.add("betas")
     now = [x.state_dict() for x in schedules]
-    return fixed(saved, silent) == fixed(fresh, silent) and (
-        fixed(states, _PROGRESS) == fixed(now, _PROGRESS)
+    return len(saved) != len(fresh) or (
+        fixed(saved, silent) == fixed(fresh, silent)
+        and fixed(states, _PROGRESS) == fixed(now, _PROGRESS)
     )
 
 
 def _steps(runner: Any, checkpoint: dict) -> tuple[int, int, int]:
     """Return iterations and epochs that are done, and iterations of an epoch."""
     iterations, epochs = checkpoint["meta"]["iter"], checkpoint["meta"]["epoch"]
-    length = _epoch_length(runner)
+    length = epoch_length(runner)
     if length is None:
         return iterations, 0, 0
     state = checkpoint.get("training_state") or {}
@@ -177,22 +142,40 @@ def _advanced(
     for schedule in moving:
         schedule.optimizer = stand_in
         schedule.base_values = [schedule.base_values[i] for i in stand_in.chosen]
-    by_epoch = [x for x in moving if x.by_epoch]
-    by_iteration = [x for x in moving if not x.by_epoch]
     done = 0
     for iteration in range(1, iterations + 1 if moving else 1):
-        for schedule in by_iteration:
-            schedule.step()
+        _step(moving, by_epoch=False)
         if length and iteration % length == 0 and done < epochs:
             done += 1
-            for schedule in by_epoch:
-                schedule.step()
+            _step(moving, by_epoch=True)
     for _ in range(epochs - done):
-        for schedule in by_epoch:
-            schedule.step()
+        _step(moving, by_epoch=True)
     states = []
     for schedule, original in zip(moving, schedules, strict=True):
         state = schedule.state_dict()
         state["_last_value"] = [state["_last_value"][i] for i in stand_in.kind]
         states.append(state | {"base_values": original.base_values})
     return [dict(stand_in.param_groups[i]) for i in stand_in.kind], states
+
+
+def _step(schedules: list, by_epoch: bool) -> None:
+    for schedule in schedules:
+        if schedule.by_epoch == by_epoch:
+            schedule.step()
+
+
+class _Groups:
+    """Stands for an optimizer in front of schedules; one of each kind of its groups."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        kinds = [repr(sorted(group.items())) for group in groups]
+        first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
+        self.chosen = sorted(first.values())
+        self.kind = [self.chosen.index(first[kind]) for kind in kinds]
+        self.param_groups = [dict(groups[i]) for i in self.chosen]
+
+    def step(self) -> None:
+        """Schedules look whether this counts its calls."""
+
+    count_steps(step)
+    _global_step = 0

@@ -12,9 +12,9 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmssl_ext.engine.checkpoint.resume import batch_size, sampler
+from mmssl_ext import compat
+from mmssl_ext.engine.checkpoint.facts import batch_size, sampler
 from mmssl_ext.errors import ConfigError
 
 _PAIR = 2  # values of which there is a variance
@@ -40,7 +40,7 @@ def single_values(model: nn.Module) -> Iterator[list[str]]:
     handles = [
         module.register_forward_pre_hook(note(name))
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and not _is_shared(module)
+        if isinstance(module, compat.BatchNorm) and not _is_shared(module)
     ]
     try:
         yield found

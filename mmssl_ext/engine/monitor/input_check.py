@@ -13,7 +13,7 @@ from mmengine.model import BaseModel
 from torch.utils.data import IterableDataset
 
 from mmssl_ext.datasets import SSLDataset, UnreadableImageError
-from mmssl_ext.engine.checkpoint.resume import batch_size
+from mmssl_ext.engine.checkpoint.facts import batch_size
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
 from mmssl_ext.fit import check_parts

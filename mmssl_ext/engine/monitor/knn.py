@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
+from mmssl_ext import compat
 from mmssl_ext.engine.resilience.preemption import interruptible
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
@@ -166,7 +167,11 @@ class KNNHook(Hook):
             if name.endswith("_top1")
         ]
         # `load_from` starts from somebody's weights: those are not untrained.
-        start = "untrained" if runner._load_from is None or runner._resume else "start"
+        start = (
+            "untrained"
+            if compat.load_from(runner) is None or compat.resumes(runner)
+            else "start"
+        )
         main = next(name for name in now if name.endswith("_top1"))
         where = f"epoch {now['epoch']}" if now["epoch"] else start
         text = f"kNN (k={self.k}, t={self.temperature:g}) {where}: {', '.join(parts)}"

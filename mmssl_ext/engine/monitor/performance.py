@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop
 from torch import nn
 
+from mmssl_ext import compat
 from mmssl_ext.engine.resilience.prefetch import CopyToDevice, prefetch
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.registry import HOOKS
@@ -106,7 +107,7 @@ class PerformanceHook(Hook):
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
             torch.use_deterministic_algorithms(True, warn_only=True)
-        loop = runner._train_loop  # the property would build it for a test run
+        loop = compat.train_loop(runner)  # the property would build it for a test run
         device = _device(model)
         self._prefetches = self.prefetch and device.type == "cuda"
         if self._prefetches and isinstance(loop, BaseLoop):
@@ -126,7 +127,9 @@ class PerformanceHook(Hook):
         _settle_optimizer(runner.optim_wrapper)
         if self.compile is not None:
             for module in _encoder_parts(model):
-                _compile(module, self.compile)
+                # Views have few sizes, each always the same: no code for sizes in
+                # general, which takes long to make.
+                compat.compile_training(module, {"dynamic": False, **self.compile})
         runner.logger.info(f"Runtime: {', '.join(self._facts(runner))}.")
 
     def before_train_iter(
@@ -222,17 +225,3 @@ def _encoder_parts(model: Any) -> list[nn.Module]:
         for name in ("backbone", "neck")
     ]
     return [part for part in parts if isinstance(part, nn.Module)]
-
-
-def _compile(module: nn.Module, options: dict) -> None:
-    """Compile a module in place, for training alone; its state dict stays as it is."""
-    # Views have few sizes, each always the same: no code for sizes in general, which
-    # takes long to make.
-    module.compile(**{"dynamic": False, **options})
-    compiled: Any = module._compiled_call_impl
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return (compiled if module.training else module._call_impl)(*args, **kwargs)
-
-    # As nn.Module.compile itself stores it: copies of the module leave it out.
-    module._compiled_call_impl = call

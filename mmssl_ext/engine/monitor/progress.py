@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from mmssl_ext import compat
 from mmssl_ext.registry import HOOKS
 
 
@@ -59,7 +60,7 @@ class ProgressHook(Hook):
         mmengine calls no hook when a run is interrupted or raises, so the clean-up
         has to enclose the loop itself.
         """
-        loop = runner._train_loop  # the property would build it for a test run
+        loop = compat.train_loop(runner)  # the property would build it for a test run
         if not isinstance(loop, BaseLoop):
             return
         run = loop.run

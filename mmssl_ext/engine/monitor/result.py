@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
+from mmssl_ext import compat
 from mmssl_ext.errors import UserError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.registry import HOOKS
@@ -109,7 +110,7 @@ class ResultHook(Hook):
         """Write the file on rank 0."""
         if runner.rank != 0:
             return
-        trained = runner._train_loop is not None and runner.iter > 0
+        trained = compat.train_loop(runner) is not None and runner.iter > 0
         path = Path(runner.work_dir, RESULT_FILE)
         if not trained and _holds_training(path):
             path = path.with_name("evaluation.json")
@@ -159,9 +160,9 @@ class ResultHook(Hook):
             "handover": _handover(model),
             "checkpoint": read_text(pointer).strip() if pointer.is_file() else None,
             "config": Path(runner.cfg.filename).name if runner.cfg.filename else None,
-            "device": _device(model),
+            "device": device_name(model),
             "world_size": runner.world_size,
-            "versions": _versions(),
+            "versions": versions(),
             "finished": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
         }
 
@@ -227,7 +228,8 @@ def _peak_memory(model: torch.nn.Module) -> tuple[float, str]:
     return peak / (2**20 if sys.platform == "darwin" else 2**10), "process"
 
 
-def _device(model: torch.nn.Module) -> str:
+def device_name(model: torch.nn.Module) -> str:
+    """Name of the device that a model is on."""
     if _is_on_gpu(model):
         return torch.cuda.get_device_name()
     return f"cpu ({platform.machine()})"
@@ -237,8 +239,8 @@ def _is_on_gpu(model: torch.nn.Module) -> bool:
     return any(parameter.is_cuda for parameter in model.parameters())
 
 
-def _versions() -> dict[str, str]:
-    """Versions of the packages that the run imported."""
+def versions() -> dict[str, str]:
+    """Versions of Python and of those packages that the run has imported."""
     loaded = {name: sys.modules.get(name) for name in _PACKAGES.split()}
     return {"python": platform.python_version()} | {
         name: str(getattr(module, "__version__", "unknown"))

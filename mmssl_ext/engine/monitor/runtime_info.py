@@ -11,7 +11,7 @@ from mmengine.hooks import RuntimeInfoHook
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from mmssl_ext.engine.checkpoint.read import HISTORY_LENGTH
+from mmssl_ext.engine.checkpoint.plain import HISTORY_LENGTH
 from mmssl_ext.errors import UserTypeError
 from mmssl_ext.registry import HOOKS
 

@@ -13,8 +13,8 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from mmssl_ext import compat
+from mmssl_ext.engine.checkpoint.facts import accumulation
 from mmssl_ext.engine.checkpoint.loops import ExactEpochLoop
-from mmssl_ext.engine.checkpoint.resume import accumulation
 from mmssl_ext.errors import LoaderError, Preempted
 from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmssl_ext.engine.checkpoint.resume import accumulation
-from mmssl_ext.errors import ConfigError, UserError
+from mmssl_ext.engine.checkpoint.facts import accumulation
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
@@ -35,7 +33,7 @@ class MethodHook(Hook):
     :class:`~mmssl_ext.models.algorithms.Method`.
 
     Raises:
-        ConfigError: The run does not suit the method.
+        UserError: The run does not suit the method.
     """
 
     priority = "HIGH"  # before all that evaluates
@@ -56,8 +54,7 @@ class MethodHook(Hook):
             _rename_figures(runner.message_hub.log_scalars)
         _average_raw(runner.log_processor)
         self._training = Training(runner)
-        with _told():
-            model.start(self._training)
+        model.start(self._training)
         self._tell_length(runner)
 
     def _tell_length(self, runner: Any) -> None:
@@ -69,22 +66,18 @@ class MethodHook(Hook):
             return
         for schedule in self._model.schedules:
             if schedule.follows_length:
-                value = schedule(clock)
-                clock.total = before
-                other = schedule(clock)
-                clock.total = now
+                value, clock.total = schedule(clock), before
+                other, clock.total = schedule(clock), now
                 runner.logger.info(
-                    f"{schedule.name} goes on until the end of the training, now "
-                    f"{now} iterations, {before} when the checkpoint was written: "
-                    f"after {runner.iter} of them it is {value:.4g}; it would be "
-                    f"{other:.4g}."
+                    f"{schedule.name} goes on until the end of the training, now {now} "
+                    f"iterations, {before} when the checkpoint was written: after "
+                    f"{runner.iter} of them it is {value:.4g}; it would be {other:.4g}."
                 )
 
     def before_train_epoch(self, runner: Any) -> None:
         """Let the model fill what the epoch needs."""
         if self._model is not None:
-            with _told():
-                self._model.start_epoch(self._training)
+            self._model.start_epoch(self._training)
 
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
@@ -117,14 +110,3 @@ def _average_raw(processor: Any) -> None:
     text = getattr(pattern, "pattern", pattern)
     if isinstance(text, str) and _RAW not in text:
         processor.mean_pattern = re.compile(f"{text}|{_RAW}")
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn what a method refuses into the user's error."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from mmssl_ext.datasets import SSLDataset
@@ -23,12 +21,7 @@ from mmssl_ext.unwrap import unwrap
 class Training:
     """A run as its model sees it (:meth:`~mmssl_ext.models.algorithms.Method.start`).
 
-    Args:
-        runner: The run.
-
-    Attributes:
-        seed: Of the run.
-        logger: Of the run.
+    Its ``seed`` and ``logger`` are those of the run.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -95,47 +88,34 @@ class Training:
                 built = self._runner.build_dataloader(loader, seed=self.seed)
         except TypeError as error:
             raise ConfigError(f"The images of {by}: {error}") from error
-        return TrainingImages(self, built, trained.fingerprint())
+        return TrainingImages(self._runner, built, trained.fingerprint())
 
-    @contextmanager
-    def progress(self, text: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar on rank 0's terminal; elsewhere a log line for each tenth of many."""
-        console = Console(stderr=True)
-        if self._runner.rank != 0 or not console.is_terminal:
-            yield log_tenths(self.logger, text)
-            return
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task(text, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-
-    def embed(self, loader: Any) -> Tensor:
-        """Embeddings by the online network in eval mode, n x D, equal on all ranks."""
-        model = unwrap(self._runner.model)
-        with (
-            preserved_rng(),
-            interruptible("feature pass", loader),
-            self.progress("Embedding images: batch") as progress,
-        ):
-            found = extract_features(
-                model, loader, progress=progress, names=["embedding"]
-            )
-        return found.features["embedding"]
+    def progress(self, text: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Give a function of done and total steps that logs each tenth of many."""
+        return nullcontext(log_tenths(self.logger, text))
 
 
 class TrainingImages:
     """The training images of a run in the order of their numbers.
 
-    Attributes:
-        fingerprint: Of the dataset.
+    ``fingerprint`` is that of the dataset.
     """
 
-    def __init__(self, training: Training, loader: Any, fingerprint: int) -> None:
-        self._training, self._loader = training, loader
+    def __init__(self, runner: Any, loader: Any, fingerprint: int) -> None:
+        self._runner, self._loader = runner, loader
         self.fingerprint = fingerprint
 
     def __len__(self) -> int:
         return len(self._loader.dataset)
 
     def embed(self) -> Tensor:
-        """Embeddings of all images, n x D; see :meth:`Training.embed`."""
-        return self._training.embed(self._loader)
+        """Embeddings by the online network in eval mode, n x D, equal on all ranks."""
+        progress = log_tenths(self._runner.logger, "Embedding images: batch")
+        with preserved_rng(), interruptible("feature pass", self._loader):
+            found = extract_features(
+                unwrap(self._runner.model),
+                self._loader,
+                progress=progress,
+                names=["embedding"],
+            )
+        return found.features["embedding"]

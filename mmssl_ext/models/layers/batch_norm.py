@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmssl_ext import compat
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
@@ -60,7 +60,7 @@ def protect_batch_norm(parts: Mapping[str, nn.Module], num_splits: int) -> bool:
 
 
 @MODELS.register_module()
-class SplitBatchNorm(_BatchNorm):
+class SplitBatchNorm(compat.BatchNorm):
     """BatchNorm whose training statistics come from groups of the batch.
 
     Sample n belongs to group n mod ``num_splits``. Running statistics are the average
@@ -158,7 +158,10 @@ def split_batch_norm(module: nn.Module, num_splits: int) -> nn.Module:
             track_running_stats=module.track_running_stats,
         )
         split.train(module.training)
-        split._parameters, split._buffers = module._parameters, module._buffers
+        for name, parameter in module.named_parameters(recurse=False):
+            split.register_parameter(name, parameter)
+        for name, buffer in module.named_buffers(recurse=False):
+            split.register_buffer(name, buffer)
         return split
     for name, child in module.named_children():
         setattr(module, name, split_batch_norm(child, num_splits))

@@ -26,6 +26,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmssl_ext import compat
 from mmssl_ext.errors import UserValueError
 
 from . import queue_forms
@@ -185,7 +186,7 @@ def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
 
 def _onednn_product(a: Tensor, b: Tensor) -> Tensor:
     """The same in fp32 by oneDNN, which has AVX-512 on every CPU that has it."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return compat.onednn_linear(a, b)
 
 
 def product_of(form: str) -> Product:
@@ -257,12 +258,7 @@ def _attend_fused(q: Tensor, queue: Tensor, scale: float) -> tuple[Tensor, Tenso
     segments = _segments(batch, num_rows, queue.shape[1], q.is_cuda)
     rows = q[:, None].expand(batch, segments, num_rows, dim)
     keys = queue.view(batch, segments, -1, dim)  # B x S x K/S x D
-    if q.is_cuda:
-        op = torch.ops.aten._scaled_dot_product_efficient_attention
-        o, lse = op(rows, keys, keys, None, True, scale=scale)[:2]
-    else:
-        op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        o, lse = op(rows, keys, keys, scale=scale)
+    o, lse = compat.attention(rows, keys, scale)
     lse = lse[:, :, :num_rows]  # B x S x N, padded by the CUDA op
     if segments == 1:
         return o[:, 0], lse[:, 0]

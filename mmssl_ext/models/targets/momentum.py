@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mmssl_ext import compat
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
@@ -79,7 +80,7 @@ class MomentumTarget(Target, StepCounter):
             self.follow(method)
         else:
             parts = method.parts
-            torch._foreach_lerp_(
+            compat.lerp(
                 [p for name in parts for p in self.get_submodule(name).parameters()],
                 [p for part in parts.values() for p in part.parameters()],
                 1 - momentum,

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import platform
 import shlex
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import mmcv
-import mmengine
-import mmpretrain
+import numpy
+import PIL
 import torch
 from mmengine.hooks import Hook
 
-import mmssl_ext
+from mmssl_ext.engine.monitor.result import device_name, versions
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.room import no_room, told
 from mmssl_ext.unwrap import unwrap
@@ -62,25 +59,23 @@ class ReportHook(Hook):
             log(
                 f"{'' if cause is None else f'{told(cause)} '}"
                 "The report could not be written; the run itself is complete. After "
-                "mending the cause, make it with: python -m "
+                "fixing the cause, make it with: python -m "
                 f"mmssl_ext.visualization.report {shlex.quote(runner.work_dir)}"
             )
 
 
 def run_facts(runner: Any) -> dict[str, Any]:
     """Return what the report needs beside the logs, ready for JSON."""
-    model = unwrap(runner.model)
+    model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
+    source = getattr(dataset, "ann_file", None) or getattr(dataset, "root", None)
+    source = f" '{Path(source).name}'" if source else ""
     negatives = getattr(model, "negatives", None)  # K x D
-    dataset = runner.train_dataloader.dataset
     batch = getattr(runner.train_dataloader, "batch_size", None)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if device.type == "cuda":
-        device_name = torch.cuda.get_device_name(device)
-    else:
-        device_name = f"{device.type} ({platform.machine()})"
+    cuda = {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
+    on_cuda = any(parameter.is_cuda for parameter in model.parameters())
     return {
         "method": type(model).__name__,
-        "dataset": " ".join([type(dataset).__name__, *_source(dataset)]),
+        "dataset": f"{type(dataset).__name__}{source}",
         "images": len(dataset),
         "queue_length": len(negatives) if torch.is_tensor(negatives) else None,
         "seed": runner.seed,
@@ -91,10 +86,12 @@ def run_facts(runner: Any) -> dict[str, Any]:
         "config": Path(runner.cfg.filename).name if runner.cfg.filename else None,
         "command": _command(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": device_name,
+        "device": device_name(model),
         "system": platform.platform(),
         "world_size": runner.world_size,
-        "versions": _versions(device.type),
+        "versions": versions()
+        | {"numpy": numpy.__version__, "pillow": PIL.__version__}
+        | {name: str(text) for name, text in cuda.items() if on_cuda},
     }
 
 
@@ -104,30 +101,3 @@ def _command() -> str:
     if program.startswith("mmssl-ext "):  # the command line of the package
         return shlex.join([*program.split(), *arguments])
     return shlex.join([Path(sys.executable).name, program, *arguments])
-
-
-def _source(dataset: Any) -> list[str]:
-    """Return the name of the folder or list that a general data set reads."""
-    source = getattr(dataset, "ann_file", None) or getattr(dataset, "root", None)
-    return [f"'{Path(source).name}'"] if source else []
-
-
-def _versions(device: str) -> dict[str, str]:
-    versions = {
-        "mmssl_ext": mmssl_ext.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "mmengine": mmengine.__version__,
-        "mmcv": mmcv.__version__,
-        "mmpretrain": mmpretrain.__version__,
-    }
-    for name in ("mmdet", "mmseg"):  # where the config has brought them in
-        if name in sys.modules:
-            versions[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
-    for name in ("torchvision", "numpy", "pillow"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    if device == "cuda":
-        versions |= {"CUDA": str(torch.version.cuda)}
-        versions |= {"cuDNN": str(torch.backends.cudnn.version())}
-    return versions
