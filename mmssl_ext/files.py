@@ -8,7 +8,7 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .room import writing
@@ -32,10 +32,7 @@ def read_text(path: str | Path) -> str:
 def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> None:
     """Write a file in one step; where that fails, the old one stays.
 
-    Args:
-        path: Of the file.
-        data: All that it will hold.
-        durable: Return when it is on the disk, so that no power cut can undo it.
+    ``durable`` returns when it is on the disk, so that no power cut can undo it.
     """
     with drafted(path, durable) as draft:
         draft.write_bytes(data)
@@ -46,10 +43,6 @@ def drafted(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """Yield the path of a draft, which takes the place of a file once it is written.
 
     Where writing fails or is interrupted, the old file stays and the draft goes.
-
-    Args:
-        path: Of the file.
-        durable: As for :func:`write_bytes`.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -108,11 +101,8 @@ def flush(path: str | Path) -> None:
 
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's content."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return _digest(iter(lambda: stream.read(1 << 20), b""))
 
 
 def sha256_on_disk(path: str | Path) -> str:
@@ -121,17 +111,21 @@ def sha256_on_disk(path: str | Path) -> str:
     The file must have been flushed. Where the file system reads only by way of that
     copy, the kernel is asked to forget it first, which is no more than a hint.
     """
-    digest = hashlib.sha256()
     try:
-        for block in _directly(path):
-            digest.update(block)
+        return _digest(_directly(path))
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+    if hasattr(os, "posix_fadvise"):
         with Path(path).open("rb") as stream:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return sha256(path)
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return sha256(path)
+
+
+def _digest(blocks: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
     return digest.hexdigest()
 
 

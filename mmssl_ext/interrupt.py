@@ -16,27 +16,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
-from .room import no_room, told
+from .room import discard, no_room, told
 
 #: Sent to all processes of a terminal: by Ctrl-C, and when it closes.
 TERMINAL = (signal.SIGINT, signal.SIGHUP)
 P = ParamSpec("P")
+Handler = Callable[[int, FrameType | None], Any]
 SAME = 2.0  # seconds in which further signals are the first one once more
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in a tool by the first of these signals.
+    """Raised in a tool by the first of these signals."""
 
-    Attributes:
-        number: The signal.
-        logged: A sentence about it has been said.
-    """
-
-    logged = False
+    logged = False  # whether a sentence about it has been said
 
     def __init__(self, number: signal.Signals = signal.SIGINT) -> None:
         super().__init__()
@@ -48,11 +44,36 @@ _signal: signal.Signals | None = None  # and which it was, if a tool handled it
 _process = 0  # whose signals they are; a fork has no business with them
 
 
+def begin() -> None:
+    """From now on signals are this process's; none has come yet."""
+    global _first, _signal, _process
+    _first, _signal, _process = None, None, os.getpid()
+
+
 def note() -> None:
     """Remember that a signal has come; the next one, if no echo, ends at once."""
     global _first
     _first = time.monotonic()
     atexit.register(ignore)  # Python restores handlers before it has ended
+
+
+def is_ours() -> bool:
+    """Whether this is the process that the signals are meant for, and not a fork."""
+    return os.getpid() == _process
+
+
+def end_if_second(number: int) -> None:
+    """End a fork at once, and this process at a signal that is no echo of the first."""
+    if not is_ours() or _first is None or time.monotonic() - _first > SAME:
+        end_now(number)
+
+
+def end_now(number: int) -> NoReturn:
+    """End this process at once, as a second signal asks for."""
+    if number != signal.SIGINT:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(128 + number)
 
 
 def behind(error: BaseException | None) -> Interrupted | None:
@@ -64,16 +85,7 @@ def behind(error: BaseException | None) -> Interrupted | None:
 
 def swallowed() -> signal.Signals | None:
     """Return the signal that a tool was sent and some library kept to itself."""
-    return _signal if _process == os.getpid() else None
-
-
-def end_now(number: int) -> NoReturn:
-    """End this process at once, as a second signal asks for."""
-    if number == signal.SIGINT:
-        os._exit(128 + number)
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    os._exit(128 + number)  # never reached
+    return _signal if is_ours() else None
 
 
 def is_ignored(number: int) -> bool:
@@ -90,28 +102,35 @@ def leave_terminal() -> None:
         try:
             os.write(stream, b"")
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream)
-            os.close(nowhere)
+            discard(stream)
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def held_back(signals: tuple[signal.Signals, ...] = TERMINAL) -> Iterator[None]:
     """Let processes that are started meanwhile begin with these signals blocked."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore(*_: object) -> None:
+def ignore(_: object = None, signals: tuple[signal.Signals, ...] = TERMINAL) -> None:
     """Leave the signals to the parent; for a worker of a data loader."""
-    for number in TERMINAL:
+    for number in signals:
         signal.signal(number, signal.SIG_IGN)
+
+
+def take_over(signals: Iterable[int], handler: Handler) -> dict[int, Any]:
+    """Handle signals so that are not ignored, in the main thread; return who did."""
+    if not in_main_thread():
+        return {}
+    return {x: signal.signal(x, handler) for x in signals if not is_ignored(x)}
+
+
+def in_main_thread() -> bool:
+    """Whether signals can be handled here."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def say(text: str) -> None:
@@ -124,8 +143,7 @@ def say(text: str) -> None:
 def at_once(code: int | None = None) -> Iterator[None]:
     """Leave at once, with a sentence, while a tool has done nothing but imports.
 
-    Args:
-        code: Exit code, where it is not 128 + the signal's number.
+    The exit code is 128 + the signal's number unless a ``code`` is given.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -151,8 +169,7 @@ def explained(main: Callable[P, int]) -> Callable[P, int]:
             except Exception as error:
                 if (stopped := behind(error)) is not None:
                     return explain(stopped)
-                cause = no_room(error)
-                if cause is None:
+                if (cause := no_room(error)) is None:
                     raise
                 say(f"Error: {told(cause)}")
                 return 2
@@ -171,8 +188,8 @@ def explain(error: KeyboardInterrupt) -> int:
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Raise :class:`Interrupted` at the first signal; end at once at the second."""
-    global _first, _signal, _process
-    _first, _signal, _process = None, None, os.getpid()
+    global _signal
+    begin()
     with _handled_by(_handle):
         try:
             yield
@@ -182,26 +199,20 @@ def raised() -> Iterator[None]:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     global _signal
-    if os.getpid() != _process:
-        end_now(number)
-    if _first is None:
-        note()
-        _signal = signal.Signals(number)
-        if number == signal.SIGHUP:
-            leave_terminal()
-        raise Interrupted(_signal)
-    if time.monotonic() - _first > SAME:
-        end_now(number)
+    if _first is not None or not is_ours():
+        end_if_second(number)
+        return
+    note()
+    _signal = signal.Signals(number)
+    if number == signal.SIGHUP:
+        leave_terminal()
+    raise Interrupted(_signal)
 
 
 @contextlib.contextmanager
-def _handled_by(handler: signal._HANDLER) -> Iterator[None]:
+def _handled_by(handler: Handler) -> Iterator[None]:
     """Handle the signals so; once one has come, for the rest of the process."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in TERMINAL:
-            if not is_ignored(number):
-                before[number] = signal.signal(number, handler)
+    before = take_over(TERMINAL, handler)
     try:
         yield
     finally:

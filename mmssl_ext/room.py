@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import re
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .text import shown
@@ -33,22 +34,22 @@ def no_room(error: BaseException | None) -> OSError | None:
 
 
 def told(error: OSError, again: str = "run the command again") -> str:
-    """Say what could not be written, and how much room there is.
-
-    Args:
-        error: From :func:`no_room`.
-        again: What to do when there is room.
-    """
-    place, free = shown(error.filename or "The output"), ""
-    with contextlib.suppress(OSError, StopIteration):
-        path = Path(error.filename or os.devnull).absolute()
-        folder = next(x for x in (path, *path.parents) if x.is_dir())
-        if error.filename:
-            free = f"; {shutil.disk_usage(folder).free} bytes are free there"
+    """Say what could not be written, how much room there is, and what to do then."""
+    free = free_at(error.filename) if error.filename else ""
     return (
-        f"{place} could not be written: {error.strerror}{free}. Make room, raise the "
-        f"limit or choose another folder, then {again}."
+        f"{shown(error.filename or 'The output')} could not be written: "
+        f"{error.strerror}{free}. Make room, raise the limit or choose another folder, "
+        f"then {again}."
     )
+
+
+def free_at(path: str | Path) -> str:
+    """Part of a sentence: the bytes free where a file is or would be, if known."""
+    with contextlib.suppress(OSError, StopIteration):
+        path = Path(path).absolute()
+        folder = next(x for x in (path, *path.parents) if x.is_dir())
+        return f"; {shutil.disk_usage(folder).free} bytes are free there"
+    return ""
 
 
 @contextlib.contextmanager
@@ -70,30 +71,36 @@ def heed_log_files(logger: logging.Logger) -> None:
     """
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.handleError = _heed(handler)  # type: ignore[method-assign]
+            path = getattr(handler, "baseFilename", None)
+            handler.handleError = functools.partial(  # type: ignore[method-assign]
+                _raise_for_room, path, handler.handleError
+            )
 
 
-class _heed:  # stands for a method
-    def __init__(self, handler: logging.StreamHandler) -> None:
-        self.path = getattr(handler, "baseFilename", None)
-        self.otherwise = handler.handleError
+def _raise_for_room(
+    path: str | None,
+    otherwise: Callable[[logging.LogRecord], None],
+    record: logging.LogRecord,
+) -> None:
+    error = sys.exc_info()[1]
+    cause = no_room(error)
+    if cause is None:
+        otherwise(record)
+    elif path and threading.current_thread() is threading.main_thread():
+        raise OSError(cause.errno, cause.strerror, path) from error
 
-    def __call__(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        cause = no_room(error)
-        if cause is None:
-            self.otherwise(record)
-        elif self.path and threading.current_thread() is threading.main_thread():
-            raise OSError(cause.errno, cause.strerror, self.path) from error
+
+def discard(stream: int) -> None:
+    """Send what is still written to this file descriptor nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def flush_output() -> OSError | None:
-    """Write what is still to be printed; forget it where there is no room.
+    """Write what is still to be printed; forget it where there is no room, return why.
 
     Python would end with a code of its own (120) otherwise.
-
-    Returns:
-        Why it could not be printed, None where it was.
     """
     failed = None
     for stream in (sys.stdout, sys.stderr):
@@ -102,9 +109,7 @@ def flush_output() -> OSError | None:
         except OSError as error:
             failed = failed or error
             with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+                discard(stream.fileno())
                 stream.flush()
         except (AttributeError, ValueError):  # closed, or no stream at all
             pass

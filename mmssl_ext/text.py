@@ -99,6 +99,4 @@ def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         code -= 0xDC00
-    if code > 0xFF:
-        return f"\\u{code:04x}"
-    return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code, f"\\x{code:02x}")
+    return chr(code).encode("unicode_escape").decode()

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
@@ -14,9 +15,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.machine import free_port
-
-# Forked from a server that has imported the packages and done nothing else yet.
-_PRELOAD = ["tests.preload"]
 
 
 def run_ranks(function: Callable, world_size: int, *args) -> list:
@@ -30,26 +28,34 @@ def run_ranks(function: Callable, world_size: int, *args) -> list:
     Returns:
         What each rank returned (tensors and plain data), in rank order.
     """
-    mp.get_context("forkserver").set_forkserver_preload(_PRELOAD)
-    with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(
-            *(_start, (function, world_size, folder, args)),
-            nprocs=world_size,
-            start_method="forkserver",
-        )
-        return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(world_size)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with workers(_save, world_size, folder, function, name, args) as found:
+            wait_for(found, 600)
+            texts = [worker.text for worker in found]
+            assert not any(worker.code for worker in found), "\n".join(texts)
+        return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 
 
-def _start(rank: int, function: Callable, world_size: int, folder: str, args) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
-    store = dist.FileStore(str(Path(folder, "store")), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+def _save(rank: int, function: Callable, folder: str, args: tuple) -> int:
+    dist.init_process_group("gloo")
     try:
         torch.save(function(rank, *args), Path(folder, f"{rank}.pt"))
         dist.barrier()
     finally:
         dist.destroy_process_group()
+    return 0
+
+
+def server() -> multiprocessing.context.BaseContext:
+    """Processes forked from a server that has imported the packages and no more.
+
+    It runs from now on. A guarded loader would start it with all signals blocked.
+    """
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preload"])
+    forkserver.ensure_running()
+    return context
 
 
 class Worker:
@@ -83,8 +89,7 @@ def workers(
     as under Slurm (``own_store``). Nothing else is started: that is up to ``function``.
     Whoever still runs in the end is killed.
     """
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context = server()
     port = free_port()
     if not own_store:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

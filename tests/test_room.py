@@ -43,9 +43,8 @@ def export(layout, folder):
 
 
 def figure(folder):
-    pixels = np.random.default_rng(0).random((64, 64))
     shown = Figure()
-    shown.subplots().imshow(pixels)
+    shown.subplots().imshow(np.random.default_rng(0).random((64, 64)))
     curves.save_png(shown, folder / "figure.png")
 
 

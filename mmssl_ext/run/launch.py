@@ -23,8 +23,8 @@ from mmssl_ext.engine.config.checks import check_config
 from mmssl_ext.engine.config.complete import Notices
 from mmssl_ext.engine.config.read import import_modules, read
 from mmssl_ext.engine.config.values import check_values
-from mmssl_ext.engine.resilience.agreement import share
-from mmssl_ext.engine.resilience.ranks import TIMEOUT, start_ranks, watched
+from mmssl_ext.engine.resilience.agreement import naming_lost_ranks, share
+from mmssl_ext.engine.resilience.ranks import TIMEOUT, start_ranks
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.text import shown
 from mmssl_ext.transfer.data_check.check import check_data
@@ -144,7 +144,8 @@ def train(
         place.append(run.cfg.work_dir)
         start_ranks(run.cfg)
         dist_cfg = (run.cfg.get("env_cfg") or {}).get("dist_cfg") or {}
-        with watched(run.cfg.work_dir, dist_cfg.get("timeout", TIMEOUT)):
+        timeout = dist_cfg.get("timeout", TIMEOUT)
+        with naming_lost_ranks(run.cfg.work_dir, timeout, wait_for_checkpoints):
             _run(run, overwrite)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from mmssl_ext import interrupt
 from mmssl_ext.errors import Preempted, UserError
 from mmssl_ext.files import read_text
-from mmssl_ext.interrupt import Interrupted
 from mmssl_ext.room import no_room, told
 
 
@@ -17,10 +16,8 @@ from mmssl_ext.room import no_room, told
 def leaving_by_sentence() -> Iterator[list[str]]:
     """End by a sentence after a signal outside of the loop, and on a full disk.
 
-    Within the loop PreemptionHook heeds signals.
-
-    Yields:
-        A list that takes the work_dir as soon as it is known.
+    Within the loop PreemptionHook heeds signals. The list that is yielded takes the
+    work_dir as soon as it is known.
 
     Raises:
         Preempted: In place of :class:`~mmssl_ext.interrupt.Interrupted`.
@@ -29,25 +26,24 @@ def leaving_by_sentence() -> Iterator[list[str]]:
     place: list[str] = []
     try:
         yield place
-    except (Interrupted, Exception) as error:
-        stopped = interrupt.behind(error)
-        if stopped is None or isinstance(error, Preempted):
-            _raise_for_room(error, place)
-            raise
-        pointer = Path(*place, "last_checkpoint")
-        left = "Nothing was to be saved yet; start it again."
-        if place and pointer.is_file():
-            newest = read_text(pointer).strip()
-            left = f"The newest checkpoint there is {newest}; go on with --resume."
-        raise Preempted(
-            f"The run{f' in {place[0]}' if place else ''} was stopped by "
-            f"{stopped.number.name} where it could not save. {left}"
-        ) from error
+    except (interrupt.Interrupted, Exception) as error:
+        stopped, full = interrupt.behind(error), no_room(error)
+        if stopped is not None and not isinstance(error, Preempted):
+            raise Preempted(_sentence(stopped, place)) from error
+        if full is not None and not isinstance(error, UserError):
+            name = full.filename or str(Path(*place))
+            found = OSError(full.errno, full.strerror, name)
+            raise UserError(told(found, "go on with --resume")) from error
+        raise
 
 
-def _raise_for_room(error: BaseException, place: list[str]) -> None:
-    cause = no_room(error)
-    if cause is not None and not isinstance(error, UserError):
-        name = cause.filename or str(Path(*place))
-        found = OSError(cause.errno, cause.strerror, name)
-        raise UserError(told(found, "go on with --resume")) from error
+def _sentence(stopped: interrupt.Interrupted, place: list[str]) -> str:
+    pointer = Path(*place, "last_checkpoint")
+    left = "Nothing was to be saved yet; start it again."
+    if place and pointer.is_file():
+        newest = read_text(pointer).strip()
+        left = f"The newest checkpoint there is {newest}; go on with --resume."
+    return (
+        f"The run{f' in {place[0]}' if place else ''} was stopped by "
+        f"{stopped.number.name} where it could not save. {left}"
+    )

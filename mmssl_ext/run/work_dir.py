@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmssl_ext.engine.resilience.agreement import share
 from mmssl_ext.engine.resilience.lock import Lock
 from mmssl_ext.errors import UserError
+from mmssl_ext.room import free_at
 
 LOCK_FILE = "run.lock"
 
 _ROOM = 64 * 1024  # bytes: a log of some steps
-
-
-@contextlib.contextmanager
-def occupied(work_dir: str | Path) -> Iterator[None]:
-    """Hold a folder on rank 0; the other ranks wait for what it found.
-
-    Raises:
-        UserError: On all ranks, as :func:`hold` does on rank 0.
-    """
-    with contextlib.ExitStack() as stack:
-
-        def take() -> str | None:
-            try:
-                stack.enter_context(hold(work_dir))
-            except UserError as error:
-                return str(error)
-            return None
-
-        if (refusal := share(take)) is not None:
-            raise UserError(refusal)
-        yield
 
 
 @contextlib.contextmanager
@@ -55,11 +33,10 @@ def hold(
     Raises:
         UserError: Another run uses the folder or it cannot be written.
     """
-    work_dir = Path(work_dir)
     check_writable(work_dir, what, option)
     with contextlib.ExitStack() as stack:
         try:
-            lock = Lock(work_dir / LOCK_FILE, f"The {what} {work_dir}")
+            lock = Lock(Path(work_dir) / LOCK_FILE, f"The {what} {work_dir}")
             stack.enter_context(lock.held())
         except OSError as error:  # the folder has changed in between
             raise not_writable(work_dir, error, what, option) from error
@@ -74,10 +51,9 @@ def check_writable(
     Raises:
         UserError: It is read-only, full, or no folder.
     """
-    work_dir = Path(work_dir)
-    probe = work_dir / f".writable.{os.getpid()}.tmp"
+    probe = Path(work_dir) / f".writable.{os.getpid()}.tmp"
     try:
-        work_dir.mkdir(parents=True, exist_ok=True)
+        probe.parent.mkdir(parents=True, exist_ok=True)
         try:
             with probe.open("wb", buffering=0) as file:
                 if file.write(b"\n" * _ROOM) < _ROOM:  # a disk that fills up at it
@@ -90,19 +66,14 @@ def check_writable(
 
 
 def not_writable(
-    work_dir: Path,
+    work_dir: str | Path,
     error: OSError,
     what: str = "work dir",
     option: str = "--work-dir",
 ) -> UserError:
     """Return the sentence about a folder that refused to be written."""
-    try:
-        existing = next(path for path in (work_dir, *work_dir.parents) if path.exists())
-        room = f"; {shutil.disk_usage(existing).free} bytes are free there"
-    except (OSError, StopIteration):
-        room = ""
     return UserError(
-        f"The {what} {work_dir} cannot be written: {error.strerror or error}{room}. "
-        "A run writes its log and checkpoints there: make room, change the folder's "
-        f"owner or mode, or choose another by {option}."
+        f"The {what} {work_dir} cannot be written: {error.strerror or error}"
+        f"{free_at(work_dir)}. A run writes its log and checkpoints there: make room, "
+        f"change the folder's owner or mode, or choose another by {option}."
     )

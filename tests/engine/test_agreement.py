@@ -12,9 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mmssl_ext.engine.resilience import ranks
-from mmssl_ext.engine.resilience.agreement import agree, share
-from mmssl_ext.engine.resilience.ranks import watched
+from mmssl_ext.engine.resilience import agreement, ranks
+from mmssl_ext.engine.resilience.agreement import agree, naming_lost_ranks, share
 from mmssl_ext.run.tool import run_tool
 from tests.distributed import run_ranks, wait_for, workers
 from tests.machine import free_port
@@ -24,7 +23,7 @@ TIMEOUT = 3.0
 
 def agree_on_rank(rank, codes):
     """Codes over time; returns what was agreed on, and one shared value."""
-    with watched("."):
+    with naming_lost_ranks("."):
         found = [agree(code) for code in codes[rank]]
         return found, share(lambda: f"by rank {rank}")
 
@@ -33,11 +32,7 @@ def test_the_largest_code_of_all_ranks_counts():
     codes = [[0, 0, 1, 2, 0], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]]
     expected = [max(column) for column in zip(*codes, strict=True)]
     assert run_ranks(agree_on_rank, 3, codes) == [(expected, "by rank 0")] * 3
-
-
-def test_one_process_decides_alone():
-    assert [agree(code) for code in (0, 1, 2)] == [0, 1, 2]
-    assert share(lambda: "alone") == "alone"
+    assert agree_on_rank(1, codes) == (codes[1], "by rank 1")  # one process alone
 
 
 FAULTS = {
@@ -50,14 +45,14 @@ FAULTS = {
 
 def train_on_rank(rank, victim, fault, folder, where):
     """Steps in which all ranks agree and reduce; one rank meets its fault in step 5."""
-    ranks._POLL, ranks._ANSWER = 0.1, 2.0
+    agreement._POLL, agreement._ANSWER = 0.1, 2.0
 
     @run_tool
     def main():
         # A group that would wait for long, as NCCL's: it is not what finds out.
         timeout = timedelta(seconds=TIMEOUT if where == "backward" else 500)
         dist.init_process_group("gloo", timeout=timeout)
-        with watched(folder, TIMEOUT):
+        with naming_lost_ranks(folder, TIMEOUT):
             print("begins", flush=True)
             for step in range(10):
                 if rank == victim and step == 5:
@@ -99,14 +94,14 @@ def test_a_store_that_is_slow_to_connect_is_waited_for(monkeypatch):
     del first  # nobody listens any more, until there is a second
     find = "torch.distributed.distributed_c10d._get_default_store"
     monkeypatch.setattr(find, lambda: known)
-    monkeypatch.setattr(ranks, "_ANSWER", 0.3)
+    monkeypatch.setattr(agreement, "_ANSWER", 0.3)
     held = []
     later = threading.Timer(1.0, lambda: held.append(store(is_master=True)))
     later.start()
-    own = ranks._Store("prefix", 60.0)
+    own, _ = agreement._own_store("prefix", 60.0)
     later.join()
     own.set("a", "b")
-    assert own.has("a") and own.get("a") == "b"
+    assert own.check(["a"]) and own.get("a") == b"b"
     start = time.monotonic()
     with pytest.raises(RuntimeError):  # a call is told soon
         own.get("never there")
@@ -123,11 +118,9 @@ def outcomes(tmp_path_factory):
         running = {}
         for case in CASES:
             victim, fault, where, own_store, _ = case
-            context = workers(
-                *(train_on_rank, 3, folder / "-".join(map(str, case[:4]))),
-                *(victim, fault, str(folder), where),
-                own_store=own_store,
-            )
+            place = folder / "-".join(map(str, case[:4]))
+            arguments = (3, place, victim, fault, str(folder), where)
+            context = workers(train_on_rank, *arguments, own_store=own_store)
             running[case] = stack.enter_context(context)
             while not all("begins" in x.text or x.code for x in running[case]):
                 time.sleep(0.02)
@@ -146,12 +139,8 @@ def test_the_others_leave_and_one_names_the_rank_that_is_gone(outcomes, case):
     victim, _, _, _, words = case
     pid, others = outcomes[case]
     assert [code for code, _ in others] == [5, 5], others
-    said = [
-        line
-        for _, text in others
-        for line in text.splitlines()
-        if line.startswith("Error: ")
-    ]
+    lines = [line for _, text in others for line in text.splitlines()]
+    said = [line for line in lines if line.startswith("Error: ")]
     assert len(said) == 1 or "store" in words  # no store, no way to choose one
     assert f"Rank {victim} (host " in said[0] and f", process {pid})" in said[0]
     assert words in said[0]
@@ -162,12 +151,12 @@ def test_the_others_leave_and_one_names_the_rank_that_is_gone(outcomes, case):
 
 def stuck_on_rank(rank, folder):
     """Rank 0 waits where no error of a peer reaches it, rank 1 fails meanwhile."""
-    ranks._POLL, ranks._ANSWER, ranks._LEAVE = 0.1, 2.0, 1.0
+    agreement._POLL, agreement._ANSWER, agreement._LEAVE = 0.1, 2.0, 1.0
 
     @run_tool
     def main():
         dist.init_process_group("gloo")
-        with watched(folder, 500):
+        with naming_lost_ranks(folder, 500):
             if rank == 1:
                 raise ZeroDivisionError("boom")
             time.sleep(500)  # as a GPU that waits for the rank which is gone
@@ -185,14 +174,14 @@ def test_a_rank_that_cannot_leave_by_itself_is_made_to(tmp_path):
 
 def fine_on_rank(rank, folder):
     """Two runs one after the other over the same connections, the first ends badly."""
-    ranks._POLL = 0.05
+    agreement._POLL = 0.05
 
     @run_tool
     def main():
         dist.init_process_group("gloo")
         for attempt in range(3):
             try:
-                with watched(folder, 10):
+                with naming_lost_ranks(folder, 10):
                     assert agree(rank) == 1
                     if attempt == 0:
                         raise KeyError("all ranks alike")

@@ -14,7 +14,8 @@ import pytest
 from mmssl_ext.chain.results import read_records, write_csv
 from mmssl_ext.chain.run import ChainRunner
 from mmssl_ext.chain.spec import read_chain
-from mmssl_ext.engine.resilience.lock import Lock, is_alive
+from mmssl_ext.engine.resilience.lock import Lock
+from mmssl_ext.engine.resilience.processes import is_alive
 from mmssl_ext.errors import ConfigError, UserError
 from mmssl_ext.files import sha256
 from tests.harness import REPO, config, loader, write_images

@@ -34,14 +34,12 @@ def test_the_images_that_differ_are_named(views):
     items.append(item("c\n", *([(8, 9)] * (views - 1)), (7, 12)))
     with pytest.raises(ImageSizesError, match=r"9 x 8 \(a\) and 12 x 7 \(c\\n\).*Cent"):
         collate(items)
+    with pytest.raises(RuntimeError, match="said another"):  # other errors stay
+        SizedCollate(raise_another)(items[:2])
 
 
-def test_other_errors_stay():
-    def collate(items):
-        raise RuntimeError("said another")
-
-    with pytest.raises(RuntimeError, match="said another"):
-        SizedCollate(collate)([item("a", (2, 2)), item("b", (2, 2))])
+def raise_another(items):
+    raise RuntimeError("said another")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

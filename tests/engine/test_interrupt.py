@@ -18,31 +18,30 @@ from mmengine.hooks import Hook
 
 from mmssl_ext import interrupt
 from mmssl_ext.engine.resilience import preemption
-from mmssl_ext.engine.resilience.preemption import Watch
+from mmssl_ext.engine.resilience.preemption import StopSignals
 from mmssl_ext.evaluation.features import Features
 from mmssl_ext.run import evaluate as testing
 from mmssl_ext.run import launch
 from mmssl_ext.run.launch import train
 from mmssl_ext.run.tool import run_tool
 from tests.distributed import wait_for
+from tests.engine import test_preemption
 from tests.engine.test_preemption import (
     STEPS,
     Signal,
     assert_goes_on,
     run,
     saved,
-    stall,
     start,
     steps,
     toy,
-    until,
-    with_validation,
 )
 from tests.harness import REPO
 from tests.harness import Watch as Events
 from tests.warm import Command
 
 INT, HUP = signal.SIGINT, signal.SIGHUP
+whole = test_preemption.whole
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +54,6 @@ def handlers():
     interrupt._first = interrupt._signal = None
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nobody stopped."""
-    cfg = with_validation(toy(tmp_path_factory.mktemp("whole") / "run"))
-    assert steps(run(cfg)) == list(range(1, STEPS + 1))
-    return cfg
-
-
 @pytest.mark.fault("R33")
 @pytest.mark.fault("R8")
 @pytest.mark.parametrize(("number", "workers"), [(INT, 2), (HUP, 0)])
@@ -72,28 +63,7 @@ def test_a_run_is_saved_and_goes_on(tmp_path, whole, number, workers):
     text = run(cfg, Signal(2, number, group=True), code=75)
     assert steps(text) == [1, 2, 3] and "Traceback" not in text
     assert f"The run was stopped by {number.name} in epoch 1 after iteration 3" in text
-    assert_goes_on(cfg, text, whole)
-
-
-@pytest.mark.fault("R8")
-def test_ctrl_c_while_data_are_awaited(tmp_path, whole):
-    cfg = toy(tmp_path / "run", 2)
-    file = stall(cfg, at=1)
-    with start(cfg, Signal(STEPS + 1, group=True)) as found:
-        until(file, found)
-        os.killpg(found[0].process.pid, INT)
-        wait_for(found, 40)
-        assert found[0].code == 75, found[0].text
-    assert "Traceback" not in found[0].text
-    assert_goes_on(cfg, found[0].text, whole)
-
-
-@pytest.mark.fault("R33")
-@pytest.mark.fault("R8")
-def test_a_second_ctrl_c_ends_at_once(tmp_path):
-    text = run(toy(tmp_path / "run"), Signal(2, INT, INT, pause=2.3), code=130)
-    assert steps(text) == [1, 2] and "Traceback" not in text
-    assert not list((tmp_path / "run").glob("*.pth"))
+    assert_goes_on(cfg, text, whole[True])
 
 
 class Terminal(Hook):
@@ -131,13 +101,13 @@ def test_a_closed_terminal(tmp_path, whole):
     done = saved(cfg)["meta"]["iter"]
     assert 3 <= done < STEPS
     cfg.default_hooks.pop("progress")
-    assert_goes_on(cfg, "".join(f"[step {i + 1}]" for i in range(done)), whole)
+    assert_goes_on(cfg, "".join(f"[step {i + 1}]" for i in range(done)), whole[True])
 
 
 def test_what_was_ignored_stays_ignored():
     """As ``nohup`` and the background jobs of a script have it."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (INT, HUP)}
-    watch = Watch()
+    watch = StopSignals()
     try:
         watch.install()
         with interrupt.raised():
@@ -150,7 +120,7 @@ def test_what_was_ignored_stays_ignored():
 
 
 def test_an_interactive_session_gets_its_handlers_back():
-    watch = Watch()
+    watch = StopSignals()
     before = signal.getsignal(INT)
     watch.install()
     os.kill(os.getpid(), INT)
@@ -164,13 +134,24 @@ def test_an_interactive_session_gets_its_handlers_back():
 
 
 @pytest.mark.parametrize(("number", "code"), [(INT, 130), (HUP, 129)])
-def test_a_tool_says_a_sentence(capfd, number, code):
-    def interrupted():
-        os.kill(os.getpid(), number)
-        time.sleep(10)
+@pytest.mark.parametrize("other", [False, True])
+def test_a_tool_says_a_sentence(capfd, number, code, other):
+    def tool():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except BaseException:
+            if other:  # as a library might
+                raise RuntimeError("something else") from None
+            raise
 
-    assert run_tool(interrupted)() == code
+    assert run_tool(tool)() == code
     assert capfd.readouterr().err == f"Stopped by {number.name}.\n"
+
+
+def interpreter(program):
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
 
 
 def test_a_second_ctrl_c_ends_a_tool_that_does_not_end():
@@ -192,9 +173,7 @@ def test_a_second_ctrl_c_ends_a_tool_that_does_not_end():
 
         main()
     """
-    found = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True
-    )
+    found = interpreter(program)
     assert (found.returncode, found.stdout) == (130, "cleans up\n"), found.stderr
     assert not found.stderr
 
@@ -206,51 +185,59 @@ def test_ctrl_c_during_the_imports(number, code):
         f"with at_once({code}):\n    os.kill(os.getpid(), {int(number)})\n"
         "    time.sleep(10)"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True
-    )
+    found = interpreter(program)
     assert found.returncode == (code or 130)
     assert found.stderr == f"Stopped by {number.name} before anything was done.\n"
 
 
-@pytest.mark.parametrize("when", ["made ready", "in a library", "has trained"])
-def test_a_run_outside_of_its_loop(tmp_path, monkeypatch, capfd, when):
-    cfg = toy(tmp_path / "run")
-    cfg.dump(str(tmp_path / "config.py"))
+def interrupted(*_, **__):
+    os.kill(os.getpid(), INT)
+    time.sleep(10)
 
-    def interrupted(*_, **__):
-        os.kill(os.getpid(), INT)
-        time.sleep(10)
 
-    def wrapped(*_, **__):
-        try:
-            interrupted()
-        except BaseException as error:  # as mmengine does where it formats the config
-            raise SyntaxError("Failed to format the config file") from error
+def wrapped(*_, **__):
+    """As mmengine does where it formats the config."""
+    try:
+        interrupted()
+    except BaseException as error:
+        raise SyntaxError("Failed to format the config file") from error
 
-    if when == "in a library":
-        monkeypatch.setattr(launch, "build_runner", wrapped)
-        left = "Nothing was to be saved yet; start it again."
-    elif when == "made ready":
-        monkeypatch.setattr(launch, "build_runner", interrupted)
-        left = "Nothing was to be saved yet; start it again."
-    else:
-        hook = Events(after_run=lambda runner: interrupted())
-        build = launch.build_runner
 
-        def with_hook(*args):
-            runner = build(*args)
-            runner.register_hook(hook)
-            return runner
+def swallowed(*args):
+    with contextlib.suppress(KeyboardInterrupt):
+        interrupted()
+    return build(*args)
 
-        monkeypatch.setattr(launch, "build_runner", with_hook)
-        newest = tmp_path / "run" / "epoch_2.pth"
-        left = f"The newest checkpoint there is {newest}; go on with --resume."
+
+def when_trained(*args):
+    runner = build(*args)
+    runner.register_hook(Events(after_run=interrupted))
+    return runner
+
+
+build = launch.build_runner
+SAVED_NOTHING = "where it could not save. Nothing was to be saved yet; start it again."
+SAVED = "where it could not save. The newest checkpoint there is {}; go on with"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (interrupted, SAVED_NOTHING),
+        (wrapped, SAVED_NOTHING),
+        (when_trained, SAVED),
+        (swallowed, "No step was done, so there is nothing to save; start it again."),
+    ],
+)
+def test_a_run_outside_of_its_loop(tmp_path, monkeypatch, capfd, how, words):
+    toy(tmp_path / "run").dump(str(tmp_path / "config.py"))
+    monkeypatch.setattr(launch, "build_runner", how)
     assert run_tool(partial(train, tmp_path / "config.py"))() == 75
-    assert capfd.readouterr().err.endswith(
-        f"The run in {tmp_path / 'run'} was stopped by SIGINT where it could not save. "
-        f"{left}\n"
-    )
+    said = capfd.readouterr()
+    assert words.format(tmp_path / "run" / "epoch_2.pth") in said.out + said.err
+    if how is not swallowed:
+        sentence = f"The run in {tmp_path / 'run'} was stopped by SIGINT where"
+        assert said.err.splitlines()[-1].startswith(sentence)
     assert not Path(tmp_path / "run" / "run.lock").exists()
 
 
@@ -292,32 +279,3 @@ def test_torchrun_passes_on_that_all_ranks_have_saved(tmp_path, codes, expected)
                 process.send_signal(INT)
         assert process.wait(60) == expected, process.text
         assert ("Traceback" in process.text) == (expected == 1)
-
-
-def test_an_interruption_that_a_library_keeps_to_itself(tmp_path, monkeypatch):
-    cfg = toy(tmp_path / "run")
-    cfg.dump(str(tmp_path / "config.py"))
-    build, runs = launch.build_runner, []
-
-    def swallow(*args):
-        with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), INT)
-            time.sleep(10)
-        runs.append(build(*args))
-        return runs[0]
-
-    monkeypatch.setattr(launch, "build_runner", swallow)
-    assert run_tool(partial(train, tmp_path / "config.py"))() == 75
-    assert runs[0].iter == 0
-
-
-def test_a_tool_whose_error_comes_from_ctrl_c(capfd):
-    def wrapped():
-        try:
-            os.kill(os.getpid(), INT)
-            time.sleep(10)
-        except BaseException:
-            raise RuntimeError("something else") from None
-
-    assert run_tool(wrapped)() == 130
-    assert capfd.readouterr().err == "Stopped by SIGINT.\n"

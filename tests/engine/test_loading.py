@@ -21,7 +21,9 @@ from mmssl_ext.engine.resilience.loading import (
     end_workers,
     guard_workers,
 )
-from tests.engine.test_preemption import alive
+from mmssl_ext.engine.resilience.processes import is_alive
+from tests.distributed import server
+from tests.engine.test_preemption import SLOW
 from tests.warm.commands import Command, python
 
 
@@ -65,9 +67,9 @@ def processes(iterator):
 
 def gone_within(seconds, pids):
     end = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < end:
+    while any(map(is_alive, pids)) and time.monotonic() < end:
         time.sleep(0.02)
-    return not any(map(alive, pids))
+    return not any(map(is_alive, pids))
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +80,10 @@ def _no_worker_is_left():
 
 
 @pytest.mark.fault("R8")
-@pytest.mark.parametrize(
-    "context",
-    [
-        "fork",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("spawn", "forkserver")),
-    ],
-)
+@pytest.mark.parametrize("context", ["fork", SLOW("spawn"), SLOW("forkserver")])
 def test_workers_outlive_signals_of_others_but_not_of_their_parent(context, tmp_path):
+    if context == "forkserver":
+        server()
     loader = guarded(
         Numbers(slow=0.01),
         multiprocessing_context=context,
@@ -174,20 +172,11 @@ def test_no_hang_at_the_end_and_no_orphans(tmp_path):
 
 
 @pytest.mark.fault("R23")
-@pytest.mark.parametrize(
-    "pin_memory",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.skipif(
-                not torch.cuda.is_available(), reason="pins for a GPU"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("pin_memory", [False, True])
 def test_a_dead_worker_is_named_with_its_batch(pin_memory):
     """Whatever was on its way when it died."""
+    if pin_memory and not torch.cuda.is_available():
+        pytest.skip("pins for a GPU")
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
     dataset = Numbers(dies=[order[18]])  # in the fifth batch: of the first worker
     loader = guarded(dataset, sampler=order, pin_memory=pin_memory, prefetch_factor=3)
@@ -213,9 +202,7 @@ def test_a_dead_worker_is_named_with_its_batch(pin_memory):
 
 
 @pytest.mark.fault("R23")
-@pytest.mark.parametrize(
-    "error", [ConnectionResetError, pytest.param(EOFError, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("error", [ConnectionResetError, SLOW(EOFError)])
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_worker_that_dies_while_its_batch_is_taken_over_is_named(error, dies):
     iterator = iter(guarded(Numbers(slow=0.01)))

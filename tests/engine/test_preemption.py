@@ -21,6 +21,7 @@ from mmengine.registry import METRICS
 from torch.utils.data import Dataset
 
 from mmssl_ext.engine.resilience import preemption
+from mmssl_ext.engine.resilience.processes import is_alive
 from mmssl_ext.registry import DATASETS, MODELS, TRANSFORMS
 from tests.distributed import Worker, wait_for
 from tests.harness import (
@@ -34,9 +35,22 @@ from tests.harness import (
 )
 from tests.warm import Command
 
+VALIDATED = ["[validated 4: 16]", "[validated 8: 16]"]
 STEPS = 8  # two epochs of four, or one round of as many iterations
-TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
+HOOKS = {"resume": "ExactResumeHook", "preemption": "PreemptionHook"}
+TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
+ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
 SLOW = partial(pytest.param, marks=pytest.mark.slow)
+
+
+def _once(file: Path) -> bool:
+    """Say by a file that something happens now, in this process; not a second time."""
+    if file.exists():
+        return False
+    draft = file.with_suffix(".draft")
+    draft.write_text(str(os.getpid()))
+    draft.rename(file)
+    return True
 
 
 @DATASETS.register_module()
@@ -63,10 +77,7 @@ class Stalling(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         noise = torch.rand(()) if self.noisy else 0
-        if index == self.at and not self.file.exists():
-            draft = self.file.with_suffix(".draft")
-            draft.write_text(str(os.getpid()))
-            draft.rename(self.file)
+        if index == self.at and _once(self.file):
             if self.how == "raise":
                 raise ValueError("no such colour")
             if self.how == "kill":
@@ -107,10 +118,7 @@ class Stall:
         self.file = Path(file)
 
     def __call__(self, results: dict) -> dict:
-        if results["sample_idx"] == 5 and not self.file.exists():
-            draft = self.file.with_suffix(".draft")
-            draft.write_text(str(os.getpid()))
-            draft.rename(self.file)
+        if results["sample_idx"] == 5 and _once(self.file):
             time.sleep(1000)
         return results
 
@@ -165,8 +173,7 @@ def toy(
 ) -> Config:
     """A run of eight steps, as transfer runs are: not in the scope of this package."""
     by_iter = {"type": "IterBasedTrainLoop", "max_iters": STEPS, "val_interval": 4}
-    names = {"resume": "ExactResumeHook", "preemption": "PreemptionHook"}
-    hooks = {name: {"type": f"mmssl_ext.{hook}"} for name, hook in names.items()}
+    hooks = {name: {"type": f"mmssl_ext.{hook}"} for name, hook in HOOKS.items()}
     return Config(
         {
             "default_scope": "mmengine",
@@ -204,8 +211,7 @@ def pretraining(images: Path, work_dir: Path) -> Config:
         "bank_dataloader": loader(images),
         "query_dataloader": loader(images),
     }
-    names = {"resume": "ExactResumeHook", "preemption": "PreemptionHook"}
-    hooks = {name: {"type": hook} for name, hook in names.items()}
+    hooks = {name: {"type": hook} for name, hook in HOOKS.items()}
     return config(images, work_dir, 2, knn=knn, **hooks)
 
 
@@ -240,12 +246,19 @@ def until(file: Path, found: list[Worker]) -> int:
     return int(file.read_text())
 
 
-def alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+def tell(cfg: Config, file: Path, *hooks: Hook, pause: float = 0.0, **how: Any) -> str:
+    """Send SIGTERM to a run that stalls: it saves and ends. Returns what it said.
+
+    A run with a hook that makes it a group of its own is sent Ctrl-C with its workers.
+    """
+    with start(cfg, *hooks, **how) as found:
+        stalled, pid = until(file, found), found[0].process.pid
+        time.sleep(pause)
+        os.killpg(pid, INT) if hooks else os.kill(pid, TERM)
+        assert wait_for(found, 40) < 20  # and not the 1000 s that it would sleep
+        assert found[0].code == 75, found[0].text
+    assert not is_alive(stalled)
+    return found[0].text
 
 
 def steps(text: str) -> list[int]:
@@ -290,7 +303,7 @@ def whole(tmp_path_factory):
         found[by_epoch] = with_validation(toy(work_dir, by_epoch=by_epoch))
         text = run(found[by_epoch])
         assert steps(text) == list(range(1, STEPS + 1))
-        assert validations(text) == ["[validated 4: 16]", "[validated 8: 16]"]
+        assert validations(text) == VALIDATED
     return found
 
 
@@ -321,37 +334,26 @@ def test_a_signal_in_a_step_lets_it_finish(tmp_path, whole, number, at, by_epoch
 
 
 @pytest.mark.fault("R8")
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_signal_ends_the_wait_for_data(tmp_path, whole, num_workers):
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
+@pytest.mark.parametrize(("num_workers", "ctrl_c"), [(0, False), (2, False), (2, True)])
+def test_a_signal_ends_the_wait_for_data(tmp_path, whole, num_workers, ctrl_c):
     cfg = toy(tmp_path / "run", num_workers)
-    file = stall(cfg, at=order[9])  # in the third batch
-    with start(cfg) as found:
-        stalled = until(file, found)
-        time.sleep(0.5 if num_workers else 0)  # the first two are still to be used
-        os.kill(found[0].process.pid, TERM)
-        assert wait_for(found, 40) < 20  # and not the 1000 s that it would sleep
-        text = found[0].text
-        assert found[0].code == 75, text
-    assert not alive(stalled)
+    file = stall(cfg, at=ORDER[9])  # in the third batch
+    pause = 0.5 if num_workers else 0.0  # the first two are still to be used
+    hooks = [Signal(STEPS + 1, group=True)] if ctrl_c else []
+    text = tell(cfg, file, *hooks, pause=pause)
+    assert "Traceback" not in text
     assert saved(cfg)["meta"]["iter"] == steps(text)[-1] == 2
     assert_goes_on(cfg, text, whole[True])
 
 
 @pytest.mark.fault("R8")
 def test_numbers_drawn_for_a_batch_that_is_not_used_are_drawn_again(tmp_path):
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
     cfgs = [toy(tmp_path / name) for name in ("whole", "run")]
     for cfg in cfgs:
         cfg.train_dataloader.dataset.noisy = True
     run(cfgs[0])
-    file = stall(cfgs[1], at=order[10])  # the third of its batch
-    with start(cfgs[1]) as found:
-        until(file, found)
-        os.kill(found[0].process.pid, TERM)
-        wait_for(found, 40)
-        assert found[0].code == 75
-        assert_goes_on(cfgs[1], found[0].text, cfgs[0])
+    file = stall(cfgs[1], at=ORDER[10])  # the third of its batch
+    assert_goes_on(cfgs[1], tell(cfgs[1], file), cfgs[0])
 
 
 @pytest.mark.fault("R8")
@@ -377,18 +379,12 @@ def test_a_validation_that_was_stopped_runs_again(tmp_path, whole, by_epoch, at)
     if at == STEPS:
         text = run(cfg, Signal(4, USR1), code=75)  # after the first validation
     file = stall(cfg, 9, where="val_dataloader")
-    with start(cfg, resume=bool(text)) as found:
-        until(file, found)
-        os.kill(found[0].process.pid, TERM)
-        assert wait_for(found, 40) < 20
-        text += found[0].text
-        assert found[0].code == 75, text
+    text += tell(cfg, file, resume=bool(text))
     assert "by SIGTERM during the validation" in text
     assert steps(text)[-1] == at
     more = run(cfg, resume=True)
     assert steps(text + more) == list(range(1, STEPS + 1))
-    found = validations(text + more)
-    assert found == ["[validated 4: 16]", "[validated 8: 16]"]
+    assert validations(text + more) == VALIDATED
     assert_same_end(cfg, whole[by_epoch])
 
 
@@ -399,20 +395,12 @@ def test_a_knn_evaluation_that_was_stopped_runs_again(
 ):
     """Before the first step, between two epochs and at the end of the run."""
     cfg = pretraining(images, tmp_path / "run")
-    text = ""
-    if at:
-        text = run(cfg, Signal(at - 2, USR1), code=75)
+    text = run(cfg, Signal(at - 2, USR1), code=75) if at else ""
     file = tmp_path / "stalled"
     query = cfg.default_hooks.knn.query_dataloader
     query.num_workers = 1
     query.dataset.pipeline.insert(0, {"type": "Stall", "file": str(file)})
-    with start(cfg, resume=bool(at)) as found:
-        stalled = until(file, found)
-        os.kill(found[0].process.pid, TERM)
-        assert wait_for(found, 40) < 20
-        assert found[0].code == 75, found[0].text
-        text += found[0].text
-    assert not alive(stalled)
+    text += tell(cfg, file, resume=bool(at))
     assert "by SIGTERM during the kNN" in text
     if at:
         assert saved(cfg)["meta"]["iter"] == at
@@ -430,17 +418,17 @@ def test_a_knn_evaluation_that_was_stopped_runs_again(
 
 
 @pytest.mark.fault("R8")
-def test_the_same_notice_twice_counts_once(tmp_path):
-    text = run(toy(tmp_path / "run"), Signal(2, TERM, TERM, pause=0.3), code=75)
-    assert steps(text) == [1, 2, 3]
-
-
-@pytest.mark.fault("R8")
-def test_a_second_signal_ends_at_once(tmp_path):
-    cfg = toy(tmp_path / "run")
-    text = run(cfg, Signal(2, TERM, USR1, pause=2.3), code=-USR1)
-    assert steps(text) == [1, 2]
-    assert not list((tmp_path / "run").glob("*.pth"))
+@pytest.mark.parametrize(
+    ("signals", "pause", "code"),
+    [([TERM, TERM], 0.3, 75), ([TERM, USR1], 2.3, -USR1), ([INT, INT], 2.3, 130)],
+)
+def test_a_second_signal_ends_at_once_but_for_the_same_notice(
+    tmp_path, signals, pause, code
+):
+    text = run(toy(tmp_path / "run"), Signal(2, *signals, pause=pause), code=code)
+    assert steps(text) == ([1, 2, 3] if code == 75 else [1, 2])
+    assert len(list((tmp_path / "run").glob("*.pth"))) == (code == 75)
+    assert "Traceback" not in text
 
 
 @pytest.mark.fault("R8")
@@ -456,14 +444,8 @@ def test_stopped_again_before_a_step_was_done(tmp_path, whole):
     cfg = toy(tmp_path / "run")
     text = run(cfg, Signal(2, TERM), code=75)
     written = (tmp_path / "run" / "iter_3.pth").stat().st_mtime_ns
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
-    file = stall(cfg, at=order[12])
-    with start(cfg, resume=True) as found:
-        until(file, found)
-        os.kill(found[0].process.pid, TERM)
-        wait_for(found, 40)
-        assert found[0].code == 75 and not steps(found[0].text)
-        assert "No step was done since it went on from" in found[0].text
+    again = tell(cfg, stall(cfg, at=ORDER[12]), resume=True)
+    assert not steps(again) and "No step was done since it went on from" in again
     assert (tmp_path / "run" / "iter_3.pth").stat().st_mtime_ns == written
     assert_goes_on(cfg, text, whole[True])
 
@@ -478,10 +460,8 @@ def test_one_rank_that_is_told_stops_all(tmp_path, where):
         hooks = [Signal(2, TERM)]
     else:
         # Rank 1 has the second half of each pair: only it stalls.
-        order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
-        name = {"wait": "train_dataloader", "validation": "val_dataloader"}[where]
-        file = stall(cfg, order[9], where=name)
-        at = {"wait": 1, "validation": 2}[where]
+        name, at = ("train", 1) if where == "wait" else ("val", 2)
+        file = stall(cfg, ORDER[9], where=f"{name}_dataloader")
     with start(cfg, *hooks, ranks=2, only=1) as found:
         if where != "step":
             assert until(file, found) == found[1].process.pid
@@ -500,9 +480,8 @@ def test_one_rank_that_is_told_stops_all(tmp_path, where):
 @pytest.mark.fault("R23")
 @pytest.mark.parametrize("how", ["kill", "sleep", SLOW("raise")])
 def test_a_failing_worker_is_named_and_the_state_saved(tmp_path, whole, how):
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
     cfg = toy(tmp_path / "run", 2, timeout=3)
-    file = stall(cfg, order[9], how)
+    file = stall(cfg, ORDER[9], how)
     with start(cfg) as found:
         culprit = until(file, found)
         assert wait_for(found, 60) < 30
@@ -514,7 +493,7 @@ def test_a_failing_worker_is_named_and_the_state_saved(tmp_path, whole, how):
         "sleep": "has not answered for 3 s and was to read",
         "raise": "failed to read",
     }[how]
-    names = [f"number_{i}.png" for i in order[8:12]]
+    names = [f"number_{i}.png" for i in ORDER[8:12]]
     listed = ", ".join(names)
     sentence = (
         f"Worker 0 (process {culprit}) of the data loader {said} batch 3 ({listed})."
@@ -523,16 +502,15 @@ def test_a_failing_worker_is_named_and_the_state_saved(tmp_path, whole, how):
     assert ("ValueError: no such colour" in text) == (how == "raise")
     assert f"Everything is saved in {tmp_path / 'run' / 'iter_2.pth'}" in text
     assert (tmp_path / "run" / "failed_batch.txt").read_text().split() == names
-    assert not alive(culprit)
+    assert not is_alive(culprit)
     assert steps(text) == [1, 2] and saved(cfg)["meta"]["iter"] == 2
     assert_goes_on(cfg, text, whole[True])  # the file says that it has happened
 
 
 @pytest.mark.fault("R23")
 def test_a_failing_worker_of_another_rank_is_named_by_rank_0(tmp_path):
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
     cfg = toy(tmp_path / "run", 1)
-    file = stall(cfg, order[9], "kill")
+    file = stall(cfg, ORDER[9], "kill")
     with start(cfg, ranks=2) as found:
         wait_for(found, 80)
         for worker in found:
@@ -548,9 +526,7 @@ def test_a_failing_worker_in_the_validation(tmp_path):
     stall(cfg, 9, "kill", where="val_dataloader")
     text = run(cfg, code=4)
     assert "was killed by SIGKILL" in text and "during the validation" in text
-    assert validations(run(cfg, resume=True)) == [
-        "[validated 4: 16]", "[validated 8: 16]"
-    ]  # fmt: skip
+    assert validations(run(cfg, resume=True)) == VALIDATED
 
 
 def test_handlers_are_given_back(tmp_path):

@@ -1,7 +1,6 @@
 """A loader that is one batch ahead delivers what the loader itself would."""
 
 import contextlib
-import itertools
 
 import pytest
 import torch
@@ -13,83 +12,65 @@ from mmssl_ext.engine.resilience.prefetch import CopyToDevice, PrefetchLoader, p
 from tests.harness import BATCH, ToyData, ToyModel
 
 
+def as_it_is(batch):
+    return lambda: batch
+
+
 class Journal:
-    """Stands in for the copy and notes what happens when."""
+    """Stands in for a loader and for the copy, and notes what happens when."""
 
-    def __init__(self):
-        self.events = []
-        self.number = itertools.count()
+    def __init__(self, length):
+        self.events, self.length = [], length
 
-    def __call__(self, batch):
-        number = next(self.number)
-        self.events.append(f"copy {number}")
+    def __iter__(self):
+        self.events.append("made")
+        return self.batches()
 
-        def hand_over():
-            self.events.append(f"use {number}")
+    def batches(self):
+        try:
+            for i in range(self.length):
+                self.events.append(f"fetch{i}")
+                yield i
+            self.events.append("end")
+        finally:
+            self.events.append("closed")
+
+    def copy(self, batch):
+        self.events.append(f"copy{batch}")
+
+        def use():
+            self.events.append(f"use{batch}")
             return ("copied", batch)
 
-        return hand_over
+        return use
 
 
-def test_next_copy_starts_before_each_use():
-    journal = Journal()
-    loader = PrefetchLoader(["a", "b", "c"], journal)
+EVENTS = {
+    0: "made end closed",
+    1: "made fetch0 copy0 end closed use0",
+    3: "made fetch0 copy0 fetch1 copy1 use0 fetch2 copy2 use1 end closed use2",
+}
+
+
+@pytest.mark.parametrize("length", EVENTS)
+def test_the_next_copy_starts_before_each_use(length):
+    """A resumed run prepares samplers and generators for when the iterator is made."""
+    journal = Journal(length)
+    loader = PrefetchLoader(journal, journal.copy)
     for _ in range(2):  # a second epoch starts afresh
-        assert list(loader) == [("copied", x) for x in "abc"]
-    assert journal.events == [
-        *("copy 0", "copy 1", "use 0", "copy 2", "use 1", "use 2"),
-        *("copy 3", "copy 4", "use 3", "copy 5", "use 4", "use 5"),
-    ]
-
-
-def test_the_iterator_of_the_loader_is_made_at_once_and_fetches_nothing():
-    """A resumed run prepares samplers and generators for just that moment."""
-    events = []
-
-    class Loader:
-        def __iter__(self):
-            events.append("made")
-            return map(events.append, range(2))
-
-    batches = iter(PrefetchLoader(Loader(), lambda batch: lambda: batch))
-    assert events == ["made"]
-    next(batches)
-    assert events == ["made", 0, 1]
-
-
-@pytest.mark.parametrize("length", [0, 1, 2])
-def test_nothing_is_fetched_beyond_the_end(length):
-    asked = []
-
-    class Loader:
-        def __iter__(self):
-            for i in range(length):
-                asked.append(i)
-                yield i
-            asked.append("end")
-
-    loader = PrefetchLoader(Loader(), lambda batch: lambda: batch)
-    assert list(loader) == list(range(length))
-    assert asked == [*range(length), "end"]
+        batches = iter(loader)
+        assert journal.events == ["made"]
+        assert list(batches) == [("copied", x) for x in range(length)]
+        assert " ".join(journal.events) == EVENTS[length]
+        journal.events.clear()
 
 
 def test_early_stop_takes_one_batch_more_and_closes_the_loader():
-    asked, closed = [], []
-
-    class Loader:
-        def __iter__(self):
-            try:
-                for i in range(9):
-                    asked.append(i)
-                    yield i
-            finally:
-                closed.append(True)
-
-    for batch in PrefetchLoader(Loader(), lambda batch: lambda: batch):
+    journal = Journal(9)
+    for _, batch in PrefetchLoader(journal, journal.copy):
         if batch == 3:
             break
-    assert asked == [0, 1, 2, 3, 4]
-    assert closed == [True]
+    assert journal.events[-4:] == ["fetch4", "copy4", "use3", "closed"]
 
 
 def test_errors_come_where_the_loader_would_raise_them():
@@ -105,7 +86,7 @@ def test_errors_come_where_the_loader_would_raise_them():
                 raise ValueError("image 5 is broken")
             return index
 
-    loader = iter(PrefetchLoader(DataLoader(Bad()), lambda batch: lambda: batch))
+    loader = iter(PrefetchLoader(DataLoader(Bad()), as_it_is))
     assert [int(next(loader)) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="image 5 is broken"):
         next(loader)
@@ -121,7 +102,7 @@ def test_errors_come_where_the_loader_would_raise_them():
 def test_attributes_are_those_of_the_loader():
     data = ToyData()
     inner = DataLoader(data, batch_size=BATCH, shuffle=True)
-    loader = PrefetchLoader(inner, Journal())
+    loader = PrefetchLoader(inner, as_it_is)
     assert len(loader) == 6
     for name in ("dataset", "sampler", "batch_sampler", "batch_size", "collate_fn"):
         assert getattr(loader, name) is getattr(inner, name)
@@ -138,13 +119,15 @@ class Seen(Hook):
 
 class Install(Hook):
     def before_run(self, runner):
-        prefetch(runner.train_loop, lambda batch: lambda: batch)
+        prefetch(runner.train_loop, as_it_is)
 
 
 def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
     torch.manual_seed(3)
     seen = Seen()
     by_epoch = loop["by_epoch"]
+    kind = "DefaultSampler" if by_epoch else "InfiniteSampler"
+    checkpoint = {"type": "mmssl_ext.PlainCheckpointHook", "by_epoch": by_epoch}
     runner = Runner(
         model=ToyModel(),
         work_dir=str(tmp_path / name),
@@ -153,22 +136,13 @@ def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
             "batch_size": BATCH,
             "num_workers": workers,
             "persistent_workers": workers > 0,
-            "sampler": {
-                "type": "DefaultSampler" if by_epoch else "InfiniteSampler",
-                "shuffle": True,
-            },
+            "sampler": {"type": kind, "shuffle": True},
             "collate_fn": {"type": "default_collate"},
         },
         train_cfg=loop,
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
         param_scheduler=[],
-        default_hooks={
-            "checkpoint": {
-                "type": "mmssl_ext.PlainCheckpointHook",
-                "by_epoch": by_epoch,
-                "interval": 1 if by_epoch else 5,
-            },
-        },
+        default_hooks={"checkpoint": {**checkpoint, "interval": 1 if by_epoch else 5}},
         custom_hooks=[seen, *hooks],
         load_from=None if resume is None else str(tmp_path / resume),
         resume=resume is not None,

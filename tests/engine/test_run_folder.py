@@ -13,7 +13,8 @@ from mmssl_ext.engine.checkpoint.manifest import write_manifest
 from mmssl_ext.engine.checkpoint.read import find_resumable, load_checkpoint_file
 from mmssl_ext.engine.checkpoint.run_folder import RUN_FILE, find_run
 from mmssl_ext.engine.hooks import PlainCheckpointHook
-from mmssl_ext.engine.resilience.lock import Lock, started_by, starter
+from mmssl_ext.engine.resilience.lock import Lock
+from mmssl_ext.engine.resilience.processes import started_by, starter
 from mmssl_ext.errors import ConfigError, UserError
 from mmssl_ext.files import sha256
 from mmssl_ext.run.launch import train

@@ -17,13 +17,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from tests.machine import free_port
 
 NODES = ("n1", "n2")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "salloc", "scontrol")
@@ -108,25 +109,15 @@ class Cluster:
             self.call("scontrol", "update", f"JobId={number}", "StartTime=now+2")
         return job
 
-    def wait(self, number: int, until: Callable[[dict], bool], limit: float) -> dict:
-        """Wait until the job is as asked for, and return it."""
+    def finish(self, number: int, limit: float = 120) -> dict:
+        """Wait for the end of a job, and return it."""
+        going = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED")
+        going += ("SIGNALING", "COMPLETING")
         end = time.monotonic() + limit
-        while not until(job := self.let_go(number)):
-            if time.monotonic() > end:
-                raise TimeoutError(
-                    f"Job {number} after {limit} s: {job}\n{self.logs()}"
-                )
+        while (job := self.let_go(number))["JobState"] in going:
+            assert time.monotonic() < end, f"{job}\n{self.logs()}"
             time.sleep(0.2)
         return job
-
-    def finish(self, number: int, limit: float = 120) -> dict:
-        """Wait for the end of a job."""
-        going = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
-        return self.wait(number, lambda job: job["JobState"] not in going, limit)
-
-    def wait_for_nodes(self) -> None:
-        """Wait until both nodes are idle."""
-        _until(lambda: _idle(self), [], "both nodes", self)
 
     def logs(self) -> str:
         """The last lines of the daemons' logs."""
@@ -148,19 +139,15 @@ def running_cluster() -> Iterator[Cluster]:
     try:
         _write(folder)
         munge = folder / "munge"
-        daemons.append(
-            _start(
-                cluster,
-                *("munged", "--foreground", f"--key-file={munge}/key"),
-                *(f"--socket={munge}/socket", f"--pid-file={munge}/pid"),
-                *(f"--log-file={munge}/log", f"--seed-file={munge}/seed"),
-            )
-        )
-        _until(lambda: (munge / "socket").exists(), daemons, "munged", cluster)
+        places = {"key-file": "key", "pid-file": "pid", "log-file": "log"}
+        places |= {"socket": "socket", "seed-file": "seed"}
+        options = [f"--{name}={munge}/{file}" for name, file in places.items()]
+        daemons.append(_start(cluster, "munged", "--foreground", *options))
+        _until((munge / "socket").exists, daemons, "munged", cluster)
         daemons.append(_start(cluster, "slurmctld", "-D", "-c"))
         for node in NODES:
             daemons.append(_start(cluster, "slurmd", "-D", "-N", node))
-        _until(lambda: _idle(cluster), daemons, "both nodes", cluster)
+        wait_for_nodes(cluster, daemons)
         yield cluster
     finally:
         _stop(cluster, daemons)
@@ -179,11 +166,7 @@ def _write(folder: Path) -> None:
     munge.chmod(0o711)
     (munge / "key").touch(0o600)
     (munge / "key").write_bytes(secrets.token_bytes(128))
-    with contextlib.ExitStack() as stack:  # all open at once, so that they differ
-        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1] for one in sockets]
+    ports = [free_port() for _ in range(3)]
     host = socket.gethostname().split(".")[0]
     user = pwd.getpwuid(os.getuid()).pw_name
     text = _CONF.format(folder=folder, host=host, ports=ports, user=user)
@@ -212,17 +195,19 @@ def _idle(cluster: Cluster) -> bool:
     return states.split() == ["idle"] * 2 * len(NODES)  # in two partitions
 
 
+def wait_for_nodes(cluster: Cluster, daemons: Sequence[subprocess.Popen] = ()) -> None:
+    """Wait until both nodes are idle."""
+    _until(lambda: _idle(cluster), daemons, "both nodes", cluster)
+
+
 def _until(
-    ready: Callable[[], bool], daemons: list, what: str, cluster: Cluster
+    ready: Callable[[], bool], daemons: Sequence, what: str, cluster: Cluster
 ) -> None:
     end = time.monotonic() + 30
     while not ready():
         ended = [daemon.args[0] for daemon in daemons if daemon.poll() is not None]
         if ended or time.monotonic() > end:
-            raise RuntimeError(
-                f"Slurm's {what} did not come up{f': {ended} ended' if ended else ''}."
-                f"\n{cluster.logs()}"
-            )
+            raise RuntimeError(f"{what} did not come up ({ended})\n{cluster.logs()}")
         time.sleep(0.1)
 
 
@@ -260,9 +245,3 @@ def processes(folder: Path) -> list[int]:
             if mark in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
-
-
-if __name__ == "__main__":  # a cluster to try things on, until Enter is pressed
-    with running_cluster() as running:
-        print(f"export SLURM_CONF={running.env['SLURM_CONF']}", flush=True)
-        sys.stdin.readline()

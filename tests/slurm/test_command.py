@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.slurm.support import SCRIPT, script_env
 
-ODD = [
-    "--cfg-options",
-    "a=it's",
-    'b="two  words"',
-    "c=$HOME `id`",
-    "d=*;\\n\ttab\nline",
-]
+ODD = ["--cfg-options", "a=it's", 'b="two  words"', "c=$HOME `id`"]
+ODD += ["d=*;\\n\ttab\nline"]
 
 # Notes its arguments, separated by NUL, and its input.
 FAKE = """\
@@ -41,7 +36,7 @@ esac
 class Fakes:
     """The commands of Slurm, and what they were called with."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         self.calls = folder / "calls"
         (folder / "bin").mkdir()
@@ -52,9 +47,7 @@ class Fakes:
             program.chmod(0o755)
         (folder / "config.py").touch()
 
-    def run(
-        self, *command: str, stdin: str = "", **env: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command, stdin="", **env):
         """Run a command where the fakes are found first."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
         path = f"{self.folder / 'bin'}:{clean['PATH']}"
@@ -68,32 +61,26 @@ class Fakes:
             timeout=20,
         )
 
-    def batch(self, **env: str) -> subprocess.CompletedProcess[str]:
+    def batch(self, **env):
         """Run the job that was submitted."""
         job = {"SLURM_JOB_ID": "15041", "SLURM_JOB_NODELIST": "[a-b]"} | env
         return self.run("bash", stdin=(self.calls / "stdin").read_text(), **job)
 
-    def arguments(self, name: str) -> list[str]:
+    def arguments(self, name):
         """All that a command was called with."""
         file = self.calls / name
         return file.read_text().split("\0")[:-1] if file.exists() else []
 
 
 @pytest.fixture
-def fakes(tmp_path: Path) -> Fakes:
+def fakes(tmp_path):
     return Fakes(tmp_path)
 
 
-def test_submits_what_the_tradition_asks_for(fakes: Fakes) -> None:
-    done = fakes.run(
-        GPUS="16",
-        GPUS_PER_NODE="8",
-        CPUS_PER_TASK="6",
-        TIME="2-0",
-        GRES="gpu:a100:8",
-        SBATCH_ARGS="--qos=low  --mem=0",
-        SIGNAL_TIME="300",
-    )
+def test_submits_what_the_tradition_asks_for(fakes):
+    env = {"GPUS": "16", "GPUS_PER_NODE": "8", "CPUS_PER_TASK": "6", "TIME": "2-0"}
+    env |= {"GRES": "gpu:a100:8", "SIGNAL_TIME": "300"}
+    done = fakes.run(**env, SBATCH_ARGS="--qos=low  --mem=0")
     assert done.returncode == 0, done.stderr
     log = fakes.folder / "run" / "slurm" / "job"
     assert done.stdout == f"Submitted batch job 41; log: {log}-41.log\n"
@@ -108,14 +95,14 @@ def test_submits_what_the_tradition_asks_for(fakes: Fakes) -> None:
         assert option in options
 
 
-def test_gpus_and_time_unless_told(fakes: Fakes) -> None:
+def test_gpus_and_time_unless_told(fakes):
     fakes.run(GRES="")
     assert not re.search("--(gres|time)=", " ".join(fakes.arguments("sbatch")))
     fakes.run("env", "-u", "GRES", str(SCRIPT), "part", "job", "config.py", GPUS="4")
     assert "--gres=gpu:1" in fakes.arguments("sbatch")
 
 
-def test_arguments_survive_the_job_script(fakes: Fakes) -> None:
+def test_arguments_survive_the_job_script(fakes):
     fakes.run()
     done = fakes.batch()
     assert done.returncode == 0, done.stderr
@@ -126,12 +113,11 @@ def test_arguments_survive_the_job_script(fakes: Fakes) -> None:
         *("config.py", "--launcher", "slurm", "--work-dir", str(fakes.folder / "run")),
         *(*ODD, "--resume"),
     ]
-    assert (
-        "2 tasks that meet at a.local:15041\n" in done.stdout
-    )  # 15000 + 15041 % 15000
+    # 15000 + 15041 % 15000
+    assert "2 tasks that meet at a.local:15041\n" in done.stdout
 
 
-def test_the_work_dir_may_be_an_option(fakes: Fakes) -> None:
+def test_the_work_dir_may_be_an_option(fakes):
     fakes.run(str(SCRIPT), "part", "job", "config.py", "--work-dir", "x y", "--amp")
     assert (fakes.folder / "x y" / "slurm").is_dir()
     fakes.batch()
@@ -140,32 +126,23 @@ def test_the_work_dir_may_be_an_option(fakes: Fakes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "env", "requeued"),
+    ("code", "restarts", "most", "requeued"),
     [
-        ("75", {}, True),
-        ("138", {}, True),  # killed by SIGUSR1 while it started
-        ("143", {}, True),
-        ("75", {"SLURM_RESTART_COUNT": "99"}, True),
-        ("75", {"SLURM_RESTART_COUNT": "100"}, False),
-        ("75", {"SLURM_RESTART_COUNT": "2", "MAX_REQUEUES": "2"}, False),
-        ("0", {}, False),
-        ("1", {}, False),
-        ("2", {}, False),
-        ("3", {}, False),
-        ("137", {}, False),
+        *((code, 0, 100, True) for code in (75, 138, 143)),  # 138: while it started
+        *((code, 0, 100, False) for code in (0, 1, 2, 3, 137)),
+        *((75, 99, None, True), (75, 100, None, False), (75, 2, 2, False)),
     ],
 )
-def test_requeues_only_what_goes_on(
-    fakes: Fakes, code: str, env: dict[str, str], requeued: bool
-) -> None:
+def test_requeues_only_what_goes_on(fakes, code, restarts, most, requeued):
     fakes.run()
-    done = fakes.batch(SRUN_CODE=code, **env)
-    assert done.returncode == int(code)
+    env = {} if most is None else {"MAX_REQUEUES": str(most)}
+    done = fakes.batch(SRUN_CODE=str(code), SLURM_RESTART_COUNT=str(restarts), **env)
+    assert done.returncode == code
     called = fakes.arguments("scontrol")
     assert (called[-2:] == ["requeue", "15041"]) == ("requeue" in called) == requeued
 
 
-def test_an_allocation_of_the_users_is_not_requeued(fakes: Fakes) -> None:
+def test_an_allocation_of_the_users_is_not_requeued(fakes):
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a", "SLURM_NTASKS": "3"}
     done = fakes.run(**job, GPUS="", CPUS_PER_TASK="", SRUN_CODE="75")
     assert done.returncode == 75, done.stderr
@@ -175,7 +152,7 @@ def test_an_allocation_of_the_users_is_not_requeued(fakes: Fakes) -> None:
     assert "--ntasks=3" in options and "--cpus-per-task=1" in options
 
 
-def test_the_foreground_asks_for_an_allocation(fakes: Fakes) -> None:
+def test_the_foreground_asks_for_an_allocation(fakes):
     fakes.run(SRUN="1", SBATCH_ARGS="--qos=low")
     called = fakes.arguments("salloc")
     assert {"--partition=part", "--ntasks=2", "--qos=low"} < set(called)
@@ -183,43 +160,32 @@ def test_the_foreground_asks_for_an_allocation(fakes: Fakes) -> None:
     assert called[-len(expected) :] == expected
 
 
-@pytest.mark.parametrize(
-    ("env", "sentence"),
-    [
-        ({"GPUS": "two"}, "GPUS is 'two'; it must be a number."),
-        ({"GPUS": "0"}, "must be above 0."),
-        (
-            {"GPUS": "12", "GPUS_PER_NODE": "8"},
-            "GPUS=12 does not fill nodes of GPUS_PER_NODE=8.",
-        ),
-        ({"SIGNAL_TIME": "2m"}, "SIGNAL_TIME is '2m'; it must be a number."),
-        ({"STAGE_FROM": "."}, "staging needs both STAGE_FROM and STAGE_TO."),
-        ({"STAGE_TO": "/scratch"}, "staging needs both STAGE_FROM and STAGE_TO."),
-        (
-            {"STAGE_FROM": "gone", "STAGE_TO": "/scratch"},
-            "STAGE_FROM gone does not exist.",
-        ),
-        (
-            {"STAGE_FROM": "config.py", "STAGE_TO": "/scratch"},
-            "STAGE_FROM config.py is neither a folder nor a .tar.",
-        ),
-        ({"STAGE_FROM": ".", "STAGE_TO": "scratch"}, "must be an absolute path"),
-        ({"STAGE_FROM": ".", "STAGE_TO": "/a b"}, "must be an absolute path"),
-        ({"PYTHON": "no/python"}, "no program 'no/python' here; set PYTHON."),
-    ],
-)
-def test_wrong_use_is_one_sentence(
-    fakes: Fakes, env: dict[str, str], sentence: str
-) -> None:
-    done = fakes.run(**env)
+WRONG = """\
+GPUS=two: GPUS is 'two'; it must be a number.
+GPUS=0: must be above 0.
+GPUS=12 GPUS_PER_NODE=8: GPUS=12 does not fill nodes of GPUS_PER_NODE=8.
+SIGNAL_TIME=2m: SIGNAL_TIME is '2m'; it must be a number.
+STAGE_FROM=.: staging needs both STAGE_FROM and STAGE_TO.
+STAGE_TO=/scratch: staging needs both STAGE_FROM and STAGE_TO.
+STAGE_FROM=gone STAGE_TO=/scratch: STAGE_FROM gone does not exist.
+STAGE_FROM=config.py STAGE_TO=/scratch: STAGE_FROM config.py is neither a folder nor
+STAGE_FROM=. STAGE_TO=scratch: must be an absolute path
+STAGE_FROM=. 'STAGE_TO=/a b': must be an absolute path
+PYTHON=no/python: no program 'no/python' here; set PYTHON.
+"""
+
+
+@pytest.mark.parametrize("case", WRONG.splitlines())
+def test_wrong_use_is_one_sentence(fakes, case):
+    env, _, sentence = case.partition(": ")
+    done = fakes.run(**dict(x.split("=") for x in shlex.split(env)))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("slurm_train.sh: ")
-    assert sentence in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr and done.stderr.count("\n") == 1
     assert not fakes.arguments("sbatch")
 
 
-def test_wrong_arguments_are_one_sentence(fakes: Fakes) -> None:
+def test_wrong_arguments_are_one_sentence(fakes):
     done = fakes.run(str(SCRIPT), "part", "job")
     assert done.returncode == 2 and done.stderr.startswith("Usage: ")
     done = fakes.run(str(SCRIPT), "part", "job", "gone.py")
@@ -227,7 +193,7 @@ def test_wrong_arguments_are_one_sentence(fakes: Fakes) -> None:
     assert "config gone.py does not exist (looked from " in done.stderr
 
 
-def test_a_machine_without_slurm(fakes: Fakes) -> None:
+def test_a_machine_without_slurm(fakes):
     plain = fakes.folder / "plain"
     plain.mkdir()
     for name in ("bash", "basename", "dirname"):

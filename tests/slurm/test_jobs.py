@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import tarfile
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import wait_for_nodes
 from tests.slurm.support import UNTIL_STOPPED, Job
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
@@ -21,9 +20,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 ODD = ["--cfg-options", "a=it's", 'b="two  words"', "c=$HOME", "d=*;\\n\ttab\nline"]
 
 
-def test_a_job_starts_a_task_per_node_and_says_where(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_starts_a_task_per_node_and_says_where(cluster, tmp_path, monkeypatch):
     monkeypatch.setitem(cluster.env, "NCCL_DEBUG", "WARN two")
     monkeypatch.setitem(cluster.env, "SECRET_TOKEN", "hidden")
     program = "say(args=sys.argv[1:], **{k: os.environ[k] for k in %r})" % [
@@ -51,9 +48,7 @@ def test_a_job_starts_a_task_per_node_and_says_where(
     assert "hidden" not in log
 
 
-def test_in_the_foreground_the_exit_code_comes_back(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_in_the_foreground_the_exit_code_comes_back(cluster, tmp_path):
     program = "say(args=sys.argv[1:]); sys.exit(75 if rank else 0)"
     job = Job(cluster, tmp_path, program, SRUN=1)
     done = job.run(*ODD)
@@ -63,7 +58,7 @@ def test_in_the_foreground_the_exit_code_comes_back(
     assert len(said) == 2 and said[0]["args"][-len(ODD) - 1 :] == [*ODD, "--resume"]
 
 
-def test_usr1_saves_requeues_and_resumes(cluster: Cluster, tmp_path: Path) -> None:
+def test_usr1_saves_requeues_and_resumes(cluster, tmp_path):
     # Rank 1 leaves at once; rank 0 takes its time to save and must get it.
     program = UNTIL_STOPPED.replace(
         "sys.exit", "time.sleep(3 * stopped * (rank == 0)); say(saved=1); sys.exit"
@@ -85,19 +80,26 @@ def test_usr1_saves_requeues_and_resumes(cluster: Cluster, tmp_path: Path) -> No
     assert "start 1\n" in log and "start 2\n" in log and "saved; requeued\n" in log
 
 
-def test_other_exit_codes_are_passed_on(cluster: Cluster, tmp_path: Path) -> None:
-    job = Job(cluster, tmp_path, "sys.exit(3 if rank else 0)").submit()
-    job.ends("FAILED", restarts=0, code=3)
-    assert "exit code 3: not requeued\n" in job.log()
+@pytest.mark.parametrize(
+    ("program", "env", "restarts", "code", "words"),
+    [
+        ("sys.exit(3 if rank else 0)", {}, 0, 3, "exit code 3: not requeued\n"),
+        (
+            "sys.exit(75)",
+            {"MAX_REQUEUES": 1},
+            1,
+            75,
+            "not requeued after MAX_REQUEUES=1 times",
+        ),
+    ],
+)
+def test_what_is_not_requeued(cluster, tmp_path, program, env, restarts, code, words):
+    job = Job(cluster, tmp_path, program, **env).submit()
+    job.ends("FAILED", restarts=restarts, code=code)
+    assert words in job.log()
 
 
-def test_requeues_are_capped(cluster: Cluster, tmp_path: Path) -> None:
-    job = Job(cluster, tmp_path, "sys.exit(75)", MAX_REQUEUES=1).submit()
-    job.ends("FAILED", restarts=1, code=75)
-    assert "not requeued after MAX_REQUEUES=1 times" in job.log()
-
-
-def test_a_cancelled_job_stays_cancelled(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_cancelled_job_stays_cancelled(cluster, tmp_path):
     job = Job(cluster, tmp_path, UNTIL_STOPPED).submit()
     job.until_ready()
     cluster.call("scancel", job.number)
@@ -108,7 +110,7 @@ def test_a_cancelled_job_stays_cancelled(cluster: Cluster, tmp_path: Path) -> No
     assert "caught SIGTERM: Slurm ends the job\n" in job.log()
 
 
-def test_preempted_by_an_urgent_job(cluster: Cluster, tmp_path: Path) -> None:
+def test_preempted_by_an_urgent_job(cluster, tmp_path):
     job = Job(cluster, tmp_path, UNTIL_STOPPED).submit()
     job.until_ready()
     urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
@@ -118,20 +120,17 @@ def test_preempted_by_an_urgent_job(cluster: Cluster, tmp_path: Path) -> None:
     assert all(s["args"][-1] == "--resume" for s in job.said("args"))
 
 
-def test_a_node_fails(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_node_fails(cluster, tmp_path):
     job = Job(cluster, tmp_path, UNTIL_STOPPED).submit()
     job.until_ready()
     cluster.call("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     # The node comes back by itself.
-    # the node comes back by itself
     job.ends("COMPLETED", restarts=1)
-    cluster.wait_for_nodes()
+    wait_for_nodes(cluster)
 
 
 @pytest.mark.parametrize("signal", ["USR1", "TERM"])
-def test_a_signal_to_the_shell_alone_is_passed_on(
-    cluster: Cluster, tmp_path: Path, signal: str
-) -> None:
+def test_a_signal_to_the_shell_alone_is_passed_on(cluster, tmp_path, signal):
     job = Job(cluster, tmp_path, UNTIL_STOPPED).submit()
     job.until_ready()
     cluster.call("scancel", "--batch", f"--signal={signal}", job.number)
@@ -140,7 +139,7 @@ def test_a_signal_to_the_shell_alone_is_passed_on(
     assert [s["signal"] for s in job.said("signal")] == ["SIGUSR1"] * 2
 
 
-def test_a_signal_before_training_listens(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_signal_before_training_listens(cluster, tmp_path):
     deaf = "if start == 0: signal.signal(signal.SIGUSR1, signal.SIG_DFL)\n"
     job = Job(cluster, tmp_path, deaf + UNTIL_STOPPED).submit()
     job.until_ready()
@@ -149,15 +148,14 @@ def test_a_signal_before_training_listens(cluster: Cluster, tmp_path: Path) -> N
     assert "exit code 138: stopped by a signal before it could save" in job.log()
 
 
-def test_the_time_limit_asks_to_save(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_time_limit_asks_to_save(cluster, tmp_path):
     job = Job(cluster, tmp_path, UNTIL_STOPPED, TIME=1, SIGNAL_TIME=20).submit()
     # Slurm looks every 30 s, and rather sends the signal too early.
-    # Slurm looks every 30 s, and rather sends it too early
     job.ends("COMPLETED", restarts=1)
     assert [s["signal"] for s in job.said("signal")] == ["SIGUSR1"] * 2
 
 
-def test_staging_copies_once(cluster: Cluster, tmp_path: Path) -> None:
+def test_staging_copies_once(cluster, tmp_path):
     source, target = tmp_path / "shards", tmp_path / "disk" / "data" / "shards"
     source.mkdir()
     (source / "0.tar").write_bytes(b"first")
@@ -189,7 +187,7 @@ def test_staging_copies_once(cluster: Cluster, tmp_path: Path) -> None:
     assert len(job.said()) == 4  # training did not start
 
 
-def test_staging_unpacks_a_tar(cluster: Cluster, tmp_path: Path) -> None:
+def test_staging_unpacks_a_tar(cluster, tmp_path):
     (tmp_path / "image").write_bytes(b"pixels")
     with tarfile.open(tmp_path / "data.tar", "w") as file:
         file.add(tmp_path / "image", "train/a/image")
@@ -204,7 +202,7 @@ def test_staging_unpacks_a_tar(cluster: Cluster, tmp_path: Path) -> None:
     ]
 
 
-def test_staging_that_fails_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
+def test_staging_that_fails_leaves_nothing(cluster, tmp_path):
     (tmp_path / "data.tar").write_bytes(b"no tar" * 1000)
     env: dict[str, Any] = {
         "STAGE_FROM": tmp_path / "data.tar",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.harness import config, write_images
-from tests.slurm.cluster import Cluster
 from tests.slurm.support import REPO, Job
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
@@ -17,7 +15,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 EPOCHS, ITERS = 4, 60  # ITERS x 2 tasks x batch 4 = 480 images
 
 
-def _config(images: Path) -> str:
+def _config(images):
     """A tiny MoCo on what every pretraining run shares; no checkpoint but the last."""
     cfg = config(images, images, EPOCHS)
     cfg.train_dataloader |= {"num_workers": 1, "persistent_workers": True}
@@ -35,15 +33,13 @@ def _config(images: Path) -> str:
     )
 
 
-def _iteration(job: Job) -> int:
+def _iteration(job):
     """How far the log says that the run is."""
     lines = re.findall(r"Epoch\(train\) *\[(\d+)\]\[ *(\d+)/", job.log())
     return max(((int(e) - 1) * ITERS + int(i) for e, i in lines), default=0)
 
 
-def test_preempted_twice_the_weights_are_the_same(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_preempted_twice_the_weights_are_the_same(cluster, tmp_path):
     text = _config(write_images(tmp_path / "images", per_class=ITERS * 4))
     env = {"OMP_NUM_THREADS": 1}
     whole = Job(cluster, tmp_path / "whole", text, stand_in=False, **env).submit()

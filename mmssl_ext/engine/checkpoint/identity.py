@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmssl_ext.engine.resilience.lock import started_by, starter
+from mmssl_ext.engine.resilience.processes import started_by, starter
 from mmssl_ext.errors import ConfigError
 
 from .manifest import ManifestError, manifest_path, read_manifest

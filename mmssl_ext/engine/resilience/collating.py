@@ -48,17 +48,14 @@ def _differing(items: Sequence[Any]) -> str | None:
         inputs = item.get("inputs") if isinstance(item, dict) else None
         views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         shapes = [tuple(getattr(view, "shape", ())) for view in views]
-        if first is None:
-            first = shapes, item
-        for shape, other in zip(shapes, first[0], strict=False):
+        first = first or (shapes, item)
+        for other, shape in zip(first[0], shapes, strict=False):
             if shape != other and len(shape) > 2 and len(other) > 2:
-                pair = (_name(first[1]), other), (_name(item), shape)
-                return " and ".join(
-                    f"{size[-1]} x {size[-2]} ({name})" for name, size in pair
-                )
+                return f"{_said(other, first[1])} and {_said(shape, item)}"
     return None
 
 
-def _name(item: dict) -> str:
+def _said(shape: tuple[int, ...], item: dict) -> str:
     sample: Any = item.get("data_samples")
-    return shown(sample.get("img_path", "?") if hasattr(sample, "get") else "?")
+    name = sample.get("img_path", "?") if hasattr(sample, "get") else "?"
+    return f"{shape[-1]} x {shape[-2]} ({shown(name)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,8 +91,7 @@ class NonFiniteGuardHook(Hook):
 
     def before_write_checkpoint(self, runner: Any) -> None:
         """Look before PlainCheckpointHook deletes or writes a file."""
-        self._check_losses(runner)
-        self._check_weights(runner)
+        self.after_train_epoch(runner)
 
     def _check_losses(self, runner: Any) -> None:
         if self._first is None:
@@ -101,43 +101,37 @@ class NonFiniteGuardHook(Hook):
         iteration = int(first)
         if iteration == _NEVER:
             return
-        terms: dict[str, float] = {}
-        paths: list[str] = []
+        mine: dict[str, Any] = {"losses": {}, "images": []}
         for step in self._steps:
             if step.iteration == iteration:
-                terms = dict(zip(step.names, step.values.tolist(), strict=True))
-                paths = step.paths
-        shares = all_gather_object((terms, paths))
-        ranks = {
-            str(rank): {"losses": terms, "images": paths}
-            for rank, (terms, paths) in enumerate(shares)
-            if not all(_finite(value) for value in terms.values())
-        }
-        found = {
-            name: value for r in ranks.values() for name, value in r["losses"].items()
-        }
-        text = ", ".join(
-            f"{name} = {value:.4g}"
-            for name, value in found.items()
-            if not _finite(value)
-        )
-        images = [path for r in ranks.values() for path in r["images"]]
+                losses = dict(zip(step.names, step.values.tolist(), strict=True))
+                mine = {"losses": losses, "images": step.paths}
+        ranks: dict[str, Any] = {}
+        bad: dict[str, float] = {}
+        images: list[str] = []
+        for rank, found in enumerate(all_gather_object(mine)):
+            infinite = {
+                k: v for k, v in found["losses"].items() if not math.isfinite(v)
+            }
+            if infinite:
+                ranks[str(rank)] = found
+                bad |= infinite
+                images += found["images"]
+        text = ", ".join(f"{name} = {value:.4g}" for name, value in bad.items())
+        more = f" and {len(images) - 4} more" if len(images) > 4 else ""
+        named = f"{', '.join(map(shown, images[:4]))}{more}"
         self._stop(
             runner,
             iteration,
             f"{text} at iteration {iteration + 1}",
             {"ranks": ranks},
-            f" Images of that batch: {', '.join(map(shown, images[:4]))}"
-            f"{f' and {len(images) - 4} more' if len(images) > 4 else ''}."
-            if images
-            else "",
+            f" Images of that batch: {named}." if images else "",
         )
 
     def _check_weights(self, runner: Any) -> None:
-        model = unwrap(runner.model)
         state = {
             name: value
-            for name, value in model.state_dict().items()
+            for name, value in unwrap(runner.model).state_dict().items()
             if isinstance(value, Tensor) and value.is_floating_point()
         }
         if not state:
@@ -147,20 +141,18 @@ class NonFiniteGuardHook(Hook):
         all_reduce(flag, op="min")
         if flag:
             return
-        names = [
-            name for name, ok in zip(state, finite.tolist(), strict=True) if not ok
-        ]
+        flags = zip(state, finite.tolist(), strict=True)
+        names = [name for name, is_finite in flags if not is_finite]
         self._stop(
             runner,
             max(runner.iter - 1, 0),
             f"Weights are not finite although the losses were: {', '.join(names[:3])} "
             f"({len(names)} tensors) after iteration {runner.iter}",
             {"weights": names},
-            "",
         )
 
     def _stop(
-        self, runner: Any, iteration: int, what: str, details: dict, images: str
+        self, runner: Any, iteration: int, what: str, details: dict, images: str = ""
     ) -> None:
         lr = {name: value[0] for name, value in runner.optim_wrapper.get_lr().items()}
         good = _last_checkpoint(runner)
@@ -176,12 +168,12 @@ class NonFiniteGuardHook(Hook):
             with contextlib.suppress(OSError):  # what is told below counts more
                 write_text(file, json.dumps(report, indent=2) + "\n")
         rates = ", ".join(f"{name} {value:.4g}" for name, value in lr.items())
-        resume = (
-            f"Lower the learning rate or look at those images, then resume with "
-            f"--resume {good}."
-            if good
-            else "No checkpoint was written yet; start again with a lower rate."
-        )
+        resume = "No checkpoint was written yet; start again with a lower rate."
+        if good:
+            resume = (
+                "Lower the learning rate or look at those images, then resume with "
+                f"--resume {good}."
+            )
         text = (
             f"Training stopped: {what} (epoch {runner.epoch + 1}, {rates}).{images} "
             f"Details: {file}. {resume}"
@@ -201,21 +193,15 @@ def _stack(values: list[Any]) -> Tensor:
     return torch.stack([x.float().mean() for x in tensors])
 
 
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")  # False for NaN too
-
-
 def _paths(data_batch: Any) -> list[str]:
-    if not isinstance(data_batch, dict):
-        return []
-    samples = data_batch.get("data_samples") or ()
-    return [str(sample.get("img_path", "?")) for sample in samples]
+    samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else ()
+    return [str(sample.get("img_path", "?")) for sample in samples or ()]
 
 
 def _last_checkpoint(runner: Any) -> str | None:
     wait_for_checkpoints()  # the last one may still be on its way to the disk
     path = runner.message_hub.get_info("last_ckpt")
-    if path is None:
-        pointer = Path(runner.work_dir) / "last_checkpoint"
-        path = read_text(pointer).strip() if pointer.is_file() else None
+    pointer = Path(runner.work_dir) / "last_checkpoint"
+    if path is None and pointer.is_file():
+        path = read_text(pointer).strip()
     return path if path and Path(path).is_file() else None

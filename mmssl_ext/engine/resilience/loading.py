@@ -12,20 +12,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
-from torch._C import _remove_worker_pids, _set_worker_pids
-from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import (
-    _BaseDataLoaderIter,
-    _MultiProcessingDataLoaderIter,
-    _SingleProcessDataLoaderIter,
-)
 
+from mmssl_ext import compat
 from mmssl_ext.errors import LoaderError
+from mmssl_ext.interrupt import held_back
 from mmssl_ext.text import shown
 
 from .collating import ImageSizesError
@@ -44,6 +39,9 @@ _CAUSES = {
     signal.SIGBUS.value: "This happens where shared memory (/dev/shm) is full: give it "
     "more, or take fewer workers (num_workers).",
 }
+_TorchAlone: Any
+_TorchWorkers: Any
+_TorchAlone, _TorchWorkers = compat.loader_iterators()
 
 
 def guard_workers(loader: DataLoader) -> DataLoader:
@@ -58,36 +56,32 @@ def guard_workers(loader: DataLoader) -> DataLoader:
     Returns:
         The loader.
     """
-    if "_get_iterator" in vars(loader):
+    if loader in _guarded:
         return loader
+    _guarded.add(loader)
     if loader.num_workers > 0:
         loader.timeout = loader.timeout or TIMEOUT
         if _WAITS:
             loader.worker_init_fn = _InWorker(loader.worker_init_fn)
-    if type(loader)._get_iterator is DataLoader._get_iterator:
+    if not compat.makes_own_iterators(loader):
         # No reference to itself: persistent workers end when the loader is dropped.
-        reference = weakref.ref(loader)
-        loader._get_iterator = lambda: _iterator(reference())  # type: ignore
+        compat.iterate_by(loader, functools.partial(_iterator, weakref.ref(loader)))
     return loader
 
 
 def end_workers() -> None:
     """End the workers of all guarded loaders at once, also those that hang."""
     for iterator in list(_live):
-        iterator.abandon()
+        iterator.end()
     _live.clear()
 
 
 class WorkerError(LoaderError):
-    """A worker died, raised or does not answer.
+    """A worker died, raised or does not answer; ``images`` are all it was to read."""
 
-    Attributes:
-        images: What it was to read, all of it.
-    """
-
-    def __init__(self, message: str, images: list[str] | None = None) -> None:
+    def __init__(self, message: str, images: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.images = images or []
+        self.images = images
 
 
 class _InWorker:
@@ -129,20 +123,8 @@ def _heed_parent() -> None:
     os._exit(0)
 
 
-@contextlib.contextmanager
-def _held_back() -> Iterator[None]:
-    """Let processes that are started meanwhile begin with our signals blocked."""
-    if not _WAITS:
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _iterator(loader: DataLoader | None) -> _BaseDataLoaderIter:
+def _iterator(reference: weakref.ref[DataLoader]) -> Any:
+    loader = reference()
     assert loader is not None
     if loader.num_workers == 0:
         return _Alone(loader)
@@ -150,41 +132,48 @@ def _iterator(loader: DataLoader | None) -> _BaseDataLoaderIter:
     return _Workers(loader)
 
 
-class _Alone(_SingleProcessDataLoaderIter):
+class _Agreed(compat.LoaderIterator):
+    """An iterator all of whose ranks agree, batch by batch, on whether to go on."""
+
+    key: int  # identity of the loader
+    is_left: Callable[..., bool]
+
+    def __next__(self) -> Any:
+        signals = current()
+        if signals is None or not signals.agree_on(self.key, self.yielded):
+            return self.take()
+        return signals.fetch(self.take, self.is_left)
+
+
+class _Alone(_Agreed, _TorchAlone):
     """Iterator of a loader without workers."""
 
     def __init__(self, loader: DataLoader) -> None:
         super().__init__(loader)
-        self._key = id(loader)
+        self.key = id(loader)
         self._ahead: list[Any] = []  # an index drawn, but not used yet
 
-    def __next__(self) -> Any:
-        watch = current()
-        if watch is None or not watch.polls(self._key, self._num_yielded):
-            return self._take()
-        return watch.fetch(self._take, self._is_left)
-
-    def _is_left(self) -> bool:
+    def is_left(self) -> bool:
         if not self._ahead:
             with contextlib.suppress(StopIteration):
-                self._ahead = [super()._next_index()]
+                self._ahead = [self.draw()]
         return bool(self._ahead)
 
-    def _next_index(self) -> Any:
-        return self._ahead.pop() if self._ahead else super()._next_index()
+    def next_index(self) -> Any:
+        return self._ahead.pop() if self._ahead else self.draw()
 
-    def _take(self) -> Any:
+    def take(self) -> Any:
         from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 
         try:
-            return super().__next__()
+            return super().take()
         except UnreadableImageError as error:
             raise LoaderError(f"The data loader failed to read a batch. {error}") from (
                 error
             )
 
 
-class _Workers(_MultiProcessingDataLoaderIter):
+class _Workers(_Agreed, compat.WorkersIterator, _TorchWorkers):
     """Iterator of a loader with workers.
 
     torch raises in the middle of whatever the main thread does when a worker dies; here
@@ -192,7 +181,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
     """
 
     def __init__(self, loader: DataLoader) -> None:
-        self._key = id(loader)
+        self.key = id(loader)
         self._loader = weakref.ref(loader)
         self._failure: Exception | None = None
         self._unreadable = 0  # batches that cannot be had since a worker has died
@@ -200,66 +189,44 @@ class _Workers(_MultiProcessingDataLoaderIter):
         context: Any = loader.multiprocessing_context or multiprocessing
         if context.get_start_method() != "fork":
             resource_tracker.ensure_running()  # its start would let SIGTERM through
-        with _held_back():
+        with held_back(SIGNALS) if _WAITS else contextlib.nullcontext():
             super().__init__(loader)
-        _remove_worker_pids(id(self))
-        self._worker_pids_set = False
         _live.add(self)
 
-    def __next__(self) -> Any:
-        watch = current()
-        if watch is None or not watch.polls(self._key, self._num_yielded):
-            return self._take()
-        return watch.fetch(self._take, self._is_left)
+    def end(self) -> None:
+        """Kill the workers."""
+        self.kill(self._loader(), _SLICE)
 
-    def abandon(self) -> None:
-        """Kill the workers; wait for nothing that might not come."""
-        self._shutdown = True  # so that __del__ does not wait either
-        with contextlib.suppress(ValueError):
-            _remove_worker_pids(id(self))
-        workers = getattr(self, "_workers", ())
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.join(_SLICE)
-        if (pinning := getattr(self, "_pin_memory_thread", None)) is not None:
-            self._pin_memory_thread_done_event.set()
-            self._worker_result_queue.cancel_join_thread()
-            self._worker_result_queue.put((None, None))  # wakes it
-            pinning.join(_SLICE)
-        loader = self._loader()
-        if loader is not None and loader._iterator is self:
-            loader._iterator = None  # the next iteration starts new workers
+    def is_left(self) -> bool:
+        return bool(self.tasks) or self._failure is not None
 
-    def _is_left(self) -> bool:
-        return bool(self._task_info) or self._failure is not None
-
-    def _take(self) -> Any:
+    def take(self) -> Any:
         if self._failure is not None:
             raise self._failure
-        return super().__next__()
+        return super().take()
 
-    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+    def begin(self, reset: Callable[[], None]) -> None:
+        """Begin an epoch, whose first batches are sent to the workers."""
         self._drawn = {}
         try:
-            super()._reset(loader, first_iter)
+            reset()
         except Exception as error:
-            if first_iter:
+            if self not in _live:  # the first time
                 raise
             self._failure = error  # where all ranks fetch, they can agree on it
 
-    def _next_index(self) -> Any:
-        index = super()._next_index()
-        for batch in [n for n in self._drawn if n < self._rcvd_idx - 1]:
+    def next_index(self) -> Any:
+        index = self.draw()
+        for batch in [n for n in self._drawn if n < self.batch - 1]:
             del self._drawn[batch]
-        self._drawn[self._send_idx] = index
+        self._drawn[self.next_task] = index
         return index
 
-    def _get_data(self) -> Any:
+    def next_result(self) -> Any:
         """Wait for the next batch that is ready, in whatever order they come."""
-        left = self._timeout
+        left = self.timeout
         while left > 0:
-            dead = self._has_dead()
+            dead = self._dead()
             try:
                 return self._salvaged() if dead else self._awaited(min(_SLICE, left))
             except queue.Empty:
@@ -267,7 +234,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
                     raise self._died() from None
             # Counted by tries: a suspended job must not run out of time.
             left -= _SLICE
-            if self._pin_memory and not self._pin_memory_thread.is_alive():
+            if not self.pins():
                 raise RuntimeError("The thread that pins memory has ended.")
         raise self._silent()
 
@@ -275,19 +242,19 @@ class _Workers(_MultiProcessingDataLoaderIter):
         # Meanwhile torch raises where a worker dies: a read that waits for the rest of
         # what a dead worker has begun to write would never end.
         try:
-            _set_worker_pids(id(self), tuple(int(x.pid or 0) for x in self._workers))
+            self.heed_deaths(True)
             try:
-                return self._data_queue.get(timeout=seconds)
+                return self.results.get(timeout=seconds)
             finally:
-                _remove_worker_pids(id(self))
+                self.heed_deaths(False)
         except (RuntimeError, OSError, EOFError) as error:
             if not isinstance(error, RuntimeError):
                 # The memory of this batch went with its worker, which may still end.
                 self._unreadable += 1
                 end = time.monotonic() + _SLICE
-                while not self._has_dead() and time.monotonic() < end:
+                while not self._dead() and time.monotonic() < end:
                     time.sleep(0.01)
-            if self._has_dead():
+            if self._dead():
                 raise queue.Empty from None
             raise
 
@@ -299,7 +266,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
             with contextlib.suppress(queue.Empty):
                 while True:
                     try:
-                        found.put(self._data_queue.get(timeout=_SLICE))
+                        found.put(self.results.get(timeout=_SLICE))
                         return
                     except (OSError, EOFError):  # its memory went with the worker
                         self._unreadable += 1
@@ -308,25 +275,15 @@ class _Workers(_MultiProcessingDataLoaderIter):
         threading.Thread(target=read, daemon=True).start()
         return found.get(timeout=3 * _SLICE)
 
-    def _process_data(self, data: Any, *args: Any) -> Any:
-        if isinstance(data, ExceptionWrapper):
-            where = data.where.split()
-            if where[-1].isdigit() and "worker" in where:
-                raise self._raised(int(where[-1]), data)
-        return super()._process_data(data, *args)
-
-    def _has_dead(self) -> bool:
-        workers = zip(self._workers_status, self._workers, strict=True)
-        return any(at_work and not worker.is_alive() for at_work, worker in workers)
+    def _dead(self) -> list[int]:
+        workers = enumerate(self.workers)
+        return [n for n, x in workers if self.at_work[n] and not x.is_alive()]
 
     def _died(self) -> WorkerError:
-        dead = []
-        for number, worker in enumerate(self._workers):
-            if self._workers_status[number] and not worker.is_alive():
-                waiting = [n for n, x in self._task_info.items() if x == (number,)]
-                dead.append((worker.exitcode == 0, number, sorted(waiting)))
-        _, number, waiting = min(dead)
-        code = self._workers[number].exitcode or 0
+        codes = {number: self.workers[number].exitcode or 0 for number in self._dead()}
+        number = min(codes, key=lambda number: codes[number] == 0)
+        code = codes[number]
+        waiting = sorted(n for n, task in self.tasks.items() if task == (number,))
         how, advice = f"ended with exit code {code}", ""
         if code < 0:
             how = f"was killed by {_NAMES.get(-code, f'signal {-code}')}"
@@ -336,34 +293,36 @@ class _Workers(_MultiProcessingDataLoaderIter):
         return self._error(number, f"{how} while it was to read", batch, advice)
 
     def _silent(self) -> WorkerError:
-        batch = self._rcvd_idx
-        number = self._task_info[batch][0] if batch in self._task_info else 0
+        number = self.tasks[self.batch][0] if self.batch in self.tasks else 0
         return self._error(
             number,
-            f"has not answered for {self._timeout:g} s and was to read",
-            batch,
+            f"has not answered for {self.timeout:g} s and was to read",
+            self.batch,
             " Look whether these files can be read at all; where they are only slow, "
             "raise `timeout` of the loader.",
         )
 
-    def _raised(self, number: int, wrapped: Any) -> WorkerError:
+    def raised(self, wrapped: Any) -> None:
+        """Raise for an exception that came from a worker in place of its batch."""
         from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 
+        *words, number = wrapped.where.split()
+        if "worker" not in words:  # of the thread that pins memory
+            return
         text = wrapped.exc_msg.strip()
         if issubclass(wrapped.exc_type, (UnreadableImageError, ImageSizesError)):
             text = text.rpartition(f"{wrapped.exc_type.__name__}: ")[2]  # its sentence
-        in_order = getattr(self, "_in_order", True)
-        batch = self._rcvd_idx - 1 if in_order else None
-        return self._error(number, "failed to read", batch, f"\n{text}")
+        batch = self.batch - 1 if self.in_order else None
+        raise self._error(int(number), "failed to read", batch, f"\n{text}")
 
     def _error(
         self, number: int, what: str, batch: int | None, more: str
     ) -> WorkerError:
-        name = f"Worker {number} (process {self._workers[number].pid})"
+        name = f"Worker {number} (process {self.workers[number].pid})"
         text = f"{name} of the data loader {what}"
         if batch is None:
             return WorkerError(f"{text} a batch.{more}")
-        images = _images(self._dataset, self._drawn.get(batch))
+        images = _images(self.dataset, self._drawn.get(batch))
         listed = ", ".join(map(shown, images[:_LISTED]))
         if len(images) > _LISTED:
             listed += f" and {len(images) - _LISTED} more"
@@ -371,15 +330,17 @@ class _Workers(_MultiProcessingDataLoaderIter):
         return WorkerError(f"{text} batch {batch + 1} ({listed}).{more}", images)
 
 
+_guarded: weakref.WeakSet[DataLoader] = weakref.WeakSet()
 _live: weakref.WeakSet[_Workers] = weakref.WeakSet()
 
 
 def _images(dataset: Any, indices: Any) -> list[str]:
     """Return the paths of samples, or their numbers where the dataset has no paths."""
-    names = []
-    for index in indices if isinstance(indices, (list, tuple)) else [indices]:
+
+    def name(index: Any) -> str:
         try:
-            names.append(str(dataset.get_data_info(int(index))["img_path"]))
+            return str(dataset.get_data_info(int(index))["img_path"])
         except Exception:  # an error must not hide the one that is being told
-            names.append(f"sample {index}")
-    return names
+            return f"sample {index}"
+
+    return list(map(name, indices if isinstance(indices, (list, tuple)) else [indices]))

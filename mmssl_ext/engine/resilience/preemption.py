@@ -1,13 +1,9 @@
 """Signals that ask a run to stop, and where it may: between two steps, on all ranks.
 
-SIGTERM, SIGUSR1, Ctrl-C (SIGINT) and a closed terminal (SIGHUP) set a flag; the last
-two are left alone where they were ignored before, as under ``nohup``. It is looked
-at whenever a batch is fetched, in training and in evaluation; all ranks then agree, so
-none waits for one that has left. While a rank waits for data the flag ends the wait. A
-second signal ends the process at once, by exit code 130 after Ctrl-C, else by that
-signal; the same notice may arrive twice, for launchers pass on to their processes what
-the scheduler has already sent to all of them, so signals within two seconds of the
-first count as one.
+What :class:`~mmssl_ext.engine.resilience.preemption_hook.PreemptionHook` promises rests
+on a flag that the signals set. It is looked at whenever a batch is fetched, in training
+and in evaluation; all ranks then agree, so none waits for one that has left. While a
+rank waits for data the flag ends the wait.
 """
 
 from __future__ import annotations
@@ -17,8 +13,6 @@ import contextlib
 import math
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,16 +38,14 @@ class Interruption(BaseException):
         self, failed: bool, error: Exception | None, during: str | None
     ) -> None:
         super().__init__()
-        self.failed = failed
-        self.error = error
-        self.during = during
+        self.failed, self.error, self.during = failed, error, during
 
 
 class _Now(BaseException):
     """Raised by the handler while data are waited for."""
 
 
-class Watch:
+class StopSignals:
     """What the signals of this process ask for, while a run lasts.
 
     Args:
@@ -61,6 +53,7 @@ class Watch:
 
     Attributes:
         asked: The first signal, None before.
+        during: Which evaluation is under way, None in training.
     """
 
     def __init__(self, may_stop: Callable[[], bool] = lambda: True) -> None:
@@ -68,26 +61,23 @@ class Watch:
         self.during: str | None = None
         self._may_stop = may_stop
         self._leaves = False
-        self._first = 0.0
-        self._process = os.getpid()
-        self._raises = False
+        self._raises = False  # at a signal: data are waited for
         self._before: dict[int, Any] = {}
         # by the identity of a loader: batches in which all ranks take part
-        self._polled: dict[int, float] = {}
+        self._common: dict[int, float] = {}
 
     def install(self) -> None:
         """Take the signals over; only the main thread can."""
         global _current
         if _current is not None:
             _current.give_back(even_leaving=True)
-        if _in_main_thread():
-            for number in SIGNALS:
-                if not interrupt.is_ignored(number):
-                    self._before[number] = signal.signal(number, self._handle)
         _current = self
-        if (earlier := interrupt.swallowed()) is not None:
-            self.asked, self._first = earlier, time.monotonic()
+        self.asked = interrupt.swallowed()
+        if self.asked is None:
+            interrupt.begin()
+        else:
             self.leave()
+        self._before = interrupt.take_over(SIGNALS, self._handle)
 
     def leave(self) -> None:
         """The process ends for a signal, be it one that another rank was sent.
@@ -95,7 +85,8 @@ class Watch:
         The notice may still arrive here (once more), and must not change how it ends.
         """
         if not self._leaves:
-            atexit.register(_ignore)  # Python restores handlers before it has ended
+            # Python restores handlers before it has ended.
+            atexit.register(interrupt.ignore, None, SIGNALS)
             interrupt.note()
         self._leaves = True
 
@@ -108,37 +99,35 @@ class Watch:
         global _current
         if _current is self:
             _current = None
-        if not _in_main_thread():
+        if not interrupt.in_main_thread():
             return
-        leaves = self._leaves and not even_leaving
-        for number in [
-            x for x in self._before if x in interrupt.TERMINAL or not leaves
-        ]:
-            handler = self._before.pop(number)
-            if signal.getsignal(number) == self._handle:
-                signal.signal(number, handler)
+        all_of_them = even_leaving or not self._leaves
+        for number in list(self._before):
+            if all_of_them or number in interrupt.TERMINAL:
+                handler = self._before.pop(number)
+                if signal.getsignal(number) == self._handle:
+                    signal.signal(number, handler)
 
     def trains(self, loader: Any) -> None:
         """Let all ranks agree on every batch of a loader."""
-        self._polled[id(loader)] = math.inf
+        self._common[id(loader)] = math.inf
 
     @contextlib.contextmanager
     def evaluates(self, what: str, *loaders: Any) -> Iterator[None]:
         """Let all ranks agree on the batches of these loaders that all of them have."""
-        before = self.during
-        self.during = what
+        before, self.during = self.during, what
         # The smallest number of the ranks is the largest of their negatives.
-        self._polled |= {id(x): -agree(-_length(x)) for x in loaders}
+        self._common |= {id(x): -agree(-_length(x)) for x in loaders}
         try:
             yield
         finally:
             for loader in loaders:
-                self._polled.pop(id(loader), None)
+                self._common.pop(id(loader), None)
             self.during = before
 
-    def polls(self, loader: int, batch: int) -> bool:
+    def agree_on(self, loader: int, batch: int) -> bool:
         """Whether ranks agree after this batch, counted from 0, of a loader."""
-        return batch < self._polled.get(loader, 0)
+        return batch < self._common.get(loader, 0)
 
     def fetch(self, get: Callable[[], Any], is_left: Callable[[], bool]) -> Any:
         """Return a batch, or leave together with the other ranks.
@@ -157,7 +146,7 @@ class Watch:
         may_stop = self._may_stop()
         try:
             try:
-                self._raises = may_stop and _in_main_thread()
+                self._raises = may_stop and interrupt.in_main_thread()
                 if self.asked and may_stop:
                     raise _Now
                 batch = get()
@@ -176,43 +165,37 @@ class Watch:
         raise Interruption(code == _FAILED, error, self.during) from error
 
     def _handle(self, number: int, frame: Any) -> None:
-        now = time.monotonic()
-        forked = os.getpid() != self._process  # no business of this child's
-        if self.asked is None and not forked:
-            self.asked, self._first = signal.Signals(number), now
-            self.leave()
-            if number == signal.SIGHUP:
-                interrupt.leave_terminal()
-            text = f"{self.asked.name}: stopping; a second signal ends at once.\n"
-            with contextlib.suppress(OSError):
-                os.write(2, text.encode())  # a logger might hold its lock just now
-            if self._raises:
-                raise _Now
-        elif forked or now - self._first > interrupt.SAME:
-            interrupt.end_now(number)
+        if self.asked is not None or not interrupt.is_ours():
+            interrupt.end_if_second(number)
+            return
+        self.asked = signal.Signals(number)
+        self.leave()
+        interrupt.note()  # its echo counts from now, not from that of another rank
+        if number == signal.SIGHUP:
+            interrupt.leave_terminal()
+        text = f"{self.asked.name}: stopping; a second signal ends at once.\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())  # a logger might hold its lock just now
+        if self._raises:
+            raise _Now
 
 
-_current: Watch | None = None
+_current: StopSignals | None = None
 
 
-def current() -> Watch | None:
-    """Return the watch of the run that this process is in."""
+def current() -> StopSignals | None:
+    """Return the signals of the run that this process is in."""
     return _current
 
 
-@contextlib.contextmanager
-def interruptible(what: str, *loaders: Any) -> Iterator[None]:
-    """Let a signal end an evaluation, in which all ranks must take part.
+def interruptible(what: str, *loaders: Any) -> contextlib.AbstractContextManager[None]:
+    """Let a signal end an evaluation that reads these data loaders on all ranks.
 
-    Args:
-        what: Name of the evaluation for messages.
-        loaders: Data loaders that it reads.
+    ``what`` is its name in messages.
     """
     if _current is None:
-        yield
-        return
-    with _current.evaluates(what, *loaders):
-        yield
+        return contextlib.nullcontext()
+    return _current.evaluates(what, *loaders)
 
 
 def _length(loader: Any) -> int:
@@ -220,12 +203,3 @@ def _length(loader: Any) -> int:
         return len(loader)
     except TypeError:  # of a stream: nobody knows how many batches the ranks have
         return 0
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _ignore() -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

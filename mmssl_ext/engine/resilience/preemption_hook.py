@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from torch.utils.data import DataLoader
 
+from mmssl_ext import compat
 from mmssl_ext.engine.checkpoint.facts import accumulation
 from mmssl_ext.engine.checkpoint.loops import ExactEpochLoop
 from mmssl_ext.errors import LoaderError, Preempted
@@ -19,7 +21,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import as_line
 
 from .loading import WorkerError, end_workers, guard_workers
-from .preemption import Interruption, Watch
+from .preemption import Interruption, StopSignals
 
 # In the message hub, for loops that do not know it. mmengine logs what begins by "val".
 _DUE = "stopped_in_validation"
@@ -55,15 +57,16 @@ class PreemptionHook(Hook):
 
     def before_run(self, runner: Any) -> None:
         """Take the signals over until the loop ends, in whatever way."""
-        self._watch = watch = Watch(lambda: not runner.iter % accumulation(runner))
-        self._evaluation: Any = None
+        self._signals = StopSignals(lambda: not runner.iter % accumulation(runner))
+        self._evaluation = contextlib.ExitStack()
         self._start = 0
-        watch.install()
-        for loop in (runner._train_loop, runner._test_loop):
+        self._signals.install()
+        training = compat.train_loop(runner)
+        for loop in (training, compat.test_loop(runner)):
             if isinstance(loop, BaseLoop):
                 loop.run = self._enclosed(runner, loop)
-        if isinstance(runner._train_loop, BaseLoop):
-            watch.trains(_innermost(runner._train_loop.dataloader))
+        if isinstance(training, BaseLoop):
+            self._signals.trains(_innermost(training.dataloader))
 
     def before_train(self, runner: Any) -> None:
         """Run a validation that an earlier part of the run was stopped in."""
@@ -74,29 +77,24 @@ class PreemptionHook(Hook):
 
     def before_val(self, runner: Any) -> None:
         """Let a signal end the validation."""
-        self._begin(runner, "validation", runner.val_loop)
+        self._begin("validation", runner.val_loop)
 
     def after_val(self, runner: Any) -> None:
         """The validation is complete."""
-        self._end()
+        self._evaluation.close()
 
     def before_test(self, runner: Any) -> None:
         """Let a signal end the test."""
-        self._begin(runner, "test", runner.test_loop)
+        self._begin("test", runner.test_loop)
 
     def after_test(self, runner: Any) -> None:
         """The test is complete."""
-        self._end()
+        self._evaluation.close()
 
-    def _begin(self, runner: Any, what: str, loop: Any) -> None:
-        names = ("train_dataloader", "dataloader")
-        found = [getattr(loop, name, None) for name in names]
+    def _begin(self, what: str, loop: Any) -> None:
+        found = [getattr(loop, x, None) for x in ("train_dataloader", "dataloader")]
         loaders = [_innermost(loader) for loader in found if loader is not None]
-        self._evaluation = self._watch.evaluates(what, *loaders)
-        self._evaluation.__enter__()
-
-    def _end(self) -> None:
-        self._evaluation.__exit__(None, None, None)
+        self._evaluation.enter_context(self._signals.evaluates(what, *loaders))
 
     def _enclosed(self, runner: Any, loop: Any) -> Any:
         run = loop.run
@@ -111,7 +109,7 @@ class PreemptionHook(Hook):
                     error = self._leave(runner, loop, why)
                 raise error
             finally:
-                self._watch.give_back()
+                self._signals.give_back()
 
         return run_or_leave
 
@@ -126,33 +124,38 @@ class PreemptionHook(Hook):
             if why.during == "validation" and not isinstance(loop, ExactEpochLoop):
                 runner.message_hub.update_info(_DUE, True)
         if not why.failed:
-            self._watch.leave()
-            asked = self._watch.asked
+            self._signals.leave()
+            asked = self._signals.asked
             sent = asked.name if asked else "a signal that another rank was sent"
-            text = f"The run was stopped by {sent} {place}."
-            error: Exception = Preempted(f"{text} {self._save(runner, loop)}")
+            text = f"The run was stopped by {sent} {place}. {self._save(runner, loop)}"
+            error: Exception = Preempted(text)
+            log = runner.logger.warning
         else:
             told = all_gather_object(_told(runner, why.error))
-            ranks = [f"Rank {i}: " if len(told) > 1 else "" for i in range(len(told))]
-            text = "\n".join(a + b for a, b in zip(ranks, told, strict=True) if b)
-            text += f"\nThe run was stopped {place}. {self._save(runner, loop)}"
+            if len(told) > 1:
+                told = [
+                    f"Rank {i}: {text}" if text else "" for i, text in enumerate(told)
+                ]
+            end = f"The run was stopped {place}. {self._save(runner, loop)}"
+            text = "\n".join([*filter(None, told), end])
             error = LoaderError(text)
+            log = runner.logger.error
             if why.error is not None and not isinstance(why.error, LoaderError):
                 # It may come from anywhere in this process: its traceback is needed.
-                runner.logger.error(text)
+                log(text)
                 return why.error
         if runner.rank == 0:
-            (runner.logger.error if why.failed else runner.logger.warning)(str(error))
+            log(text)
         error.logged = True  # type: ignore[attr-defined]
         error.__cause__ = why.error
         return error
 
     def _save(self, runner: Any, loop: Any) -> str:
         """Save the state where it is not saved yet; return a sentence about it."""
-        if loop is not runner._train_loop or runner.iter == 0:
+        if loop is not compat.train_loop(runner) or runner.iter == 0:
             return "No step was done, so there is nothing to save; start it again."
         if runner.iter == self._start:
-            given = Path(runner._load_from)
+            given = Path(compat.load_from(runner) or "")
             inside = given.absolute().parent == Path(runner.work_dir).absolute()
             return (
                 f"No step was done since it went on from {given}; go on with --resume"
@@ -167,7 +170,7 @@ class PreemptionHook(Hook):
 
 
 def _innermost(loader: Any) -> DataLoader:
-    """The DataLoader that others are wrapped around, watched."""
+    """The DataLoader that others are wrapped around, guarded."""
     while not isinstance(loader, DataLoader):
         loader = loader.loader
     return guard_workers(loader)
@@ -179,16 +182,15 @@ def _told(runner: Any, error: Exception | None) -> str:
         return ""
     if not isinstance(error, LoaderError):
         return f"The data loader failed: {type(error).__name__}: {error}"
-    text = str(error)
-    if isinstance(error, WorkerError) and error.images:
-        rank = f".rank{runner.rank}" if runner.world_size > 1 else ""
-        path = Path(runner.work_dir, f"failed_batch{rank}.txt")
-        try:
-            write_text(path, "".join(f"{as_line(name)}\n" for name in error.images))
-        except OSError:
-            return text
-        text += f"\nThe whole batch is listed in {path}."
-    return text
+    if not isinstance(error, WorkerError) or not error.images:
+        return str(error)
+    rank = f".rank{runner.rank}" if runner.world_size > 1 else ""
+    path = Path(runner.work_dir, f"failed_batch{rank}.txt")
+    try:
+        write_text(path, "".join(f"{as_line(name)}\n" for name in error.images))
+    except OSError:
+        return str(error)
+    return f"{error}\nThe whole batch is listed in {path}."
 
 
 def _save_by_mmengine(runner: Any, loop: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Handover = Callable[[], Any]  # returns a batch whose copy has been started
+Deliver = Callable[[], Any]  # returns a batch whose copy has been started
 
 
 class PrefetchLoader:
@@ -21,11 +21,11 @@ class PrefetchLoader:
     Args:
         loader: The loader to wrap; best with ``pin_memory=True``, for the copy of other
             memory needs a second one on the host.
-        start: Starts the copy of a batch and returns a function that hands it over;
+        start: Starts the copy of a batch and returns a function that delivers it;
             e.g. a :class:`CopyToDevice`.
     """
 
-    def __init__(self, loader: Any, start: Callable[[Any], Handover]) -> None:
+    def __init__(self, loader: Any, start: Callable[[Any], Deliver]) -> None:
         self.loader = loader
         self.start = start
 
@@ -43,29 +43,22 @@ class PrefetchLoader:
         return self._one_ahead(iter(self.loader))
 
     def _one_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
-        handover = self._next(batches)
-        while handover is not None:
-            if isinstance(handover, _Raise):
-                raise handover.error
-            # Before this batch is used, so that the copy runs beside its whole step.
-            following = self._next(batches)
-            yield handover()
-            handover = following
-
-    def _next(self, batches: Iterator[Any]) -> Handover | _Raise | None:
-        try:
-            return self.start(next(batches))
-        except StopIteration:
-            return None
-        except Exception as error:
-            return _Raise(error)
-
-
-class _Raise:
-    """In place of a batch: what the loader raised instead."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+        deliver: Deliver | None = None
+        error: Exception | None = None
+        while error is None:
+            # Before the last batch is used, so that the copy runs beside its step.
+            try:
+                following = self.start(next(batches))
+            except StopIteration:
+                following = None
+            except Exception as caught:
+                following, error = None, caught
+            if deliver is not None:
+                yield deliver()
+            if following is None and error is None:
+                return
+            deliver = following
+        raise error
 
 
 class CopyToDevice:
@@ -82,7 +75,7 @@ class CopyToDevice:
         self.stream = torch.cuda.Stream(device)
         self.device = device
 
-    def __call__(self, batch: Any) -> Handover:
+    def __call__(self, batch: Any) -> Deliver:
         """Start the copy."""
         if not isinstance(batch, dict) or "inputs" not in batch:
             return lambda: batch
@@ -94,7 +87,7 @@ class CopyToDevice:
             }
         copied = self.stream.record_event()
 
-        def hand_over() -> dict:
+        def deliver() -> dict:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(copied)  # not for the stream: the next copy is in it
             # The memory belongs to the side stream: it must not give it to the next
@@ -103,7 +96,7 @@ class CopyToDevice:
                 _map(lambda value: value.record_stream(current), values)
             return {**batch, **copies}
 
-        return hand_over
+        return deliver
 
     def _copy(self, value: Tensor) -> Tensor:
         if value.is_cuda:
@@ -118,7 +111,7 @@ def _map(function: Callable[[Tensor], Any], inputs: Any) -> Any:
     return [_map(function, view) for view in inputs]
 
 
-def prefetch(loop: Any, start: Callable[[Any], Handover]) -> None:
+def prefetch(loop: Any, start: Callable[[Any], Deliver]) -> None:
     """Let a training loop of mmengine take its batches from a PrefetchLoader."""
     loop.dataloader = PrefetchLoader(loop.dataloader, start)
     if hasattr(loop, "dataloader_iterator"):  # of IterBasedTrainLoop, not yet in use

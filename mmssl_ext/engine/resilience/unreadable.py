@@ -55,11 +55,8 @@ class UnreadableImagesHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Know what an earlier part of the run has listed."""
         self._file = Path(runner.work_dir) / "unreadable_images.txt"
-        self._listed = (
-            set(read_text(self._file).split("\n")[:-1])
-            if self._file.is_file()
-            else set()
-        )
+        listed = read_text(self._file) if self._file.is_file() else ""
+        self._listed = set(listed.split("\n")[:-1])
         self._seen: set[str] = set()  # of the epoch, like the first two counts
         self._counts = [0, 0, 0, 0]  # failed, read; both since they were last judged
 
@@ -72,9 +69,10 @@ class UnreadableImagesHook(Hook):
     ) -> None:
         """Note what the batch had to replace; stop where this is too much."""
         samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else ()
-        skipped = [as_line(x) for sample in samples or () for x in _skipped(sample)]
-        for i, count in enumerate((len(skipped), len(samples or ())) * 2):
-            self._counts[i] += count
+        samples = [x for x in samples or () if hasattr(x, "get")]
+        skipped = [as_line(name) for x in samples for name in x.get("skipped", ())]
+        new = (len(skipped), len(samples)) * 2
+        self._counts = [a + b for a, b in zip(self._counts, new, strict=True)]
         self._seen |= set(skipped)
         if skipped and runner.rank == 0:
             self._append(runner, set(skipped))
@@ -83,7 +81,7 @@ class UnreadableImagesHook(Hook):
 
     def after_train_epoch(self, runner: Any) -> None:
         """Collect from all ranks; one line where the epoch had unreadable images."""
-        (failed, read, since, since_read), seen = self._of_all_ranks()
+        (failed, read, *since), seen = self._of_all_ranks()
         if seen and runner.rank == 0:
             self._append(runner, seen)
             runner.logger.warning(
@@ -93,14 +91,14 @@ class UnreadableImagesHook(Hook):
             )
         self._judge(runner)
         self._seen = set()
-        judged = since + since_read >= self.min_images
-        self._counts = [0, 0, *([0, 0] if judged else self._counts[2:])]
+        enough = sum(since) >= self.min_images
+        self._counts = [0, 0, *([0, 0] if enough else self._counts[2:])]
 
     def after_train(self, runner: Any) -> None:
         """Close the account."""
         if self._listed:
             runner.logger.warning(
-                f"{len(self._listed)} images could not be read during training; mend "
+                f"{len(self._listed)} images could not be read during training; fix "
                 f"or remove the files listed in {self._file}."
             )
 
@@ -130,9 +128,7 @@ class UnreadableImagesHook(Hook):
 
     def _append(self, runner: Any, paths: set[str]) -> None:
         new = sorted(paths - self._listed)
-        if not new:
-            return
-        if not self._listed:
+        if new and not self._listed:
             runner.logger.warning(
                 f"Image {shown(new[0])} could not be read and was replaced by "
                 f"another. Such files are listed in {self._file}."
@@ -140,7 +136,3 @@ class UnreadableImagesHook(Hook):
         self._listed.update(new)
         with self._file.open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.writelines(f"{path}\n" for path in new)
-
-
-def _skipped(sample: Any) -> tuple[str, ...]:
-    return sample.get("skipped", ()) if hasattr(sample, "get") else ()

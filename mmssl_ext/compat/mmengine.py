@@ -1,20 +1,10 @@
-"""Names that torch, mmengine and the mm packages do not promise, in one place.
-
-Nothing else in the package uses a name of theirs that begins with an underscore or
-replaces one of their functions (a test looks for both). Tried with torch 2.4, 2.11 and
-2.15, mmengine 0.10.7 and onedl-mmengine 0.10.12, mmcv 2.1 and onedl-mmcv 2.3.6, mmdet
-3.3 and onedl-mmdetection 3.5.1. Each entry says what happens where a name is gone.
-"""
+"""Of mmengine, mmpretrain, mmdet and mmseg."""
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # -- mmengine's Config and DictAction --
 # The steps by which a config file is read, and the values of --cfg-options. Gone:
@@ -112,98 +102,6 @@ def initialise(runner: Any) -> None:
     runner._init_model_weights()
 
 
-# -- torch --
-# Operators without a public name, of torch 2.4 to 2.15. Gone: AttributeError at the
-# first loss, which ``fused_queue=False`` avoids, or at the first step of the target.
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
-def __getattr__(name: str) -> Any:
-    if name == "BatchNorm":  # the base of all of torch's; imported when asked for
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        return _BatchNorm
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def onednn_linear(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b.T`` in fp32 by oneDNN."""
-    import torch
-
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-
-
-def attention(q: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of B x S x N x D to keys that are values, with its log-sum-exps."""
-    import torch
-
-    if q.is_cuda:
-        op = torch.ops.aten._scaled_dot_product_efficient_attention
-        return op(q, keys, keys, None, True, scale=scale)[:2]
-    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return op(q, keys, keys, scale=scale)
-
-
-def lerp(to: list[Tensor], towards: list[Tensor], weight: float) -> None:
-    """Move tensors in place by a share of the way to others."""
-    import torch
-
-    torch._foreach_lerp_(to, towards, weight)
-
-
-def compile_training(module: nn.Module, options: dict) -> None:
-    """Compile a module in place for its training mode; its state dict stays."""
-    module.compile(**options)
-    compiled: Any = module._compiled_call_impl
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return (compiled if module.training else module._call_impl)(*args, **kwargs)
-
-    # As nn.Module.compile itself stores it: copies of the module leave it out.
-    module._compiled_call_impl = call
-
-
-def copy_versions(source: dict, target: dict) -> None:
-    """Keep the versions of modules that stand beside a state_dict, if there are any.
-
-    Gone: modules whose layout has changed since would load an old state as a new one.
-    """
-    if hasattr(source, "_metadata"):
-        target._metadata = {k: dict(v) for k, v in source._metadata.items()}  # type: ignore[attr-defined]
-
-
-def count_steps(step: Any) -> None:
-    """Mark a function as an optimizer's ``step`` whose calls schedules look at.
-
-    Gone: schedules warn that they are stepped before the optimizer.
-    """
-    step._with_counter = True
-
-
-# -- torchvision's library of compiled operators --
-# Its file; `import torchvision` takes a second. Gone: check-env says that the operators
-# do not run.
-
-
-def torchvision_nms() -> Callable:
-    """The compiled ``nms``.
-
-    Raises:
-        OSError: The library is missing, or built for another torch.
-    """
-    import torch
-
-    spec = find_spec("torchvision")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    files = [file for folder in folders for file in Path(folder).glob("_C*.so")]
-    if not files:
-        raise OSError("torchvision has no file _C.so")
-    torch.ops.load_library(str(files[0]))
-    return torch.ops.torchvision.nms
-
-
 # -- mmengine's hooks and loops, for checkpoints and exact resume --
 # Gone: AttributeError at the start of a run.
 
@@ -227,37 +125,6 @@ def decide_val_interval(loop: Any) -> None:
     """Let a training loop find out how often it validates at this epoch."""
     loop._decide_current_val_interval()
 
-
-# -- torch's DataLoader --
-
-
-@contextlib.contextmanager
-def dealt_by(loader: Any, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Let the iterator that a DataLoader makes now take indices from another sampler.
-
-    A DataLoader refuses another one as attribute, for nothing would ensure that it
-    fits. Persistent workers that are at work already are given up. Gone: a resume
-    inside an epoch stops with an AttributeError.
-
-    Args:
-        loader: The DataLoader.
-        wrap: Makes the sampler from the one that is there.
-    """
-    loader._iterator = None
-    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-    dealer = getattr(loader, name)
-    object.__setattr__(loader, name, wrap(dealer))
-    try:
-        yield
-    finally:
-        object.__setattr__(loader, name, dealer)
-
-
-# -- Python's pickle --
-# The unpickler in C fills gigabytes of memory where a file of ten bytes numbers its
-# objects from 2^31; the one in Python does not. Gone: AttributeError at import.
-
-PythonUnpickler: Any = pickle._Unpickler
 
 # -- mmengine's initialisation of weights --
 # Gone: later initialisers erase what was loaded, and HandoverHook refuses the run;
@@ -317,14 +184,3 @@ def normalises(preprocessor: Any) -> bool:
 def ground_truth(metric: Any) -> Any:
     """The COCO object of its annotation file, or None. Gone: AttributeError."""
     return metric._coco_api
-
-
-# -- torchvision's operations --
-# Gone: AttributeError in a detector's first backward pass, where mmcv is not compiled.
-
-
-def roi_align_backward(*arguments: Any) -> Any:
-    """Gradient of RoIAlign with respect to its input."""
-    import torch
-
-    return torch.ops.torchvision._roi_align_backward(*arguments)
