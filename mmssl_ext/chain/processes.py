@@ -107,12 +107,7 @@ class Processes:
                 interrupt.leave_terminal()
             raise Stop(number)
 
-        heeded = [number for number in SIGNALS if not interrupt.is_ignored(number)]
-        try:
-            before = {number: signal.signal(number, stop) for number in heeded}
-        except ValueError:  # not the main thread
-            yield
-            return
+        before = interrupt.take_over(SIGNALS, stop)
         try:
             yield
         finally:
