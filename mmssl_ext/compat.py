@@ -44,3 +44,12 @@ def load_from(runner: Any) -> str | None:
 def start_from(runner: Any, path: str | None, resume: bool) -> None:
     """Let the run start or go on from a file."""
     runner._load_from, runner._resume = path, resume
+
+
+# -- mmengine's Visualizer --------------------------------------------------------------
+# It has no way to its backends but by name. Gone: they get no pictures.
+
+
+def vis_backends(visualizer: Any) -> list[Any]:
+    """The backends of a visualizer: TensorBoard's, that of the local files, ..."""
+    return list((getattr(visualizer, "_vis_backends", None) or {}).values())

@@ -16,7 +16,8 @@ with at_once():
 
     from mmssl_ext.run.launch import load_config, run_tool
     from mmssl_ext.text import shown
-    from mmssl_ext.visualization.pictures.learned import KINDS, METHOD, write_pictures
+    from mmssl_ext.visualization.pictures import KINDS, METHOD
+    from mmssl_ext.visualization.pictures.learned import write_pictures
 
 
 def parse_args() -> argparse.Namespace:
