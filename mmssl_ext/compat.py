@@ -46,7 +46,7 @@ def start_from(runner: Any, path: str | None, resume: bool) -> None:
     runner._load_from, runner._resume = path, resume
 
 
-# -- mmengine's Visualizer --------------------------------------------------------------
+# -- mmengine's Visualizer -------------------------------------------------------------
 # It has no way to its backends but by name. Gone: they get no pictures.
 
 

@@ -188,7 +188,8 @@ def network_inputs(
     for index, item in readable(recorder.dataset, indices):
         inputs = preprocessor(default_collate([item]))["inputs"]
         views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        seen, mean, std = recorder.seen, preprocessor.mean, preprocessor.std
+        seen, recorder.seen = recorder.seen, Seen()
+        mean, std = preprocessor.mean, preprocessor.std
         seen.number, seen.path = index, str(item["data_samples"].img_path)
         seen.views = [to_images(view, mean, std)[0] for view in views]
         seen.boxes = item["boxes"].numpy() if "boxes" in item else None

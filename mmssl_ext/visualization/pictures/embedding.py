@@ -76,6 +76,8 @@ def draw(subject: Subject) -> Sheet:
     rows = spread_out(places, _PIECES)
     thumbs = subject.thumbs([indices[i] for i in rows])
     for row, shift in zip(rows, aside(places, rows), strict=True):
+        if indices[row] not in thumbs:  # the bank knows it, but it cannot be read
+            continue
         color = colors[classes[row]]
         thumb = AnnotationBbox(
             OffsetImage(thumbs[indices[row]], zoom=0.3),

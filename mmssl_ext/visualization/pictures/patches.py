@@ -60,13 +60,14 @@ def as_image(view: np.ndarray) -> np.ndarray:
 def _draw_bars(
     ax: Axes, values: np.ndarray, names: Sequence[str], lowest: float
 ) -> None:
-    bars = ax.bar(names, values, width=0.66, color=BLUE)
+    bars = ax.bar(range(len(values)), values, width=0.66, color=BLUE)
     ax.bar_label(
         bars, [signed(value) for value in values], color=INK, padding=1, size=7.5
     )
     ax.set_ylim(lowest, 1.15)
+    ax.set_xticks(range(len(values)), labels=names)
     ax.set_yticks([0, 0.5, 1])
     ax.axhline(0, color=INK, lw=0.7)
     ax.grid(axis="y", color=LINE, lw=0.7)
     ax.set_axisbelow(True)
-    ax.tick_params(length=0, labelcolor=FAINT, labelbottom=True, labelleft=True)
+    ax.tick_params(length=0, labelcolor=FAINT, labelsize=7.5)

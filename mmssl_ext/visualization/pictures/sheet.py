@@ -49,8 +49,6 @@ _STYLE = {
     "axes.labelpad": 3,
     "axes.labelsize": _SMALL,
     **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
-    **{"xtick.bottom": False, "xtick.labelbottom": False},
-    **{"ytick.left": False, "ytick.labelleft": False},
 }
 
 
@@ -88,9 +86,10 @@ class Sheet:
         # More than is needed; what is not, goes when all is drawn.
         height = self._head + rows * (_TALL * max(self._shares) * _INNER + 200)
         self.figure.set_size_inches(WIDTH / _INCH, height / _INCH)
+        bare: dict[str, Any] = {"xticks": [], "yticks": []}
         with matplotlib.rc_context(_STYLE):
             self.axes = self.figure.subplots(
-                rows, columns, squeeze=False, width_ratios=ratios
+                rows, columns, squeeze=False, width_ratios=ratios, subplot_kw=bare
             )
 
     def _write(self, line: str, size: float, **style: Any) -> None:
