@@ -234,7 +234,8 @@ def draw_profiles(part: SubFigure, seen: Seen, q: Tensor, p: Tensor, name: str) 
         (0.7, 0.3), (q, p), VIEWS, (ORANGE, BLUE), strict=True
     ):
         bars.bar(np.arange(10) + shift, 100 * profile[0, top], 0.36, color=color)
-        axes[label].spines[:].set(visible=True, color=color, lw=2)
+        for spine in axes[label].spines.values():
+            spine.set(visible=True, color=color, lw=2)
         axes[label].set_xlabel(label, color=color, fontsize=9)
     bars.set(xlim=(0, 10), ylim=(0, 1.05), xticks=[], yticks=[0, 0.5, 1])
     bars.yaxis.set_major_formatter("{x:.1f} %")

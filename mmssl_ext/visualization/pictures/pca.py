@@ -59,7 +59,7 @@ def draw(subject: Subject) -> Sheet:
                 ax.set_ylabel(f"{stage.replace(', ', chr(10))}\n{cell:.3g} px cells")
         if column == 0:
             axes[0].set_ylabel("image")
-        sheet.below(axes[-1], subject.file(index))
+        sheet.below(axes[-1], subject.file(index, 20))
     for ax in sheet.axes[:, 0]:
         ax.yaxis.label.set(rotation=0, ha="right", va="center", ma="left")
     return sheet

@@ -182,9 +182,12 @@ class Sheet:
             used.append(max(heights))
         self.axes[0, 0].get_gridspec().set_height_ratios(used)
         width, height = self.figure.get_size_inches()
-        self.figure.set_size_inches(width, height - spare / self.figure.dpi)
+        self.figure.set_size_inches(width, round(height - spare / self.figure.dpi, 2))
         self._lay_out()
         self.figure.set_layout_engine("none")
+        for ax in self.figure.axes:  # the last digits of the solver vary
+            place = np.round(ax.get_position(original=True).bounds, 5)
+            ax.set_position(Bbox.from_bounds(*place))
 
     def _slot(self, ax: Axes) -> Bbox:
         place = ax.get_position(original=True)
@@ -213,7 +216,8 @@ def show(ax: Axes, pixels: np.ndarray, **style: Any) -> None:
 
 def frame(ax: Axes, color: str, width: float = 1.5, style: Any = "solid") -> None:
     """Frame an image."""
-    ax.spines[:].set(visible=True, color=color, lw=width, ls=style)
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=color, lw=width, ls=style)
 
 
 def mark(ax: Axes, box: Sequence[float], color: str, width: float = 1.5) -> None:

@@ -130,9 +130,10 @@ class Subject:
         title = f"{self.name}: {title[0].lower()}{title[1:]}"
         return Sheet(title, captions, rows, columns, ratios, scale=1)
 
-    def file(self, index: int) -> str:
-        """File name of an image, short enough for a caption."""
-        return shortened(Path(self.dataset.get_data_info(index)["img_path"]).name)
+    def file(self, index: int, letters: int = 32) -> str:
+        """File name of an image, without its middle where it is long."""
+        name = Path(self.dataset.get_data_info(index)["img_path"]).name
+        return shortened(name, letters)
 
     def label(self, index: int) -> str:
         """Its class where that is known, else its file name."""
