@@ -62,7 +62,7 @@ def draw(subject: Subject) -> Sheet:
     ):
         show(axes[0], thumbs[indices[query]])
         own = [shortened(classes[query], 24)] if classes else []
-        sheet.below(axes[0], subject.file(indices[query], 18), *own, color=INK)
+        sheet.below(axes[0], subject.file(indices[query], 16), *own, color=INK)
         for ax, other, value in zip(axes[2:], others, values, strict=True):
             show(ax, thumbs[indices[other]])
             if classes:
