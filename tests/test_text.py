@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from mmengine.logging import MMLogger
 from safetensors.torch import save_file
 
@@ -106,9 +107,12 @@ def test_pages_and_pictures_show_names_escaped(tmp_path):
     text = write_report(tmp_path).read_text("utf-8")
     assert r"on fa\xe7ade" in text
     assert r"\x1b]0;pwned" in text
-    sheet = Sheet(200, f"{LATIN} $x^", [EVIL])
-    sheet.text(10, 10, "$\\frac{$" + LATIN)
-    sheet.axes.figure.savefig(tmp_path / "sheet.png")
+    sheet = Sheet(f"{LATIN} $x^", [EVIL])
+    sheet.below(sheet.axes[0, 0], "$\\frac{$" + LATIN, EVIL)
+    sheet.axes[0, 0].set_title(f"{LATIN} $x^$")
+    assert sheet.pixels().shape[2] == 3
+    text = "\n".join(t.get_text() for t in sheet.figure.findobj(Text))
+    assert EVIL_SHOWN in text.replace("\n", "") and text.count(r"fa\xe7ade") == 3
     assert shortened(LATIN) == r"fa\xe7ade"
 
 

@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.figure import Figure, SubFigure
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -35,13 +34,13 @@ from mmssl_ext.models.targets import OwnTarget
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import build_runner, load_config, prepare
 from mmssl_ext.visualization.curves import BLUE, FAINT, INK, ORANGE
-from mmssl_ext.visualization.pictures.method_figures import to_images
-from mmssl_ext.visualization.pictures.sheet import MARGIN, Box, Sheet
+from mmssl_ext.visualization.pictures.images import to_images
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 DEMO = Path(os.environ.get("DEMO_ROOT", "data/demo")) / "imagenet"
 BATCH = 64
+VIEWS = ("query view", "key view")
 STRIDES = {"strides": (1, 2, 2, 1)}  # those of the chain
 
 
@@ -195,60 +194,55 @@ def mocov2(runs: Path) -> None:
 
 def co2(runs: Path) -> None:
     """Profiles of one query and its key over the queue, without and with the term."""
-    tau = 0.05
-    sheet = Sheet(
-        560,
-        "How a query and its key see the queue",
-        (
-            "Share of the softmax (tau_con = 0.05) over 1,024 other scenes that goes "
-            "to each of the ten most similar to the key.",
-        ),
+    figure = Figure(figsize=(9, 6), dpi=150)
+    figure.set_layout_engine("constrained", rect=(0.015, 0.01, 0.97, 0.98))
+    FigureCanvasAgg(figure)
+    figure.suptitle("How a query and its key see the queue", x=0.01, ha="left",
+                    fontsize=12, fontweight="bold", color=INK)  # fmt: skip
+    text = (
+        "Share of the softmax (tau_con = 0.05) over 1,024 other scenes that goes to "
+        "each of the ten most similar to the key."
     )
-    for row, (method, name) in enumerate(
-        (("mocov2", "MoCo v2, without the term"), ("co2", "CO2, with the term"))
-    ):
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=FAINT)
+    parts = figure.subfigures(2)
+    names = {"mocov2": "MoCo v2, without the term", "co2": "CO2, with the term"}
+    for part, (method, name) in zip(parts, names.items(), strict=True):
         checkpoint = runs / f"{method}-seed0" / "pretrain" / "epoch_10.pth"
         seen = Seen(f"{method}/{method}_r18_demo.py", checkpoint)
-        q, p = profiles(seen, tau)
-        mean = divergence(q, p).mean()
-        print(f"{name}: mean divergence {mean:.3f} nats")
-        draw_profiles(sheet, 80 + 240 * row, seen, q, p, name, float(mean))
-    save(sheet.pixels(), CONFIGS / "co2" / "co2.png")
+        draw_profiles(part, seen, *profiles(seen, 0.05), name)
+    save(pixels_of(figure), CONFIGS / "co2" / "co2.png")
 
 
-def draw_profiles(
-    sheet: Sheet, y: float, seen: Seen, q: Tensor, p: Tensor, name: str, mean: float
-) -> None:
-    """One row: the two views, and pairs of bars above the scenes they stand for."""
-    image, top = 0, p[0].argsort(descending=True)[:10]
-    own = divergence(q, p)[image]
-    sheet.text(MARGIN, y + 8, name, 13, fontweight="bold")
-    text = (
-        f"divergence of this scene {own:.2f} nats; mean of 256 scenes {mean:.2f} nats"
-    )
-    sheet.text(876, y + 8, text, color=FAINT, ha="right")
-    for i, (views, label, color) in enumerate(
-        zip(seen.views, ("query view", "key view"), (ORANGE, BLUE), strict=True)
+def draw_profiles(part: SubFigure, seen: Seen, q: Tensor, p: Tensor, name: str) -> None:
+    """The two views of a scene, and pairs of bars above the scenes they stand for."""
+    own = divergence(q, p)
+    text = f"divergence of this scene {own[0]:.2f} nats; of 256 scenes {own.mean():.2f}"
+    part.suptitle(f"{name}: {text}", x=0.01, ha="left", fontsize=10, color=INK)
+    top = p[0].argsort(descending=True)[:10]
+    if 100 * max(q[0, top].max(), p[0, top].max()) > 1.05:
+        raise ValueError("Raise the limit of both rows, so that they compare.")
+    rows = [[VIEWS[0], *["bars"] * 10], [VIEWS[1], *map(str, range(10))]]
+    axes = part.subplot_mosaic(rows, height_ratios=[1.3, 1])
+    images = {label: views[0] for label, views in zip(VIEWS, seen.views, strict=True)}
+    images |= {str(i): seen.others[j] for i, j in enumerate(top)}
+    for label, image in images.items():
+        axes[label].imshow(image)
+        axes[label].set(xticks=[], yticks=[])
+        axes[label].spines[:].set_visible(False)
+    bars = axes["bars"]
+    for shift, profile, label, color in zip(
+        (0.7, 0.3), (q, p), VIEWS, (ORANGE, BLUE), strict=True
     ):
-        box = Box(MARGIN, y + 26 + 98 * i, 76, 76)
-        sheet.image(views[image], box)
-        sheet.frame(box, color)
-        sheet.text(MARGIN + 38, box.y + 86, label, color=color, ha="center")
-    left, pitch, base, height = 160, 72, y + 138, 104
-    peak = 0.0105  # of both rows, so that they compare
-    if max(q[image, top].max(), p[image, top].max()) > peak:
-        raise ValueError("Raise the peak.")
-    for level in (0.0, 0.005, 0.01):
-        at = base - level / peak * height
-        sheet.lines(np.array([[(left - 8, at), (876, at)]]), "#d0d7de", 1)
-        sheet.text(left - 14, at, f"{100 * level:.1f} %", 10, color=FAINT, ha="right")
-    for i, j in enumerate(top):
-        x = left + pitch * i
-        for shift, profile, color in ((4, p, BLUE), (34, q, ORANGE)):
-            size = float(profile[image, j]) / peak * height
-            bar = Rectangle((x + shift, base), 26, -size, color=color, lw=0, zorder=5)
-            sheet.axes.add_patch(bar)
-        sheet.image(seen.others[j], Box(x + 2, base + 8, 60, 60))
+        bars.bar(np.arange(10) + shift, 100 * profile[0, top], 0.36, color=color)
+        for spine in axes[label].spines.values():
+            spine.set(visible=True, color=color, lw=2)
+        axes[label].set_xlabel(label, color=color, fontsize=9)
+    bars.set(xlim=(0, 10), ylim=(0, 1.05), xticks=[], yticks=[0, 0.5, 1])
+    bars.yaxis.set_major_formatter("{x:.1f} %")
+    bars.tick_params(labelsize=8, labelcolor=FAINT, length=0)
+    bars.grid(axis="y", color=FAINT, alpha=0.3)
+    bars.set_axisbelow(True)
+    bars.spines[:].set_visible(False)
 
 
 def simsiam_log() -> None:

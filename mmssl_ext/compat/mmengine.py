@@ -184,3 +184,12 @@ def normalises(preprocessor: Any) -> bool:
 def ground_truth(metric: Any) -> Any:
     """The COCO object of its annotation file, or None. Gone: AttributeError."""
     return metric._coco_api
+
+
+# -- mmengine's Visualizer --
+# It has no way to its backends but by name. Gone: they get no pictures.
+
+
+def vis_backends(visualizer: Any) -> list[Any]:
+    """The backends of a visualizer: TensorBoard's, that of the local files, ..."""
+    return list((getattr(visualizer, "_vis_backends", None) or {}).values())

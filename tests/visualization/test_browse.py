@@ -1,8 +1,6 @@
 """The grid of views, against the loader and the preprocessor of training."""
 
-import importlib.util
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -17,20 +15,20 @@ from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import load_config
 from mmssl_ext.visualization.pictures import browse as browsing
 from mmssl_ext.visualization.pictures.browse import Draw, describe, network_inputs
-from mmssl_ext.visualization.pictures.sheet import Box
+from mmssl_ext.visualization.pictures.sheet import Sheet
 from tests.harness import REPO, config
+from tests.visualization.pictures import load_tool, run_tool, texts
 
-_spec = importlib.util.spec_from_file_location(
-    "browse_dataset", REPO / "tools" / "browse_dataset.py"
-)
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
+tool = load_tool("browse_dataset")
 
 PRETRAINING = sorted(
     path.relative_to(REPO / "configs").as_posix()
     for path in (REPO / "configs").glob("*/*_*_*.py")
     if path.parent.name not in ("_base_", "chains", "transfer")
 )
+
+
+assert len(PRETRAINING) > 25 and "detco/detco_r18_demo.py" in PRETRAINING
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +101,7 @@ def test_recorded_draws_are_those_that_were_applied(photos):
     preprocessor = MODELS.build(dict(type="MultiViewPreprocessor"))
     flips = 0
     for image in network_inputs(dataset, preprocessor, range(6), 0, 0):
-        for view, draws in zip(image.views, image.draws, strict=True):
+        for view, draws in zip(image.views, image.draws.values(), strict=True):
             assert len(draws) == 6
             again = Image.fromarray(image.original)
             for transform, params, size in draws:
@@ -126,33 +124,34 @@ def test_draws_in_words():
 
 
 @pytest.mark.parametrize("augment_on", ["worker", "device"])
-def test_frames_are_what_the_views_are_cut_from(photos, augment_on, monkeypatch):
+def test_frames_are_what_the_views_are_cut_from(photos, augment_on):
     """Also where the view is mirrored, or a set of patches."""
     cfg = device_config(photos, augment_on, patches=True)
     dataset = browsing.training_dataset(cfg)
     preprocessor = MODELS.build(dict(type="MultiViewPreprocessor"))
-    frames = []
-
-    class Frames:
-        def frame(self, box, *args, **options):
-            frames.append(box)
-
     seen = list(network_inputs(dataset, preprocessor, range(6), 7, 0))
     mirrored = sum(row[0] > row[2] for image in seen for row in image.boxes[:2])
     assert 2 < mirrored < 10
-    for image in seen:
+    sheet = browsing.draw_views("c", seen, "")
+    for image, ax in zip(seen, sheet.axes[:, 0], strict=True):
         assert np.isnan(image.boxes[2]).all()
         height, width = image.original.shape[:2]
-        for number, draws in enumerate(image.draws):
-            frames.clear()
-            browsing._outline(
-                Frames(), image, Box(5, 9, width / 2, height / 2), number, "r"
-            )
-            left, upper, right, lower = draws[0].params
-            expected = (5 + left / 2, 9 + upper / 2)
-            expected += ((right - left) / 2, (lower - upper) / 2)
-            assert frames[0] == frames[1]
-            assert np.allclose(frames[0], expected, atol=1e-3)
+        assert len(ax.patches) == 3
+        for number, patch in enumerate(ax.patches):
+            expected = image.draws[number][0].params
+            found = patch.get_bbox().extents * (width, height, width, height)
+            assert np.allclose(found, expected, atol=2e-3)
+
+
+def test_further_views_start_a_new_line(photos):
+    view = np.zeros((4, 4, 3), np.uint8)
+    seen = [browsing.Seen(view, views=[view] * count) for count in (7, 2)]
+    sheet = browsing.draw_views("c", seen, "")
+    assert sheet.axes.shape == (3, 6)
+    drawn = [[bool(ax.images) for ax in row] for row in sheet.axes]
+    assert drawn == [[True] * 6, [False, True, True, *3 * [False]],
+                     [True] * 3 + [False] * 3]  # fmt: skip
+    assert "view 7: 4 × 4 px" in texts(sheet)
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
@@ -161,44 +160,37 @@ def test_every_config_is_browsed_without_its_network(name, photos, monkeypatch):
     cfg.model.backbone = dict(type="NoSuchNetwork")
     cfg.model.neck = cfg.model.head = None
     drawn = []
-    monkeypatch.setattr(browsing, "write_sheet", lambda *args: drawn.append(args))
-    browsing.browse(cfg, "a.png", num=2, images=photos)
-    ((sheet, out),) = drawn
-    patches = 2 * 9 if name.startswith("detco/") else 0
-    assert len(sheet.axes.images) == 2 * (3 + patches) and out == "a.png"
-
-
-def test_there_are_configs():
-    assert len(PRETRAINING) > 25
-    assert "detco/detco_r18_demo.py" in PRETRAINING
-
-
-def run(monkeypatch, capsys, *args):
-    monkeypatch.setattr(sys, "argv", ["browse_dataset.py", *map(str, args)])
-    code = tool.main()
-    return code, *capsys.readouterr()
+    monkeypatch.setattr(Sheet, "pixels", lambda sheet: drawn.append(sheet))
+    monkeypatch.setattr(browsing, "write_png", lambda pixels, out: out)
+    assert browsing.browse(cfg, "a.png", num=2, images=photos).name == "a.png"
+    views = 4 if name.startswith("detco/") else 2
+    assert [len(ax.images) for ax in drawn[0].axes.flat] == 2 * (views + 1) * [1]
 
 
 def test_tool_says_which_draws_it_shows(photos, tmp_path, monkeypatch, capsys):
     cfg = device_config(photos, "worker", False)
     cfg.randomness = dict(seed=3)
     (tmp_path / "c.py").write_text(cfg.pretty_text)
-    drawn = []
-    grid = browsing._grid
-    monkeypatch.setattr(
-        browsing, "_grid", lambda *a: drawn.append(grid(*a)) or drawn[0]
-    )
-    code, out, errors = run(
-        monkeypatch, capsys, tmp_path / "c.py", "--out", tmp_path / "n/a.png", "--num=2"
+    drawn, pixels = [], Sheet.pixels
+    monkeypatch.setattr(Sheet, "pixels", lambda s: drawn.append(s) or pixels(s))
+    code, out, errors = run_tool(
+        tool,
+        monkeypatch,
+        capsys,
+        tmp_path / "c.py",
+        "--out",
+        tmp_path / "n/a.png",
+        "--num=2",
     )
     assert code == 0, errors
     assert out.splitlines()[-1] == f"Picture: {tmp_path / 'n/a.png'}"
-    texts = [text.get_text() for text in drawn[0].axes.texts]
-    assert any(t.startswith("Seed 3, epoch 1: a training run") for t in texts)
-    assert {"0.png", "3.png", "image 0: 300 × 200 px", "32 × 32 px"} <= set(texts)
+    found = texts(drawn[0])
+    assert any(t.startswith("Seed 3, epoch 1: a training run") for t in found)
+    assert "image 0: 300 × 200 px 0.png" in found
+    assert any(t.startswith("32 × 32 px crop ") for t in found)
     # Where training does not key its draws, the picture does not claim that it does.
     cfg.default_hooks.pop("augmentation_seed")
-    assert not browsing._is_keyed(cfg)
+    assert not browsing.is_keyed(cfg)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +199,7 @@ def test_tool_says_which_draws_it_shows(photos, tmp_path, monkeypatch, capsys):
         (["--num=0"], r"--num 0: a picture shows 1 to 32 images"),
         (["--epoch=0"], r"--epoch 0: epochs count from 1"),
         (["--images=gone"], r"The image folder 'gone'.* does not exist"),
-        (["--images=broken"], r"None of 1 images of broken can be read"),
+        (["--images=broken"], r"None of 1 images can be read"),
         (["--out=a.jpg"], r"let --out end in \.png, not a\.jpg"),
         (["--cfg-options", "train_dataloader.dataset.pipeline=[]", "--images=broken"],
          r"--images needs train_dataloader\.dataset\.pipeline"),
@@ -220,22 +212,18 @@ def test_errors_are_sentences(photos, tmp_path, monkeypatch, capsys, args, sente
     (tmp_path / "broken" / "a.png").write_bytes(b"")
     cfg = device_config(photos, "worker", False)
     (tmp_path / "c.py").write_text(cfg.pretty_text)
-    code, _, errors = run(monkeypatch, capsys, "c.py", "--out=a.png", *args)
+    code, _, errors = run_tool(tool, monkeypatch, capsys, "c.py", "--out=a.png", *args)
     assert code == 2, errors
     assert re.search(rf"^Error: .*{sentence}", errors, re.DOTALL | re.MULTILINE)
     assert not list(tmp_path.glob("a.*"))
 
 
-def test_unreadable_images_are_left_out(photos, tmp_path):
+def test_unreadable_images_are_left_out_and_generators_alone(photos, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"")
     (folder / "b.png").write_bytes((photos / "0.png").read_bytes())
-    cfg = device_config(folder, "worker", False)
-    assert browsing.browse(cfg, tmp_path / "a.png").is_file()
-
-
-def test_generators_are_left_alone(photos, tmp_path):
     before = torch.get_rng_state()
-    browsing.browse(device_config(photos, "device", True), tmp_path / "a.png", num=2)
+    cfg = device_config(folder, "device", True)
+    assert browsing.browse(cfg, tmp_path / "a.png").is_file()
     assert torch.equal(before, torch.get_rng_state())

@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -18,19 +17,28 @@ from mmssl_ext.datasets.transforms.geometry import RandomFlip, RandomResizedCrop
 from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.preprocessing import MultiViewPreprocessor
-from mmssl_ext.run.launch import load_config
-from mmssl_ext.visualization.pictures import learned
-from mmssl_ext.visualization.pictures import learned_features as features
-from mmssl_ext.visualization.pictures import learned_figures as figures
-from mmssl_ext.visualization.pictures.sheet import Box
-from tests.harness import REPO, config, write_images
-from tests.models.common import build, model_config
-
-_spec = importlib.util.spec_from_file_location(
-    "visualize_learned", REPO / "tools" / "visualize.py"
+from mmssl_ext.visualization.pictures import (
+    KINDS,
+    embedding,
+    filters,
+    learned,
+    matches,
+    pca,
+    similarity,
 )
-visualize = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(visualize)
+from mmssl_ext.visualization.pictures.neighbours import nearest
+from mmssl_ext.visualization.pictures.subject import (
+    Options,
+    Subject,
+    feature_maps,
+    pooled_features,
+    spread,
+)
+from tests.models.common import build
+from tests.visualization import pictures
+from tests.visualization.pictures import draw, run_tool, subject
+
+visualize = pictures.load_tool("visualize")
 
 
 @pytest.mark.parametrize("shape", [(200, 12), (9, 40)])
@@ -38,33 +46,56 @@ def test_components_are_those_of_scikit_learn(shape):
     decomposition = pytest.importorskip("sklearn.decomposition")
     rng = np.random.default_rng(0)
     rows = rng.normal(size=shape) * np.linspace(3, 1, shape[1]) + 5
-    found = features.principal_components(rows)
+    found, shares = pca.principal_components(rows)
     reference = decomposition.PCA(3, svd_solver="full").fit(rows)
     scores = reference.transform(rows)
-    assert np.allclose(found.shares, reference.explained_variance_ratio_)
+    assert np.allclose(shares, reference.explained_variance_ratio_)
     for k in range(3):
         largest = reference.components_[k][np.abs(reference.components_[k]).argmax()]
-        assert np.allclose(found.scores[:, k], scores[:, k] * np.sign(largest))
+        assert np.allclose(found[:, k], scores[:, k] * np.sign(largest))
 
 
 def test_components_of_rows_that_are_all_alike():
-    found = features.principal_components(np.ones((5, 4)))
-    assert np.allclose(found.scores, 0) and np.allclose(found.shares, 0)
-    assert np.isfinite(features.to_colors(found.scores)).all()
+    scores, shares = pca.principal_components(np.ones((5, 4)))
+    assert np.allclose(scores, 0) and np.allclose(shares, 0)
+    assert np.isfinite(pca.to_colors(scores)).all()
 
 
 def test_colours_span_the_percentiles_of_each_component():
     scores = np.stack([np.arange(101.0), np.arange(101.0) * -7, np.arange(101.0)], 1)
-    colors = features.to_colors(scores)
+    colors = pca.to_colors(scores)
     assert colors[0].tolist() == [0, 255, 0] and colors[-1].tolist() == [255, 0, 255]
     assert colors[50].tolist() == [128, 128, 128]
     assert colors[1].tolist() == [0, 255, 0]  # the lowest hundredth is cut
 
 
+def test_every_image_has_the_colours_of_its_own_cells(root):
+    given = subject(root, num=5)
+    sheet = draw(given, "pca")
+    rows = np.concatenate(
+        [m["res5"].reshape(-1, m["res5"].shape[-1]) for m in given.maps]
+    )
+    colors = pca.to_colors(pca.principal_components(rows)[0])
+    drawn = [np.asarray(ax.images[0].get_array()) for ax in sheet.axes[2]]
+    assert np.array_equal(np.concatenate([d.reshape(-1, 3) for d in drawn]), colors)
+
+
 def test_cosines_by_hand():
     cells = np.array([[[3.0, 4.0], [4.0, -3.0]], [[-6.0, -8.0], [1.0, 0.0]]])
     expected = [[1.0, 0.0], [-1.0, 0.6]]
-    assert np.allclose(features.cosines(np.array([30.0, 40.0]), cells), expected)
+    assert np.allclose(similarity.cosines(np.array([30.0, 40.0]), cells), expected)
+
+
+def test_the_framed_cell_is_the_one_that_is_compared_with(root):
+    sheet = draw(subject(root, num=4, patch=(0.99, 0.3)), "similarity")
+    cosine = np.asarray(sheet.axes[1, 0].images[0].get_array())
+    row, column = np.unravel_index(cosine.argmax(), cosine.shape)
+    height, width = cosine.shape
+    assert (row, column) == (int(0.3 * height), width - 1)
+    for ax in sheet.axes[:2, 0]:
+        assert ax.patches[0].get_xy() == (column / width, row / height)
+    # The image beside it is of the same class.
+    assert [ax.get_xlabel().strip() for ax in sheet.axes[1, :2]] == ["class0"] * 2
 
 
 def test_mutual_matches_against_a_loop():
@@ -81,7 +112,7 @@ def test_mutual_matches_against_a_loop():
         best_i = max(range(12), key=lambda k: cosine(k, j))
         if (best_i, best_j) == (i, j):
             expected.append((cosine(i, j), i, j))
-    found = features.mutual_matches(first, second)
+    found = matches.mutual_matches(first, second)
     assert 2 < len(expected) < 10
     assert [(i, j) for _, i, j in sorted(expected, reverse=True)] == list(
         zip(found.first.tolist(), found.second.tolist(), strict=True)
@@ -89,27 +120,35 @@ def test_mutual_matches_against_a_loop():
     assert np.allclose(found.cosine, sorted((c for c, *_ in expected), reverse=True))
 
 
-def test_distances_by_hand():
+def test_distances_and_chance_by_hand():
     # View 1 is the left half of a 64 x 32 image, mirrored; view 2 is all of it.
     boxes = torch.tensor([[0.5, 0, 0, 1], [0, 0, 1, 1]])
-    matches = features.Matches(np.array([0, 1, 2]), np.array([1, 0, 7]), np.ones(3))
     # Cells of 16 px. 0: centre (8, 8), in the image (24, 8): cell 1. 1: cell 0.
     # 2: row 1, column 0, in the image (24, 24): cell 5, two columns from cell 7.
-    found = features.distances(matches, ((2, 2), (2, 4)), boxes)
-    assert found.tolist() == [0, 0, 2]
+    first, second = np.array([0, 1, 2]), np.array([1, 0, 7])
+    far, near = matches.distances(first, second, ((2, 2), (2, 4)), boxes)
+    assert far.tolist() == [0, 0, 2]
+    # Within one cell of column 1 are three columns of both rows, of column 0 two.
+    assert near.tolist() == [6 / 8, 4 / 8, 6 / 8]
+    boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.25, 0, 0.75, 1]])
+    # In view 2: cell 0 is two columns outside: none; 2 is cell 0: 4 cells; 7 (row 1,
+    # column 3) is column 1 of row 1: 9 cells.
+    cells, grids = np.array([0, 2, 7]), ((4, 4), (4, 4))
+    _, near = matches.distances(cells, np.zeros(3, int), grids, boxes)
+    assert near.tolist() == [0, 4 / 16, 9 / 16]
 
 
 def test_nearest_against_a_loop():
     generator = torch.Generator().manual_seed(0)
     rows = F.normalize(torch.randn(20, 5, generator=generator), dim=1)
-    numbers, values = features.nearest(rows, [3, 17], 4)
+    numbers, values = nearest(rows, [3, 17], 4)
     for query, found, cosines in zip((3, 17), numbers, values, strict=True):
         others = [i for i in range(20) if i != query]
         table = {i: float(sum(rows[i] * rows[query])) for i in others}
         expected = sorted(others, key=table.get, reverse=True)[:4]
         assert found.tolist() == expected
         assert np.allclose(cosines, [table[i] for i in expected], atol=1e-6)
-    assert features.nearest(rows[:3], [0], 9)[0].shape == (1, 2)
+    assert nearest(rows[:3], [0], 9)[0].shape == (1, 2)
 
 
 def test_maps_are_those_of_the_stages():
@@ -118,7 +157,7 @@ def test_maps_are_those_of_the_stages():
     x = model.data_preprocessor({"inputs": image[None]})["inputs"]
     backbone = model.backbone
     with torch.no_grad():
-        found = features.feature_maps(model, image)
+        found = feature_maps(model, image)
         x = backbone.maxpool(backbone.relu(backbone.norm1(backbone.conv1(x))))
         x = backbone.layer3(backbone.layer2(backbone.layer1(x)))
         y = backbone.layer4(x)
@@ -133,7 +172,7 @@ def test_pooled_features_of_sizes_that_differ():
     sizes = [(32, 32), (32, 32), (40, 32), (32, 32), (32, 48)]
     images = [torch.randint(256, (3, *s), dtype=torch.uint8) for s in sizes]
     with torch.no_grad():
-        found = features.pooled_features(model, images, batch=2)
+        found = pooled_features(model, images, batch=2)
         for row, image in zip(found, images, strict=True):
             x = model.data_preprocessor({"inputs": image[None]})["inputs"]
             pooled = model.backbone(x)[-1].mean((2, 3))[0]
@@ -159,36 +198,6 @@ class Coordinates(nn.Module):
         return (torch.exp(-distance / 200),)  # a bump at the place
 
 
-@pytest.fixture
-def gradients(tmp_path):
-    """Two images whose red is x and whose green is y."""
-    x, y = np.meshgrid(np.arange(256), np.arange(256))
-    pixels = np.stack([x, y, 0 * x], -1).astype(np.uint8)
-    for name in ("a.png", "b.png"):
-        Image.fromarray(pixels).save(tmp_path / name)
-    return ImageFolder(str(tmp_path))
-
-
-def test_matches_with_known_geometry(gradients):
-    crops = [
-        [RandomResizedCrop(64, scale=(0.3, 0.8)), RandomFlip(0.5)] for _ in range(2)
-    ]
-    pipeline = [DecodeImage(), MakeViews(crops), PackViews()]
-    options = learned.Options(num=2, size=192)
-    source = learned.Source(gradients)
-    subject = learned.Subject(Coordinates(), source, pipeline, options=options)
-    caption = learned.draw(subject, "matches").caption
-    right, total = map(int, re.search(r"(\d+) of all (\d+)", caption).groups())
-    assert total > 60 and right >= 0.98 * total, caption
-    chance = int(re.search(r"chance would give (\d+)%", caption)[1])
-    assert 0 < chance < 20
-    # After a transform whose geometry is not known, nothing is claimed.
-    wrong = [[crops[0][0], Swap()], crops[1]]
-    pipeline = [DecodeImage(), MakeViews(wrong), PackViews()]
-    subject = learned.Subject(Coordinates(), source, pipeline, options=options)
-    assert "true place" not in learned.draw(subject, "matches").caption
-
-
 class Swap:
     """A transform of somebody else, whose geometry is not known."""
 
@@ -197,79 +206,79 @@ class Swap:
         return results
 
 
-def test_chance_is_that_of_any_cell():
-    boxes = torch.tensor([[0.0, 0, 0.5, 1], [0.25, 0, 0.75, 1]])
-    grids = ((4, 4), (4, 4))
-    matches = features.Matches(np.array([0, 2, 7]), np.zeros(3, int), np.ones(3))
-    # In view 2: cell 0 is two columns outside: none; 2 is cell 0: 4 cells; 7 (row 1,
-    # column 3) is column 1 of row 1: 9 cells.
-    chance = features.chance_of(matches, grids, boxes)
-    assert chance == pytest.approx((0 + 4 + 9) / 3 / 16)
+def test_matches_with_known_geometry(tmp_path):
+    x, y = np.meshgrid(np.arange(256), np.arange(256))
+    pixels = np.stack([x, y, 0 * x], -1).astype(np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    crops = [
+        [RandomResizedCrop(64, scale=(0.3, 0.8)), RandomFlip(0.5)] for _ in range(2)
+    ]
+    options, images = Options(num=2, size=192), ImageFolder(str(tmp_path))
+
+    def text(views):
+        pipeline = [DecodeImage(), MakeViews(views), PackViews()]
+        given = Subject(Coordinates(), images, pipeline, options=options)
+        return learned.draw(given, "matches").caption
+
+    caption = text(crops)
+    right, total, chance = map(
+        int, re.search(r"(\d+) of all (\d+) .*by chance (\d+)%", caption).groups()
+    )
+    assert total > 60 and right >= 0.98 * total and 0 < chance < 20, caption
+    # After a transform whose geometry is not known, nothing is claimed.
+    assert "so neither is the true place" in text([[crops[0][0], Swap()], crops[1]])
 
 
-def test_rare_classes_are_other():
-    classes = [f"c{i:02}" for i in range(12) for _ in range(i + 1)]
-    names = figures.grouped(classes)
-    assert len(set(names)) == 10 and names.count("other") == 1 + 2 + 3
-    assert figures.legend_order(names)[-1] == "other"
-    assert figures.grouped(["a", "b"]) == ["a", "b"]
-
-
-def test_pictures_beside_points_hide_nothing_they_need_not():
+def test_pictures_stand_aside_of_their_points():
     rng = np.random.default_rng(0)
-    places = rng.uniform(50, 550, (60, 2))
-    plot = Box(0, 0, 600, 600)
-    chosen = figures.spread_out(places, 10)
-    assert len(set(chosen)) == 10
-    boxes = list(figures.beside(places, chosen, plot).values())
-    for box in boxes:
-        assert 0 <= box.x <= 560 and 0 <= box.y <= 560
-    for a, b in itertools.combinations(boxes, 2):
-        assert max(abs(a.x - b.x), abs(a.y - b.y)) >= 40
+    places = rng.uniform(0, 100, (60, 2))
+    chosen = embedding.spread_out(places, 10)
+    gaps = [np.linalg.norm(places[a] - places[b]) for a, b in
+            itertools.combinations(chosen, 2)]  # fmt: skip
+    assert len(gaps) == 45 and min(gaps) > 20
+    around = np.array([[10.0, 10], [12, 10], [10, 12], [12, 12], [30, 11]])
+    (way,) = embedding.aside(around, [4])
+    assert way[0] == pytest.approx(28, abs=1) and abs(way[1]) < 3
 
 
 def test_filters_share_one_scale_around_grey():
     weights = np.zeros((2, 1, 1, 3))
     weights[0, 0, 0] = (0.5, -0.5, 0)
     weights[1, 0, 0] = (0.25, 0, 0)
-    colors = figures.filter_colors(weights)
+    colors = filters.filter_colors(weights)
     assert colors[:, 0, 0].tolist() == [[255, 0, 128], [191, 128, 128]]
+
+
+def test_values_are_spread_evenly():
+    assert spread("abcdefgh", 3) == ["a", "c", "f"]
+    assert spread("ab", 5) == ["a", "b"] and spread("", 2) == []
+
+
+def test_of_many_classes_ten_are_searched(root):
+    given = subject(root)
+    given.classes = [f"c{i}" for i in range(12)]
+    given.dataset._rows = np.arange(12)
+    assert len(given.searched) == 10
+    given.options.most = 4
+    assert len(given.searched) == 4
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Configs and checkpoints of two methods, and images of two classes."""
-    root = tmp_path_factory.mktemp("learned")
-    write_images(root / "images", per_class=5)
-    (root / "flat").mkdir()
-    for i, path in enumerate(sorted((root / "images").rglob("*.png"))[:2]):
-        (root / "flat" / f"{i}.png").write_bytes(path.read_bytes())
-    (root / "empty").mkdir()
-    (root / "broken").mkdir()
-    (root / "broken" / "a.png").write_bytes(b"")
-    for method in ("MoCo", "InterCLR"):
-        cfg = config(root / "images", root / "work_dir")
-        cfg.model = model_config(method)
-        cfg.train_dataloader.dataset.labels = "none"
-        (root / f"{method}.py").write_text(cfg.pretty_text)
-        model = build(method)
-        if method == "InterCLR":
-            images = ImageFolder(str(root / "images"))
-            rows = torch.randn(len(images), 16, generator=torch.Generator())
-            model.terms.inter.bank.fill(rows, images.fingerprint())
-        torch.save(dict(state_dict=model.state_dict()), root / f"{method}.pth")
+    root = pictures.write_folder(tmp_path_factory.mktemp("learned"))
+    pictures.write_config(root, "InterCLR")
+    model, images = build("InterCLR"), ImageFolder(str(root / "images"))
+    rows = torch.randn(len(images), 16, generator=torch.Generator())
+    model.terms.inter.bank.fill(rows, images.fingerprint())
+    torch.save({"state_dict": model.state_dict()}, root / "InterCLR.pth")
     return root
 
 
 @pytest.fixture
 def tool(root, monkeypatch, capsys):
-    def run(*args):
-        monkeypatch.chdir(root)
-        monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, args)])
-        code = visualize.main()
-        return code, *capsys.readouterr()
-
-    return run
+    monkeypatch.chdir(root)
+    return lambda *args: run_tool(visualize, monkeypatch, capsys, *args)
 
 
 def test_all_kinds_are_written(tool, tmp_path):
@@ -277,7 +286,7 @@ def test_all_kinds_are_written(tool, tmp_path):
     options += ("--compare=random", "--size=64")
     code, out, errors = tool("MoCo.py", "MoCo.pth", *options)
     assert code == 0, errors
-    files = [tmp_path / "see" / f"{kind}.png" for kind in learned.KINDS]
+    files = [tmp_path / "see" / f"{kind}.png" for kind in KINDS]  # no MoCo's own
     assert [f"Picture: {f}" for f in files] == [
         line for line in out.splitlines() if line.startswith("Picture")
     ]
@@ -286,53 +295,46 @@ def test_all_kinds_are_written(tool, tmp_path):
             assert image.width == 900 and len(image.getcolors(1 << 20)) > 30
 
 
-def subject(root, method="MoCo", images="images", **options):
-    cfg = load_config(root / f"{method}.py")
-    chosen = learned.Options(**options)
-    weights = root / f"{method}.pth"
-    return learned._subject(cfg, weights, root / images, chosen, False)
-
-
 def test_pictures_repeat_themselves(root):
     for kind in ("embedding", "matches"):
         cases = [subject(root, num=2) for _ in range(2)]
         before = torch.get_rng_state()
-        first, again = (learned.draw(case, kind).sheet.pixels() for case in cases)
+        first, again = (learned.draw(case, kind).pixels for case in cases)
         assert np.array_equal(first, again)
         assert torch.equal(before, torch.get_rng_state())
-    other = learned.draw(subject(root, num=2, seed=1), "matches").sheet.pixels()
+    other = learned.draw(subject(root, num=2, seed=1), "matches").pixels
     assert first.shape != other.shape or not np.array_equal(first, other)
 
 
-def test_classes_are_the_subfolders_or_none(root):
-    found = learned.draw(subject(root, num=2), "neighbours")
-    assert re.search(r"\d+% of the 6 nearest of every image", found.caption)
-    texts = [t.get_text() for t in found.sheet.axes.texts]
-    assert {"class0", "class1"} <= set(texts)
-    flat = learned.draw(subject(root, images="images/class0"), "neighbours")
-    assert "class" not in flat.caption
-
-
 def test_share_of_the_same_class_by_a_loop(root):
-    case = subject(root)
-    with features.undisturbed(case.model):
-        indices, rows = case.pooled()
-    classes = [case.source.classes[i] for i in indices]
+    given = subject(root)
+    with learned.undisturbed(given.model):
+        indices, rows = given.pooled
+    classes = [given.classes[i] for i in indices]
     hits = []
     for i in range(10):
         order = sorted(
             (j for j in range(10) if j != i), key=lambda j: -rows[i] @ rows[j]
         )
         hits += [classes[j] == classes[i] for j in order[:6]]
-    caption = learned.draw(case, "neighbours").caption
-    assert f" {np.mean(hits):.0%} of the 6 nearest" in caption
+    sheet = draw(given, "neighbours")
+    assert f" {np.mean(hits):.0%} of the 6 nearest are" in sheet.captions[1]
+    labels = [ax.get_xlabel().split() for ax in sheet.axes[0] if ax.get_xlabel()]
+    same = [label[-1] == labels[0][-1] for label in labels[1:]]
+    edges = [ax.spines["left"].get_linestyle() for ax in sheet.axes[0, 2:]]
+    assert [edge == "solid" for edge in edges] == same  # framed by class
+    flat = learned.draw(subject(root, images="images/class0"), "neighbours")
+    assert "class" not in flat.caption  # where no folder tells it
 
 
 def test_bank_is_embedded_in_the_order_of_its_images(root):
-    case = subject(root, "InterCLR", bank=True)
-    indices, rows = learned._bank(case)
-    assert torch.equal(rows, case.model.terms.inter.bank.features[indices])
-    assert "the bank's features of 10 images" in learned.draw(case, "embedding").caption
+    given = subject(root, "InterCLR", bank=True)
+    indices, rows = embedding.bank_rows(given)
+    assert torch.equal(rows, given.model.terms.inter.bank.features[indices])
+    caption = learned.draw(given, "embedding").caption
+    assert "the bank's features of 10 images" in caption
+    with pytest.raises(ConfigError, match="give the folder that the model was trained"):
+        embedding.bank_rows(subject(root, "InterCLR", "flat", bank=True))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ def test_bank_is_embedded_in_the_order_of_its_images(root):
     [
         (["--images=gone"], r"The image folder 'gone'.* does not exist"),
         (["--images=empty"], r"No image was found below 'empty'"),
-        (["--images=broken"], r"None of 1 images can be read"),
+        (["--images=broken"], r"None of 2 images can be read"),
         (["--images=flat", "--kind=neighbours"], r"at least 3 images, .* are 2"),
         (["--images=flat", "--kind=embedding"], r"at least 8 images, .* are 2"),
         (["--kind=embedding", "--bank"], r"MoCo has no feature bank that is filled"),
@@ -361,15 +363,3 @@ def test_errors_are_sentences(tool, root, args, sentence):
     assert code == 2, errors
     assert re.search(rf"^Error: .*{sentence}", errors, re.DOTALL | re.MULTILINE)
     assert "Traceback" not in errors and not (root / "a.png").exists()
-
-
-def test_a_checkpoint_of_another_method_is_refused(tool):
-    given = ["--images=images", "--out=a.png", "--kind=pca"]
-    code, _, errors = tool("MoCo.py", "InterCLR.pth", *given)
-    assert code == 2
-    assert "InterCLR.pth does not fit the model of the config" in errors
-
-
-def test_a_bank_of_other_images_is_refused(root):
-    with pytest.raises(ConfigError, match="give the folder that the model was trained"):
-        learned._bank(subject(root, "InterCLR", "flat", bank=True))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmssl_ext.visualization.hooks import LearnedPicturesHook
-from mmssl_ext.visualization.pictures import learned
+from mmssl_ext.visualization.pictures import KINDS, learned, pca
 from tests.harness import config, loader, log_text, make_runner, write_images
 
 HOOK = dict(type="LearnedPicturesHook", num_images=4, max_images=16)
@@ -66,17 +66,17 @@ def test_index_describes_the_pictures(images, tmp_path):
     folder = tmp_path / "pictures"
     index = json.loads((folder / "index.json").read_text())
     assert index["epoch"] == 2 and index["checkpoint"] == "epoch_2.pth"
-    assert [entry["kind"] for entry in index["pictures"]] == list(learned.KINDS)
+    assert [entry["kind"] for entry in index["pictures"]] == list(KINDS)
     for entry in index["pictures"]:
         with Image.open(folder / entry["file"]) as image:
             assert image.size == (entry["width"], entry["height"])
         assert entry["title"] and "Good: " in entry["caption"]
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["index.json", *(f"{kind}.png" for kind in learned.KINDS)]
+        ["index.json", *(f"{kind}.png" for kind in KINDS)]
     )
     assert f"Pictures of what was learned: 6 in {folder}" in log_text(runner)
     # The images are those of the kNN query set, whose classes are known.
-    assert "of its class" in index["pictures"][3]["caption"]
+    assert "of the same class" in index["pictures"][3]["caption"]
 
 
 def test_without_knn_the_training_images_serve(images, tmp_path):
@@ -84,7 +84,7 @@ def test_without_knn_the_training_images_serve(images, tmp_path):
     cfg.train_dataloader.dataset.labels = "none"
     make_runner(cfg).train()
     entry = json.loads((tmp_path / "pictures/index.json").read_text())["pictures"][0]
-    assert "among 16 images" in entry["caption"]
+    assert "Of 16 images" in entry["caption"]
     assert "class" not in entry["caption"]
 
 
@@ -110,7 +110,7 @@ def test_failures_are_warnings(images, tmp_path, monkeypatch):
     def fail(subject):
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setitem(learned.DRAWINGS, "pca", fail)
+    monkeypatch.setattr(pca, "draw", fail)
     hook = HOOK | dict(kinds=["pca", "filters"])
     runner = make_runner(config(images, tmp_path / "one", learned=hook))
     runner.train()

@@ -11,15 +11,14 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.visualization import LocalVisBackend
 
+from mmssl_ext import compat
 from mmssl_ext.datasets.base import SSLDataset
-from mmssl_ext.engine.monitor.augmentation_seed import seeded_datasets
 from mmssl_ext.engine.monitor.knn import KNNHook
-from mmssl_ext.errors import UserTypeError, UserValueError
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
-
-_KINDS = ("pca", "similarity", "matches", "neighbours", "embedding", "filters")
+from mmssl_ext.visualization.pictures import KINDS
 
 
 @HOOKS.register_module()
@@ -48,15 +47,15 @@ class LearnedPicturesHook(Hook):
 
     def __init__(
         self,
-        kinds: Sequence[str] = _KINDS,
+        kinds: Sequence[str] = KINDS,
         num_images: int = 6,
         max_images: int = 500,
         interval: int | None = None,
     ) -> None:
-        if unknown := [kind for kind in kinds if kind not in _KINDS]:
+        if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise UserValueError(
                 f"LearnedPicturesHook: there is no kind {unknown[0]!r}; choose of "
-                f"{', '.join(_KINDS)}."
+                f"{', '.join(KINDS)}."
             )
         if not 1 <= num_images <= 12 or not 3 <= max_images <= 5000:
             raise UserValueError(
@@ -68,8 +67,7 @@ class LearnedPicturesHook(Hook):
                 f"LearnedPicturesHook: interval={interval} must be at least 1, or None."
             )
         self.kinds = tuple(dict.fromkeys(kinds))
-        self.num_images = num_images
-        self.max_images = max_images
+        self.num_images, self.max_images = num_images, max_images
         self.interval = interval
 
     def after_train_epoch(self, runner: Any) -> None:
@@ -104,16 +102,16 @@ class LearnedPicturesHook(Hook):
     def _draw(self, runner: Any, epoch: int) -> tuple[int, Path]:
         # Imported late: matplotlib is needed only where something is drawn.
         from mmssl_ext.visualization.pictures import learned
+        from mmssl_ext.visualization.pictures.images import own_dataset
 
-        dataset, is_evaluation = _images(runner)
-        training = _dataset(runner.train_dataloader.dataset)
-        options = learned.Options(num=self.num_images, most=self.max_images)
+        training = own_dataset(runner.train_dataloader.dataset)
+        queries = _queries(runner)
         subject = learned.Subject(
             unwrap(runner.model),
-            learned.Source(dataset),
+            training if queries is None else queries,
             training.pipeline,
-            learned.evaluation_steps(dataset.pipeline) if is_evaluation else None,
-            options,
+            () if queries is None else queries.pipeline,
+            learned.Options(num=self.num_images, most=self.max_images),
         )
         pictures = []
         for kind in self.kinds:
@@ -121,8 +119,7 @@ class LearnedPicturesHook(Hook):
                 runner.logger.info("No embedding is drawn without scikit-learn.")
                 continue
             try:
-                picture = learned.draw(subject, kind)
-                pictures.append((picture, picture.sheet.pixels()))
+                pictures.append(learned.draw(subject, kind))
             except Exception as error:
                 runner.logger.warning(
                     f"LearnedPicturesHook: no picture '{kind}' "
@@ -130,33 +127,22 @@ class LearnedPicturesHook(Hook):
                 )
         folder = Path(runner.work_dir, learned.FOLDER)
         learned.save(pictures, folder, _checkpoint(runner, epoch), epoch)
-        backends = getattr(runner.visualizer, "_vis_backends", None) or {}
-        for backend in backends.values():
+        for backend in compat.vis_backends(runner.visualizer):
             if isinstance(backend, LocalVisBackend):  # it would write a second copy
                 continue
-            for picture, pixels in pictures:
-                backend.add_image(f"pictures/{picture.kind}", pixels, step=runner.iter)
+            for picture in pictures:
+                name = f"pictures/{picture.kind}"
+                backend.add_image(name, picture.pixels, step=runner.iter)
         return len(pictures), folder
 
 
-def _images(runner: Any) -> tuple[SSLDataset, bool]:
-    """The images to draw, and whether their pipeline is that of an evaluation."""
+def _queries(runner: Any) -> SSLDataset | None:
+    """The images of the kNN evaluation, where there is one."""
     for hook in runner.hooks:
         if isinstance(hook, KNNHook):
             dataset = getattr(hook.loaders[1], "dataset", None)
-            if isinstance(dataset, SSLDataset):
-                return dataset, True
-    return _dataset(runner.train_dataloader.dataset), False
-
-
-def _dataset(given: Any) -> SSLDataset:
-    for dataset in seeded_datasets(given):
-        if isinstance(dataset, SSLDataset):
-            return dataset
-    raise UserTypeError(
-        f"{type(given).__name__} is not a dataset of mmssl_ext, whose images could be "
-        "read one by one"
-    )
+            return dataset if isinstance(dataset, SSLDataset) else None
+    return None
 
 
 def _checkpoint(runner: Any, epoch: int) -> str | None:

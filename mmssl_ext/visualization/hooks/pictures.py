@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +91,7 @@ class PicturesHook(Hook):
         folder = Path(runner.work_dir, FOLDER)
         folder.mkdir(exist_ok=True)
         file = folder / f"{len(self._drawn)}.png"
-        # mmseg's own labels take seconds on a large image.
-        semantic = "pred_sem_seg" in drawn
-        options = (
-            {"with_labels": False} if semantic else {"pred_score_thr": self.score_thr}
-        )
-        filled = semantic or "masks" in drawn.pred_instances
-        with _see_through(runner.visualizer) if filled else contextlib.nullcontext():
-            runner.visualizer.add_datasample(
-                file.stem, large, drawn, show=False, out_file=str(file), **options
-            )
-        panels = np.split(mmcv.imread(str(file)), _truths(drawn) + 1, axis=1)
-        if semantic:
-            names = runner.visualizer.dataset_meta["classes"]
-            maps = [
-                drawn.get(key) for key in ("gt_sem_seg", "pred_sem_seg") if key in drawn
-            ]
-            for panel, found in zip(panels, maps, strict=True):
-                _name_regions(panel, found.data[0].numpy(), names)
+        panels = self._panels(runner.visualizer, large, drawn, str(file))
         gap = np.full((shape[0], _GAP, 3), 255, np.uint8)
         joined = [part for panel in panels for part in (gap, panel)][1:]
         mmcv.imwrite(np.concatenate(joined, axis=1), str(file))
@@ -118,20 +100,33 @@ class PicturesHook(Hook):
         index = json.dumps({"pictures": self._drawn}, indent=1)
         write_text(folder / INDEX, index + "\n")
 
-
-@contextlib.contextmanager
-def _see_through(visualizer: Any) -> Iterator[None]:
-    """Let masks show what they cover."""
-    alpha = visualizer.alpha
-    visualizer.alpha = min(alpha, 0.55)
-    try:
-        yield
-    finally:
-        visualizer.alpha = alpha
-
-
-def _truths(sample: Any) -> int:
-    return int("gt_instances" in sample or "gt_sem_seg" in sample)
+    def _panels(
+        self, visualizer: Any, image: np.ndarray, sample: Any, file: str
+    ) -> list[np.ndarray]:
+        """Truth, where it is known, and prediction as the visualizer draws them."""
+        semantic = "pred_sem_seg" in sample
+        # mmseg's own labels take seconds on a large image.
+        options: dict[str, Any] = {"with_labels": False}
+        if not semantic:
+            options = {"pred_score_thr": self.score_thr}
+        alpha = visualizer.alpha
+        if semantic or "masks" in sample.pred_instances:
+            visualizer.alpha = min(alpha, 0.55)  # let masks show what they cover
+        try:
+            name = Path(file).stem
+            visualizer.add_datasample(
+                name, image, sample, show=False, out_file=file, **options
+            )
+        finally:
+            visualizer.alpha = alpha
+        count = 1 + int("gt_instances" in sample or "gt_sem_seg" in sample)
+        panels = np.split(mmcv.imread(file), count, axis=1)
+        if semantic:
+            names = visualizer.dataset_meta["classes"]
+            keys = [key for key in ("gt_sem_seg", "pred_sem_seg") if key in sample]
+            for panel, key in zip(panels, keys, strict=True):
+                _name_regions(panel, sample.get(key).data[0].numpy(), names)
+        return panels
 
 
 def _name_regions(panel: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
@@ -165,15 +160,9 @@ def enlarged(sample: Any, shape: tuple[int, ...], factor: float) -> Any:
             setattr(copy, name, _instances(sample.get(name), shape, factor))
     for name in ("gt_sem_seg", "pred_sem_seg"):
         if name in sample:
-            data = _nearest(
-                _numpy(sample.get(name).data).reshape(-1, *_hw(sample, name)), shape
-            )
-            setattr(copy, name, PixelData(data=torch.from_numpy(data)))
+            maps = _nearest(sample.get(name).data, shape)
+            setattr(copy, name, PixelData(data=maps))
     return copy
-
-
-def _hw(sample: Any, name: str) -> tuple[int, ...]:
-    return tuple(sample.get(name).data.shape[-2:])
 
 
 def _instances(found: Any, shape: tuple[int, ...], factor: float) -> InstanceData:
@@ -188,18 +177,16 @@ def _instances(found: Any, shape: tuple[int, ...], factor: float) -> InstanceDat
         masks = found.masks
         if hasattr(masks, "to_ndarray"):
             masks = masks.to_ndarray()
-        copy.masks = torch.from_numpy(_nearest(_numpy(masks).astype(bool), shape))
+        copy.masks = _nearest(masks, shape).bool()
     return copy
 
 
-def _numpy(data: Any) -> np.ndarray:
-    return data.numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
-
-
-def _nearest(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Resize N x H x W maps without mixing values."""
+def _nearest(maps: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """Resize maps, ... x H x W, to N x h x w without mixing values."""
+    maps = torch.as_tensor(maps)
+    maps = maps.reshape(-1, *maps.shape[-2:])
     rows, columns = (
-        (np.arange(new) * old // new)
+        torch.arange(new) * old // new
         for new, old in zip(shape, maps.shape[1:], strict=True)
     )
-    return np.ascontiguousarray(maps[:, rows[:, None], columns])
+    return maps[:, rows[:, None], columns]

@@ -1,4 +1,4 @@
 """Pictures: one file for each kind."""
 
-METHOD = "method"  # what a method does to its views
 KINDS = ("pca", "similarity", "matches", "neighbours", "embedding", "filters")
+METHOD = "method"  # what the method itself does to its views, where it has something

@@ -1,0 +1,70 @@
+"""What a method does to its views, from ``model(inputs, mode="inspect")``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import default_collate
+
+from mmssl_ext.errors import ConfigError, UserValueError
+
+from . import cells, patches, regions
+from .images import to_images
+from .sheet import Sheet
+from .subject import Subject
+
+TITLE = "What the method does to its views"
+JUDGE = ""
+DRAWINGS = {
+    "mixed": regions.draw_regions,
+    "cross": patches.draw_patches,
+    "match": cells.draw_cells_of,
+}
+"""By a key of what ``inspect`` returns; of several terms the first is drawn."""
+
+
+def draw(subject: Subject) -> Sheet:
+    """Draw what a method does to the first images, in the order of their names.
+
+    Raises:
+        ConfigError: The model is no method.
+        ValueError: It has nothing to draw, or the views are of no use for it.
+    """
+    model, name = subject.model, subject.name
+    if not hasattr(model, "inspect"):
+        raise ConfigError(f"{name} has nothing to draw; give the config of a method.")
+    every = range(len(subject.dataset))
+    items = subject.items(every, subject.pipeline, most=subject.options.num or 4)
+    try:
+        batch = default_collate(list(items.values()))
+    except RuntimeError as error:  # of torch.stack
+        raise UserValueError(
+            "The same view of two images differs in size; let the pipeline make all of "
+            "one size (RandomResizedCrop, or ResizeShort and CenterCrop)."
+        ) from error
+    preprocessor = model.data_preprocessor
+    inputs = preprocessor(batch)["inputs"]
+    found: dict[str, Any] = dict(model(inputs, mode="inspect"))
+    drawing = next((d for key, d in DRAWINGS.items() if key in found), None)
+    if drawing is None:
+        raise UserValueError(
+            f"{name} returns {', '.join(found)} for mode='inspect', of which there is "
+            f"no drawing; one of {', '.join(DRAWINGS)} is needed."
+        )
+
+    def images_of(view: torch.Tensor) -> np.ndarray:
+        return to_images(view, preprocessor.mean, preprocessor.std)
+
+    if "mixed" in found:
+        found["mixed"] = images_of(found["mixed"])
+    if "cross" in found:
+        stages = getattr(model.backbone, "out_indices", range(found["cross"].shape[1]))
+        found["levels"] = [f"res{stage + 2}" for stage in stages]
+    for key, value in found.items():
+        found[key] = value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+    if "boxes" in batch:
+        found["boxes"] = batch["boxes"][:, :2]
+    labels = [subject.file(index) for index in items]
+    return drawing(name, found, [images_of(view) for view in inputs], labels)
