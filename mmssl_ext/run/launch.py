@@ -181,6 +181,8 @@ def _set_hooks(cfg: Config, allow_other_data: bool) -> None:
     hooks = cfg.get("default_hooks") or {}
     if not isinstance(hooks, dict):
         return
+    if "draw_key" in hooks:  # its name in version 0.1
+        hooks["augmentation_seed"] = hooks.pop("draw_key")
     for name in [name for name, hook in hooks.items() if hook is None]:
         if name not in _RUNNER_HOOKS.split():
             hooks.pop(name)

@@ -72,6 +72,14 @@ def test_hooks_switched_off_by_name(cfg, tmp_path):
     assert "AugmentationSeedHook" in names
 
 
+@pytest.mark.parametrize("off", [True, False])
+def test_the_hook_of_version_0_1_that_seeds_the_augmentation(cfg, off):
+    """``default_hooks.draw_key`` of a config of that time means the hook of now."""
+    cfg.default_hooks.draw_key = None if off else {"type": "DrawKeyHook"}
+    hooks = [type(hook).__name__ for hook in build_runner(prepare(cfg)).hooks]
+    assert hooks.count("AugmentationSeedHook") == (not off)
+
+
 @pytest.mark.parametrize(
     ("ranks", "steps", "batch"), [(1, 1, 4), (1, 3, 12), (16, 1, 64), (16, 3, 192)]
 )
@@ -184,7 +192,7 @@ def test_resume_names_bad_files(cfg, tmp_path):
     with pytest.raises(CheckpointFileError, match="does not exist"):
         prepare(cfg, resume=str(tmp_path / "none.pth"))
     cfg.load_from = "https://example.org/x.pth"
-    with pytest.raises(ConfigError, match="Download"):
+    with pytest.raises(CheckpointFileError, match="Download"):
         prepare(cfg)
     cfg.load_from = str(tmp_path / "bad.pth")
     (tmp_path / "bad.pth").write_bytes(b"PK\x03\x04")
