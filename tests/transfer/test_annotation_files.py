@@ -265,13 +265,22 @@ NO_OBJECT = [
         (each("categories", name="disk"), ["several categories of the name disk"]),
         (first("categories", id=...), ["1 categories in"]),
         (first("images", width=...), ["1 images in"]),
-        (each("images", file_name=lambda i: "a\\" + i["file_name"]), ["backslashes"]),
-        (each("images", file_name="/data/me/a.png"), ["perhaps of another machine"]),
-        (each("images", file_name="http://a.org/a.png"), ["'file_name' is an address"]),
+        (
+            each("images", file_name=lambda i: "a\\" + i["file_name"]),
+            ["has backslashes"],
+        ),
+        (
+            each("images", file_name="/data/me/a.png"),
+            ["/data/me/a.png is an address, an absolute"],
+        ),
+        (
+            each("images", file_name="http://a.org/a.png"),
+            ["http://a.org/a.png is an address"],
+        ),
         # Names that no file can have.
-        (each("images", file_name="\ud800.png"), ["looked for have no file"]),
-        (each("images", file_name="a\0.png"), ["looked for have no file"]),
-        (each("images", file_name="a" * 5000), ["looked for have no file"]),
+        (each("images", file_name="\ud800.png"), ["All 6 images of", "do not exist"]),
+        (each("images", file_name="a\0.png"), ["All 6 images of", "do not exist"]),
+        (each("images", file_name="a" * 5000), ["All 6 images of", "do not exist"]),
     ],
 )
 def test_entries_that_are_refused(root, change, parts):
@@ -287,10 +296,13 @@ def content(**parts):
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (gzip.compress, "is compressed by gzip"),
-        (lambda data: b"\xef\xbb\xbf" + data, "begins with a byte order mark"),
-        (lambda data: data.decode().encode("utf-16"), "is UTF-16"),
-        (lambda data: data.replace(b"disk", b"d\xefsk"), "is not in UTF-8"),
+        (gzip.compress, "is not text in UTF-8"),
+        (lambda data: b"\xef\xbb\xbf" + data, "Unexpected UTF-8 BOM"),
+        (
+            lambda data: data.decode().encode("utf-16"),
+            "Unpack it if it is an archive, or save",
+        ),
+        (lambda data: data.replace(b"disk", b"d\xefsk"), "is not text in UTF-8"),
         (lambda data: data[:-9], "is not valid JSON"),
         (lambda data: b"[]", "it has no list of 'images' (found: no keys)"),
         (content(info={}, shapes=[]), "no list of 'images' (found: info, shapes)"),
@@ -323,8 +335,8 @@ def test_single_losses_and_classes_without_objects_are_said(root):
     sentences = passes(
         coco_config(root),
         f"Not one object of square in {path} can be learnt from: 6 have iscrowd=1",
-        f"2 boxes in {path} leave their image or have no area: 1 have an area",
-        f"1 annotations in {path} are left out: 1 have a category_id",
+        f"9 of 12 annotations in {path} are not learnt from: 6 have iscrowd=1",
+        *("1 have an area of 0", "1 are less than one pixel", "1 have a category_id"),
     )
     assert "val_dataloader" not in sentences
 
@@ -342,9 +354,11 @@ def test_boxes_that_leave_their_image_are_said(root):
     passes(
         coco_config(root),
         f"1 of 6 images in {path} have no box.",
-        f"2 boxes in {path} leave their image",
+        f"1 boxes in {path} leave their image in part",
         "0.png, box [60, 40, 20, 20]",
-        f"1 annotations in {path} are left out: 1 belong to an image that it does not",
+        f"2 of 10 annotations in {path} are not learnt from: ",
+        "1 belong to an image that it does not list (the first: image_id 999)",
+        "1 are less than one pixel wide or high (the first: 0.png, box [5, 5, 0, 9])",
     )
     edit(root, each(bbox=[-10, -10, 16, 12]))  # begin outside, and are no corners
     passes(coco_config(root), "9 boxes in", "in part")
@@ -398,7 +412,7 @@ def test_every_image_is_looked_for(root, monkeypatch):
     (root / "train2017/5.png").unlink()
     refused(
         coco_config(root),
-        f"1 of 6 images of {json_path(root)} looked for have no file",
+        f"1 of 6 images of {json_path(root)} do not exist",
         f"the first is {root}/train2017/5.png",
     )
     (root / "train2017/0.png").write_bytes(b"no image")

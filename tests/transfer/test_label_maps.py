@@ -119,7 +119,7 @@ def test_files_and_folders_that_are_missing(tmp_path):
     label.rename(root / "lab/train/0_labelIds.png")
     refused(
         segmentation_config(root, val_images="img/train", **suffix),
-        f"1 of 6 images looked at have no label map, the first is {label}",
+        f"1 of 6 label maps in {root}/lab/train do not exist, the first is {label}",
         "createTrainIdLabelImgs",
     )
     refused(
@@ -140,7 +140,7 @@ def test_lists_of_images(tmp_path):
     refused(
         cfg,
         f"val_dataloader.dataset: The list of images {tmp_path}/val.txt is empty",
-        "train_dataloader.dataset: 1 of 2 images looked for have no file",
+        "train_dataloader.dataset: 1 of 2 images do not exist",
     )
     cfg.val_dataloader.dataset.ann_file = "gone.txt"
     refused(cfg, f"The list of images {tmp_path}/gone.txt does not exist")

@@ -171,9 +171,9 @@ def test_files_and_folders_that_are_missing(root):
     (folder / "Annotations/3.xml").unlink()
     refused(
         voc_config(root),
-        f"1 of 4 images looked for have no file, the first is {folder}/JPEGImages/2",
-        f"1 of 4 images looked at have no XML file, the first is {folder}/Annotations/"
-        "3.xml",
+        f"1 of 4 images do not exist, the first is {folder}/JPEGImages/2.jpg",
+        f"1 of 4 XML files in {folder}/Annotations do not exist, the first is "
+        f"{folder}/Annotations/3.xml",
     )
     shutil.rmtree(folder / "Annotations")
     refused(voc_config(root), f"annotation folder {folder}/Annotations does not exist")

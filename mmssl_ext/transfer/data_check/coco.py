@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mmssl_ext.text import shown
+
 from .files import check_images
 from .json import Coco, read_coco
 from .masks import check_masks
@@ -96,22 +98,13 @@ def _check_images(source: Source, images: list[dict]) -> None:
     folder = source.prefix("img", "img_path")
     if source.has_folder(folder, "data_prefix.img", "The image folder"):
         paths = [os.path.join(folder, image["file_name"]) for image in images]
-        check_images(source, paths, f"images of {path}", _hint(names))
-
-
-def _hint(names: Iterable[str]) -> str:
-    """What may be wrong with file names that lead nowhere."""
-    text = "\n".join(names)
-    if "://" in text:
-        return " 'file_name' is an address: write the path below data_prefix.img."
-    if "\\" in text:
-        return " 'file_name' has backslashes: write / between folders."
-    if f"\n{text}".count("\n/"):
-        return (
-            " 'file_name' is an absolute path, perhaps of another machine: write the "
-            "path below data_prefix.img."
+        odd = [n for n in names if "://" in n or "\\" in n or os.path.isabs(n)]
+        hint = "".join(
+            f" {shown(name)} is an address, an absolute path or has backslashes: "
+            "'file_name' is a path below data_prefix.img, with / between folders."
+            for name in odd[:1]
         )
-    return ""
+        check_images(source, paths, f"images of {path}", hint)
 
 
 def _reads_masks(source: Source) -> bool:

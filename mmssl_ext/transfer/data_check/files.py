@@ -69,21 +69,23 @@ def read_names(source: Source, stripped: bool = True) -> list[str]:
 
 
 def check_images(source: Source, paths: list[str], what: str, hint: str = "") -> None:
-    """Look for the images of a data set, and into a few of them.
-
-    ``hint`` names a likely cause.
-    """
+    """Look for the images of a data set, and into a few of them."""
     source.images = paths
     sample = [Path(p) for p in spread(paths, NUM_FILES) if os.path.isfile(p)]
     look_at_files(source, sample)
-    if missing := missing_files(paths):
-        number = len(paths)
+    check_files(source, paths, what, hint)
+
+
+def check_files(source: Source, paths: list[str], what: str, hint: str = "") -> bool:
+    """Whether there are all files; ``hint`` names a likely cause if there are not."""
+    missing, number = missing_files(paths), len(paths)
+    if missing:
         count = f"{len(missing)} of" if len(missing) < number else "All"
         source.problem(
-            f"{count} {number} {what} looked for have no file, the first is "
-            f"{missing[0]}. Correct data_root, data_prefix or the suffix, or complete "
-            f"the data.{hint}"
+            f"{count} {number} {what} do not exist, the first is {missing[0]}. Correct "
+            f"data_root, data_prefix or the suffix, or complete the data.{hint}"
         )
+    return not missing
 
 
 def missing_files(paths: Sequence[str]) -> list[str]:
@@ -172,20 +174,14 @@ def note_links(source: Source, walk: ImageWalk) -> None:
     One that leads to a folder above itself is a problem: the toolbox would walk there
     in a circle.
     """
-    if not (links := walk.account.repeated):
-        return
+    links = walk.account.repeated
     circles = [link for link in links if _leads_up(os.path.join(walk.root, link))]
-    shown_link = shown((circles or links)[0])
-    if circles:
-        source.problem(
-            f"The link {shown_link} in {walk.root} leads to a folder above itself, "
-            "where the toolbox would walk in a circle. Delete it."
-        )
-    else:
+    for link in (circles or links)[:1]:
+        fate = "walk in a circle" if circles else "read its images again"
         source.notice(
-            f"{walk.root} has {len(links)} links to folders that are read anyway "
-            f"({shown_link}{', ...' if len(links) > 1 else ''}), whose images the "
-            "toolbox reads again. Delete them unless this is meant."
+            f"The link {shown(link)} in {walk.root}, one of {len(links)}, leads to a "
+            f"folder that is read anyway: the toolbox would {fate}. Delete it.",
+            logging.ERROR if circles else logging.WARNING,
         )
 
 

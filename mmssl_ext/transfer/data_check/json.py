@@ -6,7 +6,6 @@ and mmdet index, add and compare is looked at before.
 
 from __future__ import annotations
 
-import codecs
 import functools
 import gc
 import json
@@ -33,14 +32,6 @@ _KINDS = {
     },
     "categories": {"id": _ID, "name": _ID},
 }
-# How the file begins -> what it is. pycocotools reads plain UTF-8 only.
-_STARTS = {
-    b"\x1f\x8b": "is compressed by gzip; unpack it",
-    b"PK\x03\x04": "is a zip archive; unpack it",
-    codecs.BOM_UTF8: "begins with a byte order mark; save it as UTF-8 without BOM",
-    codecs.BOM_UTF16_LE: "is UTF-16; save it as UTF-8 without BOM",
-    codecs.BOM_UTF16_BE: "is UTF-16; save it as UTF-8 without BOM",
-}
 _ASK = "Name a COCO annotation file by ann_file."
 
 
@@ -63,19 +54,16 @@ def read_coco(path: Path) -> Coco:
     Raises:
         Fault: It has not the lists that belong to the format.
     """
-    data = path.read_bytes()
-    for start, what in _STARTS.items():
-        if data.startswith(start):
-            raise Fault(f"{path} {what}.")
     was_enabled = gc.isenabled()
     gc.disable()  # halves the time for COCO's millions of small lists
     try:
-        content = json.loads(data)
+        content = json.loads(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise Fault(
-            f"{path} is not in UTF-8: {error}. Save it as UTF-8 without BOM."
+            f"{path} is not text in UTF-8: {error}. Unpack it if it is an archive, or "
+            "save it as UTF-8."
         ) from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for a byte order mark
         raise Fault(f"{path} is not valid JSON: {error}. {_ASK}") from None
     finally:
         if was_enabled:

@@ -80,8 +80,16 @@ class Pixels:
                 "ignored. Correct `classes`, reduce_zero_label or ignore_index, or the "
                 f"label maps.{self._hint(path, wrong)}"
             )
-        if os.path.isfile(image):  # said elsewhere
-            _check_size(source, image, path, size)
+        if not os.path.isfile(image):
+            return  # said elsewhere
+        seen, orientation = size_as_read(source, image)
+        if seen != size:
+            turned = seen == size[::-1] and orientation > 1
+            why = f": EXIF turns it (orientation {orientation}); {HOW}" * turned
+            raise Fault(
+                f"{path} is {size[0]} x {size[1]} pixels large, but its image "
+                f"{image.name} {seen[0]} x {seen[1]}{why}."
+            )
 
     def _hint(self, path: Path, wrong: np.ndarray) -> str:
         if path.name.endswith("_labelIds.png"):
@@ -123,17 +131,6 @@ def _read(path: Path) -> tuple[tuple[int, int], np.ndarray]:
             "the last 8 bits. Write label maps of 0 to 255."
         )
     return size, np.bincount(pixels.ravel().astype(np.uint8), minlength=256)
-
-
-def _check_size(source: Source, image: Path, path: Path, size: tuple[int, int]) -> None:
-    seen, orientation = size_as_read(source, image)
-    if seen != size:
-        turned = seen == size[::-1] and orientation > 1
-        why = f": EXIF turns it (orientation {orientation}); {HOW}" if turned else ""
-        raise Fault(
-            f"{path} is {size[0]} x {size[1]} pixels large, but its image "
-            f"{image.name} {seen[0]} x {seen[1]}{why}."
-        )
 
 
 def count_pixels(parts: Sequence[list[Pair]], pixels: Pixels) -> None:

@@ -71,8 +71,12 @@ def check_masks(
             "points or of an odd number of coordinates, which are left out; the first "
             f"has the id {dropped[0]}."
         )
-    # Polygons in other units, or with x and y exchanged, do not lie in their boxes.
-    sample = spread(polygons, NUM_MASKS)
+    _compare_with_boxes(source, file, spread(polygons, NUM_MASKS))
+    return usable
+
+
+def _compare_with_boxes(source: Source, file: str, sample: list[dict]) -> None:
+    """Polygons in other units, or with x and y exchanged, do not lie in their boxes."""
     apart = [a["id"] for a in sample if _overlap(a["segmentation"], a["bbox"]) < 0.25]
     if 2 * len(apart) > len(sample):
         source.notice(
@@ -80,7 +84,6 @@ def check_masks(
             f"their boxes, the first has the id {apart[0]}: a polygon is "
             "[x, y, x, y, ...] in pixels."
         )
-    return usable
 
 
 def _overlap(polygons: list[list[float]], box: list[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,8 +55,7 @@ CAUSES = {
     "difficult": ("are marked difficult", "Set <difficult> to 0."),
 }
 _ELSEWHERE = ["stray", "unknown", "other"]  # no object of these images and classes
-_GEOMETRY = ["outside", "area", "small", "relative"]  # faults of the box itself
-_MARKED = ["crowd", "difficult"]  # usual, but a mistake where most objects are
+_MARKED = {"crowd", "difficult"}  # usual, but a mistake where most objects are
 _NUM_SIZES = 100  # images whose heads are read
 
 
@@ -119,72 +118,56 @@ class Objects:
         leaves |= (np.minimum(x1, y1) < -self.slack) | (x2 <= x1) | (y2 <= y1)
         return leaves & np.isin(self.cause, ["", "difficult"])
 
-    def told(self, causes: Iterable[str]) -> list[str]:
-        """What is wrong for these causes, the most frequent one first."""
-        number = {cause: int((self.cause == cause).sum()) for cause in causes}
-        return [
-            f"{number[c]} {CAUSES[c][0]} (the first: {self._first(self.cause == c)})"
-            for c in sorted(number, key=lambda c: -number[c])
-            if number[c]
-        ]
+    def told(self) -> str:
+        """Why annotations are no objects, the most frequent cause first."""
+        counts = Counter(self.cause[self.cause != ""].tolist())
+        return ", ".join(
+            f"{n} {CAUSES[cause][0]} (the first: {self._first(self.cause == cause)})"
+            for cause, n in counts.most_common()
+        )
 
     def _first(self, chosen: np.ndarray) -> str:
         return self.example(int(chosen.argmax()))
 
     def report(self) -> None:
         """Say that there is no object at all, or how many are lost."""
-        source, objects = self.source, self.cause == ""
+        source, file, total = self.source, self.file, len(self.names)
+        objects = self.cause == ""
+        counts = Counter(self.cause[~objects].tolist())
         if not objects.any():
-            self._report_none()
+            why = f", so nothing can be {source.verb}. {CAUSES['other'][1]}"
+            if counts:
+                advice = " ".join(
+                    CAUSES[cause][1] for cause, _ in counts.most_common(2)
+                )
+                why = f" that can be {source.verb}: of {total} annotations "
+                why += f"{self.told()}. {advice}"
+            source.notice(
+                f"No image in {file} has a box of any class in `classes`{why}",
+                source.level,
+            )
             return
         if empty := len(self.paths) - len(np.unique(self.image[objects])):
             filters = (source.training and source.cfg.get("filter_cfg")) or {}
             fate = ""
             if filters.get("filter_empty_gt"):
                 fate = " Those without any annotation are left out (filter_empty_gt)."
+            number = len(self.paths)
             source.notice(
-                f"{empty} of {len(self.paths)} images in {self.file} have no box."
-                f"{fate}",
-                logging.INFO,
+                f"{empty} of {number} images in {file} have no box.{fate}", logging.INFO
             )
-        beyond = self.beyond
-        if faults := int((np.isin(self.cause, _GEOMETRY) | beyond).sum()):
-            parts = self.told(_GEOMETRY)
-            if beyond.any():
-                example = self._first(beyond)
-                parts.append(f"{beyond.sum()} leave it in part (the first: {example})")
+        if counts.keys() - {"other"}:  # has been said with the classes
+            usual = counts.keys() <= _MARKED and 2 * counts.total() < self.used.sum()
             source.notice(
-                f"{faults} boxes in {self.file} leave their image or have no area: "
-                f"{', '.join(parts)}."
+                f"{counts.total()} of {total} annotations in {file} are not "
+                f"{source.verb}: {self.told()}.",
+                logging.INFO if usual else logging.WARNING,
             )
-        for cause in ("ignored", "mask", *_MARKED):
-            marked = self.cause == cause
-            if number := int(marked.sum()):
-                usual = cause in _MARKED and 2 * number < self.used.sum()
-                source.notice(
-                    f"{number} of {len(self.names)} annotations in {self.file} "
-                    f"{CAUSES[cause][0]}: they are not {source.verb}; the first: "
-                    f"{self._first(marked)}.",
-                    logging.INFO if usual else logging.WARNING,
-                )
-        if strays := int(np.isin(self.cause, ["stray", "unknown"]).sum()):
+        if (beyond := self.beyond).any():
             source.notice(
-                f"{strays} annotations in {self.file} are left out: "
-                f"{', '.join(self.told(['stray', 'unknown']))}."
+                f"{beyond.sum()} boxes in {file} leave their image in part, or have no "
+                f"area; the first: {self._first(beyond)}."
             )
-
-    def _report_none(self) -> None:
-        verb, total = self.source.verb, len(self.names)
-        counts = Counter(self.cause.tolist())
-        why = f", so nothing can be {verb}. {CAUSES['other'][1]}"
-        if counts:
-            advice = " ".join(CAUSES[cause][1] for cause, _ in counts.most_common(2))
-            causes = ", ".join(self.told(counts))
-            why = f" that can be {verb}: of {total} annotations {causes}. {advice}"
-        self.source.notice(
-            f"No image in {self.file} has a box of any class in `classes`{why}",
-            self.source.level,
-        )
 
     def check_sizes(self, exact: bool = False) -> None:
         """Say which images are not as large as the annotations state.
@@ -197,11 +180,11 @@ class Objects:
             exact: A difference of one pixel counts.
         """
         wrong: list[str] = []
-        looked = 0
-        any_box = fit_file = False
+        looked, boxes, annotates_file = 0, 0, False
         owner = np.where(self.used, self.image, -1)
         for number in spread(np.flatnonzero(self.sizes.all(1)).tolist(), _NUM_SIZES):
-            if not os.path.isfile(path := self.paths[number]):
+            path, size = self.paths[number], self.sizes[number]
+            if not os.path.isfile(path):
                 continue  # said elsewhere
             try:
                 seen, _ = size_as_read(self.source, path)
@@ -209,31 +192,28 @@ class Objects:
                 self.source.problem(str(fault))
                 continue
             looked += 1
-            size = self.sizes[number]
-            if np.abs(size - seen).max() <= (0 if exact else 1):
-                continue
-            wrong.append(
-                f"{path} has {seen[0]} x {seen[1]} pixels, {self.file} says "
-                f"{size[0]:g} x {size[1]:g}"
-            )
-            ends = self.boxes[owner == number, 2:]
-            leaves, fits = (ends > size + 1).any(1), (ends <= np.add(seen, 1)).all(1)
-            any_box |= len(ends) > 0
-            fit_file |= bool((leaves & fits).any())
-        if not wrong:
-            return
-        sentence = (
-            f"{len(wrong)} of {looked} images looked at are of another size than the "
-            f"annotations say: {wrong[0]}."
+            if np.abs(size - seen).max() > (0 if exact else 1):
+                wrong.append(
+                    f"{path} has {seen[0]} x {seen[1]} pixels, {self.file} says "
+                    f"{size[0]:g} x {size[1]:g}"
+                )
+                ends = self.boxes[owner == number, 2:] - 1
+                boxes += len(ends)
+                fits_file = (ends > size).any(1) & (ends <= seen).all(1)
+                annotates_file |= bool(fits_file.any())
+        refuse = boxes and not annotates_file
+        advice = (
+            "The boxes fit the size stated, not the file: was it resized, or turned by "
+            "EXIF, after annotation? Take the original images, or correct the "
+            "annotations."
         )
-        if any_box and not fit_file:
-            self.source.problem(
-                f"{sentence} The boxes fit the size stated, not the file: was it "
-                "resized, or turned by EXIF, after annotation? Take the original "
-                "images, or correct the annotations."
+        if wrong:
+            self.source.notice(
+                f"{len(wrong)} of {looked} images looked at are of another size than "
+                f"the annotations say: {wrong[0]}. "
+                f"{advice if refuse else 'Correct the sizes.'}",
+                logging.ERROR if refuse else logging.WARNING,
             )
-        else:
-            self.source.notice(f"{sentence} Correct the sizes.")
 
 
 def report_absent(parts: Sequence[Objects]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.datasets.walk import ImageWalk
 
-from .files import check_images, look_at_files, missing_files, note_links, read_names
+from .files import check_files, check_images, look_at_files, note_links, read_names
 from .labels import Pair, Pixels, count_pixels
 from .source import Fault, Source, listed
 
@@ -40,12 +40,15 @@ def read(source: Source) -> list[Pair]:
     if is_list:
         check_images(source, paths, "images")
     source.images = paths
-    if missing := missing_files(maps):
-        raise Fault(
-            f"{len(missing)} of {len(names)} images looked at have no label map, the "
-            f"first is {missing[0]}. Correct seg_map_suffix or data_prefix."
-            f"seg_map_path, or complete the data.{_train_ids(Path(missing[0]))}"
+    ids = Path(maps[0].replace("labelTrainIds", "labelIds"))
+    hint = ""
+    if "labelTrainIds" in label_suffix and ids.is_file():
+        hint = (
+            " The *_labelIds.png are there: write the others by cityscapesscripts' "
+            "createTrainIdLabelImgs."
         )
+    if not check_files(source, maps, f"label maps in {labels}", hint):
+        raise Fault
     if not is_list:
         _check_left_out(source, images, labels, names)
     return [(source, Path(i), Path(m)) for i, m in zip(paths, maps, strict=True)]
@@ -140,13 +143,3 @@ def _check_left_out(
             f"{min(maps)}.",
             logging.INFO,
         )
-
-
-def _train_ids(path: Path) -> str:
-    ids = path.with_name(path.name.replace("TrainIds", "Ids"))
-    if "labelTrainIds" not in path.name or not ids.is_file():
-        return ""
-    return (
-        " The *_labelIds.png are there: write the others by cityscapesscripts' "
-        "createTrainIdLabelImgs."
-    )

@@ -16,7 +16,7 @@ import numpy as np
 from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.errors import UserValueError
 
-from .files import check_images, read_names
+from .files import check_files, check_images, read_names
 from .objects import Objects, report_absent
 from .source import Fault, Source, listed, unknown_classes
 
@@ -58,14 +58,10 @@ def read(source: Source) -> Objects:
         columns = " The list has two columns, as those of single classes: take another."
     hint = columns or _other_suffix(images, names[0], suffix)
     check_images(source, [paths[name] for name in names], "images", hint)
-    contents = _read_files(xmls, list(paths))
-    if missing := [name for name, content in contents.items() if content is None]:
-        raise Fault(
-            f"{len(missing)} of {len(contents)} images looked at have no XML file, the "
-            f"first is {xmls / f'{missing[0]}.xml'}. Complete the annotations, or take "
-            f"the names out of the list.{columns}"
-        )
-    return _objects(source, xmls, paths, {n: c for n, c in contents.items() if c})
+    files = [f"{xmls / name}.xml" for name in paths]
+    if not check_files(source, files, f"XML files in {xmls}", columns):
+        raise Fault
+    return _objects(source, xmls, paths, _read_files(xmls, list(paths)))
 
 
 def report(parts: list[Objects]) -> None:
@@ -142,15 +138,14 @@ def _objects(
     return found
 
 
-def _read_files(folder: Path, names: list[str]) -> dict[str, _Content | None]:
-    """Read as many files as there is time for; None: no file."""
-    contents: dict[str, _Content | None] = {}
+def _read_files(folder: Path, names: list[str]) -> dict[str, _Content]:
+    """Read as many of the files as there is time for."""
+    contents: dict[str, _Content] = {}
     end = time.monotonic() + SECONDS
     for name in random.Random(0).sample(names, len(names)):
         path = folder / f"{name}.xml"
         try:
-            # Opening a pipe would wait.
-            contents[name] = _read(path) if path.is_file() else None
+            contents[name] = _read(path)
         except (ET.ParseError, ValueError, TypeError, LookupError) as error:
             raise Fault(
                 f"{path} is not a VOC annotation: {error}. Fix or delete it."
@@ -166,6 +161,8 @@ def _read(path: Path) -> _Content:
     Raises:
         ValueError: What mmdet could not read either, and the like.
     """
+    if not path.is_file():  # opening a pipe would wait
+        raise UserValueError("it is no regular file")
     root = ET.parse(path).getroot()
     width, height = (_whole(root, f"size/{side}") for side in ("width", "height"))
     objects = []
