@@ -76,8 +76,7 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
             key = f"{training}{content}"  # test data are mostly the validation data
             if reader in _CHECKS and key not in seen and not source.is_remote:
                 seen.add(key)
-                if source.has_root():
-                    groups.setdefault(reader, []).append(source)
+                groups.setdefault(reader, []).append(source)
         for reader, sources in groups.items():
             _check(sources, *_CHECKS[reader])
         loaders[loader] = [s for sources in groups.values() for s in sources]
@@ -96,6 +95,7 @@ def _check(sources: list[Source], read: _Read, report: _Report) -> None:
     parts = []
     for source in sources:
         try:
+            source.check_root()
             parts.append(read(source))
         except Fault as fault:
             for sentence in fault.args:

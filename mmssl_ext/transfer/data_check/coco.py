@@ -13,10 +13,10 @@ import numpy as np
 from mmssl_ext.text import shown
 
 from .files import check_images
-from .json import Coco, read_coco
+from .json import read_coco
 from .masks import check_masks
 from .objects import Objects
-from .source import Fault, Source, listed, missing_path, unknown_classes
+from .source import Fault, Source, listed, missing_path, need_folders, unknown_classes
 
 _BY_NAME = ("CocoDetectionDataset", "CityscapesDetectionDataset")  # not by the order
 _DOUBLES = 0.01  # COCO's own files have fewer
@@ -28,23 +28,24 @@ def read(source: Source) -> Objects:
     path = source.ann_file
     if not path.is_file():
         raise Fault(missing_path(path, "ann_file", "The annotation file"))
-    content = read_coco(path)
-    if content.annotations is None:
+    content, faults = read_coco(path)
+    annotations = content.get("annotations")
+    if annotations is None:
         source.notice(
             f"{path} has no 'annotations', so nothing can be {source.verb}.",
             source.level,
         )
-    if content.faults:
-        raise Fault(*content.faults)
-    classes = _check_classes(source, [str(c["name"]) for c in content.categories])
-    _check_images(source, content.images)
-    if content.annotations is None:
+    if faults:
+        raise Fault(*faults)
+    classes = _check_classes(source, [str(c["name"]) for c in content["categories"]])
+    _check_images(source, content["images"])
+    if annotations is None:
         raise Fault
-    found = _objects(source, content, content.annotations, classes)
+    found = _objects(source, content, classes)
     found.report()
-    _report_doubles(source, content.annotations)
-    _report_small(source, content.images)
-    masks = (a.get("segmentation") for a in content.annotations)
+    _report_doubles(source, annotations)
+    _report_small(source, content["images"])
+    masks = (a.get("segmentation") for a in annotations)
     exact = _reads_masks(source) and any(isinstance(mask, dict) for mask in masks)
     found.check_sizes(exact)
     return found
@@ -96,15 +97,15 @@ def _check_images(source: Source, images: list[dict]) -> None:
             "the others. Make one entry of them."
         )
     folder = source.prefix("img", "img_path")
-    if source.has_folder(folder, "data_prefix.img", "The image folder"):
-        paths = [os.path.join(folder, image["file_name"]) for image in images]
-        odd = [n for n in names if "://" in n or "\\" in n or os.path.isabs(n)]
-        hint = "".join(
-            f" {shown(name)} is an address, an absolute path or has backslashes: "
-            "'file_name' is a path below data_prefix.img, with / between folders."
-            for name in odd[:1]
-        )
-        check_images(source, paths, f"images of {path}", hint)
+    need_folders((folder, "data_prefix.img", "The image folder"))
+    paths = [os.path.join(folder, image["file_name"]) for image in images]
+    odd = [n for n in names if "://" in n or "\\" in n or os.path.isabs(n)]
+    hint = "".join(
+        f" {shown(name)} is an address, an absolute path or has backslashes: "
+        "'file_name' is a path below data_prefix.img, with / between folders."
+        for name in odd[:1]
+    )
+    check_images(source, paths, f"images of {path}", hint)
 
 
 def _reads_masks(source: Source) -> bool:
@@ -112,13 +113,12 @@ def _reads_masks(source: Source) -> bool:
     return any(isinstance(step, dict) and step.get("with_mask") for step in pipeline)
 
 
-def _objects(
-    source: Source, content: Coco, annotations: list[dict], classes: tuple[str, ...]
-) -> Objects:
+def _objects(source: Source, content: dict, classes: tuple[str, ...]) -> Objects:
     """Apply the rules of mmdet's ``CocoDataset`` to every annotation."""
-    file, images = str(source.ann_file), content.images
+    file, images = str(source.ann_file), content["images"]
+    annotations = content["annotations"]
     rows = {image["id"]: row for row, image in enumerate(images)}
-    categories = {c["id"]: str(c["name"]) for c in content.categories}
+    categories = {c["id"]: str(c["name"]) for c in content["categories"]}
     names = [categories.get(a["category_id"]) for a in annotations]
     image = np.array([rows.get(a["image_id"], -1) for a in annotations], int)
     sizes = np.array([(i["width"], i["height"]) for i in images], float)
@@ -137,11 +137,18 @@ def _objects(
     def true(values: Iterable[Any]) -> np.ndarray:
         return np.fromiter(map(bool, values), bool, len(annotations))
 
-    folder = source.prefix("img", "img_path")
-    paths = [os.path.join(folder, i["file_name"]) for i in images]
     corners = np.hstack([start, end])  # N x 4
     found = Objects(
-        source, file, classes, paths, sizes, image, names, corners, example, slack=1
+        source,
+        file,
+        classes,
+        source.images,
+        sizes,
+        image,
+        names,
+        corners,
+        example,
+        slack=1,
     )
     found.leave_out("stray", image < 0)
     found.leave_out("unknown", true(name is None for name in names))
@@ -185,14 +192,9 @@ def _report_doubles(source: Source, annotations: list[dict]) -> None:
 def _report_small(source: Source, images: list[dict]) -> None:
     least = (source.cfg.get("filter_cfg") or {}).get("min_size", 0)
     small = sum(min(image["width"], image["height"]) < least for image in images)
-    if source.training and small == len(images):
-        source.problem(
-            f"All images in {source.ann_file} are smaller than filter_cfg.min_size="
-            f"{least}, so none is left. Lower it."
-        )
-    elif source.training and small:
+    if source.training and small:
         source.notice(
             f"{small} of {len(images)} images in {source.ann_file} are smaller than "
             f"filter_cfg.min_size={least} and are left out.",
-            logging.INFO,
+            logging.ERROR if small == len(images) else logging.INFO,
         )

@@ -45,25 +45,18 @@ def read_names(source: Source, stripped: bool = True) -> list[str]:
         raise Fault(f"{what} {path} is not a text file.") from None
     raw = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
     lines = [line.strip() for line in raw]
-    if not any(lines):
-        raise Fault(
-            f"{what} {path} is empty: the split has no images. Fill it, or name "
-            "another one by ann_file."
-        )
-    if "" in lines:
-        raise Fault(
-            f"{what} {path} has a blank line ({lines.index('') + 1}), which counts as "
-            "an image without a name. Delete it."
-        )
-    odd = {
+    blank = next((i for i, line in enumerate(lines, 1) if not line), 0)
+    faults = {
+        "is empty: the split has no images": not any(lines),
+        f"has a blank line ({blank}), which is no name": blank > 0,
         "begins with a byte order mark": text.startswith("\ufeff"),
         "has lines that end in a carriage return": any("\r" in x for x in lines),
         "has blanks at the ends of lines": not stripped and raw != lines,
     }
-    for fault in (fault for fault, found in odd.items() if found):
+    for fault in (fault for fault, found in faults.items() if found):
         raise Fault(
-            f"{what} {path} {fault}, which would be part of a name. Save it as plain "
-            "UTF-8, a name per line."
+            f"{what} {path} {fault}. Save a list in plain UTF-8 with a name per line, "
+            "or name another one by ann_file."
         )
     return lines
 

@@ -10,7 +10,7 @@ from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.datasets.walk import ImageWalk, class_folders
 
 from .files import check_images, look_at_files, note_links, read_names
-from .source import Fault, Source, listed
+from .source import Fault, Source, listed, need_folders
 
 _FIRST = 20  # images of a class folder whose suffixes are looked at
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")
@@ -22,8 +22,7 @@ def read(source: Source) -> None:
     folder = source.prefix("img_path")
     folder = folder if folder != source.path() else source.path(split)
     key = "data_root, data_prefix or split"
-    if not source.has_folder(folder, key, "The image folder"):
-        raise Fault
+    need_folders((folder, key, "The image folder"))
     meta = os.path.join("meta", f"{split}.txt")  # read by ImageNet where it exists
     if split and not source.cfg.get("ann_file") and source.path(meta).is_file():
         source.cfg = {**source.cfg, "ann_file": meta}
@@ -68,16 +67,15 @@ def _check_classes(source: Source, folder: Path) -> None:
     elif empty:
         source.notice(f"Classes without any image in {folder}: {listed(empty)}.")
     number, classes = _number_of_classes(source), source.classes
+    but = ""
     if classes and len(classes) != len(names):
-        source.problem(
-            f"{folder} has {len(names)} subfolders ({listed(names)}), but `classes` "
-            f"has {len(classes)} names. Set the variable `classes`, or complete the "
-            "data."
-        )
+        but = f"`classes` has {len(classes)} names"
     elif number and len(names) > number:
+        but = f"model.head.num_classes is {number}"
+    if but:
         source.problem(
-            f"{folder} has {len(names)} subfolders, one per class, but "
-            f"model.head.num_classes is {number}."
+            f"{folder} has {len(names)} subfolders, one per class ({listed(names)}), "
+            f"but {but}. Set the variable `classes`, or complete the data."
         )
 
 

@@ -10,7 +10,6 @@ import functools
 import gc
 import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +34,9 @@ _KINDS = {
 _ASK = "Name a COCO annotation file by ann_file."
 
 
-@dataclass
-class Coco:
-    """The lists of a file, and sentences on entries that cannot be read."""
-
-    images: list[dict]
-    annotations: list[dict] | None
-    categories: list[dict]
-    faults: list[str]
-
-
 @functools.cache
-def read_coco(path: Path) -> Coco:
-    """Read a file.
+def read_coco(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return what a file holds, and sentences on entries that cannot be read.
 
     COCO's own file takes gigabytes: call ``read_coco.cache_clear`` when all is done.
 
@@ -68,7 +57,7 @@ def read_coco(path: Path) -> Coco:
     finally:
         if was_enabled:
             gc.enable()
-    faults = []
+    faults: list[str] = []
     for name in _KINDS:
         part = content.get(name) if isinstance(content, dict) else None
         if name == "annotations" and part is None and isinstance(content, dict):
@@ -82,8 +71,7 @@ def read_coco(path: Path) -> Coco:
         faults += _faults(path, name, part)
     if not content["images"]:
         raise Fault(f"{path} lists no images: the split is empty.")
-    annotations = content.get("annotations")
-    return Coco(content["images"], annotations, content["categories"], faults)
+    return content, faults
 
 
 def _faults(path: Path, name: str, entries: list[dict]) -> list[str]:

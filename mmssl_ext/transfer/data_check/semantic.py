@@ -10,7 +10,7 @@ from mmssl_ext.datasets.walk import ImageWalk
 
 from .files import check_files, check_images, look_at_files, note_links, read_names
 from .labels import Pair, Pixels, count_pixels
-from .source import Fault, Source, listed
+from .source import Fault, Source, listed, need_folders
 
 
 def read(source: Source) -> list[Pair]:
@@ -26,11 +26,10 @@ def read(source: Source) -> list[Pair]:
     labels = source.prefix("seg_map_path")
     is_list = source.cfg.get("ann_file") and not source.ann_file.is_dir()
     names = read_names(source) if is_list else []
-    key, what = "data_prefix.seg_map_path", "The folder of label maps"
-    has_labels = source.has_folder(labels, key, what)
-    key, what = "data_prefix.img_path", "The image folder"
-    if not source.has_folder(images, key, what) or not has_labels:
-        raise Fault
+    need_folders(
+        (images, "data_prefix.img_path", "The image folder"),
+        (labels, "data_prefix.seg_map_path", "The folder of label maps"),
+    )
     image_suffix = source.option("img_suffix", ".jpg")
     label_suffix = source.option("seg_map_suffix", ".png")
     if not is_list:

@@ -118,17 +118,11 @@ class Source:
             prefix = next((prefix[n] for n in names if prefix.get(n)), "")
         return self.path(prefix)
 
-    def has_folder(self, path: Path, key: str, what: str) -> bool:
-        """Whether a folder exists; if not, it is a problem of the key in the config."""
-        if not path.is_dir():
-            self.problem(missing_path(path, key, what))
-        return path.is_dir()
-
-    def has_root(self) -> bool:
-        """Whether its data root exists or is not set; a problem otherwise."""
-        key = "data_root (the shipped configs take --cfg-options data_root=FOLDER)"
-        root = self.cfg.get("data_root")
-        return not root or self.has_folder(Path(root), key, "The data root")
+    def check_root(self) -> None:
+        """Refuse a data root that does not exist."""
+        if root := self.cfg.get("data_root"):
+            key = "data_root (the shipped configs take --cfg-options data_root=FOLDER)"
+            need_folders((Path(root), key, "The data root"))
 
     @property
     def is_remote(self) -> bool:
@@ -153,6 +147,12 @@ def missing_path(path: Path, key: str, what: str) -> str:
     if not near and first and first != parent and str(first) != ".":
         where += f"; {first} is there, what stands below it is not"
     return f"{what} {path} does not exist{where}. Correct {key}.{near}"
+
+
+def need_folders(*folders: tuple[Path, str, str]) -> None:
+    """Refuse folders that do not exist; each with its key in the config and a name."""
+    if missing := [folder for folder in folders if not folder[0].is_dir()]:
+        raise Fault(*(missing_path(*folder) for folder in missing))
 
 
 def spread(items: Sequence[Any], number: int) -> list[Any]:

@@ -18,7 +18,7 @@ from mmssl_ext.errors import UserValueError
 
 from .files import check_files, check_images, read_names
 from .objects import Objects, report_absent
-from .source import Fault, Source, listed, unknown_classes
+from .source import Fault, Source, listed, need_folders, unknown_classes
 
 SECONDS = 20.0  # for the XML files of one data set; those left are not read
 
@@ -34,18 +34,14 @@ def read(source: Source) -> Objects:
     """Check list, images and XML files of a data set, and count its objects."""
     source.labels = source.classes
     folder = source.prefix("sub_data_root")
-    key, what = "data_prefix.sub_data_root", "The folder"
-    if not source.ann_file or not source.has_folder(folder, key, what):
-        raise Fault
+    need_folders((folder, "data_prefix.sub_data_root", "The folder"))
     images = folder / source.option("img_subdir", "JPEGImages")
     xmls = folder / source.option("ann_subdir", "Annotations")
-    found = [
-        source.has_folder(images, "img_subdir", "The image folder"),
-        source.has_folder(xmls, "ann_subdir", "The annotation folder"),
-    ]
     names = read_names(source, stripped=False)
-    if not all(found):
-        raise Fault
+    need_folders(
+        (images, "img_subdir", "The image folder"),
+        (xmls, "ann_subdir", "The annotation folder"),
+    )
     if double := [name for name, number in Counter(names).items() if number > 1]:
         source.notice(
             f"{source.ann_file} names {len(double)} images more than once, the first "
