@@ -120,6 +120,7 @@ def _objects(source: Source, content: dict, classes: tuple[str, ...]) -> Objects
     rows = {image["id"]: row for row, image in enumerate(images)}
     categories = {c["id"]: str(c["name"]) for c in content["categories"]}
     names = [categories.get(a["category_id"]) for a in annotations]
+    wanted = set(classes)
     image = np.array([rows.get(a["image_id"], -1) for a in annotations], int)
     sizes = np.array([(i["width"], i["height"]) for i in images], float)
     boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4)
@@ -130,7 +131,7 @@ def _objects(source: Source, content: dict, classes: tuple[str, ...]) -> Objects
         annotation = annotations[number]
         if image[number] < 0:
             return f"image_id {annotation['image_id']!r}"
-        if names[number] not in classes:
+        if names[number] not in wanted:
             return f"category_id {annotation['category_id']!r}"
         return f"{images[image[number]]['file_name']}, box {annotation['bbox']}"
 
@@ -152,7 +153,7 @@ def _objects(source: Source, content: dict, classes: tuple[str, ...]) -> Objects
     )
     found.leave_out("stray", image < 0)
     found.leave_out("unknown", true(name is None for name in names))
-    found.leave_out("other", true(name not in classes for name in names))
+    found.leave_out("other", true(name not in wanted for name in names))
     used = np.flatnonzero(found.used)
     found.leave_out("ignored", true(a.get("ignore") for a in annotations))
     found.leave_out("small", np.any(extent < 1, axis=1))
