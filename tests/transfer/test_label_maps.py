@@ -41,6 +41,14 @@ def test_sound_maps_pass(tmp_path):
     assert check_data(segmentation_config(root)) == []
 
 
+def test_255_stays_ignored_where_zero_is(tmp_path):
+    def maps(labels, i):
+        return np.where(labels, 2, [1, 255] * 16).astype(np.uint8)
+
+    root = segmentation_set(tmp_path, maps)
+    assert check_data(segmentation_config(root, reduce_zero_label=True)) == []
+
+
 @pytest.mark.fault("R45")
 @pytest.mark.parametrize(
     ("maps", "options", "parts"),
