@@ -108,6 +108,13 @@ def test_what_is_wrong_with_label_maps(tmp_path, maps, options, parts):
     refused(cfg, *parts)
 
 
+def test_one_class_is_learnt_under_a_sigmoid(tmp_path):
+    root = segmentation_set(tmp_path, lambda m, i: m * 0)
+    cfg = segmentation_config(root, classes=("object",))
+    cfg.model.decode_head.loss_decode = dict(type="CrossEntropyLoss", use_sigmoid=True)
+    assert check_data(cfg) == []
+
+
 def test_label_maps_that_are_none(tmp_path):
     cfg = segmentation_config(segmentation_set(tmp_path))
     path = tmp_path / "lab/train/0.png"

@@ -127,6 +127,8 @@ def test_a_class_may_stand_in_one_of_several_training_sets(root):
         write_xml(root, xml(BOTH[i]), [i])
     assert check_data(voc_config(root, "a", "b")) == []
     refused(voc_config(root, "a"), "square: named in metainfo.classes")
+    # It may be in the set that cannot be read.
+    assert "square" not in refused(voc_config(root, "a", "gone"), "gone.txt does not")
 
 
 def test_no_class_is_accused_before_all_files_are_read(root, monkeypatch):
