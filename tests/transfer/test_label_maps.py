@@ -11,64 +11,49 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmssl_ext.errors import LoaderError
-from mmssl_ext.run.launch import load_config, prepare, train
+from mmssl_ext.run.launch import prepare, train
 from mmssl_ext.transfer.data_check import labels as data_check_labels
 from mmssl_ext.transfer.data_check.check import check_data
 from mmssl_ext.transfer.label_guard import CheckLabels, LabelRangeError, guard_labels
 from mmssl_ext.transfer.segmentation import SegmentationMetric
-from tests.harness import REPO
-from tests.transfer.annotations import said
 
-FCN = REPO / "configs/transfer/segmentation/fcn_r50_cityscapes_40k.py"
-CLASSES = ("ground", "object")
-SIZE = (32, 24)
-
-
-def segmentation_set(root, maps=lambda labels, i: labels, number=6):
-    """Scenes with an object each; ``maps`` changes the label map of the i-th."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        (root / "img" / split).mkdir(parents=True)
-        (root / "lab" / split).mkdir(parents=True)
-        for i in range(number):
-            pixels = rng.integers(0, 255, (SIZE[1], SIZE[0], 3)).astype(np.uint8)
-            labels = np.zeros((SIZE[1], SIZE[0]), np.uint8)
-            labels[8:16, 4:20] = 1
-            Image.fromarray(pixels).save(root / f"img/{split}/{i}.png")
-            changed = maps(labels, i)
-            if isinstance(changed, np.ndarray):
-                changed = Image.fromarray(changed)
-            changed.save(root / f"lab/{split}/{i}.png")
-    return root
+from .annotations import (
+    FCN,
+    SEGMENTS,
+    SIZE,
+    passes,
+    refused,
+    segmentation_config,
+    segmentation_options,
+    segmentation_set,
+    turn,
+)
 
 
-def variables(root, **options):
-    paths = {
-        f"{split}_{kind}": f"{folder}/{split}"
-        for split in ("train", "val")
-        for kind, folder in (("images", "img"), ("labels", "lab"))
-    }
-    suffixes = dict(img_suffix=".png", seg_map_suffix=".png")
-    model = dict(checkpoint=None, depth=18, base_channels=16, num_workers=0)
-    sizes = dict(crop_size=(16, 16), scale=SIZE)
-    every = dict(data_root=str(root), classes=CLASSES, **paths, **suffixes)
-    return every | model | sizes | options
-
-
-def load(root, **options):
-    return load_config(FCN, variables(root, **options))
+def small_sample(monkeypatch):
+    """Open two label maps only, unless a class is not seen."""
+    monkeypatch.setattr(data_check_labels, "NUM_MAPS", 2)
+    monkeypatch.setattr(data_check_labels, "SECONDS", 0.0)
 
 
 def test_sound_maps_pass(tmp_path):
-    cfg = load(segmentation_set(tmp_path, lambda m, i: Image.fromarray(m).convert("P")))
-    assert check_data(cfg) == []
+    root = segmentation_set(tmp_path, lambda m, i: Image.fromarray(m).convert("P"))
+    assert check_data(segmentation_config(root)) == []
+
+
+def test_255_stays_ignored_where_zero_is(tmp_path):
+    def maps(labels, i):
+        return np.where(labels, 2, [1, 255] * 16).astype(np.uint8)
+
+    root = segmentation_set(tmp_path, maps)
+    assert check_data(segmentation_config(root, reduce_zero_label=True)) == []
 
 
 @pytest.mark.fault("R45")
 @pytest.mark.parametrize(
     ("maps", "options", "parts"),
     [
-        (lambda m, i: m * 255, {}, ["hold 0 and 255 only", "object would never be"]),
+        (lambda m, i: m * 255, {}, ["hold 0 and 255 only", "object is never learnt"]),
         (lambda m, i: m * 200, {}, ["labels 200", "0 and 200 has to hold 1 for 200"]),
         (lambda m, i: m + 1, {}, ["labels 2", "Do they count from 1?"]),
         (
@@ -80,6 +65,11 @@ def test_sound_maps_pass(tmp_path):
             lambda m, i: m * 0,
             dict(reduce_zero_label=True),
             ["All pixels", "reduce_zero_label=True ignores 0"],
+        ),
+        (
+            lambda m, i: m + 3,
+            dict(reduce_zero_label=True),
+            ["the labels 2, 3 after reduce_zero_label, but 2 classes have the numbers"],
         ),
         (lambda m, i: m.astype(np.uint16) * 256, {}, ["the labels 256", "8 bits"]),
         (lambda m, i: -m.astype(np.int32), {}, ["the labels -1", "8 bits"]),
@@ -93,66 +83,106 @@ def test_sound_maps_pass(tmp_path):
             {},
             ["a colour image (RGBA)"],
         ),
-        (lambda m, i: _Cut(m), {}, ["lab/train/0.png cannot be read: "]),
+        (
+            lambda m, i: Image.new("L", (96, 48)),
+            {},
+            ["lab/train/0.png is 96 x 48 pixels large, but its image 0.png 32 x 24"],
+        ),
         (lambda m, i: m, dict(classes=("object",)), ["One class alone", "background"]),
-        (lambda m, i: m, dict(classes=("a", "b", "c"), palette=None), ["of c in 6"]),
+        (
+            lambda m, i: m,
+            {"model.decode_head.num_classes": 3},
+            ["`classes` has 2 names, but model.decode_head.num_classes is 3"],
+        ),
+        (
+            lambda m, i: m,
+            {"model.data_preprocessor.seg_pad_val": 9},
+            ["seg_pad_val is 9, which is neither a class"],
+        ),
     ],
 )
 def test_what_is_wrong_with_label_maps(tmp_path, maps, options, parts):
-    refused, sentences = said(load(segmentation_set(tmp_path, _tiff(maps)), **options))
-    assert refused == ("of c in 6" not in parts)
-    assert all(part in sentences for part in parts), sentences
+    variables = {key: value for key, value in options.items() if "." not in key}
+    cfg = segmentation_config(segmentation_set(tmp_path, maps), **variables)
+    cfg.merge_from_dict({key: v for key, v in options.items() if "." in key})
+    refused(cfg, *parts)
 
 
-def _tiff(maps):
-    """PNG holds no negative numbers; PIL goes by the content, whatever the name."""
-
-    def change(labels, i):
-        changed = maps(labels, i)
-        if isinstance(changed, np.ndarray) and changed.dtype == np.int32:
-            return _Tiff(changed)
-        return changed
-
-    return change
+def test_one_class_is_learnt_under_a_sigmoid(tmp_path):
+    root = segmentation_set(tmp_path, lambda m, i: m * 0)
+    cfg = segmentation_config(root, classes=("object",))
+    cfg.model.decode_head.loss_decode = dict(type="CrossEntropyLoss", use_sigmoid=True)
+    assert check_data(cfg) == []
 
 
-class _Cut:
-    def __init__(self, values):
-        self.image = Image.fromarray(values)
+def test_label_maps_that_are_none(tmp_path):
+    cfg = segmentation_config(segmentation_set(tmp_path))
+    path = tmp_path / "lab/train/0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    refused(cfg, f"{path} cannot be read: ")
+    for path in tmp_path.glob("lab/*/*.png"):
+        Image.new("L", SIZE).save(path, "JPEG")
+    refused(cfg, "is a JPEG, whose compression changes")
 
-    def save(self, path):
-        self.image.save(path)
-        path.write_bytes(path.read_bytes()[:60])
+
+def test_files_and_folders_that_are_missing(tmp_path):
+    root = segmentation_set(tmp_path)
+    label = root / "lab/train/0_labelTrainIds.png"
+    for path in (root / "lab/train").iterdir():
+        path.rename(path.with_name(f"{path.stem}_labelTrainIds.png"))
+    suffix = dict(seg_map_suffix="_labelTrainIds.png", val_labels="lab/train")
+    label.rename(root / "lab/train/0_labelIds.png")
+    refused(
+        segmentation_config(root, val_images="img/train", **suffix),
+        f"1 of 6 label maps in {root}/lab/train do not exist, the first is {label}",
+        "createTrainIdLabelImgs",
+    )
+    refused(
+        segmentation_config(root, img_suffix=".jpg"), "ends in '.jpg'", "img_suffix"
+    )
+    refused(
+        segmentation_config(root, val_labels="lab/no"), "folder of label maps", "lab/no"
+    )
+    refused(segmentation_config(root, train_images="img/trian"), "Did you mean train?")
 
 
-class _Tiff:
-    def __init__(self, values):
-        self.image = Image.fromarray(values)
-
-    def save(self, path):
-        self.image.save(path, "TIFF")
+def test_lists_of_images(tmp_path):
+    cfg = segmentation_config(segmentation_set(tmp_path))
+    for split, text in (("train", "0\n1\n"), ("val", "")):
+        (tmp_path / f"{split}.txt").write_text(text)
+        cfg[f"{split}_dataloader"].dataset.ann_file = f"{split}.txt"
+    (tmp_path / "img/train/1.png").unlink()
+    refused(
+        cfg,
+        f"val_dataloader.dataset: The list of images {tmp_path}/val.txt is empty",
+        "train_dataloader.dataset: 1 of 2 images do not exist",
+    )
+    cfg.val_dataloader.dataset.ann_file = "gone.txt"
+    refused(cfg, f"The list of images {tmp_path}/gone.txt does not exist")
 
 
 def test_label_ids_of_cityscapes_are_named(tmp_path):
-    cfg = load(segmentation_set(tmp_path, lambda m, i: m + 24))
-    for part in ("train", "val"):
-        for path in (tmp_path / "lab" / part).iterdir():
-            path.rename(path.with_name(f"{path.stem}_gtFine_labelIds.png"))
-    cfg = load(tmp_path, seg_map_suffix="_gtFine_labelIds.png")
-    refused, sentences = said(cfg)
-    assert refused and "take the *_labelTrainIds.png" in sentences
-
-
-def test_maps_as_jpeg_are_refused(tmp_path):
-    segmentation_set(tmp_path)
+    segmentation_set(tmp_path, lambda m, i: m + 24)
     for path in tmp_path.glob("lab/*/*.png"):
-        Image.open(path).save(path, "JPEG")
-    assert "is a JPEG, whose compression changes" in said(load(tmp_path))[1]
+        path.rename(path.with_name(f"{path.stem}_gtFine_labelIds.png"))
+    cfg = segmentation_config(tmp_path, seg_map_suffix="_gtFine_labelIds.png")
+    refused(cfg, "take the *_labelTrainIds.png")
+
+
+def test_a_part_of_the_classes_of_a_known_set_is_numbered_anew(tmp_path):
+    """Of VOC's 21 classes, bird is 3, and cat 8."""
+    from mmseg.datasets import PascalVOCDataset
+
+    root = segmentation_set(tmp_path, lambda m, i: m * 5 + 3)
+    for other, absent in (("bird", ""), ("cow", "Not one pixel of cow")):
+        cfg = segmentation_config(root, classes=("cat", other))
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            loader.dataset.type = PascalVOCDataset
+        assert bool(passes(cfg, absent)) == bool(absent)
 
 
 def test_classes_without_a_pixel_are_named_for_each_split(tmp_path):
     root = segmentation_set(tmp_path)
-    names = (*CLASSES, "third")
 
     def draw(split):
         path = root / f"lab/{split}/5.png"
@@ -160,7 +190,7 @@ def test_classes_without_a_pixel_are_named_for_each_split(tmp_path):
         labels[0, 0] = 2
         Image.fromarray(labels).save(path)
 
-    cfg = load(root, classes=names)
+    cfg = segmentation_config(root, classes=(*SEGMENTS, "third"))
     train, val = check_data(cfg)
     assert train[0] == val[0] == logging.WARNING
     assert "Not one pixel of third in 6 label maps" in train[1]
@@ -174,65 +204,57 @@ def test_classes_without_a_pixel_are_named_for_each_split(tmp_path):
 
 
 def test_a_class_is_looked_for_beyond_the_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_check_labels, "NUM_MAPS", 2)
-    monkeypatch.setattr(data_check_labels, "SECONDS", 0.0)
-
-    def only_last(labels, i):
-        return labels * (i == 5)
-
-    cfg = load(segmentation_set(tmp_path, only_last))
+    small_sample(monkeypatch)
+    root = segmentation_set(tmp_path, lambda labels, i: labels * (i == 5))
+    cfg = segmentation_config(root)
     assert check_data(cfg) == []
     monkeypatch.setattr(data_check_labels, "MAX_SECONDS", 0.0)
     levels = {level for level, _ in check_data(cfg)}
     assert levels == {logging.WARNING}
-    assert "of object in 2 of 6 label maps looked at" in said(cfg)[1]
+    passes(cfg, "of object in 2 of 6 label maps looked at")
 
 
 def test_maps_are_as_large_as_the_images_that_the_loader_sees(tmp_path):
-    root = segmentation_set(tmp_path)
-
-    def turn(split, tag):
-        for path in root.glob(f"img/{split}/*.png"):
-            exif = Image.Exif()
-            exif[0x0112] = tag
-            Image.open(path).save(path, "JPEG", exif=exif.tobytes())
-
-    turn("train", 6)
-    refused, sentences = said(load(root))
-    assert refused
-    assert "is 32 x 24 pixels large, but its image 0.png 24 x 32" in sentences
-    assert "EXIF turns it (orientation 6)" in sentences
-    for path in root.glob("lab/train/*.png"):  # drawn on what a viewer shows
+    cfg = segmentation_config(segmentation_set(tmp_path))
+    for path in tmp_path.glob("img/train/*.png"):
+        turn(path)
+    refused(
+        cfg,
+        "is 32 x 24 pixels large, but its image 0.png 24 x 32",
+        "EXIF turns it (orientation 6); write the image without EXIF orientation, or",
+    )
+    cfg.train_dataloader.dataset.pipeline[0].color_type = "color_ignore_orientation"
+    passes(cfg)
+    for path in tmp_path.glob("lab/train/*.png"):  # drawn on what a viewer shows
         Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path)
-    refused, sentences = said(load(root))
-    assert not refused and "pixels large" not in sentences
+    assert "pixels large" not in passes(segmentation_config(tmp_path))
 
 
 def test_a_class_that_is_ignored_counts_as_absent(tmp_path):
-    cfg = load(segmentation_set(tmp_path), ignore_index=0)
-    assert "Not one pixel of ground in 6 label maps" in said(cfg)[1]
-    assert "ignore_index=0 ignores ground." in said(cfg)[1]
+    cfg = segmentation_config(segmentation_set(tmp_path), ignore_index=0)
+    hint = "ignore_index=0 ignores ground."
+    passes(cfg, "Not one pixel of ground in 6 label maps", hint)
 
 
 def test_files_that_are_left_out_are_said(tmp_path):
     root = segmentation_set(tmp_path)
-    assert check_data(load(root)) == []
+    assert check_data(segmentation_config(root)) == []
     (root / "img/train/3.png").rename(root / "img/train/3.PNG")
-    sentences = said(load(root))[1]
-    assert "1 images in" in sentences and "the first is 3.PNG" in sentences
-    assert "1 label maps in" in sentences and "the first is 3.png" in sentences
+    passes(
+        segmentation_config(root),
+        *("1 images in", "the first is 3.PNG", "1 label maps in", "the first is 3.png"),
+    )
 
 
 def test_images_that_are_scored_and_trained_on(tmp_path):
     root = segmentation_set(tmp_path)
-    cfg = load(root, val_images="img/train", val_labels="lab/train")
-    assert "6 of 6 images looked at are training images too" in said(cfg)[1]
+    cfg = segmentation_config(root, val_images="img/train", val_labels="lab/train")
+    passes(cfg, "6 of 6 images looked at are training images too")
 
 
 def late(tmp_path, monkeypatch):
     """A label out of range in a map that the check does not open."""
-    monkeypatch.setattr(data_check_labels, "NUM_MAPS", 2)
-    monkeypatch.setattr(data_check_labels, "SECONDS", 0.0)
+    small_sample(monkeypatch)
     return segmentation_set(tmp_path / "d", lambda m, i: m + 7 * (i in (1, 2, 4)))
 
 
@@ -243,7 +265,7 @@ def test_a_bad_label_in_a_late_map_names_the_file(tmp_path, monkeypatch, workers
     with pytest.raises(LoaderError) as caught:
         train(
             FCN,
-            variables(root, max_iters=2, num_workers=workers, batch_size=6),
+            segmentation_options(root, max_iters=2, num_workers=workers, batch_size=6),
             work_dir=str(tmp_path / "run"),
         )
     assert caught.value.exit_code == 4
@@ -253,8 +275,7 @@ def test_a_bad_label_in_a_late_map_names_the_file(tmp_path, monkeypatch, workers
 
 
 def test_a_late_map_of_another_size_names_both_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_check_labels, "NUM_MAPS", 2)
-    monkeypatch.setattr(data_check_labels, "SECONDS", 0.0)
+    small_sample(monkeypatch)
     root = segmentation_set(tmp_path / "d")
     for i in (1, 2, 4, 5):
         Image.new("L", (20, 30)).save(root / f"lab/train/{i}.png")
@@ -262,20 +283,13 @@ def test_a_late_map_of_another_size_names_both_files(tmp_path, monkeypatch):
         rf"label map '{root}/lab/train/(\d).png' is 20 x 30 large, but its image "
         rf"'{root}/img/train/\1.png' 32 x 24"
     )
-    options = variables(root, max_iters=2, batch_size=6)
+    options = segmentation_options(root, max_iters=2, batch_size=6)
     with pytest.raises(LoaderError, match=message):
         train(FCN, options, work_dir=str(tmp_path / "run"))
 
 
-def test_padding_must_be_ignored(tmp_path):
-    cfg = load(segmentation_set(tmp_path))
-    cfg.model.data_preprocessor.seg_pad_val = 9
-    refused, sentences = said(cfg)
-    assert refused and "seg_pad_val is 9, which is neither a class" in sentences
-
-
 def test_the_guard_stands_behind_every_loading_step(tmp_path):
-    cfg = load(segmentation_set(tmp_path))
+    cfg = segmentation_config(segmentation_set(tmp_path))
     prepare(cfg, work_dir=str(tmp_path / "run"))
     guard_labels(cfg)  # once is enough
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
@@ -310,7 +324,7 @@ def test_the_guard_lets_sound_labels_pass():
 
 def test_the_metric_names_the_classes_without_pixels(log):
     metric = SegmentationMetric()
-    metric.dataset_meta = dict(classes=CLASSES)
+    metric.dataset_meta = dict(classes=SEGMENTS)
     ground = dict(data=torch.zeros(1, 4, 4))
     metric.process({}, [dict(pred_sem_seg=ground, gt_sem_seg=ground)])
     assert metric.evaluate(1)["mIoU"] == 100
@@ -323,7 +337,7 @@ def test_the_result_names_the_classes_without_pixels(tmp_path):
     for path in root.glob("lab/val/*.png"):
         Image.new("L", SIZE).save(path)
     with DefaultScope.overwrite_default_scope("mmseg"):
-        options = variables(root, max_iters=1, val_interval=1, batch_size=2)
+        options = segmentation_options(root, max_iters=1, val_interval=1, batch_size=2)
         train(FCN, options, work_dir=str(tmp_path / "run"))
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["absent_classes"] == ["object"]

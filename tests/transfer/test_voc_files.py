@@ -1,90 +1,70 @@
 """VOC's lists and XML files: objects are counted as the loader takes them."""
 
 import logging
+import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from mmssl_ext.run.launch import load_config
+from mmssl_ext.transfer.data_check import voc
 from mmssl_ext.transfer.data_check.check import check_data
-from tests.harness import REPO
-from tests.transfer.annotations import said
 
-VOC = REPO / "configs/transfer/detection/faster_rcnn_r50_c4_voc0712.py"
-CLASSES = ("disk", "square")
-OBJECT = (
-    "<object><name>{name}</name><difficult>{hard}</difficult><bndbox>"
-    "<xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"
+from .annotations import (
+    BOTH,
+    CLASSES,
+    passes,
+    refused,
+    voc_config,
+    voc_set,
+    write_xml,
+    xml,
 )
-
-
-def xml(*objects, size=(40, 30)):
-    """An annotation; an object is its name, its corners, and 1 if it is difficult."""
-    body = "".join(
-        OBJECT.format(*corners, name=name, hard=hard[0] if hard else 0)
-        for name, corners, *hard in objects
-    )
-    return (
-        f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>"
-        f"{body}</annotation>"
-    )
-
-
-BOTH = (("disk", (3, 3, 20, 20)), ("square", (20, 5, 39, 29)))
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Four images to train on and two to test, each with a disk and a square."""
-    folder = tmp_path / "VOC2007"
-    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (folder / part).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        pixels = rng.integers(0, 255, (30, 40, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"JPEGImages/{i}.jpg")
-        (folder / f"Annotations/{i}.xml").write_text(xml(*BOTH))
-    (folder / "ImageSets/Main/trainval.txt").write_text("0\n1\n2\n3\n")
-    (folder / "ImageSets/Main/test.txt").write_text("4\n5\n")
-    return tmp_path
+    return voc_set(tmp_path)
 
 
-def load(root, **options):
-    options = dict(checkpoint=None, classes=CLASSES) | options
-    splits = dict(train_splits=[("VOC2007", "trainval")])
-    return load_config(VOC, dict(data_root=str(root), **splits, **options))
-
-
-def write(root, text, numbers=range(6)):
-    for i in numbers:
-        (root / f"VOC2007/Annotations/{i}.xml").write_text(text)
-
-
-def test_sound_files_pass(root):
-    assert check_data(load(root)) == []
+def trainval(root):
+    return root / "VOC2007/ImageSets/Main/trainval.txt"
 
 
 def test_difficult_objects_are_learnt_from_but_not_scored(root):
-    write(root, xml(*((*o, 1) for o in BOTH)))
-    ((level, sentence),) = check_data(load(root))
+    write_xml(root, xml(*((*o, 1) for o in BOTH)))
+    ((level, sentence),) = check_data(voc_config(root))
     assert level == logging.WARNING
     assert sentence.startswith("val_dataloader.dataset: No image in")
     assert "of 4 annotations 4 are marked difficult" in sentence
     # mmdet's own class does not learn from them either.
-    cfg = load(root)
+    cfg = voc_config(root)
     cfg.train_dataloader.dataset.datasets[0].type = "VOCDataset"
-    refused, sentences = said(cfg)
-    assert refused and "train_dataloader.dataset.datasets[0]: No image" in sentences
-    assert "of 8 annotations 8 are marked difficult" in sentences
+    refused(
+        cfg,
+        "train_dataloader.dataset.datasets[0]: No image",
+        "of 8 annotations 8 are marked difficult",
+    )
 
 
 def test_a_class_whose_objects_are_all_difficult_is_named(root):
-    write(root, xml(BOTH[0], (*BOTH[1], 1)))
-    sentences = said(load(root))[1]
-    assert "Not one object of square in" in sentences
-    assert "can be scored: 2 are marked difficult" in sentences
+    write_xml(root, xml(BOTH[0], (*BOTH[1], 1)))
+    sentences = passes(
+        voc_config(root),
+        "Not one object of square in",
+        "can be scored: 2 are marked difficult",
+    )
     assert "train_dataloader" not in sentences
+
+
+def test_boxes_that_leave_their_image_or_are_missing_are_said(root):
+    write_xml(root, xml(("disk", (1, 1, 41, 31)), BOTH[1]), [0])
+    assert check_data(voc_config(root)) == []  # VOC counts from 1
+    write_xml(root, xml(), [0])
+    ((level, sentence),) = check_data(voc_config(root))
+    assert level == logging.INFO and "1 of 4 images in" in sentence
+    write_xml(root, xml(("disk", (5, 5, 60, 20)), ("disk", (5, 5, 5, 9))), [0])
+    ((level, sentence),) = check_data(voc_config(root))
+    assert level == logging.WARNING and "2 boxes in" in sentence
+    assert "0.xml, box [5.0, 5.0, 60.0, 20.0]" in sentence
 
 
 @pytest.mark.parametrize(
@@ -95,30 +75,82 @@ def test_a_class_whose_objects_are_all_difficult_is_named(root):
         (xml(("disk", ("nan", 3, 20, 20))), "is not finite"),
         (xml(("disk", (1, 3, 20, 20), "no")), "is not a VOC annotation"),
         (xml(*BOTH, size=(80, 60)), "are of another size than the annotations say"),
-        (xml(*BOTH, size=("40.0", 30)), "is not a VOC annotation"),
+        (xml(*BOTH, size=("40.0", 30)), "0.xml is not a VOC annotation: <size/width>"),
         (xml(*BOTH, size=("40.0", 30)), "<size/width> is '40.0', not a whole number"),
         (
             xml(*((n, (0.1, 0.1, 0.5, 0.7)) for n in CLASSES)),
             "of 8 annotations 8 lie within the first pixel",  # mmdet takes them for 0
         ),
+        (xml(*BOTH).replace("<ymax>29</ymax>", ""), "no name or no complete bndbox"),
+        (xml(*BOTH)[:50], "is not a VOC annotation"),
+        (xml(), "trainval.txt has a box of any class"),
     ],
 )
 def test_xml_files_that_are_refused(root, text, part):
-    write(root, text)
-    refused, sentences = said(load(root))
-    assert refused and part in sentences
+    numbers = range(1) if part.startswith("0.xml") else range(6)
+    write_xml(root, text, numbers)
+    refused(voc_config(root), part)
 
 
 def test_what_mmdet_reads_passes(root):
-    write(root, xml(("disk", (3.5, 3.2, 20.9, 20)), BOTH[1], size=(0, 0)))
-    assert check_data(load(root)) == []
-    write(root, xml(*BOTH).replace("<difficult>0</difficult>", ""))
-    assert check_data(load(root)) == []
+    write_xml(root, xml(("disk", (3.5, 3.2, 20.9, 20)), BOTH[1], size=(0, 0)))
+    assert check_data(voc_config(root)) == []
+    write_xml(root, xml(*BOTH).replace("<difficult>0</difficult>", ""))
+    assert check_data(voc_config(root)) == []
+
+
+# Classes
+
+
+def test_unknown_classes_are_refused_and_others_said(root):
+    refused(
+        voc_config(root, classes=("disk", "sqare")),
+        "sqare: named in metainfo.classes, but not in the objects of",
+        "Did you mean square",
+        "which has disk, square.",
+    )
+    refused(
+        voc_config(root, classes=None),
+        "has a box of any class in `classes`",
+        "aeroplane, bicycle",
+    )
+    sentences = passes(voc_config(root, classes=("disk",)))
+    assert sentences.count("are left out: square") == 2
+    write_xml(root, xml(BOTH[0], ("other", BOTH[1][1])), [4, 5])
+    sentences = passes(voc_config(root), "square: named in metainfo.classes")
+    assert sentences.startswith("val_dataloader.dataset: ")  # does not stop a run
+
+
+def test_a_class_may_stand_in_one_of_several_training_sets(root):
+    for i, name in enumerate("ab"):
+        (root / f"VOC2007/ImageSets/Main/{name}.txt").write_text(f"{i}\n")
+        write_xml(root, xml(BOTH[i]), [i])
+    assert check_data(voc_config(root, "a", "b")) == []
+    refused(voc_config(root, "a"), "square: named in metainfo.classes")
+    # It may be in the set that cannot be read.
+    assert "square" not in refused(voc_config(root, "a", "gone"), "gone.txt does not")
+
+
+def test_no_class_is_accused_before_all_files_are_read(root, monkeypatch):
+    write_xml(root, xml(BOTH[0]), range(3))
+    monkeypatch.setattr(voc, "SECONDS", 0.0)
+    found = check_data(voc_config(root, classes=(*CLASSES, "third")))
+    assert {level for level, text in found if "third: named" in text} == {logging.INFO}
+    assert all("a sample of" in text for _, text in found)
+    monkeypatch.undo()
+    assert check_data(voc_config(root)) == []
+    refused(voc_config(root, classes=(*CLASSES, "third")), "third: named in metainfo")
+
+
+# Lists and folders
 
 
 @pytest.mark.parametrize(
     ("content", "part"),
     [
+        (b"\n", "trainval.txt is empty: the split has no images"),
+        (b"0\n1\n\n\n", "trainval.txt has a blank line (3)"),
+        (b"0\n\xff\n", "trainval.txt is not a text file"),
         (b"0\n1 \n2\n3\n", "has blanks at the ends of lines"),
         (b"\xef\xbb\xbf0\n1\n", "begins with a byte order mark"),
         (b"0\r1\r2\r3", "end in a carriage return"),
@@ -126,31 +158,47 @@ def test_what_mmdet_reads_passes(root):
     ],
 )
 def test_lists_that_are_refused(root, content, part):
-    (root / "VOC2007/ImageSets/Main/trainval.txt").write_bytes(content)
-    refused, sentences = said(load(root))
-    assert refused and part in sentences
+    trainval(root).write_bytes(content)
+    refused(voc_config(root), part)
+
+
+def test_files_and_folders_that_are_missing(root):
+    what = "trainvall.txt does not exist", "Did you mean trainval.txt"
+    refused(voc_config(root, "trainvall"), "The list of images", *what)
+    splits = [("VOC2012", "trainval")]
+    message = refused(voc_config(root, train_splits=splits), "Did you mean VOC2007")
+    assert "The folder " in message and message.count("\n") == 0
+    folder = root / "VOC2007"
+    (folder / "JPEGImages/2.jpg").unlink()
+    (folder / "Annotations/3.xml").unlink()
+    refused(
+        voc_config(root),
+        f"1 of 4 images do not exist, the first is {folder}/JPEGImages/2.jpg",
+        f"1 of 4 XML files in {folder}/Annotations do not exist, the first is "
+        f"{folder}/Annotations/3.xml",
+    )
+    shutil.rmtree(folder / "Annotations")
+    refused(voc_config(root), f"annotation folder {folder}/Annotations does not exist")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".JPG"])
 def test_the_suffix_that_there_is_is_named(root, suffix):
     for path in (root / "VOC2007/JPEGImages").iterdir():
         path.rename(path.with_suffix(suffix))
-    refused, sentences = said(load(root))
-    assert refused and f"There is 0{suffix}: set img_suffix={suffix}." in sentences
-    assert check_data(load(root, img_suffix=suffix)) == []
+    refused(voc_config(root), f"There is 0{suffix}: set img_suffix={suffix}.")
+    cfg = voc_config(root, img_suffix=suffix)
+    assert check_data(cfg) == []
     (root / "VOC2007/ImageSets/Main/test.txt").write_text("4.jpg\n5.jpg\n")
-    refused, sentences = said(load(root, img_suffix=suffix))
-    assert refused and "names in the list have suffixes: leave them out" in sentences
+    refused(cfg, "names in the list have suffixes: leave them out")
 
 
 def test_lists_of_windows_pass_and_repeated_names_are_said(root):
-    names = root / "VOC2007/ImageSets/Main/trainval.txt"
-    names.write_bytes(b"0\r\n1\r\n2\r\n3\r\n")
-    assert check_data(load(root)) == []
-    names.write_bytes(b"0\n1\n0\n")
-    assert "names 1 images more than once, the first is 0" in said(load(root))[1]
+    trainval(root).write_bytes(b"0\r\n1\r\n2\r\n3\r\n")
+    assert check_data(voc_config(root)) == []
+    trainval(root).write_bytes(b"0\n1\n0\n")
+    passes(voc_config(root), "names 1 images more than once, the first is 0")
 
 
 def test_test_images_that_are_trained_on_are_said(root):
     (root / "VOC2007/ImageSets/Main/test.txt").write_text("3\n4\n")
-    assert "1 of 2 images looked at are training images" in said(load(root))[1]
+    passes(voc_config(root), "1 of 2 images looked at are training images")

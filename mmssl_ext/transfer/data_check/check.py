@@ -7,6 +7,7 @@ config occurs in the annotations. Here the files are read before anything is bui
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,21 +15,24 @@ from mmengine.registry import DATASETS
 
 from mmssl_ext.errors import ConfigError
 
-from .base import Findings, Source, check_root
-from .coco import check_coco
-from .folder import check_folder
-from .semantic import check_semantic
+from . import coco, folder, semantic, voc
+from .json import read_coco
+from .objects import report_absent
+from .source import Fault, Findings, Source
 from .splits import check_splits
-from .voc import check_voc
 
-# The class that reads the annotations -> its check. A data set with a reader of its
-# own is unknown and passed over.
-_CHECKS: dict[str, Callable[[list[Source], Findings], None]] = {
-    "CocoDataset": check_coco,
-    "XMLDataset": check_voc,
-    "VOCDetectionDataset": check_voc,
-    "BaseSegDataset": check_semantic,
-    "CustomDataset": check_folder,
+_Read = Callable[[Source], Any]
+_Report = Callable[[list[Any]], None]
+
+# The class that reads the annotations -> what reads a data set of it, and what says
+# what all those of a dataloader lack together. A data set with a reader of its own is
+# unknown and passed over.
+_CHECKS: dict[str, tuple[_Read, _Report]] = {
+    "CocoDataset": (coco.read, report_absent),
+    "XMLDataset": (voc.read, voc.report),
+    "VOCDetectionDataset": (voc.read, voc.report),
+    "BaseSegDataset": (semantic.read, semantic.report),
+    "CustomDataset": (folder.read, lambda parts: None),
 }
 # What stands for a class whose toolbox is not imported yet.
 _READERS = {
@@ -59,39 +63,48 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
     scope = cfg.get("default_scope")
     if scope not in ("mmdet", "mmseg", "mmpretrain"):
         return []
-    findings = Findings()
+    findings: Findings = {}
     seen: set[str] = set()
     loaders: dict[str, list[Source]] = {}
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         groups: dict[str, list[Source]] = {}
         for place, node in _datasets((cfg.get(loader) or {}).get("dataset"), loader):
             cls, reader = _identify(node["type"], scope)
-            training = loader == "train_dataloader"
-            source = Source(node, place, training, cls, cfg.get("model") or {})
+            training, model = loader == "train_dataloader", cfg.get("model") or {}
+            source = Source(node, place, training, cls, model, findings)
             content = {k: v for k, v in node.items() if k != "pipeline"}
             key = f"{training}{content}"  # test data are mostly the validation data
             if reader in _CHECKS and key not in seen and not source.is_remote:
                 seen.add(key)
-                if check_root(source, findings):
-                    groups.setdefault(reader, []).append(source)
+                groups.setdefault(reader, []).append(source)
         for reader, sources in groups.items():
-            try:
-                _CHECKS[reader](sources, findings)
-            except OSError as error:  # no permission, an unreachable disk
-                findings.problem(sources[0].place, f"The data cannot be read: {error}.")
+            _check(sources, *_CHECKS[reader])
         loaders[loader] = [s for sources in groups.values() for s in sources]
     check_splits(cfg, loaders, findings)
-    if findings.problems:
-        raise ConfigError(
-            "\n".join(
-                f"{', '.join(places)}: {sentence}"
-                for sentence, places in findings.problems.items()
-            )
-        )
-    return [
+    said = [
         (level, f"{', '.join(places)}: {sentence}")
-        for (level, sentence), places in findings.notices.items()
+        for (level, sentence), places in findings.items()
     ]
+    if problems := [text for level, text in said if level >= logging.ERROR]:
+        raise ConfigError("\n".join(problems))
+    return said
+
+
+def _check(sources: list[Source], read: _Read, report: _Report) -> None:
+    """Read data sets; where each can be read, say what they lack together."""
+    parts = []
+    for source in sources:
+        try:
+            source.check_root()
+            parts.append(read(source))
+        except Fault as fault:
+            for sentence in fault.args:
+                source.problem(sentence)
+        except OSError as error:  # no permission, an unreachable disk
+            source.problem(f"The data cannot be read: {error}.")
+    read_coco.cache_clear()  # gigabytes for COCO's own file
+    if len(parts) == len(sources):
+        report(parts)
 
 
 def _datasets(node: Any, place: str) -> Iterator[tuple[str, dict]]:

@@ -5,214 +5,197 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from .base import (
-    Findings,
-    Source,
-    check_files,
-    listed,
-    missing_path,
-    spread,
-    unknown_classes,
-)
-from .json import lacking, malformed, read_coco, repeated
-from .masks import check_masks, reads_masks
-from .objects import Objects, count_coco, report_absent, report_doubles, report_objects
-from .sizes import NUM_SIZES, check_sizes
+import numpy as np
+
+from mmssl_ext.text import shown
+
+from .files import check_images
+from .json import read_coco
+from .masks import check_masks
+from .objects import Objects
+from .source import Fault, Source, listed, missing_path, need_folders, unknown_classes
+
+_BY_NAME = ("CocoDetectionDataset", "CityscapesDetectionDataset")  # not by the order
+_DOUBLES = 0.01  # COCO's own files have fewer
+_NUM_CORNERS = 10  # so many boxes tell a list of corners from sizes
 
 
-def check_coco(sources: list[Source], findings: Findings) -> None:
-    """Check annotation files, classes, boxes, masks and that images are there."""
-    try:
-        parts = [(source, _check(source, findings)) for source in sources]
-    finally:
-        read_coco.cache_clear()  # gigabytes for COCO's own file
-    counted = [(source, found) for source, found in parts if found is not None]
-    if counted:
-        report_absent([s for s, _ in counted], findings, [f for _, f in counted])
-
-
-def _check(source: Source, findings: Findings) -> Objects | None:
-    def problem(sentence: str) -> None:
-        findings.problem(source.place, sentence)
-
-    if not source.cfg.get("ann_file"):
-        problem("ann_file is not set. Name the JSON file of the annotations.")
-        return None
-    path = source.path(source.cfg["ann_file"])
+def read(source: Source) -> Objects:
+    """Check annotation file, classes, boxes, masks and that images are there."""
+    path = source.ann_file
     if not path.is_file():
-        problem(missing_path(source, path, "ann_file", "The annotation file"))
-        return None
-    content = read_coco(path)
-    if isinstance(content, str):
-        problem(content)
-        return None
-    images, annotations, categories = content
-    if not images:
-        problem(f"{path} lists no images: the split is empty.")
-        return None
-    faults = lacking(path, "categories", categories, ("id", "name"))
-    faults += repeated(path, "categories", (c.get("id") for c in categories))
-    if faults:
-        for sentence in faults:
-            problem(sentence)
-        return None
-    used = _check_classes(source, findings, path, categories)
-    sound = _check_images(source, findings, path, images)
+        raise Fault(missing_path(path, "ann_file", "The annotation file"))
+    content, faults = read_coco(path)
+    annotations = content.get("annotations")
     if annotations is None:
-        sentence = f"{path} has no 'annotations', so nothing can be "
-        if source.training:
-            problem(f"{sentence}learnt from it.")
-        else:
-            findings.notice(source.place, f"{sentence}scored.")
-        return None
-    faults = malformed(path, annotations)
-    for sentence in faults:
-        problem(sentence)
-    if sound and not faults:
-        names = {c["id"]: str(c["name"]) for c in categories}
-        return _check_objects(source, findings, path, images, annotations, names, used)
-    return None
+        source.notice(
+            f"{path} has no 'annotations', so nothing can be {source.verb}.",
+            source.level,
+        )
+    if faults:
+        raise Fault(*faults)
+    classes = _check_classes(source, [str(c["name"]) for c in content["categories"]])
+    _check_images(source, content["images"])
+    if annotations is None:
+        raise Fault
+    found = _objects(source, content, classes)
+    found.report()
+    _report_doubles(source, annotations)
+    _report_small(source, content["images"])
+    masks = (a.get("segmentation") for a in annotations)
+    exact = _reads_masks(source) and any(isinstance(mask, dict) for mask in masks)
+    found.check_sizes(exact)
+    return found
 
 
-def _check_classes(
-    source: Source, findings: Findings, path: Path, categories: list[dict]
-) -> tuple[str, ...]:
+def _check_classes(source: Source, names: list[str]) -> tuple[str, ...]:
     """Compare the names; return those of the categories that are used."""
-    names = [str(category["name"]) for category in categories]
-    classes = source.classes
+    path, classes, counts = source.ann_file, source.classes, Counter(names)
     if classes is None:
         source.labels = source.order = tuple(names)
         return source.labels
-    counts = Counter(names)
+    by_name = source.type_name in _BY_NAME
     if double := [name for name in dict.fromkeys(classes) if counts[name] > 1]:
-        findings.problem(
-            source.place,
+        source.problem(
             f"{path} has several categories of the name {listed(double)}. Leave one of "
-            "each name, and give its id to the annotations.",
+            "each name, and give its id to the annotations."
         )
     missing = [name for name in classes if not counts[name]]
     # A split may lack a class, and its file the category, unless that shifts the rest.
-    may_lack = source.by_name and not source.training and len(missing) < len(classes)
-    if missing and may_lack:
-        findings.notice(
-            source.place,
-            f"{path} has no category of the name {listed(missing, 20)}.",
-        )
+    if missing and by_name and not source.training and len(missing) < len(classes):
+        source.notice(f"{path} has no category of the name {listed(missing, 20)}.")
     elif missing:
-        findings.problem(source.place, unknown_classes(missing, names, str(path)))
-    if not missing and (extra := [name for name in names if name not in classes]):
-        findings.notice(
-            source.place,
+        source.problem(unknown_classes(missing, names, str(path)))
+    elif extra := [name for name in names if name not in classes]:
+        source.notice(
             f"{path} has categories that are not in `classes` and are left out: "
-            f"{listed(extra)}.",
+            f"{listed(extra)}."
         )
     source.order = order = tuple(name for name in names if name in classes)
-    source.labels = classes if source.by_name else order
+    source.labels = classes if by_name else order
     if not missing and not double and source.labels != classes:
         # mmdet numbers the classes in the order of the file, whatever `classes` says.
-        findings.notice(
-            source.place,
+        source.notice(
             f"`classes` is in another order than the categories of {path}, by which "
             "mmdet numbers them: names in tables and pictures would be exchanged. "
             f"Write {listed(order, 20)}, or use mmssl_ext.CocoDetectionDataset and "
-            "mmssl_ext.CocoDetectionMetric, which go by the names.",
+            "mmssl_ext.CocoDetectionMetric, which go by the names."
         )
     return order
 
 
-def _check_images(
-    source: Source, findings: Findings, path: Path, images: list[dict]
-) -> bool:
-    """Whether the entries of the images can be used."""
-    faults = lacking(path, "images", images, ("id", "file_name", "height", "width"))
-    faults = faults[:1] + repeated(path, "images", (i.get("id") for i in images))
-    for sentence in faults:
-        findings.problem(source.place, sentence)
-    if faults:
-        return False
-    names = Counter(image["file_name"] for image in images)
+def _check_images(source: Source, images: list[dict]) -> None:
+    path, names = source.ann_file, Counter(image["file_name"] for image in images)
     if len(names) < len(images):
         name, number = names.most_common(1)[0]
-        findings.notice(
-            source.place,
+        source.notice(
             f"{len(images) - len(names)} images in {path} are listed more than once, "
             f"{name} {number} times: objects that one entry has count as background in "
-            "the others. Make one entry of them.",
+            "the others. Make one entry of them."
         )
-    folder = source.path(source.prefix("img", "img_path"))
-    if not folder.is_dir():
-        sentence = missing_path(source, folder, "data_prefix.img", "The image folder")
-        findings.problem(source.place, sentence)
-        return True
-    source.images = [os.path.join(folder, image["file_name"]) for image in images]
-    check_files(source, findings, source.images, f"images of {path}", _hint(names))
-    return True
-
-
-def _hint(names: Iterable[str]) -> str:
-    """What may be wrong with file names that lead nowhere."""
-    odd = [name for name in names if "://" in name or "\\" in name or name[:1] == "/"]
-    if any("://" in name for name in odd):
-        return " 'file_name' is an address: write the path below data_prefix.img."
-    if any("\\" in name for name in odd):
-        return " 'file_name' has backslashes: write / between folders."
-    if odd:
-        return (
-            " 'file_name' is an absolute path, perhaps of another machine: write the "
-            "path below data_prefix.img."
-        )
-    return ""
-
-
-def _check_objects(
-    source: Source,
-    findings: Findings,
-    path: Path,
-    images: list[dict],
-    annotations: list[dict],
-    names: Mapping[Any, str],
-    used: tuple[str, ...],
-) -> Objects:
-    by_id = {image["id"]: image for image in images}
-    ids = {number: name for number, name in names.items() if name in used}
-    has_mask = None
-    if reads_masks(source):
-        has_mask = check_masks(source, findings, path, by_id, annotations, ids)
-    found = count_coco(str(path), by_id, annotations, names, used, has_mask)
-    report_objects(source, findings, found)
-    report_doubles(source, findings, str(path), annotations)
-    least = (source.cfg.get("filter_cfg") or {}).get("min_size", 0)
-    large = [i for i in images if min(i["width"], i["height"]) >= least]
-    if source.training and not large:
-        findings.problem(
-            source.place,
-            f"All images in {path} are smaller than filter_cfg.min_size={least}, so "
-            "none is left. Lower it.",
-        )
-    elif source.training and len(large) < len(images):
-        findings.notice(
-            source.place,
-            f"{len(images) - len(large)} of {len(images)} images in {path} are smaller "
-            f"than filter_cfg.min_size={least} and are left out.",
-            logging.INFO,
-        )
-    folder = source.path(source.prefix("img", "img_path"))
-    sample = {image["id"]: image for image in spread(images, NUM_SIZES)}
-    boxes: dict[Any, list[list[float]]] = {number: [] for number in sample}
-    for annotation in annotations:
-        if annotation["image_id"] in sample and annotation["category_id"] in ids:
-            x, y, width, height = annotation["bbox"]
-            boxes[annotation["image_id"]].append([x, y, x + width, y + height])
-    stated = [
-        (folder / i["file_name"], (i["width"], i["height"]), boxes[number])
-        for number, i in sample.items()
-    ]
-    exact = has_mask is not None and any(
-        isinstance(a.get("segmentation"), dict) for a in annotations
+    folder = source.prefix("img", "img_path")
+    need_folders((folder, "data_prefix.img", "The image folder"))
+    paths = [os.path.join(folder, image["file_name"]) for image in images]
+    odd = [n for n in names if "://" in n or "\\" in n or os.path.isabs(n)]
+    hint = "".join(
+        f" {shown(name)} is an address, an absolute path or has backslashes: "
+        "'file_name' is a path below data_prefix.img, with / between folders."
+        for name in odd[:1]
     )
-    check_sizes(source, findings, str(path), stated, exact)
+    check_images(source, paths, f"images of {path}", hint)
+
+
+def _reads_masks(source: Source) -> bool:
+    pipeline = source.cfg.get("pipeline") or []
+    return any(isinstance(step, dict) and step.get("with_mask") for step in pipeline)
+
+
+def _objects(source: Source, content: dict, classes: tuple[str, ...]) -> Objects:
+    """Apply the rules of mmdet's ``CocoDataset`` to every annotation."""
+    file, images = str(source.ann_file), content["images"]
+    annotations = content["annotations"]
+    rows = {image["id"]: row for row, image in enumerate(images)}
+    categories = {c["id"]: str(c["name"]) for c in content["categories"]}
+    names = [categories.get(a["category_id"]) for a in annotations]
+    wanted = set(classes)
+    image = np.array([rows.get(a["image_id"], -1) for a in annotations], int)
+    sizes = np.array([(i["width"], i["height"]) for i in images], float)
+    boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4)
+    start, extent, size = boxes[:, :2], boxes[:, 2:], sizes[image]
+    end = start + extent
+
+    def example(number: int) -> str:
+        annotation = annotations[number]
+        if image[number] < 0:
+            return f"image_id {annotation['image_id']!r}"
+        if names[number] not in wanted:
+            return f"category_id {annotation['category_id']!r}"
+        return f"{images[image[number]]['file_name']}, box {annotation['bbox']}"
+
+    def true(values: Iterable[Any]) -> np.ndarray:
+        return np.fromiter(map(bool, values), bool, len(annotations))
+
+    corners = np.hstack([start, end])  # N x 4
+    found = Objects(
+        source,
+        file,
+        classes,
+        source.images,
+        sizes,
+        image,
+        names,
+        corners,
+        example,
+        slack=1,
+    )
+    found.leave_out("stray", image < 0)
+    found.leave_out("unknown", true(name is None for name in names))
+    found.leave_out("other", true(name not in wanted for name in names))
+    used = np.flatnonzero(found.used)
+    found.leave_out("ignored", true(a.get("ignore") for a in annotations))
+    found.leave_out("small", np.any(extent < 1, axis=1))
+    inside = np.minimum(end, size) > np.maximum(start, 0)
+    found.leave_out("outside", ~inside.all(1))
+    found.leave_out("area", true(a["area"] <= 0 for a in annotations))
+    if _reads_masks(source):
+        pairs = [(annotations[i], images[image[i]]) for i in used.tolist()]
+        lost = used[~np.array(check_masks(source, file, pairs), bool)]
+        found.leave_out("mask", np.isin(np.arange(len(names)), lost))
+    found.leave_out("crowd", true(a.get("iscrowd") for a in annotations))
+
+    # Whether all boxes make sense as corners, and many do not as sizes.
+    leaving = int((found.beyond | (found.cause == "outside")).sum())
+    sound = ((start >= -1) & (start < extent) & (extent <= size + 1)).all(1)
+    enough = len(used) >= _NUM_CORNERS and 4 * leaving >= len(used)
+    if enough and found.counts and sound[used].all():
+        raise Fault(
+            f"The boxes in {file} seem to be corners [x1, y1, x2, y2]: as [x, y, "
+            f"width, height], as COCO has it, {leaving} of {len(used)} leave their "
+            "image. Write the width and the height."
+        )
     return found
+
+
+def _report_doubles(source: Source, annotations: list[dict]) -> None:
+    """Say where many objects are annotated twice: one of two can never be found."""
+    keys = {(a["image_id"], a["category_id"], *a["bbox"]) for a in annotations}
+    doubles = len(annotations) - len(keys)
+    if doubles > _DOUBLES * len(annotations):
+        source.notice(
+            f"{doubles} of {len(annotations)} annotations in {source.ann_file} repeat "
+            "another, with the same image, category and box. Leave one of each."
+        )
+
+
+def _report_small(source: Source, images: list[dict]) -> None:
+    least = (source.cfg.get("filter_cfg") or {}).get("min_size", 0)
+    small = sum(min(image["width"], image["height"]) < least for image in images)
+    if source.training and small:
+        source.notice(
+            f"{small} of {len(images)} images in {source.ann_file} are smaller than "
+            f"filter_cfg.min_size={least} and are left out.",
+            logging.ERROR if small == len(images) else logging.INFO,
+        )

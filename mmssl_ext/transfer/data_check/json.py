@@ -1,88 +1,113 @@
-"""Read an annotation file in COCO's format, or say what is wrong with it."""
+"""Read an annotation file in COCO's format, or say what is wrong with it.
+
+pycocotools asks for nothing and ends in a KeyError, or in the memory of others: what it
+and mmdet index, add and compare is looked at before.
+"""
 
 from __future__ import annotations
 
-import codecs
 import functools
 import gc
 import json
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .base import listed
+from .source import Fault, listed
 
-# What may stand where; upstream indexes, adds and compares these.
 _ID, _TEXT, _NUMBER = "a number or text", "text", "a number below a trillion"
-_FLAG = "0 or 1"  # null counts as 0
+_BOX = "a list of four numbers [x, y, width, height]"
+_FLAG = "0 or 1"  # may be missing; null counts as 0
 _KINDS = {
     "images": {"id": _ID, "file_name": _TEXT, "height": _NUMBER, "width": _NUMBER},
     "annotations": {
         "id": _ID,
         "image_id": _ID,
         "category_id": _ID,
+        "bbox": _BOX,
         "area": _NUMBER,
         "iscrowd": _FLAG,
         "ignore": _FLAG,
     },
     "categories": {"id": _ID, "name": _ID},
 }
-# How the file begins -> what it is. pycocotools reads plain UTF-8 only.
-_STARTS = {
-    b"\x1f\x8b": "is compressed by gzip; unpack it",
-    b"PK\x03\x04": "is a zip archive; unpack it",
-    codecs.BOM_UTF8: "begins with a byte order mark; save it as UTF-8 without BOM",
-    codecs.BOM_UTF16_LE: "is UTF-16; save it as UTF-8 without BOM",
-    codecs.BOM_UTF16_BE: "is UTF-16; save it as UTF-8 without BOM",
-}
 _ASK = "Name a COCO annotation file by ann_file."
 
 
 @functools.cache
-def read_coco(path: Path) -> tuple[list, list | None, list] | str:
-    """Images, annotations and categories, or the sentence on what is wrong.
+def read_coco(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return what a file holds, and sentences on entries that cannot be read.
 
     COCO's own file takes gigabytes: call ``read_coco.cache_clear`` when all is done.
+
+    Raises:
+        Fault: It has not the lists that belong to the format.
     """
-    data = path.read_bytes()
-    for start, what in _STARTS.items():
-        if data.startswith(start):
-            return f"{path} {what}."
     was_enabled = gc.isenabled()
     gc.disable()  # halves the time for COCO's millions of small lists
     try:
-        content = json.loads(data)
+        content = json.loads(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
-        return f"{path} is not in UTF-8: {error}. Save it as UTF-8 without BOM."
-    except (ValueError, RecursionError) as error:
-        return f"{path} is not valid JSON: {error}. {_ASK}"
+        raise Fault(
+            f"{path} is not text in UTF-8: {error}. Unpack it if it is an archive, or "
+            "save it as UTF-8."
+        ) from None
+    except (ValueError, RecursionError) as error:  # also for a byte order mark
+        raise Fault(f"{path} is not valid JSON: {error}. {_ASK}") from None
     finally:
         if was_enabled:
             gc.enable()
-    parts: list[Any] = []
-    for name, kinds in _KINDS.items():
+    faults: list[str] = []
+    for name in _KINDS:
         part = content.get(name) if isinstance(content, dict) else None
-        parts.append(part)
         if name == "annotations" and part is None and isinstance(content, dict):
             continue
         if not isinstance(part, list) or not all(isinstance(p, dict) for p in part):
             keys = listed(content) if isinstance(content, dict) else "no keys"
-            return (
+            raise Fault(
                 f"{path} is not in COCO's format: it has no list of '{name}' (found: "
                 f"{keys}). {_ASK}"
             )
-        for key, kind in kinds.items():
-            wrong = [p[key] for p in part if key in p and not _is(p[key], kind)]
-            if wrong:
-                return (
-                    f"{path}: the '{key}' of {len(wrong)} {name} is not {kind}; the "
-                    f"first is {repr(wrong[0])[:80]}. Correct the file."
-                )
-    return parts[0], parts[1], parts[2]
+        faults += _faults(path, name, part)
+    if not content["images"]:
+        raise Fault(f"{path} lists no images: the split is empty.")
+    return content, faults
+
+
+def _faults(path: Path, name: str, entries: list[dict]) -> list[str]:
+    """Sentences on entries that mmdet or pycocotools cannot read, or takes wrongly."""
+    found = []
+    for key, kind in _KINDS[name].items():
+        wrong = [e[key] for e in entries if key in e and not _is(e[key], kind)]
+        if wrong:
+            found.append(
+                f"{path}: the '{key}' of {len(wrong)} {name} is not {kind}; the first "
+                f"is {repr(wrong[0])[:80]}. Correct the file."
+            )
+        without = [e for e in entries if key not in e and kind != _FLAG]
+        if without:
+            found.append(
+                f"{len(without)} {name} in {path} have no '{key}', the first has the "
+                f"id {without[0].get('id')}. Add it to each."
+            )
+    if found:
+        return found
+    counts = Counter(entry["id"] for entry in entries)
+    if counts and (double := counts.most_common(1)[0])[1] > 1:  # the last would win
+        found.append(
+            f"{path}: the ids of {name} are not unique, {double[0]} occurs "
+            f"{double[1]} times. Number them anew."
+        )
+    elif len({isinstance(number, str) for number in counts}) > 1:  # cannot be sorted
+        found.append(
+            f"{path}: the ids of {name} are numbers in part, and text in part."
+        )
+    return found
 
 
 def _is(value: Any, kind: str) -> bool:
+    if kind == _BOX:
+        return is_numbers(value, 4)
     if kind == _NUMBER:  # neither NaN, infinite, nor too long for a float
         return isinstance(value, (int, float)) and -1e12 < value < 1e12
     if kind == _FLAG:  # the text "0" would count as true
@@ -102,44 +127,3 @@ def is_numbers(value: Any, length: int | None = None) -> bool:
         and (not value or (min(value) > -1e12 and max(value) < 1e12))
         and sum(value) == sum(value)  # not NaN, which min and max may pass over
     )
-
-
-def lacking(path: Path, name: str, items: list[dict], keys: Iterable[str]) -> list[str]:
-    """Sentences on keys that are missing, where mmdet would stop with a KeyError."""
-    found = []
-    for key in keys:
-        if without := [item for item in items if key not in item]:
-            found.append(
-                f"{len(without)} {name} in {path} have no '{key}', the first has "
-                f"the id {without[0].get('id')}. Add it to each."
-            )
-    return found
-
-
-def repeated(path: Path, name: str, ids: Iterable[Any]) -> list[str]:
-    """A sentence on ids that are not unique, or cannot be sorted.
-
-    Of equal ones the last would win.
-    """
-    counts = Counter(ids)
-    if counts and (double := counts.most_common(1)[0])[1] > 1:
-        return [
-            f"{path}: the ids of {name} are not unique, {double[0]} occurs "
-            f"{double[1]} times. Number them anew."
-        ]
-    if len({isinstance(number, str) for number in counts}) > 1:
-        return [f"{path}: the ids of {name} are numbers in part, and text in part."]
-    return []
-
-
-def malformed(path: Path, annotations: list[dict]) -> list[str]:
-    """Sentences on annotations that mmdet cannot read."""
-    keys = ("id", "image_id", "category_id", "bbox", "area")
-    found = lacking(path, "annotations", annotations, keys)
-    boxes = [a["bbox"] for a in annotations if "bbox" in a]
-    if wrong := [box for box in boxes if not is_numbers(box, 4)]:
-        found.append(
-            f"{len(wrong)} annotations in {path} have a 'bbox' that is not a list of "
-            f"four numbers [x, y, width, height]; the first is {repr(wrong[0])[:80]}."
-        )
-    return found + repeated(path, "annotations", (a.get("id") for a in annotations))

@@ -1,133 +1,96 @@
-"""Check of the masks in an annotation file of COCO's format."""
+"""Check of the masks in an annotation file of COCO's format.
+
+The C code of pycocotools does not look at them: run lengths that do not fill an image
+leave what was in the memory before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from .base import Findings, Source, spread
+import numpy as np
+from pycocotools import mask as coco_masks
+
 from .json import is_numbers
+from .source import Source, spread
 
-NUM_RLES = 500  # compressed masks that are decoded
-NUM_POLYGONS = 500  # compared with their boxes
-
-
-def reads_masks(source: Source) -> bool:
-    """Whether the pipeline of a data set loads masks."""
-    pipeline = source.cfg.get("pipeline") or []
-    return any(isinstance(step, dict) and step.get("with_mask") for step in pipeline)
+NUM_MASKS = 500  # run lengths that are decoded, polygons that are compared with boxes
+_UNFILLED = "a run-length encoding that does not fill its size"
 
 
 def check_masks(
-    source: Source,
-    findings: Findings,
-    path: Path,
-    images: Mapping[Any, dict],
-    annotations: list[dict],
-    used: Mapping[Any, str],
+    source: Source, file: str, annotations: Sequence[tuple[dict, dict]]
 ) -> list[bool]:
-    """Look at the form of every mask, and into a sample of compressed ones.
+    """Look at the form of every mask, and closer at a sample.
 
     Args:
         source: The data set.
-        findings: Receives problems and notices.
-        path: The annotation file.
-        images: The images by their ids.
-        annotations: All of the file.
-        used: The categories that are used, by their ids.
+        file: Path of the annotation file.
+        annotations: Each with its image.
 
     Returns:
         For each annotation whether mmdet takes its mask; those that it does not take
         are neither learnt nor scored. What nothing can read is a problem.
     """
     usable = [True] * len(annotations)
-    polygons = _reads_polygons_only(source)
-    whole: list[dict] = []
-    wrong: dict[str, list[str]] = {}
+    steps = [s for s in source.cfg.get("pipeline") or [] if isinstance(s, dict)]
+    # Run lengths are read to pixels alone, and ignored otherwise.
+    polygons_only = any(step.get("poly2mask") is False for step in steps)
+    wrong: dict[str, list[Any]] = {}
+    dropped: list[Any] = []
+    polygons: list[dict] = []
     compressed: list[dict] = []
-    dropped: list[str] = []
-    for position, annotation in enumerate(annotations):
-        image = images.get(annotation["image_id"])
-        if image is None or annotation["category_id"] not in used:
-            continue
+    for i, (annotation, image) in enumerate(annotations):
         mask: Any = annotation.get("segmentation")
-        fault = _fault(mask, image)
-        if fault:
-            wrong.setdefault(fault, []).append(f"the id {annotation['id']}")
+        if fault := _fault(mask, image):
+            wrong.setdefault(fault, []).append(annotation["id"])
         elif isinstance(mask, dict):
-            usable[position] = not polygons
+            usable[i] = not polygons_only
             if isinstance(mask["counts"], str):
                 compressed.append(annotation)
         elif bad := [part for part in mask if len(part) < 6 or len(part) % 2]:
-            dropped.append(f"the id {annotation['id']}")
-            usable[position] = len(bad) < len(mask)
+            dropped.append(annotation["id"])
+            usable[i] = len(bad) < len(mask)
         else:
-            whole.append(annotation)
-    for annotation in spread(compressed, NUM_RLES):
+            polygons.append(annotation)
+    for annotation in spread(compressed, NUM_MASKS):
         mask = annotation["segmentation"]
-        if _length(mask["counts"]) != mask["size"][0] * mask["size"][1]:
-            fault = "a run-length encoding that does not fill its size"
-            wrong.setdefault(fault, []).append(f"the id {annotation['id']}")
-    _report(source, findings, path, wrong, dropped)
-    _compare_with_boxes(source, findings, path, spread(whole, NUM_POLYGONS))
+        if number_of_pixels(mask["counts"]) != mask["size"][0] * mask["size"][1]:
+            wrong.setdefault(_UNFILLED, []).append(annotation["id"])
+    for fault, ids in wrong.items():
+        source.problem(
+            f"{len(ids)} annotations in {file} have {fault}, the first has the id "
+            f"{ids[0]}, but the pipeline loads masks (with_mask=True). Give every "
+            "annotation a segmentation [[x, y, x, y, ...], ...] or a run-length "
+            "encoding, or use a config without mask head."
+        )
+    if dropped and not wrong:
+        source.notice(
+            f"{len(dropped)} annotations in {file} have polygons of less than three "
+            "points or of an odd number of coordinates, which are left out; the first "
+            f"has the id {dropped[0]}."
+        )
+    _compare_with_boxes(source, file, spread(polygons, NUM_MASKS))
     return usable
 
 
-def _report(
-    source: Source,
-    findings: Findings,
-    path: Path,
-    wrong: Mapping[str, list[str]],
-    dropped: list[str],
-) -> None:
-    for fault, ids in wrong.items():
-        findings.problem(
-            source.place,
-            f"{len(ids)} annotations in {path} have {fault}, the first has {ids[0]}, "
-            "but the pipeline loads masks (with_mask=True). Give every annotation a "
-            "segmentation [[x, y, x, y, ...], ...] or a run-length encoding, or use a "
-            "config without mask head.",
-        )
-    if dropped and not wrong:
-        findings.notice(
-            source.place,
-            f"{len(dropped)} annotations in {path} have polygons of less than three "
-            "points or of an odd number of coordinates, which are left out; the first "
-            f"has {dropped[0]}.",
-        )
-
-
-def _reads_polygons_only(source: Source) -> bool:
-    """Mmdet takes run-length encodings to pixels alone, and ignores them otherwise."""
-    pipeline = source.cfg.get("pipeline") or []
-    return any(isinstance(s, dict) and s.get("poly2mask") is False for s in pipeline)
-
-
-def _compare_with_boxes(
-    source: Source, findings: Findings, path: Path, annotations: list[dict]
-) -> None:
+def _compare_with_boxes(source: Source, file: str, sample: list[dict]) -> None:
     """Polygons in other units, or with x and y exchanged, do not lie in their boxes."""
-    apart: list[dict] = []
-    for annotation in annotations:
-        x, y, width, height = annotation["bbox"]
-        xs, ys = (
-            [v for part in annotation["segmentation"] for v in part[start::2]]
-            for start in (0, 1)
+    apart = [a["id"] for a in sample if _overlap(a["segmentation"], a["bbox"]) < 0.25]
+    if 2 * len(apart) > len(sample):
+        source.notice(
+            f"{len(apart)} of {len(sample)} polygons looked at in {file} do not cover "
+            f"their boxes, the first has the id {apart[0]}: a polygon is "
+            "[x, y, x, y, ...] in pixels."
         )
-        across = min(max(xs), x + width) - max(min(xs), x)
-        down = min(max(ys), y + height) - max(min(ys), y)
-        both = max(across, 0) * max(down, 0)
-        area = width * height + (max(xs) - min(xs)) * (max(ys) - min(ys)) - both
-        if both < 0.25 * area:
-            apart.append(annotation)
-    if 2 * len(apart) > len(annotations):
-        findings.notice(
-            source.place,
-            f"{len(apart)} of {len(annotations)} polygons looked at in {path} do not "
-            f"cover their boxes, the first has the id {apart[0]['id']}: a polygon is "
-            "[x, y, x, y, ...] in pixels.",
-        )
+
+
+def _overlap(polygons: list[list[float]], box: list[float]) -> float:
+    """Intersection over union of a box with that around polygons."""
+    points = np.concatenate(polygons).reshape(-1, 2)
+    around = [*points.min(0), *np.ptp(points, axis=0)]
+    return float(coco_masks.iou(np.array([around]), np.array([box]), [0])[0, 0])
 
 
 def _fault(mask: Any, image: dict) -> str:
@@ -144,26 +107,20 @@ def _fault(mask: Any, image: dict) -> str:
     counts = mask.get("counts") if isinstance(mask, dict) else None
     if not is_numbers(size, 2) or not isinstance(counts, (str, list)):
         return "a 'segmentation' that is neither polygons nor size and counts"
-    assert isinstance(size, list)
-    if size != [image["height"], image["width"]]:
+    height, width = image["height"], image["width"]
+    if size != [height, width]:
         return (
             "a run-length encoding of another size than the 'height' and 'width' of "
             "the image"
         )
-    if isinstance(counts, list) and not (
-        is_numbers(counts)
-        and all(count >= 0 for count in counts)
-        and sum(counts) == size[0] * size[1]
-    ):
-        return "a run-length encoding that does not fill its size"
-    return ""
+    lengths = counts if isinstance(counts, list) else [height * width]
+    if not is_numbers(lengths) or min(lengths, default=0) < 0:
+        return _UNFILLED
+    return "" if sum(lengths) == height * width else _UNFILLED
 
 
-def _length(counts: str) -> int:
-    """Number of pixels that COCO's compressed run lengths fill; -1 for a bad code.
-
-    pycocotools does not look: it returns what lies in the memory instead.
-    """
+def number_of_pixels(counts: str) -> int:
+    """How many pixels COCO's compressed run lengths fill; -1 for a bad code."""
     lengths: list[int] = []
     value = shift = 0
     for character in counts:

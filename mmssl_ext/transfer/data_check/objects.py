@@ -1,14 +1,17 @@
-"""Count the objects that mmdet trains on and scores, by the rules of its loader."""
+"""Count the objects that mmdet trains on and scores, by the rules of its loaders."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from .base import Findings, Source, listed
+import numpy as np
+
+from .files import size_as_read
+from .source import Fault, Source, listed, spread
 
 # Why an annotation is no object to train on -> what is said of those, what to do.
 CAUSES = {
@@ -51,252 +54,184 @@ CAUSES = {
     ),
     "difficult": ("are marked difficult", "Set <difficult> to 0."),
 }
-_GEOMETRY = ("outside", "area", "small", "relative")  # faults of the box itself
-_DOUBLES = 0.01  # COCO's own files have fewer
-_NUM_CORNERS = 10  # so many boxes tell a list of corners from sizes
+_ELSEWHERE = ["stray", "unknown", "other"]  # no object of these images and classes
+_MARKED = {"crowd", "difficult"}  # usual, but a mistake where most objects are
+_NUM_SIZES = 100  # images whose heads are read
 
 
 @dataclass
 class Objects:
-    """What became of the annotations of a data set.
+    """The N annotations in a data set of M images, and what becomes of them.
 
     Attributes:
+        source: The data set.
         file: What was read, for the sentences.
         classes: Names of the classes.
-        total: Number of annotations.
-        images: Number of images that were looked at.
-        counts: Objects of each class.
-        left_out: Number of annotations by cause, and by class and cause.
-        first: Image and box of the first annotation of each cause.
-        with_objects: Images that have any object.
-        beyond: Boxes that are used, but leave their image.
-        corners: As many of the boxes would be sound as [x1, y1, x2, y2].
-        used: Annotations of a class whose image is listed.
+        paths: Of the M images.
+        sizes: M x 2, widths and heights as stated; 0 where they are not.
+        image: N, the number of the image; -1 for none.
+        names: N, the classes.
+        boxes: N x 4, corners x1, y1, x2, y2.
+        example: Text on an annotation, given its number.
+        slack: So many pixels may a box begin before the image.
         complete: The whole data set was read, not a sample.
+        cause: N, why an annotation is no object; "" where it is one.
     """
 
+    source: Source
     file: str
     classes: tuple[str, ...]
-    total: int = 0
-    images: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
-    left_out_of: dict[str, Counter[str]] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
-    with_objects: set[Any] = field(default_factory=set)
-    beyond: int = 0
-    corners: int = 0
-    used: int = 0
+    paths: list[str]
+    sizes: np.ndarray
+    image: np.ndarray
+    names: Sequence[str | None]
+    boxes: np.ndarray
+    example: Callable[[int], str]
+    slack: int = 0
     complete: bool = True
+    cause: np.ndarray = field(init=False)
 
-    def leave_out(self, cause: str, example: str, name: str = "") -> None:
-        """Count an annotation that is no object."""
-        self.left_out[cause] += 1
-        self.first.setdefault(cause, example)
-        if name:
-            self.left_out_of.setdefault(name, Counter())[cause] += 1
+    def __post_init__(self) -> None:
+        self.cause = np.full(len(self.names), "", "U9")
 
+    def leave_out(self, cause: str, wrong: np.ndarray) -> None:
+        """Mark annotations (N) as no objects, unless they are marked already."""
+        self.cause[wrong & (self.cause == "")] = cause
 
-def count_coco(
-    file: str,
-    images: Mapping[Any, dict],
-    annotations: list[dict],
-    names: Mapping[Any, str],
-    classes: tuple[str, ...],
-    has_mask: Sequence[bool] | None,
-) -> Objects:
-    """Apply the rules of mmdet's ``CocoDataset`` to every annotation.
+    @property
+    def counts(self) -> Counter[str | None]:
+        """Number of objects of each class."""
+        return Counter(np.array(self.names, object)[self.cause == ""].tolist())
 
-    Args:
-        file: Path of the file, for the sentences.
-        images: The images by their ids.
-        annotations: Well-formed ones.
-        names: Of all categories, by their ids.
-        classes: Names of the classes that are used.
-        has_mask: For each annotation, whether its mask can be used; None where no masks
-            are read.
-    """
-    found = Objects(file, classes, len(annotations), len(images))
-    wanted = set(classes)
-    for position, annotation in enumerate(annotations):
-        x, y, width, height = box = annotation["bbox"]
-        image = images.get(annotation["image_id"])
-        if image is None:
-            example = f"image_id {annotation['image_id']!r}"
-            found.leave_out("stray", example)
-            continue
-        name = names.get(annotation["category_id"])
-        if name not in wanted:
-            cause = "unknown" if name is None else "other"
-            found.leave_out(cause, f"category_id {annotation['category_id']!r}")
-            continue
-        found.used += 1
-        image_width, image_height = image["width"], image["height"]
-        found.corners += (-1 <= x < width <= image_width + 1) and (
-            -1 <= y < height <= image_height + 1
-        )
-        usable = has_mask is None or has_mask[position]
-        cause = _cause(annotation, image, usable)
-        if cause:
-            found.leave_out(cause, f"{image['file_name']}, box {box}", name)
-            continue
-        found.counts[name] += 1
-        found.with_objects.add(annotation["image_id"])
+    @property
+    def used(self) -> np.ndarray:
+        """N, whether an annotation is of one of the images and classes."""
+        return ~np.isin(self.cause, _ELSEWHERE)
+
+    @property
+    def beyond(self) -> np.ndarray:
+        """N, whether an object leaves its image in part, or has no area."""
+        x1, y1, x2, y2 = self.boxes.T
+        width, height = self.sizes[self.image].T
         # One pixel beyond the border comes from counting from 1, or from rounding.
-        right, lower = x + width, y + height
-        if right > image_width + 1 or lower > image_height + 1 or min(x, y) < -1:
-            found.beyond += 1
-            found.first.setdefault("beyond", f"{image['file_name']}, box {box}")
-    return found
+        leaves = (width != 0) & ((x2 > width + 1) | (y2 > height + 1))
+        leaves |= (np.minimum(x1, y1) < -self.slack) | (x2 <= x1) | (y2 <= y1)
+        return leaves & np.isin(self.cause, ["", "difficult"])
 
-
-def _cause(annotation: dict, image: dict, has_mask: bool) -> str:
-    """Why mmdet does not train on an annotation, ``""`` where it does."""
-    x, y, width, height = annotation["bbox"]
-    if annotation.get("ignore"):
-        return "ignored"
-    if width < 1 or height < 1:
-        return "small"
-    across = min(x + width, image["width"]) > max(x, 0)
-    if not across or min(y + height, image["height"]) <= max(y, 0):
-        return "outside"
-    if annotation["area"] <= 0:
-        return "area"
-    if not has_mask:
-        return "mask"
-    return "crowd" if annotation.get("iscrowd") else ""
-
-
-def report_objects(source: Source, findings: Findings, found: Objects) -> None:
-    """Say where a data set has no object at all, or loses some."""
-    verb = "learnt from" if source.training else "scored"
-    if not found.counts:
-        _report_none(source, findings, found, verb)
-        return
-    if _are_corners(found):
-        number = found.beyond + found.left_out["outside"]
-        findings.problem(
-            source.place,
-            f"The boxes in {found.file} seem to be corners [x1, y1, x2, y2]: as [x, y, "
-            f"width, height], as COCO has it, {number} of {found.used} leave their "
-            "image. Write the width and the height.",
-        )
-        return
-    filters = source.training and (source.cfg.get("filter_cfg") or {})
-    left_out = ""
-    if filters and filters.get("filter_empty_gt"):
-        left_out = " Those without any annotation are left out (filter_empty_gt)."
-    if len(found.with_objects) < found.images:
-        findings.notice(
-            source.place,
-            f"{found.images - len(found.with_objects)} of {found.images} images in "
-            f"{found.file} have no box.{left_out}",
-            logging.INFO,
-        )
-    _report_losses(source, findings, found, verb)
-    strays = {c: n for c, n in found.left_out.items() if c in ("stray", "unknown")}
-    if strays:
-        findings.notice(
-            source.place,
-            f"{sum(strays.values())} annotations in {found.file} are left out: "
-            f"{_causes(found, strays)}.",
+    def told(self) -> str:
+        """Why annotations are no objects, the most frequent cause first."""
+        counts = Counter(self.cause[self.cause != ""].tolist())
+        return ", ".join(
+            f"{n} {CAUSES[cause][0]} (the first: {self._first(self.cause == cause)})"
+            for cause, n in counts.most_common()
         )
 
+    def _first(self, chosen: np.ndarray) -> str:
+        return self.example(int(chosen.argmax()))
 
-def report_doubles(
-    source: Source, findings: Findings, file: str, annotations: Sequence[dict]
-) -> None:
-    """Say where many objects are annotated twice: one of two can never be found."""
-    keys = ((a["image_id"], a["category_id"], *a["bbox"]) for a in annotations)
-    doubles = len(annotations) - len(set(keys))
-    if doubles > _DOUBLES * len(annotations):
-        findings.notice(
-            source.place,
-            f"{doubles} of {len(annotations)} annotations in {file} repeat another, "
-            "with the same image, category and box. Leave one of each.",
+    def report(self) -> None:
+        """Say that there is no object at all, or how many are lost."""
+        source, file, total = self.source, self.file, len(self.names)
+        objects = self.cause == ""
+        counts = Counter(self.cause[~objects].tolist())
+        if not objects.any():
+            why = f", so nothing can be {source.verb}. {CAUSES['other'][1]}"
+            if counts:
+                advice = " ".join(
+                    CAUSES[cause][1] for cause, _ in counts.most_common(2)
+                )
+                why = f" that can be {source.verb}: of {total} annotations "
+                why += f"{self.told()}. {advice}"
+            source.notice(
+                f"No image in {file} has a box of any class in `classes`{why}",
+                source.level,
+            )
+            return
+        if empty := len(self.paths) - len(np.unique(self.image[objects])):
+            filters = (source.training and source.cfg.get("filter_cfg")) or {}
+            fate = ""
+            if filters.get("filter_empty_gt"):
+                fate = " Those without any annotation are left out (filter_empty_gt)."
+            number = len(self.paths)
+            source.notice(
+                f"{empty} of {number} images in {file} have no box.{fate}", logging.INFO
+            )
+        if counts.keys() - {"other"}:  # has been said with the classes
+            usual = counts.keys() <= _MARKED and 2 * counts.total() < self.used.sum()
+            source.notice(
+                f"{counts.total()} of {total} annotations in {file} are not "
+                f"{source.verb}: {self.told()}.",
+                logging.INFO if usual else logging.WARNING,
+            )
+        if (beyond := self.beyond).any():
+            source.notice(
+                f"{beyond.sum()} boxes in {file} leave their image in part, or have no "
+                f"area; the first: {self._first(beyond)}."
+            )
+
+    def check_sizes(self, exact: bool = False) -> None:
+        """Say which images are not as large as the annotations state.
+
+        Boxes that lie within the stated size do not belong to an image of another size,
+        as where it was shrunk, or turned by EXIF, after annotation: a problem. Where
+        only the stated size is wrong, it is a notice.
+
+        Args:
+            exact: A difference of one pixel counts.
+        """
+        wrong: list[str] = []
+        looked, boxes, annotates_file = 0, 0, False
+        owner = np.where(self.used, self.image, -1)
+        for number in spread(np.flatnonzero(self.sizes.all(1)).tolist(), _NUM_SIZES):
+            path, size = self.paths[number], self.sizes[number]
+            if not os.path.isfile(path):
+                continue  # said elsewhere
+            try:
+                seen, _ = size_as_read(self.source, path)
+            except Fault as fault:
+                self.source.problem(str(fault))
+                continue
+            looked += 1
+            if np.abs(size - seen).max() > (0 if exact else 1):
+                wrong.append(
+                    f"{path} has {seen[0]} x {seen[1]} pixels, {self.file} says "
+                    f"{size[0]:g} x {size[1]:g}"
+                )
+                ends = self.boxes[owner == number, 2:] - 1
+                boxes += len(ends)
+                fits_file = (ends > size).any(1) & (ends <= seen).all(1)
+                annotates_file |= bool(fits_file.any())
+        refuse = boxes and not annotates_file
+        advice = (
+            "The boxes fit the size stated, not the file: was it resized, or turned by "
+            "EXIF, after annotation? Take the original images, or correct the "
+            "annotations."
         )
+        if wrong:
+            self.source.notice(
+                f"{len(wrong)} of {looked} images looked at are of another size than "
+                f"the annotations say: {wrong[0]}. "
+                f"{advice if refuse else 'Correct the sizes.'}",
+                logging.ERROR if refuse else logging.WARNING,
+            )
 
 
-def report_absent(
-    sources: Sequence[Source], findings: Findings, parts: Sequence[Objects]
-) -> None:
+def report_absent(parts: Sequence[Objects]) -> None:
     """Name the classes without an object in all data sets of a dataloader."""
-    counts = sum((found.counts for found in parts), Counter[str]())
-    if not counts:
-        return  # has been said
-    verb = "learnt from" if sources[0].training else "scored"
-    files = listed(found.file for found in parts)
-    absent = [name for name in parts[0].classes if not counts[name]]
-    left = [f.left_out_of.get(name, Counter()) for f in parts for name in absent]
-    causes = sum(left, Counter[str]())
+    counts = sum((found.counts for found in parts), Counter[str | None]())
+    absent = [name for name in parts[0].classes if not counts[name]] if parts else []
+    if not counts or not absent:
+        return  # where there is no object at all has been said
+    causes = Counter(
+        cause
+        for found in parts
+        for name, cause in zip(found.names, found.cause.tolist(), strict=True)
+        if name in absent
+    )
     why = ", ".join(f"{n} {CAUSES[cause][0]}" for cause, n in causes.most_common())
-    if absent:
-        findings.notice(
-            ", ".join(source.place for source in sources),
-            f"Not one object of {listed(absent, 20)} in {files} can be {verb}"
-            f"{f': {why}' if why else ''}.",
+    files = listed(found.file for found in parts)
+    for found in parts:
+        found.source.notice(
+            f"Not one object of {listed(absent, 20)} in {files} can be "
+            f"{found.source.verb}{f': {why}' if why else ''}."
         )
-
-
-def _report_none(source: Source, findings: Findings, found: Objects, verb: str) -> None:
-    causes = dict(found.left_out)
-    advice = " ".join(CAUSES[cause][1] for cause, _ in found.left_out.most_common(2))
-    sentence = (
-        f"No image in {found.file} has a box of any class in `classes` that can be "
-        f"{verb}: of {found.total} annotations {_causes(found, causes)}. {advice}"
-        if causes
-        else f"No image in {found.file} has a box of any class in `classes`: there is "
-        f"nothing to {'learn' if source.training else 'score'}. Check ann_file and the "
-        "variable `classes`."
-    )
-    if source.training:
-        findings.problem(source.place, sentence)
-    else:
-        findings.notice(source.place, sentence)
-
-
-def _report_losses(
-    source: Source, findings: Findings, found: Objects, verb: str
-) -> None:
-    faults = {c: found.left_out[c] for c in _GEOMETRY if found.left_out[c]}
-    if faults or found.beyond:
-        number = sum(faults.values()) + found.beyond
-        parts = [_causes(found, faults)] if faults else []
-        parts += [f"{found.beyond} leave it in part"] if found.beyond else []
-        first = found.first.get("beyond") or found.first[next(iter(faults))]
-        findings.notice(
-            source.place,
-            f"{number} boxes in {found.file} leave their image or have no area: "
-            f"{', '.join(parts)}; the first: {first}.",
-        )
-    for cause in ("ignored", "mask", "crowd", "difficult"):
-        number = found.left_out[cause]
-        if not number:
-            continue
-        # Crowds are as common as difficult objects; where most are, it is a mistake.
-        usual = cause in ("crowd", "difficult") and 2 * number < found.used
-        findings.notice(
-            source.place,
-            f"{number} of {found.total} annotations in {found.file} "
-            f"{CAUSES[cause][0]}: they are not {verb}; the first: "
-            f"{found.first[cause]}.",
-            logging.INFO if usual else logging.WARNING,
-        )
-
-
-def _causes(found: Objects, numbers: Mapping[str, int]) -> str:
-    ordered = sorted(numbers.items(), key=lambda item: -item[1])
-    return ", ".join(
-        f"{n} {CAUSES[cause][0]} (the first: {found.first[cause]})"
-        for cause, n in ordered
-    )
-
-
-def _are_corners(found: Objects) -> bool:
-    """Whether all boxes make sense as corners, and many do not as sizes."""
-    leaving = found.beyond + found.left_out["outside"]
-    return (
-        found.used >= _NUM_CORNERS
-        and found.corners == found.used
-        and 4 * leaving >= found.used
-    )

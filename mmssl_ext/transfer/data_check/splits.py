@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from mmssl_ext.datasets.file_copies import MOST_FILES, copied_files
 
-from .base import Findings, Source, listed, spread
+from .source import Findings, Source, listed, spread
 
 NUM_SAMPLED = 300  # validation images that are looked for among the training images
 
@@ -24,37 +25,40 @@ def check_splits(
     Args:
         cfg: The config.
         loaders: The data sets of each dataloader, which have been checked.
-        findings: Receives problems and notices.
+        findings: Receives what is wrong with the model.
     """
-    training = loaders.get("train_dataloader", [])
-    _check_labels([s for sources in loaders.values() for s in sources], findings)
-    for loader, sources in loaders.items():
-        if loader == "train_dataloader":
-            continue
+    training, *others = loaders.values()
+    _check_labels([source for sources in loaders.values() for source in sources])
+    for part, sources in zip(("val", "test"), others, strict=True):
         # Test data that are the validation data have been checked as these.
-        scored = sources or loaders.get("val_dataloader", [])
-        for metric in _metrics(cfg.get(f"{loader.partition('_')[0]}_evaluator")):
-            for source in scored:
-                _check_metric(metric, source, findings)
-        _check_shared(training, sources, findings)
-    _check_heads(cfg.get("model") or {}, training, findings)
+        for metric in _metrics(cfg.get(f"{part}_evaluator")):
+            for source in sources or others[0]:
+                _check_metric(metric, source)
+        _check_shared(training, sources)
+    labels = next((s.labels for s in training if s.labels and s.order), None)
+    for name, number in _heads(cfg.get("model") or {}) if labels else ():
+        if labels and number not in (None, len(labels)):
+            sentence = (
+                f"{name}.num_classes is {number}, but the data have {len(labels)} "
+                f"classes: {listed(labels, 20)}."
+            )
+            findings[logging.ERROR, sentence] = ["model"]
 
 
-def _check_labels(sources: list[Source], findings: Findings) -> None:
+def _check_labels(sources: list[Source]) -> None:
     """All data sets must give a class the same number."""
     for source in sources:
         counts = Counter(source.classes)
         if twice := [name for name, number in counts.items() if number > 1]:
-            findings.problem(source.place, f"`classes` names {listed(twice)} twice.")
-    known = [(source.place, source.labels) for source in sources if source.labels]
-    for place, labels in known[1:]:
+            source.problem(f"`classes` names {listed(twice)} twice.")
+    known = [(source, source.labels) for source in sources if source.labels]
+    for source, labels in known[1:]:
         first, expected = known[0]
         if labels != expected:
-            findings.problem(
-                place,
-                f"The labels 0, 1, ... stand for {listed(labels, 20)}, but in {first} "
-                f"for {listed(expected, 20)}. Give both the same classes in the same "
-                "order.",
+            source.problem(
+                f"The labels 0, 1, ... stand for {listed(labels, 20)}, but in "
+                f"{first.place} for {listed(expected, 20)}. Give both the same classes "
+                "in the same order."
             )
 
 
@@ -65,54 +69,41 @@ def _metrics(node: Any) -> Iterator[dict]:
             yield from _metrics(metric.get("metrics"))
 
 
-def _check_metric(metric: dict, source: Source, findings: Findings) -> None:
+def _check_metric(metric: dict, source: Source) -> None:
     """COCO's metrics read the truth from a file of their own."""
     kind = metric.get("type")
     kind = kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
     if kind not in _COCO_METRICS or not source.order or not metric.get("ann_file"):
         return
-    path = source.path(source.cfg["ann_file"])
+    path = source.ann_file
     if os.path.realpath(metric["ann_file"]) != os.path.realpath(path):
-        findings.notice(
-            source.place,
+        source.notice(
             f"The metric reads {metric['ann_file']}, the data set {path}: name the "
-            "same file by ann_file of both.",
+            "same file by ann_file of both."
         )
         return
     scored = source.classes if kind == "CocoDetectionMetric" else source.order
     if scored and source.labels and scored != source.labels:
-        findings.problem(
-            source.place,
+        source.problem(
             f"{kind} takes the labels 0, 1, ... for {listed(scored, 20)}, the data set "
             f"for {listed(source.labels, 20)}. Use mmssl_ext.CocoDetectionDataset for "
             "training and validation and mmssl_ext.CocoDetectionMetric, which go by "
-            "the names.",
+            "the names."
         )
 
 
-def _check_heads(model: Any, training: list[Source], findings: Findings) -> None:
-    """The heads of a detector have an output for each class."""
-    labels = next((s.labels for s in training if s.labels and s.order), None)
-    roi_head = model.get("roi_head") or {}
-    heads = {
-        "bbox_head": model.get("bbox_head"),
-        "roi_head.bbox_head": roi_head.get("bbox_head"),
-        "roi_head.mask_head": roi_head.get("mask_head"),
-    }
-    for name, head in heads.items():
+def _heads(model: Any) -> Iterator[tuple[str, int | None]]:
+    """The heads of a detector, and for how many classes they have an output."""
+    for name in ("bbox_head", "roi_head.bbox_head", "roi_head.mask_head"):
+        head: Any = model
+        for key in name.split("."):
+            head = (head or {}).get(key)
         for node in head if isinstance(head, (list, tuple)) else [head]:
-            number = node.get("num_classes") if isinstance(node, dict) else None
-            if labels and number is not None and number != len(labels):
-                findings.problem(
-                    "model",
-                    f"{name}.num_classes is {number}, but the data have {len(labels)} "
-                    f"classes: {listed(labels, 20)}.",
-                )
+            if isinstance(node, dict):
+                yield name, node.get("num_classes")
 
 
-def _check_shared(
-    training: list[Source], sources: list[Source], findings: Findings
-) -> None:
+def _check_shared(training: list[Source], sources: list[Source]) -> None:
     """Images that are learnt from and scored as well."""
     learnt = [path for source in training for path in source.images]
     for source in sources:
@@ -120,10 +111,9 @@ def _check_shared(
         if shared:
             first, other = shared[0]
             same = "" if first == other else f", which is {other}"
-            findings.notice(
-                source.place,
+            source.notice(
                 f"{len(shared)} of {looked} images looked at are training images too, "
-                f"the first is {first}{same}: the figures will be too good.",
+                f"the first is {first}{same}: the figures will be too good."
             )
 
 
