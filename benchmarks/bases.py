@@ -27,11 +27,11 @@ from mmssl_ext.visualization import logs
 
 NAME = "cifar10_bases_cpu"
 BASES = {  # by name: config, and type of the model
-    "mocov2": ("mocov2/mocov2_r18_cifar10-cpu.py", "MoCo"),
-    "byol": ("byol/byol_r18_cifar10-cpu.py", "BYOL"),
-    "simclr": ("simclr/simclr_r18_cifar10-cpu.py", "SimCLR"),
-    "co2": ("co2/co2_r18_cifar10-cpu.py", "CO2"),
-    "byol-co2": ("byol/byol-co2_r18_cifar10-cpu.py", "BYOL"),
+    "mocov2": ("mocov2/mocov2_r18_cifar10.py", "MoCo"),
+    "byol": ("byol/byol_r18_cifar10.py", "BYOL"),
+    "simclr": ("simclr/simclr_r18_cifar10.py", "SimCLR"),
+    "co2": ("co2/co2_r18_cifar10.py", "CO2"),
+    "byol-co2": ("byol/byol-co2_r18_cifar10.py", "BYOL"),
 }
 EPOCHS = 4
 

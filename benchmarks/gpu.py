@@ -787,7 +787,7 @@ def b10(scale: Scale) -> list[dict]:
     batch, _ = made_up(scale)
     paths = {
         "co2": "co2/co2_r50_imagenet.py",
-        "regionclm": "regioncl/regionclm_r50_imagenet-b256.py",
+        "regionclm": "regioncl/regionclm_r50_imagenet.py",
         "detco": "detco/detco_r50_imagenet.py",
     }
     makers: dict[str, Callable[[], Step]] = {

@@ -157,14 +157,12 @@ AUGMENT_ON: dict[str, dict] = {
     "device": {"augment_on": "device", "model.data_preprocessor.batched": True},
     "pil": {"train_dataloader.dataset.pipeline.0.backend": "pil"},
 }
-# CO2's CIFAR-10 config for CPU cores in the size of the other methods'
-QUARTER = {
-    "max_epochs": 4,
-    "model.backbone.stem_channels": 16,
-    "model.backbone.base_channels": 16,
-    "model.backbone.strides": (2, 2, 2, 1),
-    "model.neck.in_channels": 128,
-    "default_hooks.knn.interval": 2,
+# CO2 alone was first trained with half of the width, and for longer
+HALF = {
+    "max_epochs": 12,
+    "width": 32,
+    "strides": (2, 2, 2, 2),
+    "default_hooks.knn.interval": 3,
 }
 
 
@@ -172,13 +170,13 @@ def options(name: str, row: Row) -> dict[str, Any]:
     """Return the options with which the run of a row was started."""
     given: dict[str, Any] = {"randomness.seed": int(row["seed"])}
     if name.startswith("cifar10_"):  # the configs leave it to the device since
-        given["augment_on"] = "worker"
+        given |= {"cpu": True, "augment_on": "worker"}
     if name == "cifar10_interclr_12epochs_cpu":
         given["max_epochs"] = 12
         if row["method"] == "InterCLR":
             given["warmup_epochs"] = 4
-    if name == "cifar10_bases_cpu" and row["method"] == "CO2":
-        given |= QUARTER
+    if name == "cifar10_co2_r18_cpu":
+        given |= HALF
     if name == "demo_augment_on_cpu":
         given |= {"max_epochs": 15} | AUGMENT_ON[row["run"].split("_")[0]]
     return given
@@ -188,7 +186,9 @@ def present(name: str, row: Row) -> tuple[str, str]:
     """Return recipe and source recipe that the configs give for a row today."""
     with at_home():
         if name not in CHAINS:
-            (path,) = REPOSITORY.glob(f"configs/*/{row['config']}")
+            # Rows of version 0.1 name configs that `cpu=True` has replaced.
+            config = row["config"].replace("-cpu.py", ".py")
+            (path,) = REPOSITORY.glob(f"configs/*/{config}")
             return _run(path, json.dumps(options(name, row))), ""
         chain = _chain(name, row.get("method", ""), row["seed"])
         if row["transfer"] == PRETRAIN:

@@ -556,8 +556,8 @@ class Table:
 
 DEMO = "demo_methods_seeds_cpu"
 CIFAR10 = (
-    "kNN on CIFAR-10, top-1 in percent, seed 0: `*_r18_cifar10-cpu.py` with "
-    "`augment_on=worker`, ResNet-18 of {} of the width"
+    "kNN on CIFAR-10, top-1 in percent, seed 0: `*_r18_cifar10.py` with "
+    "`cpu=True augment_on=worker`, ResNet-18 of {} of the width"
 )
 QUARTER = CIFAR10.format("a quarter")
 TABLES = {
@@ -595,7 +595,7 @@ TABLES = {
         lambda: (
             "kNN on CIFAR-10, top-1 in percent, mean ± sample standard deviation over "
             f"n = {len({row['seed'] for row in read('cifar10_bases_cpu')})} seeds "
-            "(divisor n - 1): `*_r18_cifar10-cpu.py` with `augment_on=worker`, "
+            "(divisor n - 1): `*_r18_cifar10.py` with `cpu=True augment_on=worker`, "
             "ResNet-18 of a quarter of the width, also for CO2; SGD, for BYOL with a "
             "higher rate than for all others."
         ),
@@ -608,7 +608,7 @@ TABLES = {
     "cifar10_co2": Table(
         ("cifar10_co2_r18_cpu",),
         cifar10_long,
-        CIFAR10.format("half") + ".",
+        CIFAR10.format("half") + ": `max_epochs=12 width=32 strides=(2,2,2,2)`.",
     ),
     "bccd": Table(
         ("bccd_voc_cpu",),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -25,8 +26,8 @@ CONFIGS = sorted(
 )
 
 
-def load(name):
-    cfg = load_config(ROOT / name)
+def load(name, **options):
+    cfg = load_config(ROOT / name, options)
     prepare(cfg, work_dir="unused")
     init_default_scope("mmssl_ext")
     return cfg
@@ -60,7 +61,7 @@ def test_configs_are_found():
         "mocov2/mocov2_r18_cifar10.py",
         "mocov2/mocov2_r50_imagenet.py",
         "densecl/densecl_r50_coco.py",
-        "regioncl/regionclm_r50_imagenet-b256.py",
+        "regioncl/regioncld_r50_imagenet-b256.py",
         "detco/detco_r50_imagenet.py",
         "interclr/interclr_r50_imagenet.py",
     } <= set(CONFIGS)
@@ -69,18 +70,30 @@ def test_configs_are_found():
 # Large networks whose method and parts other configs of the list have, too.
 LARGE = (
     *("regioncl/regioncls_r50_imagenet.py", "regioncl/regioncld_r50_imagenet-b256.py"),
-    *("regioncl/regionclm_r50_imagenet-b256.py", "detco/detco_r18_cifar10.py"),
+    *("regioncl/regionclm_r18_cifar10.py", "detco/detco_r18_cifar10.py"),
     *("simsiam/simsiam_r18_cifar10.py", "simclr/simclr_r18_cifar10.py"),
+)
+# For CPU cores, by the variable of configs/_base_/r18_cifar10.py
+SHORT = (
+    *(
+        "mocov2/mocov2",
+        "densecl/densecl",
+        "detco/detco",
+        "interclr/interclr",
+        "co2/co2",
+    ),
+    *("regioncl/regionclm", "simclr/simclr", "byol/byol", "byol/byol-co2"),
 )
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in CONFIGS],
+    ("name", "options"),
+    [pytest.param(n, {}, marks=[pytest.mark.slow] * (n in LARGE)) for n in CONFIGS]
+    + [(f"{name}_r18_cifar10.py", dict(cpu=True)) for name in SHORT],
 )
 @pytest.mark.filterwarnings("error:bn_splits", "ignore:The batch of 4 images")
-def test_takes_a_step(name):
-    cfg = load(name)
+def test_takes_a_step(name, options):
+    cfg = load(name, **options)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -302,7 +315,8 @@ def test_regioncl_recipes():
     assert official.train_dataloader.batch_size == 128
     assert official.auto_scale_lr.base_batch_size == 1024
     assert official.optim_wrapper.optimizer.lr == 0.15
-    small = load("regioncl/regionclm_r50_imagenet-b256.py")
+    own_batch = dict(batch_size=32, lr=0.03, lr_batch=256)
+    small = load("regioncl/regionclm_r50_imagenet.py", **own_batch)
     moco = load("mocov2/mocov2_r50_imagenet.py")
     term = dict(region=dict(cells=(3, 5), stride=32), region_weight=1.0)
     kaiming = dict(type="Kaiming", layer="Linear", mode="fan_in", nonlinearity="relu")
@@ -368,15 +382,13 @@ def test_detco_recipe():
     assert cfg.optim_wrapper == moco.optim_wrapper
 
 
-@pytest.mark.parametrize("name", ["mocov2", "densecl", "regionclm", "detco"])
+@pytest.mark.parametrize("name", ["densecl", "regionclm", "detco"])
 def test_short_runs_of_the_methods_compare(name):
     """The demo and the CPU configs differ from MoCo's by the method alone."""
     folder = name.removesuffix("m")
-    for data in ("r18_demo", "r18_cifar10-cpu"):
-        ours, moco = (
-            load(f"{folder}/{name}_{data}.py"),
-            load(f"mocov2/mocov2_{data}.py"),
-        )
+    for data, options in (("r18_demo", {}), ("r18_cifar10", dict(cpu=True))):
+        ours = load(f"{folder}/{name}_{data}.py", **options)
+        moco = load(f"mocov2/mocov2_{data}.py", **options)
         for key in ("optim_wrapper", "param_scheduler", "train_cfg", "randomness"):
             assert ours[key] == moco[key]
         for key in ("queue_len", "momentum", "bn_splits"):
@@ -493,11 +505,12 @@ def test_jitter_of_simclr_is_twice_as_strong_on_imagenet():
 @pytest.mark.parametrize("name", ["byol", "simclr"])
 def test_short_runs_of_byol_and_simclr_compare(name):
     """The demo and the CPU configs have MoCo's backbone, data and optimizer."""
-    for data in ("r18_demo", "r18_cifar10-cpu"):
-        ours, moco = load(f"{name}/{name}_{data}.py"), load(f"mocov2/mocov2_{data}.py")
+    for data, options in (("r18_demo", {}), ("r18_cifar10", dict(cpu=True))):
+        ours = load(f"{name}/{name}_{data}.py", **options)
+        moco = load(f"mocov2/mocov2_{data}.py", **options)
         for key in ("param_scheduler", "train_cfg", "randomness"):
             assert ours[key] == moco[key]
-        same = (name, data) != ("byol", "r18_cifar10-cpu")
+        same = (name, data) != ("byol", "r18_cifar10")
         lr = moco.optim_wrapper.optimizer.lr if same else 0.2
         moco.optim_wrapper.optimizer.lr = lr
         assert ours.optim_wrapper == moco.optim_wrapper
@@ -507,9 +520,7 @@ def test_short_runs_of_byol_and_simclr_compare(name):
 
 
 def test_byol_with_co2_differs_from_byol_by_the_term_alone():
-    byol, both = (
-        load(f"byol/{name}_r18_cifar10-cpu.py") for name in ("byol", "byol-co2")
-    )
+    byol, both = (load(f"byol/{name}_r18_cifar10.py") for name in ("byol", "byol-co2"))
     (term,) = both.model.pop("terms")
     weights = both.model.pop("weights")
     assert both.model == byol.model
@@ -517,3 +528,21 @@ def test_byol_with_co2_differs_from_byol_by_the_term_alone():
     assert term.temperature == 0.05 and term.queue_len == 4096
     for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"):
         assert both[key] == byol[key]
+
+
+@pytest.mark.parametrize(
+    "name", ["densecl/densecl_r50_coco.py", "regioncl/regioncld_r50_imagenet-b256.py"]
+)
+def test_mmengine_reads_the_variables_of_a_config_too(name):
+    assert Config.fromfile(ROOT / name).to_dict() == load_config(ROOT / name).to_dict()
+
+
+def test_a_variable_in_a_file_moves_all_that_follows_from_it(tmp_path):
+    """As the option does: what bases compute from it, and what follows from that."""
+    path = tmp_path / "mine.py"
+    path.write_text('_base_ = "mmssl_ext::byol/byol_r18_cifar10.py"\ncpu = True\n')
+    ours = load_config(path).to_dict()
+    option = load_config(ROOT / "byol/byol_r18_cifar10.py", dict(cpu=True))
+    assert ours == option.to_dict()
+    assert ours["train_cfg"]["max_epochs"] == ours["param_scheduler"][0]["end"] == 4
+    assert ours["optim_wrapper"]["optimizer"]["type"] == "SGD"

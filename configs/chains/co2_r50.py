@@ -13,74 +13,50 @@ pretrain = dict(config="configs/co2/co2_r50_imagenet.py", title="CO2 R50, 200 ep
 
 sources = {"random": None, "co2": "pretrain"}
 
-classification = "configs/transfer/classification/"
-detection = "configs/transfer/detection/"
-segmentation = "configs/transfer/segmentation/"
-
-transfers = dict(
-    # ImageNet
-    knn=dict(config=classification + "knn_r50_imagenet.py", title="ImageNet kNN"),
-    linear=dict(
-        config=classification + "linear_r50_imagenet.py", title="ImageNet linear probe"
-    ),
-    semi_1pct=dict(
-        config=classification + "semi_r50_imagenet_1pct.py",
-        title="ImageNet, 1 % of the labels",
-    ),
-    semi_10pct=dict(
-        config=classification + "semi_r50_imagenet_10pct.py",
-        title="ImageNet, 10 % of the labels",
-    ),
-    # PASCAL VOC
-    svm=dict(config=classification + "svm_r50_voc07.py", title="VOC07 linear SVM"),
-    svm_lowshot=dict(
-        config=classification + "svm_lowshot_r50_voc07.py", title="VOC07 low-shot SVM"
-    ),
-    voc_c4=dict(
-        config=detection + "faster_rcnn_r50_c4_voc0712.py", title="VOC07+12 R50-C4"
-    ),
-    voc_fpn=dict(
-        config=detection + "faster_rcnn_r50_fpn_voc0712.py", title="VOC07+12 R50-FPN"
-    ),
-    voc_fcn=dict(config=segmentation + "fcn_r50_voc12aug.py", title="VOC12Aug FCN"),
-    # COCO
-    coco_fpn_1x=dict(
-        config=detection + "mask_rcnn_r50_fpn_coco_1x.py",
-        title="COCO Mask R-CNN R50-FPN 1x",
-    ),
-    coco_fpn_2x=dict(
-        config=detection + "mask_rcnn_r50_fpn_coco_2x.py",
-        title="COCO Mask R-CNN R50-FPN 2x",
-    ),
-    coco_c4_1x=dict(
-        config=detection + "mask_rcnn_r50_c4_coco_1x.py",
-        title="COCO Mask R-CNN R50-C4 1x",
-    ),
-    coco_c4_2x=dict(
-        config=detection + "mask_rcnn_r50_c4_coco_2x.py",
-        title="COCO Mask R-CNN R50-C4 2x",
-    ),
-    coco_retinanet=dict(
-        config=detection + "retinanet_r50_fpn_coco_1x.py", title="COCO RetinaNet 1x"
-    ),
-    coco_fcos=dict(config=detection + "fcos_r50_fpn_coco_1x.py", title="COCO FCOS 1x"),
-    # Cityscapes
-    city_instance=dict(
-        config=detection + "mask_rcnn_r50_fpn_cityscapes.py",
-        title="Cityscapes Mask R-CNN",
-    ),
-    city_fcn_40k=dict(
-        config=segmentation + "fcn_r50_cityscapes_40k.py", title="Cityscapes FCN 40k"
-    ),
-    city_fcn_80k=dict(
-        config=segmentation + "fcn_r50_cityscapes_80k.py", title="Cityscapes FCN 80k"
-    ),
-    city_upernet_40k=dict(
-        config=segmentation + "upernet_r50_cityscapes_40k.py",
-        title="Cityscapes UperNet 40k",
-    ),
-    city_upernet_80k=dict(
-        config=segmentation + "upernet_r50_cityscapes_80k.py",
-        title="Cityscapes UperNet 80k",
-    ),
+coco_2x = dict(max_iters=180_000, val_interval=30_000)
+city_80k = dict(max_iters=80_000)
+changes = dict(
+    semi_10pct=dict(fraction=0.1),
+    coco_fpn_2x=coco_2x,
+    coco_c4_2x=coco_2x,
+    city_fcn_80k=city_80k,
+    city_upernet_80k=city_80k,
 )
+classification = dict(
+    knn=("knn_r50_imagenet", "ImageNet kNN"),
+    linear=("linear_r50_imagenet", "ImageNet linear probe"),
+    semi_1pct=("semi_r50_imagenet_1pct", "ImageNet, 1 % of the labels"),
+    semi_10pct=("semi_r50_imagenet_1pct", "ImageNet, 10 % of the labels"),
+    svm=("svm_r50_voc07", "VOC07 linear SVM"),
+    svm_lowshot=("svm_lowshot_r50_voc07", "VOC07 low-shot SVM"),
+)
+detection = dict(
+    voc_c4=("faster_rcnn_r50_c4_voc0712", "VOC07+12 R50-C4"),
+    voc_fpn=("faster_rcnn_r50_fpn_voc0712", "VOC07+12 R50-FPN"),
+    coco_fpn_1x=("mask_rcnn_r50_fpn_coco_1x", "COCO Mask R-CNN R50-FPN 1x"),
+    coco_fpn_2x=("mask_rcnn_r50_fpn_coco_1x", "COCO Mask R-CNN R50-FPN 2x"),
+    coco_c4_1x=("mask_rcnn_r50_c4_coco_1x", "COCO Mask R-CNN R50-C4 1x"),
+    coco_c4_2x=("mask_rcnn_r50_c4_coco_1x", "COCO Mask R-CNN R50-C4 2x"),
+    coco_retinanet=("retinanet_r50_fpn_coco_1x", "COCO RetinaNet 1x"),
+    coco_fcos=("fcos_r50_fpn_coco_1x", "COCO FCOS 1x"),
+    city_instance=("mask_rcnn_r50_fpn_cityscapes", "Cityscapes Mask R-CNN"),
+)
+segmentation = dict(
+    voc_fcn=("fcn_r50_voc12aug", "VOC12Aug FCN"),
+    city_fcn_40k=("fcn_r50_cityscapes_40k", "Cityscapes FCN 40k"),
+    city_fcn_80k=("fcn_r50_cityscapes_40k", "Cityscapes FCN 80k"),
+    city_upernet_40k=("upernet_r50_cityscapes_40k", "Cityscapes UperNet 40k"),
+    city_upernet_80k=("upernet_r50_cityscapes_40k", "Cityscapes UperNet 80k"),
+)
+kinds = dict(
+    classification=classification, detection=detection, segmentation=segmentation
+)
+transfers = {
+    name: dict(
+        config=f"configs/transfer/{kind}/{config}.py",
+        title=title,
+        options=changes.get(name, {}),
+    )
+    for kind, stages in kinds.items()
+    for name, (config, title) in stages.items()
+}

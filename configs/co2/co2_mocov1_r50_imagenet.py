@@ -11,34 +11,15 @@ _base_ = "../mocov2/mocov2_r50_imagenet.py"
 alpha = 10  # weight of the consistency term
 tau_con = 0.04
 tau_ins = 0.07
+jitter = (0.4, 0.4, 0.4, 0.4)
 
 model = dict(
     type="CO2",
-    neck=dict(
-        _delete_=True,
-        type="LinearNeck",
-        in_channels=2048,
-        out_channels=128,
-        gap_dim=2,
-        norm_cfg=None,
-    ),
-    head=dict(temperature=tau_ins),
+    neck=dict(_delete_=True, **_base_.linear_neck, in_channels=_base_.channels),
     consistency=dict(temperature=tau_con, weight=alpha),
 )
 
-view = [
-    dict(type="RandomResizedCrop", size=224, scale=(0.2, 1.0)),
-    dict(type="RandomGrayscale", prob=0.2),
-    dict(
-        type="ColorJitter",
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.4,
-        prob=1.0,
-    ),
-    dict(type="RandomFlip", prob=0.5),
-]
+view = [_base_.crop, _base_.gray, dict(_base_.color_jitter, prob=1.0), _base_.flip]
 train_pipeline = [
     dict(type="DecodeImage"),
     dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),

@@ -9,12 +9,6 @@ _base_ = "../mocov2/mocov2_r18_demo.py"
 
 alpha = 0.3  # weight of the consistency term
 tau_con = 0.05
-tau_ins = 0.1
 strides = (1, 2, 2, 2)  # of the four stages
 
-model = dict(
-    type="CO2",
-    backbone=dict(strides=strides),
-    head=dict(temperature=tau_ins),
-    consistency=dict(temperature=tau_con, weight=alpha),
-)
+model = dict(type="CO2", consistency=dict(temperature=tau_con, weight=alpha))

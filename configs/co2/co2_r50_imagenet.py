@@ -8,10 +8,5 @@ _base_ = "../mocov2/mocov2_r50_imagenet.py"
 
 alpha = 0.3  # weight of the consistency term
 tau_con = 0.05
-tau_ins = 0.2
 
-model = dict(
-    type="CO2",
-    head=dict(temperature=tau_ins),
-    consistency=dict(temperature=tau_con, weight=alpha),
-)
+model = dict(type="CO2", consistency=dict(temperature=tau_con, weight=alpha))

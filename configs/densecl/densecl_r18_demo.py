@@ -1,20 +1,13 @@
 """DenseCL on the demo scenes: minutes on two CPU cores."""
 
-_base_ = "../mocov2/mocov2_r18_demo.py"
-
-loss_lambda = 0.5  # share of the dense loss ...
-start_iters = 100  # ... which is 0 before this iteration, 2 epochs of 30
-num_grid = None  # side of the dense grid; None: that of the feature map, 4
+_base_ = ["../mocov2/mocov2_r18_demo.py", "../_base_/models/densecl.py"]
 
 model = dict(
-    type="DenseCL",
-    loss_lambda=dict(kind="step", start=0, end=loss_lambda, until=start_iters),
+    **_base_.densecl,
     neck=dict(
         _delete_=True,
-        type="DenseCLNeck",
-        in_channels=256,
-        hid_channels=256,
-        out_channels=128,
-        num_grid=num_grid,
+        **_base_.dense_neck,
+        in_channels=_base_.channels,
+        hid_channels=_base_.channels,
     ),
 )

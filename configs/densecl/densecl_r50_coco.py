@@ -8,13 +8,8 @@ because COCO has no image classes; name labelled folders in `default_hooks.knn` 
 _base_ = "densecl_r50_imagenet.py"
 
 data_root = "{{$COCO_ROOT:data/coco}}"
+train_folder = "train2017"
 max_epochs = 800
-lr = 0.3  # for a batch of 256
+lr = 0.3
 
-train_dataloader = dict(dataset=dict(root=data_root + "/train2017"))
 default_hooks = dict(knn=None)
-optim_wrapper = dict(optimizer=dict(lr=lr))
-param_scheduler = [
-    dict(type="CosineAnnealingLR", T_max=max_epochs, by_epoch=True, end=max_epochs)
-]
-train_cfg = dict(max_epochs=max_epochs)

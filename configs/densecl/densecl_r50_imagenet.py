@@ -5,22 +5,17 @@ segmentation 69.4 mIoU (67.5). The weight of the dense loss starts at 0, as the 
 says (10,000 iterations); the released configs left it out.
 """
 
-_base_ = "../mocov2/mocov2_r50_imagenet.py"
+_base_ = ["../mocov2/mocov2_r50_imagenet.py", "../_base_/models/densecl.py"]
 
-loss_lambda = 0.5  # share of the dense loss ...
-start_iters = 10_000  # ... which is 0 before this iteration
-num_grid = None  # side of the dense grid; None: that of the feature map, 7
+start_iters = 10_000
 
 model = dict(
-    type="DenseCL",
-    loss_lambda=dict(kind="step", start=0, end=loss_lambda, until=start_iters),
+    **_base_.densecl,
     neck=dict(
         _delete_=True,
-        type="DenseCLNeck",
-        in_channels=2048,
-        hid_channels=2048,
-        out_channels=128,
-        num_grid=num_grid,
+        **_base_.dense_neck,
+        in_channels=_base_.channels,
+        hid_channels=_base_.channels,
         init_cfg=dict(
             type="Kaiming", layer="Linear", mode="fan_in", nonlinearity="relu"
         ),

@@ -1,45 +1,26 @@
 """DetCo on the demo scenes: minutes on two CPU cores."""
 
-_base_ = "../mocov2/mocov2_r18_demo.py"
+_base_ = ["../mocov2/mocov2_r18_demo.py", "../_base_/models/detco.py"]
 
-level_weights = (0.1, 0.4, 0.7, 1.0)  # of res2, res3, res4, res5
-tau_ins = 0.1
-hid_channels = None  # hidden width of the heads; None: the channels of each stage
-patch_source = 64  # px: the crop that is cut into 3 x 3 cells ...
-patch_size = 16  # ... of which each gives a patch of this side
+patch_source = 64  # px
+patch_size = 16
 
 model = dict(
-    type="DetCo",
-    backbone=dict(out_indices=(0, 1, 2, 3)),
+    **_base_.detco,
     neck=dict(
         _delete_=True,
-        type="MultiLevelNeck",
-        in_channels=(32, 64, 128, 256),
-        hid_channels=hid_channels,
-        out_channels=128,
-        num_patches=9,
+        **_base_.level_neck,
+        in_channels=tuple(_base_.channels // share for share in (8, 4, 2, 1)),
     ),
-    head=dict(
-        _delete_=True,
-        type="MultiLevelSoftmax",
-        temperature=tau_ins,
-        level_weights=level_weights,
-    ),
+    head=dict(_delete_=True, **_base_.level_head, temperature=_base_.tau_ins),
 )
 
 view = _base_.view
-patches = [
-    dict(type="RandomResizedCrop", size=patch_source, scale=(0.6, 1.0)),
-    *view[1:],  # the changes of the whole view
-    dict(type="CutPatches", size=patch_size, grid=3),
-]
+patches = [_base_.patch_crop, *view[1:], _base_.cut]  # the changes of the whole view
+views = dict(type="MakeViews", views=[view, view, patches, patches])
 train_pipeline = [
     dict(type="DecodeImage"),
-    dict(
-        type="MakeViews",
-        views=[view, view, patches, patches],
-        augment_on=_base_.augment_on,
-    ),
+    dict(**views, augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

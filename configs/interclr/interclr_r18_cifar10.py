@@ -1,30 +1,19 @@
 """InterCLR on CIFAR-10 in the recipe of the official MoCo demo; no published figure.
 
-Clusters, pool and negatives are in the proportions of the ImageNet recipe.
+Clusters, pool and negatives are in the proportions of the ImageNet recipe. Minutes on
+CPU cores: `cpu=True`.
 """
 
-_base_ = "../mocov2/mocov2_r18_cifar10.py"
+_base_ = ["../mocov2/mocov2_r18_cifar10.py", "../_base_/models/interclr.py"]
 
-loss_lambda = 0.25  # share of the inter-image loss ...
-warmup_epochs = 10  # ... which is 0 at first, 10 epochs of 200
-num_clusters = 390  # about one for 128 of the 50,000 images
-negatives = 0.013  # share of the images that are drawn for every query ...
-pool = 0.1  # ... from this share of most similar ones
-margin = -0.5  # on the positive's cosine; below 0: a less strict boundary
-tau_inter = 0.1
+warmup_epochs = 2 if _base_.cpu else 10
 
 model = dict(
-    type="InterCLR",
-    loss_lambda=dict(
-        kind="step", start=0, end=loss_lambda, until=warmup_epochs, unit="epoch"
-    ),
+    **_base_.interclr,
     images=dict(
-        pipeline=_base_.eval_pipeline, batch_size=512, num_workers=_base_.num_workers
+        pipeline=_base_.eval_pipeline,
+        batch_size=512,
+        num_workers=0 if _base_.cpu else _base_.num_workers,
     ),
-    pseudo_labels=dict(
-        type="OnlineLabels", num_clusters=num_clusters, interval=10, min_size=20
-    ),
-    negatives=dict(type="SemiHardNegatives", num=negatives, pool=pool),
-    inter_head=dict(temperature=tau_inter, margin=margin),
+    pseudo_labels=_base_.large,
 )
-custom_hooks = [dict(type="PseudoLabelHook")]

@@ -1,13 +1,7 @@
 """RegionCL-D on CIFAR-10, the recipe of `densecl_r18_cifar10.py`; not published."""
 
-_base_ = "../densecl/densecl_r18_cifar10.py"
+_base_ = ["../densecl/densecl_r18_cifar10.py", "../_base_/models/regioncl.py"]
 
-cells = (2, 3)  # sides of a region, of 4 cells
-stride = 8  # pixels per cell, of the last stage
-region_weight = 1.0
+stride = 8
 
-model = dict(
-    type="RegionCLD",
-    region=dict(cells=cells, stride=stride),
-    region_weight=region_weight,
-)
+model = dict(type="RegionCLD", **_base_.regions)

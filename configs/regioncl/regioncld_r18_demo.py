@@ -1,13 +1,7 @@
 """RegionCL-D on the demo scenes: minutes on two CPU cores."""
 
-_base_ = "../densecl/densecl_r18_demo.py"
+_base_ = ["../densecl/densecl_r18_demo.py", "../_base_/models/regioncl.py"]
 
-cells = (2, 3)  # sides of a region, of 4 cells
-stride = 16  # pixels per cell, of the last stage
-region_weight = 1.0
+stride = 16
 
-model = dict(
-    type="RegionCLD",
-    region=dict(cells=cells, stride=stride),
-    region_weight=region_weight,
-)
+model = dict(type="RegionCLD", **_base_.regions)

@@ -1,13 +1,10 @@
-"""RegionCL-M on CIFAR-10, the recipe of `mocov2_r18_cifar10.py`; not published."""
+"""RegionCL-M on CIFAR-10, the recipe of `mocov2_r18_cifar10.py`; not published.
 
-_base_ = "../mocov2/mocov2_r18_cifar10.py"
+Minutes on CPU cores: `cpu=True`.
+"""
 
-cells = (2, 3)  # sides of a region, of 4 cells
-stride = 8  # pixels per cell, of the last stage
-region_weight = 1.0
+_base_ = ["../mocov2/mocov2_r18_cifar10.py", "../_base_/models/regioncl.py"]
 
-model = dict(
-    type="RegionCLM",
-    region=dict(cells=cells, stride=stride),
-    region_weight=region_weight,
-)
+stride = 8
+
+model = dict(type="RegionCLM", **_base_.regions)

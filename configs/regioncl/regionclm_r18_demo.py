@@ -1,13 +1,7 @@
 """RegionCL-M on the demo scenes: minutes on two CPU cores."""
 
-_base_ = "../mocov2/mocov2_r18_demo.py"
+_base_ = ["../mocov2/mocov2_r18_demo.py", "../_base_/models/regioncl.py"]
 
-cells = (2, 3)  # sides of a region, of 4 cells
-stride = 16  # pixels per cell, of the last stage
-region_weight = 1.0
+stride = 16
 
-model = dict(
-    type="RegionCLM",
-    region=dict(cells=cells, stride=stride),
-    region_weight=region_weight,
-)
+model = dict(type="RegionCLM", **_base_.regions)

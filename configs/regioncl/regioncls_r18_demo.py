@@ -1,13 +1,7 @@
 """RegionCL-S on the demo scenes: minutes on two CPU cores."""
 
-_base_ = "../simsiam/simsiam_r18_demo.py"
+_base_ = ["../simsiam/simsiam_r18_demo.py", "../_base_/models/regioncl.py"]
 
-cells = (2, 3)  # sides of a region, of 4 cells
-stride = 16  # pixels per cell, of the last stage
-region_weight = 1.0
+stride = 16
 
-model = dict(
-    type="RegionCLS",
-    region=dict(cells=cells, stride=stride),
-    region_weight=region_weight,
-)
+model = dict(type="RegionCLS", **_base_.regions)

@@ -4,14 +4,8 @@ Published: linear probe 71.3 top-1 (SimSiam: 70.0). No source of the method's de
 was found: the region loss is our reading, the recipe SimSiam's; both are unverified.
 """
 
-_base_ = "../simsiam/simsiam_r50_imagenet.py"
+_base_ = ["../simsiam/simsiam_r50_imagenet.py", "../_base_/models/regioncl.py"]
 
-cells = (3, 5)  # sides of a region, of 7 cells: 96, 128 or 160 of 224 px
-stride = 32  # pixels per cell, of the last stage
-region_weight = 1.0
+cells = (3, 5)  # of 7: regions of 96, 128 or 160 of 224 px
 
-model = dict(
-    type="RegionCLS",
-    region=dict(cells=cells, stride=stride),
-    region_weight=region_weight,
-)
+model = dict(type="RegionCLS", **_base_.regions)

@@ -15,6 +15,7 @@ _CONFIG_STEPS = {
     "file_names": "_substitute_predefined_vars",
     "bases": "_pre_substitute_base_vars",
     "base_path": "_get_cfg_path",
+    "file": "fromfile",
 }
 
 

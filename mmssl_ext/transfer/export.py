@@ -21,6 +21,8 @@ from mmssl_ext.room import writing
 
 from .handover import fingerprint, read_backbone
 
+__all__ = ["export_backbone"]
+
 #: Layout -> end of the file's name.
 LAYOUTS = {
     "mm": "_mm.pth",

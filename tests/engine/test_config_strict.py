@@ -137,7 +137,9 @@ def test_every_shipped_config_is_data(monkeypatch):
         if "_base_" not in path.parts:  # a base alone need not be complete
             run.clear()
             check_names(Config.fromfile(path, import_custom_modules=False))
-            assert {*map(str, files)} == {*run}
+            # Besides copies of them, with other values for variables
+            read_files = {file for file in run if ROOT in Path(file).parents}
+            assert {*map(str, files)} == read_files
 
 
 @pytest.mark.fault("R20")

@@ -247,7 +247,7 @@ def test_another_number_of_anchor_sizes_than_levels_is_named():
 
 @pytest.mark.parametrize(
     "name",
-    ["co2/co2_r18_demo.py", "co2/co2_r18_cifar10-cpu.py", "detco/detco_r18_demo.py"],
+    ["co2/co2_r18_demo.py", "co2/co2_r18_cifar10.py", "detco/detco_r18_demo.py"],
 )
 def test_workers_have_one_name(name):
     cfg = load_config(name, {"num_workers": 3, "batch_size": 16})

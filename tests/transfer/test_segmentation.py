@@ -54,18 +54,18 @@ def voc(demo):
 
 
 @pytest.mark.parametrize(
-    ("name", "iters", "batch", "gpus", "classes", "crop"),
+    ("name", "options", "iters", "batch", "gpus", "classes", "crop"),
     [
-        (FCN_VOC, 20000, 16, 4, 21, (512, 512)),
-        (FCN_CITY, 40000, 8, 4, 19, (769, 769)),
-        ("fcn_r50_cityscapes_80k.py", 80000, 8, 4, 19, (769, 769)),
-        (UPERNET, 40000, 16, 8, 19, (512, 1024)),
-        ("upernet_r50_cityscapes_80k.py", 80000, 16, 8, 19, (512, 1024)),
+        (FCN_VOC, {}, 20000, 16, 4, 21, (512, 512)),
+        (FCN_CITY, {}, 40000, 8, 4, 19, (769, 769)),
+        (FCN_CITY, dict(max_iters=80000), 80000, 8, 4, 19, (769, 769)),
+        (UPERNET, {}, 40000, 16, 8, 19, (512, 1024)),
+        (UPERNET, dict(max_iters=80000), 80000, 16, 8, 19, (512, 1024)),
     ],
 )
-def test_protocol(name, iters, batch, gpus, classes, crop):
-    cfg = load(name)
-    assert cfg.train_cfg.max_iters == iters
+def test_protocol(name, options, iters, batch, gpus, classes, crop):
+    cfg = load(name, **options)
+    assert cfg.train_cfg.max_iters == iters == 10 * cfg.train_cfg.val_interval
     assert cfg.train_dataloader.batch_size * gpus == batch
     assert cfg.auto_scale_lr.base_batch_size == batch
     assert cfg.optim_wrapper.optimizer == dict(

@@ -10,55 +10,26 @@ pretraining. All training features lie in host memory, 10 GB; `bank_images` boun
     python tools/train.py configs/transfer/classification/knn_r50_imagenet.py
 """
 
-_base_ = "../_base_/classification/backbone.py"
+_base_ = "../_base_/classification/folder.py"
 
-data_root = "{{$IMAGENET_ROOT:data/imagenet}}"
-train_folder = "train"
-test_folder = "val"
-classes = None  # names of class folders; None: all folders in train_folder
-num_classes = len(classes) if classes else 1000
-image_size = 224
-resize = 256
 batch_size = 256  # per GPU
-num_workers = 8
 bank_images = None  # so many training images, evenly spaced; None: all
 k = 200
 temperature = 0.1
 
-labelled = dict(
-    type="LabelledFolder",
-    classes=classes,
-    classes_from=data_root + "/" + train_folder,
-    num_classes=num_classes,
-    pipeline=[
-        dict(type="DecodeImage"),
-        dict(type="ResizeShort", size=resize),
-        dict(type="CenterCrop", size=image_size),
-        dict(type="PackViews"),
-    ],
-)
-loader = dict(
-    batch_size=batch_size,
-    num_workers=num_workers,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="default_collate"),
-)
-test_dataloader = dict(
-    **loader, dataset=dict(**labelled, root=data_root + "/" + test_folder)
-)
+loader = dict(**_base_.loader, batch_size=batch_size)
+labelled = dict(**_base_.labelled, pipeline=_base_.test_pipeline)
+test_dataloader = dict(**loader, dataset=dict(**labelled, root=_base_.test_root))
 test_evaluator = []  # the loop computes the figures
 test_cfg = dict(
     type="KNNTestLoop",
     train_dataloader=dict(
         **loader,
-        dataset=dict(
-            **labelled, root=data_root + "/" + train_folder, max_images=bank_images
-        ),
+        dataset=dict(**labelled, root=_base_.train_root, max_images=bank_images),
     ),
     k=k,
     temperature=temperature,
 )
-topk = (1, 5) if num_classes > 5 else (1,)
 default_hooks = dict(
-    result=dict(metrics={f"top{n}": f"knn/top{n}" for n in topk}),
+    result=dict(metrics={f"top{n}": f"knn/top{n}" for n in _base_.topk}),
 )

@@ -15,23 +15,5 @@ Differs: draws are keyed by seed, epoch and image. Validation each 10 epochs.
 
 _base_ = "../_base_/classification/imagenet.py"
 
-max_epochs = 100
-lr = 30  # for 256 images
-val_interval = 10
-
 model = dict(backbone=dict(frozen_stages=4))  # parameters, and BatchNorm in eval mode
-
-optim_wrapper = dict(optimizer=dict(type="SGD", lr=lr, momentum=0.9, weight_decay=0))
-param_scheduler = [
-    dict(
-        type="MultiStepLR",
-        by_epoch=True,
-        milestones=[round(0.6 * max_epochs), round(0.8 * max_epochs)],
-        gamma=0.1,
-    )
-]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=val_interval)
-default_hooks = dict(
-    checkpoint=dict(interval=val_interval),
-    frozen=dict(type="FrozenBackboneHook"),
-)
+default_hooks = dict(frozen=dict(type="FrozenBackboneHook"))

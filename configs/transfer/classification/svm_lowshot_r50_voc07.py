@@ -13,7 +13,7 @@ scikit-learn.
     python tools/train.py configs/transfer/classification/svm_lowshot_r50_voc07.py
 """
 
-_base_ = "../_base_/classification/voc07.py"
+_base_ = "svm_r50_voc07.py"
 
 shots = (1, 2, 4, 8, 16, 32, 64, 96)
 trials = 5
@@ -22,6 +22,7 @@ test_cfg = dict(shots=shots, trials=trials)
 default_hooks = dict(
     result=dict(
         metrics={
+            "_delete_": True,
             **{f"k{k}": f"lowshot/k{k}" for k in shots},
             **{f"k{k}_std": f"lowshot/k{k}_std" for k in shots},
         }

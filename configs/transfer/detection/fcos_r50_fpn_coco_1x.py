@@ -16,14 +16,16 @@ README.md.
 
 _base_ = [
     "../_base_/detection/coco.py",
-    "../_base_/detection/resnet_fpn.py",
+    "../_base_/detection/resnet.py",
 ]
 
-lr = 0.01  # for 16 images
+lr = 0.01
 
 model = dict(
     type="FCOS",
+    **_base_.with_fpn,
     neck=dict(
+        **_base_.fpn,
         start_level=1,
         add_extra_convs="on_output",  # P6 from P5
         relu_before_extra_convs=True,
@@ -51,4 +53,3 @@ model = dict(
         max_per_img=100,
     ),
 )
-optim_wrapper = dict(optimizer=dict(lr=lr))

@@ -14,14 +14,16 @@ their running mean; P6 and P7 have a norm layer too. More in README.md.
 
 _base_ = [
     "../_base_/detection/coco.py",
-    "../_base_/detection/resnet_fpn.py",
+    "../_base_/detection/resnet.py",
 ]
 
-lr = 0.01  # for 16 images
+lr = 0.01
 
 model = dict(
     type="RetinaNet",
+    **_base_.with_fpn,
     neck=dict(
+        **_base_.fpn,
         start_level=1,
         add_extra_convs="on_input",  # P6 from the last stage
         relu_before_extra_convs=True,
@@ -67,4 +69,3 @@ model = dict(
         max_per_img=100,
     ),
 )
-optim_wrapper = dict(optimizer=dict(lr=lr))

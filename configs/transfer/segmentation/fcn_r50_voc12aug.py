@@ -16,7 +16,7 @@ did, not a Pad in the pipeline before it.
 """
 
 _base_ = [
-    "../_base_/segmentation/runtime.py",
+    "../_base_/segmentation/data.py",
     "../_base_/segmentation/fcn_d8.py",
 ]
 
@@ -31,55 +31,14 @@ val_split = ("ImageSets/Segmentation/val.txt", "SegmentationClass")
 image_folder = "JPEGImages"
 img_suffix = ".jpg"
 seg_map_suffix = ".png"
-classes = None  # names of the class numbers 0, 1, ...; None: VOC's 20 and background
-palette = None  # [[r, g, b], ...] for pictures, with `classes`; None: drawn at random
-ignore_index = 255
-reduce_zero_label = False  # True: 0 is ignored and 1 becomes the first class
-crop_size = (512, 512)  # height, width
-scale = (2048, 512)  # largest long and short side
-ratio_range = (0.5, 2.0)
-batch_size = 4  # per GPU
-num_workers = 4
-lr = 0.01  # for 16 images
-max_iters = 20000
-val_interval = 2000
 
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=scale, ratio_range=ratio_range, keep_ratio=True),
-    dict(
-        type="RandomCrop",
-        crop_size=crop_size,
-        cat_max_ratio=0.75,
-        ignore_index=ignore_index,
-    ),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion"),
-    dict(type="PackSegInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=scale, keep_ratio=True),
-    dict(type="LoadAnnotations"),  # after Resize: scored at the size of the label map
-    dict(type="PackSegInputs"),
-]
-
-num_classes = len(classes) if classes else 21
 dataset = dict(
-    type="BaseSegDataset" if classes else "PascalVOCDataset",
+    **_base_.dataset,
     data_root=f"{data_root}/{release}",
     img_suffix=img_suffix,
     seg_map_suffix=seg_map_suffix,
-    metainfo=dict(classes=classes, palette=palette or []) if classes else None,
-    ignore_index=ignore_index,
-    reduce_zero_label=reduce_zero_label,
 )
 train_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=num_workers,
-    persistent_workers=num_workers > 0,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         type="ConcatDataset",
         datasets=[
@@ -87,49 +46,21 @@ train_dataloader = dict(
                 **dataset,
                 ann_file=names,
                 data_prefix=dict(img_path=image_folder, seg_map_path=labels),
-                pipeline=train_pipeline,
+                pipeline=_base_.train_pipeline,
             )
             for names, labels in train_splits
         ],
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=num_workers,
-    persistent_workers=num_workers > 0,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         **dataset,
         ann_file=val_split[0],
         data_prefix=dict(img_path=image_folder, seg_map_path=val_split[1]),
         test_mode=True,
-        pipeline=test_pipeline,
+        pipeline=_base_.test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type="mmssl_ext.SegmentationMetric",
-    iou_metrics=["mIoU"],
-    ignore_index=ignore_index,
-)
-test_evaluator = val_evaluator
 
-head = dict(num_classes=num_classes, ignore_index=ignore_index)
-model = dict(
-    data_preprocessor=dict(size=crop_size, seg_pad_val=ignore_index),
-    decode_head=head,
-    auxiliary_head=head,
-)
-
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="SGD", lr=lr, momentum=0.9, weight_decay=5e-4),
-)
-param_scheduler = [
-    dict(type="PolyLR", power=0.9, eta_min=lr / 100, end=max_iters, by_epoch=False)
-]
-train_cfg = dict(
-    type="IterBasedTrainLoop", max_iters=max_iters, val_interval=val_interval
-)
-default_hooks = dict(checkpoint=dict(interval=val_interval))
-auto_scale_lr = dict(base_batch_size=16)
+model = _base_.fitted

@@ -24,7 +24,7 @@ from mmssl_ext.text import closest
 from .environment import enable_environment
 from .options import enable_options
 from .strict import check_names, check_strict, enforce
-from .variables import config_files, read_config, variables
+from .variables import config_files, enable_variables, read_config, variables
 
 enable_bases()
 enable_environment()
@@ -40,6 +40,7 @@ _RUNNER_KEYS = """
 """
 #: What mmengine's Runner takes, and what it looks up in the config besides.
 RUNNER_KEYS = frozenset(_RUNNER_KEYS.split())
+enable_variables(RUNNER_KEYS)
 
 
 def read(

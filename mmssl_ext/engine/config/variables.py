@@ -10,7 +10,7 @@ import ast
 import math
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from mmssl_ext import compat
 from mmssl_ext.errors import ConfigError
-from mmssl_ext.packaged import SCOPE, packaged_base
+from mmssl_ext.packaged import SCOPE, packaged_base, root
 
 from .environment import in_string
 
@@ -69,17 +69,47 @@ def read_config(
         values: Variables that an option replaces; see :func:`read_with_variables`.
         fixed: Names that are no variables but parts of the config.
     """
-    plain = read_with_variables(path, values) if values else _from_file(path)
-    own = {
-        name: plain[name]
-        for name in _reassigned(path) - set(fixed) - set(values)
-        if name in plain and _is_plain(plain[name])
-    }
-    return read_with_variables(path, values, own) if own else plain
+    cfg = read_with_variables(path, values) if values else _from_file(path)
+    names = _reassigned(path) - set(fixed) - set(values)
+    own: dict[str, Any] = {}
+    # A value may follow from another that is assigned anew: a round settles one more.
+    for _ in names:
+        found = {n: cfg[n] for n in names if n in cfg and _is_plain(cfg[n])}
+        if found == own:
+            break
+        own = found
+        cfg = read_with_variables(path, values, own)
+    return cfg
 
 
 def _from_file(path: str | Path) -> Config:
-    return Config.fromfile(str(path), import_custom_modules=False)
+    read = getattr(Config.fromfile, "replaces", Config.fromfile)
+    return read(str(path), import_custom_modules=False)
+
+
+def enable_variables(fixed: Collection[str]) -> None:
+    """Let ``Config.fromfile`` read this package's configs as :func:`read_config` does.
+
+    So do files that build on one of them; all others it reads as before.
+    """
+
+    def with_variables(upstream: Callable) -> Callable:
+        def fromfile(filename: str | Path, *args: Any, **options: Any) -> Config:
+            cfg = upstream(filename, *args, **options)
+            return read_config(filename, {}, fixed) if _is_own(filename) else cfg
+
+        return fromfile
+
+    compat.replace_config_step("file", with_variables)
+
+
+def _is_own(path: str | Path) -> bool:
+    """Whether a config that mmengine could read is one of the package, or on one."""
+    try:
+        own = (root() / "configs").resolve()
+        return any(file.is_relative_to(own) for file in config_files(path))
+    except (ConfigError, OSError, SyntaxError, ValueError):
+        return False
 
 
 def _reassigned(path: str | Path) -> set[str]:
@@ -114,9 +144,9 @@ def read_with_variables(
         path: Config file.
         values: Name to plain value. The first assignment of the name at the top level
             of a file is replaced, in the file and in every base that has one.
-        own: The same for names whose value stands in one of the files. In the outermost
-            of them only the last assignment is replaced: by its own value, which it
-            could have computed from its base's.
+        own: The same for names whose value stands in one of the files, which keeps its
+            assignment; where that computes the value from its base's, the last
+            assignment is replaced by the value.
     """
     own = own or {}
     with tempfile.TemporaryDirectory() as folder:
@@ -130,14 +160,22 @@ def read_with_variables(
         for file in files:  # bases first: their copies exist by then
             copy = Path(folder, str(len(copies)), file.name)
             copy.parent.mkdir()
-            last = {n: v for n, v in own.items() if outermost[n] == file}
-            first = {**{n: v for n, v in own.items() if n not in last}, **values}
-            text = _rewritten(file, first, last, copies)
+            below = {n: v for n, v in own.items() if outermost[n] != file}
+            last = {n: v for n, v in own.items() if n not in below and _grows(file, n)}
+            text = _rewritten(file, {**below, **values}, last, copies)
             copy.write_text(text, encoding="utf-8")
             copies[file] = copy
         cfg = _from_file(copies[Path(path).resolve()])
     compat.set_config_filename(cfg, str(Path(path).resolve()))
     return cfg
+
+
+def _grows(file: Path, name: str) -> bool:
+    """Whether a file may compute a variable from that of its base."""
+    text = file.read_text(encoding="utf-8")
+    own = [statement for n, statement in _bindings(_parse(file)) if n == name]
+    taken = re.search(rf"_base_\W+{re.escape(name)}\b", text)
+    return bool(taken) or len(own) > 1 or isinstance(own[-1], ast.AugAssign)
 
 
 def _rewritten(

@@ -1,81 +1,71 @@
-"""A linear classifier on the backbone, and any folder in ImageNet's layout.
+"""A linear classifier on the backbone, trained on a folder in ImageNet's layout.
 
-`data_root/train_folder/<class>/*.JPEG` to learn from, `data_root/test_folder/<class>/`
-to test on. Set the environment variable IMAGENET_ROOT, or `data_root`.
+The rate falls at 60 % and at 80 % of the epochs.
 """
 
-_base_ = "./backbone.py"
+_base_ = "folder.py"
 
-data_root = "{{$IMAGENET_ROOT:data/imagenet}}"
-train_folder = "train"
-test_folder = "val"
-classes = None  # names of class folders; None: all folders in train_folder
-num_classes = len(classes) if classes else 1000
-depth = 50
-base_channels = 64
-image_size = 224
-resize = 256  # short side of a test image before the central crop
 batch_size = 32  # per GPU
 test_batch_size = 128
-num_workers = 8
+max_epochs = 100
+val_interval = 10
+lr = 30  # for 256 images
+weight_decay = 0
+lr_step = 0.1  # what the rate is multiplied by
 
 model = dict(
     neck=dict(type="GlobalAveragePooling"),
     head=dict(
         type="LinearClsHead",
-        num_classes=num_classes,
-        in_channels=base_channels * 8 * (4 if depth >= 50 else 1),
+        num_classes=_base_.num_classes,
+        in_channels=_base_.channels,
         loss=dict(type="CrossEntropyLoss", loss_weight=1.0),
     ),
 )
 
 train_pipeline = [
     dict(type="DecodeImage"),
-    dict(type="RandomResizedCrop", size=image_size, scale=(0.08, 1.0)),
+    dict(type="RandomResizedCrop", size=_base_.image_size, scale=(0.08, 1.0)),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackViews"),
 ]
-test_pipeline = [
-    dict(type="DecodeImage"),
-    dict(type="ResizeShort", size=resize),
-    dict(type="CenterCrop", size=image_size),
-    dict(type="PackViews"),
-]
-labelled = dict(
-    type="LabelledFolder",
-    classes=classes,
-    classes_from=data_root + "/" + train_folder,
-    num_classes=num_classes,
-)
+persistent = dict(persistent_workers=_base_.num_workers > 0)
 train_dataloader = dict(
+    **{**_base_.loader, "sampler": dict(type="DefaultSampler", shuffle=True)},
+    **persistent,
     batch_size=batch_size,
-    num_workers=num_workers,
-    persistent_workers=num_workers > 0,
     pin_memory=True,
     drop_last=False,  # a few labels: use all of them
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
-    dataset=dict(
-        **labelled, root=data_root + "/" + train_folder, pipeline=train_pipeline
-    ),
+    dataset=dict(**_base_.labelled, root=_base_.train_root, pipeline=train_pipeline),
 )
 val_dataloader = dict(
+    **_base_.loader,
+    **persistent,
     batch_size=test_batch_size,
-    num_workers=num_workers,
-    persistent_workers=num_workers > 0,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="default_collate"),
     dataset=dict(
-        **labelled, root=data_root + "/" + test_folder, pipeline=test_pipeline
+        **_base_.labelled, root=_base_.test_root, pipeline=_base_.test_pipeline
     ),
 )
-topk = (1, 5) if num_classes > 5 else (1,)
-val_evaluator = dict(type="Accuracy", topk=topk)
+val_evaluator = dict(type="Accuracy", topk=_base_.topk)
 val_cfg = dict()
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 test_cfg = dict()
+
+optim_wrapper = dict(
+    optimizer=dict(type="SGD", lr=lr, momentum=0.9, weight_decay=weight_decay)
+)
+param_scheduler = [
+    dict(
+        type="MultiStepLR",
+        by_epoch=True,
+        milestones=[round(0.6 * max_epochs), round(0.8 * max_epochs)],
+        gamma=lr_step,
+    )
+]
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=val_interval)
 default_hooks = dict(
-    result=dict(metrics={f"top{k}": f"accuracy/top{k}" for k in topk}),
+    checkpoint=dict(interval=val_interval),
+    result=dict(metrics={f"top{k}": f"accuracy/top{k}" for k in _base_.topk}),
 )
 auto_scale_lr = dict(base_batch_size=256)

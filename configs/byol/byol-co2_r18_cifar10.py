@@ -1,10 +1,10 @@
-"""CO2's consistency term on BYOL, CIFAR-10 on CPU cores: a term on another base.
+"""CO2's consistency term on BYOL, CIFAR-10: a term on another base.
 
 BYOL has no queue, so the term keeps one of its own. Temperature and weight are those of
-CO2 on MoCo v2; no paper says what suits BYOL.
+CO2 on MoCo v2; no paper says what suits BYOL. Minutes on CPU cores: `cpu=True`.
 """
 
-_base_ = "byol_r18_cifar10-cpu.py"
+_base_ = "byol_r18_cifar10.py"
 
 alpha = 0.3  # weight of the consistency term
 tau_con = 0.05

@@ -1,0 +1,40 @@
+"""What pretraining shares on any data: changes of the views and loaders, by variables.
+
+The values are those of MoCo v2 on ImageNet; each data set has its own.
+"""
+
+batch_size = 32  # per GPU
+num_workers = 8
+augment_on = "device"  # only decode and crop on the loader's CPU cores; "worker": all
+image_size = 224
+crop_scale = (0.2, 1.0)  # share of the image's area
+jitter = (0.4, 0.4, 0.4, 0.1)  # of brightness, contrast, saturation, hue
+mean = [123.675, 116.28, 103.53]
+std = [58.395, 57.12, 57.375]
+
+crop = dict(type="RandomResizedCrop", size=image_size, scale=crop_scale)
+color_jitter = dict(
+    type="ColorJitter",
+    brightness=jitter[0],
+    contrast=jitter[1],
+    saturation=jitter[2],
+    hue=jitter[3],
+    prob=0.8,
+)
+gray = dict(type="RandomGrayscale", prob=0.2)
+blur = dict(type="GaussianBlur", sigma_range=(0.1, 2.0), prob=0.5)
+flip = dict(type="RandomFlip", prob=0.5)
+
+train_loader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    collate_fn=dict(type="default_collate"),
+)
+knn_loader = dict(
+    num_workers=num_workers,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="default_collate"),
+)
