@@ -1,5 +1,7 @@
 """Hooks of the training loop; importing this module registers them."""
 
+from mmssl_ext.moved import names_of
+
 from .checkpoint.exact_resume import ExactResumeHook
 from .checkpoint.hook import PlainCheckpointHook
 from .monitor.augmentation_seed import AugmentationSeedHook
@@ -37,3 +39,5 @@ __all__ = [
     "ResultHook",
     "UnreadableImagesHook",
 ]
+__path__: list[str] = []  # so that a hook is found by the name of its file, too
+__getattr__ = names_of(__name__, "visualization.hooks")

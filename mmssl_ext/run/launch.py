@@ -34,6 +34,7 @@ from .leaving import leaving_by_sentence
 from .runner import SSLRunner
 from .starting import own_folders, set_checkpoint
 from .terminal import StartHook
+from .tool import run_tool as run_tool  # its place in version 0.1
 from .work_dir import check_writable
 
 __all__ = ["Prepared", "build_runner", "load_config", "prepare", "train"]

@@ -11,3 +11,7 @@
    what a checkpoint says, :mod:`.resume` and :mod:`.schedule` what is compared with it
    and adapted.
 """
+
+from mmssl_ext.moved import names_of
+
+__getattr__ = names_of(__name__, "engine.checkpoint.read", "engine.checkpoint.plain")

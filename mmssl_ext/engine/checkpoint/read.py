@@ -313,3 +313,5 @@ for _scheme in (
     *("openmmlab://", "mmcls://", "pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://"),
 ):
     CheckpointLoader.register_scheme(_scheme, load_for_mmengine, force=True)
+
+load_from_http = load_for_mmengine  # its name in version 0.1
