@@ -11,7 +11,7 @@ the worker's share alone. Before anything is timed, shapes and pixels are compar
     torchvision_v2  the same on tensors; blur of 13 x 13, the least for sigma up to 2
     lightly         its MoCoV2Transform; yields float32, its ToTensor is part of it
     ours            backend="array", everything in the worker
-    ours_pil        backend="pil", the reference path
+    ours_pil        backend="pil": PIL decodes, arrays do the rest
     ours_device     backend="array", augment_on="device"
     limit           decoding and the two resized crops of ours, and nothing else
 
