@@ -138,9 +138,6 @@ def test_targets_of_a_test_set_take_the_columns_of_the_training_set():
     assert test.metainfo["classes"] == ("dog", "cat")
     with pytest.raises(ValueError, match="the training set 'cat'"):
         match_classes(test, Labelled("cat"))
-
-
-def test_columns_follow_the_names():
     targets = np.array([[1, -1, 0]])
     found = same_columns(targets, ("a", "b", "c"), ("c", "a", "b"))
     assert found.tolist() == [[0, 1, -1]]
