@@ -73,9 +73,9 @@ class CollapseMonitorHook(Hook):
                 f"With {len(queue)} keys in the queue, a loss of ln(K + 1) = "
                 f"{math.log(len(queue) + 1):.2f} means that the model cannot tell an "
                 "image from others. The queue starts as noise, which is easy to tell "
-                f"apart: {_LOSS} starts lower, first rises towards about that "
-                "value while the queue fills with real keys, and only then falls. That "
-                "is normal."
+                f"apart: {_LOSS} starts lower, first rises towards about that value "
+                "while the queue fills with real keys, and only then falls. That is "
+                "normal."
             )
 
     def after_train_iter(
@@ -90,9 +90,8 @@ class CollapseMonitorHook(Hook):
             self._warn(
                 runner,
                 "inactive",
-                "The collapse monitor is inactive: "
-                f"{type(model).__name__} offers no last_embeddings with two "
-                "or more rows.",
+                f"The collapse monitor is inactive: {type(model).__name__} offers no "
+                "last_embeddings with two or more rows.",
             )
             return
         queue = _queue(runner)
@@ -107,8 +106,9 @@ class CollapseMonitorHook(Hook):
         loss = health.pop("loss", None)
         self._max_rank = min(embeddings["query"].shape)
         seen = (runner.iter + 1) * len(embeddings["query"]) * runner.world_size
-        if queue is None or seen > len(queue):
-            self._judge(runner, health, loss, queue)
+        keys = 0 if queue is None else len(queue)
+        if seen > keys:
+            self._judge(runner, health, loss, keys)
         self._latest = health
         for name, value in health.items():
             runner.message_hub.update_scalar(f"train/health/{name}", value)
@@ -116,10 +116,9 @@ class CollapseMonitorHook(Hook):
     def after_train_epoch(self, runner: Any) -> None:
         """One readable line."""
         if self._latest:
+            found = [name for name in _FIGURES if name in self._latest]
             extra = "".join(
-                f", {name.replace('_', ' ')} {self._latest[name]:.3f}"
-                for name in _FIGURES
-                if name in self._latest
+                f", {x.replace('_', ' ')} {self._latest[x]:.3f}" for x in found
             )
             runner.logger.info(
                 f"Embeddings in epoch {runner.epoch + 1}: std ratio "
@@ -128,13 +127,7 @@ class CollapseMonitorHook(Hook):
                 f"{self._max_rank}{extra}"
             )
 
-    def _judge(
-        self,
-        runner: Any,
-        health: dict[str, float],
-        loss: float | None,
-        queue: torch.Tensor | None,
-    ) -> None:
+    def _judge(self, runner: Any, health: dict, loss: float | None, keys: int) -> None:
         if health["std_ratio"] < self.min_std_ratio:
             self._warn(
                 runner,
@@ -145,9 +138,9 @@ class CollapseMonitorHook(Hook):
                 "the two views of an image differ, that the learning rate is not too "
                 "high and that the key encoder's momentum is near 0.999.",
             )
-        if loss is None or queue is None:
+        if loss is None or keys == 0:
             return
-        chance = math.log(len(queue) + 1)
+        chance = math.log(keys + 1)
         self._pinned = self._pinned + 1 if abs(loss - chance) < 0.01 else 0
         if self._pinned >= self.pinned_checks:
             self._warn(
