@@ -40,58 +40,19 @@ def check_parts(model: Any, images: Tensor) -> None:
     size = " x ".join(map(str, images.shape[1:]))
     taker = f" (before {_name(neck)})" if neck is not None else ""
     what = f"{_name(backbone)}{taker} fails on images of {size}"
-    with _told(what, _channels(model, images)):
+    with _explained(what, _backbone_remedy(backbone, images)):
         output = backbone(images)
     _check_output(backbone, neck, output)
     if neck is None:
         return
-    remedy = _neck_remedy(backbone, neck, output)
     what = f"{_name(backbone)} returns {_shapes(output)}, on which {_name(neck)} fails"
-    with _told(what, remedy):
+    with _explained(what, _neck_remedy(backbone, neck, output)):
         embedding = neck(output)
     _check_head(model, embedding)
 
 
-def _check_output(backbone: nn.Module, neck: Any, output: Any) -> None:
-    tensors = output if isinstance(output, (list, tuple)) else [output]
-    tensors = [item for item in tensors if isinstance(item, Tensor)]
-    whole = isinstance(output, (list, tuple)) and len(tensors) == len(output) > 0
-    if whole and tensors[-1].ndim in (2, 4):
-        return
-    taker = f" with {_name(neck)}" if neck is not None else ""
-    what = _shapes(output) if tensors else type(output).__name__
-    advice = (
-        "set features_only=True"
-        if hasattr(backbone, "timm_model")
-        else "take a class whose forward returns a tuple of maps, such as mmpretrain's "
-        "ResNet, or mmpretrain.TIMMBackbone with features_only=True"
-    )
-    raise UserValueError(
-        f"{_name(backbone)} returns {what}, but a backbone{taker} must return a tuple "
-        f"of feature maps, N x C x h x w; {advice}."
-    )
-
-
-def _neck_remedy(backbone: nn.Module, neck: nn.Module, output: Any) -> str:
-    last = output[-1]
-    linear = next((m for m in neck.modules() if isinstance(m, nn.Linear)), None)
-    if last.ndim == 2:
-        flat = f"neck.gap_dim=0 and neck.in_channels={last.shape[1]} of a LinearNeck"
-        for option, value in _MAPS_BY.items():
-            if hasattr(backbone, option):
-                return f"set backbone.{option}={value!r} for maps, or {flat}"
-        return f"set {flat}"
-    if linear is not None and linear.in_features != last.shape[1]:
-        return f"set neck.in_channels to {last.shape[1]}"
-    if len(output) > 1:
-        return "let the backbone return one map: backbone.out_indices=(3,) of a ResNet"
-    return "give the neck the channels and the number of maps that the backbone returns"
-
-
-def _channels(model: Any, images: Tensor) -> str:
-    first = next(
-        (m for m in model.backbone.modules() if isinstance(m, nn.Conv2d)), None
-    )
+def _backbone_remedy(backbone: nn.Module, images: Tensor) -> str:
+    first = _first(nn.Conv2d, backbone)
     if first is not None and first.in_channels != images.shape[1]:
         return (
             f"its first layer takes {first.in_channels} channels: set "
@@ -101,15 +62,48 @@ def _channels(model: Any, images: Tensor) -> str:
     return "choose its options for the views of the pipeline (image_size), or these"
 
 
+def _check_output(backbone: nn.Module, neck: Any, output: Any) -> None:
+    many = isinstance(output, (list, tuple))
+    tensors = [x for x in (output if many else [output]) if isinstance(x, Tensor)]
+    if many and len(tensors) == len(output) > 0 and tensors[-1].ndim in (2, 4):
+        return
+    taker = f" with {_name(neck)}" if neck is not None else ""
+    advice = (
+        "set features_only=True"
+        if hasattr(backbone, "timm_model")
+        else "take a class whose forward returns a tuple of maps, such as mmpretrain's "
+        "ResNet, or mmpretrain.TIMMBackbone with features_only=True"
+    )
+    raise UserValueError(
+        f"{_name(backbone)} returns {_shapes(output) if tensors else _name(output)}, "
+        f"but a backbone{taker} must return a tuple of feature maps, N x C x h x w; "
+        f"{advice}."
+    )
+
+
+def _neck_remedy(backbone: nn.Module, neck: nn.Module, output: Any) -> str:
+    channels, linear = output[-1].shape[1], _first(nn.Linear, neck)
+    if output[-1].ndim == 2:
+        flat = f"neck.gap_dim=0 and neck.in_channels={channels} of a LinearNeck"
+        for option, value in _MAPS_BY.items():
+            if hasattr(backbone, option):
+                return f"set backbone.{option}={value!r} for maps, or {flat}"
+        return f"set {flat}"
+    if linear is not None and linear.in_features != channels:
+        return f"set neck.in_channels to {channels}"
+    if len(output) > 1:
+        return "let the backbone return one map: backbone.out_indices=(3,) of a ResNet"
+    return "give the neck the channels and the number of maps that the backbone returns"
+
+
 def _check_head(model: Any, embedding: Any) -> None:
     """Compare the first layer of a head (a predictor, a classifier) with the neck."""
     head = getattr(model, "head", None)
     last = embedding[-1] if isinstance(embedding, (list, tuple)) else embedding
-    predictor = getattr(head, "predictor", getattr(head, "fc", None))
-    if not isinstance(predictor, nn.Module) or not isinstance(last, Tensor):
+    linear = _first(nn.Linear, getattr(head, "predictor", getattr(head, "fc", None)))
+    if linear is None or not isinstance(last, Tensor) or last.ndim != 2:
         return
-    linear = next((m for m in predictor.modules() if isinstance(m, nn.Linear)), None)
-    if linear is not None and last.ndim == 2 and linear.in_features != last.shape[1]:
+    if linear.in_features != last.shape[1]:
         of = "head.predictor" if hasattr(head, "predictor") else "head"
         raise UserValueError(
             f"{_name(model.neck)} after {_name(model.backbone)} returns "
@@ -118,28 +112,31 @@ def _check_head(model: Any, embedding: Any) -> None:
         )
 
 
+def _first(kind: type, module: Any) -> Any:
+    """The first layer of a kind within a module, or None."""
+    modules = module.modules() if isinstance(module, nn.Module) else ()
+    return next((m for m in modules if isinstance(m, kind)), None)
+
+
 @contextlib.contextmanager
-def _told(what: str, remedy: str) -> Iterator[None]:
+def _explained(what: str, remedy: str) -> Iterator[None]:
     """Turn what a part raises into one sentence; out of memory stays what it is."""
     try:
         yield
     except torch.cuda.OutOfMemoryError:
         raise
     except _REFUSALS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or _name(error)
         raise UserValueError(f"{what} ({reason}); {remedy}.") from error
 
 
 def _shapes(output: Any) -> str:
     many = isinstance(output, (list, tuple))
-    shapes = [
-        " x ".join(map(str, item.shape))
-        if isinstance(item, Tensor)
-        else str(type(item))
-        for item in (output if many else [output])
-    ]
-    kind = "one tensor of " if not many else ""
-    return kind + " and ".join(shapes)
+    shapes = (
+        " x ".join(map(str, x.shape)) if isinstance(x, Tensor) else str(type(x))
+        for x in (output if many else [output])
+    )
+    return ("" if many else "one tensor of ") + " and ".join(shapes)
 
 
 def _name(module: Any) -> str:

@@ -29,7 +29,7 @@ _ROOMS = {
     "record weight_values=values load_report=report start_weights=start download",
     "engine:engine.resilience.": "preemption loading collating prefetch ranks "
     "agreement lock mounts=lock",
-    "engine:engine.monitor.": "first_look batch_limits",
+    "engine:engine.monitor.": "first_look batch_limits=input_check",
     "engine.hooks:engine.checkpoint.": "checkpoint=hook best exact_resume",
     "engine.hooks:engine.resilience.": "preemption=preemption_hook guard unreadable",
     "engine.hooks:engine.monitor.": "collapse knn progress pseudo_labels performance "

@@ -71,22 +71,6 @@ def in_numbers_of(
     return table[labels]
 
 
-def same_columns(
-    targets: np.ndarray, classes: Sequence[str], known: Sequence[str]
-) -> np.ndarray:
-    """Columns of a multi-label set, n x C, in the order of another set's classes.
-
-    Raises:
-        ValueError: The two sets do not have the same classes.
-    """
-    if set(classes) != set(known):
-        raise UserValueError(
-            f"The test set has the classes {_some(classes)}, the training set "
-            f"{_some(known)}. Give both the same `classes`."
-        )
-    return targets[:, [list(classes).index(name) for name in known]]
-
-
 def match_classes(dataset: Any, training: Any) -> None:
     """Give the labels of a test set the numbers that a model was trained with.
 
@@ -99,14 +83,19 @@ def match_classes(dataset: Any, training: Any) -> None:
     if classes is None or known is None or classes == known:
         return
     labels, targets = (getattr(dataset, name, None) for name in ("labels", "targets"))
-    if hasattr(dataset, "renumber") and targets is not None:
-        dataset.renumber(same_columns(targets, classes, known), known)
-    elif hasattr(dataset, "renumber") and labels is not None:
+    fits, ours = True, hasattr(dataset, "renumber")
+    if ours and targets is not None:  # n x C
+        fits = set(classes) == set(known)
+        if fits:
+            columns = [classes.index(name) for name in known]
+            dataset.renumber(targets[:, columns], known)
+    elif ours and labels is not None:
         names = ("The test set", "the training set")
         dataset.renumber(in_numbers_of(labels, classes, known, *names), known)
-    elif len(classes) != len(known) or not (
-        _only_numbers(classes) or _only_numbers(known)
-    ):
+    else:
+        numbers = _only_numbers(classes) or _only_numbers(known)
+        fits = numbers and len(classes) == len(known)
+    if not fits:
         raise UserValueError(
             f"The test set has the classes {_some(classes)}, the training set "
             f"{_some(known)}, so their labels mean different things. Give both the "

@@ -41,9 +41,8 @@ def say_copied_files(test: Any, training: Any) -> None:
     Looks at sets of image files that are not too large, and reads only files whose
     size occurs in both.
     """
-    if not all(hasattr(dataset, "describe") for dataset in (test, training)):
-        return
-    if len(test) + len(training) > MOST_FILES:
+    known = all(hasattr(dataset, "describe") for dataset in (test, training))
+    if not known or len(test) + len(training) > MOST_FILES:
         return
     copies = copied_files(_paths(test), _paths(training))
     if copies:

@@ -18,7 +18,10 @@ from torch.utils.data import DataLoader, RandomSampler
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.unwrap import unwrap
 
-_MODES = {
+from .classes import class_names
+
+# encoder -> modes of forward and the prefixes of their features
+MODES = {
     "query": {"embed": ""},
     "key": {"embed_key": "key_"},
     "both": {"embed": "", "embed_key": "key_"},
@@ -117,26 +120,24 @@ def extract_features(
         ValueError: ``encoder`` is unknown, the loader's order cannot be known, or it
             leaves images out.
     """
-    if encoder not in _MODES:
-        raise UserValueError(f"encoder='{encoder}' must be one of {', '.join(_MODES)}.")
+    if encoder not in MODES:
+        raise UserValueError(f"encoder='{encoder}' must be one of {', '.join(MODES)}.")
     module: Any = unwrap(model)
     indices = _sample_order(dataloader)
     rows: dict[str, list[Tensor]] = {}
-    labels: list[int] = []
-    paths: list[str] = []
-    pixels: list[int] = []
+    labels, paths, pixels = [], [], []
     with evaluating(module):
         for step, batch in enumerate(dataloader, 1):
             if digests:
                 pixels += [_digest(image) for image in batch["inputs"]]
             data = module.data_preprocessor(batch, False)
-            for mode, prefix in _MODES[encoder].items():
-                # Only a step of training takes boxes and index.
-                given = data["inputs"], data["data_samples"]
+            # Only a step of training takes boxes and index.
+            given = data["inputs"], data["data_samples"]
+            for mode, prefix in MODES[encoder].items():
                 for name, value in module(*given, mode=mode).items():
                     if names is None or prefix + name in names:
                         rows.setdefault(prefix + name, []).append(value.float().cpu())
-            for sample in data["data_samples"]:
+            for sample in given[1]:
                 labels.append(int(sample.gt_label) if "gt_label" in sample else -1)
                 paths.append(str(sample.get("img_path", "")))
             if progress is not None:
@@ -148,8 +149,7 @@ def extract_features(
         len(dataloader.dataset),  # type: ignore[arg-type]
         next(module.parameters()).device,
     )
-    classes = (getattr(dataloader.dataset, "metainfo", None) or {}).get("classes")
-    return found._replace(classes=tuple(map(str, classes)) if classes else None)
+    return found._replace(classes=class_names(dataloader.dataset))
 
 
 def _digest(image: Tensor) -> int:
@@ -183,32 +183,25 @@ def _gather(
 
     ``told`` are labels, paths and digests (or no digests) of the rows.
     """
-    where = torch.tensor(indices, dtype=torch.long)
-    shares = all_gather_object((indices, *told))
-    all_labels, all_paths = torch.full((size,), -1), [""] * size
-    all_digests = torch.zeros(size, dtype=torch.long)
-    seen = torch.zeros(size, dtype=torch.bool)
-    for share_indices, share_labels, share_paths, share_digests in shares:
-        share = torch.tensor(share_indices, dtype=torch.long)
-        all_labels[share] = torch.tensor(share_labels)
-        if share_digests:
-            all_digests[share] = torch.tensor(share_digests)
-        seen[share] = True
-        for i, path in zip(share_indices, share_paths, strict=True):
-            all_paths[i] = path
-    if not seen.all():
+    found: dict[int, tuple[int, str, int]] = {}  # by index
+    for numbers, labels, paths, digests in all_gather_object((indices, *told)):
+        entries = zip(labels, paths, digests or [0] * len(labels), strict=True)
+        found.update(zip(numbers, entries, strict=True))
+    if len(found) < size:
         raise UserValueError(
-            f"The loader delivered {int(seen.sum())} of {size} images; set "
+            f"The loader delivered {len(found)} of {size} images; set "
             "drop_last=False, and round_up=True in its sampler, for evaluation."
         )
+    where = torch.tensor(indices, dtype=torch.long)
     features = {
         name: _gather_rows(value, where, size, device) for name, value in rows.items()
     }
+    labels, paths, digests = zip(*(found[i] for i in range(size)), strict=True)
     return Features(
         features,
-        None if (all_labels < 0).any() else all_labels,
-        all_paths,
-        digests=all_digests if told[2] else None,
+        None if min(labels) < 0 else torch.tensor(labels),
+        list(paths),
+        digests=torch.tensor(digests) if told[2] else None,
     )
 
 

@@ -17,9 +17,7 @@ from torch.nn.functional import normalize
 from mmssl_ext.errors import UserValueError
 
 from .classes import in_numbers_of
-from .features import Features, extract_features
-
-__all__ = ["extract_features", "knn_accuracy", "weighted_knn"]
+from .features import Features
 
 
 @torch.no_grad()
@@ -65,26 +63,31 @@ def weighted_knn(
             stacklevel=2,
         )
         k = len(bank)
-    device = query.device
-    query = normalize(query.float(), dim=1)  # n x C
-    similarity = query.new_empty(len(query), 0)  # n x up to k, the best so far
-    votes = torch.empty(len(query), 0, dtype=torch.long, device=device)
-    for start in range(0, len(bank), chunk):
-        part = normalize(bank[start : start + chunk].to(device).float(), dim=1)
-        labels = bank_labels[start : start + chunk].to(device)
-        parts = []
-        for rows, best, best_votes in zip(
-            query.split(chunk), similarity.split(chunk), votes.split(chunk), strict=True
-        ):
-            near, where = (rows @ part.T).topk(min(k, len(part)), dim=1)
-            near, voters = torch.cat([best, near], 1), labels[where]
-            near, where = near.topk(min(k, near.shape[1]), dim=1)
-            parts.append((near, torch.cat([best_votes, voters], 1).gather(1, where)))
-        similarity = torch.cat([near for near, _ in parts])
-        votes = torch.cat([voters for _, voters in parts])
+    queries = normalize(query.float(), dim=1).split(chunk)  # n x C in all
+    # similarity and class of the nearest so far, chunk x up to k
+    empty = [rows.new_empty(len(rows), 0) for rows in queries]
+    nearest = [(none, none.long()) for none in empty]
+    for part, labels in zip(bank.split(chunk), bank_labels.split(chunk), strict=True):
+        part = normalize(part.to(query.device).float(), dim=1)
+        labels = labels.to(query.device)
+        for i, (rows, best) in enumerate(zip(queries, nearest, strict=True)):
+            nearest[i] = _nearer(best, rows @ part.T, labels, k)
+    similarity, votes = map(torch.cat, zip(*nearest, strict=True))
     # softmax divides by the sum of the votes and cannot overflow at a low temperature
     weights = (similarity / temperature).softmax(dim=1)
-    return query.new_zeros(len(query), num_classes).scatter_add_(1, votes, weights)
+    return weights.new_zeros(len(query), num_classes).scatter_add_(1, votes, weights)
+
+
+def _nearer(
+    best: tuple[Tensor, Tensor], similarity: Tensor, labels: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k most similar, with their classes, of ``best`` and a part of the bank."""
+    near, where = similarity.topk(min(k, len(labels)), dim=1)
+    near, votes = (
+        torch.cat(x, 1) for x in zip(best, (near, labels[where]), strict=True)
+    )
+    near, where = near.topk(min(k, near.shape[1]), dim=1)
+    return near, votes.gather(1, where)
 
 
 def knn_accuracy(
@@ -97,9 +100,8 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Top-1 (and with more than five classes top-5) accuracy of every feature.
 
-    The ranks share the queries; all get the result.
-
-    Classes are compared by name where both sets have names.
+    The ranks share the queries; all get the result. Classes are compared by name where
+    both sets have names.
 
     Args:
         query: Features to classify, with labels.
@@ -124,8 +126,9 @@ def knn_accuracy(
             f"The model returns the features {', '.join(query.features)}, not "
             f"{', '.join(unknown)}."
         )
-    own = query.labels.numpy()
-    truth = torch.from_numpy(in_numbers_of(own, query.classes, bank.classes))
+    truth = torch.from_numpy(
+        in_numbers_of(query.labels.numpy(), query.classes, bank.classes)
+    )
     num_classes = int(max(truth.max(), bank.labels.max())) + 1
     rank, world_size = get_dist_info()
     labels = truth[rank::world_size].to(device)

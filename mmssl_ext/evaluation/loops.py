@@ -55,7 +55,7 @@ class FeatureTestLoop(BaseLoop):
     """Base of the loops that extract features and evaluate them.
 
     Initialises the model, because ``Runner.test`` leaves that to a checkpoint: so
-    ``init_cfg`` hands the pretrained weights over, or draws random ones. A
+    ``init_cfg`` transfers the pretrained weights, or gives random ones. A
     ``load_from`` comes after that and counts.
 
     Args:
@@ -90,8 +90,7 @@ class FeatureTestLoop(BaseLoop):
         match_classes(self.dataloader.dataset, self.train_dataloader.dataset)
         self.pool_kernel = pool_kernel
         runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
-        model = runner.model
-        self.model = unwrap(model)
+        self.model = unwrap(runner.model)
         if not getattr(self.model, "is_init", False):
             compat.initialise(runner)
 
@@ -104,20 +103,8 @@ class FeatureTestLoop(BaseLoop):
         self.runner.call_hook("before_test")
         self.runner.call_hook("before_test_epoch")
         start = time.perf_counter()
-        train, test = (
-            extract_features(
-                PooledBackbone(self.model, self.pool_kernel),
-                loader,
-                progress=log_tenths(
-                    self.runner.logger, f"Features of the {name} images: batch"
-                ),
-                digests=True,
-            )
-            for name, loader in (
-                ("training", self.train_dataloader),
-                ("test", self.dataloader),
-            )
-        )
+        train = self._extract("training", self.train_dataloader)
+        test = self._extract("test", self.dataloader)
         if self.runner.rank == 0:
             say_copies(test, train, ("test", "training"))
         extracted = time.perf_counter()
@@ -132,6 +119,11 @@ class FeatureTestLoop(BaseLoop):
         self.runner.call_hook("after_test")
         return metrics
 
+    def _extract(self, name: str, loader: Any) -> Features:
+        model = PooledBackbone(self.model, self.pool_kernel)
+        report = log_tenths(self.runner.logger, f"Features of the {name} images: batch")
+        return extract_features(model, loader, progress=report, digests=True)
+
 
 @LOOPS.register_module()
 class KNNTestLoop(FeatureTestLoop):
@@ -140,36 +132,20 @@ class KNNTestLoop(FeatureTestLoop):
     Gives ``knn/top1`` and, above five classes, ``knn/top5``, in percent.
 
     Args:
-        runner: The runner.
-        dataloader: Loader of the images to classify, with labels.
-        evaluator: Empty; see :class:`FeatureTestLoop`.
-        train_dataloader: Loader of the labelled images that vote.
         k: Number of voters; all images vote where there are fewer.
         temperature: Sharpness of the vote, exp(similarity / temperature).
+        **loop: See :class:`FeatureTestLoop`.
     """
 
-    def __init__(
-        self,
-        runner: Any,
-        dataloader: Any,
-        evaluator: Any,
-        train_dataloader: Any,
-        k: int = 200,
-        temperature: float = 0.1,
-    ) -> None:
-        super().__init__(runner, dataloader, evaluator, train_dataloader)
+    def __init__(self, k: int = 200, temperature: float = 0.1, **loop: Any) -> None:
+        super().__init__(**loop)
         self.k = k
         self.temperature = temperature
 
     def evaluate(self, train: Features, test: Features) -> dict[str, float]:
         """Classify the test images."""
-        found = knn_accuracy(
-            test,
-            train,
-            self.k,
-            self.temperature,
-            device=next(self.model.parameters()).device,
-        )
+        device = next(self.model.parameters()).device
+        found = knn_accuracy(test, train, self.k, self.temperature, device=device)
         return {n.replace("backbone_", "knn/"): value for n, value in found.items()}
 
 
@@ -182,32 +158,24 @@ class SVMTestLoop(FeatureTestLoop):
     ``lowshot/k<k>``, the mean over the draws, and ``lowshot/k<k>_std``.
 
     Args:
-        runner: The runner.
-        dataloader: Loader of the test images.
-        evaluator: Empty; see :class:`FeatureTestLoop`.
-        train_dataloader: Loader of the training images.
-        pool_kernel: See :class:`PooledBackbone`.
         costs: Grid of the SVM's cost; None for the protocol's 26 values.
         folds: Parts of the cross-validation that chooses the cost.
         shots: Numbers of positives per class for low-shot training.
         trials: Independent draws of low-shot training.
         jobs: Processes on this machine, -1 for one per core.
+        **loop: See :class:`FeatureTestLoop`.
     """
 
     def __init__(
         self,
-        runner: Any,
-        dataloader: Any,
-        evaluator: Any,
-        train_dataloader: Any,
-        pool_kernel: int | None = None,
         costs: Sequence[float] | None = None,
         folds: int = 3,
         shots: Sequence[int] | None = None,
         trials: int = 5,
         jobs: int = -1,
+        **loop: Any,
     ) -> None:
-        super().__init__(runner, dataloader, evaluator, train_dataloader, pool_kernel)
+        super().__init__(**loop)
         self.costs = tuple(costs) if costs else COSTS
         self.folds = folds
         self.shots = tuple(shots) if shots else None
@@ -216,17 +184,8 @@ class SVMTestLoop(FeatureTestLoop):
 
     def evaluate(self, train: Features, test: Features) -> dict[str, float]:
         """Train and test the SVMs."""
-        learn, judge = (
-            LabelledFeatures(
-                found.features["backbone"].numpy(),
-                loader.dataset.targets,
-                loader.dataset.metainfo["classes"],
-            )
-            for found, loader in (
-                (train, self.train_dataloader),
-                (test, self.dataloader),
-            )
-        )
+        learn = _labelled(train, self.train_dataloader.dataset)
+        judge = _labelled(test, self.dataloader.dataset)
         if self.shots:
             return self._low_shot(self.shots, learn, judge)
         return self._full(learn, judge)
@@ -236,13 +195,11 @@ class SVMTestLoop(FeatureTestLoop):
     ) -> dict[str, float]:
         results = full_svm(train, test, self.costs, self.folds, self.jobs)
         each = dict(zip(test.classes, results, strict=True))
-        self.runner.logger.info(
-            "Linear SVM, AP (cost): "
-            + ", ".join(
-                f"{name} {100 * result.ap:.2f} ({result.cost:.3g})"
-                for name, result in each.items()
-            )
+        text = ", ".join(
+            f"{name} {100 * result.ap:.2f} ({result.cost:.3g})"
+            for name, result in each.items()
         )
+        self.runner.logger.info(f"Linear SVM, AP (cost): {text}")
         return {
             "svm/mAP": 100 * sum(r.ap for r in results) / len(results),
             **{f"svm/AP/{name}": 100 * result.ap for name, result in each.items()},
@@ -252,13 +209,7 @@ class SVMTestLoop(FeatureTestLoop):
         self, shots: Sequence[int], train: LabelledFeatures, test: LabelledFeatures
     ) -> dict[str, float]:
         results = low_shot_svm(
-            train,
-            test,
-            shots,
-            self.trials,
-            self.costs,
-            self.jobs,
-            seed=self.runner.seed,
+            train, test, shots, self.trials, self.costs, self.jobs, self.runner.seed
         )
         metrics = {}
         for k, result in results.items():
@@ -270,3 +221,8 @@ class SVMTestLoop(FeatureTestLoop):
                 f"{result.cost:.3g})."
             )
         return metrics
+
+
+def _labelled(found: Features, dataset: Any) -> LabelledFeatures:
+    features = found.features["backbone"].numpy()
+    return LabelledFeatures(features, dataset.targets, dataset.metainfo["classes"])

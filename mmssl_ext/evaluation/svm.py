@@ -3,7 +3,8 @@
 The protocol of Goyal et al. (arXiv 1905.01235, section 4 and its published code): one
 LinearSVC per class against the rest on L2-normalised features. With all labels the cost
 of each class is chosen by 3-fold cross-validation. With few, k positives and
-(C - 1) * k negatives of each class are drawn, five times over.
+(C - 1) * k negatives of each class are drawn, five times over. Ranks and processes
+share the work.
 
 Labels are those of VOC: 1 present, -1 absent, 0 ignored (only difficult objects).
 Differs from that code: an ignored image is left out of training too, where the code
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.dist import all_gather_object, get_dist_info
 
-from mmssl_ext.errors import UserValueError
+from mmssl_ext.errors import UserError, UserValueError
 
 # 10^-7 to 10^2 and 2^-19 to 2^-4
 COSTS = (*(10.0**e for e in range(-7, 3)), *(0.5**e for e in range(4, 20)))
@@ -58,6 +60,8 @@ class LowShotResult(NamedTuple):
 def average_precision(scores: np.ndarray, signs: np.ndarray) -> float:
     """Area below the interpolated precision-recall curve, all points.
 
+    scikit-learn's is not interpolated, and so a little smaller.
+
     Args:
         scores: n.
         signs: n of 1 and -1, at least one 1.
@@ -73,16 +77,16 @@ def average_precision(scores: np.ndarray, signs: np.ndarray) -> float:
 def low_shot_draw(
     targets: np.ndarray, k: int, trial: int, seed: int = 0
 ) -> list[np.ndarray]:
-    """Draw the images that each class may learn from.
+    """Choose at random the images that each class may learn from.
 
-    The draw depends on (seed, k, trial, class) alone; other k draw afresh, so a larger
-    one does not contain a smaller one.
+    The choice depends on (seed, k, trial, class) alone; that of a larger k does not
+    contain that of a smaller one.
 
     Args:
         targets: n x C of 1, -1 and 0.
         k: Positives per class; (C - 1) * k negatives, or all where there are fewer.
-        trial: Number of the draw.
-        seed: Seed of all draws.
+        trial: Number of the choice.
+        seed: Of all.
 
     Returns:
         Sorted row numbers for each class.
@@ -105,7 +109,7 @@ def full_svm(
     folds: int = 3,
     jobs: int = 1,
 ) -> list[FullResult]:
-    """Train on all labels and test; ranks and processes share the work.
+    """Train on all labels and test; one result per class.
 
     Args:
         train: Training features.
@@ -115,33 +119,18 @@ def full_svm(
         folds: Parts of the cross-validation, stratified.
         jobs: Processes on this machine, -1 for one per core.
 
-    Returns:
-        One result per class.
-
     Raises:
         ValueError: A class has too few positive or negative images.
         UserError: scikit-learn is not installed.
     """
-    _require_sklearn()
-    _check_costs(costs)
-    _check(train, "training", folds, folds)
-    _check(test, "test")
+    _check(train, test, costs, folds, folds)
     (x, y), (test_x, test_y) = (_normalised(part) for part in (train, test))
     classes = range(y.shape[1])
-    scores = np.reshape(
-        _share(
-            _cross_validate,
-            [(x, y[:, label], cost, folds) for label in classes for cost in costs],
-            jobs,
-        ),
-        (len(classes), len(costs)),
-    )
+    tasks: list[tuple] = [(x, y[:, c], cost, folds) for c in classes for cost in costs]
+    scores = np.reshape(_share(_cross_validate, tasks, jobs), (-1, len(costs)))
     chosen = [costs[i] for i in scores.argmax(1)]
-    found = _share(
-        _fit_and_test,
-        [(x, y[:, c], (chosen[c],), test_x, test_y[:, c]) for c in classes],
-        jobs,
-    )
+    tasks = [(x, y[:, c], (chosen[c],), test_x, test_y[:, c]) for c in classes]
+    found = _share(_fit_and_test, tasks, jobs)
     return [FullResult(ap[0], cost) for ap, cost in zip(found, chosen, strict=True)]
 
 
@@ -154,70 +143,51 @@ def low_shot_svm(
     jobs: int = 1,
     seed: int = 0,
 ) -> dict[int, LowShotResult]:
-    """Train on a few labels and test; ranks and processes share the work.
+    """Train on k positives per class and test; a result for each k of ``shots``.
 
     As in the published code there is no validation set: for each k that cost is
-    reported whose mAP on the test set, averaged over the draws, is best.
-
-    Args:
-        train: Training features.
-        test: Test features.
-        shots: Numbers k of positives per class.
-        trials: Independent draws.
-        costs: The grid.
-        jobs: Processes on this machine, -1 for one per core.
-        seed: Seed of the draws.
-
-    Returns:
-        A result for each k.
-
-    Raises:
-        ValueError: A class has too few positive images.
-        UserError: scikit-learn is not installed.
+    reported whose mAP on the test set, averaged over the ``trials``, is best. All else
+    is as in :func:`full_svm` and :func:`low_shot_draw`.
     """
-    _require_sklearn()
-    _check_costs(costs)
-    _check(train, "training", max(shots))
-    _check(test, "test")
+    _check(train, test, costs, max(shots), 1)
     (x, y), (test_x, test_y) = (_normalised(part) for part in (train, test))
-    tasks = []
-    for k in shots:
-        for trial in range(trials):
-            for label, rows in enumerate(low_shot_draw(y, k, trial, seed)):
-                tasks.append((x, y[:, label], costs, test_x, test_y[:, label], rows))
+    tasks = [
+        (x, y[:, label], costs, test_x, test_y[:, label], rows)
+        for k in shots
+        for trial in range(trials)
+        for label, rows in enumerate(low_shot_draw(y, k, trial, seed))
+    ]
     shape = (len(shots), trials, y.shape[1], len(costs))
     maps = np.reshape(_share(_fit_and_test, tasks, jobs), shape).mean(2)
     results = {}
-    for k, per_trial in zip(shots, maps, strict=True):  # trials x costs
-        best = int(per_trial.mean(0).argmax())
-        chosen = per_trial[:, best]
-        results[k] = LowShotResult(
-            float(chosen.mean()), float(chosen.std()), costs[best]
-        )
+    for k, found in zip(shots, maps, strict=True):  # trials x costs
+        best = int(found.mean(0).argmax())
+        mean, std = found[:, best].mean(), found[:, best].std()
+        results[k] = LowShotResult(float(mean), float(std), costs[best])
     return results
 
 
-def _require_sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        from mmssl_ext.errors import UserError
-
+def _check(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    costs: Sequence[float],
+    positives: int,
+    negatives: int,
+) -> None:
+    """Refuse what cannot be computed, before the long work."""
+    if find_spec("sklearn") is None:
         raise UserError(
             "Linear SVMs need scikit-learn, which is not installed: "
             "pip install scikit-learn"
-        ) from error
-
-
-def _check_costs(costs: Sequence[float]) -> None:
+        )
     if not costs or min(costs) <= 0:
         raise UserValueError(f"costs={costs!r} must be positive, and at least one.")
-
-
-def _check(
-    part: LabelledFeatures, name: str, positives: int = 1, negatives: int = 1
-) -> None:
-    for sign, kind, least in ((1, "show", positives), (-1, "lack", negatives)):
+    for part, name, sign, kind, least in (
+        (train, "training", 1, "show", positives),
+        (train, "training", -1, "lack", negatives),
+        (test, "test", 1, "show", 1),
+        (test, "test", -1, "lack", 1),
+    ):
         counts = (part.targets == sign).sum(0)
         if (counts < least).any():
             label = int(counts.argmin())
@@ -249,12 +219,9 @@ def _share(function: Callable, tasks: list[tuple], jobs: int) -> list[Any]:
 def _svm(cost: float) -> Any:
     from sklearn.svm import LinearSVC
 
+    weights = {1: 2, -1: 1}
     return LinearSVC(
-        C=cost,
-        class_weight={1: 2, -1: 1},
-        dual=True,
-        max_iter=2000,
-        random_state=0,
+        C=cost, class_weight=weights, dual=True, max_iter=2000, random_state=0
     )
 
 
@@ -284,11 +251,10 @@ def _fit_and_test(
     with warnings.catch_warnings():
         _expect_no_convergence()
         fitted = [_svm(cost).fit(x[kept], signs[kept]) for cost in costs]
-    weights = np.concatenate([f.coef_ for f in fitted])
-    bias = np.concatenate([f.intercept_ for f in fitted])
-    scores = (test_x @ weights.T + bias)[test_kept]
-    signs = test_signs[test_kept]
-    return [average_precision(column, signs) for column in scores.T]
+    return [
+        average_precision(f.decision_function(test_x[test_kept]), test_signs[test_kept])
+        for f in fitted
+    ]
 
 
 def _expect_no_convergence() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from torch.utils.data import DataLoader
 
 from mmssl_ext.datasets.look import warn_of_unread
 from mmssl_ext.engine.config.checks import check_config
@@ -55,24 +54,22 @@ def evaluate_checkpoint(
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).to(get_device())
     load_strictly(model, checkpoint)
-    encoder = encoder or hook.get("encoder", "query")
 
-    def extract(loader: DataLoader) -> Features:
+    def extract(loader: Any) -> Features:
         warn_of_unread(loader.dataset)
-        return extract_features(model, loader, encoder, digests=True)
+        mode = encoder or hook.get("encoder", "query")
+        return extract_features(model, loader, mode, digests=True)
 
     query = extract(SSLRunner.build_dataloader(hook["query_dataloader"]))
     if features is not None:
         _write(features, query)
     if query.labels is None:
-        if features is None:
-            raise ConfigError(
-                "kNN needs labelled images in default_hooks.knn; without labels only "
-                "--features can be written."
-            )
-        return {}
-    k = k or hook.get("k", 200)
-    temperature = temperature or hook.get("temperature", 0.1)
+        if features is not None:
+            return {}
+        raise ConfigError(
+            "kNN needs labelled images in default_hooks.knn; without labels only "
+            "--features can be written."
+        )
     loader = SSLRunner.build_dataloader(hook["bank_dataloader"])
     known = class_names(loader.dataset)
     in_numbers_of(query.labels.numpy(), query.classes, known)  # before the long work
@@ -82,6 +79,8 @@ def evaluate_checkpoint(
             "default_hooks.knn.bank_dataloader has images without labels."
         )
     say_copies(query, bank, ("query", "bank"))
+    k = k or hook.get("k", 200)
+    temperature = temperature or hook.get("temperature", 0.1)
     return knn_accuracy(query, bank, k, temperature, device=get_device())
 
 
@@ -102,8 +101,8 @@ def _write(path: str | Path, found: Features) -> None:
     if path.suffix != ".npz":
         path = path.with_name(f"{path.name}.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {n: value.numpy() for n, value in found.features.items()}
     none = np.full(len(found.paths), -1)
-    arrays["labels"] = none if found.labels is None else found.labels.numpy()
+    labels = none if found.labels is None else found.labels.numpy()
+    arrays: dict[str, Any] = {n: x.numpy() for n, x in found.features.items()}
     with drafted(path) as draft, draft.open("wb") as file:
-        np.savez(file, paths=np.array(found.paths), **arrays)
+        np.savez(file, paths=np.array(found.paths), labels=labels, **arrays)

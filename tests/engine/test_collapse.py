@@ -86,38 +86,26 @@ def test_pinned_loss_is_an_alarm_only_when_it_stays():
     assert not [line for line in log if "stayed" in line]
 
 
-def test_nothing_is_computed_between_the_intervals():
-    seen = []
-
-    class Rows(dict):
-        def __getitem__(self, key):
-            seen.append(key)
-            return super().__getitem__(key)
-
-    hook = CollapseMonitorHook(interval=5)
-    rows = Rows(query=spread(0), key=spread(0))
-    model = SimpleNamespace(last_embeddings=rows)
-    runner = SimpleNamespace(
-        model=model, iter=0, epoch=0, world_size=1, logger=Log(), message_hub=None
-    )
+def steps(hook, model, iterations):
+    """What is logged of a model at these iterations."""
+    runner = SimpleNamespace(model=model, iter=0, epoch=0, world_size=1, logger=Log())
     hook.before_train(runner)
-    for runner.iter in (0, 1, 2, 3, 5, 6):
-        hook.after_train_iter(runner, 0, outputs={"raw_instance": None})
-    assert seen == []
+    for runner.iter in iterations:
+        hook.after_train_iter(runner, 0, outputs={})
+    hook.after_train_epoch(runner)
+    return runner.logger
+
+
+def test_nothing_is_computed_between_the_intervals():
+    model = SimpleNamespace(last_embeddings="no rows, so that a look at them fails")
+    assert steps(CollapseMonitorHook(interval=5), model, (0, 1, 2, 3, 5, 6)) == []
+    with pytest.raises(TypeError):
+        steps(CollapseMonitorHook(interval=5), model, [4])
 
 
 def test_a_model_without_embeddings_is_told_once():
-    hook = CollapseMonitorHook(interval=1)
-    log = Log()
-    runner = SimpleNamespace(
-        model=torch.nn.Linear(1, 1), iter=0, epoch=0, world_size=1, logger=log
-    )
-    hook.before_train(runner)
-    for runner.iter in range(3):
-        hook.after_train_iter(runner, 0, outputs={})
-    hook.after_train_epoch(runner)
-    assert len(log) == 1
-    assert "inactive: Linear offers no last_embeddings" in log[0]
+    (line,) = steps(CollapseMonitorHook(interval=1), torch.nn.Linear(1, 1), range(3))
+    assert "inactive: Linear offers no last_embeddings" in line
 
 
 def test_figures_join_the_training_log(tmp_path):

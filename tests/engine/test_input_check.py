@@ -1,6 +1,8 @@
 """The input check speaks before any work is done, and leaves no trace."""
 
 import random
+from contextlib import nullcontext
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import MODELS
 from tests.harness import (
     ToyData,
+    assert_same,
     config,
     loader,
     log_text,
@@ -60,6 +63,19 @@ def watch(model, fail=None):
     return calls
 
 
+def built(images, tmp_path, **model):
+    """A run with loop and loader, for the hook alone."""
+    cfg = config(images, tmp_path)
+    cfg.model.update(model)
+    runner = make_runner(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    return runner
+
+
+def check(runner):
+    InputCheckHook().before_train(runner)
+
+
 @pytest.mark.parametrize("keyed", [True, False])
 def test_training_is_the_same_with_and_without(images, tmp_path, keyed):
     traces, states = [], []
@@ -75,30 +91,24 @@ def test_training_is_the_same_with_and_without(images, tmp_path, keyed):
         states.append(runner.model.state_dict())
         assert calls == [([(1, 3, 16, 16)] * 2, {False}, False)] * len(hooks)
     assert traces[0] == traces[1]
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key]), key
+    assert_same(*states)
 
 
 def test_modes_and_buffers_are_given_back_also_after_a_failure(images, tmp_path):
     for fail in (None, ValueError("The views do not suit.")):
-        runner = make_runner(config(images, tmp_path))
-        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner = built(images, tmp_path)
         model = runner.model.train()
         watch(model, fail)
         model.backbone.bn1.eval()
         modes = [module.training for module in model.modules()]
-        state = {key: value.clone() for key, value in model.state_dict().items()}
+        state = deepcopy(model.state_dict())
         torch.manual_seed(1)
         expected = torch.get_rng_state()
-        if fail:
-            with pytest.raises(ConfigError):
-                InputCheckHook().before_train(runner)
-        else:
-            InputCheckHook().before_train(runner)
+        with pytest.raises(ConfigError) if fail else nullcontext():
+            check(runner)
         assert [module.training for module in model.modules()] == modes
         assert torch.equal(torch.get_rng_state(), expected)
-        for key, value in model.state_dict().items():
-            assert torch.equal(value, state[key]), key
+        assert_same(model.state_dict(), state)
 
 
 @pytest.mark.parametrize("kind", [ValueError, TypeError])
@@ -118,14 +128,13 @@ def test_a_failing_check_is_one_sentence_before_any_work(images, tmp_path, kind)
 
 
 def test_a_wrapped_model_is_checked(images, tmp_path, monkeypatch):
-    runner = make_runner(config(images, tmp_path))
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner = built(images, tmp_path)
     calls = watch(runner.model)
     wrapper = MMDistributedDataParallel.__new__(MMDistributedDataParallel)
     torch.nn.Module.__init__(wrapper)
     wrapper.module = runner.model
     runner.model = wrapper
-    InputCheckHook().before_train(runner)
+    check(runner)
     assert len(calls) == 1
 
 
@@ -171,17 +180,14 @@ def test_unreadable_images_are_passed_over(images, tmp_path, unreadable):
     paths = sorted(images.rglob("*.png"))
     for path in paths[:unreadable]:
         path.write_bytes(b"no image")
-    runner = make_runner(config(images, tmp_path))
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner = built(images, tmp_path)
     calls = watch(runner.model)
-    InputCheckHook().before_train(runner)
+    check(runner)
     assert len(calls) == (unreadable < 16)
 
 
 def test_boxes_are_refused_where_nobody_takes_them(images, tmp_path):
-    cfg = config(images, tmp_path, input_check=HOOK)
-    runner = make_runner(cfg)
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner = built(images, tmp_path)
     model = runner.model
     ours = model.data_preprocessor
     others = {
@@ -199,44 +205,40 @@ def test_boxes_are_refused_where_nobody_takes_them(images, tmp_path):
     for other, sentence in others.items():
         model.data_preprocessor = other
         with pytest.raises(ConfigError, match=sentence):
-            InputCheckHook().before_train(runner)
+            check(runner)
     Old.train_step = lambda self, data, optim_wrapper: None  # takes the batch apart
     model.data_preprocessor = ImgDataPreprocessor()
     model.check_inputs = lambda inputs: None
-    InputCheckHook().before_train(runner)
+    check(runner)
     del Old.train_step, model.check_inputs
     runner.train_dataloader.dataset.pipeline[-1].geometry = False
     for preprocessor in (ours, next(iter(others))):
         model.data_preprocessor = preprocessor
-        InputCheckHook().before_train(runner)
+        check(runner)
 
 
 def test_a_method_that_needs_boxes_is_told_where_they_are_missing(images, tmp_path):
-    cfg = config(images, tmp_path, input_check=HOOK)
-    cfg.model.terms = [dict(type="Consistency", temperature=0.05)]
-    runner = make_runner(cfg)
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    terms = [dict(type="Consistency", temperature=0.05)]
+    runner = built(images, tmp_path, terms=terms)
     assert runner.model.needs_boxes_of == []
     runner.model.terms["consistency"].needs_boxes = True
     assert runner.model.needs_boxes_of == [0, 1]
-    InputCheckHook().before_train(runner)
+    check(runner)
     make, pack = runner.train_dataloader.dataset.pipeline[1:]
     make._placed[1] = False  # as after a transform of the user's
     name = type(runner.model).__name__
     with pytest.raises(ConfigError, match=f"^{name} compares .* where view 2 was cut"):
-        InputCheckHook().before_train(runner)
+        check(runner)
     pack.geometry = False
     with pytest.raises(ConfigError, match="let MakeViews and PackViews"):
-        InputCheckHook().before_train(runner)
+        check(runner)
 
 
-def test_a_model_without_a_check_trains(tmp_path):
+def test_a_model_without_a_check_and_a_dataset_without_indices_train(tmp_path):
     runner = toy_runner(tmp_path, "input_check_toy", InputCheckHook(), epochs=1)
     runner.train()
     assert runner.iter == 6
 
-
-def test_a_dataset_without_indices_is_left_alone(tmp_path):
     class Stream(IterableDataset):
         def __len__(self):
             return 24
@@ -323,6 +325,5 @@ def test_queues_and_splits_that_a_batch_does_not_suit_are_said(images, tmp_path)
     assert "Batches of 3 cannot be split into groups (bn_splits=8), so query" in said
     assert "The queue of 2 keys is shorter than a step of 3 images" in said
     assert said.count("cannot be split") == said.count("is shorter than") == 1
-    (tmp_path / "other").mkdir()
     said = log_text(batches(images, tmp_path / "other", 4, queue_len=4, bn_splits=8))
     assert "cannot be split" not in said and "is shorter than" not in said

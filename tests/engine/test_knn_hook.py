@@ -1,6 +1,7 @@
 """The kNN hook measures, records, and leaves no trace in the training."""
 
 import random
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mmengine.hooks import Hook
 
 from mmssl_ext.errors import ConfigError
 from tests.harness import (
+    assert_same,
     config,
     loader,
     log_rows,
@@ -50,12 +52,9 @@ def test_figures_reach_log_json_and_history_and_survive_a_resume(images, tmp_pat
         for name in names:
             assert row[f"knn/{name}"] == record[name]
     text = log_text(runner)
-    untrained = f"{history[0]['backbone_top1']:.1f} %"
+    untrained, last = (f"{history[i]['backbone_top1']:.1f} %" for i in (0, 2))
     assert f"kNN (k=3, t=0.1) untrained: backbone {untrained}" in text
-    assert (
-        f"kNN (k=3, t=0.1) epoch 2: backbone {history[2]['backbone_top1']:.1f} %"
-        in text
-    )
+    assert f"kNN (k=3, t=0.1) epoch 2: backbone {last}" in text
     assert f"; untrained {untrained}" in text
 
     resumed = make_runner(
@@ -99,8 +98,7 @@ def test_training_is_the_same_with_and_without(images, tmp_path):
         runner.train()
         states.append(runner.model.state_dict())
     assert draws[0].seen == draws[1].seen
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key]), key
+    assert_same(*states)
 
 
 def test_model_stays_in_training_mode_and_buffers_untouched(images, tmp_path):
@@ -110,11 +108,10 @@ def test_model_stays_in_training_mode_and_buffers_untouched(images, tmp_path):
     runner.model.train()
     runner.model.backbone.bn1.eval()
     modes = [module.training for module in runner.model.modules()]
-    state = {key: value.clone() for key, value in runner.model.state_dict().items()}
+    state = deepcopy(runner.model.state_dict())
     hook._run(runner, 1)
     assert [module.training for module in runner.model.modules()] == modes
-    for key, value in runner.model.state_dict().items():
-        assert torch.equal(value, state[key]), key
+    assert_same(runner.model.state_dict(), state)
 
 
 @pytest.mark.parametrize("place", ["bank_dataloader", "query_dataloader"])

@@ -12,22 +12,16 @@ from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from safetensors.torch import load_file
 
+from mmssl_ext.compat import compile_training
 from mmssl_ext.engine.hooks import PerformanceHook
-from mmssl_ext.engine.monitor.performance import _compile, _encoder_parts
+from mmssl_ext.engine.monitor.performance import _encoder_parts
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.models.losses import queue_attention
 from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer.export import export_backbone
 from mmssl_ext.unwrap import unwrap
 from tests.distributed import run_ranks
-from tests.harness import (
-    Watch,
-    config,
-    loader,
-    log_text,
-    make_runner,
-    write_images,
-)
+from tests.harness import Watch, config, loader, log_text, make_runner, write_images
 from tests.models.common import build, model_config, samples, views
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -119,8 +113,7 @@ def test_channels_last_runs_alike(images, tmp_path):
     assert last[1] == pytest.approx(plain[1], rel=1e-4)
     assert len(last[1]) == 8
     assert list(last[2]) == list(plain[2])
-    for name, value in plain[2].items():
-        torch.testing.assert_close(last[2][name], value, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(dict(last[2]), dict(plain[2]), rtol=1e-3, atol=1e-4)
     histories = [r[0].message_hub.get_info("knn_history") for r in (plain, last)]
     assert [len(history) for history in histories] == [3, 3]
     file = tmp_path / "last" / "epoch_2.pth"
@@ -301,12 +294,12 @@ def test_compiled_run(images, tmp_path, monkeypatch):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
     assert not torch._dynamo.utils.counters["graph_break"]
     assert found == pytest.approx(expected, rel=1e-4)
-    states = [torch.load(tmp_path / n / "epoch_2.pth") for n in ("plain", "compiled")]
-    keys = [list(state["state_dict"]) for state in states]
-    assert keys[0] == keys[1]
-    for name in keys[0]:
-        values = (state["state_dict"][name] for state in states)
-        torch.testing.assert_close(*values, rtol=1e-3, atol=1e-4)
+    plain, state = (
+        dict(torch.load(tmp_path / name / "epoch_2.pth")["state_dict"])
+        for name in ("plain", "compiled")
+    )
+    assert list(plain) == list(state)
+    torch.testing.assert_close(plain, state, rtol=1e-3, atol=1e-4)
     first = str(tmp_path / "compiled" / "epoch_1.pth")
     _, rest = run(tmp_path / "rest", None, resume=first)
     assert rest == pytest.approx(found[4:], rel=1e-4)
@@ -324,7 +317,7 @@ def test_encoders_are_traced_whole(name):
     parts = _encoder_parts(traced)
     assert len(parts) == (2 if name == "SimSiam" else 4)
     for part in parts:
-        _compile(part, {"backend": "eager"})
+        compile_training(part, {"backend": "eager"})
     inputs = views(8, type_=name)
     for model in (eager, traced):
         torch.manual_seed(0)

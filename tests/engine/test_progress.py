@@ -1,7 +1,6 @@
 import fcntl
 import io
 import itertools
-import json
 import os
 import pty
 import struct
@@ -16,7 +15,7 @@ from mmengine.hooks import Hook
 from rich.console import Console
 
 from mmssl_ext.engine.monitor.progress import ProgressHook, _AboveBar
-from tests.harness import BATCH, toy_runner
+from tests.harness import BATCH, log_rows, log_text, toy_runner
 
 ESCAPE = "\x1b"
 
@@ -77,17 +76,9 @@ def terminal(monkeypatch):
     os.close(master)
 
 
-def log_text(work_dir):
-    (path,) = work_dir.glob("*/*.log")
-    return path.read_text()
-
-
 def console_streams(runner):
-    return [
-        handler.stream
-        for handler in runner.logger.handlers
-        if not hasattr(handler, "baseFilename")
-    ]
+    handlers = runner.logger.handlers
+    return [x.stream for x in handlers if not hasattr(x, "baseFilename")]
 
 
 def test_bar_on_a_terminal_and_plain_log_file(tmp_path, terminal):
@@ -111,7 +102,7 @@ def test_bar_on_a_terminal_and_plain_log_file(tmp_path, terminal):
     assert shown.count("plain print") == 2
     assert "Epoch(train)" not in shown  # what the bar replaces
     assert shown.rfind(ESCAPE + "[?25h") > shown.rfind(ESCAPE + "[?25l")  # cursor
-    log = log_text(tmp_path)
+    log = log_text(runner)
     assert log.count("Epoch(train)") == 6
     assert "img_per_s: " in log
     assert "data_wait: " in log
@@ -143,14 +134,14 @@ def test_without_a_terminal_only_plain_lines(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     # mmengine's colours come from termcolor, which remembers the first stdout it saw.
     getattr(termcolor.can_colorize, "cache_clear", lambda: None)()
-    toy_runner(tmp_path, "plain", ProgressHook(refresh=0.0), Slow()).train()
+    runner = toy_runner(tmp_path, "plain", ProgressHook(refresh=0.0), Slow())
+    runner.train()
     printed = "".join(capsys.readouterr())
     assert printed.count("Epoch(train)") == 6
     assert ESCAPE not in printed
     assert "\r" not in printed
     assert "━" not in printed
-    (path,) = tmp_path.glob("*/vis_data/scalars.json")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = log_rows(runner)
     assert len(rows) == 6
     for row in rows:  # one window for all: the numbers of a line agree
         assert row["img_per_s"] == pytest.approx(BATCH / row["time"])

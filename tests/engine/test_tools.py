@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mmssl_ext.registry import MODELS
 from mmssl_ext.run.evaluate import evaluate_checkpoint
 from mmssl_ext.run.launch import load_config, train
 from mmssl_ext.run.tool import run_tool
-from tests.harness import REPO, config, loader, write_images
+from tests.harness import REPO, assert_same, config, loader, write_images
 from tests.models.common import model_config
 from tests.warm import python
 
@@ -108,15 +109,14 @@ def test_checkpoint_with_a_bank_fits_a_model_that_has_none_yet(tmp_path):
 
     trained, path = build(), tmp_path / "epoch_1.pth"
     trained.terms.inter.fill(torch.randn(40, 16), fingerprint=3)
-    state = {k: v.clone() for k, v in trained.state_dict().items()}
+    state = deepcopy(trained.state_dict())
     torch.save({"state_dict": state}, path)
     used = build()
     used.terms.inter.fill(torch.randn(30, 16))
     for model in (used, build()):
         load_strictly(model, path)
         assert len(model.terms.inter.bank) == 40
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, state[name]), name
+        assert_same(model.state_dict(), state)
 
     with pytest.raises(CheckpointFileError) as caught:
         load_strictly(build(num_clusters=5), path)
@@ -152,11 +152,8 @@ def test_features_of_images_without_labels(trained, run_dir):
 def test_user_errors_have_exit_code_2_and_no_traceback(run_dir):
     done = python(TRAIN, "gone.py", cwd=run_dir)
     assert done.returncode == 2
-    assert (
-        done.stderr.strip()
-        .splitlines()[-1]
-        .startswith("Error: Config gone.py does not exist")
-    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: Config gone.py does not exist")
     assert "Traceback" not in done.stderr
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from mmssl_ext.datasets import ImageFolder, ImageList
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation import Features, knn_accuracy
-from mmssl_ext.evaluation.classes import in_numbers_of, match_classes, same_columns
+from mmssl_ext.evaluation.classes import in_numbers_of, match_classes
 from mmssl_ext.evaluation.copies import say_copied_files, say_copies
 from mmssl_ext.run.runner import SSLRunner
 from tests.harness import config, loader, log_text, make_runner, write_images
@@ -127,25 +127,18 @@ def test_validation_of_a_runner_has_the_numbers_of_its_training_set(tmp_path):
 
 def test_targets_of_a_test_set_take_the_columns_of_the_training_set():
     class Targets(Labelled):
-        targets = np.array([[1, -1], [0, 1]])
+        targets = np.array([[1, -1, 0], [0, 1, 1]])
 
         def renumber(self, targets, classes):
             self.targets, self.metainfo = targets, {"classes": classes}
 
-    test = Targets("cat", "dog")
-    match_classes(test, Labelled("dog", "cat"))
-    assert test.targets.tolist() == [[-1, 1], [1, 0]]
-    assert test.metainfo["classes"] == ("dog", "cat")
-    with pytest.raises(ValueError, match="the training set 'cat'"):
-        match_classes(test, Labelled("cat"))
-
-
-def test_columns_follow_the_names():
-    targets = np.array([[1, -1, 0]])
-    found = same_columns(targets, ("a", "b", "c"), ("c", "a", "b"))
-    assert found.tolist() == [[0, 1, -1]]
-    with pytest.raises(ValueError, match="'a', 'b', the training set 'a', 'd'"):
-        same_columns(targets[:, :2], ("a", "b"), ("a", "d"))
+    test = Targets("cat", "dog", "elk")
+    match_classes(test, Labelled("elk", "cat", "dog"))
+    assert test.targets.tolist() == [[0, 1, -1], [1, 0, 1]]
+    assert test.metainfo["classes"] == ("elk", "cat", "dog")
+    for others in (["cat"], ["elk", "cat", "owl"], ["0", "1", "2"]):
+        with pytest.raises(ValueError, match=f"the training set '{others[0]}'"):
+            match_classes(test, Labelled(*others))
 
 
 def sets(tmp_path, copies, test=8):

@@ -227,13 +227,13 @@ def test_numbers_and_shares_fit_any_bank(num, pool, images, sizes):
 @pooled
 def test_a_pool_that_is_no_choice_is_told(strategy):
     for images in (128_000, 50_000, 2):
-        complaint = strategy().complaint(images)
-        assert complaint.startswith(f"{strategy.__name__}: a pool of 128000 holds all")
-        assert f"all {images} images" in complaint and "negatives.pool=0.1" in complaint
-    assert strategy().complaint(128_001) is None
-    assert strategy(0.013, 0.1).complaint(50) is None
-    assert strategy().complaint(1) is None  # no choice by any recipe
-    assert RandomNegatives().complaint(50) is HardNegatives().complaint(50) is None
+        advice = strategy().advice(images)
+        assert advice.startswith(f"{strategy.__name__}: a pool of 128000 holds all")
+        assert f"all {images} images" in advice and "negatives.pool=0.1" in advice
+    assert strategy().advice(128_001) is None
+    assert strategy(0.013, 0.1).advice(50) is None
+    assert strategy().advice(1) is None  # no choice by any recipe
+    assert RandomNegatives().advice(50) is HardNegatives().advice(50) is None
 
 
 @pytest.mark.parametrize("images", [1, 2, 30])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 
 from mmssl_ext.evaluation.health import embedding_health
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
+
+_LOSS = "raw_instance"  # before its weight, as every method logs it
+_FIGURES = ("alignment", "uniformity", "pos_neg_gap")  # of the line of an epoch
 
 
 @HOOKS.register_module()
@@ -32,8 +37,7 @@ class CollapseMonitorHook(Hook):
     Args:
         interval: Iterations between two checks.
         min_std_ratio: Warn below this ``std_ratio``.
-        loss_name: Of no use any more: every method logs its instance loss as it is
-            before its weight.
+        loss_name: Of version 0.1; of no use any more.
         pinned_checks: Consecutive checks at ln(K + 1), within 0.01, before the warning.
     """
 
@@ -48,9 +52,14 @@ class CollapseMonitorHook(Hook):
     ) -> None:
         self.interval = interval
         self.min_std_ratio = min_std_ratio
-        self.loss_name = "raw_instance"
-        self._settled = loss_name is not None
         self.pinned_checks = pinned_checks
+        if loss_name is not None:
+            print_log(
+                "default_hooks.collapse.loss_name is of no use any more, for every "
+                f"method logs {_LOSS}; leave it out.",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     def before_train(self, runner: Any) -> None:
         """Say what the loss will look like at first."""
@@ -58,30 +67,19 @@ class CollapseMonitorHook(Hook):
         self._warned: set[str] = set()
         self._latest: dict[str, float] = {}
         self._max_rank = 0
-        if self._settled:
-            self._warn(
-                runner,
-                "loss_name",
-                "default_hooks.collapse.loss_name is of no use any more, for every "
-                "method logs raw_instance; leave it out.",
-            )
         queue = _queue(runner)
         if queue is not None and runner.iter == 0:
             runner.logger.info(
                 f"With {len(queue)} keys in the queue, a loss of ln(K + 1) = "
                 f"{math.log(len(queue) + 1):.2f} means that the model cannot tell an "
                 "image from others. The queue starts as noise, which is easy to tell "
-                f"apart: {self.loss_name} starts lower, first rises towards about that "
-                "value while the queue fills with real keys, and only then falls. That "
-                "is normal."
+                f"apart: {_LOSS} starts lower, first rises towards about that value "
+                "while the queue fills with real keys, and only then falls. That is "
+                "normal."
             )
 
     def after_train_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Check at the interval."""
         if not self.every_n_train_iters(runner, self.interval):
@@ -92,34 +90,35 @@ class CollapseMonitorHook(Hook):
             self._warn(
                 runner,
                 "inactive",
-                "The collapse monitor is inactive: "
-                f"{type(model).__name__} offers no last_embeddings with two "
-                "or more rows.",
+                f"The collapse monitor is inactive: {type(model).__name__} offers no "
+                "last_embeddings with two or more rows.",
             )
             return
         queue = _queue(runner)
         figures = embedding_health(embeddings["query"], embeddings.get("key"), queue)
-        loss = (outputs or {}).get(self.loss_name)
+        loss = (outputs or {}).get(_LOSS)
         if loss is not None:
             figures["loss"] = torch.as_tensor(loss).detach().to(figures["std_ratio"])
         values = torch.stack(list(figures.values())).tolist()  # the one device sync
-        if not all(math.isfinite(value) for value in values):
+        if not all(map(math.isfinite, values)):
             return  # the non-finite guard speaks up
         health = dict(zip(figures, values, strict=True))
-        self._max_rank = min(embeddings["query"].shape)
         loss = health.pop("loss", None)
+        self._max_rank = min(embeddings["query"].shape)
         seen = (runner.iter + 1) * len(embeddings["query"]) * runner.world_size
-        if queue is None or seen > len(queue):
-            self._judge(runner, health, loss, queue)
-        self._publish(runner, health)
+        keys = 0 if queue is None else len(queue)
+        if seen > keys:
+            self._judge(runner, health, loss, keys)
+        self._latest = health
+        for name, value in health.items():
+            runner.message_hub.update_scalar(f"train/health/{name}", value)
 
     def after_train_epoch(self, runner: Any) -> None:
         """One readable line."""
         if self._latest:
+            found = [name for name in _FIGURES if name in self._latest]
             extra = "".join(
-                f", {name.replace('_', ' ')} {self._latest[name]:.3f}"
-                for name in ("alignment", "uniformity", "pos_neg_gap")
-                if name in self._latest
+                f", {x.replace('_', ' ')} {self._latest[x]:.3f}" for x in found
             )
             runner.logger.info(
                 f"Embeddings in epoch {runner.epoch + 1}: std ratio "
@@ -128,18 +127,7 @@ class CollapseMonitorHook(Hook):
                 f"{self._max_rank}{extra}"
             )
 
-    def _publish(self, runner: Any, health: dict[str, float]) -> None:
-        self._latest = health
-        for name, value in health.items():
-            runner.message_hub.update_scalar(f"train/health/{name}", value)
-
-    def _judge(
-        self,
-        runner: Any,
-        health: dict[str, float],
-        loss: float | None,
-        queue: torch.Tensor | None,
-    ) -> None:
+    def _judge(self, runner: Any, health: dict, loss: float | None, keys: int) -> None:
         if health["std_ratio"] < self.min_std_ratio:
             self._warn(
                 runner,
@@ -150,15 +138,15 @@ class CollapseMonitorHook(Hook):
                 "the two views of an image differ, that the learning rate is not too "
                 "high and that the key encoder's momentum is near 0.999.",
             )
-        if loss is None or queue is None:
+        if loss is None or keys == 0:
             return
-        chance = math.log(len(queue) + 1)
+        chance = math.log(keys + 1)
         self._pinned = self._pinned + 1 if abs(loss - chance) < 0.01 else 0
         if self._pinned >= self.pinned_checks:
             self._warn(
                 runner,
                 "pinned",
-                f"{self.loss_name} has stayed at ln(K + 1) = {chance:.2f} for "
+                f"{_LOSS} has stayed at ln(K + 1) = {chance:.2f} for "
                 f"{self._pinned} checks up to iteration {runner.iter + 1}: the model "
                 "cannot tell an image from the queue. Check the learning rate, that "
                 "images are decoded rightly (look at a batch) and that the embedding "

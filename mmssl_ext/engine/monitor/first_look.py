@@ -6,9 +6,9 @@ handler of a signal runs. So a thread reads, and the main process waits for it.
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from mmengine.dist import is_main_process
@@ -37,12 +37,8 @@ def watched_read(read: Callable[[], _T], what: str, timeout: float = 0.0) -> _T:
     """
     watch = current()
     if watch is None:
-        outcome = _outcome(read, what, timeout)
-    else:
-        outcome = watch.fetch(lambda: _outcome(read, what, timeout), lambda: True)
-    if isinstance(outcome, _Raised):
-        raise outcome.error
-    return outcome
+        return _done(read, what, timeout).result()
+    return watch.fetch(lambda: _done(read, what, timeout), lambda: True).result()
 
 
 def look_at_loader(loader: Any, what: str) -> None:
@@ -58,29 +54,22 @@ def look_at_loader(loader: Any, what: str) -> None:
     watched_read(read, what, loader.timeout)
 
 
-class _Raised:
-    """In place of a result: what the function raised."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-
-def _outcome(read: Callable[[], Any], what: str, timeout: float) -> Any:
-    found: queue.SimpleQueue = queue.SimpleQueue()
+def _done(read: Callable[[], _T], what: str, timeout: float) -> Future[_T]:
+    """Call the function in a thread and wait for it."""
+    future: Future[_T] = Future()
 
     def run() -> None:
         try:
-            found.put(read())
+            future.set_result(read())
         except Exception as error:
-            found.put(_Raised(error))
+            future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()  # nothing waits for it at exit
     left = total = timeout or TIMEOUT
     while left > 0:
-        try:
-            return found.get(timeout=min(_SLICE, left))
-        except queue.Empty:
-            left -= _SLICE  # counted by tries, as in loading.py
+        if wait([future], min(_SLICE, left)).done:
+            return future
+        left -= _SLICE  # counted by tries, as in loading.py
     raise LoaderError(
         f"{what} could not be read within {total:g} s. Look whether the files can be "
         "read at all; where they are only slow, raise `timeout` of the loader."

@@ -13,7 +13,7 @@ from mmssl_ext.engine.resilience.preemption import interruptible
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
 from mmssl_ext.evaluation.copies import say_copies
-from mmssl_ext.evaluation.features import extract_features, preserved_rng
+from mmssl_ext.evaluation.features import MODES, extract_features, preserved_rng
 from mmssl_ext.evaluation.knn import knn_accuracy
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
@@ -33,8 +33,8 @@ class KNNHook(Hook):
     like (with ``key_`` for the key encoder), and as plain records to ``knn_history`` of
     the message hub, which survives a resume:
     ``[{"epoch": 0, "iter": 0, "backbone_top1": ...}, ...]``, epoch 0 being the start.
-    Model mode, BatchNorm buffers and random generators are left as they were, so
-    training is the same with and without this hook.
+    Training is the same with and without this hook: mode, buffers and random
+    generators are left as they were.
 
     Classes are those of the same name in both sets. Where images of the query set stand
     in the bank as well, a warning says so.
@@ -68,14 +68,15 @@ class KNNHook(Hook):
         features: tuple[str, ...] | list[str] = ("backbone", "embedding"),
         before_train: bool = True,
     ) -> None:
-        if encoder not in ("query", "key", "both"):
+        if encoder not in MODES:
             raise UserValueError(f"encoder='{encoder}' must be query, key or both.")
         self.loaders: list[Any] = [bank_dataloader, query_dataloader]
         self.k = k
         self.temperature = temperature
         self.interval = interval
         self.encoder = encoder
-        self.features = tuple(features)
+        prefixes = MODES[encoder].values()
+        self.names = tuple(p + name for p in prefixes for name in features)
         self.at_start = before_train
         self._compared = False  # the pixels of the two sets
 
@@ -87,11 +88,13 @@ class KNNHook(Hook):
                 for loader in self.loaders
             ]
         bank, query = (loader.dataset for loader in self.loaders)
-        for dataset in (bank, query):
-            if getattr(dataset, "labels", True) is None:
-                raise _unlabelled(dataset)
-        _check_classes(query, bank)
-        self._look(runner)
+        _check_labels(bank, query)
+        known = {getattr(runner.train_dataloader.dataset, "root", None)}
+        for loader, name in zip(self.loaders, ("bank", "query set"), strict=True):
+            root = getattr(loader.dataset, "root", None)
+            if root not in known:  # no one has looked at these images
+                known.add(root)
+                look_at_loader(loader, f"The {name} of kNN")
         if self.k > len(bank):
             runner.logger.warning(
                 f"k={self.k} exceeds the {len(bank)} images of the kNN bank; all vote."
@@ -102,85 +105,65 @@ class KNNHook(Hook):
             if self.at_start:
                 self._run(runner, epoch=0)
 
-    def _look(self, runner: Any) -> None:
-        """Look at the images of folders that no one has looked at."""
-        known = {getattr(runner.train_dataloader.dataset, "root", None)}
-        for loader, name in zip(self.loaders, ("bank", "query set"), strict=True):
-            root = getattr(loader.dataset, "root", None)
-            if root not in known:
-                known.add(root)
-                look_at_loader(loader, f"The {name} of kNN")
-
     def after_train_epoch(self, runner: Any) -> None:
         """Measure at the interval and after the last epoch."""
-        if self.every_n_epochs(runner, self.interval) or (
-            self.is_last_train_epoch(runner)
-        ):
+        due = self.every_n_epochs(runner, self.interval)
+        if due or self.is_last_train_epoch(runner):
             self._run(runner, runner.epoch + 1)
 
     def _run(self, runner: Any, epoch: int) -> None:
         start = time.perf_counter()
-        model = unwrap(runner.model)
-        with preserved_rng(), interruptible("kNN", *self.loaders):
-            bank, query = (
-                extract_features(
-                    model, loader, self.encoder, digests=not self._compared
-                )
-                for loader in self.loaders
-            )
-        if not self._compared and runner.rank == 0:
-            say_copies(query, bank, ("kNN query", "bank"))
-        self._compared = True
-        for found, loader in zip((bank, query), self.loaders, strict=True):
-            if found.labels is None:
-                raise _unlabelled(loader.dataset)
-        prefixes = {"query": [""], "key": ["key_"], "both": ["", "key_"]}[self.encoder]
-        scores = knn_accuracy(
-            query,
-            bank,
-            self.k,
-            self.temperature,
-            tuple(prefix + name for prefix in prefixes for name in self.features),
-            next(model.parameters()).device,
-        )
+        scores = self._measure(runner)
         hub = runner.message_hub
-        history = [
-            *hub.get_info(HISTORY, []),
-            {"epoch": epoch, "iter": runner.iter, **scores},
-        ]
+        now = {"epoch": epoch, "iter": runner.iter}
+        history = [*hub.get_info(HISTORY, []), {**now, **scores}]
         hub.update_info(HISTORY, history)
         tags = {f"knn/{name}": value for name, value in scores.items()}
         for tag, value in tags.items():
             hub.update_scalar(tag, value)
         runner.visualizer.add_scalars(
-            {**tags, "epoch": epoch, "iter": runner.iter},
-            step=runner.iter,
-            file_path=f"{runner.timestamp}.json",
+            {**tags, **now}, step=runner.iter, file_path=f"{runner.timestamp}.json"
         )
-        runner.logger.info(self._line(runner, history, time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        runner.logger.info(f"{self._line(runner, history)} ({seconds:.1f} s)")
 
-    def _line(self, runner: Any, history: list[dict], seconds: float) -> str:
+    def _measure(self, runner: Any) -> dict[str, float]:
+        model, first = unwrap(runner.model), not self._compared
+        with preserved_rng(), interruptible("kNN", *self.loaders):
+            bank, query = (
+                extract_features(model, loader, self.encoder, digests=first)
+                for loader in self.loaders
+            )
+        self._compared = True
+        if first and runner.rank == 0:
+            say_copies(query, bank, ("kNN query", "bank"))
+        for found, loader in zip((bank, query), self.loaders, strict=True):
+            if found.labels is None:
+                raise _unlabelled(loader.dataset)
+        device = next(model.parameters()).device
+        return knn_accuracy(query, bank, self.k, self.temperature, self.names, device)
+
+    def _line(self, runner: Any, history: list[dict]) -> str:
         now, first = history[-1], history[0]
+        top1 = [name for name in now if name.endswith("_top1")]
         parts = [
-            f"{name.removesuffix('_top1').replace('_', ' ')} {value:.1f} %"
-            for name, value in now.items()
-            if name.endswith("_top1")
+            f"{name.removesuffix('_top1').replace('_', ' ')} {now[name]:.1f} %"
+            for name in top1
         ]
         # `load_from` starts from somebody's weights: those are not untrained.
-        start = (
-            "untrained"
-            if compat.load_from(runner) is None or compat.resumes(runner)
-            else "start"
-        )
-        main = next(name for name in now if name.endswith("_top1"))
+        given = compat.load_from(runner) is not None and not compat.resumes(runner)
+        start = "start" if given else "untrained"
         where = f"epoch {now['epoch']}" if now["epoch"] else start
         text = f"kNN (k={self.k}, t={self.temperature:g}) {where}: {', '.join(parts)}"
-        if now["epoch"] and first["epoch"] == 0 and main in first:
-            text += f"; {start} {first[main]:.1f} %"
-        return f"{text} ({seconds:.1f} s)"
+        if now["epoch"] and first["epoch"] == 0 and top1[0] in first:
+            text += f"; {start} {first[top1[0]]:.1f} %"
+        return text
 
 
-def _check_classes(query: Any, bank: Any) -> None:
+def _check_labels(bank: Any, query: Any) -> None:
+    for dataset in (bank, query):
+        if getattr(dataset, "labels", True) is None:
+            raise _unlabelled(dataset)
     labels = getattr(query, "labels", None)
     if labels is None:  # a dataset of another package: seen with its first images
         return

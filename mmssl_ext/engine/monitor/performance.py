@@ -80,21 +80,8 @@ class PerformanceHook(Hook):
 
     def before_run(self, runner: Any) -> None:
         """Settle kernels and copies before anything runs or is loaded."""
-        model = unwrap(runner.model)
         if self.channels_last:
-            wrapped = is_model_wrapper(runner.model)
-            if wrapped and not _is_channels_last(model):
-                raise ConfigError(
-                    "PerformanceHook: channels_last comes too late, for the gradients "
-                    f"of a model already wrapped by {type(runner.model).__name__} "
-                    "would be mixed up. Build the runner by tools/train.py or "
-                    "mmssl_ext.run.launch.build_runner, or convert the model by "
-                    "model.to(memory_format=torch.channels_last) before it is wrapped."
-                )
-            if wrapped:
-                _initialise_contiguous(model)
-            if hasattr(model.data_preprocessor, "channels_last"):
-                model.data_preprocessor.channels_last = True
+            _prepare_channels_last(runner.model)
         # Not at the head of the file: it imports mmpretrain's models, and those more.
         from mmssl_ext.models.losses.queue_attention import use_fused
 
@@ -108,7 +95,7 @@ class PerformanceHook(Hook):
             torch.backends.cudnn.benchmark = False
             torch.use_deterministic_algorithms(True, warn_only=True)
         loop = compat.train_loop(runner)  # the property would build it for a test run
-        device = _device(model)
+        device = _device(unwrap(runner.model))
         self._prefetches = self.prefetch and device.type == "cuda"
         if self._prefetches and isinstance(loop, BaseLoop):
             prefetch(loop, CopyToDevice(device))
@@ -144,36 +131,47 @@ class PerformanceHook(Hook):
         optimizer = getattr(runner.optim_wrapper, "optimizer", None)
         kinds = {"none": "no TF32", "conv": "TF32 convolutions", "all": "TF32"}
         cuda, cudnn = device.type == "cuda", torch.backends.cudnn
+        layout = "channels_last" if self.channels_last else "contiguous layout"
         facts = {
             _precision(runner.optim_wrapper): True,
             kinds[self.tf32]: cuda,
-            "channels_last" if self.channels_last else "contiguous layout": True,
+            layout: True,
             "fused optimizer": getattr(optimizer, "defaults", {}).get("fused"),
             f"encoders compiled with {self.compile}": self.compile is not None,
             "cuDNN benchmark": cuda and cudnn.benchmark,
             "deterministic kernels": self.deterministic,
             "batches copied ahead": self._prefetches,
         }
-        return [f"{device.type}", *(fact for fact, holds in facts.items() if holds)]
+        return [device.type, *(fact for fact, holds in facts.items() if holds)]
 
 
 def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _is_channels_last(model: nn.Module) -> bool:
-    return all(
+def _prepare_channels_last(model: Any) -> None:
+    """Prepare input and initialisation; the weights get their layout afterwards.
+
+    Random numbers fill a tensor in the order of its memory, so a model that has the
+    layout already, as it was wrapped with, is initialised in the usual one.
+    """
+    wrapper, model = model, unwrap(model)
+    if hasattr(model.data_preprocessor, "channels_last"):
+        model.data_preprocessor.channels_last = True
+    if not is_model_wrapper(wrapper):
+        return
+    if not all(
         p.is_contiguous(memory_format=torch.channels_last)
         for p in model.parameters()
         if p.ndim == 4
-    )
-
-
-def _initialise_contiguous(model: Any) -> None:
-    """Have the coming initialisation draw what it would draw in the usual layout.
-
-    Random numbers fill a tensor in the order of its memory.
-    """
+    ):
+        raise ConfigError(
+            "PerformanceHook: channels_last comes too late, for the gradients of a "
+            f"model already wrapped by {type(wrapper).__name__} would be mixed up. "
+            "Build the runner by tools/train.py or mmssl_ext.run.launch.build_runner, "
+            "or convert the model by model.to(memory_format=torch.channels_last) "
+            "before it is wrapped."
+        )
 
     def init_weights() -> None:
         del model.init_weights  # this function: the method shows again
@@ -208,14 +206,10 @@ def _settle_optimizer(optim_wrapper: Any) -> None:
             group[flag] = optimizer.defaults[flag]
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            if (
-                isinstance(value, torch.Tensor)
-                and value.shape == parameter.shape
-                and value.stride() != parameter.stride()
-            ):
-                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(
-                    value
-                )
+            same = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if same and value.stride() != parameter.stride():
+                suited = torch.empty_like(parameter, dtype=value.dtype)
+                state[name] = suited.copy_(value)
 
 
 def _encoder_parts(model: Any) -> list[nn.Module]:

@@ -10,13 +10,13 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import BaseLoop
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.file_proxy import FileProxy
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -61,18 +61,14 @@ class ProgressHook(Hook):
         has to enclose the loop itself.
         """
         loop = compat.train_loop(runner)  # the property would build it for a test run
-        if not isinstance(loop, BaseLoop):
-            return
-        run = loop.run
+        if isinstance(loop, BaseLoop):
+            loop.run = functools.partial(self._run_then_close, loop.run)
 
-        @functools.wraps(run)
-        def run_then_close() -> Any:
-            try:
-                return run()
-            finally:
-                self._close()
-
-        loop.run = run_then_close
+    def _run_then_close(self, run: Callable[[], Any]) -> Any:
+        try:
+            return run()
+        finally:
+            self._close()
 
     def before_train(self, runner: Any) -> None:
         """Start measuring and, where there is a terminal, open the bar."""
@@ -86,24 +82,15 @@ class ProgressHook(Hook):
             self._next_refresh = 0.0
 
     def after_train_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Record the step; publish before a log line, redraw twice a second."""
         scalars = runner.message_hub.log_scalars
         if "train/time" not in scalars:  # no IterTimerHook: nothing was measured
             return
         images = _batch_size(data_batch, runner.train_dataloader) * runner.world_size
-        self._steps.append(
-            (
-                images,
-                scalars["train/time"].current(),
-                scalars["train/data_time"].current(),
-            )
-        )
+        step, wait = (_latest(scalars[f"train/{x}"]) for x in ("time", "data_time"))
+        self._steps.append((images, step, wait))
         # Only when a line is due: a message hub buffer is copied at every update.
         if self.every_n_inner_iters(batch_idx, self._log_interval) or (
             self.end_of_epoch(runner.train_dataloader, batch_idx)
@@ -124,9 +111,7 @@ class ProgressHook(Hook):
         self._close()
 
     def _throughput(self) -> tuple[float, float]:
-        images, times, waits = (
-            sum(column) for column in zip(*self._steps, strict=True)
-        )
+        images, times, waits = map(sum, zip(*self._steps, strict=True))
         return images / max(times, 1e-9), min(waits / max(times, 1e-9), 1.0)
 
     def _close(self) -> None:
@@ -137,6 +122,11 @@ class ProgressHook(Hook):
 
 def _is_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _latest(history: Any) -> float:
+    """The newest value that is on the host already."""
+    return getattr(history, "latest", history.current)()
 
 
 def _batch_size(data_batch: Any, dataloader: Any) -> int:
@@ -166,7 +156,7 @@ class _AboveBar(FileProxy):
             super().flush()
 
 
-class _Bar:
+class _Bar(Progress):
     """The bar: one line of progress, one line of numbers, no thread of its own.
 
     Drawing happens in the training thread: a drawing thread that holds a lock while
@@ -175,31 +165,27 @@ class _Bar:
 
     def __init__(self, logger: logging.Logger) -> None:
         console = Console(file=sys.stdout)
-        self._progress = Progress(
+        self._numbers = Text()
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]} left"),
             console=console,
             auto_refresh=False,
-            expand=True,
-        )
-        self._task = self._progress.add_task("starting", total=None, left="?")
-        self._live = Live(
-            self._progress,
-            console=console,
-            auto_refresh=False,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
+            expand=True,
         )
+        self._task = self.add_task("starting", total=None, left="?")
         self._handlers = [
             (handler, handler.stream)
             for handler in logger.handlers
             if isinstance(handler, logging.StreamHandler)
             and handler.stream in (sys.stdout, sys.stderr)
         ]
-        self._live.start()
+        self.start()
         console.show_cursor(True)  # so that even a kill leaves a usable terminal
         proxy = _AboveBar(console, sys.stdout)
         for handler, _ in self._handlers:
@@ -211,12 +197,17 @@ class _Bar:
             errors = _AboveBar(console, sys.stderr)
             self._redirects.enter_context(contextlib.redirect_stderr(errors))
 
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Both lines."""
+        yield self.make_tasks_table(self.tasks)
+        yield self._numbers
+
     def draw(self, runner: Any, img_per_s: float, data_wait: float) -> None:
         """Show where the run stands; reads only what is on the host already."""
         hub = runner.message_hub
         eta = datetime.timedelta(seconds=int(hub.get_info("eta", 0)))
         epochs = f"epoch {runner.epoch + 1}/{runner.max_epochs}"
-        self._progress.update(
+        self.update(
             self._task,
             description=epochs if runner.log_processor.by_epoch else "training",
             completed=runner.iter + 1,
@@ -224,19 +215,18 @@ class _Bar:
             left=str(eta),
         )
         scalars = {
-            key.removeprefix("train/"): getattr(buffer, "latest", buffer.current)()
-            for key, buffer in hub.log_scalars.items()
+            key.removeprefix("train/"): _latest(history)
+            for key, history in hub.log_scalars.items()
             if key.endswith(("/loss", "/lr", "backbone_top1"))
         }
-        parts = [f"{img_per_s:,.0f} img/s", f"data wait {data_wait:.0%}"]
-        if "lr" in scalars:
-            parts.insert(0, f"lr {scalars['lr']:.2e}")
-        if "loss" in scalars:
-            parts.insert(0, f"loss {scalars['loss']:.4f}")
+        kinds = {"loss": "loss {:.4f}", "lr": "lr {:.2e}"}
+        parts = [kinds[x].format(scalars[x]) for x in kinds if x in scalars]
+        parts += [f"{img_per_s:,.0f} img/s", f"data wait {data_wait:.0%}"]
         scores = [value for key, value in scalars.items() if "knn/" in key]
         parts += [f"kNN {score:.1f} %" for score in scores[:1]]
-        numbers = Text("  ".join(parts), style="dim", no_wrap=True, overflow="crop")
-        self._live.update(Group(self._progress, numbers), refresh=True)
+        text = "  ".join(parts)
+        self._numbers = Text(text, style="dim", no_wrap=True, overflow="crop")
+        self.refresh()
 
     def close(self) -> None:
         """Erase the bar and give streams and handlers back."""
@@ -248,7 +238,7 @@ class _Bar:
             handler.removeFilter(_not_replaced)
             handler.setStream(stream)
         with contextlib.suppress(OSError):
-            self._live.stop()
+            self.stop()
 
 
 def _not_replaced(record: logging.LogRecord) -> bool:

@@ -67,24 +67,28 @@ class PseudoLabelHook(Hook):
                 f"{type(unwrap(runner.model)).__name__} has not; take it out of "
                 "custom_hooks."
             )
-        trained = runner.train_dataloader.dataset
-        labelled = trained
-        if self.changes and isinstance(trained, SSLDataset):
-            config = deepcopy(runner.cfg.train_dataloader.dataset)
-            with preserved_rng():
-                labelled = DATASETS.build({**config, **self.changes})
-            if labelled.fingerprint() != trained.fingerprint():
-                raise ConfigError(
-                    "PseudoLabelHook: its dataset has other images than the training "
-                    "set, or in another order; let its `dataset` change nothing that "
-                    "selects images."
-                )
-        classes = getattr(labelled, "labels", None)
+        classes = getattr(self._labelled(runner), "labels", None)
         device = self._term.bank.features.device
         self._classes = None if classes is None else torch.tensor(classes).to(device)
         if runner.iter == 0:
             runner.message_hub.update_info(_FIGURES, {})
             runner.message_hub.update_info(_ENDED, 0)
+
+    def _labelled(self, runner: Any) -> Any:
+        """The training set, with the changes that give it labels."""
+        trained = runner.train_dataloader.dataset
+        if not self.changes or not isinstance(trained, SSLDataset):
+            return trained
+        config = deepcopy(runner.cfg.train_dataloader.dataset)
+        with preserved_rng():
+            labelled = DATASETS.build({**config, **self.changes})
+        if labelled.fingerprint() != trained.fingerprint():
+            raise ConfigError(
+                "PseudoLabelHook: its dataset has other images than the training set, "
+                "or in another order; let its `dataset` change nothing that selects "
+                "images."
+            )
+        return labelled
 
     def before_train_epoch(self, runner: Any) -> None:
         """Go on with the figures of an epoch that was stopped."""
@@ -92,11 +96,7 @@ class PseudoLabelHook(Hook):
         self._latest = found["figures"] if found.get("epoch") == runner.epoch else {}
 
     def after_train_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Publish the figures at the interval."""
         # As LoggerHook counts, whose line then has the figures of its own step.
@@ -132,18 +132,19 @@ class PseudoLabelHook(Hook):
     def _publish(self, runner: Any) -> None:
         labels = self._term.labels
         figures = cluster_figures(labels.labels, labels.num_clusters, self._classes)
-        values = torch.stack([*figures.values(), *labels.visits.double()]).tolist()
-        *values, seen, changed = values
+        # `visits`: images seen and images that changed, since they were last read
+        stacked = torch.stack([*figures.values(), *labels.visits.double()])
+        *values, seen, changed = stacked.tolist()
         latest = dict(zip(figures, values, strict=True))
         if seen:
             latest["change_rate"] = changed / seen
         elif "change_rate" in self._latest:  # the epoch ended with an interval
             latest["change_rate"] = self._latest["change_rate"]
         self._latest = latest
+        labels.visits.zero_()
         found = {"epoch": runner.epoch, "figures": latest}
         runner.message_hub.update_info(_FIGURES, found)
-        labels.visits.zero_()
-        for name, value in self._latest.items():
+        for name, value in latest.items():
             runner.message_hub.update_scalar(f"train/cluster/{name}", value)
 
 

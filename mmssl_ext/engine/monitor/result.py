@@ -37,11 +37,11 @@ class ResultHook(Hook):
     It holds the metrics of the last validation (of the test, where nothing was
     trained; of the last kNN, where there is no validation), the headline metric over
     the iterations, seed, wall seconds over all sessions, peak memory, versions, device,
-    final checkpoint and what was handed over to the backbone; and, where there are any,
-    ``absent_classes``, of which the ground truth has nothing. A run that was
-    interrupted or failed leaves no such file; one that an earlier run left is put
-    aside as ``result.old.json``. Final weights that were not validated, as after a
-    resume from the last checkpoint, are validated first.
+    final checkpoint, what was transferred to the backbone and ``absent_classes``, of
+    which the ground truth has nothing, where there are any. A run that was interrupted
+    or failed leaves no such file; one that an earlier run left is put aside as
+    ``result.old.json``. Final weights that were not validated, as after a resume from
+    the last checkpoint, are validated first.
 
     Args:
         metrics: Names for the reader and the names that the evaluator gives, e.g.
@@ -87,10 +87,10 @@ class ResultHook(Hook):
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
         """Keep the metrics of a validation."""
-        row = {"iter": runner.iter, "epoch": runner.epoch}
-        history = [*runner.message_hub.get_info(_HISTORY, [])]
-        history.append({**row, "metrics": self._select(runner, metrics or {})})
-        runner.message_hub.update_info(_HISTORY, history)
+        found = self._select(runner, metrics or {})
+        row = {"iter": runner.iter, "epoch": runner.epoch, "metrics": found}
+        history = runner.message_hub.get_info(_HISTORY, [])
+        runner.message_hub.update_info(_HISTORY, [*history, row])
 
     def after_test_epoch(
         self, runner: Any, metrics: dict[str, float] | None = None
@@ -101,9 +101,8 @@ class ResultHook(Hook):
     def after_train(self, runner: Any) -> None:
         """Validate final weights that nothing was said about yet."""
         history = runner.message_hub.get_info(_HISTORY, [])
-        if runner.val_loop is not None and (
-            not history or history[-1]["iter"] != runner.iter
-        ):
+        said = bool(history) and history[-1]["iter"] == runner.iter
+        if runner.val_loop is not None and not said:
             runner.val_loop.run()
 
     def after_run(self, runner: Any) -> None:
@@ -114,41 +113,28 @@ class ResultHook(Hook):
         path = Path(runner.work_dir, RESULT_FILE)
         if not trained and _holds_training(path):
             path = path.with_name("evaluation.json")
-        text = json.dumps(self._result(runner, trained), indent=2)
-        write_text(path, text + "\n")
+        write_text(path, json.dumps(self._result(runner, trained), indent=2) + "\n")
         runner.logger.info(f"Result: {path}")
 
     def _result(self, runner: Any, trained: bool) -> dict[str, Any]:
-        hub = runner.message_hub
-        rows = hub.get_info(_HISTORY, []) if trained else []
-        rows = rows or [
-            {
-                "iter": row["iter"],
-                "epoch": row["epoch"],
-                "metrics": self._select(
-                    runner,
-                    {f"knn/{k}": v for k, v in row.items() if k.endswith("_top1")},
-                ),
-            }
-            for row in hub.get_info(KNN_HISTORY, [])
-        ]
-        last = rows[-1]["metrics"] if rows else {}
-        metrics = self._tested if self._tested is not None and not trained else last
+        rows = self._rows(runner, trained)
+        metrics = rows[-1]["metrics"] if rows else {}
+        if not trained and self._tested is not None:
+            metrics = self._tested
         headline = next(iter(metrics), None)
-        points = [(r, r["metrics"].get(headline)) for r in rows]
-        points = [(row, value) for row, value in points if value is not None]
+        points = [row for row in rows if row["metrics"].get(headline) is not None]
         model = unwrap(runner.model)
         pointer = Path(runner.work_dir, "last_checkpoint")
         memory, of = _peak_memory(model)
-        absent = hub.get_info(ABSENT, [])
+        absent = runner.message_hub.get_info(ABSENT, [])
         return {
             "metrics": metrics,
             **({ABSENT: absent} if absent else {}),
             "headline": headline,
             "curve": {
-                "iterations": [row["iter"] for row, _ in points],
-                "epochs": [row["epoch"] for row, _ in points],
-                "values": [value for _, value in points],
+                "iterations": [row["iter"] for row in points],
+                "epochs": [row["epoch"] for row in points],
+                "values": [row["metrics"][headline] for row in points],
             },
             "trained": trained,
             "iterations": runner.iter if trained else 0,
@@ -157,7 +143,7 @@ class ResultHook(Hook):
             "seconds": round(self._elapsed(runner), 1),
             "memory_mb": round(memory),
             "memory_of": of,
-            "handover": _handover(model),
+            "handover": _transfer_report(model),
             "checkpoint": read_text(pointer).strip() if pointer.is_file() else None,
             "config": Path(runner.cfg.filename).name if runner.cfg.filename else None,
             "device": device_name(model),
@@ -165,6 +151,18 @@ class ResultHook(Hook):
             "versions": versions(),
             "finished": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
         }
+
+    def _rows(self, runner: Any, trained: bool) -> list[dict[str, Any]]:
+        """Iteration, epoch and metrics of every validation, or else of every kNN."""
+        hub = runner.message_hub
+        if trained and (rows := hub.get_info(_HISTORY, [])):
+            return rows
+        rows = []
+        for row in hub.get_info(KNN_HISTORY, []):
+            found = {f"knn/{k}": v for k, v in row.items() if k.endswith("_top1")}
+            row = {"iter": row["iter"], "epoch": row["epoch"]}
+            rows.append({**row, "metrics": self._select(runner, found)})
+        return rows
 
     def _elapsed(self, runner: Any) -> float:
         before = runner.message_hub.get_info(_SECONDS, 0.0)
@@ -214,10 +212,10 @@ def _holds_training(path: Path) -> bool:
         return False
 
 
-def _handover(model: torch.nn.Module) -> dict[str, Any] | None:
+def _transfer_report(model: torch.nn.Module) -> dict[str, Any] | None:
     reports = (getattr(module, "handover", None) for module in model.modules())
     found = next((report for report in reports if report is not None), None)
-    return found.as_dict() if found is not None else None
+    return None if found is None else found.as_dict()
 
 
 def _peak_memory(model: torch.nn.Module) -> tuple[float, str]:
@@ -241,9 +239,8 @@ def _is_on_gpu(model: torch.nn.Module) -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of those packages that the run has imported."""
-    loaded = {name: sys.modules.get(name) for name in _PACKAGES.split()}
+    loaded = {n: sys.modules[n] for n in _PACKAGES.split() if sys.modules.get(n)}
     return {"python": platform.python_version()} | {
         name: str(getattr(module, "__version__", "unknown"))
         for name, module in loaded.items()
-        if module is not None
     }

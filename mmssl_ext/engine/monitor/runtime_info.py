@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from mmssl_ext.engine.checkpoint.plain import HISTORY_LENGTH
 from mmssl_ext.errors import UserTypeError
 from mmssl_ext.registry import HOOKS
 
-_MOST_WAITING = 1000  # steps; where nobody ever reads
+_MOST = 1000  # values or steps that are kept apart where nobody reads
 
 
 @HOOKS.register_module()
@@ -29,15 +28,14 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     to its readers what it is with mmengine's hook.
 
     mmengine also copies the whole history of every scalar at every update: 1 ms each
-    after a million steps. Here updates cost the same however long the run is. As in
-    checkpoints, the last 10,000 values are kept, more where the windows of the log
-    processor are longer.
+    after a million steps. Here updates are collected. As in checkpoints, the last
+    10,000 values are kept, more where the windows of the log processor are longer.
     """
 
     def before_train(self, runner: Any) -> None:
         """Take over the histories, on resume those of the checkpoint."""
         super().before_train(runner)
-        self._waiting = Waiting()
+        self._on_device = ValuesOnDevice()
         self._length = _longest_window(runner)
         self._take_over(runner.message_hub)
 
@@ -49,24 +47,20 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._take_over(runner.message_hub)
 
     def after_train_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Keep the values of the step where they are."""
         hub = runner.message_hub
-        waiting: list[tuple[History, Tensor]] = []
+        deferred: list[tuple[History, Tensor]] = []
         for key, value in (outputs or {}).items():
             history = hub.log_scalars.get(f"train/{key}")
-            deferred = isinstance(value, Tensor) and value.numel() == 1
-            if deferred and isinstance(history, History):
-                waiting.append((history, value))
+            single = isinstance(value, Tensor) and value.numel() == 1
+            if single and isinstance(history, History):
+                deferred.append((history, value))
             else:  # a number, or a name that is new: read at once
                 hub.update_scalar(f"train/{key}", value)
         self._take_over(hub)
-        self._waiting.add(waiting)
+        self._on_device.add(deferred)
 
     def _take_over(self, hub: Any) -> None:
         for key, history in hub.log_scalars.items():
@@ -74,8 +68,8 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
                 hub.log_scalars[key] = History(history, self._length)
 
 
-class Waiting:
-    """Values on the device, in order, and the histories that they belong to."""
+class ValuesOnDevice:
+    """Values that are still on the device, and the histories that they belong to."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[list[History], Tensor]] = []
@@ -84,27 +78,27 @@ class Waiting:
         """Add the values of a step, tensors of one element."""
         kinds: dict[Any, list[tuple[History, Tensor]]] = {}
         for history, value in values:
-            history.waiting = self
+            history.on_device = self
             kinds.setdefault(_kind(value), []).append((history, value))
         for same in kinds.values():
             # A copy: the model may write to its tensors in the next step.
             stacked = torch.stack([value.detach().reshape(()) for _, value in same])
             self._steps.append(([history for history, _ in same], stacked))
-        if len(self._steps) >= _MOST_WAITING:
+        if len(self._steps) >= _MOST:
             self.read()
 
     def read(self) -> None:
-        """Hand all values to their histories, by one transfer for each dtype."""
+        """Give all values to their histories, by one transfer for each dtype."""
         steps, self._steps = self._steps, []
         kinds: dict[Any, list[Tensor]] = {}
-        for _, value in steps:
-            kinds.setdefault(_kind(value), []).append(value)
-        numbers: dict[Any, Iterator] = {
+        for _, values in steps:
+            kinds.setdefault(_kind(values), []).append(values)
+        numbers = {
             kind: iter(torch.cat(values).tolist()) for kind, values in kinds.items()
         }
-        for histories, value in steps:
+        for histories, values in steps:
             for history in histories:
-                history.append(next(numbers[_kind(value)]), 1)
+                history.append(next(numbers[_kind(values)]), 1)
 
 
 def _kind(value: Tensor) -> tuple[torch.device, torch.dtype]:
@@ -112,7 +106,7 @@ def _kind(value: Tensor) -> tuple[torch.device, torch.dtype]:
 
 
 class History(HistoryBuffer):
-    """A HistoryBuffer that grows in place and may wait for values of the device.
+    """A HistoryBuffer that collects updates and may have values on the device.
 
     Whoever reads it sees all values; copies and pickles are plain HistoryBuffers.
 
@@ -121,28 +115,29 @@ class History(HistoryBuffer):
         max_length: Number of values to keep.
 
     Attributes:
-        waiting: Where newer values may be.
+        on_device: Where newer values may be.
     """
 
     def __init__(self, history: HistoryBuffer, max_length: int) -> None:
-        self.waiting: Waiting | None = None
+        self.on_device: ValuesOnDevice | None = None
+        self._new: list[tuple[float, float]] = []  # value and count, not in the arrays
         logs, counts = history.data
         super().__init__(logs[-max_length:], counts[-max_length:], max_length)
 
     # All methods of HistoryBuffer go through the next two.
     @property
     def _log_history(self) -> np.ndarray:
-        self._read()
-        return self._logs[max(self._length - self.max_length, 0) : self._length]
+        self._complete()
+        return self._logs
 
     @_log_history.setter
     def _log_history(self, values: np.ndarray) -> None:
-        self._logs, self._length = values, len(values)
+        self._logs = values
 
     @property
     def _count_history(self) -> np.ndarray:
-        self._read()
-        return self._counts[max(self._length - self.max_length, 0) : self._length]
+        self._complete()
+        return self._counts
 
     @_count_history.setter
     def _count_history(self, values: np.ndarray) -> None:
@@ -155,39 +150,37 @@ class History(HistoryBuffer):
                 "A history takes numbers, but got the value "
                 f"{log_val!r} and the count {count!r}."
             )
-        self._read()
+        self._read_device()
         self.append(log_val, count)
 
     def append(self, value: float, count: float) -> None:
-        """Append a value behind those that are here; room doubles when it is full."""
-        if self._length == len(self._logs):
-            logs, counts = (a[-self.max_length :] for a in (self._logs, self._counts))
-            room = len(logs) + 64
-            self._logs = np.concatenate([logs, np.empty(room, logs.dtype)])
-            self._counts = np.concatenate([counts, np.empty(room, counts.dtype)])
-            self._length = len(logs)
-        # What numpy.append would make of, say, integers and a float.
-        self._logs = _widened(self._logs, value)
-        self._counts = _widened(self._counts, count)
-        self._logs[self._length] = value
-        self._counts[self._length] = count
-        self._length += 1
+        """Append a value behind those that are on the host."""
+        self._new.append((value, count))
+        if len(self._new) >= _MOST:
+            self._settle()
 
     def latest(self) -> float:
         """The newest value that needs no waiting for the device."""
-        return self._logs[self._length - 1]
+        return self._new[-1][0] if self._new else self._logs[-1]
 
-    def _read(self) -> None:
-        if self.waiting is not None:
-            self.waiting.read()
+    def _read_device(self) -> None:
+        if self.on_device is not None:
+            self.on_device.read()
+
+    def _complete(self) -> None:
+        self._read_device()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put the new values into the arrays, with the dtypes of numpy.append."""
+        if self._new:
+            new, self._new = self._new, []
+            logs, counts = (np.array(column) for column in zip(*new, strict=True))
+            self._logs = np.append(self._logs, logs)[-self.max_length :]
+            self._counts = np.append(self._counts, counts)[-self.max_length :]
 
     def __reduce__(self) -> tuple:
         return HistoryBuffer, (*self.data, self.max_length)
-
-
-def _widened(array: np.ndarray, value: float) -> np.ndarray:
-    dtype = np.result_type(array.dtype, np.asarray(value).dtype)
-    return array if dtype == array.dtype else array.astype(dtype)
 
 
 def _longest_window(runner: Any) -> int:

@@ -82,7 +82,7 @@ class NegativeSampler(nn.Module):
         pool = _count(self.pool, num_images)
         return min(_count(self.num, num_images), pool), pool
 
-    def complaint(self, num_images: int) -> str | None:
+    def advice(self, num_images: int) -> str | None:
         """A sentence where the pool is no choice among so many images."""
         if isinstance(self.pool, int) and self.pool >= num_images > 1:
             return (

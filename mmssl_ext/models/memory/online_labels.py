@@ -71,9 +71,9 @@ class OnlineLabels(PseudoLabels):
             )
 
     def cluster(self, bank: FeatureBank, **options: Any) -> None:
-        """Set labels and means by k-means; then mend small clusters."""
+        """Set labels and means by k-means; then dissolve small clusters."""
         super().cluster(bank, **options)
-        self.mend_small(bank)
+        self.rebalance(bank)
 
     def set_labels(self, labels: Tensor, bank: FeatureBank) -> Tensor:
         """Take these labels, n, and keep the sums of their members, C x D."""
@@ -111,7 +111,7 @@ class OnlineLabels(PseudoLabels):
             self.count_step()
             if self.num_steps % self.interval == 0:
                 self.update_centroids()
-                self.mend_small(bank)
+                self.rebalance(bank)
 
     def update_centroids(self) -> None:
         """Means of the members; an empty cluster keeps its old centroid."""
@@ -120,7 +120,7 @@ class OnlineLabels(PseudoLabels):
             filled, means(self.sums, self.sizes), self.centroids
         )
 
-    def mend_small(self, bank: FeatureBank) -> None:
+    def rebalance(self, bank: FeatureBank) -> None:
         """Dissolve clusters below ``min_size`` and halve the largest instead."""
         small = self.sizes < self.min_size  # C
         free = small.nonzero()[:, 0]

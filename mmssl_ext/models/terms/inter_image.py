@@ -150,7 +150,7 @@ class InterImage(Term):
         embedded = time.perf_counter()
         with training.progress("Clustering: iteration") as progress:
             self.fill(features, images.fingerprint, training.seed, progress)
-        if text := self.sampler.complaint(len(features)):
+        if text := self.sampler.advice(len(features)):
             training.logger.warning(text)
         bank = self.bank.features
         training.logger.info(
