@@ -100,3 +100,20 @@ def test_the_test_sees_what_it_is_for():
     assert "errors" in found["run.launch"]
     assert floor("engine.hooks") < floor("engine.monitor.knn") < floor("registry")
     assert floor("check_env") < floor("chain.run") < floor("run.launch")
+
+
+def test_no_module_and_no_function_is_two_things():
+    """A reader holds about 350 lines of a module and 60 of a function."""
+    long = []
+    for path in sorted(ROOT.rglob("*.py")):
+        text = path.read_text("utf-8")
+        lengths = {"": text.count("\n")}
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lengths[node.name] = (node.end_lineno or 0) - node.lineno + 1
+        long += [
+            f"{path.relative_to(ROOT)} {name}: {length} lines"
+            for name, length in lengths.items()
+            if length > (60 if name else 350)
+        ]
+    assert not long, "\n".join(long)

@@ -91,15 +91,16 @@ def make_shards(
         index.write(target)
         (target / UNFINISHED).unlink()
     except OSError as error:
-        if (cause := no_room(error)) is None:
-            text = f" to '{out}': {error}. Correct this and run the command again."
-        else:
-            found = OSError(cause.errno, cause.strerror, str(target / UNFINISHED))
-            text = f": {told(found)}"
-        raise ShardError(
-            f"The shards cannot be written{text} It starts anew."
-        ) from error
+        raise _not_written(target, error) from error
     return index
+
+
+def _not_written(target: Path, error: OSError) -> ShardError:
+    text = f" to '{target}': {error}. Correct this and run the command again."
+    if (cause := no_room(error)) is not None:
+        found = OSError(cause.errno, cause.strerror, str(target / UNFINISHED))
+        text = f": {told(found)}"
+    return ShardError(f"The shards cannot be written{text} It starts anew.")
 
 
 def _labels(

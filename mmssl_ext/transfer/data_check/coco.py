@@ -165,18 +165,21 @@ def _objects(source: Source, content: dict, classes: tuple[str, ...]) -> Objects
         lost = used[~np.array(check_masks(source, file, pairs), bool)]
         found.leave_out("mask", np.isin(np.arange(len(names)), lost))
     found.leave_out("crowd", true(a.get("iscrowd") for a in annotations))
-
-    # Whether all boxes make sense as corners, and many do not as sizes.
-    leaving = int((found.beyond | (found.cause == "outside")).sum())
     sound = ((start >= -1) & (start < extent) & (extent <= size + 1)).all(1)
+    _refuse_corners(found, used, sound)
+    return found
+
+
+def _refuse_corners(found: Objects, used: np.ndarray, sound: np.ndarray) -> None:
+    """Refuse boxes that all make sense as corners, and many of them not as sizes."""
+    leaving = int((found.beyond | (found.cause == "outside")).sum())
     enough = len(used) >= _NUM_CORNERS and 4 * leaving >= len(used)
     if enough and found.counts and sound[used].all():
         raise Fault(
-            f"The boxes in {file} seem to be corners [x1, y1, x2, y2]: as [x, y, "
+            f"The boxes in {found.file} seem to be corners [x1, y1, x2, y2]: as [x, y, "
             f"width, height], as COCO has it, {leaving} of {len(used)} leave their "
             "image. Write the width and the height."
         )
-    return found
 
 
 def _report_doubles(source: Source, annotations: list[dict]) -> None:
