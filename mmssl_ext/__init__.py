@@ -2,7 +2,7 @@
 
 import warnings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What mmcv and mmdet say at import of things that nothing here has any need of: mmcv's
 # compiled ops, and a second implementation of COCO's metrics.

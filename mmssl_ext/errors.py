@@ -7,6 +7,18 @@ an option cannot be used; 3 a loss or weight is not finite; 4 the data loader fa
 other than training, by the first.
 """
 
+__all__ = [
+    "CheckpointFileError",
+    "ConfigError",
+    "LoaderError",
+    "NonFiniteLossError",
+    "Preempted",
+    "RankError",
+    "UserError",
+    "UserTypeError",
+    "UserValueError",
+]
+
 
 class UserError(Exception):
     """Base of the errors whose message is all that the user needs.

@@ -12,6 +12,29 @@ From other toolboxes' scopes, as in a detector's config, ``mmssl_ext.CO2`` names
 from mmengine.registry import Registry
 from mmpretrain import registry as upstream
 
+__all__ = [
+    "DATASETS",
+    "DATA_SAMPLERS",
+    "EVALUATORS",
+    "HOOKS",
+    "LOG_PROCESSORS",
+    "LOOPS",
+    "METRICS",
+    "MODELS",
+    "MODEL_WRAPPERS",
+    "OPTIMIZERS",
+    "OPTIM_WRAPPERS",
+    "OPTIM_WRAPPER_CONSTRUCTORS",
+    "PARAM_SCHEDULERS",
+    "RUNNERS",
+    "RUNNER_CONSTRUCTORS",
+    "TASK_UTILS",
+    "TRANSFORMS",
+    "VISBACKENDS",
+    "VISUALIZERS",
+    "WEIGHT_INITIALIZERS",
+]
+
 SCOPE = "mmssl_ext"
 
 

@@ -36,6 +36,8 @@ from .starting import own_folders, set_checkpoint
 from .terminal import StartHook
 from .work_dir import check_writable
 
+__all__ = ["Prepared", "build_runner", "load_config", "prepare", "train"]
+
 # The hooks that mmengine itself switches off where a config sets them to None.
 _RUNNER_HOOKS = "runtime_info timer sampler_seed logger param_scheduler checkpoint"
 

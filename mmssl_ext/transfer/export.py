@@ -23,6 +23,8 @@ from mmssl_ext.room import writing
 from .handover import fingerprint, read_backbone
 from .layouts import to_detectron2
 
+__all__ = ["export_backbone"]
+
 State = dict[str, Tensor]
 
 #: Layout -> end of the file's name.
