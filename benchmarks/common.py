@@ -9,6 +9,7 @@ import contextlib
 import csv
 import ctypes
 import multiprocessing as mp
+import os
 import platform
 import statistics
 import tarfile
@@ -25,7 +26,6 @@ from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
-PHOTOGRAPHS = REPOSITORY.parent / "shared" / "datasets" / "bccd_voc" / "bccd_voc.tar.xz"
 Arms = dict[str, Callable[[], object]]
 
 
@@ -177,14 +177,15 @@ def write_rows(name: str, rows: list[dict]) -> None:
 def photographs(folder: Path | None = None) -> Iterator[Path | None]:
     """A folder of real photographs: the given one, the data set at hand, or None.
 
-    The data set (BCCD, 364 photographs of 640 x 480 pixels) is unpacked for as long as
-    the context lasts.
+    The data set is BCCD, 364 photographs of 640 x 480 pixels: the file bccd_voc.tar.xz
+    in the folder MMSSL_BCCD, unpacked for as long as the context lasts.
     """
-    if folder is not None or not PHOTOGRAPHS.is_file():
+    file = Path(os.environ.get("MMSSL_BCCD", ""), "bccd_voc.tar.xz")
+    if folder is not None or not file.is_file():
         yield folder
         return
     with tempfile.TemporaryDirectory() as unpacked:
-        with tarfile.open(PHOTOGRAPHS) as archive:
+        with tarfile.open(file) as archive:
             members = [m for m in archive if m.isfile() and m.name.endswith(".jpg")]
             for member in members:
                 member.name = Path(member.name).name

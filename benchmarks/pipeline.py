@@ -399,9 +399,9 @@ def main() -> None:
     with common.photographs(images) as folder:
         if folder is None:
             print(
-                "The input pipeline is not measured: there are no photographs at "
-                f"{common.PHOTOGRAPHS}. Name a folder of JPEG files of 500 to 640 "
-                "pixels: python benchmarks/pipeline.py --images FOLDER"
+                "The input pipeline is not measured: there are no photographs. Name a "
+                "folder of JPEG files of 500 to 640 pixels by --images FOLDER, or that "
+                "of bccd_voc.tar.xz by MMSSL_BCCD."
             )
             return
         rows, stage_rows = measure(folder)

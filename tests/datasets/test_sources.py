@@ -19,7 +19,7 @@ from mmssl_ext.registry import DATASETS
 
 from .helpers import EVALUATION, TWO_VIEWS, picture, write_cifar, write_folder
 
-CIFAR_UNPACKER = Path(__file__).parents[3] / "shared/datasets/cifar10/unpack_cifar10.py"
+CIFAR_UNPACKER = Path(os.environ.get("MMSSL_CIFAR10", ""), "unpack_cifar10.py")
 
 
 def touch(root, *names):
@@ -267,7 +267,7 @@ def test_fingerprint_of_cifar_and_of_a_part(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not CIFAR_UNPACKER.is_file(), reason="no copy of CIFAR-10 beside the repository"
+    not CIFAR_UNPACKER.is_file(), reason="MMSSL_CIFAR10 names no copy of CIFAR-10"
 )
 def test_real_cifar_pixels(tmp_path):
     command = [sys.executable, CIFAR_UNPACKER, CIFAR_UNPACKER.parent, tmp_path]
