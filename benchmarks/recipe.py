@@ -160,7 +160,7 @@ AUGMENT_ON: dict[str, dict] = {
 # CO2 alone was first trained with half of the width, and for longer
 HALF = {
     "max_epochs": 12,
-    "width": 32,
+    "base_channels": 32,
     "strides": (2, 2, 2, 2),
     "default_hooks.knn.interval": 3,
 }

@@ -608,7 +608,8 @@ TABLES = {
     "cifar10_co2": Table(
         ("cifar10_co2_r18_cpu",),
         cifar10_long,
-        CIFAR10.format("half") + ": `max_epochs=12 width=32 strides=(2,2,2,2)`.",
+        CIFAR10.format("half")
+        + ": `max_epochs=12 base_channels=32 strides=(2,2,2,2)`.",
     ),
     "bccd": Table(
         ("bccd_voc_cpu",),

@@ -546,3 +546,10 @@ def test_a_variable_in_a_file_moves_all_that_follows_from_it(tmp_path):
     assert ours == option.to_dict()
     assert ours["train_cfg"]["max_epochs"] == ours["param_scheduler"][0]["end"] == 4
     assert ours["optim_wrapper"]["optimizer"]["type"] == "SGD"
+
+
+def test_a_variable_of_a_project_is_none_of_its_base():
+    """Barlow Twins has a `width` of its own, of the projector."""
+    path = ROOT.parent / "projects/barlow_twins/configs/barlow-twins_r18_demo.py"
+    simclr = load_config(ROOT / "simclr/simclr_r18_demo.py")
+    assert load_config(path).model.backbone == simclr.model.backbone

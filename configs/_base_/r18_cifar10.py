@@ -14,9 +14,9 @@ max_epochs = cpu_epochs if cpu else 200
 batch_size = 256 if cpu else 512
 num_workers = 1 if cpu else 4
 lr_batch = 512
-width = 16 if cpu else 64  # channels of the first stage
+base_channels = 16 if cpu else 64  # channels of the first stage
 strides = (2, 2, 2, 1) if cpu else (1, 2, 2, 2)
-channels = 8 * width  # of the last stage
+backbone_channels = 8 * base_channels  # of the last stage
 
 model = dict(
     data_preprocessor=dict(
@@ -28,8 +28,8 @@ model = dict(
     backbone=dict(
         type="ResNet_CIFAR",
         depth=18,
-        stem_channels=width,
-        base_channels=width,
+        stem_channels=base_channels,
+        base_channels=base_channels,
         strides=strides,
         zero_init_residual=False,
     ),

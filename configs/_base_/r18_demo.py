@@ -9,9 +9,9 @@ _base_ = ["datasets/demo.py", "schedule.py"]
 
 max_epochs = 30
 lr_batch = 64
-width = 32  # channels of the first stage
+base_channels = 32  # channels of the first stage
 strides = (1, 2, 2, 1)  # 4 x 4 cells of 16 px
-channels = 8 * width  # of the last stage
+backbone_channels = 8 * base_channels  # of the last stage
 
 model = dict(
     data_preprocessor=dict(
@@ -20,8 +20,8 @@ model = dict(
     backbone=dict(
         type="ResNet",
         depth=18,
-        stem_channels=width,
-        base_channels=width,
+        stem_channels=base_channels,
+        base_channels=base_channels,
         strides=strides,
         zero_init_residual=False,
     ),

@@ -7,7 +7,7 @@ _base_ = ["datasets/imagenet.py", "schedule.py"]
 
 lr = 0.03
 weight_decay = 1e-4
-channels = 2048  # of the last stage
+backbone_channels = 2048  # of the last stage
 
 model = dict(
     data_preprocessor=dict(

@@ -8,4 +8,6 @@ _base_ = ["../_base_/r18_demo.py", "../_base_/models/byol.py"]
 hid_channels = 512
 out_channels = 128
 
-model = dict(**_base_.byol, neck=dict(**_base_.projector, in_channels=_base_.channels))
+model = dict(
+    **_base_.byol, neck=dict(**_base_.projector, in_channels=_base_.backbone_channels)
+)

@@ -15,7 +15,9 @@ jitter = (0.4, 0.4, 0.4, 0.4)
 
 model = dict(
     type="CO2",
-    neck=dict(_delete_=True, **_base_.linear_neck, in_channels=_base_.channels),
+    neck=dict(
+        _delete_=True, **_base_.linear_neck, in_channels=_base_.backbone_channels
+    ),
     consistency=dict(temperature=tau_con, weight=alpha),
 )
 

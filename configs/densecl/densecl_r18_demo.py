@@ -7,7 +7,7 @@ model = dict(
     neck=dict(
         _delete_=True,
         **_base_.dense_neck,
-        in_channels=_base_.channels,
-        hid_channels=_base_.channels,
+        in_channels=_base_.backbone_channels,
+        hid_channels=_base_.backbone_channels,
     ),
 )

@@ -10,7 +10,7 @@ model = dict(
     neck=dict(
         _delete_=True,
         **_base_.level_neck,
-        in_channels=tuple(_base_.channels // share for share in (8, 4, 2, 1)),
+        in_channels=tuple(_base_.backbone_channels // share for share in (8, 4, 2, 1)),
     ),
     head=dict(_delete_=True, **_base_.level_head, temperature=_base_.tau_ins),
 )

@@ -13,8 +13,8 @@ model = dict(
     **_base_.moco,
     neck=dict(
         type="MoCoV2Neck",
-        in_channels=_base_.channels,
-        hid_channels=_base_.channels,
+        in_channels=_base_.backbone_channels,
+        hid_channels=_base_.backbone_channels,
         out_channels=128,
     ),
     bn_splits=8,  # one GPU only: with a batch of 256, groups of 32 as on 8 GPUs

@@ -9,7 +9,7 @@ model = dict(
     **_base_.simclr,
     neck=dict(
         **_base_.projector,
-        in_channels=_base_.channels,
-        hid_channels=_base_.channels,
+        in_channels=_base_.backbone_channels,
+        hid_channels=_base_.backbone_channels,
     ),
 )

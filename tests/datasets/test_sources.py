@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ import torch
 from mmssl_ext.datasets import CIFAR10, ImageFolder, ImageList
 
 from .helpers import EVALUATION, write_cifar, write_folder
+
+CIFAR_UNPACKER = Path(os.environ.get("MMSSL_CIFAR10", ""), "unpack_cifar10.py")
 
 
 def touch(root, *names):
@@ -225,3 +231,21 @@ def test_fingerprint_of_cifar_and_of_a_part(tmp_path):
     variants = ({}, {"split": "test"}, {"max_images": 6}, {"max_images": 7})
     assert len({fingerprint(**options) for options in variants}) == 4
     assert fingerprint(max_images=100) == fingerprint()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not CIFAR_UNPACKER.is_file(), reason="MMSSL_CIFAR10 names no copy of CIFAR-10"
+)
+def test_real_cifar_pixels(tmp_path):
+    command = [sys.executable, CIFAR_UNPACKER, CIFAR_UNPACKER.parent, tmp_path]
+    subprocess.run(command, check=True)
+    digests = {
+        "train": "a18ec1384dc5d809e0d73440086ff118438410f1c69d02fae1db07327c5f9a40",
+        "test": "4674ac8c77f372061aaf9216c8857c99599d5df0bb9f6b16a3de613ef8eb348a",
+    }
+    for split, digest in digests.items():
+        dataset = CIFAR10(str(tmp_path), split=split, verify_md5=False)
+        assert np.bincount(dataset.labels).tolist() == [len(dataset) // 10] * 10
+        pixels = np.ascontiguousarray(dataset.images)  # n x 32 x 32 x 3
+        assert hashlib.sha256(pixels.data).hexdigest() == digest

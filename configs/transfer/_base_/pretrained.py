@@ -5,7 +5,7 @@ encoder = "query"  # or "key"
 depth = 50  # 18, 34, 50, 101
 base_channels = 64  # 32: half the width
 
-channels = base_channels * 8 * (4 if depth >= 50 else 1)  # of the last stage
+backbone_channels = base_channels * 8 * (4 if depth >= 50 else 1)  # of the last stage
 norm_cfg = dict(type="BN", requires_grad=True)  # SyncBN on several GPUs: sync_bn
 pretrained = (
     dict(type="mmssl_ext.PretrainedBackbone", checkpoint=checkpoint, encoder=encoder)

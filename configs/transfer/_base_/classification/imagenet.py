@@ -18,7 +18,7 @@ model = dict(
     head=dict(
         type="LinearClsHead",
         num_classes=_base_.num_classes,
-        in_channels=_base_.channels,
+        in_channels=_base_.backbone_channels,
         loss=dict(type="CrossEntropyLoss", loss_weight=1.0),
     ),
 )

@@ -20,7 +20,7 @@ batch_size = 1  # per GPU; 8 GPUs
 lr = 0.01
 lr_batch = 8
 max_iters = 24000
-steps = (3 / 4,)
+lr_steps = (3 / 4,)
 
 default_hooks = dict(
     result=dict(

@@ -20,7 +20,7 @@ lr_batch = 16
 max_iters = 90000
 validations = 3
 longest_warmup = 1000
-steps = (2 / 3, 8 / 9)  # shares of max_iters after which the rate is a tenth
+lr_steps = (2 / 3, 8 / 9)  # shares of max_iters after which the rate is a tenth
 val_interval = max(max_iters // validations, 1)
 warmup_iters = max(min(longest_warmup, max_iters // 10), 2)
 
@@ -96,7 +96,7 @@ param_scheduler = [
     dict(
         type="MultiStepLR",
         by_epoch=False,
-        milestones=[round(max_iters * share) for share in steps],
+        milestones=[round(max_iters * share) for share in lr_steps],
         gamma=0.1,
     ),
 ]

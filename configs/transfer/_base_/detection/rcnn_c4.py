@@ -10,7 +10,7 @@ train_proposals = (12000, 2000)
 test_proposals = (6000, 1000)
 
 pretrained = _base_.pretrained
-res4_channels = _base_.channels // 2
+res4_channels = _base_.backbone_channels // 2
 
 model = dict(
     data_preprocessor=_base_.preprocessor,

@@ -14,7 +14,7 @@ with_fpn = dict(
 )
 fpn = dict(
     type="FPN",
-    in_channels=[_base_.channels // share for share in (8, 4, 2, 1)],
+    in_channels=[_base_.backbone_channels // share for share in (8, 4, 2, 1)],
     out_channels=fpn_channels,
     norm_cfg=_base_.norm_cfg,
     num_outs=5,

@@ -15,7 +15,7 @@ num_workers = 2
 max_iters = 24000
 validations = 4
 longest_warmup = 100
-steps = (3 / 4, 11 / 12)
+lr_steps = (3 / 4, 11 / 12)
 
 dataset = dict(
     type="mmssl_ext.VOCDetectionDataset",

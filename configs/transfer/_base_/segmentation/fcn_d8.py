@@ -6,11 +6,11 @@ model = dict(
     backbone=dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
     decode_head=dict(
         type="FCNHead",
-        in_channels=_base_.channels,
+        in_channels=_base_.backbone_channels,
         in_index=3,
-        channels=_base_.channels // 4,
+        channels=_base_.backbone_channels // 4,
         num_convs=2,
         concat_input=True,
     ),
-    auxiliary_head=dict(channels=_base_.channels // 8),
+    auxiliary_head=dict(channels=_base_.backbone_channels // 8),
 )

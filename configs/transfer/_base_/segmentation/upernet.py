@@ -11,7 +11,7 @@ model = dict(
     backbone=dict(strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)),
     decode_head=dict(
         type="UPerHead",
-        in_channels=[_base_.channels // share for share in (8, 4, 2, 1)],
+        in_channels=[_base_.backbone_channels // share for share in (8, 4, 2, 1)],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         channels=head_channels,
