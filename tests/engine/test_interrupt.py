@@ -190,6 +190,20 @@ def test_ctrl_c_during_the_imports(number, code):
     assert found.stderr == f"Stopped by {number.name} before anything was done.\n"
 
 
+def test_ctrl_c_while_a_training_reads_its_config():
+    """A scheduler starts a training again that has ended by 75, and no other."""
+    tool = REPO / "tools" / "train.py"
+    program = (
+        "import os, runpy, sys, time\nfrom mmssl_ext.run import tool\n"
+        f"stop = lambda _: os.kill(os.getpid(), {int(INT)}) or time.sleep(10)\n"
+        "tool.take_config, sys.argv = stop, ['train.py', 'x.py']\n"
+        f"runpy.run_path({str(tool)!r}, run_name='__main__')"
+    )
+    found = interpreter(program)
+    assert found.returncode == 75
+    assert found.stderr == "Stopped by SIGINT before anything was done.\n"
+
+
 def interrupted(*_, **__):
     os.kill(os.getpid(), INT)
     time.sleep(10)

@@ -8,6 +8,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from mmssl_ext.evaluation import Features, knn_accuracy, weighted_knn
+from tests.distributed import run_ranks
 
 
 def loop_knn(query, bank, labels, num_classes, k, temperature):
@@ -74,6 +75,21 @@ def test_impossible_settings_are_refused(rows, k, temperature):
     bank, labels = torch.ones(rows, 3), torch.zeros(rows, dtype=torch.long)
     with pytest.raises(ValueError, match=r"bank has 0|must be positive"):
         weighted_knn(torch.ones(2, 3), bank, labels, 1, k, temperature)
+
+
+def nearest_classes(_rank=0):
+    """Figures of queries of which half are right, all on the first rank of two."""
+    bank = torch.eye(8)
+    bank_set = Features({"backbone": bank}, torch.arange(8), [""] * 8)
+    labels = torch.tensor([0, 7, 1, 7, 2, 7, 3, 6])  # of classes 0, 0, 1, 1, ...
+    query = bank.repeat_interleave(2, 0)[:8]
+    found = Features({"backbone": query}, labels, [""] * 8)
+    return knn_accuracy(found, bank_set, k=1)
+
+
+def test_two_ranks_share_the_queries_and_both_know_the_accuracy():
+    assert nearest_classes()["backbone_top1"] == 50.0
+    assert run_ranks(nearest_classes, 2) == [nearest_classes()] * 2
 
 
 def test_accuracy_counts_top1_and_top5():
