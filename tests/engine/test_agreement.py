@@ -43,6 +43,18 @@ FAULTS = {
 }
 
 
+def leave_on_rank(rank):
+    start = time.monotonic()
+    with naming_lost_ranks("."):
+        time.sleep(1.5 * rank)
+    return time.monotonic() - start
+
+
+def test_a_rank_that_is_done_waits_for_the_others():
+    """One that left early would be missed by those that have still to agree."""
+    assert min(run_ranks(leave_on_rank, 2)) > 1.4
+
+
 def train_on_rank(rank, victim, fault, folder, where):
     """Steps in which all ranks agree and reduce; one rank meets its fault in step 5."""
     agreement._POLL, agreement._ANSWER = 0.1, 2.0
