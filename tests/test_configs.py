@@ -264,7 +264,7 @@ def test_interclr_recipe():
     labels, bank = term.labels, term.bank
     assert (labels.num_clusters, labels.interval, labels.min_size) == (10_000, 10, 20)
     assert term.sampler.sizes(1_281_167) == (16_384, 128_000)
-    assert term.sampler.exact and term.sampler.complaint(1_281_167) is None
+    assert term.sampler.exact and term.sampler.advice(1_281_167) is None
     assert (bank.momentum, bank.features.dtype) == (0, torch.float32)
     moco = load("mocov2/mocov2_r50_imagenet.py")
     for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"):
