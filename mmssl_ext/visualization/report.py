@@ -258,7 +258,7 @@ def command_line(
         print(printable(f"{headline(args.work_dir)}\nReport: {path}"))
     except FileNotFoundError as error:
         print(printable(str(error)), file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

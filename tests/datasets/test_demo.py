@@ -199,7 +199,7 @@ def test_other_arguments_need_force(tmp_path, capsys):
         make_demo(out, **{**small, "seed": 3})
     assert digest(out) == before
     args = ["--out", str(out), "--train", "2", "--test", "1", "--size", "32"]
-    assert main([*args, "--seed", "3"]) == 1
+    assert main([*args, "--seed", "3"]) == 2
     assert "--force" in capsys.readouterr().err
     assert main([*args, "--seed", "3", "--force"]) == 0
     assert json.loads((out / "demo.json").read_text())["seed"] == 3

@@ -435,5 +435,5 @@ def test_command_line_on_an_interrupted_run(work_dir, capsys):
     assert "above the start (31.4 %)" in headline
     assert where == f"Report: {path}"
     assert "4 of 8 epochs, not complete" in path.read_text()
-    assert main([str(work_dir / "nowhere")]) == 1
+    assert main([str(work_dir / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = make_demo(**args)
     except (FileExistsError, ValueError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
     print(f"The demo scenes are in '{folder}'.")
     return 0
 
