@@ -6,8 +6,9 @@ from .moved import find_moved
 
 __version__ = "0.2.0"
 
-# What mmcv and mmdet say at import of things that nothing here has any need of: mmcv's
-# compiled ops, and a second implementation of COCO's metrics.
+# What mmcv and mmdet say of things that nothing here has any need of: mmcv's
+# compiled ops, a second implementation of COCO's metrics, an argument to come.
 warnings.filterwarnings("ignore", "Fail to import ``MultiScaleDeformable", UserWarning)
 warnings.filterwarnings("ignore", "faster_coco_eval is not installed", UserWarning)
+warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming", UserWarning)
 find_moved()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -20,6 +21,7 @@ _FOR_THE_FILE = (
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
     "The prefix is not set in metric class",
+    "paramwise_options -- ",
     "Checkpoints will be saved to",
 )
 
@@ -55,7 +57,7 @@ class StartHook(Hook):
         if runner.log_processor.by_epoch:
             batches = _count(len(loader), "batch", "es")
             length = f"{_count(runner.max_epochs, 'epoch')} of {batches}"
-        batch = getattr(loader, "batch_size", None) or "some"
+        batch = loader.batch_size or loader.batch_sampler.batch_size
         ranks = f" on each of {runner.world_size} ranks" * (runner.world_size > 1)
         data = loader.dataset
         root = next(filter(None, (getattr(data, n, None) for n in _ROOTS)), None)
@@ -93,7 +95,20 @@ def _count(number: int, thing: str, plural: str = "s") -> str:
 
 
 def _weights(runner: Any) -> str:
-    if (path := runner.cfg.get("load_from")) is None:
-        return "fresh, or those that the config's init_cfg names"
-    how = "resumed from" if runner.cfg.get("resume") else "start with those of"
-    return f"{how} {shown(path)}"
+    if (path := runner.cfg.get("load_from")) is not None:
+        how = "resumed from" if runner.cfg.get("resume") else "start with those of"
+        return f"{how} {shown(path)}"
+    named = dict.fromkeys(_checkpoints(runner.cfg.get("model")))
+    return f"of {', '.join(map(shown, named))}" if named else "fresh"
+
+
+def _checkpoints(node: Any) -> Iterator[str]:
+    """The files that the ``init_cfg`` of a model's parts name."""
+    if isinstance(node, (list, tuple)):
+        node = dict(enumerate(node))
+    for key, value in node.items() if isinstance(node, dict) else ():
+        file = value.get("checkpoint") if isinstance(value, dict) else None
+        if key == "init_cfg" and file:
+            yield str(file)
+        else:
+            yield from _checkpoints(value)

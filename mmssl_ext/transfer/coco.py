@@ -26,6 +26,10 @@ from .absent import note_absent
 class _NamedCOCO(COCO):
     """Looks categories up by name, in the order of the names that are asked for."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells its steps
+            super().__init__(*args, **kwargs)
+
     def get_cat_ids(
         self, cat_names: Sequence[str] = (), *args: Any, **kwargs: Any
     ) -> list[Any]:
@@ -67,6 +71,10 @@ class CocoDetectionMetric(CocoMetric):
 
     _ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
     _ids: list[Any] | None = None  # of the categories, in the order of the labels
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(*args, **kwargs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate by pycocotools; fractions, as mmdet's."""

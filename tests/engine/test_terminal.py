@@ -1,10 +1,13 @@
 """A terminal shows a few lines, the first step at once; the log file has the rest."""
 
+import io
+import logging
 from pathlib import Path
 
 import pytest
 
 from mmssl_ext.run.launch import train
+from mmssl_ext.run.terminal import _checkpoints, quieten
 from tests.harness import REPO, config, write_images
 from tests.warm.commands import python
 
@@ -47,3 +50,24 @@ def test_nothing_is_printed_before_what_is_refused(cfg, tmp_path, capfd):
     said = (again.stdout + again.stderr).splitlines()
     assert again.returncode == 2
     assert len(said) == 1 and "holds a run" in said[0], said
+
+
+def test_what_a_terminal_is_spared_is_in_the_file(tmp_path):
+    logger = logging.Logger("mmengine")
+    stream = io.StringIO()
+    logger.addHandler(logging.StreamHandler(stream))
+    logger.addHandler(logging.FileHandler(tmp_path / "log"))
+    quieten(logger)
+    quieten(logger)
+    spared = ["Config:\nmodel = 1", "paramwise_options -- bn1.weight:lr=1"]
+    for text in (*spared, "Config files are read.", "a table\nof two lines"):
+        logger.info(text)
+    assert stream.getvalue() == "Config files are read.\na table\nof two lines\n"
+    assert all(text in (tmp_path / "log").read_text() for text in spared)
+
+
+def test_the_weights_of_a_detector_are_named():
+    init = {"type": "Pretrained", "checkpoint": "r50.pth"}
+    model = {"backbone": {"init_cfg": init}, "heads": [{"init_cfg": dict(init)}, {}]}
+    assert list(_checkpoints(model)) == ["r50.pth", "r50.pth"]
+    assert not list(_checkpoints({"init_cfg": None, "neck": {"init_cfg": {}}}))
