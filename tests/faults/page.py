@@ -1,7 +1,7 @@
 """The table of docs/faults.md: ``python -m tests.faults.page`` writes it anew.
 
 It is made from the faults of the suite, what is said here of each, the marks in the
-tests and what benchmarks/upstream_faults.py observed.
+tests and what was observed of upstream (benchmarks/results/upstream_faults.csv).
 """
 
 from __future__ import annotations
