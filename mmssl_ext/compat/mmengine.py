@@ -88,11 +88,6 @@ def load_from(runner: Any) -> str | None:
     return runner._load_from
 
 
-def start_from(runner: Any, path: str | None, resume: bool) -> None:
-    """Let the run start or go on from a file."""
-    runner._load_from, runner._resume = path, resume
-
-
 def train_data(runner: Any) -> Any:
     """The data loader of the training as it stands: built, or still a config."""
     return runner._train_dataloader

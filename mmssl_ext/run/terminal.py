@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 
 from mmssl_ext.text import shown
@@ -49,24 +50,29 @@ class StartHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Name model, images, weights and log, a line each."""
         model, loader = unwrap(runner.model), runner.train_dataloader
+        data = loader.dataset
         parts = [type(model).__name__]
         if (backbone := getattr(model, "backbone", None)) is not None:
             depth = getattr(backbone, "depth", None) or ""
             parts.append(f"with {type(backbone).__name__} {depth}".rstrip())
         length = _count(runner.max_iters, "iteration")
         if runner.log_processor.by_epoch:
-            batches = _count(len(loader), "batch", "es")
-            length = f"{_count(runner.max_epochs, 'epoch')} of {batches}"
-        batch = loader.batch_size or loader.batch_sampler.batch_size
+            length = _count(runner.max_epochs, "epoch")
+            if isinstance(data, Sized):  # else the loader has no length either
+                length += f" of {_count(len(loader), 'batch', 'es')}"
+        sampler = getattr(loader, "batch_sampler", None)
+        batch = loader.batch_size or getattr(sampler, "batch_size", None) or "some"
         ranks = f" on each of {runner.world_size} ranks" * (runner.world_size > 1)
-        data = loader.dataset
         root = next(filter(None, (getattr(data, n, None) for n in _ROOTS)), None)
         where = f", {shown(root)}" if isinstance(root, str) else ""
         say = runner.logger.info
-        device = next(model.parameters()).device
-        parts.append(f"on {device}: {length}, {batch} images at a time{ranks}.")
+        if (parameter := next(model.parameters(), None)) is not None:
+            parts.append(f"on {parameter.device}")
+        parts[-1] += ":"
+        parts.append(f"{length}, {batch} images at a time{ranks}.")
         say(" ".join(parts))
-        say(f"Images: {len(data):,} ({type(data).__name__}{where}).")
+        number = f"{len(data):,}" if isinstance(data, Sized) else "a stream"
+        say(f"Images: {number} ({type(data).__name__}{where}).")
         say(f"Weights: {_weights(runner)}. Log: {shown(runner.log_dir)}.")
         self._start: float | None = time.monotonic()
 
@@ -81,7 +87,7 @@ class StartHook(Hook):
         if self._start is not None:
             seconds, self._start = time.monotonic() - self._start, None
             loss = (outputs or {}).get("loss")
-            text = "" if loss is None else f", loss {loss.detach().item():.4f}"
+            text = "" if loss is None else f", loss {torch.as_tensor(loss).item():.4f}"
             runner.logger.info(
                 f"Step {runner.iter + 1} is done after {seconds:.1f} s{text}."
             )

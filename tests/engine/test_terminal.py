@@ -3,11 +3,13 @@
 import io
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mmssl_ext.run.launch import train
-from mmssl_ext.run.terminal import _checkpoints, quieten
+from mmssl_ext.run.terminal import StartHook, _checkpoints, quieten
 from tests.harness import REPO, config, write_images
 from tests.warm.commands import python
 
@@ -71,3 +73,29 @@ def test_the_weights_of_a_detector_are_named():
     model = {"backbone": {"init_cfg": init}, "heads": [{"init_cfg": dict(init)}, {}]}
     assert list(_checkpoints(model)) == ["r50.pth", "r50.pth"]
     assert not list(_checkpoints({"init_cfg": None, "neck": {"init_cfg": {}}}))
+
+
+def test_what_is_unknown_of_a_run_ends_none():
+    """A stream of images, a sampler of one's own, a loss that is a number."""
+    said = []
+    stream = SimpleNamespace(__iter__=None)
+    loader = SimpleNamespace(dataset=stream, batch_size=None, batch_sampler=object())
+    runner = SimpleNamespace(
+        model=torch.nn.Identity(),
+        train_dataloader=loader,
+        max_iters=1,
+        max_epochs=2,
+        log_processor=SimpleNamespace(by_epoch=True),
+        world_size=2,
+        cfg={},
+        log_dir="run/log",
+        iter=0,
+        logger=SimpleNamespace(info=said.append),
+    )
+    hook = StartHook()
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0, outputs={"loss": 0.5})
+    start = "Identity: 2 epochs, some images at a time on each of 2 ranks."
+    assert said[:2] == [start, "Images: a stream (SimpleNamespace)."]
+    assert said[2] == "Weights: fresh. Log: run/log."
+    assert said[3].endswith("s, loss 0.5000.")
