@@ -195,7 +195,7 @@ def test_a_chain_that_has_only_begun(tmp_path, seeds, capsys):
     text = (work_dir / "chain.html").read_text()
     assert "No transfer has finished yet." in text
     assert ("Not finished: city-random-seed0, city-pretr" in text) == bool(seeds)
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "holds no chain.json" in capsys.readouterr().err
 
 
