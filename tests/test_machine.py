@@ -55,8 +55,17 @@ class Project:
         self.folder, self.temporary = folder / "own", folder / "tmp"
         self.folder.mkdir()
         self.temporary.mkdir()
-        (self.folder / "conftest.py").write_text(CONFTEST)
+        self.write("conftest", CONFTEST)
         (self.folder / "pytest.ini").write_text("[pytest]\n")
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / f"{name}.py").write_text(text)
+
+    def run(self, *args: str, code: int = 0, **variables: str) -> str:
+        process = self.start(*args, **variables)
+        out = process.communicate(timeout=60)[0]
+        assert process.returncode == code, out
+        return out
 
     def start(self, *args: str, **variables: str) -> subprocess.Popen[str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
@@ -88,24 +97,16 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_nothing_outlives_a_run(project: Project, workers: str) -> None:
-    (project.folder / "test_it.py").write_text(ORPHAN.format(then="pass"))
-    process = project.start("-n", workers, "--dist", "loadfile")
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and "1 passed" in out, out
+def test_nothing_outlives_a_run(project: Project) -> None:
+    project.write("test_it", ORPHAN.format(then="pass"))
+    assert "1 passed" in project.run("-n", "2", "--dist", "loadfile")
     assert not project.running()
     assert not list(project.temporary.iterdir())
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_failure_is_named_with_its_log_and_its_files_stay(
-    project: Project, workers: str
-) -> None:
-    (project.folder / "test_it.py").write_text(ORPHAN.format(then="assert 1 == 2"))
-    process = project.start("-n", workers, "--dist", "loadfile")
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == 1
+def test_a_failure_is_named_with_its_log_and_its_files_stay(project: Project) -> None:
+    project.write("test_it", ORPHAN.format(then="assert 1 == 2"))
+    out = project.run(code=1)
     assert "FAILED test_it.py::test_orphan - assert 1 == 2" in out
     assert "what it printed" in out
     assert not project.running()
@@ -114,14 +115,13 @@ def test_a_failure_is_named_with_its_log_and_its_files_stay(
     assert len(list(folder.rglob("big"))) == 1
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("told", ["all", "first"])
+@pytest.mark.parametrize(("workers", "told"), [("0", "first"), ("2", "all")])
 def test_ctrl_c_leaves_no_process_and_no_folder(
     project: Project, workers: str, told: str
 ) -> None:
     """A terminal tells the whole group, ``kill`` the first process alone."""
     then = "open('begun', 'w'); time.sleep(60)"
-    (project.folder / "test_it.py").write_text(ORPHAN.format(then=then))
+    project.write("test_it", ORPHAN.format(then=then))
     process = project.start("-n", workers, "--dist", "loadfile")
     end = time.monotonic() + 60
     while not (project.folder / "begun").exists():
@@ -141,13 +141,11 @@ def test_ctrl_c_leaves_no_process_and_no_folder(
 def test_alone_means_alone(project: Project, tmp_path: Path) -> None:
     for i, mark in enumerate(("usefixtures()", "alone", "usefixtures()")):
         kind = "alone" if mark == "alone" else "together"
-        text = SHARING.format(mark=mark, kind=kind, file=i)
-        (project.folder / f"test_{i}.py").write_text(text)
+        project.write(f"test_{i}", SHARING.format(mark=mark, kind=kind, file=i))
     seen = tmp_path / "seen"
     seen.mkdir()
-    process = project.start("-n", "3", "--dist", "loadfile", SEEN=str(seen))
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and "18 passed" in out, out
+    out = project.run("-n", "3", "--dist", "loadfile", SEEN=str(seen))
+    assert "18 passed" in out
 
 
 def test_workers_never_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,29 +202,15 @@ def test_matrix(a, b):
 
 
 @pytest.mark.parametrize(
-    ("method", "matrix", "workers", "code", "said"),
+    ("method", "matrix", "code", "said"),
     [
-        (0.8, 0.5, 2, 0, []),  # CO2 spends 0.4 s of processor time, and waits for 1 s
-        pytest.param(
-            *(0.3, 0.5, 0, 0, ["Note: The tests of the method co2 took 0 s"]),
-            marks=pytest.mark.slow,
-        ),
-        (0.15, 0.5, 2, 1, ["FAILED The tests of the method co2"]),
-        pytest.param(
-            *(0.8, 0.15, 0, 1),
-            ["FAILED The tests of the matrix test_it.py::test_matrix"],
-            marks=pytest.mark.slow,
-        ),
+        (0.8, 0.5, 0, []),  # CO2 spends 0.4 s of processor time, and waits for 1 s
+        (0.15, 0.15, 1, ["method co2", "matrix test_it.py::test_matrix"]),
     ],
 )
-def test_a_method_that_costs_too_much_is_named(
-    project, method, matrix, workers, code, said
-):
-    conftest = BUDGETS.format(method=method, matrix=matrix)
-    (project.folder / "conftest.py").write_text(conftest)
-    (project.folder / "test_it.py").write_text(SPENDING)
-    process = project.start("-n", str(workers))
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == code, out
-    assert [line for line in said if line in out] == said
+def test_a_method_that_costs_too_much_is_named(project, method, matrix, code, said):
+    project.write("conftest", BUDGETS.format(method=method, matrix=matrix))
+    project.write("test_it", SPENDING)
+    out = project.run("-n", "2", code=code)
+    assert [x for x in said if f"FAILED The tests of the {x}" in out] == said
     assert out.count("The tests of the") == len(said)
