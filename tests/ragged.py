@@ -36,16 +36,12 @@ class Ragged:
     green in the upper right one, blue below.
     """
 
-    root: Path  # of all
     photos: Path  # without labels
     train: Path  # class folders
     test: Path  # of all classes but ``cow``
-    classes: tuple[str, ...]  # names of the folders in ``train``, sorted
     broken: Path  # the one file below ``photos`` that cannot be decoded
     turned: dict[int, Path]  # JPEG files below ``photos`` by their orientation, 1 to 8
-    deep: Path  # 16-bit PNG below ``photos`` with values up to 4080, that is 12 bits
     names: tuple[str, ...]  # all that a reader finds below ``photos``, in its order
-    other_files: tuple[str, ...]  # below ``photos``, no images by their suffix
 
     @property
     def num_photos(self) -> int:
@@ -53,19 +49,9 @@ class Ragged:
         return len(self.names)
 
     @property
-    def num_readable(self) -> int:
-        """Images below ``photos`` that can be decoded."""
-        return self.num_photos - 1
-
-    @property
-    def num_train(self) -> int:
-        """Images below ``train``."""
-        return PER_CLASS * len(self.classes)
-
-    @property
     def num_test(self) -> int:
         """Images below ``test``."""
-        return PER_CLASS // 2 * (len(self.classes) - 1)
+        return PER_CLASS // 2 * (len(CLASSES) - 1)
 
 
 def photo(seed: int, size: tuple[int, int] | None = None) -> Image.Image:
@@ -108,23 +94,21 @@ def save_turned(path: Path, orientation: int) -> Path:
 
 def write_ragged(root: Path) -> Ragged:
     """Write the folders; less than 60 images, none above 64 pixels."""
-    photos, train, test = (
-        root / "photos",
-        root / "labelled/train",
-        root / "labelled/test",
-    )
+    photos = root / "photos"
+    train, test = root / "labelled/train", root / "labelled/test"
     (photos / "trip").mkdir(parents=True)
     (root / "elsewhere").mkdir()
     for i, name in enumerate(_PLAIN):
-        photo(i).save(photos / name, format=_format(name))
+        photo(i).save(photos / name, format="JPEG" if name.endswith("jfif") else None)
     photo(90).convert("L").save(photos / "gray.png")
     photo(91).convert("RGBA").save(photos / "transparent.png")
+    # 12 of 16 bits: values up to 4080
     levels = np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint16) * 16
     Image.fromarray(levels).save(photos / "deep.png")
     turned = {n: save_turned(photos / f"turned{n}.jpg", n) for n in range(1, 9)}
     whole = (photos / "a00.jpg").read_bytes()
     (photos / "broken.jpg").write_bytes(whole[: len(whole) // 2])
-    for name in _OTHER:
+    for name in ("notes.txt", "clip.mp4", "trip/notes.TXT"):
         (photos / name).write_bytes(b"no image\n")
     for i, name in enumerate(("one.jpg", "two.png")):
         photo(80 + i).save(root / "elsewhere" / name)
@@ -143,10 +127,8 @@ def write_ragged(root: Path) -> Ragged:
     names += [path.name for path in turned.values()]
     names += ["linked/one.jpg", "linked/two.png"]
     return Ragged(
-        *(root, photos, train, test, CLASSES),
-        *(photos / "broken.jpg", turned, photos / "deep.png"),
+        *(photos, train, test, photos / "broken.jpg", turned),
         tuple(sorted(names, key=lambda name: name.split("/"))),
-        _OTHER,
     )
 
 
@@ -156,8 +138,3 @@ _PLAIN = (
     *(f"{LATIN}.jpg", WORST_NAME, "two words.jpg"),
     *("trip/x.jpg", "trip/y.jpg", "trip/z.jpg"),
 )
-_OTHER = ("notes.txt", "clip.mp4", "trip/notes.TXT")
-
-
-def _format(name: str) -> str | None:
-    return {".jfif": "JPEG"}.get(Path(name).suffix)

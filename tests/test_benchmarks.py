@@ -5,19 +5,22 @@ No test looks at a time: that is what an idle machine is for.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from mmengine.config import DictAction
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 
+import bases  # noqa: E402
 import collect  # noqa: E402
 import common  # noqa: E402
 import gpu  # noqa: E402
@@ -25,9 +28,12 @@ import methods  # noqa: E402
 import peers  # noqa: E402
 import pipeline  # noqa: E402
 import plot  # noqa: E402
+import recipe  # noqa: E402
 import scale  # noqa: E402
 
 from mmssl_ext.errors import Preempted  # noqa: E402
+from mmssl_ext.run import launch  # noqa: E402
+from mmssl_ext.visualization.logs import RunLog  # noqa: E402
 
 
 @pytest.fixture
@@ -60,13 +66,6 @@ def test_arms_take_turns_and_the_clock_counts_only_their_own_steps() -> None:
     seconds = common.time_arms(arms, blocks=2, steps=2, warmups=1, clock=lambda: now[0])
     assert "".join(calls) == "ab" + "abab" * 2
     assert seconds == {"a": [1.0, 1.0], "b": [3.0, 3.0]}
-
-
-@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_exponent_of_a_power_law(power: float) -> None:
-    x = [4.0, 16.0, 64.0]
-    y = [7.0 * v**power for v in x]
-    assert common.exponent(x, y) == pytest.approx(power, abs=1e-9)
 
 
 # --- peers
@@ -190,9 +189,7 @@ def test_fits_give_every_curve_its_own_power_and_range() -> None:
     assert found["K", "ours"]["exponent"] == 0.0
     assert found["K", "ours"]["from"] == 1024 and found["K", "ours"]["to"] == 16384
     assert scale.fits(points("ours", 1.0)[:2]) == []  # two points fit anything
-
-
-def test_memory_of_n_times_k_fails_the_benchmark() -> None:
+    # Memory of N times K fails the benchmark.
     scale.check_memory(points("ours", 1.0) + points("mmpretrain", 2.0))
     with pytest.raises(AssertionError, match=r"2\.0th power"):
         scale.check_memory(points("ours", 2.0))
@@ -201,28 +198,23 @@ def test_memory_of_n_times_k_fails_the_benchmark() -> None:
 # --- plot
 
 
-def write(path: Path, rows: list[dict]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def test_plots_leave_out_what_was_not_measured(results: Path) -> None:
+    def write(name: str, rows: list[dict]) -> None:
+        with open(results / name, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+
     plot.main()
     assert list(results.iterdir()) == []
     values = dict(speedup=4, speedup_low=3, speedup_high=5, left_out="")
     lost = dict.fromkeys(values, "") | {"left_out": "not installed"}
-    write(
-        results / "pipeline_cpu.csv",
-        [
-            {"arm": "ours", "peer": "mmpretrain", "goal": 3.5} | values,
-            {"arm": "ours", "peer": "lightly", "goal": ""} | lost,
-        ],
-    )
+    measured = {"arm": "ours", "peer": "mmpretrain", "goal": 3.5} | values
+    left_out = {"arm": "ours", "peer": "lightly", "goal": ""} | lost
+    write("pipeline_cpu.csv", [measured, left_out])
     rows = points("ours", 1.0) + points("mmpretrain", 2.0)
-    write(results / "scale_cpu.csv", rows)
-    write(results / "scale_fit_cpu.csv", scale.fits(rows))
+    write("scale_cpu.csv", rows)
+    write("scale_fit_cpu.csv", scale.fits(rows))
     plot.main()
     bars = plot.pipeline_bars()
     assert [bar[1:] for bar in bars] == [(4.0, 3.0, 5.0, 3.5)]
@@ -230,18 +222,9 @@ def test_plots_leave_out_what_was_not_measured(results: Path) -> None:
         assert (results / name).read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (65536, "64k"),
-        (2**20, "1M"),
-        (640_000, "640k"),
-        (1_281_167, "1.28M"),
-        (64, "64"),
-    ],
-)
-def test_short_numbers(size: int, text: str) -> None:
-    assert plot._short(size) == text
+def test_short_numbers() -> None:
+    sizes = {64: "64", 65536: "64k", 2**20: "1M", 640_000: "640k", 1_281_167: "1.28M"}
+    assert {size: plot._short(size) for size in sizes} == sizes
 
 
 # --- gpu
@@ -259,17 +242,10 @@ def test_without_a_gpu_no_figure_is_written(tmp_path: Path) -> None:
     rows = gpu.table("b5", timings, ratios, {"c": "not installed"}, toy())
     with open(gpu.write("b5", rows, tmp_path), newline="") as file:
         written = list(csv.DictReader(file))
-    columns = [
-        "value",
-        "low",
-        "high",
-        "above_ms",
-        "below_ms",
-        "above_peak_mb",
-        "below_peak_mb",
-    ]
+    figures = {"value", "low", "high"}
+    figures |= {f"{arm}_{x}" for arm in ("above", "below") for x in ("ms", "peak_mb")}
     for row in written:
-        assert {row[column] for column in columns} == {"not measured"}
+        assert {row[column] for column in figures} == {"not measured"}
         assert row["gpu"] == row["cuda"] == "none"
     assert written[0]["goal"] == ">= 2.0" and written[1]["goal"] == ""
     assert written[1]["note"] == "c: not installed"
@@ -298,9 +274,7 @@ def test_an_arm_that_fails_does_not_cost_the_others_their_figures() -> None:
     timings = gpu.time_steps({"bad": fails, "good": lambda: None}, toy())
     assert list(timings) == ["good"]
     assert len(timings["good"].seconds) == 3
-
-
-def test_no_block_begins_after_the_time_is_up() -> None:
+    # No block begins after the time is up.
     short = gpu.Scale(**(vars(toy()) | {"seconds": 0.0}))
     assert len(gpu.time_steps({"a": lambda: None}, short)["a"].seconds) == 2
 
@@ -334,7 +308,7 @@ def test_looped_files_are_as_many_as_asked_for(photographs: Path) -> None:
         files = sorted(folder.iterdir())
         assert len(files) == 20  # batches of 2
         assert len({file.resolve() for file in files}) == 12
-        assert np.all([file.stat().st_size > 0 for file in files])
+        assert all(file.stat().st_size > 0 for file in files)
 
 
 def test_gpu_sh_says_how_to_use_it_and_knows_every_version() -> None:
@@ -359,11 +333,8 @@ def test_gpu_sh_says_how_to_use_it_and_knows_every_version() -> None:
 def left_by_a_chain(folder: Path, metric: str = "90.5") -> Path:
     """What the chain of one method leaves: a table and the configs of its stages."""
     (folder / "configs").mkdir(parents=True)
-    for stage, lr in (
-        ("pretrain", 0.1),
-        ("knn-co2-seed1", 0.2),
-        ("voc-co2-seed1", 0.3),
-    ):
+    rates = {"pretrain": 0.1, "knn-co2-seed1": 0.2, "voc-co2-seed1": 0.3}
+    for stage, lr in rates.items():
         (folder / "configs" / f"{stage}.py").write_text(
             f"model = dict(backbone=dict(depth=18))\noptim_wrapper = dict(lr={lr})\n"
         )
@@ -441,3 +412,62 @@ def test_methods_starts_nothing_more_after_a_preemption(
     assert methods.train_all(tmp_path, runs, jobs=1) == Preempted.exit_code
     assert next(codes) == 0  # the third was never asked for
     assert len(list(codes)) == 1
+
+
+def test_bases_run_by_the_settings_that_their_recipe_has(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    commands = {}
+
+    def call(command, **_) -> int:
+        place = Path(command[command.index("--work-dir") + 1])
+        commands[place.name] = command
+        return 0
+
+    monkeypatch.setattr(methods.subprocess, "call", call)
+    args = bases.parse_args(["--out", str(tmp_path), "--repacked", "--seeds", "1"])
+    assert bases.main(args) == 1
+    assert "Nothing has finished" in capsys.readouterr().out
+    names = ("mocov2", "byol", "simclr", "co2", "byol-co2")
+    assert list(commands) == [f"{n}-seed1" for n in names]
+    for name, command in commands.items():
+        config, text = command[2], command[command.index("--cfg-options") + 1 :]
+        assert "--resume" in command and f"randomness.seed={name[-1]}" in text
+        cfg = launch.load_config(REPO / config, parsed(text))
+        assert cfg.train_cfg.max_epochs == bases.EPOCHS
+        assert cfg.model.type == bases.BASES[name.split("-seed")[0]][1]
+        assert cfg.model.backbone.base_channels == 16  # a quarter
+        assert cfg.optim_wrapper.optimizer.weight_decay == 5e-4
+        assert cfg.train_dataloader.batch_size == 256
+        assert not cfg.train_dataloader.dataset.verify_md5
+        row = {"config": Path(config).name, "seed": name[-1], "method": cfg.model.type}
+        assert recipe.present(bases.NAME, row)[0] == recipe.recipe(cfg)
+
+
+def parsed(options: list[str]) -> dict:
+    """Options of the command line as the tools read them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    return parser.parse_args(["--cfg-options", *options]).cfg_options
+
+
+def test_bases_collect_runs_that_have_reached_the_last_epoch(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log(place: Path) -> RunLog:
+        epochs = (0, 2, 4) if place.name == "byol-seed1" else (0, 2)
+        return RunLog(train=[], knn=[{"epoch": epoch} for epoch in epochs])
+
+    def rows(place: Path) -> list[dict]:
+        return [{"run": place.name, "config": "a.py", "epoch": n} for n in (0, 2, 4)]
+
+    for name, seed in product(bases.BASES, (0, 1)):
+        (tmp_path / f"{name}-seed{seed}").mkdir()
+    monkeypatch.setattr(bases.logs, "read_run", log)
+    monkeypatch.setattr(bases, "run_rows", rows)
+    args = bases.parse_args(["--collect", "--out", str(tmp_path)])
+    assert bases.main(args) == 0
+    with (results / "cifar10_bases_cpu.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["epoch"] for row in found] == ["0", "2", "4"]
+    assert "run" not in found[0] and {"torch", "cpu"} <= found[0].keys()

@@ -1,4 +1,4 @@
-"""Installation: the dependency lists agree, the wheel is complete, nothing is local.
+"""Installation: the wheel is complete, works, and nothing in it is local.
 
 The wheel is installed into an environment outside of the repository, and used there.
 """
@@ -17,11 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 import mmssl_ext
-from tests.warm import python
 
 REPO = Path(__file__).resolve().parents[1]
 TOOLS = sorted((REPO / "tools").glob("*.py"))
@@ -31,79 +28,10 @@ SETUP = configparser.ConfigParser()
 SETUP.read(REPO / "setup.cfg", encoding="utf-8")
 
 
-def lines(text: str) -> list[str]:
-    """Return the requirement lines of a setup.cfg value or a requirements file."""
-    stripped = (line.split("#")[0].strip() for line in text.splitlines())
-    return [line for line in stripped if line]
-
-
-def requirements_file(name: str) -> list[str]:
-    return lines((REPO / "requirements" / name).read_text(encoding="utf-8"))
-
-
-def extra(name: str) -> list[str]:
-    return lines(SETUP["options.extras_require"][name])
-
-
-INSTALL_REQUIRES = lines(SETUP["options"]["install_requires"])
-PINNED = [Requirement(line) for line in requirements_file("pinned.txt")]
-
-
-@pytest.mark.parametrize(
-    ("file", "declared"),
-    [
-        ("runtime.txt", INSTALL_REQUIRES),
-        ("test.txt", extra("test")),
-        ("optional.txt", extra("all")),
-    ],
-)
-def test_requirements_files_repeat_setup_cfg(file: str, declared: list[str]) -> None:
-    assert sorted(requirements_file(file)) == sorted(declared)
-
-
-def test_extra_all_is_the_sum_of_the_feature_extras() -> None:
-    features = set(SETUP["options.extras_require"]) - {"all", "test"}
-    assert sorted(extra("all")) == sorted(line for f in features for line in extra(f))
-
-
-def test_dependencies_have_lower_bounds_only() -> None:
-    for line in [*INSTALL_REQUIRES, *extra("all"), *extra("test")]:
-        operators = [s.operator for s in Requirement(line).specifier]
-        assert operators == [">="], f"'{line}' should state one lower bound, like a>=1."
-
-
-def test_pinned_set_satisfies_every_bound_used_by_make() -> None:
-    pinned: dict[str, str] = {}
-    for requirement in PINNED:
-        name = canonicalize_name(requirement.name)
-        (specifier,) = requirement.specifier
-        assert specifier.operator == "==", f"'{requirement}' is not pinned with ==."
-        assert name not in pinned, f"'{name}' is pinned twice."
-        pinned[name] = specifier.version
-    needed = [*INSTALL_REQUIRES, *extra("tensorboard"), *extra("evaluation")]
-    for requirement in map(Requirement, [*needed, *extra("test")]):
-        assert requirement.specifier.contains(
-            pinned[canonicalize_name(requirement.name)]
-        )
-
-
-def test_pinned_set_has_no_opencv_that_needs_a_display() -> None:
-    names = {canonicalize_name(requirement.name) for requirement in PINNED}
-    assert "opencv-python-headless" in names
-    assert "opencv-python" not in names
-
-
 def test_version_has_one_source() -> None:
     assert SETUP["metadata"]["version"] == "attr: mmssl_ext.__version__"
     citation = (REPO / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (.+)$", citation, re.M) == [mmssl_ext.__version__]
-
-
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
-def test_tool_explains_itself(tool: Path) -> None:
-    done = python(tool, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -157,22 +85,14 @@ def test_nothing_names_one_machine_or_network() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "line", "found"),
-    [
-        (MACHINE_PATH, "cd /ro" + "ot/project", True),
-        (MACHINE_PATH, "out='/tm" + "p'", True),
-        (MACHINE_PATH, "cd ../wo" + "rk/data", False),
-        (MACHINE_PATH, "${TMPDIR:-/tmp}/stage", False),
-        (REGISTRY, "--extra-index-url x", True),
-        (REGISTRY, "torch @ https://host/torch.whl", True),
-        (REGISTRY, "pip install --no-index -r pinned.txt", False),
-    ],
-)
-def test_the_search_for_local_names_works(
-    pattern: re.Pattern[str], line: str, found: bool
-) -> None:
-    assert bool(pattern.search(line)) == found
+def test_the_search_for_local_names_works() -> None:
+    for line in ("cd /ro" + "ot/project", "out='/tm" + "p'"):
+        assert MACHINE_PATH.search(line)
+    for line in ("cd ../wo" + "rk/data", "${TMPDIR:-/tmp}/stage"):
+        assert not MACHINE_PATH.search(line)
+    for line in ("--extra-index-url x", "torch @ https://host/torch.whl"):
+        assert REGISTRY.search(line)
+    assert not REGISTRY.search("pip install --no-index -r pinned.txt")
 
 
 def run(*command: str | Path, **options: object) -> str:
@@ -255,7 +175,7 @@ def test_wheel_holds_package_configs_and_tools_and_nothing_else(
     for name, (data, _) in files.items():
         assert not MACHINE_PATH.search(data.decode()), f"{name} names a local path."
     metadata = files[f"mmssl_ext-{VERSION}.dist-info/METADATA"][0].decode()
-    for line in INSTALL_REQUIRES:
+    for line in filter(None, SETUP["options"]["install_requires"].splitlines()):
         assert f"Requires-Dist: {line}" in metadata
 
 
@@ -327,27 +247,16 @@ def trained(installed: Environment) -> Environment:
     return installed
 
 
-def test_the_wheel_trains_by_a_base_from_the_package(trained: Environment) -> None:
+def test_the_wheel_trains_evaluates_and_exports(trained: Environment) -> None:
     run_dir = trained.home / "work_dirs" / "mine"
-    assert (run_dir / "epoch_1.pth").is_file()
     assert (run_dir / "report.html").is_file()
-
-
-def test_the_wheel_evaluates(trained: Environment) -> None:
     checkpoint = "work_dirs/mine/epoch_1.pth"
     said = trained.run("mmssl-ext", "test", "co2/co2_r18_demo.py", checkpoint, *QUICK)
     assert re.search(r"^knn .*: [\d.]+ %$", said, re.M)
-
-
-def test_the_wheel_exports_the_backbone(trained: Environment) -> None:
-    said = trained.run(
-        "mmssl-ext",
-        *("export", "work_dirs/mine/epoch_1.pth", "--layouts", "torchvision"),
-        *("--out", "backbone"),
-    )
-    (path,) = re.findall(
-        r"^torchvision +(\S+) +\(written, read back, equal\)", said, re.M
-    )
+    export = ("export", checkpoint, "--layouts", "torchvision", "--out", "backbone")
+    said = trained.run("mmssl-ext", *export)
+    written = r"^torchvision +(\S+) +\(written, read back, equal\)"
+    (path,) = re.findall(written, said, re.M)
     assert (trained.home / path).is_file()
 
 
@@ -371,29 +280,6 @@ def test_launchers_run_from_the_wheel(installed: Environment) -> None:
     for script in ("slurm_train.sh", "slurm_chain.sh"):
         usage = f"'{tools}/{script}' || [ $? = 2 ]"
         assert f"Usage: {tools}/{script}" in installed.run("bash", "-c", usage)
-
-
-EVERY_HELP = """
-import contextlib, io, sys
-from mmssl_ext.run import cli
-for name in cli.COMMANDS:
-    sys.argv = ["mmssl-ext", name, "--help"]
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        try:
-            cli.main()
-        except SystemExit as end:
-            print(name, end.code, *out.getvalue().split()[:3], file=sys.stderr)
-"""
-
-
-def test_every_command_explains_itself(installed: Environment) -> None:
-    listed = installed.run("mmssl-ext", "--help")
-    said = installed.run(installed.python, "-W", "ignore", "-c", EVERY_HELP)
-    names = re.findall(r"^  (\w[\w-]*)  ", listed, re.M)
-    assert len(names) == 10
-    for name in names:
-        assert re.search(rf"^{name} 0 usage: \S*", said, re.M), said
-    assert "train 0 usage: mmssl-ext train" in said
 
 
 def test_editable_installation_links_to_the_clone(source: Path, tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_settings_of_a_result_are_those_of_its_config(name: str) -> None:
 def test_every_csv_is_named_by_a_page() -> None:
     texts = [page.read_text(encoding="utf-8") for page in tables.pages()]
     assert not unnamed(CSVS, texts)
+    assert unnamed(["step_cpu", "old"], ["see [x](results/step_cpu.csv)"]) == ["old"]
 
 
 def test_sources_of_a_comparison_share_the_settings_of_the_transfer() -> None:
@@ -228,7 +229,6 @@ def test_a_marker_that_names_nothing_ends_with_the_page(
 @pytest.mark.parametrize(
     "text",
     [
-        "| loss | speed-up |\n|---|---|\n| dense | 6.04 |",
         "| method | kNN, top-1 |\n|---|---|\n| CO2 | 91.5 |",
         "| | A | B |\n|---|---|---|\n| detection, AP | 37.2 | 40.3 |",
         "| | A |\n|---|---|\n| x | 34.2 ± 0.4 |",
@@ -266,12 +266,6 @@ def test_published_figures_beside_own_ones_are_found(text: str) -> None:
     assert len(mixed(text)) == 1
 
 
-def test_a_csv_that_no_page_names_is_found() -> None:
-    assert unnamed(["step_cpu", "old_cpu"], ["see [x](results/step_cpu.csv)"]) == [
-        "old_cpu"
-    ]
-
-
 # --- recipes
 
 
@@ -292,16 +286,11 @@ def hashed(options: dict) -> str:
     "options",
     [
         {"lr": 0.05},
-        {"tau_ins": 0.2},
-        {"max_epochs": 31},
         {"randomness.seed": 1},
-        {"batch_size": 32},
         {"strides": (1, 2, 1, 1)},
-        {"model.momentum": 0.98},
         {"augment_on": "device"},
         {"train_dataloader.dataset.pipeline.1.views.0.0.scale": (0.3, 1.0)},
         {"default_hooks.knn.k": 5},
-        {"warmup_epochs": 5},
     ],
     ids=str,
 )
@@ -309,19 +298,18 @@ def test_what_decides_a_result_changes_the_recipe(options: dict, plain: str) -> 
     assert hashed(options) != plain
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"train_dataloader.num_workers": 7, "train_dataloader.timeout": 3},
-        {"train_dataloader.persistent_workers": False},
-        {"default_hooks.checkpoint.interval": 1, "default_hooks.logger.interval": 1},
-        {"default_hooks.knn.interval": 1},
-        {"work_dir": "elsewhere", "log_level": "DEBUG"},
-        {"augment_on": "worker"},
-    ],
-    ids=str,
-)
-def test_what_decides_nothing_keeps_the_recipe(options: dict, plain: str) -> None:
+def test_what_decides_nothing_keeps_the_recipe(plain: str) -> None:
+    options = {
+        "train_dataloader.num_workers": 7,
+        "train_dataloader.timeout": 3,
+        "train_dataloader.persistent_workers": False,
+        "default_hooks.checkpoint.interval": 1,
+        "default_hooks.logger.interval": 1,
+        "default_hooks.knn.interval": 1,
+        "work_dir": "elsewhere",
+        "log_level": "DEBUG",
+        "augment_on": "worker",
+    }
     assert hashed(options) == plain
 
 
@@ -395,19 +383,12 @@ def test_what_took_the_place_of_something_gives_the_same_on_demo_scenes(
 # --- cells
 
 
-def test_deviation_is_that_of_a_sample() -> None:
+def test_numbers_have_three_digits_and_the_deviation_of_a_sample() -> None:
     # (1 + 0 + 1) / (3 - 1) = 1; the population's would be 0.8.
     assert tables.mean([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
-    assert tables.mean([2.0]) == "2.0"
-    assert tables.mean([]) == "-"
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0.157, "0.16"), (6.45, "6.45"), ("20.45", "20.4"), (1392.6, "1,393")],
-)
-def test_numbers_have_three_digits(number: float | str, text: str) -> None:
-    assert tables.short(number) == text
+    assert (tables.mean([2.0]), tables.mean([])) == ("2.0", "-")
+    numbers = {0.157: "0.16", 6.45: "6.45", "20.45": "20.4", 1392.6: "1,393"}
+    assert {number: tables.short(number) for number in numbers} == numbers
 
 
 def test_methods_are_averaged_over_their_seeds(results: Path) -> None:

@@ -1,4 +1,4 @@
-"""The oldest and the newest versions that `make test-oldest` and `test-newest` try."""
+"""The dependency lists agree: of setup.cfg, pinned, the oldest and the newest."""
 
 from __future__ import annotations
 
@@ -43,6 +43,33 @@ DECLARED = requirements(
         ]
     )
 )
+
+
+EXTRAS = {
+    name: requirements(text) for name, text in SETUP["options.extras_require"].items()
+}
+INSTALL = requirements(SETUP["options"]["install_requires"])
+
+
+def test_requirements_files_repeat_setup_cfg() -> None:
+    assert of_file("runtime") == INSTALL
+    assert of_file("test") == EXTRAS["test"]
+    assert of_file("optional") == EXTRAS["all"]
+    features = [EXTRAS[name] for name in EXTRAS.keys() - {"all", "test"}]
+    assert EXTRAS["all"] == {k: v for found in features for k, v in found.items()}
+
+
+def test_pinned_set_satisfies_every_bound_used_by_make() -> None:
+    pinned = of_file("pinned")
+    for name, requirement in pinned.items():
+        (pin,) = requirement.specifier
+        assert pin.operator == "==", name
+    # The other OpenCV needs a display.
+    assert "opencv-python-headless" in pinned and "opencv-python" not in pinned
+    needed = INSTALL | EXTRAS["tensorboard"] | EXTRAS["evaluation"] | EXTRAS["test"]
+    for name, requirement in needed.items():
+        (pin,) = pinned[name].specifier
+        assert requirement.specifier.contains(pin.version), name
 
 
 @pytest.mark.parametrize("name", DECLARED)

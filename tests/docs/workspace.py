@@ -39,7 +39,7 @@ from tests.machine import locked
 from tests.warm.client import send
 from tests.warm.commands import address
 
-from .blocks import PYTHON, ROOT, Block, Command, PageError, pages, read_page
+from .blocks import ROOT, Block, PageError, pages, read_page
 from .wrappers.programs import environment
 from .wrappers.programs import install as install_wrappers
 from .wrappers.shorten import SCENES
@@ -124,7 +124,7 @@ class Workspaces:
                 words = words if "--work-dir" in words else [*words, "--work-dir", name]
                 command = shlex.join(["python", "tools/train.py", config, *words])
                 try:
-                    page.bash(Block("workspace", 1, "bash", "run", command, 1)).check()
+                    page.bash(Block("workspace", 1, "bash", "run", command)).check()
                 except BaseException:
                     shutil.rmtree(folder)  # whoever asks next is told why, too
                     raise
@@ -186,7 +186,7 @@ class PageRun:
 
     def _once(self, block: Block) -> Outcome:
         if block.name not in self._outcomes:
-            run = self.python if block.language in PYTHON else self.bash
+            run = self.python if block.language == "python" else self.bash
             self._outcomes[block.name] = run(block)
         return self._outcomes[block.name]
 
@@ -218,7 +218,7 @@ class PageRun:
         self._provide(block)
         state = self.folder / ".tmp"
         script, trap = state / f"line_{block.line}.sh", state / "trap"
-        script.write_text(substituted(block.script, self.folder) + "\n")
+        script.write_text(substituted(block.text, self.folder) + "\n")
         trap.write_text(TRAP)
         mode = "run" if block.kind == "run" else "check"
         command = ["bash", "-eE", "-o", "pipefail", str(script)]
@@ -254,11 +254,11 @@ class PageRun:
             return Outcome(f"{where}: not finished after {LIMIT} s.", output)
         return Outcome(f"{where}: exit code {code}.", output)
 
-    def inline(self, commands: list[Command]) -> Outcome:
+    def inline(self, commands: list[Block]) -> Outcome:
         """Check the commands in the text of the page."""
         words = [word for c in commands for word in (c.name, c.text)]
         script = shlex.join([str(self.owner.bin / "inline"), *words])
-        return self._once(Block(commands[0].page, 0, "bash", "cluster", script, 0))
+        return self._once(Block(commands[0].page, 0, "bash", "cluster", script))
 
     def python(self, block: Block) -> Outcome:
         """Run a block of Python, or write the file that it shows."""
@@ -285,12 +285,12 @@ class PageRun:
         """Put a run where the block expects one that the page has not made."""
         runs = self.owner.runs if block.kind == "run" else {}
         for name, found in runs.items():
-            if (self.folder / name).exists() or Path(name).stem + ".py" in block.script:
+            if (self.folder / name).exists() or Path(name).stem + ".py" in block.text:
                 continue
             whole = rf"(?<![\w$/-]){name}(?![\w=-]|/\w+/|/[\w.]+\.pth)"  # not one file
             made_here = rf"--work-dir[ =]{name}(?![\w/])"
-            named = re.search(whole, block.script)
-            if named and not re.search(made_here, block.script):
+            named = re.search(whole, block.text)
+            if named and not re.search(made_here, block.text):
                 source = self.owner.finished_run(name, *found[-1])
                 shutil.copytree(source, self.folder / name)
 
@@ -365,7 +365,7 @@ def trained_runs() -> dict[str, list[tuple[str, list[str]]]]:
             blocks, _ = read_page(path)
         except PageError:
             continue
-        scripts = [b.script for b in blocks if b.language not in PYTHON]
+        scripts = [b.text for b in blocks if b.language == "bash"]
         for line in "\n".join(scripts).replace("\\\n", " ").split("\n"):
             found = re.search(r"tools/train\.py (configs/(?!transfer)\S+\.py)", line)
             if found:
@@ -378,11 +378,11 @@ def trained_runs() -> dict[str, list[tuple[str, list[str]]]]:
 
 def unread_variables(block: Block) -> str | None:
     """A variable that a block sets and nothing of this project reads."""
-    for i, line in enumerate(block.script.split("\n")):
+    for i, line in enumerate(block.text.split("\n")):
         for name in re.findall(r"(?:^|[\s;])([A-Z][A-Z0-9_]+)=", line.split(" #")[0]):
             if name.startswith(("CUDA_", "NCCL_", "OMP_", "TORCH_", "SLURM_", "MKL_")):
                 continue
-            uses = len(re.findall(rf"\${{?{name}\b", block.script))
+            uses = len(re.findall(rf"\${{?{name}\b", block.text))
             if not uses and name not in variables_read():
                 return f"{block.page}:{block.first + i}: nothing reads {name}."
     return None
