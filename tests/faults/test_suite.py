@@ -67,20 +67,12 @@ def project(tmp_path):
 
     def run(*args: str, tests: str = TESTS) -> tuple[int, str]:
         (folder / "test_it.py").write_text(tests)
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-v",
-            "-p",
-            "no:cacheprovider",
-            *args,
-        ]
+        command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"]
+        env = {"PYTHONPATH": str(REPO)}
         done = subprocess.run(
-            command, cwd=tmp_path, env={"PYTHONPATH": str(REPO)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        return done.returncode, done.stdout
+            [*command, *args], cwd=tmp_path, env=env, text=True, capture_output=True
+        )
+        return done.returncode, done.stdout + done.stderr
 
     return run
 
@@ -114,9 +106,8 @@ def test_a_fault_without_a_test_fails_the_whole_run_only(project):
     code, output = project("--faults", tests=tests)
     assert code == 1
     assert 'no test injects R45. Mark one: @pytest.mark.fault("R45").' in output
-    assert (
-        project("--faults", "own/test_it.py", tests=tests)[0] == 0
-    )  # asked for a part
+    part = project("--faults", "own/test_it.py", tests=tests)
+    assert part[0] == 0  # only a part was asked for
     whole = "import pytest\n" + good.format(", ".join(map(repr, ids)))
     assert project("--faults", tests=whole)[0] == 0
 
