@@ -8,6 +8,7 @@ only the last steps are missing, so files have the names of the whole run.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ BATCH = 16
 SMALL_BATCH = 2  # of detectors and segmentors
 SCENES = {"train": 32, "test": 16, "size": 64}
 DRAWN = "README_md"  # folder of the page whose runs write report and pictures
-TESTED = 4  # images that a detector or segmentor is evaluated on
+TESTED = 2  # images that a detector or segmentor is evaluated on
 SIDE = 128  # px, the long side of what a detector or segmentor sees
 _SIZES = ("scale", "scales", "crop_size", "size")
+_MOST = {"nms_pre": 100, "max_per_img": 10, "num": 32}  # boxes
 _RESIZES = ("Resize", "RandomChoiceResize", "RandomResize", "RandomCrop")
 
 
@@ -44,6 +46,13 @@ def install() -> None:
     Runner.train = short_train
     Runner.is_short = True
     yapf.FormatCode = lambda text, **_: (text, True)  # of the config, for the log
+
+
+def install_sheets() -> None:
+    """Let pictures have few pixels."""
+    from mmssl_ext.visualization.pictures.sheet import Sheet
+
+    Sheet.__init__ = functools.partialmethod(Sheet.__init__, scale=0.5)
 
 
 def install_scenes() -> None:
@@ -99,7 +108,7 @@ def shortened(cfg: Any) -> Any:
     if "jobs" in (cfg.get("test_cfg") or {}):
         cfg.test_cfg.jobs = 1  # SVMs: joblib cannot start processes from the server
     hooks = cfg.get("default_hooks") or {}
-    for name in {"learned", "report"} & hooks.keys():
+    for name in {"learned", "pictures", "report"} & hooks.keys():
         if Path(os.environ["DOCS_ROOT"]).name != DRAWN:
             del hooks[name]
         elif name == "learned":
@@ -125,7 +134,7 @@ def shorten_loader(loader: dict, batch: int) -> None:
 
 
 def shrink(node: Any) -> None:
-    """Make the images of detectors and segmentors small, in place."""
+    """Make images of detectors and segmentors small, and their boxes few, in place."""
     if isinstance(node, (list, tuple)):
         for child in node:
             shrink(child)
@@ -135,6 +144,8 @@ def shrink(node: Any) -> None:
             resizes = kind in _RESIZES or kind == "SegDataPreProcessor"
             if resizes and name in _SIZES:
                 node[name] = small(value)
+            elif name in _MOST and isinstance(value, int):
+                node[name] = min(value, _MOST[name])
             else:
                 shrink(value)
 

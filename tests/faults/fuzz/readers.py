@@ -190,10 +190,6 @@ def read_backbone_of(folder: Path) -> None:
     read_backbone(folder / "epoch_1.pth", prefix="backbone.")
 
 
-def manifests() -> list[bytes]:
-    return [b"{}"]  # replaced by the one of the checkpoint, in `input`
-
-
 def write_run(folder: Path) -> None:
     """A work_dir with two checkpoints, the newer one with a manifest."""
     for name in ("epoch_1.pth", "epoch_2.pth"):
