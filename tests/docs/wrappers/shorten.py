@@ -97,7 +97,8 @@ def shortened(cfg: Any) -> Any:
                 for found in loaders(node):
                     shorten_loader(found, SMALL_BATCH if toolbox else BATCH)
     if toolbox:
-        shrink(cfg)
+        for name in cfg:  # a Config is no dict, what it holds is
+            shrink(cfg[name])
         for name in ("val_dataloader", "test_dataloader"):
             if cfg.get(name):
                 dataset = cfg[name]["dataset"]
