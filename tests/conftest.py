@@ -43,9 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the tests marked fault or slow and print a table of the faults",
     )
     parser.addoption(
-        "--quick",
-        action="store_true",
-        help="leave out what tests/long.txt lists",
+        "--quick", action="store_true", help="leave out what tests/long.txt lists"
     )
 
 

@@ -55,12 +55,7 @@ GOOD = {
         "nccl": "2.28.9",
         "archs": ["sm_75", "sm_80", "sm_90", "compute_90"],
         "gpus": [
-            {
-                "name": "H100",
-                "capability": "9.0",
-                "memory_gib": 79.2,
-                "covered": True,
-            }
+            {"name": "H100", "capability": "9.0", "memory_gib": 79.2, "covered": True}
         ],
     },
     "torchvision_ops": {"error": None},

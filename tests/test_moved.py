@@ -22,10 +22,7 @@ def test_every_name_leads_to_a_module_of_now():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (
-            "engine.checkpoint.find_resumable",
-            "engine.checkpoint.read.find_resumable",
-        ),
+        ("engine.checkpoint.find_resumable", "engine.checkpoint.read.find_resumable"),
         ("engine.UserError", "errors.UserError"),
         ("engine.SSLRunner", "run.runner.SSLRunner"),
         ("engine.hooks.ReportHook", "visualization.hooks.ReportHook"),

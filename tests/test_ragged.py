@@ -49,9 +49,7 @@ def trained(ragged: Ragged, tmp_path_factory):
     """A run on the photos with kNN, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
     text = tool(
-        *("train.py", CONFIG, "--work-dir", "run"),
-        cwd=folder,
-        options=options(ragged),
+        *("train.py", CONFIG, "--work-dir", "run"), cwd=folder, options=options(ragged)
     )
     return folder / "run", text
 
