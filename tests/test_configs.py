@@ -57,6 +57,7 @@ LARGE = (
     *("regioncl/regioncls_r50_imagenet.py", "regioncl/regioncld_r50_imagenet-b256.py"),
     *("regioncl/regionclm_r18_cifar10.py", "detco/detco_r18_cifar10.py"),
     *("simsiam/simsiam_r18_cifar10.py", "simclr/simclr_r18_cifar10.py"),
+    "densecl/densecl_r50_coco.py",  # but for the folder of images
 )
 # For CPU cores, by the variable of configs/_base_/r18_cifar10.py
 SHORT = ("detco/detco", "regioncl/regionclm", "simclr/simclr", "byol/byol")
