@@ -6,7 +6,6 @@ import copy
 import io
 import os
 import pickle
-import runpy
 import shutil
 import tarfile
 from collections import namedtuple
@@ -30,10 +29,10 @@ from mmssl_ext.datasets.shard_index import index_shards
 from mmssl_ext.datasets.shard_writer import make_shards, read_size
 from mmssl_ext.datasets.shards import ShardError, ShardIndex
 from mmssl_ext.registry import DATASETS
+from tests.harness import call_tool
 
 from .helpers import EVALUATION, TWO_VIEWS, loader, picture
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_shards.py"
 # In the order of a walk: by name in each folder, where "a" precedes "a-b" and "a.jpg".
 NAMES = [
     "a/1.jpg",
@@ -441,6 +440,13 @@ def test_absent_images_are_named_before_anything_is_written(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_images_that_vanish_meanwhile_are_named(folder, tmp_path, monkeypatch):
+    gone = lambda *args: os.remove(f"{folder}/b/1.JPEG")  # noqa: E731
+    monkeypatch.setattr(shard_writer, "_check_space", gone)
+    with pytest.raises(ShardError, match=r"b/1.JPEG' cannot be read: No such file"):
+        make_shards(folder, str(tmp_path / "out"))
+
+
 def test_the_disk_is_looked_at_first(tmp_path, monkeypatch):
     root = tmp_path / "images"
     root.mkdir()
@@ -613,19 +619,16 @@ def test_what_an_index_leaves_out_is_said(tmp_path, monkeypatch):
 # -- The tool --------------------------------------------------------------------------
 
 
-def run_tool(monkeypatch, *args):
-    monkeypatch.setattr("sys.argv", [str(TOOL), *map(str, args)])
-    return runpy.run_path(str(TOOL))["main"]()
-
-
 def test_the_tool_converts_and_verifies(tmp_path, monkeypatch, capsys):
+    def run(*args):
+        return call_tool("make_shards", monkeypatch, capsys, *args)
+
     source, out = tmp_path / "images", tmp_path / "out"
     for i in range(100):
         (source / f"c{i % 3}").mkdir(parents=True, exist_ok=True)
         picture(i % 5).save(source / f"c{i % 3}" / f"{i:03d}.png")
     args = (source, out, "--shard-size", "50k", "--verify")
-    assert run_tool(monkeypatch, *args) == 0
-    text = capsys.readouterr().out
+    code, text, _ = run(*args)
     tenths = [line for line in text.splitlines() if line.startswith("Copied: ")]
     assert tenths[0] == "Copied: 10 of 100." and len(tenths) == 10
     sizes = [p.stat().st_size for p in out.glob("*.tar")]
@@ -634,21 +637,20 @@ def test_the_tool_converts_and_verifies(tmp_path, monkeypatch, capsys):
         f"100 images in {len(sizes)} shards, {sum(sizes) / 1e3:.1f} kB (images alone "
         f"{images / 1e3:.1f} kB), 3 classes: {out}\n" in text
     )
-    assert len(sizes) > 1 and text.endswith("Every image can be decoded.\n")
-    assert run_tool(monkeypatch, *args) == 2
-    assert "holds complete shards already" in capsys.readouterr().err
+    assert code == 0 and len(sizes) > 1
+    assert text.endswith("Every image can be decoded.\n")
+    code, _, errors = run(*args)
+    assert code == 2 and "holds complete shards already" in errors
     for name in ("c1/022.png", "c0/030.png"):
         (source / name).write_bytes(b"nothing")
     shutil.rmtree(out)
-    assert run_tool(monkeypatch, source, out) == 0
-    capsys.readouterr()
-    assert run_tool(monkeypatch, out, "--verify", "--workers", 0) == 2
-    captured = capsys.readouterr()
-    listed = [line for line in captured.out.splitlines() if "cannot be read" in line]
-    assert len(listed) == 2 and "2 of the 100 images" in captured.err
+    assert run(source, out)[0] == 0
+    code, text, errors = run(out, "--verify", "--workers", 0)
+    listed = [line for line in text.splitlines() if "cannot be read" in line]
+    assert code == 2 and len(listed) == 2 and "2 of the 100 images" in errors
     assert "/shard-00000.tar/c0/030.png'" in listed[0]
     assert "/shard-00000.tar/c1/022.png'" in listed[1]
     wrong = "x", "x y --index-only", "x --verify --list l", "x y --tar-is-folder", ""
     for options in wrong:
         with pytest.raises(SystemExit):
-            run_tool(monkeypatch, *options.split())
+            run(*options.split())
