@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmssl_ext.datasets import ImageFolder
 from mmssl_ext.datasets.demo import CLASSES, build, draw_scene, make_demo
 from mmssl_ext.datasets.demo.__main__ import main
 from mmssl_ext.datasets.demo.layouts import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
@@ -135,6 +136,36 @@ def test_pictures_agree_with_each_other_and_their_files_exist(demo, split):
             name = f"JPEGImages/{image['id']:06d}.jpg"
             jpeg = load(demo / "VOCdevkit/VOC2007" / name)
             assert np.abs(picture - jpeg).mean() < 8  # JPEG against PNG
+
+
+def test_masks_lie_where_the_picture_has_edges():
+    """Colours change across the contour of a mask, not across a shifted one."""
+
+    def step(image, mask):
+        across = mask[:, 1:] != mask[:, :-1]
+        return np.abs(np.diff(image, axis=1)).mean(axis=-1)[across].mean()
+
+    right, wrong = [], []
+    for seed in range(40):
+        scene = draw_scene(seed % 8, 96, (9, seed))
+        image = scene.image.astype(float)
+        mask = scene.instances > 0
+        right.append(step(image, mask))
+        wrong += [step(image, np.roll(mask, d, (0, 1))) for d in (-3, 3)]
+    assert np.mean(right) > 1.8 * np.mean(wrong)
+
+
+def test_the_folder_names_the_dominant_object(demo):
+    dataset = ImageFolder(str(demo / "imagenet/train"), labels="subfolders")
+    assert dataset.metainfo["classes"] == tuple(sorted(CLASSES))
+    assert np.bincount(dataset.labels).tolist() == [3] * 8
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        number = int(info["img_path"][-10:-4])
+        voc = demo / "VOCdevkit/VOC2007"
+        semantic = load(voc / f"SegmentationClass/{number:06d}.png")
+        largest = np.bincount(semantic[semantic > 0]).argmax() - 1
+        assert CLASSES[largest] == dataset.metainfo["classes"][info["gt_label"]]
 
 
 def test_voc_image_sets(demo):

@@ -15,7 +15,6 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import functional as F
 
 from mmssl_ext.datasets import (
-    CenterCrop,
     DecodeImage,
     ImageFolder,
     PackViews,
@@ -117,16 +116,6 @@ def test_short_side_is_resized_as_by_pil(size):
     d = difference(ours, part.resize(size, Image.Resampling.BILINEAR))
     assert np.abs(d).max() <= 1
     assert np.abs(d).mean() < 0.02
-
-
-@pytest.mark.parametrize("target", [24, (50, 30), (30, 50), (60, 60), (41, 24)])
-def test_central_crops_are_pils(target):
-    img = natural(2, (41, 33))
-    height, width = (target, target) if isinstance(target, int) else target
-    left, upper = round((41 - width) / 2), round((33 - height) / 2)
-    box = left, upper, left + width, upper + height
-    ours = CenterCrop(target)({"img": img})["img"]
-    assert not difference(ours, Image.fromarray(img).crop(box)).any()
 
 
 def test_pil_images_have_the_same_pixels_as_arrays(tmp_path):

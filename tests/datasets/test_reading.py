@@ -10,7 +10,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from torch.utils.data import ConcatDataset, Subset
 
 from mmssl_ext.datasets import (
@@ -201,10 +201,26 @@ def test_further_pages_and_frames_are_said():
         saved(pages[0]),
     )
     assert found.pages == ["0.tif", "1.tif", "2.tif", "3.tif"]
-    # The further ones of telephones are maps of the brightness.
-    assert looked(saved(pages[0], "MPO", **several)).pages == []
     (text,) = found.warnings()
     assert text.startswith("4 of 5 images looked at have further pages or frames ('0.")
+
+
+def test_smaller_versions_of_a_page_are_no_pages(tmp_path):
+    """As geographers' TIFF files have them, and telephones' JPEG files a gain map."""
+    pages = [picture(i) for i in range(3)]
+    small = TiffImagePlugin.ImageFileDirectory_v2()
+    small[254] = 1
+    buffer = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer) as file:
+        for page, info in zip(pages, ({}, small, small), strict=True):
+            page.save(file, "TIFF", tiffinfo=info)
+            file.newFrame()
+    data = buffer.getvalue()
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.n_frames == 3
+    assert looked(data).pages == []
+    several = dict(save_all=True, append_images=pages[1:])
+    assert looked(saved(pages[0], "MPO", **several)).pages == []
 
 
 def test_a_fourth_band_that_says_something_is_said():
