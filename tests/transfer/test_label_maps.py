@@ -292,9 +292,9 @@ def test_the_guard_lets_sound_labels_pass():
     with pytest.raises(LabelRangeError, match="holds the labels 3, but 3 classes"):
         check(dict(gt_seg_map=labels, seg_map_path="a.png"))
     found = dict(gt_seg_map=labels, seg_map_path="a.png", img_path="b.png")
-    size = "label map 'a.png' is 2 x 2 large, but its image 'b.png' 3 x 2"
+    size = "label map 'a.png' is 2 x 2 large, but its image 'b.png' 4 x 1"
     with pytest.raises(LabelRangeError, match=size):
-        check(found | dict(ori_shape=(2, 3)))
+        check(found | dict(ori_shape=(1, 4)))
 
 
 def test_the_metric_names_the_classes_without_pixels(log):
