@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import runpy
 import signal
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -179,6 +180,18 @@ def toy_runner(
         load_from=None if resume is None else str(resume),
         resume=resume is not None,
     )
+
+
+# Tools
+
+
+def call_tool(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any, *args: Any
+) -> tuple[int, str, str]:
+    """Exit code, output and errors of a file in tools/, run in this process."""
+    file = REPO / "tools" / f"{name}.py"
+    monkeypatch.setattr("sys.argv", [str(file), *map(str, args)])
+    return runpy.run_path(str(file))["main"](), *capsys.readouterr()
 
 
 # Start, stop, resume, compare

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmssl_ext.datasets import DecodeImage, ImageFolder, ImageShards
-from mmssl_ext.datasets.shard_writer import make_shards
+from mmssl_ext.datasets import DecodeImage
 from mmssl_ext.datasets.transforms.orientation import jpeg_orientation, upright_size
 from tests.ragged import save_turned, stored, upright
 
@@ -39,25 +38,9 @@ def test_all_orientations_are_read_as_by_mmcv(tmp_path, suffix):
             assert error(shown[..., ::-1]) < NEAR, number
         with Image.open(path) as img:
             assert upright_size(img) == (30, 20)
-
-
-def test_images_of_shards_and_in_memory_are_turned_alike(tmp_path):
-    (tmp_path / "images").mkdir()
-    for number in range(1, 9):
-        save_turned(tmp_path / "images" / f"{number}.jpg", number)
-        save_turned(tmp_path / "images" / f"{number}.tif", number)
-    make_shards(str(tmp_path / "images"), str(tmp_path / "shards"))
-    decode = DecodeImage()
-    files = ImageFolder(str(tmp_path / "images"), [decode])
-    shards = ImageShards(str(tmp_path / "shards"), [decode])
-    for index in range(16):
-        expected = np.asarray(files[index]["img"])
-        assert error(expected) < NEAR
-        assert np.array_equal(shards[index]["img"], expected)
-        with Image.open(files[index]["img_path"]) as opened:
-            assert np.array_equal(decode({"img": opened})["img"], expected)
+            assert np.array_equal(DecodeImage()({"img": img})["img"], read)
     turned = np.ascontiguousarray(stored(6))  # an array says nothing of EXIF
-    assert np.array_equal(decode({"img": turned})["img"], turned)
+    assert np.array_equal(DecodeImage()({"img": turned})["img"], turned)
 
 
 def block(value, kind=3, order="<", count=1):

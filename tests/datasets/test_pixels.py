@@ -15,16 +15,13 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import functional as F
 
 from mmssl_ext.datasets import (
-    CenterCrop,
     DecodeImage,
     ImageFolder,
-    MakeViews,
     PackViews,
     RandomResizedCrop,
     ResizeShort,
     UnreadableImageError,
 )
-from mmssl_ext.datasets.seeds import SampleSeed
 from mmssl_ext.datasets.transforms import color, decode
 
 from .helpers import VIEW, loader, natural, picture, png_header, write_folder
@@ -46,7 +43,6 @@ def pil_blur(img, sigma):
 
 
 def test_every_colour_has_pils_hue():
-    """A cube of 40^3 colours, all shifts that occur: few pixels are a step apart."""
     levels = np.linspace(0, 255, 40).astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(200, 320, 3)
     img = Image.fromarray(cube)
@@ -72,7 +68,6 @@ def test_three_boxes_are_pils_blur(sigma):
 
 
 def test_blur_agrees_at_the_edge_of_the_image():
-    """There the kernel alone is off: each of PIL's passes repeats an edge."""
     for img in IMAGES:
         pil = pil_blur(Image.fromarray(img), 2.0)
         d = difference(color.blur(img, 2.0), pil)
@@ -86,7 +81,6 @@ BOXES = [
     ((160, 120), (13, 7, 101, 90), (64, 48)),
     ((160, 120), (13, 7, 44, 40), (56, 72)),  # enlarged
     ((160, 120), (3, 20, 150, 30), (32, 32)),
-    ((32, 32), (2, 3, 30, 28), (32, 32)),
     ((3000, 1), (500, 0, 501, 1), (8, 8)),
     ((1, 1), (0, 0, 1, 1), (8, 8)),
     ((6000, 2), (0, 0, 6000, 2), (24, 24)),
@@ -122,16 +116,6 @@ def test_short_side_is_resized_as_by_pil(size):
     d = difference(ours, part.resize(size, Image.Resampling.BILINEAR))
     assert np.abs(d).max() <= 1
     assert np.abs(d).mean() < 0.02
-
-
-@pytest.mark.parametrize("target", [24, (50, 30), (30, 50), (60, 60), (41, 24)])
-def test_central_crops_are_pils(target):
-    img = natural(2, (41, 33))
-    height, width = (target, target) if isinstance(target, int) else target
-    left, upper = round((41 - width) / 2), round((33 - height) / 2)
-    box = left, upper, left + width, upper + height
-    ours = CenterCrop(target)({"img": img})["img"]
-    assert not difference(ours, Image.fromarray(img).crop(box)).any()
 
 
 def test_pil_images_have_the_same_pixels_as_arrays(tmp_path):
@@ -204,7 +188,7 @@ def test_damaged_jpeg_files_decode_as_with_pil(name):
         whole[:n]
         for n in {*range(0, len(whole), 9), *range(len(whole) - 8, len(whole))}
     ]
-    for i in range(500):
+    for i in range(250):
         data = bytearray(whole)
         reach = 700 if i % 2 else len(data)  # the header is most of what can differ
         for place in rng.integers(0, min(reach, len(data)), rng.integers(1, 4)):
@@ -260,22 +244,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
         DecodeImage(max_pixels=48 * 40)({"img_bytes": WHOLE["plain"]})
 
 
-def test_a_transform_of_the_users_gets_what_the_backend_says():
-    seen = []
-
-    def mine(results):
-        seen.append(type(results["img"]))
-        return results
-
-    for backend in ("array", "pil"):
-        results = DecodeImage(backend)({"img_bytes": WHOLE["plain"]})
-        results["sample_seed"] = SampleSeed((0, 0), 0)
-        MakeViews([[VIEW[0], mine, *VIEW[1:], mine]])(results)
-    assert seen == [np.ndarray, np.ndarray, Image.Image, Image.Image]
-
-
 def test_odd_arrays_of_the_user_are_packed(recwarn):
-    """Mirrored, cut and read-only arrays, which torch does not hold as they are."""
     base = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     fixed = base.copy()
     fixed.flags.writeable = False

@@ -18,7 +18,6 @@ from mmssl_ext.datasets import (
     ImageFolder,
     ImageShards,
     UnreadableImageError,
-    VOCLabels,
     reading,
 )
 from mmssl_ext.datasets.look import look, look_at_dataset, warn_of_unread
@@ -27,59 +26,50 @@ from mmssl_ext.datasets.shards import ShardError
 
 from .helpers import picture, write_folder
 
-
-def write_special(folder):
-    """Paths that are no regular files of a sane size, and part of the reason."""
-    folder.mkdir(exist_ok=True)
-    os.mkfifo(folder / "pipe.jpg")
-    (folder / "linked pipe.jpg").symlink_to(folder / "pipe.jpg")
-    (folder / "zero.jpg").symlink_to("/dev/zero")
-    (folder / "terminal.jpg").symlink_to("/dev/tty")
-    (folder / "proc.jpg").symlink_to("/proc/self/maps")
-    (folder / "folder.jpg").mkdir()
-    (folder / "circle.jpg").symlink_to("circle.jpg")
-    for name, size in (("sparse.jpg", 200 << 30), ("holes.jpg", 1 << 29)):
-        with open(folder / name, "wb") as file:
-            file.truncate(size)
-    return {
-        "pipe.jpg": r"it is a pipe \(FIFO\), no regular file",
-        "linked pipe.jpg": "it is a pipe",
-        "zero.jpg": "it is a device",
-        "terminal.jpg": "it is a device",
-        "proc.jpg": "it is empty",
-        "folder.jpg": "Is a directory",
-        "circle.jpg": "Too many levels of symbolic links",
-        "sparse.jpg": "it has 214,748,364,800 bytes, more than the 1,073,741,824",
-        "holes.jpg": "it begins with zero bytes",
-    }
+SPECIAL = {
+    "pipe.jpg": r"it is a pipe \(FIFO\), no regular file",
+    "linked pipe.jpg": "it is a pipe",
+    "zero.jpg": "it is a device",
+    "terminal.jpg": "it is a device",
+    "proc.jpg": "it is empty",
+    "folder.jpg": "Is a directory",
+    "circle.jpg": "Too many levels of symbolic links",
+    "sparse.jpg": "it has 214,748,364,800 bytes, more than the 1,073,741,824",
+    "holes.jpg": "it begins with zero bytes",
+}
 
 
 @pytest.mark.fault("R36")
 def test_what_is_no_file_of_an_image_is_refused_at_once_and_by_its_kind(
     tmp_path, monkeypatch
 ):
-    opened = []
-    open_ = os.open
-    monkeypatch.setattr(
-        os,
-        "open",
-        lambda path, *a, **k: opened.append(str(path)) or open_(path, *a, **k),
-    )
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    links = {"linked pipe": "pipe.jpg", "zero": "/dev/zero", "terminal": "/dev/tty"}
+    links |= {"proc": "/proc/self/maps", "circle": "circle.jpg"}
+    for name, target in links.items():
+        (tmp_path / f"{name}.jpg").symlink_to(target)
+    for name, size in (("sparse.jpg", 200 << 30), ("holes.jpg", 1 << 29)):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(size)
+    opened, open_ = [], os.open
+
+    def note(path, *args, **options):
+        opened.append(os.path.basename(path))
+        return open_(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", note)
     start = time.monotonic()
-    for name, reason in write_special(tmp_path).items():
-        path = str(tmp_path / name)
+    for name, reason in SPECIAL.items():
         with pytest.raises(UnreadableImageError, match=reason) as caught:
-            DecodeImage()({"img_path": path})
-        assert f"The image '{path}' cannot be read: " in str(caught.value)
+            DecodeImage()({"img_path": str(tmp_path / name)})
+        assert f"The image '{tmp_path / name}' cannot be read: " in str(caught.value)
     assert time.monotonic() - start < 5
     # Opening a device may already do something.
-    assert not {"pipe.jpg", "zero.jpg", "terminal.jpg", "sparse.jpg"} & {
-        os.path.basename(path) for path in opened
-    }
+    assert not {"pipe.jpg", "zero.jpg", "terminal.jpg", "sparse.jpg"} & set(opened)
 
 
 def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
-    """Between the look and the opening."""
     (tmp_path / "x.jpg").write_bytes(b"a file")
     status = os.stat(tmp_path / "x.jpg")
     os.remove(tmp_path / "x.jpg")
@@ -100,16 +90,6 @@ def test_shards_take_and_give_no_image_of_more_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("mmssl_ext.datasets.shards.MAX_FILE_BYTES", 10)
     with pytest.raises(UnreadableImageError, match="bytes, more than"):
         ImageShards(str(tmp_path / "made"), [DecodeImage()])[0]
-
-
-def test_annotations_that_are_pipes_are_refused(tmp_path):
-    for name in ("ImageSets/Main", "Annotations", "JPEGImages"):
-        (tmp_path / name).mkdir(parents=True)
-    picture().save(tmp_path / "JPEGImages/a.jpg")
-    (tmp_path / "ImageSets/Main/train.txt").write_text("a\n")
-    os.mkfifo(tmp_path / "Annotations/a.xml")
-    with pytest.raises(ValueError, match=r"a\.xml' is no regular file"):
-        VOCLabels(str(tmp_path), "train", ["x"])
 
 
 # -- What it is, where no decoder knows it ---------------------------------------------
@@ -140,14 +120,11 @@ def tiff(bands, bits=8, extra=0, gray=None):
 KINDS = {
     "it is empty": b"",
     "it is a TIFF file of 5 bands, and at most 4 can be read": tiff(5),
-    "it is a TIFF file of 7 bands": tiff(7),
     r"in a layout that cannot be read \(3 bands of 32 bits\)": tiff(3, bits=32),
     "it is in HEIC: convert it": b"\0\0\0\x18ftypheic\0\0\0\0" + bytes(40),
-    "it is in AVIF: convert it": b"\0\0\0\x18ftypavif\0\0\0\0" + bytes(40),
     "it is a film": b"\0\0\0\x18ftypmp42\0\0\0\0" + bytes(40),
     "it is a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid",
     "it is a web page": b"<!DOCTYPE html><html><body>404</body></html>",
-    "it is a file of Photoshop": b"8BPS\0\1" + bytes(40),
     "it begins with zero bytes": bytes(4096),
     "it is not in an image format like JPEG": b"just some text",
 }
@@ -193,6 +170,10 @@ def test_twelve_bits_of_sixteen_are_said_with_the_way_out():
     _, colours = cv2.imencode(".png", values)
     (text,) = looked(colours.tobytes()).warnings()
     assert "range of their 16 bits (the largest value of '0.tif' is 15 of 255)" in text
+    labels = Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5))
+    (text,) = looked(saved(labels, "PNG"), saved(picture(), "PNG")).warnings()
+    assert "1 of 2 images looked at use less than a tenth of the range of" in text
+    assert "'0.tif' is 19 of 255)" in text and text.endswith("they are label maps.")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +182,7 @@ def test_twelve_bits_of_sixteen_are_said_with_the_way_out():
         [deep(65535)],
         [deep(6600)],
         [deep(65535), deep(60000), deep(3)],  # a dark frame among others
-        [saved(picture()), saved(picture().convert("L")), saved(picture(), "JPEG")],
+        [saved(picture()), saved(picture().convert("L"))],
         [saved(picture(), kind) for kind in ("PNG", "WEBP", "GIF", "JPEG2000", "PPM")],
         [saved(picture().convert("RGBA"), "PNG")],  # opaque
         [b"no image", b""],
@@ -222,13 +203,6 @@ def test_further_pages_and_frames_are_said():
     assert found.pages == ["0.tif", "1.tif", "2.tif", "3.tif"]
     (text,) = found.warnings()
     assert text.startswith("4 of 5 images looked at have further pages or frames ('0.")
-
-
-def test_label_maps_in_the_place_of_images_are_said():
-    labels = Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5))
-    (text,) = looked(saved(labels, "PNG"), saved(picture(), "PNG")).warnings()
-    assert "1 of 2 images looked at use less than a tenth of the range of" in text
-    assert "'0.tif' is 19 of 255)" in text and text.endswith("they are label maps.")
 
 
 def test_smaller_versions_of_a_page_are_no_pages(tmp_path):
@@ -275,18 +249,17 @@ def test_a_look_takes_a_few_images_of_folders_and_shards_and_little_time(
     assert look_at_dataset(ImageShards(str(tmp_path / "made"))).seen == 15
     monkeypatch.setattr("mmssl_ext.datasets.look._SECONDS", -1)
     assert look_at_dataset(ImageFolder(str(tmp_path / "images"))).seen <= 1
-    warn_of_unread([1, 2, 3])  # a dataset of another kind is left alone
 
 
 def test_sets_within_wrappers_are_looked_at(tmp_path, monkeypatch):
-    (tmp_path / "images").mkdir()
     for i in range(3):
-        (tmp_path / "images" / f"{i}.png").write_bytes(deep(4095))
+        (tmp_path / f"{i}.png").write_bytes(deep(4095))
     said = []
     monkeypatch.setattr(
         "mmssl_ext.datasets.look.print_log", lambda text, **_: said.append(text)
     )
-    inner = ImageFolder(str(tmp_path / "images"))
+    inner = ImageFolder(str(tmp_path))
     warn_of_unread(ConcatDataset([Subset(inner, [0]), inner]))
+    warn_of_unread([1, 2, 3])  # a dataset of another kind is left alone
     assert len(said) == 2
     assert all("3 of 3 images looked at use less than a tenth" in x for x in said)

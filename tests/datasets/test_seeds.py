@@ -78,8 +78,9 @@ def test_views_and_neighbouring_keys_are_uncorrelated():
     assert np.abs(correlation).max() < 5 / np.sqrt(4000)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize(
+    ("num_workers", "persistent"), [(0, False), (2, False), (2, True)]
+)
 @pytest.mark.fault("R9")
 def test_without_a_seed_epochs_differ(dataset, num_workers, persistent):
     # mmengine seeds each worker's torch generator alike in each epoch.
@@ -89,12 +90,11 @@ def test_without_a_seed_epochs_differ(dataset, num_workers, persistent):
     data_loader = loader(
         dataset,
         num_workers=num_workers,
-        persistent_workers=persistent and num_workers > 0,
+        persistent_workers=persistent,
         worker_init_fn=init,
     )
     first, second = collect(data_loader), collect(data_loader)
-    for a, b in zip(first, second, strict=True):
-        assert not torch.equal(a, b)
+    assert not any(map(torch.equal, first, second))
     assert not torch.equal(first[:, 0], first[:, 1])
 
 

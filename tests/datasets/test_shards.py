@@ -6,11 +6,8 @@ import copy
 import io
 import os
 import pickle
-import runpy
 import shutil
 import tarfile
-import time
-import tracemalloc
 from collections import namedtuple
 from functools import partial
 from pathlib import Path
@@ -28,15 +25,14 @@ from mmssl_ext.datasets import (
     walk,
 )
 from mmssl_ext.datasets import shards as shards_module
-from mmssl_ext.datasets.listing import PackedPaths
 from mmssl_ext.datasets.shard_index import index_shards
 from mmssl_ext.datasets.shard_writer import make_shards, read_size
 from mmssl_ext.datasets.shards import ShardError, ShardIndex
 from mmssl_ext.registry import DATASETS
+from tests.harness import call_tool
 
 from .helpers import EVALUATION, TWO_VIEWS, loader, picture
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_shards.py"
 # In the order of a walk: by name in each folder, where "a" precedes "a-b" and "a.jpg".
 NAMES = [
     "a/1.jpg",
@@ -125,19 +121,12 @@ def test_a_run_sees_exactly_what_the_folder_gives(folder, made, labels, max_imag
         assert_equal(seen, items(files))
 
 
-def test_names_are_in_the_order_of_a_walk_and_need_no_bytes(made, monkeypatch):
-    monkeypatch.setattr(os, "pread", None)
-    dataset = ImageShards(made)
-    assert [dataset.name(row) for row in range(len(dataset))] == NAMES
-    path = dataset.get_data_info(0)["img_path"]
-    assert path == f"{made}/shard-00000.tar/a/1.jpg"
-    part = ImageShards(made, max_images=8)
-    assert part.fingerprint() != dataset.fingerprint()
-
-
 def test_tar_files_are_plain_and_the_index_points_into_them(folder, made):
     index = ShardIndex.load(made)
     assert len(index.shards) > 2
+    dataset = ImageShards(made)
+    assert [dataset.name(row) for row in range(len(dataset))] == NAMES
+    assert dataset.get_data_info(0)["img_path"] == f"{made}/shard-00000.tar/a/1.jpg"
     found = []
     for number, name in enumerate(index.shards):
         assert os.path.getsize(f"{made}/{name}") % 10240 == 0
@@ -154,6 +143,10 @@ def test_tar_files_are_plain_and_the_index_points_into_them(folder, made):
 
 
 def test_shards_end_after_the_size_that_was_asked_for(folder, tmp_path):
+    (tmp_path / "full").mkdir()  # an archive ends also where its last record is full
+    (tmp_path / "full" / "x.jpg").write_bytes(bytes(10240 - 512))
+    make_shards(str(tmp_path / "full"), str(tmp_path / "one"))
+    assert (tmp_path / "one" / "shard-00000.tar").stat().st_size == 20480
     limit = 6000
     index = make_shards(folder, str(tmp_path / "made"), shard_size=limit)
     ends = index.offset + index.size + -index.size % 512
@@ -162,18 +155,6 @@ def test_shards_end_after_the_size_that_was_asked_for(folder, tmp_path):
         assert (ends[mine[:-1]] < limit).all()  # the last image began before it
         assert ends[mine[-1]] >= limit or number == len(index.shards) - 1
     assert (np.diff(index.shard) >= 0).all()
-
-
-def test_an_archive_ends_also_where_its_last_record_is_full(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "x.jpg").write_bytes(bytes(10240 - 512))
-    make_shards(str(tmp_path / "images"), str(tmp_path / "made"))
-    assert (tmp_path / "made" / "shard-00000.tar").stat().st_size == 20480
-
-
-def test_the_same_files_give_the_same_bytes(folder, made, tmp_path):
-    make_shards(folder, str(tmp_path / "again"), shard_size=9000)
-    assert contents(tmp_path / "again") == contents(made)
 
 
 def test_a_list_gives_its_order_and_labels(folder, tmp_path):
@@ -193,14 +174,11 @@ def test_a_list_gives_its_order_and_labels(folder, tmp_path):
     make_shards(folder, str(tmp_path / "plain"), str(tmp_path / "plain.txt"))
     plain = ImageShards(str(tmp_path / "plain"), labels="subfolders")
     assert plain.labels.tolist() == [2, 0]
-
-
-@pytest.mark.parametrize("name", ["../images/a/1.jpg", "/elsewhere/1.jpg"])
-def test_a_list_stays_below_its_folder(folder, tmp_path, name):
-    (tmp_path / "list.txt").write_text(f"a.jpg\n{name}\n")
-    with pytest.raises(ShardError, match="not below"):
-        make_shards(folder, str(tmp_path / "made"), str(tmp_path / "list.txt"))
-    assert not (tmp_path / "made").exists()
+    for name in ("../images/a/1.jpg", "/elsewhere/1.jpg"):
+        (tmp_path / "list.txt").write_text(f"a.jpg\n{name}\n")
+        with pytest.raises(ShardError, match="not below"):
+            make_shards(folder, str(tmp_path / "new"), str(tmp_path / "list.txt"))
+    assert not (tmp_path / "new").exists()
 
 
 # -- Processes, descriptors, memory ----------------------------------------------------
@@ -215,22 +193,6 @@ def open_shards(made):
     return sum(os.path.realpath(link).startswith(f"{made}/shard-") for link in links)
 
 
-def test_forked_processes_read_at_the_same_time(folder, made):
-    expected = [Path(folder, name).read_bytes() for name in NAMES]
-    dataset = ImageShards(made)
-    read_all(dataset)  # so that the children inherit descriptors
-    children = []
-    for _ in range(2):
-        if (child := os.fork()) == 0:
-            right = all(read_all(dataset) == expected for _ in range(50))
-            os._exit(0 if right else 1)
-        children.append(child)
-    assert all(read_all(dataset) == expected for _ in range(50))
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    for file in dataset._open.values():  # the position is what forked processes share
-        assert os.lseek(file.descriptor, 0, os.SEEK_CUR) == 0
-
-
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))]
 )
@@ -242,7 +204,9 @@ def test_copies_open_the_shards_anew(made, copied):
     assert open_shards(made) == before
     assert read_all(twin) == expected
     assert open_shards(made) == 2 * before
-    del dataset
+    for file in dataset._open.values():  # the position is what forked processes share
+        assert os.lseek(file.descriptor, 0, os.SEEK_CUR) == 0
+    del dataset, file
     assert open_shards(made) == before
     assert read_all(twin) == expected
 
@@ -262,28 +226,6 @@ def test_short_reads_are_completed(made, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda f, n, at: pread(f, min(n, 1000), at))
     assert max(map(len, expected)) > 1000
     assert read_all(ImageShards(made)) == expected
-
-
-def test_the_index_is_arrays_not_objects(tmp_path):
-    """Objects would be copied into each worker, as they count their references."""
-    n = 20_000
-    place = np.arange(n, dtype=np.int64)
-    ShardIndex(
-        PackedPaths(f"n{i % 100}/{i}.JPEG" for i in range(n)),
-        *(np.zeros(n, np.int32), place, np.ones(n, np.int64)),
-        *(np.zeros(n, np.int32), "subfolders", PackedPaths(["n0"])),
-        *(PackedPaths(["shard-00000.tar"]), np.array([n])),
-    ).write(tmp_path)
-    (tmp_path / "shard-00000.tar").write_bytes(bytes(n))
-    ImageShards(str(tmp_path))  # what is allocated once stays out of the count
-    tracemalloc.start()
-    before = tracemalloc.take_snapshot()
-    dataset = ImageShards(str(tmp_path), labels="subfolders")
-    after = tracemalloc.take_snapshot()
-    tracemalloc.stop()
-    blocks = sum(stat.count_diff for stat in after.compare_to(before, "lineno"))
-    assert len(dataset) == n
-    assert blocks < 1000
 
 
 # -- Damage ----------------------------------------------------------------------------
@@ -309,18 +251,10 @@ def changed(row, value):
     return change
 
 
-def flip(path):
-    """Change a byte in the middle, as a failing disk does."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
-
-
 INDEX_DAMAGE = {
     "text": lambda d: (d / "index.npz").write_text("no npz"),
     "empty": lambda d: (d / "index.npz").write_bytes(b""),
     "half": lambda d: os.truncate(d / "index.npz", 3000),
-    "bit": lambda d: flip(d / "index.npz"),
     "npy": lambda d: np.save((d / "index.npz").open("wb"), np.zeros(3)),
     "other npz": lambda d: np.savez(d / "index.npz", x=np.zeros(3)),
     "pickle": lambda d: rewrite(d, names=lambda a: np.array([{}], object)),
@@ -329,12 +263,8 @@ INDEX_DAMAGE = {
     "floats": lambda d: rewrite(d, offset=lambda a: a.astype(float)),
     "scalar names": lambda d: rewrite(d, names_ends=lambda a: a[0]),
     "names cut": lambda d: rewrite(d, names=lambda a: a[:-1]),
-    "names mixed": lambda d: rewrite(d, names_ends=lambda a: a[::-1]),
     "names crossed": lambda d: rewrite(d, names_ends=changed(3, 1)),
     "past the end": lambda d: rewrite(d, offset=changed(4, 10**6)),
-    "almost past": lambda d: rewrite(
-        d, offset=lambda a: a + (os.path.getsize(d / "shard-00000.tar"))
-    ),
     "before the start": lambda d: rewrite(d, offset=changed(4, -1)),
     "overflowing": lambda d: rewrite(d, size=changed(4, 2**63 - 1)),
     "negative size": lambda d: rewrite(d, size=changed(4, -5)),
@@ -354,6 +284,12 @@ def test_a_damaged_index_is_named(made, kind):
     assert f"--index-only {made}" in str(caught.value)
 
 
+def test_an_index_of_another_version_is_refused(made):
+    rewrite(made, version=lambda v: v + 1, offset=None)
+    with pytest.raises(ShardError, match=r"has format 2.* reads format 1"):
+        ImageShards(made)
+
+
 def test_the_cure_of_a_damaged_index_works(folder, made):
     before = ShardIndex.load(made)
     os.remove(f"{made}/index.npz")
@@ -365,12 +301,6 @@ def test_the_cure_of_a_damaged_index_works(folder, made):
         assert list(getattr(after, name)) == kept
     for name in ("shard", "offset", "size", "labels", "shard_sizes"):
         assert np.array_equal(getattr(before, name), getattr(after, name))
-
-
-def test_an_index_of_another_version_is_refused(made):
-    rewrite(made, version=lambda v: v + 1, offset=None)
-    with pytest.raises(ShardError, match=r"has format 2.* reads format 1"):
-        ImageShards(made)
 
 
 @pytest.mark.parametrize(("change", "word"), [(-1, "truncated"), (1, "another")])
@@ -393,8 +323,7 @@ def test_folders_without_shards_are_explained(folder, tmp_path):
         ImageShards(folder)
     with pytest.raises(ValueError, match="labels must be"):
         ImageShards(folder, labels="folders")
-    shutil.copytree(f"{folder}/a", tmp_path / "flat")
-    shutil.rmtree(tmp_path / "flat" / "2")
+    shutil.copytree(f"{folder}/a/2", tmp_path / "flat")
     make_shards(str(tmp_path / "flat"), str(tmp_path / "made"))
     with pytest.raises(FileNotFoundError, match="no image that belongs to a class"):
         ImageShards(str(tmp_path / "made"), labels="subfolders")
@@ -403,8 +332,7 @@ def test_folders_without_shards_are_explained(folder, tmp_path):
 @pytest.mark.parametrize(
     ("first", "reason"), [(1, "the shard ends before the image"), (0, "No such file")]
 )
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_shard_that_breaks_during_a_run(made, first, reason, num_workers):
+def test_a_shard_that_breaks_during_a_run(made, first, reason):
     strict = ImageShards(made, EVALUATION)
     lenient = ImageShards(made, EVALUATION, on_error="skip")
     assert set(strict.index.shard[:2]) == {0}
@@ -418,27 +346,11 @@ def test_a_shard_that_breaks_during_a_run(made, first, reason, num_workers):
     assert f"'{bad}'" in str(caught.value)
     assert "Restore this shard" in str(caught.value)
     samples = []
-    for batch in loader(lenient, num_workers=num_workers):
+    for batch in loader(lenient, num_workers=1):
         samples += batch["data_samples"]
     lost = [i for i in range(len(lenient)) if lenient.index.shard[i] == 0][first:]
     assert [i for i, sample in enumerate(samples) if sample.skipped] == lost
     assert samples[first].skipped[0] == bad
-
-
-def test_a_broken_image_is_as_broken_as_in_its_folder(folder, tmp_path):
-    Path(folder, "a/1.jpg").write_bytes(b"")
-    Path(folder, "b/1.JPEG").write_bytes(Path(folder, "b/1.JPEG").read_bytes()[:300])
-    make_shards(folder, str(tmp_path / "made"))
-    shards = ImageShards(str(tmp_path / "made"), EVALUATION)
-    files = ImageFolder(folder, EVALUATION)
-    for row in (NAMES.index("a/1.jpg"), NAMES.index("b/1.JPEG")):
-        reasons = []
-        for dataset in (shards, files):
-            with pytest.raises(UnreadableImageError) as caught:
-                dataset[row]
-            text = str(caught.value.__cause__)
-            reasons.append(text[text.index("cannot be read") :])
-        assert reasons[0] == reasons[1]
 
 
 # -- Conversion ------------------------------------------------------------------------
@@ -529,13 +441,8 @@ def test_absent_images_are_named_before_anything_is_written(folder, tmp_path):
 
 
 def test_images_that_vanish_meanwhile_are_named(folder, tmp_path, monkeypatch):
-    check = shard_writer._check_space
-
-    def vanish(*args):
-        check(*args)
-        os.remove(f"{folder}/b/1.JPEG")
-
-    monkeypatch.setattr(shard_writer, "_check_space", vanish)
+    gone = lambda *args: os.remove(f"{folder}/b/1.JPEG")  # noqa: E731
+    monkeypatch.setattr(shard_writer, "_check_space", gone)
     with pytest.raises(ShardError, match=r"b/1.JPEG' cannot be read: No such file"):
         make_shards(folder, str(tmp_path / "out"))
 
@@ -599,7 +506,6 @@ def test_existing_tar_files_are_indexed_as_if_extracted(folder, tmp_path):
 
 
 def test_a_tar_file_can_stand_for_a_class(folder, tmp_path):
-    """ImageNet's own archives: n01440764.tar holds n01440764_18.JPEG, ..."""
     (tmp_path / "tars").mkdir()
     for name in ("a", "b"):
         paths = [p for p in Path(folder, name).iterdir() if p.suffix != ".txt"]
@@ -663,7 +569,6 @@ def repeated(name, count=1):
     [
         (gzipped, "without compression"),
         (special(tarfile.LNKTYPE), "is a link"),
-        (special(tarfile.GNUTYPE_SPARSE), "is a link or another special file"),
         # Cut where a file ends, so that no reader finds anything wrong.
         (partial(two, cut=1024), "it has no end .* truncated, or was never closed"),
         (joined, "behind its end at byte 1,024 there is more"),
@@ -674,7 +579,6 @@ def repeated(name, count=1):
         (repeated("a/../../b.jpg"), r"anew without `\.\.`"),
         (huge, r"'a/b\.jpg' in .* cannot be read: it has 2,147,483,648 bytes, more"),
         (partial(two, size=5000, cut=7000), "unexpected end of data.* complete tar"),
-        (lambda path: path.write_bytes(b"x" * 2000), "without compression"),
     ],
 )
 def test_tar_files_that_cannot_be_indexed_are_named(tmp_path, write, message):
@@ -687,7 +591,6 @@ def test_tar_files_that_cannot_be_indexed_are_named(tmp_path, write, message):
 
 
 def test_names_in_tar_files_mean_what_tar_makes_of_them(tmp_path):
-    """Among others an absolute name, whose class had no name: no reader took that."""
     names = ["/top/1.jpg", "a/./2.jpg", "././a//3.jpg", "4.jpg"]
     write_tar(tmp_path / "0.tar", [(name, name.encode()) for name in names])
     index_shards(str(tmp_path))
@@ -701,82 +604,53 @@ def test_names_in_tar_files_mean_what_tar_makes_of_them(tmp_path):
 def test_what_an_index_leaves_out_is_said(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(walk, "print_log", lambda text, **_: said.append(text))
-    names = ["a/1.jpg", "a/1.txt", "b.json", "._1.jpg", ".old/2.jpg", "notes/"]
-    members = [(name, b"" if name[-1] != "/" else None) for name in names]
-    write_tar(tmp_path / "0.tar", members)
+    names = ["a/1.jpg", "a/1.txt", "b.json", "._1.jpg", ".old/2.jpg"]
+    write_tar(tmp_path / "0.tar", [*((name, b"") for name in names), ("notes/", None)])
     index_shards(str(tmp_path))
-    assert said == [
-        f"'{tmp_path}': found 1 image, left out 2 files of other types (.txt 1, .json "
-        "1); 1 hidden image."
-    ]
+    left_out = "2 files of other types (.txt 1, .json 1); 1 hidden image."
+    assert said == [f"'{tmp_path}': found 1 image, left out {left_out}"]
     os.remove(tmp_path / "index.npz")
-    write_tar(tmp_path / "0.tar", members[1:])
-    with pytest.raises(
-        FileNotFoundError, match=r"no tar file .* \(\.txt 1, \.json 1\)"
-    ):
+    write_tar(tmp_path / "0.tar", [(name, b"") for name in names[1:]])
+    none = r"no tar file with an image.* \(\.txt 1, \.json 1\)"
+    with pytest.raises(FileNotFoundError, match=none):
         index_shards(str(tmp_path))
-
-
-def test_an_archive_of_many_members_is_indexed_in_a_moment(tmp_path):
-    write_tar(tmp_path / "0.tar", [(f"{i % 50}/{i}.jpg", b"x") for i in range(5000)])
-    start = time.process_time()
-    assert len(index_shards(str(tmp_path)).names) == 5000
-    assert time.process_time() - start < 5
-
-
-def test_a_folder_without_tar_files_has_nothing_to_index(folder):
-    with pytest.raises(FileNotFoundError, match="no tar file with an image"):
-        index_shards(folder)
 
 
 # -- The tool --------------------------------------------------------------------------
 
 
-def run_tool(monkeypatch, *args):
-    monkeypatch.setattr("sys.argv", [str(TOOL), *map(str, args)])
-    return runpy.run_path(str(TOOL))["main"]()
-
-
 def test_the_tool_converts_and_verifies(tmp_path, monkeypatch, capsys):
-    for i in range(120):
-        (tmp_path / "images" / f"c{i % 3}").mkdir(parents=True, exist_ok=True)
-        picture(i % 5).save(tmp_path / "images" / f"c{i % 3}" / f"{i:03d}.png")
-    broken = [tmp_path / "images/c1/022.png", tmp_path / "images/c0/090.png"]
-    args = (tmp_path / "images", tmp_path / "out")
-    assert run_tool(monkeypatch, *args, "--shard-size", "100k", "--verify") == 0
-    out = capsys.readouterr().out
-    tenths = [line for line in out.splitlines() if line.startswith("Copied: ")]
-    assert tenths[0] == "Copied: 12 of 120."
-    assert len(tenths) == 10
-    total = sum(p.stat().st_size for p in (tmp_path / "out").glob("*.tar"))
-    count = len(list((tmp_path / "out").glob("*.tar")))
-    images = sum(p.stat().st_size for p in (tmp_path / "images").rglob("*.png"))
+    def run(*args):
+        return call_tool("make_shards", monkeypatch, capsys, *args)
+
+    source, out = tmp_path / "images", tmp_path / "out"
+    for i in range(100):
+        (source / f"c{i % 3}").mkdir(parents=True, exist_ok=True)
+        picture(i % 5).save(source / f"c{i % 3}" / f"{i:03d}.png")
+    args = (source, out, "--shard-size", "50k", "--verify")
+    code, text, _ = run(*args)
+    tenths = [line for line in text.splitlines() if line.startswith("Copied: ")]
+    assert tenths[0] == "Copied: 10 of 100." and len(tenths) == 10
+    sizes = [p.stat().st_size for p in out.glob("*.tar")]
+    images = sum(p.stat().st_size for p in source.rglob("*.png"))
     assert (
-        f"120 images in {count} shards, {total / 1e3:.1f} kB (images alone "
-        f"{images / 1e3:.1f} kB), 3 classes: {tmp_path / 'out'}\n" in out
+        f"100 images in {len(sizes)} shards, {sum(sizes) / 1e3:.1f} kB (images alone "
+        f"{images / 1e3:.1f} kB), 3 classes: {out}\n" in text
     )
-    assert out.endswith("Every image can be decoded.\n")
-    assert run_tool(monkeypatch, *args) == 2
-    assert "holds complete shards already" in capsys.readouterr().err
-    for path in broken:
-        path.write_bytes(b"nothing")
-    shutil.rmtree(tmp_path / "out")
-    assert run_tool(monkeypatch, *args) == 0
-    capsys.readouterr()
-    assert run_tool(monkeypatch, tmp_path / "out", "--verify", "--workers", 0) == 2
-    captured = capsys.readouterr()
-    listed = [line for line in captured.out.splitlines() if "cannot be read" in line]
-    assert len(listed) == 2
-    assert "/shard-00000.tar/c0/090.png'" in listed[0]
+    assert code == 0 and len(sizes) > 1
+    assert text.endswith("Every image can be decoded.\n")
+    code, _, errors = run(*args)
+    assert code == 2 and "holds complete shards already" in errors
+    for name in ("c1/022.png", "c0/030.png"):
+        (source / name).write_bytes(b"nothing")
+    shutil.rmtree(out)
+    assert run(source, out)[0] == 0
+    code, text, errors = run(out, "--verify", "--workers", 0)
+    listed = [line for line in text.splitlines() if "cannot be read" in line]
+    assert code == 2 and len(listed) == 2 and "2 of the 100 images" in errors
+    assert "/shard-00000.tar/c0/030.png'" in listed[0]
     assert "/shard-00000.tar/c1/022.png'" in listed[1]
-    assert "2 of the 120 images" in captured.err
-
-
-@pytest.mark.parametrize(
-    "args",
-    [["x"], ["x", "y", "--index-only"], ["x", "--verify", "--list", "l"],
-     ["x", "y", "--tar-is-folder"], []],
-)  # fmt: skip
-def test_the_tool_refuses_options_that_do_not_fit(monkeypatch, args):
-    with pytest.raises(SystemExit):
-        run_tool(monkeypatch, *args)
+    wrong = "x", "x y --index-only", "x --verify --list l", "x y --tar-is-folder", ""
+    for options in wrong:
+        with pytest.raises(SystemExit):
+            run(*options.split())

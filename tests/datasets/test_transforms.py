@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import default_collate
 from PIL import Image
 from scipy import stats
@@ -34,12 +32,9 @@ from tests.preprocessing.reference import by_pil
 
 from .helpers import TWO_VIEWS, VIEW, loader, natural, picture, write_folder
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-
 
 @pytest.mark.parametrize("size", [(64, 48), (100, 10), (7, 300), (5, 5)])
 def test_crops_are_distributed_as_torchvisions(size):
-    """Two-sample Kolmogorov-Smirnov tests of area, aspect and position."""
     rng, img, count = np.random.default_rng(0), Image.new("RGB", size), 3000
     torch.manual_seed(0)
     crop = RandomResizedCrop(8, scale=(0.2, 1.0))
@@ -124,9 +119,7 @@ V1_VIEW = [
 BYOL_VIEW = [*VIEW, {"type": "RandomSolarize", "threshold": 100, "prob": 0.7}]
 
 
-@pytest.mark.parametrize(
-    "view", [VIEW, V1_VIEW, BYOL_VIEW], ids=["mocov2", "mocov1", "byol"]
-)
+@pytest.mark.parametrize("view", [V1_VIEW, BYOL_VIEW], ids=["mocov1", "byol"])
 def test_pipeline_equals_operations_applied_by_hand(tmp_path, view):
     write_folder(tmp_path, 12)
     views = {"type": "MakeViews", "views": [view, view]}
@@ -143,21 +136,6 @@ def test_pipeline_equals_operations_applied_by_hand(tmp_path, view):
             differences.append(np.abs(found).mean())
     # A value next to the threshold of RandomSolarize may fall on either side.
     assert np.median(differences) < 0.4 and max(differences) < 2
-
-
-def test_all_views_are_cut_from_one_decoded_image(tmp_path, monkeypatch):
-    write_folder(tmp_path, 3)
-    dataset, decoded = ImageFolder(str(tmp_path), pipeline=TWO_VIEWS), []
-    decode = DecodeImage._decode
-
-    def counted(self, results):
-        decoded.append(results["img_path"])
-        return decode(self, results)
-
-    monkeypatch.setattr(DecodeImage, "_decode", counted)
-    views = [dataset[i]["inputs"] for i in range(3)]
-    assert len(decoded) == 3
-    assert all(len(v) == 2 for v in views)
 
 
 def test_a_view_does_not_change_the_decoded_image():
@@ -234,7 +212,6 @@ def test_every_cell_gives_one_patch_with_uniform_offsets(corners):
 
 
 def test_patches_and_views_are_drawn_independently(corners):
-    """Offsets of both views by cell, and both orders: no correlation across samples."""
     cells, offsets = corners // [85, 83], corners % [85, 83]
     numbers = cells[..., 0] + 3 * cells[..., 1]
     places = numbers.argsort(axis=-1)  # of each cell in the order
@@ -369,17 +346,6 @@ def test_collated_crops_keep_their_pixels_in_any_memory_format(folder):
             assert torch.equal(batch["inputs"][view][i], items[i]["inputs"][view])
 
 
-@pytest.mark.parametrize("name", ["cifar10", "demo", "imagenet"])
-def test_configs_have_one_switch(name):
-    cfg = Config.fromfile(CONFIGS / f"_base_/datasets/{name}.py")
-    assert cfg.augment_on == ("worker" if name == "demo" else "device")
-    (make,) = [
-        t for t in cfg.train_dataloader.dataset.pipeline if t["type"] == "MakeViews"
-    ]
-    assert make["augment_on"] == cfg.augment_on
-    TRANSFORMS.build({**make, "augment_on": "device"})
-
-
 # -- Mistakes --------------------------------------------------------------------------
 
 
@@ -388,7 +354,6 @@ def test_configs_have_one_switch(name):
     [
         (lambda: RandomResizedCrop(0), "RandomResizedCrop: size must be a positive"),
         (lambda: RandomResizedCrop(8, scale=(1, 0.2)), "scale must be a pair"),
-        (lambda: RandomResizedCrop(8, scale=0.5), "scale must be a pair"),
         (lambda: RandomResizedCrop(8, ratio=(0, 1)), "ratio must be a pair"),
         (lambda: ColorJitter(hue=0.6), "hue must be a number in"),
         (lambda: ColorJitter(contrast=-1), "contrast must be a number at least 0"),
@@ -398,9 +363,7 @@ def test_configs_have_one_switch(name):
         (lambda: MakeViews([[]], "gpu"), 'augment_on must be "worker" or "device"'),
         (lambda: GaussianBlur(2.0), "sigma_range must be a pair"),
         (lambda: MakeViews([{"type": "RandomFlip"}]), "one list of transforms per"),
-        (lambda: MakeViews([]), "one list of transforms per view"),
         (lambda: CutPatches(0), "CutPatches: size must be a positive integer"),
-        (lambda: CutPatches((64, 64)), "CutPatches: size must be a positive integer"),
         (lambda: CutPatches(grid=0), "CutPatches: grid must be a positive integer"),
         (
             lambda: CutPatches().draw(np.random.default_rng(0), (300, 191)),
@@ -422,7 +385,6 @@ def test_wrong_arguments_are_explained(build, message):
     ("views", "message"),
     [
         ([[CROP, VIEW[4]], [CROP]], r"in view 1, since it ends with RandomResizedCrop"),
-        ([[CROP, VIEW[4], mine]], r"in view 0, since it ends with mine"),
         ([[]], r"in view 0, since it is empty"),
         ([[CROP, VIEW[4], VIEW[1], VIEW[4]]], r"view 0 has RandomFlip more than once"),
     ],

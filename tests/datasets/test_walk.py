@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 import socket
-import sys
 
 import pytest
 from PIL import Image
@@ -72,27 +70,25 @@ def test_a_few_other_files_are_no_warning_but_many_are(tmp_path, said):
     ImageFolder(str(tmp_path))
     (low, few), (high, many) = said
     assert low == 20 and high == 30
-    assert few.endswith(
-        "found 120 images, left out 2 files of other types (.txt 1, without suffix 1)."
-    ) or few.endswith(
-        "found 120 images, left out 2 files of other types (without suffix 1, .txt 1)."
-    )
+    assert "found 120 images, left out 2 files of other types (" in few
+    assert ".txt 1" in few and "without suffix 1" in few
     assert "left out 22 files of other types (.heic 20, " in many
     assert many.endswith("; 1 hidden image.")
+    with pytest.raises(FileNotFoundError, match=r"142 files .* \(\.jpg 120, "):
+        ImageFolder(str(tmp_path), extensions=".gif")
+    assert len(names(tmp_path, extensions=".HEIC")) == 20
 
 
 def test_images_outside_of_the_classes_are_counted(tmp_path, said):
-    touch(tmp_path, "a/1.jpg", "2.jpg", "3.jpg")
+    touch(tmp_path, "a/1.jpg", "2.jpg", "3.jpg", ".store/1.jpg")
+    (tmp_path / "circle").symlink_to("circle")  # no class
+    assert class_folders(str(tmp_path)) == ["a"]
     assert names(tmp_path, labels="subfolders") == ["a/1.jpg"]
     ((level, text),) = said
     assert level == 30
     assert "left out 2 outside of its subfolders, which are the classes" in text
-
-
-def test_a_folder_without_images_says_what_it_has(tmp_path):
-    touch(tmp_path, "1.heic", "2.HEIC", "3.mov")
-    with pytest.raises(FileNotFoundError, match=r"3 files .* \(\.heic 2, \.mov 1\)"):
-        ImageFolder(str(tmp_path))
+    (tmp_path / "shown").symlink_to(".store")  # a link to a hidden folder is followed
+    assert "shown/1.jpg" in names(tmp_path)
 
 
 @pytest.mark.fault("R39")
@@ -104,7 +100,7 @@ def test_the_suffixes_are_those_of_the_decoder():
     assert set(IMAGE_EXTENSIONS) - known <= {".mpo", ".pnm", ".dib", ".jpe"}
 
 
-@pytest.mark.parametrize("suffix", [".jfif", ".JFIF", ".gif", ".Jp2", ".jpe", ".dib"])
+@pytest.mark.parametrize("suffix", [".JFIF", ".gif", ".dib"])
 def test_every_suffix_counts_in_any_case_in_lists_too(tmp_path, suffix):
     touch(tmp_path, f"x y{suffix}")
     assert names(tmp_path) == [f"x y{suffix}"]
@@ -154,62 +150,22 @@ def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path, said):
     found = ImageWalk(str(root), IMAGE_EXTENSIONS)
     expected = ["b/1.jpg", "b/inner/2.jpg", "c/3.jpg", "c/deep/4.jpg", "z.jpg"]
     assert list(found) == expected
-    assert found.account.repeated == [
-        "a",
-        "b/up",
-        "c/all/outside",
-        "c/all/root",
-        "c/back",
-        "d",
-    ]
-    assert names(root) == expected
-    relative = os.path.relpath(root)
-    assert names(relative) == expected
-
-
-def test_many_folders_full_of_links_to_each_other_take_no_time(tmp_path):
-    for i in range(30):
-        touch(tmp_path / f"f{i}", "x.jpg")
-        for j in range(30):
-            (tmp_path / f"f{i}" / f"l{j}").symlink_to(tmp_path / f"f{j}")
-    assert len(names(tmp_path)) == 30
-
-
-def test_a_link_to_a_hidden_folder_is_followed(tmp_path):
-    touch(tmp_path, ".store/1.jpg")
-    (tmp_path / "shown").symlink_to(".store")
-    assert names(tmp_path) == ["shown/1.jpg"]
-
-
-def nested(root, depth, name):
-    """A folder below a folder, so many times; made by steps, as the path is long."""
-    root.mkdir()
-    folder = os.open(root, os.O_RDONLY)
-    for _ in range(depth):
-        os.mkdir(name, dir_fd=folder)
-        inner = os.open(name, os.O_RDONLY, dir_fd=folder)
-        os.close(folder)
-        folder = inner
-    os.close(os.open("x.jpg", os.O_CREAT, dir_fd=folder))
-    os.close(folder)
-
-
-def test_folders_may_be_nested_deeper_than_the_stack_of_python(tmp_path):
-    nested(tmp_path / "deep", 250, "d")
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(len(inspect.stack(0)) + 200)
-    try:
-        assert names(tmp_path / "deep") == ["d/" * 250 + "x.jpg"]
-    finally:
-        sys.setrecursionlimit(limit)
-    shutil.rmtree(tmp_path / "deep")
+    repeated = ["a", "b/up", "c/all/outside", "c/all/root", "c/back", "d"]
+    assert found.account.repeated == repeated
+    assert names(root) == names(os.path.relpath(root)) == expected
 
 
 def test_a_path_that_the_system_does_not_take_is_one_sentence(tmp_path):
-    nested(tmp_path / "deep", 50, "d" * 100)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(50):  # by steps, as the path is long
+        os.mkdir("d" * 100, dir_fd=folder)
+        inner = os.open("d" * 100, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
     with pytest.raises(FolderError, match=r"has 4,\d\d\d bytes, more than the system"):
-        ImageFolder(str(tmp_path / "deep"))
-    shutil.rmtree(tmp_path / "deep")
+        ImageFolder(str(tmp_path))
+    shutil.rmtree(tmp_path / ("d" * 100))
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -224,15 +180,3 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(FolderError, match=r"b' cannot be read: Permission denied"):
         ImageFolder(str(tmp_path))
-
-
-def test_a_link_in_a_circle_is_no_class(tmp_path):
-    touch(tmp_path, "a/1.jpg")
-    (tmp_path / "circle").symlink_to("circle")
-    assert class_folders(str(tmp_path)) == ["a"]
-    assert names(tmp_path, labels="subfolders") == ["a/1.jpg"]
-
-
-def test_one_suffix_needs_no_list(tmp_path):
-    touch(tmp_path, "a.jpg", "b.png", "c.jpg.txt")
-    assert names(tmp_path, extensions=".PNG") == ["b.png"]

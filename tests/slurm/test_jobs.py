@@ -48,16 +48,6 @@ def test_a_job_starts_a_task_per_node_and_says_where(cluster, tmp_path, monkeypa
     assert "hidden" not in log
 
 
-def test_in_the_foreground_the_exit_code_comes_back(cluster, tmp_path):
-    program = "say(args=sys.argv[1:]); sys.exit(75 if rank else 0)"
-    job = Job(cluster, tmp_path, program, SRUN=1)
-    done = job.run(*ODD)
-    assert done.returncode == 75, done.stderr
-    assert "start it again to go on" in done.stdout
-    said = job.said("args")
-    assert len(said) == 2 and said[0]["args"][-len(ODD) - 1 :] == [*ODD, "--resume"]
-
-
 def test_usr1_saves_requeues_and_resumes(cluster, tmp_path):
     # Rank 1 leaves at once; rank 0 takes its time to save and must get it.
     program = UNTIL_STOPPED.replace(
@@ -80,25 +70,6 @@ def test_usr1_saves_requeues_and_resumes(cluster, tmp_path):
     assert "start 1\n" in log and "start 2\n" in log and "saved; requeued\n" in log
 
 
-@pytest.mark.parametrize(
-    ("program", "env", "restarts", "code", "words"),
-    [
-        ("sys.exit(3 if rank else 0)", {}, 0, 3, "exit code 3: not requeued\n"),
-        (
-            "sys.exit(75)",
-            {"MAX_REQUEUES": 1},
-            1,
-            75,
-            "not requeued after MAX_REQUEUES=1 times",
-        ),
-    ],
-)
-def test_what_is_not_requeued(cluster, tmp_path, program, env, restarts, code, words):
-    job = Job(cluster, tmp_path, program, **env).submit()
-    job.ends("FAILED", restarts=restarts, code=code)
-    assert words in job.log()
-
-
 def test_a_cancelled_job_stays_cancelled(cluster, tmp_path):
     job = Job(cluster, tmp_path, UNTIL_STOPPED).submit()
     job.until_ready()
@@ -108,16 +79,6 @@ def test_a_cancelled_job_stays_cancelled(cluster, tmp_path):
     time.sleep(1)
     assert cluster.job(job.number)["JobState"] == "CANCELLED"
     assert "caught SIGTERM: Slurm ends the job\n" in job.log()
-
-
-def test_preempted_by_an_urgent_job(cluster, tmp_path):
-    job = Job(cluster, tmp_path, UNTIL_STOPPED).submit()
-    job.until_ready()
-    urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
-    other = cluster.call("sbatch", "--parsable", *urgent, "--wrap=sleep 1")
-    job.ends("COMPLETED", restarts=1)
-    assert cluster.finish(int(other))["JobState"] == "COMPLETED"
-    assert all(s["args"][-1] == "--resume" for s in job.said("args"))
 
 
 def test_a_node_fails(cluster, tmp_path):

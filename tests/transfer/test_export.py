@@ -13,10 +13,9 @@ from mmssl_ext.engine.weights.files import read_tensors, weights_of
 from mmssl_ext.errors import UserError
 from mmssl_ext.transfer import fingerprint
 from mmssl_ext.transfer.export import LAYOUTS, export_backbone, to_detectron2
-from tests.warm import python
+from tests.harness import call_tool
 
 from .support import backbone_state, source_checkpoint
-from .test_handover import assert_holds
 
 
 @pytest.fixture
@@ -25,12 +24,13 @@ def source(tmp_path):
 
 
 def test_every_layout_holds_the_same_tensors(source, tmp_path):
-    """R18 loads each into detectors and segmenters."""
     path, state = source
     files = export_backbone(path, tmp_path / "out" / "co2")
     names = {name: f"co2{end}" for name, end in LAYOUTS.items()}
     assert {layout: file.name for layout, file in files.items()} == names
     assert {p.name for p in (tmp_path / "out").iterdir()} == set(names.values())
+    content = torch.load(files["detectron2"], weights_only=True)
+    assert content["matching_heuristics"] is True  # for its checkpointer
     for file in files.values():
         assert fingerprint(read_tensors(file)) == fingerprint(state)
 
@@ -58,27 +58,7 @@ def test_torchvision_computes_the_same_features(tmp_path):
         torch.testing.assert_close(other.eval()(images), expected)
 
 
-def test_mmengines_own_initializer_takes_the_mm_file(source, tmp_path):
-    path, state = source
-    files = export_backbone(path, tmp_path / "a", ["mm"])
-    model = ResNet(
-        50, stem_channels=16, base_channels=16,
-        init_cfg=dict(type="Pretrained", checkpoint=str(files["mm"])),
-    )  # fmt: skip
-    model.init_weights()
-    assert_holds(model, state)
-
-
-def test_a_source_by_its_address(source, tmp_path):
-    path, state = source
-    written = export_backbone(path.as_uri(), tmp_path / "a", ["torchvision"])
-    assert torch.equal(
-        read_tensors(written["torchvision"])["conv1.weight"], state["conv1.weight"]
-    )
-
-
 def test_detectron2s_names():
-    """As detectron2's ResNet names its modules, written down by hand."""
     names = {
         "conv1.weight": "stem.conv1.weight",
         "bn1.running_mean": "stem.conv1.norm.running_mean",
@@ -93,13 +73,6 @@ def test_detectron2s_names():
     found = dict(zip(state, there, strict=True))
     assert {name: found[name] for name in names} == names
     assert list(weights_of({"model": there}, "file").tensors) == list(state)
-
-
-def test_detectron2s_file_is_what_its_checkpointer_reads(source, tmp_path):
-    file = export_backbone(source[0], tmp_path / "a", ["detectron2"])["detectron2"]
-    content = torch.load(file, weights_only=True)
-    assert content["matching_heuristics"] is True
-    assert all(isinstance(v, torch.Tensor) for v in content["model"].values())
 
 
 def test_the_origin_travels_along(source, tmp_path):
@@ -130,14 +103,16 @@ def test_a_bad_write_leaves_no_file(source, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a_mm.pth", "run.pth"]
 
 
-def test_the_tool(source, tmp_path):
-    tool = "tools/export_backbone.py"
-    done = python(tool, source[0], "--layouts", "timm", "detectron2")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("(written, read back, equal)") == 2
+def test_the_tool(source, tmp_path, monkeypatch, capsys):
+    def run(*args):
+        return call_tool("export_backbone", monkeypatch, capsys, source[0], *args)
+
+    code, out, errors = run("--layouts", "timm", "detectron2")
+    assert code == 0, errors
+    assert out.count("(written, read back, equal)") == 2
     assert (tmp_path / "run_timm.pth").is_file()
-    done = python(tool, source[0], "--prefix", "other.")
-    assert done.returncode == 2
-    assert "holds no ResNet below 'other.'" in done.stderr
-    assert "The likely prefix is 'backbone.'." in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, errors = run("--prefix", "other.")
+    assert code == 2
+    assert "holds no ResNet below 'other.'" in errors
+    assert "The likely prefix is 'backbone.'." in errors
+    assert "Traceback" not in errors

@@ -1,7 +1,6 @@
 """mmcv's ops on torchvision agree with loops written from their definitions.
 
-With a compiled mmcv the same tests check that one, the stand-in stays away, and a last
-test compares both.
+With a compiled mmcv the same tests check that one, and the stand-in stays away.
 """
 
 from __future__ import annotations
@@ -234,18 +233,6 @@ def test_other_ops_say_how_to_get_them():
         roi_align(image, torch.zeros(1, 5), 2, 1.0, 0, "max", True)
 
 
-def run(code):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def test_a_compiled_extension_is_left_alone(monkeypatch):
     compiled = object()
     monkeypatch.setitem(sys.modules, ops.NAME, compiled)
@@ -262,7 +249,7 @@ def test_a_compiled_extension_is_left_alone(monkeypatch):
 def test_mmdet_gets_the_ops_even_where_it_was_imported_without():
     # mmpretrain.models tries to import mmdet.models, which fails half-way and leaves
     # modules behind whose ops are dummies.
-    out = run(
+    code = (
         "import sys, mmpretrain.models\n"
         "name = 'mmdet.models.dense_heads.rpn_head'\n"
         "assert sys.modules[name].batched_nms.__module__ == name\n"
@@ -271,22 +258,5 @@ def test_mmdet_gets_the_ops_even_where_it_was_imported_without():
         "import mmdet.models, mmcv.ops\n"
         "assert sys.modules[name].batched_nms is mmcv.ops.batched_nms\n"
         "assert mmdet.models.RPNHead is mmdet.registry.MODELS.get('RPNHead')\n"
-        "print('fine')"
     )
-    assert out.endswith("fine\n")
-
-
-@pytest.mark.skipif(STAND_IN, reason="mmcv is not compiled")
-def test_the_compiled_ops_agree_with_the_stand_in():
-    boxes, scores = random_boxes(200), torch.rand(200)
-    for offset in (0, 1):
-        kept = nms(boxes, scores, 0.5, offset=offset)[1]
-        assert torch.equal(kept, ops.nms(boxes, scores, 0.5, offset))
-    features, rois = torch.randn(2, 3, 9, 11), torch.tensor(ROIS)
-    for aligned in (True, False):
-        out = torch.zeros(len(ROIS), 3, 4, 4)
-        options = dict(aligned_height=4, aligned_width=4, spatial_scale=0.25)
-        options |= dict(sampling_ratio=0, pool_mode=1, aligned=aligned)
-        ops.roi_align_forward(features, rois, out, out, out, **options)
-        compiled = roi_align(features, rois, 4, 0.25, 0, "avg", aligned)
-        torch.testing.assert_close(out, compiled)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,24 +12,10 @@ from mmssl_ext.run.launch import load_config
 from mmssl_ext.visualization.pictures import learned
 from mmssl_ext.visualization.pictures.sheet import Sheet
 from mmssl_ext.visualization.pictures.subject import Options, Subject
-from tests.harness import REPO, config, write_images
+from tests.harness import config, write_images
 from tests.models.common import build, model_config
 
 METHODS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS", "DetCo", "MoCo")
-
-
-def load_tool(name: str) -> ModuleType:
-    """The module of a file in tools/."""
-    spec = importlib.util.spec_from_file_location(name, REPO / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run_tool(tool: ModuleType, monkeypatch: Any, capsys: Any, *args: Any) -> tuple:
-    """Exit code, output and errors of a tool's main function."""
-    monkeypatch.setattr(sys, "argv", [tool.__name__, *map(str, args)])
-    return tool.main(), *capsys.readouterr()
 
 
 def write_config(root: Path, method: str, model: dict | None = None) -> None:

@@ -8,13 +8,10 @@ import subprocess
 import pytest
 from PIL import Image
 
-from mmssl_ext.chain import plots as chain_plots
-from mmssl_ext.chain.data import Results
 from mmssl_ext.chain.report import headline, main, write_chain_report
 
 from .chain_fixture import (
     DIGEST,
-    TITLES,
     make_chain,
     make_full_chain,
     result,
@@ -95,26 +92,22 @@ def test_headline_counts_and_names_what_is_worse(reported):
         "<segmentation> (-3.1)."
     )
     assert "2 transfers, 3 initialisations, 2 seeds" in page.text
-    assert "1 of 2" in page.text
     assert headline(work_dir) in page.text
 
 
 @pytest.mark.parametrize(
     ("random", "pretrained", "end"),
     [
-        (
-            [40, 42],
-            [41, 43],
-            "Within the spread of the seeds: Cityscapes <segmentation>.",
-        ),
-        ([40], [40], "Level with it: Cityscapes <segmentation>."),
-        ([40], [41], "The largest gain is on Cityscapes <segmentation> (+1.0)."),
+        ([40, 42], [41, 43], "Within the spread of the seeds: {}."),
+        ([40], [40], "Level with it: {}."),
+        ([40], [41], "The largest gain is on {} (+1.0)."),
     ],
 )
 def test_how_a_headline_ends(tmp_path, random, pretrained, end):
     sources = {"random": random, "pretrained": pretrained}
     scores = {name: [(value,) for value in found] for name, found in sources.items()}
-    assert headline(make_chain(tmp_path, {"city": scores})).endswith(end)
+    found = headline(make_chain(tmp_path, {"city": scores}))
+    assert found.endswith(end.format("Cityscapes <segmentation>"))
 
 
 def table_rows(text):
@@ -140,28 +133,6 @@ def test_table_of_transfers_and_sources(reported):
             *("<b>44.2 ± 0.3</b>", "41.1 ± 0.1 -3.1", "none"),
         ],
     }
-
-
-def test_names_of_metrics_and_their_marks_do_not_touch(tmp_path):
-    title = "Semantic segmentation in the layout of Cityscapes, and more"
-    scores = {"city": {"random": [(40.0,), (42.0,)], "pretrained": [(1.0,), (99.0,)]}}
-    work_dir = make_chain(tmp_path, scores)
-    chain = work_dir / "chain.json"
-    chain.write_text(chain.read_text().replace(TITLES["city"], title))
-    figure = chain_plots.comparison_figure(Results(work_dir))
-    figure.canvas.draw()
-    (axes,) = figure.axes
-    (name,) = axes.texts
-    box = name.get_window_extent()
-    assert name.get_text().startswith("Semantic segmentation")
-    assert axes.bbox.x0 < box.x0 < box.x1 < figure.bbox.x1
-    assert box.y1 < axes.bbox.y1
-    assert {line.get_label() for line in axes.get_lines()} == {"random", "pretrained"}
-    for line in axes.get_lines():
-        assert abs(line.get_ydata()).max() <= 0.12  # beside its row, which is at 0
-        top = axes.transData.transform(line.get_xydata())[:, 1].max()
-        radius = line.get_markersize() / 2 * figure.dpi / 72
-        assert top + radius < box.y0
 
 
 def test_predictions_stand_beside_the_ground_truth(reported):
@@ -201,43 +172,38 @@ def test_a_chain_that_has_only_begun(tmp_path, seeds, capsys):
 
 def test_what_is_missing_is_said(tmp_path):
     scores = {"city": {"random": [(1.0,)], "given": [(2.0,)]}}
-    work_dir = make_chain(tmp_path, scores, pretrained=False)
+    work_dir = make_chain(tmp_path / "a", scores, pretrained=False)
     path = work_dir / "city-given-seed0" / "result.json"
     found = json.loads(path.read_text())
-    path.write_text(
-        json.dumps({k: found[k] for k in ("metrics", "headline", "seconds")})
-    )
-    for folder, expected in {
-        work_dir: {
-            "pretraining": "This chain pretrains nothing itself; it starts from given "
-            "checkpoints, 'given'.",
-            "predictions": "No transfer has drawn predictions",
-            "configs": "The folder configs/ of this chain holds none.",
-            "stages": "unknown (city-given-seed0)",
-        },
-        # A pretraining that left nothing but its result:
-        make_chain(tmp_path / "other", scores): {
-            "curves-knn": "No loss is in the logs",
-            "health": "No health measures are in the logs",
-            "pictures": "No pictures of what was learned were drawn.",
-            "environment": "The run left no run.json",
-        },
-        # Without random initialisation:
-        make_chain(tmp_path / "given", {"city": {"given": [(41.0,)]}}, False): {
-            "transfer": "41.0"
-        },
-    }.items():
-        page, _ = read(folder)
-        for name, sentence in expected.items():
-            assert sentence in page.sections[name]
+    kept = {k: found[k] for k in ("metrics", "headline", "seconds")}
+    path.write_text(json.dumps(kept))
+    sections = read(work_dir)[0].sections
+    assert "it starts from given checkpoints, 'given'." in sections["pretraining"]
+    assert "No transfer has drawn predictions" in sections["predictions"]
+    assert "The folder configs/ of this chain holds none." in sections["configs"]
+    assert "unknown (city-given-seed0)" in sections["stages"]
+    # A pretraining that left nothing but its result:
+    sections = read(make_chain(tmp_path / "b", scores))[0].sections
+    assert "No loss is in the logs" in sections["curves-knn"]
+    assert "No health measures are in the logs" in sections["health"]
+    assert "No pictures of what was learned were drawn." in sections["pictures"]
+    assert "The run left no run.json" in sections["environment"]
+    # Without random initialisation:
+    page, _ = read(make_chain(tmp_path / "c", {"city": {"given": [(41.0,)]}}, False))
+    assert "41.0" in page.sections["transfer"]
     assert "no pair of pretrained and random" in page.text
 
 
-def test_many_hashes_are_folded(tmp_path):
-    scores = {"city": {"random": [(float(i),) for i in range(12)]}}
-    assert (
-        "<details><summary>13 stages</summary>" in read(make_chain(tmp_path, scores))[1]
-    )
+def test_many_stages_and_a_metric_that_is_undefined(tmp_path):
+    scores = [(1.0,)] * 11 + [()]
+    work_dir = make_chain(tmp_path, {"city": {"random": scores}})
+    undefined = result({"mIoU": 0.0}) | {"metrics": {"mIoU": None}}
+    undefined["curve"] = {"iterations": [], "epochs": [], "values": []}
+    write_stage(work_dir, "city-random-seed11", undefined)
+    text = read(work_dir)[1]
+    row = {"Cityscapes &lt;segmentation&gt;, mIoU": ["<b>1.0 ± 0.0</b>"]}
+    assert table_rows(text) == row
+    assert "<details><summary>13 stages</summary>" in text  # the hashes are folded
 
 
 CHROMIUM = next(
@@ -286,12 +252,3 @@ def test_widths_and_policy_in_a_browser(reported, tmp_path, width):
     assert smallest >= 11.95
     assert letters > 300
     assert figures == page.tags.count("svg")
-
-
-def test_a_metric_that_is_undefined(tmp_path):
-    work_dir = make_chain(tmp_path, {"city": {"random": [(1.0,), ()]}})
-    undefined = result({"mIoU": 0.0}) | {"metrics": {"mIoU": None}}
-    undefined["curve"] = {"iterations": [], "epochs": [], "values": []}
-    write_stage(work_dir, "city-random-seed1", undefined)
-    rows = table_rows(read(work_dir)[1])
-    assert rows == {"Cityscapes &lt;segmentation&gt;, mIoU": ["<b>1.0</b>"]}

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from torch.nn import functional as F
 
 from mmssl_ext.datasets.folder import ImageFolder
-from mmssl_ext.datasets.transforms.decode import DecodeImage
-from mmssl_ext.datasets.transforms.geometry import RandomFlip, RandomResizedCrop
-from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
 from mmssl_ext.errors import ConfigError
-from mmssl_ext.preprocessing import MultiViewPreprocessor
 from mmssl_ext.visualization.pictures import (
     KINDS,
     embedding,
@@ -28,17 +23,14 @@ from mmssl_ext.visualization.pictures import (
 )
 from mmssl_ext.visualization.pictures.neighbours import nearest
 from mmssl_ext.visualization.pictures.subject import (
-    Options,
-    Subject,
     feature_maps,
     pooled_features,
     spread,
 )
+from tests.harness import call_tool
 from tests.models.common import build
 from tests.visualization import pictures
-from tests.visualization.pictures import draw, run_tool, subject
-
-visualize = pictures.load_tool("visualize")
+from tests.visualization.pictures import draw, subject
 
 
 @pytest.mark.parametrize("shape", [(200, 12), (9, 40)])
@@ -179,69 +171,6 @@ def test_pooled_features_of_sizes_that_differ():
             assert torch.allclose(row, pooled / pooled.norm(), atol=1e-6)
 
 
-class Coordinates(nn.Module):
-    """A network whose cells know their place in the image, from its colours."""
-
-    class Backbone(nn.Module):
-        def forward(self, x):
-            return (x,)
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = self.Backbone()
-        self.data_preprocessor = MultiViewPreprocessor(mean=(0, 0, 0), std=(1, 1, 1))
-
-    def forward(self, inputs, mode):
-        cells = F.avg_pool2d(inputs[:, :2], 16)  # mean x and y of a cell
-        marks = torch.cartesian_prod(*[torch.arange(0, 256, 8.0)] * 2)  # M x 2
-        distance = (cells[:, None] - marks[None, :, :, None, None]).square().sum(2)
-        return (torch.exp(-distance / 200),)  # a bump at the place
-
-
-class Swap:
-    """A transform of somebody else, whose geometry is not known."""
-
-    def __call__(self, results):
-        results["img"] = np.ascontiguousarray(results["img"].transpose(1, 0, 2))
-        return results
-
-
-def test_matches_with_known_geometry(tmp_path):
-    x, y = np.meshgrid(np.arange(256), np.arange(256))
-    pixels = np.stack([x, y, 0 * x], -1).astype(np.uint8)
-    for name in ("a.png", "b.png"):
-        Image.fromarray(pixels).save(tmp_path / name)
-    crops = [
-        [RandomResizedCrop(64, scale=(0.3, 0.8)), RandomFlip(0.5)] for _ in range(2)
-    ]
-    options, images = Options(num=2, size=192), ImageFolder(str(tmp_path))
-
-    def text(views):
-        pipeline = [DecodeImage(), MakeViews(views), PackViews()]
-        given = Subject(Coordinates(), images, pipeline, options=options)
-        return learned.draw(given, "matches").caption
-
-    caption = text(crops)
-    right, total, chance = map(
-        int, re.search(r"(\d+) of all (\d+) .*by chance (\d+)%", caption).groups()
-    )
-    assert total > 60 and right >= 0.98 * total and 0 < chance < 20, caption
-    # After a transform whose geometry is not known, nothing is claimed.
-    assert "so neither is the true place" in text([[crops[0][0], Swap()], crops[1]])
-
-
-def test_pictures_stand_aside_of_their_points():
-    rng = np.random.default_rng(0)
-    places = rng.uniform(0, 100, (60, 2))
-    chosen = embedding.spread_out(places, 10)
-    gaps = [np.linalg.norm(places[a] - places[b]) for a, b in
-            itertools.combinations(chosen, 2)]  # fmt: skip
-    assert len(gaps) == 45 and min(gaps) > 20
-    around = np.array([[10.0, 10], [12, 10], [10, 12], [12, 12], [30, 11]])
-    (way,) = embedding.aside(around, [4])
-    assert way[0] == pytest.approx(28, abs=1) and abs(way[1]) < 3
-
-
 def test_filters_share_one_scale_around_grey():
     weights = np.zeros((2, 1, 1, 3))
     weights[0, 0, 0] = (0.5, -0.5, 0)
@@ -278,18 +207,16 @@ def root(tmp_path_factory):
 @pytest.fixture
 def tool(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
-    return lambda *args: run_tool(visualize, monkeypatch, capsys, *args)
+    return lambda *args: call_tool("visualize", monkeypatch, capsys, *args)
 
 
 def test_all_kinds_are_written(tool, tmp_path):
     options = ("--images=images", f"--out={tmp_path / 'see'}", "--kind", "all")
-    options += ("--compare=random", "--size=64")
-    code, out, errors = tool("MoCo.py", "MoCo.pth", *options)
+    code, out, errors = tool("MoCo.py", "MoCo.pth", *options, "--compare=random")
     assert code == 0, errors
     files = [tmp_path / "see" / f"{kind}.png" for kind in KINDS]  # no MoCo's own
-    assert [f"Picture: {f}" for f in files] == [
-        line for line in out.splitlines() if line.startswith("Picture")
-    ]
+    told = [line for line in out.splitlines() if line.startswith("Picture")]
+    assert told == [f"Picture: {file}" for file in files]
     for file in files:
         with Image.open(file) as image:
             assert image.width == 900 and len(image.getcolors(1 << 20)) > 30
@@ -299,11 +226,21 @@ def test_pictures_repeat_themselves(root):
     for kind in ("embedding", "matches"):
         cases = [subject(root, num=2) for _ in range(2)]
         before = torch.get_rng_state()
-        first, again = (learned.draw(case, kind).pixels for case in cases)
-        assert np.array_equal(first, again)
+        first, again = (learned.draw(case, kind) for case in cases)
+        assert np.array_equal(first.pixels, again.pixels)
         assert torch.equal(before, torch.get_rng_state())
-    other = learned.draw(subject(root, num=2, seed=1), "matches").pixels
-    assert first.shape != other.shape or not np.array_equal(first, other)
+    other = subject(root, num=2, seed=1)
+    pixels = learned.draw(other, "matches").pixels
+    assert first.pixels.shape != pixels.shape or not np.array_equal(
+        first.pixels, pixels
+    )
+    # Where the boxes are not known, nothing is claimed of the true place.
+    numbers = r"\d+ of all \d+ .*by chance \d+%"
+    assert re.search(numbers, first.caption)
+    other.pipeline[-1].geometry = False
+    caption = learned.draw(other, "matches").caption
+    assert "so neither is the true place" in caption
+    assert not re.search(numbers, caption)
 
 
 def test_share_of_the_same_class_by_a_loop(root):

@@ -1,7 +1,7 @@
 """Pictures of what was learned, drawn by a run."""
 
 import json
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,15 +19,6 @@ def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images"))
 
 
-def knn(images):
-    return dict(
-        type="KNNHook",
-        k=3,
-        bank_dataloader=loader(images),
-        query_dataloader=loader(images),
-    )
-
-
 def state(runner):
     """Everything that a step depends on, and what the steps have led to."""
     dataset = runner.train_dataloader.dataset
@@ -43,14 +34,14 @@ def state(runner):
 
 
 def test_a_run_is_bit_for_bit_the_same_with_it(images, tmp_path):
-    """With draws that are not keyed: these depend on how much was drawn before."""
+    # With draws that are not keyed: these depend on how much was drawn before.
     ends = []
-    drawing = dict(learned=HOOK | dict(interval=1))
-    for name, hooks in {"with": drawing, "no": {}}.items():
+    for name, hooks in {"with": dict(learned=HOOK), "no": {}}.items():
         cfg = config(images, tmp_path / name, epochs=2, **hooks)
         cfg.default_hooks.pop("augmentation_seed")
-        performance = dict(type="PerformanceHook", channels_last=True)
-        cfg.default_hooks.performance = performance
+        cfg.default_hooks.performance = dict(type="PerformanceHook", channels_last=True)
+        if hooks:
+            cfg.default_hooks.learned.interval = 1
         runner = make_runner(cfg)
         runner.train()
         ends.append(state(runner))
@@ -59,9 +50,14 @@ def test_a_run_is_bit_for_bit_the_same_with_it(images, tmp_path):
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)
 
 
-def test_index_describes_the_pictures(images, tmp_path):
-    cfg = config(images, tmp_path, epochs=2, learned=HOOK, knn=knn(images))
-    runner = make_runner(cfg)
+def test_index_and_tensorboard_get_the_pictures(images, tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    loaders = dict(bank_dataloader=loader(images), query_dataloader=loader(images))
+    knn = dict(type="KNNHook", k=3, **loaders)
+    cfg = config(images, tmp_path, epochs=2, learned=HOOK, knn=knn)
+    runner = make_runner(cfg, tensorboard=True)
     runner.train()
     folder = tmp_path / "pictures"
     index = json.loads((folder / "index.json").read_text())
@@ -71,24 +67,21 @@ def test_index_describes_the_pictures(images, tmp_path):
         with Image.open(folder / entry["file"]) as image:
             assert image.size == (entry["width"], entry["height"])
         assert entry["title"] and "Good: " in entry["caption"]
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["index.json", *(f"{kind}.png" for kind in KINDS)]
-    )
+    files = ["index.json", *(f"{kind}.png" for kind in KINDS)]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(files)
     assert f"Pictures of what was learned: 6 in {folder}" in log_text(runner)
     # The images are those of the kNN query set, whose classes are known.
     assert "of the same class" in index["pictures"][3]["caption"]
 
-
-def test_without_knn_the_training_images_serve(images, tmp_path):
-    cfg = config(images, tmp_path, learned=HOOK | dict(kinds=["neighbours"]))
-    cfg.train_dataloader.dataset.labels = "none"
-    make_runner(cfg).train()
-    entry = json.loads((tmp_path / "pictures/index.json").read_text())["pictures"][0]
-    assert "Of 16 images" in entry["caption"]
-    assert "class" not in entry["caption"]
+    (file,) = tmp_path.rglob("events.out.tfevents*")
+    events = accumulator.EventAccumulator(str(file)).Reload()
+    assert events.Tags()["images"] == [f"pictures/{kind}" for kind in KINDS]
+    (event,) = events.Images("pictures/pca")
+    assert (event.step, event.width) == (8, index["pictures"][0]["width"])
+    assert not list(tmp_path.rglob("vis_image/*"))  # the local backend gets no copy
 
 
-def test_interval_and_stale_pictures(images, tmp_path, monkeypatch):
+def test_interval_stale_pictures_and_training_images(images, tmp_path, monkeypatch):
     epochs = []
     run = LearnedPicturesHook._run
     monkeypatch.setattr(
@@ -96,59 +89,43 @@ def test_interval_and_stale_pictures(images, tmp_path, monkeypatch):
         "_run",
         lambda self, runner, epoch: epochs.append(epoch) or run(self, runner, epoch),
     )
-    (tmp_path / "pictures").mkdir()
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for name in ("pca.png", "mine.png"):
-        (tmp_path / "pictures" / name).write_bytes(b"old")
-    hook = HOOK | dict(kinds=["filters"], interval=2)
-    make_runner(config(images, tmp_path, epochs=4, learned=hook)).train()
+        (folder / name).write_bytes(b"old")
+    hook = HOOK | dict(kinds=["neighbours"], interval=2)
+    cfg = config(images, tmp_path, epochs=4, learned=hook)
+    cfg.train_dataloader.dataset.labels = "none"
+    make_runner(cfg).train()
     assert epochs == [2, 4]
-    names = sorted(p.name for p in (tmp_path / "pictures").iterdir())
-    assert names == ["filters.png", "index.json", "mine.png"]
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["index.json", "mine.png", "neighbours.png"]
+    # Without kNN the training images serve.
+    (entry,) = json.loads((folder / "index.json").read_text())["pictures"]
+    assert "Of 16 images" in entry["caption"] and "class" not in entry["caption"]
 
 
 def test_failures_are_warnings(images, tmp_path, monkeypatch):
-    def fail(subject):
+    def fail(*args):
         raise RuntimeError("the disk is full")
 
     monkeypatch.setattr(pca, "draw", fail)
     hook = HOOK | dict(kinds=["pca", "filters"])
-    runner = make_runner(config(images, tmp_path / "one", learned=hook))
+    runner = make_runner(config(images, tmp_path, learned=hook))
     runner.train()
+    index = json.loads((tmp_path / "pictures/index.json").read_text())
+    assert [entry["kind"] for entry in index["pictures"]] == ["filters"]
+    monkeypatch.setattr(learned, "save", fail)
+    LearnedPicturesHook(kinds=["filters"]).after_train(runner)
     text = log_text(runner)
     assert "no picture 'pca' (RuntimeError: the disk is full)" in text
-    index = json.loads((tmp_path / "one/pictures/index.json").read_text())
-    assert [entry["kind"] for entry in index["pictures"]] == ["filters"]
-
-    monkeypatch.setattr(learned, "save", lambda *args: fail(None))
-    runner = make_runner(config(images, tmp_path / "two", learned=hook))
-    runner.train()
-    assert "no pictures of what was learned (RuntimeError: the disk" in log_text(runner)
-    assert runner.epoch == 1 and (tmp_path / "two/epoch_1.pth").is_file()
-
-
-def test_tensorboard_gets_them_and_the_local_backend_no_copy(images, tmp_path):
-    accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator"
-    )
-    hook = HOOK | dict(kinds=["filters", "pca"], interval=1)
-    cfg = config(images, tmp_path, epochs=2, learned=hook)
-    make_runner(cfg, tensorboard=True).train()
-    (file,) = tmp_path.rglob("events.out.tfevents*")
-    events = accumulator.EventAccumulator(str(file)).Reload()
-    assert sorted(events.Tags()["images"]) == ["pictures/filters", "pictures/pca"]
-    steps = [image.step for image in events.Images("pictures/pca")]
-    assert steps == [4, 8]  # iterations
-    with Image.open(tmp_path / "pictures/pca.png") as image:
-        assert events.Images("pictures/pca")[-1].width == image.width
-    assert not list(tmp_path.rglob("vis_image/*"))
+    assert "no pictures of what was learned (RuntimeError: the disk" in text
 
 
 def test_other_ranks_draw_nothing(tmp_path):
-    class Runner:
-        rank, epoch, work_dir = 1, 3, str(tmp_path)
-
-    LearnedPicturesHook().after_train(Runner())
-    assert not list(Path(tmp_path).iterdir())
+    runner = SimpleNamespace(rank=1, epoch=3, work_dir=str(tmp_path))
+    LearnedPicturesHook().after_train(runner)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

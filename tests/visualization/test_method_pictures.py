@@ -16,11 +16,10 @@ from mmssl_ext.run.launch import load_config
 from mmssl_ext.visualization.pictures import cells, patches, regions
 from mmssl_ext.visualization.pictures.images import to_images
 from mmssl_ext.visualization.pictures.sheet import COLORS, SCALE
+from tests.harness import call_tool
 from tests.models.common import model_config
 from tests.visualization import pictures
-from tests.visualization.pictures import draw, run_tool, subject, texts
-
-visualize = pictures.load_tool("visualize")
+from tests.visualization.pictures import draw, subject, texts
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def tool(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
-    return lambda *args: run_tool(visualize, monkeypatch, capsys, *args)
+    return lambda *args: call_tool("visualize", monkeypatch, capsys, *args)
 
 
 def rows(sheet):
@@ -39,23 +38,20 @@ def rows(sheet):
     return [text for text in texts(sheet) if "mean cosine" in text]
 
 
-@pytest.mark.parametrize("method", ["DenseCL", "RegionCLM", "DetCo"])
-def test_tool_writes_the_same_png_each_time(tool, root, tmp_path, method):
+def test_tool_writes_the_same_png_each_time(tool, tmp_path):
     files = [tmp_path / "new" / name for name in ("a.png", "b.png")]
     for file in files:
         options = ("--images", "images", "--out", file, "--num", 2)
-        code, out, errors = tool(f"{method}.py", f"{method}.pth", *options)
+        code, out, errors = tool("RegionCLM.py", "RegionCLM.pth", *options)
         assert code == 0, errors
         assert out.splitlines()[-1] == f"Picture: {file}"
     with Image.open(files[0]) as image:
-        image.load()
         assert image.format == "PNG" and image.mode == "RGB"
         assert image.width == 900 * SCALE
         assert 2 * 150 * SCALE < image.height < 2 * 400 * SCALE
         assert len(image.getcolors(1 << 20)) > 500  # not a blank sheet
-    assert 20_000 < files[0].stat().st_size < 500_000
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert sorted(tmp_path.glob("new/.*")) == []  # no draft is left
+    assert not list(tmp_path.glob("new/.*"))  # no draft is left
 
 
 @pytest.mark.parametrize("method", ["RegionCLD", "RegionCLS"])
@@ -66,21 +62,23 @@ def test_what_is_drawn_follows_from_what_is_found(root, method):
     assert "3 pasted into 1" in found  # of three images, each takes the one before
 
 
-@pytest.mark.parametrize("method", ["DenseCL", "DetCo"])
-def test_views_that_the_device_augments_are_shown_augmented(root, method):
+def test_views_that_the_device_augments_are_shown_augmented(root):
     sheets = []
     for augment_on in ("worker", "device"):
-        cfg = load_config(root / f"{method}.py")
+        cfg = load_config(root / "DetCo.py")
         make = cfg.train_dataloader.dataset.pipeline[1]
         for view in make.views:
             view.insert(1, dict(type="ColorJitter", brightness=0.8, prob=1))
         make.augment_on = augment_on
         cfg.dump(root / f"{augment_on}.py")
-        (root / f"{augment_on}.pth").write_bytes((root / f"{method}.pth").read_bytes())
+        (root / f"{augment_on}.pth").write_bytes((root / "DetCo.pth").read_bytes())
         sheets.append(draw(subject(root, augment_on, num=3)).pixels())
     assert np.array_equal(*sheets)
-    plain = draw(subject(root, method, num=3)).pixels()
-    assert plain.shape != sheets[0].shape or not np.array_equal(plain, sheets[0])
+    plain = draw(subject(root, "DetCo", num=3))
+    pixels = plain.pixels()
+    assert pixels.shape != sheets[0].shape or not np.array_equal(pixels, sheets[0])
+    names = plain.axes[0, 4].get_xticklabels()  # by the stages
+    assert [text.get_text() for text in names] == ["res2", "res3", "res4", "res5"]
 
 
 def test_agreement_with_the_geometry_by_hand():
@@ -102,8 +100,11 @@ def test_agreement_with_the_geometry_by_hand():
 
 def test_agreement_stands_below_the_pair_where_the_boxes_are_known(root):
     given = subject(root, "DenseCL", num=3)
-    told = [t for t in texts(draw(given)) if "true place" in t]
+    sheet = draw(given)
+    told = [t for t in texts(sheet) if "true place" in t]
     assert len(told) == 3 and all("(by chance " in text for text in told)
+    # An image does not depend on the others, as by BatchNorm in training mode.
+    assert rows(draw(subject(root, "DenseCL", num=1))) == rows(sheet)[:1]
     given.pipeline[-1].geometry = False
     bare = draw(given)
     assert not [t for t in texts(bare) if "true place" in t]
@@ -224,11 +225,6 @@ def test_images_come_back_from_normalised_tensors(shape):
         assert np.array_equal(images, views.movedim(-3, -1).numpy())
 
 
-def test_levels_are_named_by_the_stages(root):
-    names = draw(subject(root, "DetCo", num=1)).axes[0, 4].get_xticklabels()
-    assert [text.get_text() for text in names] == ["res2", "res3", "res4", "res5"]
-
-
 def test_first_readable_images_in_order_of_their_names(root, tmp_path):
     folder = tmp_path / "photos"
     (folder / "z").mkdir(parents=True)
@@ -240,64 +236,55 @@ def test_first_readable_images_in_order_of_their_names(root, tmp_path):
         assert [row.split()[0] for row in rows(sheet)] == names
 
 
-def test_an_image_does_not_depend_on_the_others(root):
-    # In training mode BatchNorm would mix them.
-    few, many = (rows(draw(subject(root, "DenseCL", num=num))) for num in (1, 4))
-    assert few == many[:1]
+CHANGES = {
+    "single": lambda steps: steps.pop(1),
+    "ragged": lambda steps: [view.pop(0) for view in steps[1].views],
+    # Cells of a 2 x 2 grid would be drawn on one of 3 x 3.
+    "sizes": lambda steps: steps[1].views[0][0].update(size=96),
+}
+
+
+@pytest.fixture
+def spoilt(root):
+    """Configs that do not fit the checkpoint or each other."""
+    for name, change in CHANGES.items():
+        cfg = load_config(root / "DenseCL.py")
+        change(cfg.train_dataloader.dataset.pipeline)
+        cfg.dump(root / f"{name}.py")
+    cfg.pop("train_dataloader")
+    cfg.dump(root / "bare.py")
+    wide = model_config("DenseCL")
+    wide["neck"] = wide["neck"] | dict(hid_channels=65)
+    load_config(root / "DenseCL.py", {"model": wide}).dump(root / "wide.py")
+    (root / "two").mkdir(exist_ok=True)
+    for size in (20, 30):
+        Image.new("RGB", (20, size), "red").save(root / f"two/{size}.png")
 
 
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (dict(images="gone"), r"The image folder 'gone'.* does not exist"),
-        (dict(images="empty"), r"No image was found below 'empty'"),
-        (dict(images="broken"), r"None of 2 images can be read"),
-        (dict(checkpoint="gone.pth"), r"Checkpoint gone\.pth does not exist"),
-        (dict(checkpoint="DetCo.pth"), r"DetCo\.pth does not fit the model"),
-        (dict(config="wide.py"), r"of another shape: neck\.mlp.*in the file"),
-        (dict(config="MoCo.py", checkpoint="MoCo.pth"), r"MoCo has nothing to draw"),
-        (dict(config="gone.py"), r"Config gone\.py does not exist"),
-        (dict(config="bare.py"), r"has no model or no train_dataloader"),
-        (dict(config="single.py"), r"DenseCL takes 2 views per image, not 1"),
-        (dict(config="ragged.py"), r"The same view of two images differs in size"),
-        (dict(config="sizes.py"), r"Query and key view differ in size, hence in"),
-        (dict(num=0), r"--num 0: a picture shows 1 to 32 images"),
-        (dict(out="new.jpg"), r"let --out end in \.png, not new\.jpg"),
+        (["DenseCL.py", "gone.pth"], r"Checkpoint gone\.pth does not exist"),
+        (["DenseCL.py", "DetCo.pth"], r"DetCo\.pth does not fit the model"),
+        (["wide.py"], r"of another shape: neck\.mlp.*in the file"),
+        (["MoCo.py", "MoCo.pth"], r"MoCo has nothing to draw"),
+        (["gone.py"], r"Config gone\.py does not exist"),
+        (["bare.py"], r"has no model or no train_dataloader"),
+        (["single.py"], r"DenseCL takes 2 views per image, not 1"),
+        (["ragged.py", "--images=two"], r"The same view of two images differs in size"),
+        (["sizes.py"], r"Query and key view differ in size, hence in"),
         (
-            dict(config="RegionCLM.py", checkpoint="RegionCLM.pth", num=1),
+            ["RegionCLM.py", "RegionCLM.pth", "--num=1"],
             r"swapped between two images; .*--num 2",
         ),
     ],
 )
+@pytest.mark.usefixtures("spoilt")
 def test_errors_are_sentences(tool, root, args, sentence):
-    wide = model_config("DenseCL")
-    wide["neck"] = wide["neck"] | dict(hid_channels=65)
-    file = root / "DenseCL.py"
-    pipelines = {
-        "single": lambda steps: steps.pop(1),
-        "ragged": lambda steps: [view.pop(0) for view in steps[1].views],
-        # Cells of a 2 x 2 grid would be drawn on one of 3 x 3.
-        "sizes": lambda steps: steps[1].views[0][0].update(size=96),
-    }
-    for name, change in pipelines.items():
-        cfg = load_config(file)
-        change(cfg.train_dataloader.dataset.pipeline)
-        cfg.dump(root / f"{name}.py")
-    cfg.pop("train_dataloader")
-    cfg.dump(root / "bare.py")
-    load_config(file, {"model": wide}).dump(root / "wide.py")
-    (root / "images/class0/0.png").write_bytes(
-        (root / "images/class0/1.png").read_bytes()
-    )
-    if args.get("config") == "ragged.py":
-        Image.new("RGB", (20, 30), "red").save(root / "images/class0/0.png")
-    given = dict(config="DenseCL.py", checkpoint="DenseCL.pth", images="images")
-    given |= dict(out="new.png", num=4) | args
-    code, _, errors = tool(
-        *(given.pop("config"), given.pop("checkpoint")),
-        *(f"--{name}={value}" for name, value in given.items()),
-    )
+    files = [arg for arg in args if arg.endswith((".py", ".pth"))]
+    files += ["DenseCL.pth"] * (len(files) == 1)
+    options = [arg for arg in args if arg.startswith("--")]
+    code, _, errors = tool(*files, "--images=images", "--out=new.png", *options)
     assert code == 2, errors
     assert re.search(rf"^Error: .*{sentence}", errors, re.DOTALL | re.MULTILINE)
-    assert "Traceback" not in errors
-    assert not list(root.glob("*new*"))
+    assert "Traceback" not in errors and not list(root.glob("*new*"))
