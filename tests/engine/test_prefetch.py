@@ -5,11 +5,10 @@ import contextlib
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext.engine.resilience.prefetch import CopyToDevice, PrefetchLoader, prefetch
-from tests.harness import BATCH, ToyData, ToyModel
+from tests.harness import BATCH, ToyData, toy_runner
 
 
 def as_it_is(batch):
@@ -124,13 +123,14 @@ class Install(Hook):
 
 def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
     torch.manual_seed(3)
-    seen = Seen()
-    by_epoch = loop["by_epoch"]
+    seen, by_epoch = Seen(), loop["by_epoch"]
     kind = "DefaultSampler" if by_epoch else "InfiniteSampler"
     checkpoint = {"type": "mmssl_ext.PlainCheckpointHook", "by_epoch": by_epoch}
-    runner = Runner(
-        model=ToyModel(),
-        work_dir=str(tmp_path / name),
+    runner = toy_runner(
+        tmp_path / name,
+        f"{tmp_path.name}-{name}",
+        *(seen, *hooks),
+        resume=None if resume is None else tmp_path / resume,
         train_dataloader={
             "dataset": ToyData(),
             "batch_size": BATCH,
@@ -140,15 +140,7 @@ def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
             "collate_fn": {"type": "default_collate"},
         },
         train_cfg=loop,
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
-        param_scheduler=[],
         default_hooks={"checkpoint": {**checkpoint, "interval": 1 if by_epoch else 5}},
-        custom_hooks=[seen, *hooks],
-        load_from=None if resume is None else str(tmp_path / resume),
-        resume=resume is not None,
-        randomness={"seed": 3},
-        experiment_name=f"{tmp_path.name}-{name}",
-        default_scope="mmengine",
         log_processor={"by_epoch": by_epoch},
     )
     runner.train()

@@ -9,11 +9,10 @@ import pytest
 import torch
 from mmengine.hooks import RuntimeInfoHook
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import Runner
 
 from mmssl_ext.engine.hooks import DeferredRuntimeInfoHook
 from mmssl_ext.engine.monitor.runtime_info import History, ValuesOnDevice
-from tests.harness import BATCH, ToyData, ToyModel, Watch, log_rows, toy_runner
+from tests.harness import ToyModel, Watch, log_rows, toy_runner
 
 TIMES = ("time", "data_time", "memory")
 
@@ -39,32 +38,22 @@ class Model(ToyModel):
 
 
 def run(tmp_path, name, hook, loop, interval=2, resume=None, **config):
-    data = torch.utils.data.DataLoader(ToyData(), batch_size=BATCH)
     torch.manual_seed(3)
-    model = Model()
-    by_epoch = loop.get("by_epoch", True)
-    runner = Runner(
+    model, by_epoch = Model(), loop["by_epoch"]
+    checkpoint = {"type": "mmssl_ext.PlainCheckpointHook", "by_epoch": by_epoch}
+    runner = toy_runner(
+        tmp_path / name,
+        name,
+        resume=resume,
         model=model,
-        work_dir=str(tmp_path / name),
-        train_dataloader=data,
         train_cfg=loop,
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
         param_scheduler={"type": "LinearLR", "by_epoch": False, "end": 10},
         default_hooks={
             "runtime_info": hook,
             "logger": {"type": "LoggerHook", "interval": interval},
-            "checkpoint": {
-                "type": "mmssl_ext.PlainCheckpointHook",
-                "interval": 1 if by_epoch else 5,
-                "by_epoch": by_epoch,
-            },
+            "checkpoint": {**checkpoint, "interval": 1 if by_epoch else 5},
         },
         log_processor={"by_epoch": by_epoch, **config},
-        load_from=None if resume is None else str(resume),
-        resume=resume is not None,
-        randomness={"seed": 3},
-        experiment_name=name,
-        default_scope="mmengine",
     )
     if resume is not None:
         model.steps, model.figure = 6, model.figure + 6
