@@ -37,6 +37,7 @@ from tests.models.common import model_config
 
 REPO = Path(__file__).resolve().parents[1]
 BATCH = 4  # of a toy run
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
 # Keys of a log that are other in every run.
 TIMES = {"time", "data_time", "img_per_s", "data_wait", "memory", "eta"}
 _names = itertools.count()

@@ -16,7 +16,7 @@ from mmssl_ext.registry import MODELS
 from mmssl_ext.run.evaluate import evaluate_checkpoint
 from mmssl_ext.run.launch import load_config, train
 from mmssl_ext.run.tool import run_tool
-from tests.harness import REPO, assert_same, config, loader, write_images
+from tests.harness import REPO, assert_same, config, knn
 from tests.models.common import model_config
 from tests.warm import python
 
@@ -24,17 +24,9 @@ TRAIN, TEST = (str(REPO / "tools" / name) for name in ("train.py", "test.py"))
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    """A config file, its images and one finished epoch."""
+def run_dir(images, tmp_path_factory):
     root = tmp_path_factory.mktemp("tools")
-    images = write_images(root / "images")
-    knn = {
-        "type": "KNNHook",
-        "k": 3,
-        "bank_dataloader": loader(images),
-        "query_dataloader": loader(images),
-    }
-    cfg = config(images, root / "unused", knn=knn)
+    cfg = config(images, root / "unused", knn=knn(images))
     cfg.work_dir = None
     (root / "small.py").write_text(cfg.pretty_text)
     return root
@@ -118,11 +110,9 @@ def test_checkpoint_with_a_bank_fits_a_model_that_has_none_yet(tmp_path):
         assert len(model.terms.inter.bank) == 40
         assert_same(model.state_dict(), state)
 
-    with pytest.raises(CheckpointFileError) as caught:
+    other = r"terms\.inter\.labels\.centroids \(\(6, 16\) in the file, \(5, 16\)"
+    with pytest.raises(CheckpointFileError, match=other):
         load_strictly(build(num_clusters=5), path)
-    assert "terms.inter.labels.centroids ((6, 16) in the file, (5, 16)" in str(
-        caught.value
-    )
     for name, value in {
         "terms.inter.bank.features": torch.randn(40, 17),
         "terms.inter.labels.sizes": torch.ones(7),
@@ -132,9 +122,8 @@ def test_checkpoint_with_a_bank_fits_a_model_that_has_none_yet(tmp_path):
             load_strictly(build(), path)
     state.pop("terms.inter.bank.features")
     torch.save({"state_dict": state}, path)
-    with pytest.raises(
-        CheckpointFileError, match=r"missing in the file: terms\.inter\.bank\.features"
-    ):
+    missing = r"missing in the file: terms\.inter\.bank\.features"
+    with pytest.raises(CheckpointFileError, match=missing):
         load_strictly(build(), path)
 
 
@@ -165,7 +154,6 @@ def test_user_errors_have_exit_code_2_and_no_traceback(run_dir):
             "Error: model.head.temprature: QueueSoftmax has",
         ),
         ({"model.momentum": 0.001}, "set momentum to 1 minus that"),
-        ({"model.head.temperature": 0}, "must be positive"),
         ({"model.feat_dim": 7}, "returns 16 features but feat_dim is 7; leave"),
         ({"train_dataloader.dataset.root": "nowhere"}, "The image folder 'nowhere'"),
         ({"default_hooks.knn.bank_dataloader.dataset.labels": "none"}, "kNN needs"),
@@ -190,8 +178,6 @@ def test_a_non_finite_loss_has_an_exit_code_of_its_own(capsys):
 
 
 def test_bugs_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_tool(lambda: 1 / 0)()
     with pytest.raises(ValueError, match="invalid literal"):
         run_tool(lambda: int("x"))()
 
