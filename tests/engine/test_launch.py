@@ -155,7 +155,7 @@ def test_fp32_on_a_gpu_stays(cfg, monkeypatch):
 def test_resume_without_a_checkpoint_starts_afresh(cfg):
     text = f"{cfg.work_dir} holds no checkpoint; starting afresh"
     assert any(text in said for said in texts(prepare(cfg, resume=True)))
-    assert cfg.load_from is None
+    assert not cfg.resume
 
 
 def test_resume_prefers_the_work_dir_to_where_the_run_began(cfg, tmp_path):
@@ -313,12 +313,9 @@ def test_config_files_that_cannot_be_used(tmp_path):
 def test_a_temporary_folder_without_room_is_named(tmp_path, monkeypatch, options):
     """The config is not at fault, though it is read by way of a copy there."""
     path = write(tmp_path / "a.py", "lr = 1")
-    with (
-        file_size_limit(0),
-        pytest.raises(ConfigError, match=r"copy in .*TMPDIR") as caught,
-    ):
+    words = rf"copy in {tempfile.gettempdir()}: File too large.*TMPDIR"
+    with file_size_limit(0), pytest.raises(ConfigError, match=words):
         load_config(path, options)
-    assert f"copy in {tempfile.gettempdir()}: File too large" in str(caught.value)
 
 
 def test_options_without_effect_are_refused(tmp_path):
