@@ -23,7 +23,7 @@ from mmssl_ext.engine.resilience.loading import (
 )
 from mmssl_ext.engine.resilience.processes import is_alive
 from tests.distributed import server
-from tests.engine.test_preemption import SLOW
+from tests.harness import REPO, SLOW
 from tests.warm.commands import Command, python
 
 
@@ -109,7 +109,7 @@ def test_workers_outlive_signals_of_others_but_not_of_their_parent(context, tmp_
 
 
 @pytest.mark.fault("R23")
-def test_a_signal_during_the_start_of_workers_waits(tmp_path):
+def test_a_signal_during_the_start_of_workers_waits():
     """A group is told while workers are forked: they are born deaf."""
     iterator = iter(guarded(Numbers(), num_workers=3))
     for worker in iterator._workers:
@@ -117,9 +117,8 @@ def test_a_signal_during_the_start_of_workers_waits(tmp_path):
         blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             assert blocked >> number - 1 & 1
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {
-        signal.SIGTERM, signal.SIGUSR1
-    }  # fmt: skip
+    left = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert not left & {signal.SIGTERM, signal.SIGUSR1}
 
 
 HANG = """
@@ -158,11 +157,10 @@ def test_no_orphan_where_the_parent_dies_before_a_worker_has_begun():
 
 
 @pytest.mark.fault("R23")
-def test_no_hang_at_the_end_and_no_orphans(tmp_path):
+def test_no_hang_at_the_end_and_no_orphans():
     """Workers sleep for ever while their process ends, or is killed."""
-    repo = Path(__file__).resolve().parents[2]
     for killed in (False, True):
-        with Command("-c", HANG, "1000" if killed else "1", cwd=repo) as process:
+        with Command("-c", HANG, "1000" if killed else "1", cwd=REPO) as process:
             pids = [int(pid) for pid in next(process.lines()).split()]
             assert len(pids) == 2
             if killed:
