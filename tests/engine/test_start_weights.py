@@ -19,7 +19,7 @@ from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer import mmengine_init
-from tests.harness import config, make_runner, write_images
+from tests.harness import config, make_runner
 from tests.transfer.support import backbone_state
 
 NARROW = {
@@ -186,14 +186,10 @@ def test_a_detector_must_have_its_backbone_and_may_have_another_head():
     assert "6 of 7 tensors matched" in (text := refused(model, content))
     assert "Every tensor of the backbone must be there" in text
     assert "0 of 6 tensors" in refused(model, {"state_dict": {"w": torch.ones(1)}})
-
-
-def test_a_test_needs_every_tensor():
-    model = Detector()
+    # and a test needs every tensor
     assert check_start(model, checkpoint(model), "file.pth", training=False) == []
     text = refused(model, checkpoint(Detector(5)), training=False)
     assert "Every tensor of the model must be there" in text
-    assert "head.weight ((5, 4) in the file, (3, 4) here)" in text
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +208,8 @@ def test_mmengines_initializer_takes_what_fits(resnet):
     model = pretrained(resnet)
     model.init_weights()
     state = torch.load(resnet, weights_only=True)
-    assert torch.equal(model.state_dict()["layer4.1.conv2.weight"], state[
-        "layer4.1.conv2.weight"
-    ])  # fmt: skip
+    name = "layer4.1.conv2.weight"
+    assert torch.equal(model.state_dict()[name], state[name])
 
 
 def test_mmengines_initializer_refuses_another_network(resnet):
@@ -238,9 +233,8 @@ def test_mmengines_initializer_warns_of_parts(resnet, tmp_path, monkeypatch):
     assert "1 missing in the file: layer1.0.bn1.bias" in text
 
 
-def test_a_run_is_refused_before_a_step(tmp_path):
+def test_a_run_is_refused_before_a_step(images, tmp_path):
     """Also where the config has no hook for it."""
-    images = write_images(tmp_path / "images")
     path = tmp_path / "foreign.pth"
     torch.save(backbone_state(), path)
     cfg = config(images, tmp_path / "run")

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import init_default_scope
-from mmpretrain.models import ResNet
+from mmpretrain.models import ResNet, ResNet_CIFAR
 
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.weights import strict
@@ -29,7 +29,7 @@ from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer import HandoverHook, PretrainedBackbone, handover, ops
 from mmssl_ext.transfer.export import export_backbone
-from tests.harness import config, make_runner, write_images
+from tests.harness import config, make_runner
 from tests.transfer.support import backbone_state
 
 ops.install()
@@ -49,10 +49,10 @@ def weights(path, record=None, **meta):
     return path
 
 
-def test_a_checkpoint_records_what_its_weights_are(tmp_path):
-    runner = make_runner(config(write_images(tmp_path / "images"), tmp_path / "run"))
+def test_a_checkpoint_records_what_its_weights_are(images, tmp_path):
+    runner = make_runner(config(images, tmp_path))
     runner.train()
-    content = load_checkpoint_file(tmp_path / "run" / "epoch_1.pth")
+    content = load_checkpoint_file(tmp_path / "epoch_1.pth")
     record = content["meta"]["weights"]
     assert record["input"] == {"mean": MEAN, "std": STD, "channel_order": "RGB"}
     assert record["backbone"]["type"] == type(runner.model.backbone).__name__
@@ -70,8 +70,6 @@ def test_facts_of_a_resnet():
         "dilations": [1, 1, 1, 1],
         "stem": "7x7, stride 2, max pooling",
     }
-    from mmpretrain.models import ResNet_CIFAR
-
     stem = describe_backbone(ResNet_CIFAR(18))["stem"]
     assert stem == "3x3, stride 1, no pooling"
     assert describe_backbone(mmdet.models.ResNet(50, style="caffe"))["style"] == "caffe"
@@ -93,23 +91,15 @@ def test_a_config_in_the_file_tells_it_and_is_not_run(tmp_path):
     sign = tmp_path / "it_ran"
     record = find_record({"cfg": CFG.format(sign=str(sign))})
     assert record["backbone"]["strides"] == [1, 2, 2, 1]
-    assert record["input"] == {
-        "mean": [0.0, 0.0, 0.0],
-        "std": [255, 255, 255],
-        "channel_order": "RGB",
-    }
+    facts = {"mean": [0.0] * 3, "std": [255] * 3, "channel_order": "RGB"}
+    assert record["input"] == facts
     assert not sign.exists()
 
 
 def test_a_config_of_mmpretrains():
-    text = Config(
-        dict(
-            data_preprocessor=dict(
-                type="SelfSupDataPreprocessor", mean=MEAN, std=STD, to_rgb=True
-            ),
-            model=dict(type="MoCo", backbone=dict(type="ResNet", depth=50)),
-        )
-    ).pretty_text
+    images = dict(type="SelfSupDataPreprocessor", mean=MEAN, std=STD, to_rgb=True)
+    model = dict(type="MoCo", backbone=dict(type="ResNet", depth=50))
+    text = Config(dict(data_preprocessor=images, model=model)).pretty_text
     assert find_record({"cfg": text}) == {
         "backbone": {"type": "ResNet", "strides": [1, 2, 2, 2]},
         "input": {"mean": MEAN, "std": STD, "channel_order": "RGB"},
@@ -142,10 +132,7 @@ C4 = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,)
 @pytest.mark.parametrize(
     ("before", "library", "now"),
     [
-        ({}, mmdet, {}),
-        ({}, mmseg, {}),
         ({}, mmdet, D8),
-        ({}, mmseg, D8),
         (D8, mmdet, {}),
         ({}, mmdet, C4),
     ],
@@ -249,16 +236,10 @@ def test_images_prepared_otherwise_are_warned_of(tmp_path, caplog, record, now, 
 def test_images_that_nothing_normalises_are_warned_of(tmp_path, caplog):
     """A preprocessor without mean passes 0 to 255 on, unless the pipeline does it."""
     model = loaded(weights(tmp_path / "a.pth", {"backbone": {}, "input": RGB}))
-    said = [
-        verified(
-            "before_train",
-            model,
-            ImgDataPreprocessor(),
-            caplog,
-            cfg={"train_dataloader": {"dataset": {"pipeline": pipeline}}},
-        )
-        for pipeline in ([dict(type="Normalize", mean=MEAN, std=STD)], [])
-    ]
+    images, said = ImgDataPreprocessor(), []
+    for pipeline in ([dict(type="Normalize", mean=MEAN, std=STD)], []):
+        cfg = {"train_dataloader": {"dataset": {"pipeline": pipeline}}}
+        said.append(verified("before_train", model, images, caplog, cfg=cfg))
     assert said[0] == "" and "neither model.data_preprocessor has a mean" in said[1]
 
 
@@ -267,24 +248,22 @@ def test_one_mean_stands_for_three_channels():
     assert (facts["mean"], facts["std"]) == ([127.5] * 3, [127.5] * 3)
 
 
-def test_the_transfer_configs_are_alike_with_the_pretraining():
-    """No word where nothing differs."""
+@pytest.mark.parametrize(
+    ("scope", "library", "name"),
+    [
+        ("mmdet", mmdet, "detection/retinanet_r50_fpn_coco_1x"),
+        ("mmseg", mmseg, "segmentation/fcn_r50_voc12aug"),
+    ],
+)
+def test_the_transfer_configs_are_alike_with_the_pretraining(scope, library, name):
     init_default_scope("mmssl_ext")
     cfg = load_config("configs/co2/co2_r50_imagenet.py", {"queue_len": 64})
     record = describe_weights(MODELS.build(cfg.model))
-    for name in (
-        "detection/retinanet_r50_fpn_coco_1x",
-        "segmentation/fcn_r50_voc12aug",
-    ):
-        cfg = load_config(f"configs/transfer/{name}.py", {"checkpoint": None})
-        scope, library = (
-            ("mmdet", mmdet) if name.startswith("detection") else ("mmseg", mmseg)
-        )
-        init_default_scope(scope)
-        now = library.registry.MODELS.build(cfg.model.backbone)
-        assert structure_text(record, now, name) == ""
-        images = library.registry.MODELS.build(cfg.model.data_preprocessor)
-        assert input_text(record, images, name) == ""
+    cfg = load_config(f"configs/transfer/{name}.py", {"checkpoint": None})
+    init_default_scope(scope)
+    build = library.registry.MODELS.build
+    assert structure_text(record, build(cfg.model.backbone), name) == ""
+    assert input_text(record, build(cfg.model.data_preprocessor), name) == ""
 
 
 @pytest.mark.parametrize(

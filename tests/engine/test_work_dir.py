@@ -280,7 +280,7 @@ def take_often(number, folder, rounds, count):
     def meet(turn):  # alive until all have judged
         Path(folder, f"{turn}.ready.{number}").touch()
         while len(list(Path(folder).glob(f"{turn}.ready.*"))) < count:
-            pass
+            time.sleep(0.0002)
 
     for turn in range(rounds):
         meet(turn)
