@@ -80,9 +80,8 @@ class Draws(Hook):
     def __init__(self):
         self.seen = []
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        draw = torch.rand(1).item(), np.random.rand(), random.random()
-        self.seen.append(draw)
+    def before_train_iter(self, *args, **kwargs):
+        self.seen.append((torch.rand(1).item(), np.random.rand(), random.random()))
 
 
 def test_training_is_the_same_with_and_without(photos, tmp_path):
@@ -120,6 +119,7 @@ def test_unlabelled_images_are_an_error_before_the_first_step(photos, tmp_path, 
 
 
 def test_k_above_the_bank_is_said_once(photos, tmp_path):
-    runner = make_runner(config(photos, tmp_path, epochs=2, knn=knn(photos, k=200)))
+    hook = knn(photos, k=200, before_train=False)
+    runner = make_runner(config(photos, tmp_path, epochs=2, knn=hook))
     runner.train()
     assert log_text(runner).count("k=200 exceeds the 18 images") == 1

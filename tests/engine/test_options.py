@@ -10,7 +10,7 @@ from mmssl_ext.engine.config.options import parse_value
 from mmssl_ext.engine.config.values import check_values
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.run.launch import load_config
-from tests.harness import REPO, write_images
+from tests.harness import REPO
 
 CONFIGS = REPO / "configs/transfer"
 VOC = CONFIGS / "detection/faster_rcnn_r50_fpn_voc0712.py"
@@ -77,22 +77,8 @@ def test_what_the_shell_has_split_is_a_sentence(options, message):
         given(*options)
 
 
-def test_terms_come_by_an_option():
-    options = given(
-        "model.terms=[dict(type=Consistency,temperature=0.05,weight=0.3)]",
-        "model.pairs=((0,1),(1,0))",
-    )
-    cfg = load_config(REPO / "configs/mocov2/mocov2_r18_demo.py", options)
-    (term,) = cfg.model.terms
-    assert term.type == "Consistency" and (term.temperature, term.weight) == (0.05, 0.3)
-    assert cfg.model.pairs == ((0, 1), (1, 0))
-
-
 def test_options_of_several_uses_add_up():
-    parser = ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    words = ["--cfg-options", "a=1", "b=x", "--cfg-options", "a=2"]
-    assert parser.parse_args(words).cfg_options == {"a": 2, "b": "x"}
+    assert given("a=1", "b=x", "--cfg-options", "a=2") == {"a": 2, "b": "x"}
 
 
 def test_dicts_replace_what_stood_there(tmp_path):
@@ -210,11 +196,10 @@ def test_names_of_classes_are_text(given, fault, advice):
     check_values(load_config(VOC, {"classes": parse_value(advice)}))
 
 
-def test_a_string_in_classes_of_a_dataset_is_refused(tmp_path):
-    root = write_images(tmp_path / "images", per_class=1)
+def test_a_string_in_classes_of_a_dataset_is_refused(images):
     with pytest.raises(ValueError, match=r"class as \('class0',\)"):
-        LabelledFolder(root, classes="class0")
-    assert len(ImageFolder(root)) == 2
+        LabelledFolder(images, classes="class0")
+    assert len(ImageFolder(images)) == 16
 
 
 def test_another_number_of_anchor_sizes_than_levels_is_named():

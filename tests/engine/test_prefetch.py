@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext.engine.resilience.prefetch import CopyToDevice, PrefetchLoader, prefetch
-from tests.harness import BATCH, ToyData, toy_runner
+from tests.harness import BATCH, ToyData, Watch, toy_runner
 
 
 def as_it_is(batch):
@@ -116,9 +116,9 @@ class Seen(Hook):
         self.images.append(data_batch["data_samples"].tolist())
 
 
-class Install(Hook):
-    def before_run(self, runner):
-        prefetch(runner.train_loop, as_it_is)
+def install():
+    """A hook that has a run's batches fetched ahead."""
+    return Watch(before_run=lambda runner: prefetch(runner.train_loop, as_it_is))
 
 
 def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
@@ -157,14 +157,14 @@ def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
 )
 def test_runs_and_resumed_runs_see_the_same_images(tmp_path, loop, file, done, workers):
     plain, expected = run(tmp_path, "plain", loop, workers=workers)
-    ahead, images = run(tmp_path, "ahead", loop, Install(), workers=workers)
+    ahead, images = run(tmp_path, "ahead", loop, install(), workers=workers)
     assert isinstance(ahead.train_dataloader, PrefetchLoader)
     assert images == expected
     assert len({tuple(map(tuple, images[i : i + 6])) for i in (0, 6)}) == 2
     for a, b in zip(plain.model.parameters(), ahead.model.parameters(), strict=True):
         assert torch.equal(a, b)
     _, rest = run(
-        *(tmp_path, "rest", loop, Install()),
+        *(tmp_path, "rest", loop, install()),
         **{"resume": f"ahead/{file}", "workers": workers},
     )
     assert rest == expected[done:]

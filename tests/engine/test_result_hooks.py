@@ -1,5 +1,4 @@
 import json
-import logging
 import types
 
 import cv2
@@ -153,10 +152,8 @@ class Visualizer:
 
 
 def draw(tmp_path, samples, **options):
-    log = []
-    logger = logging.getLogger("pictures")
-    logger.warning = log.append
-    vis = Visualizer()
+    log, vis = [], Visualizer()
+    logger = types.SimpleNamespace(warning=log.append)
     runner = types.SimpleNamespace(work_dir=tmp_path, visualizer=vis, logger=logger)
     hook = PicturesHook(**options)
     hook.before_val_epoch(runner)

@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from tests.engine.test_preemption import toy
-from tests.harness import RunHarness, Watch, assert_same, log_text, stop_at
+from tests.harness import SLOW, RunHarness, Watch, assert_same, log_text, stop_at
 
 COSINE = {"type": "CosineAnnealingLR"}
 WARM_UP = {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 6}
@@ -67,6 +67,9 @@ def none_any_more(cfg, epochs):
 
 KINDS = [cosine, by_iteration, phases, warm_then_cosine, momentum_too, warm_up_of]
 KINDS += [rate, groups, none_any_more]
+# Each is stopped at an epoch's end or within one, and at the other place if asked for.
+CASES = [(kind, 8 - 2 * (i % 2)) for i, kind in enumerate(KINDS)]
+CASES += [SLOW(kind, 14 - stop) for kind, stop in CASES]
 
 
 def run_config(work_dir, change, epochs) -> Config:
@@ -96,8 +99,7 @@ def train(cfg, *hooks, **how):
 
 
 @pytest.mark.fault("R32")
-@pytest.mark.parametrize("stop", [8, 6])  # at an epoch's end, and within one
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "stop"), CASES)
 def test_a_longer_run_has_the_rates_of_its_whole_schedule(tmp_path, kind, stop):
     _, expected = train(run_config(tmp_path / "whole", kind, 4))
     short = run_config(tmp_path / "run", kind, 2)

@@ -169,16 +169,13 @@ def test_errors_of_config_and_data_are_the_users(run_dir, capsys, options, sente
     assert "Traceback" not in errors
 
 
-def test_a_non_finite_loss_has_an_exit_code_of_its_own(capsys):
-    def main():
+def test_exit_codes_of_errors_in_a_run(capsys):
+    def stopped():
         raise NonFiniteLossError("stands in the log already")
 
-    assert run_tool(main)() == 3
+    assert run_tool(stopped)() == 3
     assert capsys.readouterr().err == ""
-
-
-def test_bugs_keep_their_traceback():
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(ValueError, match="invalid literal"):  # a bug
         run_tool(lambda: int("x"))()
 
 
