@@ -11,16 +11,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from mmengine.hooks import Hook
 
 from mmssl_ext import interrupt
 from mmssl_ext.engine.resilience import preemption
 from mmssl_ext.engine.resilience.preemption import StopSignals
-from mmssl_ext.evaluation.features import Features
-from mmssl_ext.run import evaluate as testing
 from mmssl_ext.run import launch
 from mmssl_ext.run.launch import train
 from mmssl_ext.run.tool import run_tool
@@ -54,8 +50,7 @@ def handlers():
     interrupt._first = interrupt._signal = None
 
 
-@pytest.mark.fault("R33")
-@pytest.mark.fault("R8")
+@pytest.mark.fault("R8", "R33")
 @pytest.mark.parametrize(("number", "workers"), [(INT, 2), (HUP, 0)])
 def test_a_run_is_saved_and_goes_on(tmp_path, whole, number, workers):
     """The signal reaches the whole group: the run and the workers of its loader."""
@@ -82,8 +77,7 @@ class Terminal(Hook):
         time.sleep(0.05)
 
 
-@pytest.mark.fault("R33")
-@pytest.mark.fault("R8")
+@pytest.mark.fault("R8", "R33")
 def test_a_closed_terminal(tmp_path, whole):
     """It takes standard output and error with it, with a live bar on them."""
     cfg = toy(tmp_path / "run")
@@ -252,23 +246,6 @@ def test_a_run_outside_of_its_loop(tmp_path, monkeypatch, capfd, how, words):
         sentence = f"The run in {tmp_path / 'run'} was stopped by SIGINT where"
         assert said.err.splitlines()[-1].startswith(sentence)
     assert not Path(tmp_path / "run" / "run.lock").exists()
-
-
-def test_features_that_are_cut_short_leave_the_old_file(tmp_path, monkeypatch):
-    found = Features({"backbone": torch.zeros(2, 3)}, None, ["a.png", "b.png"])
-    out = tmp_path / "features.npz"
-    testing._write(out, found)
-    before, save = out.read_bytes(), np.savez
-
-    def interrupted(file, **arrays):
-        save(file, **arrays)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        testing._write(out, found)
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    assert out.read_bytes() == before
 
 
 @pytest.mark.fault("R8")

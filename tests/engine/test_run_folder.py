@@ -23,15 +23,12 @@ from tests.harness import config, make_runner, toy_runner, write_images
 from tests.slurm.support import SCRIPT
 from tests.slurm.test_command import Fakes
 
-VARIABLES = (
-    *("SLURM_JOB_ID", "SLURM_RESTART_COUNT"),
-    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"),
-)
-
 
 @pytest.fixture(autouse=True)
 def by_hand(monkeypatch):
-    for name in VARIABLES:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -78,8 +78,7 @@ def best(folder):
 
 def test_the_best_by_a_score_that_a_hook_logs(tmp_path):
     """It outlives the regular ones, and has a manifest of its own."""
-    runner = toy(tmp_path, KNNHook(), save_best="knn/backbone_top1")
-    runner.train()
+    toy(tmp_path, KNNHook(), save_best="knn/backbone_top1").train()
     (name,) = best(tmp_path)
     assert name == "best_knn_backbone_top1_epoch_2.pth"
     assert [p.name for p in tmp_path.glob("epoch*.pth")] == ["epoch_4.pth"]
@@ -154,6 +153,18 @@ def test_a_run_by_iterations_compares_where_it_saves(tmp_path):
     assert read_manifest(tmp_path / "best_loss_iter_10.pth")["iter"] == 10
 
 
+def test_auto(tmp_path):
+    """A metric of the validation, else of kNN, else the effective rank."""
+    monitor = CollapseMonitorHook("train/health/effective_rank", {1: 1.0, 3: 2.0})
+    hooks = KNNHook(), monitor
+    toy(tmp_path / "val", *hooks, val=(0.1, 0.3, 0.2, 0.2), save_best="auto").train()
+    assert best(tmp_path / "val") == ["best_coco_bbox_mAP_epoch_2.pth"]
+    toy(tmp_path / "labels", *hooks, save_best="auto").train()
+    assert best(tmp_path / "labels") == ["best_knn_backbone_top1_epoch_2.pth"]
+    toy(tmp_path / "no labels", monitor, save_best="auto").train()
+    assert best(tmp_path / "no labels") == ["best_health_effective_rank_epoch_3.pth"]
+
+
 def test_metrics_of_a_validation_beside_a_logged_score(tmp_path):
     keys = ["coco/bbox_mAP", "knn/backbone_top1"]
     toy(tmp_path, KNNHook(), val=(0.1, 0.2, 0.4, 0.3), save_best=keys).train()
@@ -161,28 +172,6 @@ def test_metrics_of_a_validation_beside_a_logged_score(tmp_path):
         "best_coco_bbox_mAP_epoch_3.pth",
         "best_knn_backbone_top1_epoch_2.pth",
     ]
-
-
-AUTO = {  # hooks, scores of validations, what is the best
-    "validation": ([KNNHook()], (0.1, 0.3, 0.2, 0.2), "coco_bbox_mAP_epoch_2"),
-    "labels": (
-        [KNNHook(), CollapseMonitorHook("train/health/effective_rank", {1: 1.0})],
-        (),
-        "knn_backbone_top1_epoch_2",
-    ),
-    "no labels": (
-        [CollapseMonitorHook("train/health/effective_rank", {1: 1.0, 3: 2.0})],
-        (),
-        "health_effective_rank_epoch_3",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", AUTO)
-def test_auto(tmp_path, case):
-    hooks, scores, name = AUTO[case]
-    toy(tmp_path, *hooks, val=scores, save_best="auto").train()
-    assert best(tmp_path) == [f"best_{name}.pth"]
 
 
 def test_a_better_one_replaces_its_own_and_no_other_runs(tmp_path):
