@@ -1,7 +1,5 @@
 """Images that the main process reads are waited for no longer than a worker would."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -84,7 +82,6 @@ def test_results_and_errors_come_as_they_are():
 
 
 def test_what_is_in_images_but_not_read_is_said_once(tmp_path):
-    """Of the training set, of the bank that is the same, and of another query set."""
     train = write_images(tmp_path / "train")
     query = write_images(tmp_path / "query")
     for path in [*train.rglob("*.png"), *query.rglob("*.png")]:

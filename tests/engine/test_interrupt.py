@@ -1,7 +1,5 @@
 """Ctrl-C and a closed terminal: saved, a sentence, an exit code, and no traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -53,7 +51,6 @@ def handlers():
 @pytest.mark.fault("R8", "R33")
 @pytest.mark.parametrize(("number", "workers"), [(INT, 2), (HUP, 0)])
 def test_a_run_is_saved_and_goes_on(tmp_path, whole, number, workers):
-    """The signal reaches the whole group: the run and the workers of its loader."""
     cfg = toy(tmp_path / "run", workers)
     text = run(cfg, Signal(2, number, group=True), code=75)
     assert steps(text) == [1, 2, 3] and "Traceback" not in text
@@ -79,7 +76,6 @@ class Terminal(Hook):
 
 @pytest.mark.fault("R8", "R33")
 def test_a_closed_terminal(tmp_path, whole):
-    """It takes standard output and error with it, with a live bar on them."""
     cfg = toy(tmp_path / "run")
     cfg.default_hooks.progress = {"type": "mmssl_ext.ProgressHook", "bar": True}
     cfg.default_hooks.progress["refresh"] = 0.0
@@ -99,7 +95,6 @@ def test_a_closed_terminal(tmp_path, whole):
 
 
 def test_what_was_ignored_stays_ignored():
-    """As ``nohup`` and the background jobs of a script have it."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (INT, HUP)}
     watch = StopSignals()
     try:

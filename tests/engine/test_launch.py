@@ -67,7 +67,6 @@ def test_hooks_switched_off_by_name(cfg, tmp_path):
 
 @pytest.mark.parametrize("off", [True, False])
 def test_the_hook_of_version_0_1_that_seeds_the_augmentation(cfg, off):
-    """``default_hooks.draw_key`` of a config of that time means the hook of now."""
     cfg.default_hooks.draw_key = None if off else {"type": "DrawKeyHook"}
     hooks = [type(hook).__name__ for hook in build_runner(prepare(cfg)).hooks]
     assert hooks.count("AugmentationSeedHook") == (not off)
@@ -310,7 +309,6 @@ def test_config_files_that_cannot_be_used(tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"lr": 2}])
 def test_a_temporary_folder_without_room_is_named(tmp_path, monkeypatch, options):
-    """The config is not at fault, though it is read by way of a copy there."""
     path = write(tmp_path / "a.py", "lr = 1")
     words = rf"copy in {tempfile.gettempdir()}: File too large.*TMPDIR"
     with file_size_limit(0), pytest.raises(ConfigError, match=words):

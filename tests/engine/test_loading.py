@@ -1,7 +1,5 @@
 """Workers of data loaders: what signals do to them, and how their faults are told."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -110,7 +108,6 @@ def test_workers_outlive_signals_of_others_but_not_of_their_parent(context, tmp_
 
 @pytest.mark.fault("R23")
 def test_a_signal_during_the_start_of_workers_waits():
-    """A group is told while workers are forked: they are born deaf."""
     iterator = iter(guarded(Numbers(), num_workers=3))
     for worker in iterator._workers:
         status = Path(f"/proc/{worker.pid}/status").read_text()
@@ -158,7 +155,6 @@ def test_no_orphan_where_the_parent_dies_before_a_worker_has_begun():
 
 @pytest.mark.fault("R23")
 def test_no_hang_at_the_end_and_no_orphans():
-    """Workers sleep for ever while their process ends, or is killed."""
     for killed in (False, True):
         with Command("-c", HANG, "1000" if killed else "1", cwd=REPO) as process:
             pids = [int(pid) for pid in next(process.lines()).split()]
@@ -172,7 +168,6 @@ def test_no_hang_at_the_end_and_no_orphans():
 @pytest.mark.fault("R23")
 @pytest.mark.parametrize("pin_memory", [False, True])
 def test_a_dead_worker_is_named_with_its_batch(pin_memory):
-    """Whatever was on its way when it died."""
     if pin_memory and not torch.cuda.is_available():
         pytest.skip("pins for a GPU")
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
@@ -244,7 +239,6 @@ def test_a_worker_that_hangs_is_named_in_time_and_killed_at_once():
 
 @pytest.mark.alone
 def test_suspended_time_does_not_count():
-    """A job that is stopped for longer than the timeout goes on afterwards."""
     child = multiprocessing.get_context("fork").Process(target=_read_slowly)
     child.start()
     time.sleep(0.7)

@@ -133,7 +133,6 @@ def test_reading_back_reads_the_disk(tmp_path, size):
 def test_reading_back_where_only_the_kernels_copy_can_be_read(
     tmp_path, monkeypatch, where
 ):
-    """It is asked to forget the copy; other errors are not taken for that."""
     path, calls = tmp_path / "x", []
     path.write_bytes(b"bytes")
     number = errno.EINVAL
@@ -153,7 +152,6 @@ def test_reading_back_where_only_the_kernels_copy_can_be_read(
 
 
 def test_checksums_in_the_header_before_the_data(tmp_path):
-    """Where another writer of zip files puts them."""
     path = tmp_path / "x.zip"
     data = os.urandom(3 << 20)
     with zipfile.ZipFile(path, "w") as archive:
@@ -171,7 +169,6 @@ def test_checksums_in_the_header_before_the_data(tmp_path):
 
 
 def test_a_save_without_manifest_removes_the_old_one(tmp_path):
-    """It would make the new file count as damaged."""
     path = tmp_path / "x.pth"
     start_saving({"w": torch.ones(2)}, path, manifest={}).finish()
     assert read_manifest(path)
@@ -181,7 +178,6 @@ def test_a_save_without_manifest_removes_the_old_one(tmp_path):
 
 
 def test_manifests_go_with_their_files(tmp_path):
-    """keep=1, the best one as well."""
     from tests.engine.test_checkpoint_writing import toy
 
     hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1, save_best="acc")
@@ -261,7 +257,6 @@ def test_what_was_just_written_is_compared_again(tmp_path, passes):
 
 
 def test_looking_at_a_checkpoint_loads_no_tensors(tmp_path, passes, monkeypatch):
-    """They lie in the mapped file, which is read by its own checksums."""
     path, mapped, load = tmp_path / "epoch_9.pth", [], torch.load
     save_checkpoint_file({"w": torch.zeros(9), "meta": {}}, path)
 
@@ -348,7 +343,6 @@ def test_the_pointer_comes_before_newer_files(two):
 
 
 def test_a_copied_folder_uses_its_own_files(two, tmp_path):
-    """Though the pointer still names one in the folder that it was copied from."""
     copy = tmp_path / "copy"
     shutil.copytree(two, copy)
     assert find_resumable(copy) == (copy / "epoch_2.pth", [])
@@ -357,7 +351,6 @@ def test_a_copied_folder_uses_its_own_files(two, tmp_path):
 
 
 def test_checkpoints_kept_elsewhere(tmp_path):
-    """By ``out_dir`` and under names of one's own; falls back there as well."""
     options = {"out_dir": str(tmp_path / "out"), "filename_tmpl": "e{}.pt"}
     draft = tmp_path / "run" / ".last_checkpoint.1.tmp"
     draft.parent.mkdir(parents=True)

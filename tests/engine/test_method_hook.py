@@ -1,7 +1,5 @@
 """What a run tells the method that it trains, and what of it can be set."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -30,7 +28,6 @@ def test_the_clock_follows_the_run(images, tmp_path):
 
 
 def test_curves_of_version_0_1_go_on_by_their_new_names(tmp_path):
-    """Else log lines would show the old ones for ever, at their last value."""
     photographs = runs.write_images(tmp_path / "images")
     runs.unpack("DenseCL", tmp_path / "run")
     cfg = config_of("DenseCL", photographs, tmp_path / "run")
@@ -106,7 +103,6 @@ def test_a_schedule_on_the_command_line(options, expected):
 
 
 def test_part_of_a_schedule_where_there_is_a_number():
-    """A number has no ``until``."""
     options = {"model.loss_lambda": 0.3, "model.loss_lambda.until": 5}
     with pytest.raises(ConfigError, match="--cfg-options cannot be applied to"):
         load_config(REPO / DENSE, options)
@@ -146,7 +142,6 @@ def test_a_schedule_that_is_none_is_one_sentence(
     ],
 )
 def test_what_hooks_did_in_version_0_1_is_refused(tmp_path, name, hook, sentence):
-    """The sentence has the setting that does it now."""
     cfg = load_config(REPO / "configs" / name, {"custom_hooks": [hook]})
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         build_runner(prepare(cfg, work_dir=str(tmp_path)))

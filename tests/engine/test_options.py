@@ -208,10 +208,3 @@ def test_another_number_of_anchor_sizes_than_levels_is_named():
     with pytest.raises(ConfigError, match=expected):
         check_values(cfg)
     check_values(load_config(VOC))
-
-
-@pytest.mark.parametrize("name", ["co2/co2_r18_demo.py", "co2/co2_r18_cifar10.py"])
-def test_workers_have_one_name(name):
-    cfg = load_config(name, {"num_workers": 3, "batch_size": 16})
-    assert cfg.train_dataloader.num_workers == 3
-    assert cfg.train_dataloader.batch_size == 16

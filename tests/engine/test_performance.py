@@ -275,7 +275,6 @@ def test_channels_last_in_several_processes(images, tmp_path):
     ids=["traced", "C++"],
 )
 def test_compiled_run(images, tmp_path, monkeypatch, options):
-    """Losses, weights, checkpoint, resume; evaluations stay as they are."""
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     check = {"input_check": {"type": "InputCheckHook"}}
     torch._dynamo.reset()
@@ -301,7 +300,6 @@ def test_compiled_run(images, tmp_path, monkeypatch, options):
     "name", ["SimSiam", SLOW("DenseCL"), SLOW("DetCo"), SLOW("RegionCLM")]
 )
 def test_encoders_are_traced_whole(name):
-    """No graph break, and the same losses and gradients; no code is generated."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     splits = {} if name == "SimSiam" else {"bn_splits": 4}

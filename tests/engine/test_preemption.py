@@ -1,7 +1,5 @@
 """Real signals and faults in real runs: saved between two steps, and nothing lost."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -329,7 +327,6 @@ def test_a_signal_ends_the_wait_for_data(tmp_path, whole, num_workers, ctrl_c):
 
 @pytest.mark.fault("R8")
 def test_the_whole_group_is_told_within_accumulated_gradients(tmp_path):
-    """Workers live on and serve the iterations that are left to the optimizer step."""
     cfg = toy(tmp_path / "run", 2, prefetch_factor=1)
     cfg.optim_wrapper.accumulative_counts = 3
     text = run(cfg, Signal(0, TERM, group=True), code=75)
@@ -418,21 +415,15 @@ def test_stopped_again_before_a_step_was_done(tmp_path, whole):
 
 
 @pytest.mark.fault("R8")
-@pytest.mark.parametrize("where", [SLOW("step"), SLOW("wait"), "validation"])
-def test_one_rank_that_is_told_stops_all(tmp_path, where):
+@pytest.mark.parametrize(("where", "at"), [SLOW("train", 1), ("val", 2)])
+def test_one_rank_that_is_told_stops_all(tmp_path, where, at):
     cfg = with_validation(toy(tmp_path / "run"))
     cfg.train_cfg.max_epochs = 4  # of two steps each
-    hooks, at = [], 3
-    if where == "step":
-        hooks = [Signal(2, TERM)]
-    else:
-        # Rank 1 has the second half of each pair: only it stalls.
-        name, at = ("train", 1) if where == "wait" else ("val", 2)
-        file = stall(cfg, ORDER[9], where=f"{name}_dataloader")
-    with start(cfg, *hooks, ranks=2, only=1) as found:
-        if where != "step":
-            assert until(file, found) == found[1].process.pid
-            os.kill(found[1].process.pid, USR1)
+    # Rank 1 has the second half of each pair: only it stalls.
+    file = stall(cfg, ORDER[9], where=f"{where}_dataloader")
+    with start(cfg, ranks=2) as found:
+        assert until(file, found) == found[1].process.pid
+        os.kill(found[1].process.pid, USR1)
         wait_for(found, 80)
         for worker in found:
             assert worker.code == 75, worker.text
@@ -530,7 +521,6 @@ def test_mmengines_own_checkpoints_serve_too(tmp_path):
 
 @pytest.mark.fault("R8")
 def test_the_command_line(tmp_path, images):
-    """A terminal's view of it: tools/train.py, a signal, and again with --resume."""
     hooks = {name: {"type": hook} for name, hook in HOOKS.items()}
     cfg = config(images, tmp_path / "run", 50, **hooks)
     cfg.default_hooks.logger.interval = 1

@@ -204,7 +204,6 @@ def test_copies_on_the_gpu_are_right_and_stay_so():
 
 
 def test_boxes_and_index_travel_with_the_views(monkeypatch):
-    """What is copied, and kept from the copying stream, told by stand-ins."""
     copied, kept = [], []
 
     class Stream:

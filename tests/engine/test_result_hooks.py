@@ -66,7 +66,6 @@ def test_a_metric_that_was_not_produced_is_named_at_the_first_validation(tmp_pat
 
 
 def test_no_detection_at_all_counts_as_nothing(tmp_path):
-    """mmdet's CocoMetric then returns an empty dict."""
     hook = ResultHook({"AP": "coco/bbox_mAP"})
     runner = toy(tmp_path, "nothing", [{}, {}], hook)
     runner.train()

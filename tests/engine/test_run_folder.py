@@ -111,7 +111,6 @@ LEFT = {
 
 @pytest.mark.parametrize("name", LEFT)
 def test_what_counts_as_a_run(run, name):
-    """By the names of mmengine where there is no manifest."""
     keep(run, name)
     found = find_run(run)
     assert (found.newest.name if found else None) == LEFT[name]
@@ -126,7 +125,6 @@ def test_what_counts_as_a_run(run, name):
     ids=str,
 )
 def test_an_identity_of_another_kind_counts_as_none(images, run, tmp_path, odd):
-    """Nothing is written past out_dir, whatever a work_dir from elsewhere says."""
     was = json.loads((run / RUN_FILE).read_text())
     (run / RUN_FILE).write_text(json.dumps(was | odd))
     with pytest.raises(UserError, match="holds a run"):
@@ -147,7 +145,6 @@ def test_logs_alone_do_not_block(images, run):
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_runner_that_a_user_builds_is_refused_too(run, resume):
-    """Also where mmengine finds nothing to resume, as it needs the pointer."""
     (run / "last_checkpoint").unlink()
     runner = toy_runner(run, f"by hand {resume}", PlainCheckpointHook(interval=1))
     runner._resume = resume
@@ -266,7 +263,6 @@ def test_only_its_own_interim_files_are_deleted(tmp_path, mine):
 
 
 def test_a_requeued_job_goes_on_by_itself(images, tmp_path, monkeypatch):
-    """Also where its command line says --overwrite, as at its first start."""
     work_dir = tmp_path / "run"
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     start(images, work_dir)
@@ -300,7 +296,6 @@ def test_who_starts_once_more(monkeypatch, then, now, same):
 
 
 def test_another_torchrun_of_the_same_name_is_none(monkeypatch):
-    """Its first attempt was refused, and it makes a second one."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     boot, pids, pid, _ = starter()["agent"]
@@ -459,7 +454,6 @@ def test_mmengines_own_hook_has_a_folder_of_the_run_too(images, tmp_path):
 
 
 def test_a_run_that_resumes_by_mmengines_own_way(images, run):
-    """``resume=True`` without a file: mmengine looks for the newest one itself."""
     cfg = config(images, run, epochs=2)
     runner = make_runner(cfg, resume=True)
     runner._load_from = None

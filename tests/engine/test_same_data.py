@@ -1,7 +1,5 @@
 """A run goes on with the data that it was trained on, or not without a word."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from functools import partial

@@ -77,7 +77,6 @@ def best(folder):
 
 
 def test_the_best_by_a_score_that_a_hook_logs(tmp_path):
-    """It outlives the regular ones, and has a manifest of its own."""
     toy(tmp_path, KNNHook(), save_best="knn/backbone_top1").train()
     (name,) = best(tmp_path)
     assert name == "best_knn_backbone_top1_epoch_2.pth"
@@ -92,7 +91,6 @@ def test_the_best_by_a_score_that_a_hook_logs(tmp_path):
 
 
 def test_untrained_weights_and_old_scores_are_never_the_best(tmp_path):
-    """kNN measures before the training, and then every other epoch."""
     hook = KNNHook(scores={0: 99.0, 2: 40.0, 4: 30.0})
     toy(tmp_path, hook, save_best="knn/backbone_top1").train()
     assert best(tmp_path) == ["best_knn_backbone_top1_epoch_2.pth"]
@@ -103,7 +101,6 @@ def test_untrained_weights_and_old_scores_are_never_the_best(tmp_path):
     [("knn/backbone_top1", False), ("auto", False), ("knn/backbone_top1", True)],
 )
 def test_a_resume_keeps_the_best_score(tmp_path, key, lost):
-    """Also of one that no later checkpoint knows of, because the run was killed."""
     options = {"save_best": key, "interval": 3 if lost else 1}
     stopping = KNNHook(
         scores={1: 30.0, 4: 70.0} if lost else SCORES, stop=5 if lost else 4
@@ -134,7 +131,6 @@ def test_another_score_after_a_resume_begins_anew(tmp_path):
 
 
 def test_scores_of_the_training(tmp_path):
-    """By the names of the log; the rules are known. The loss falls in every epoch."""
     keys = ["health/effective_rank", "loss"]
     hook = CollapseMonitorHook("train/health/effective_rank", {1: 3.0, 2: 5.0, 3: 4.0})
     toy(tmp_path, hook, save_best=keys).train()
@@ -175,7 +171,6 @@ def test_metrics_of_a_validation_beside_a_logged_score(tmp_path):
 
 
 def test_a_better_one_replaces_its_own_and_no_other_runs(tmp_path):
-    """In ``out_dir``, where a moved run's history still names the old place."""
     out = str(tmp_path / "out")
     options = {"save_best": "knn/backbone_top1", "out_dir": out}
     toy(tmp_path / "run", KNNHook(), epochs=2, **options).train()
@@ -206,7 +201,6 @@ def test_a_knn_accuracy_that_nobody_measures_is_refused_at_once(tmp_path):
 
 @pytest.mark.parametrize("validated", [False, True])
 def test_a_score_that_cannot_come_is_refused_with_everything_saved(tmp_path, validated):
-    """After the first epoch, or the first validation where there is one."""
     known = "coco/bbox_mAP, coco/bbox_mAP_50, loss" if validated else "loss"
     options = {"save_best": "mAP", "interval": 10}
     with pytest.raises(ConfigError) as refused:
@@ -221,7 +215,6 @@ def test_a_score_that_cannot_come_is_refused_with_everything_saved(tmp_path, val
 
 
 def test_what_may_come_later_is_waited_for(tmp_path):
-    """A monitor by its interval, a hook of the user's: no false alarm."""
     hook = CollapseMonitorHook("train/health/std_ratio", {3: 0.5})
     toy(tmp_path / "a", hook, save_best="health/std_ratio").train()
     assert best(tmp_path / "a") == ["best_health_std_ratio_epoch_3.pth"]

@@ -1,7 +1,5 @@
 """Resumed with other schedules, a run has the rates of one that began with them."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -126,13 +124,6 @@ def test_a_shorter_run(tmp_path):
     assert_same(rates, expected[4:])
 
 
-def test_nothing_is_left_to_train(tmp_path):
-    train(run_config(tmp_path / "run", cosine, 4))
-    runner, rates = train(run_config(tmp_path / "run", cosine, 3), resume=True)
-    assert not rates
-    assert "The run is finished: 4 of 3 epochs were done" in log_text(runner)
-
-
 def test_a_run_by_iterations(tmp_path):
     def run_of(name, steps):
         cfg = toy(tmp_path / name, by_epoch=False)
@@ -149,7 +140,6 @@ def test_a_run_by_iterations(tmp_path):
 
 
 def test_an_unchanged_config_leaves_what_a_hook_has_set(tmp_path):
-    """The checkpoint counts then, whatever has changed the rate."""
     cfg = run_config(tmp_path / "run", none_any_more, 4)
 
     def change(runner):

@@ -1,7 +1,5 @@
 """What a run starts from by ``load_from`` arrives, or the run is refused."""
 
-from __future__ import annotations
-
 import copy
 import types
 
@@ -234,7 +232,6 @@ def test_mmengines_initializer_warns_of_parts(resnet, tmp_path, monkeypatch):
 
 
 def test_a_run_is_refused_before_a_step(images, tmp_path):
-    """Also where the config has no hook for it."""
     path = tmp_path / "foreign.pth"
     torch.save(backbone_state(), path)
     cfg = config(images, tmp_path / "run")
@@ -259,7 +256,6 @@ def test_a_resume_from_mere_weights_names_the_way(tmp_path, co2):
 
 
 def test_the_configs_bring_the_check_along():
-    """For mmengine's own Runner."""
     for name in ("co2/co2_r18_demo", "transfer/classification/linear_r50_imagenet"):
         hook = load_config(f"configs/{name}.py").default_hooks.weights
         assert hook.type.endswith("LoadedWeightsHook")

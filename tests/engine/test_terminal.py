@@ -76,7 +76,6 @@ def test_the_weights_of_a_detector_are_named():
 
 
 def test_what_is_unknown_of_a_run_ends_none():
-    """A stream of images, a sampler of one's own, a loss that is a number."""
     said = []
     stream = SimpleNamespace(__iter__=None)
     loader = SimpleNamespace(dataset=stream, batch_size=None, batch_sampler=object())

@@ -91,7 +91,6 @@ def test_test_refuses_a_checkpoint_that_does_not_fit(trained, run_dir):
 
 
 def test_a_bank_is_as_long_as_that_of_the_checkpoint(tmp_path):
-    """It is as long as its dataset, which the config does not tell."""
     init_default_scope("mmssl_ext")
     trained, used, fresh = (MODELS.build(model_config("InterCLR")) for _ in range(3))
     trained.terms.inter.fill(torch.randn(40, 16), fingerprint=3)

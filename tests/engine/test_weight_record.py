@@ -1,7 +1,5 @@
 """What leaves no trace in the tensors is recorded, compared, and said or refused."""
 
-from __future__ import annotations
-
 import logging
 import re
 import types
@@ -164,7 +162,6 @@ def verified(event, model, preprocessor, caplog, **runner):
 
 
 def test_a_style_that_the_file_records_counts(tmp_path):
-    """Else ``style`` says it, which is pytorch unless it is given."""
     state = {f"backbone.{n}": v for n, v in backbone_state(50).items()}
     meta = {"weights": {"backbone": {"style": "caffe"}, "input": {}}}
     torch.save({"state_dict": state, "meta": meta}, tmp_path / "a.pth")
@@ -175,7 +172,6 @@ def test_a_style_that_the_file_records_counts(tmp_path):
 
 
 def test_a_classifier_is_not_measured_on_other_features(tmp_path, caplog):
-    """Frozen features; a backbone that is trained may adapt."""
     model = loaded(weights(tmp_path / "a.pth", STRIDED))
     plain = types.SimpleNamespace()
     verified("before_train", model, plain, caplog)
@@ -224,7 +220,6 @@ def test_images_prepared_otherwise_are_warned_of(tmp_path, caplog, record, now, 
 
 
 def test_images_that_nothing_normalises_are_warned_of(tmp_path, caplog):
-    """A preprocessor without mean passes 0 to 255 on, unless the pipeline does it."""
     model = loaded(weights(tmp_path / "a.pth", {"backbone": {}, "input": RGB}))
     images, said = ImgDataPreprocessor(), []
     for pipeline in ([dict(type="Normalize", mean=MEAN, std=STD)], []):

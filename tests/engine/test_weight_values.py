@@ -1,7 +1,5 @@
 """Weights that no working network has are refused, and no others."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -127,7 +125,6 @@ def test_fresh_networks_are_let_pass(build):
 
 @pytest.mark.parametrize("name", ["interclr/interclr", "regioncl/regionclm"])
 def test_fresh_methods_are_let_pass(name):
-    """Queues, banks and counters start empty."""
     cfg = load_config(f"configs/{name}_r18_demo.py")
     init_default_scope("mmssl_ext")
     model = MODELS.build(cfg.model)
@@ -145,7 +142,6 @@ def test_convolutions_that_start_at_zero_on_purpose():
 
 
 def test_most_of_the_weights_are_zero():
-    """By whatever names: a network of unknown layout that was never filled."""
     state = {f"blocks.{i}.attn.qkv.weight": torch.zeros(8, 8) for i in range(3)}
     (fault,) = value_faults(state | {"head.weight": torch.rand(2, 8)})
     assert "blocks.2.attn.qkv.weight: all 0, as are most weights" in fault
@@ -209,7 +205,6 @@ def test_a_resume_passes_over_a_state_that_diverged(tmp_path):
 
 
 def test_a_chain_looks_at_its_sources_before_the_first_stage(tmp_path):
-    """Of its data it says nothing yet: there are none here."""
     sick_file(tmp_path / "bad.pth", SICK["one NaN"][0])
     (tmp_path / "chain.py").write_text(
         'sources = dict(mocov2="bad.pth")\n'

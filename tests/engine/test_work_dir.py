@@ -140,7 +140,6 @@ HELD = [  # what a file says that nobody holds any more, and whether it counts s
 @pytest.mark.fault("R25")
 @pytest.mark.parametrize(("differs", "reach", "counts"), HELD)
 def test_a_lock_that_nobody_holds_is_free(path, monkeypatch, differs, reach, counts):
-    """As far as the file system shows locks to all machines that share it."""
     monkeypatch.setattr(lock, "locks_reach_all", lambda path: reach)
     parent = os.getppid()  # alive: its number says nothing
     path.write_text(json.dumps(identity(parent) | {"held": True} | differs))
@@ -184,7 +183,6 @@ def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(path):
 
 
 def test_what_a_killed_process_started_is_waited_for_and_named(path, monkeypatch):
-    """A program that it handed the lock to, as a chain does to its stages."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     with Lock(path, "It").held() as held:
         held.give_to(gone.pid)
