@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import logging
 import os
 import tempfile
 import time
@@ -174,6 +175,10 @@ def test_resume_prefers_the_work_dir_to_where_the_run_began(cfg, tmp_path):
     for in_config in (True, False):
         assert prepared(True, in_config)[:2] == (str(newest), True)
     assert prepared(False, False)[:2] == (str(start), False)
+    newest.with_name("epoch_2.pth").write_bytes(b"PK\x03\x04")
+    (level, text), *_ = prepare(cfg, resume=True).notices
+    assert level == logging.WARNING and "epoch_2.pth is truncated or damaged" in text
+    assert cfg.load_from == str(newest)
 
 
 def test_resume_names_bad_files(cfg, tmp_path):

@@ -243,7 +243,7 @@ def test_suspended_time_does_not_count():
     child.start()
     time.sleep(0.7)
     os.kill(child.pid, signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(2.3)
     os.kill(child.pid, signal.SIGCONT)
     child.join(30)
     assert child.exitcode == 0

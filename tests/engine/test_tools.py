@@ -1,8 +1,5 @@
 """The command line tools, as a user starts them."""
 
-import os
-import subprocess
-import sys
 from copy import deepcopy
 
 import numpy as np
@@ -32,22 +29,9 @@ def run_dir(images, tmp_path_factory):
     return root
 
 
-def real_tool(*args, cwd):
-    """A process of its own, without PYTHONPATH: a clone that nobody installed."""
-    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", *map(str, args)],
-        cwd=cwd,
-        env=variables | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
 @pytest.fixture(scope="module")
 def trained(run_dir):
-    done = real_tool(TRAIN, "small.py", "--tensorboard", "--amp", cwd=run_dir)
+    done = python(TRAIN, "small.py", "--tensorboard", "--amp", cwd=run_dir)
     assert done.returncode == 0, done.stdout + done.stderr
     return run_dir / "work_dirs" / "small"
 

@@ -95,6 +95,7 @@ OWNERS = [  # what the lock says otherwise than this process, our variables, is 
     ({}, {}, True),
     ({"start": "1"}, {}, False),  # the number is another process's by now
     ({"boot": "before"}, {}, False),  # this machine was started again
+    ({"boot": "before", "pids": "x"}, {}, False),
     ({"pids": "pid:[1]"}, {}, True),  # another container: who knows
     ({"host": "far"}, {}, True),
     ({"host": "far", "job": "7", "requeued": 0}, MINE, False),  # requeued since
