@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,3 +121,10 @@ def ragged(tmp_path_factory: pytest.TempPathFactory) -> Ragged:
     """A folder of images as people have them, see tests/ragged.py; only to be read."""
     write_ragged = importlib.import_module("tests.ragged").write_ragged
     return write_ragged(tmp_path_factory.mktemp("ragged") / "root")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 images of two classes, see tests/harness.py; only to be read."""
+    write_images = importlib.import_module("tests.harness").write_images
+    return write_images(tmp_path_factory.mktemp("images") / "root")

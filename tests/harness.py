@@ -12,7 +12,7 @@ import json
 import os
 import runpy
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
@@ -37,6 +38,7 @@ from tests.models.common import model_config
 
 REPO = Path(__file__).resolve().parents[1]
 BATCH = 4  # of a toy run
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
 # Keys of a log that are other in every run.
 TIMES = {"time", "data_time", "img_per_s", "data_wait", "memory", "eta"}
 _names = itertools.count()
@@ -72,6 +74,15 @@ def loader(root: Path, labels: str = "subfolders", batch_size: int = 4) -> dict:
             "pipeline": [{"type": "DecodeImage"}, {"type": "PackViews"}],
         },
     }
+
+
+def knn(bank: Path, query: Path | None = None, **options: Any) -> dict:
+    """A kNN hook of folders of images, for ``hooks`` of :func:`config`."""
+    loaders = {
+        "bank_dataloader": loader(bank),
+        "query_dataloader": loader(query or bank),
+    }
+    return {"type": "KNNHook", "k": 3, **loaders, **options}
 
 
 def config(root: Path, work_dir: Path, epochs: int = 1, **hooks: Any) -> Config:
@@ -158,14 +169,21 @@ class ToyModel(BaseModel):
 
 
 def toy_runner(
-    work_dir: Path, name: str, *hooks: Any, epochs: int = 2, resume: Any = None
+    work_dir: Path,
+    name: str,
+    *hooks: Any,
+    epochs: int = 2,
+    resume: Any = None,
+    **changes: Any,
 ) -> Runner:
-    """Build a run of 6 iterations per epoch; ``name`` must be new in the process."""
-    data = torch.utils.data.DataLoader(ToyData(), batch_size=BATCH)
-    return Runner(
+    """Build a run of 6 iterations per epoch; ``name`` must be new in the process.
+
+    ``changes`` are arguments of the Runner in place of those here.
+    """
+    options: dict[str, Any] = dict(
         model=ToyModel(),
         work_dir=str(work_dir),
-        train_dataloader=data,
+        train_dataloader=torch.utils.data.DataLoader(ToyData(), batch_size=BATCH),
         train_cfg={"by_epoch": True, "max_epochs": epochs},
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
         default_hooks={
@@ -180,6 +198,31 @@ def toy_runner(
         load_from=None if resume is None else str(resume),
         resume=resume is not None,
     )
+    return Runner(**options | changes)
+
+
+class GivenMetrics(BaseMetric):
+    """The metrics of validations, given one after the other."""
+
+    def __init__(self, found: Iterable[dict]) -> None:
+        super().__init__()
+        self.found = list(found)
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results: list) -> dict:
+        return self.found.pop(0)
+
+
+def with_metrics(runner: Runner, *found: dict) -> Runner:
+    """Let a toy run validate, and test, with these results."""
+    data = torch.utils.data.DataLoader(ToyData(), batch_size=BATCH)
+    runner.model.val_step = runner.model.test_step = lambda batch: [0]
+    runner._val_dataloader = runner._test_dataloader = data
+    runner._val_loop, runner._test_loop = {}, {}
+    runner._val_evaluator = runner._test_evaluator = Evaluator([GivenMetrics(found)])
+    return runner
 
 
 # Tools

@@ -1,7 +1,5 @@
 """Images that the main process reads are waited for no longer than a worker would."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -17,7 +15,7 @@ from mmssl_ext.engine.monitor.first_look import watched_read
 from mmssl_ext.errors import LoaderError
 from mmssl_ext.registry import TRANSFORMS
 from tests.distributed import wait_for
-from tests.harness import RunHarness, config, loader, make_runner, write_images
+from tests.harness import RunHarness, config, knn, log_text, make_runner, write_images
 
 CHECK = {"type": "InputCheckHook"}
 
@@ -41,15 +39,11 @@ class ImportThis(Hook):
 
 
 @pytest.fixture
-def waiting(tmp_path):
+def waiting(images, tmp_path):
     """A config whose first image never comes, and what says that it is waited for."""
     os.mkfifo(tmp_path / "pipe")
-    cfg = config(
-        write_images(tmp_path / "images"),
-        tmp_path / "run",
-        input_check=CHECK,
-        preemption={"type": "PreemptionHook"},
-    )
+    hooks = {"input_check": CHECK, "preemption": {"type": "PreemptionHook"}}
+    cfg = config(images, tmp_path / "run", **hooks)
     step = {"type": "ReadPipe", "path": str(tmp_path / "pipe")}
     cfg.train_dataloader.dataset.pipeline.insert(0, step)
     yield cfg, tmp_path / "pipe.reached"
@@ -88,22 +82,15 @@ def test_results_and_errors_come_as_they_are():
 
 
 def test_what_is_in_images_but_not_read_is_said_once(tmp_path):
-    """Of the training set, of the bank that is the same, and of another query set."""
     train = write_images(tmp_path / "train")
     query = write_images(tmp_path / "query")
     for path in [*train.rglob("*.png"), *query.rglob("*.png")]:
         values = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
         Image.fromarray(values).save(path)
-    knn = {
-        "type": "KNNHook",
-        "bank_dataloader": loader(train),
-        "query_dataloader": loader(query),
-        "k": 3,
-    }
-    runner = make_runner(config(train, tmp_path / "run", input_check=CHECK, knn=knn))
+    hooks = {"input_check": CHECK, "knn": knn(train, query)}
+    runner = make_runner(config(train, tmp_path / "run", **hooks))
     runner.train()
-    text = "".join(p.read_text() for p in (tmp_path / "run").rglob("*.log"))
-    lines = [line for line in text.splitlines() if "images looked at" in line]
+    lines = [x for x in log_text(runner).splitlines() if "images looked at" in x]
     assert len(lines) == 2
     assert "16 of 16 images looked at use less than a tenth" in lines[0]
     assert f"{train}/class0/0.png" in lines[0] and f"{query}/class0" in lines[1]

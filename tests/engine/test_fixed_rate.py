@@ -5,7 +5,7 @@ import math
 import pytest
 from mmengine.hooks import Hook
 
-from tests.harness import config, make_runner, write_images
+from tests.harness import config, make_runner
 from tests.models.common import model_config
 
 EPOCHS, STEPS = 4, 16  # 16 images in batches of 4
@@ -33,11 +33,6 @@ class RecordRates(Hook):
             self.steps.append(rates)
 
         runner.optim_wrapper.optimizer.register_step_pre_hook(record)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def run(images, work_dir, epochs=EPOCHS, mark=True, schedule=True, **options):

@@ -1,7 +1,6 @@
 """A NaN stops the run in time, names its cause and spares the last checkpoint."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,14 +11,9 @@ from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.resilience.guard import NonFiniteGuardHook
 from mmssl_ext.errors import NonFiniteLossError
 from tests.distributed import run_ranks
-from tests.harness import config, log_text, make_runner, write_images
+from tests.harness import Watch, config, log_text, make_runner
 
 GUARD = {"type": "NonFiniteGuardHook", "interval": 3}
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 class PoisonLoss(Hook):
@@ -40,17 +34,13 @@ class PoisonLoss(Hook):
             compare.pair = lambda *args: pair(*args) * float("nan")
 
 
-class PoisonWeight(Hook):
+def poison_weight(runner):
     """Break one buffer, which no loss shows, after the first epoch's last step."""
-
-    priority = "VERY_HIGH"
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter == 7:
-            runner.model.target.backbone.bn1.running_var.fill_(float("inf"))
+    if runner.iter == 7:
+        runner.model.target.backbone.bn1.running_var.fill_(float("inf"))
 
 
-@pytest.mark.parametrize("at", [4, 5, 7])
+@pytest.mark.parametrize("at", [4, 7])
 @pytest.mark.fault("R14")
 def test_nan_stops_within_the_interval_and_the_checkpoint_stays(images, tmp_path, at):
     poison = PoisonLoss(at)
@@ -75,9 +65,8 @@ def test_nan_stops_within_the_interval_and_the_checkpoint_stays(images, tmp_path
 
 @pytest.mark.fault("R14")
 def test_a_broken_buffer_is_never_saved(images, tmp_path):
-    runner = make_runner(
-        config(images, tmp_path, epochs=2, guard=GUARD), PoisonWeight()
-    )
+    cfg = config(images, tmp_path, epochs=2, guard=GUARD)
+    runner = make_runner(cfg, Watch("VERY_HIGH", after_train_iter=poison_weight))
     with pytest.raises(NonFiniteLossError, match=r"bn1\.running_var \(1 tensors\)"):
         runner.train()
     assert [p.name for p in tmp_path.glob("*.pth")] == ["epoch_1.pth"]
@@ -102,11 +91,6 @@ def test_checkpoints_by_iteration_are_guarded_too(images, tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"at iteration 3 .*iter_2\.pth"):
         runner.train()
     assert [p.name for p in tmp_path.glob("*.pth")] == ["iter_2.pth"]
-
-
-def test_a_finite_run_is_not_disturbed(images, tmp_path):
-    make_runner(config(images, tmp_path, guard=GUARD)).train()
-    assert not Path(tmp_path, "nonfinite_report.json").exists()
 
 
 def test_between_the_intervals_nothing_is_read(images, tmp_path, monkeypatch):

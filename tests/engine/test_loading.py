@@ -1,7 +1,5 @@
 """Workers of data loaders: what signals do to them, and how their faults are told."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -23,7 +21,7 @@ from mmssl_ext.engine.resilience.loading import (
 )
 from mmssl_ext.engine.resilience.processes import is_alive
 from tests.distributed import server
-from tests.engine.test_preemption import SLOW
+from tests.harness import REPO, SLOW
 from tests.warm.commands import Command, python
 
 
@@ -109,17 +107,15 @@ def test_workers_outlive_signals_of_others_but_not_of_their_parent(context, tmp_
 
 
 @pytest.mark.fault("R23")
-def test_a_signal_during_the_start_of_workers_waits(tmp_path):
-    """A group is told while workers are forked: they are born deaf."""
+def test_a_signal_during_the_start_of_workers_waits():
     iterator = iter(guarded(Numbers(), num_workers=3))
     for worker in iterator._workers:
         status = Path(f"/proc/{worker.pid}/status").read_text()
         blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
         for number in (signal.SIGTERM, signal.SIGUSR1):
             assert blocked >> number - 1 & 1
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {
-        signal.SIGTERM, signal.SIGUSR1
-    }  # fmt: skip
+    left = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert not left & {signal.SIGTERM, signal.SIGUSR1}
 
 
 HANG = """
@@ -158,11 +154,9 @@ def test_no_orphan_where_the_parent_dies_before_a_worker_has_begun():
 
 
 @pytest.mark.fault("R23")
-def test_no_hang_at_the_end_and_no_orphans(tmp_path):
-    """Workers sleep for ever while their process ends, or is killed."""
-    repo = Path(__file__).resolve().parents[2]
+def test_no_hang_at_the_end_and_no_orphans():
     for killed in (False, True):
-        with Command("-c", HANG, "1000" if killed else "1", cwd=repo) as process:
+        with Command("-c", HANG, "1000" if killed else "1", cwd=REPO) as process:
             pids = [int(pid) for pid in next(process.lines()).split()]
             assert len(pids) == 2
             if killed:
@@ -174,7 +168,6 @@ def test_no_hang_at_the_end_and_no_orphans(tmp_path):
 @pytest.mark.fault("R23")
 @pytest.mark.parametrize("pin_memory", [False, True])
 def test_a_dead_worker_is_named_with_its_batch(pin_memory):
-    """Whatever was on its way when it died."""
     if pin_memory and not torch.cuda.is_available():
         pytest.skip("pins for a GPU")
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
@@ -246,12 +239,11 @@ def test_a_worker_that_hangs_is_named_in_time_and_killed_at_once():
 
 @pytest.mark.alone
 def test_suspended_time_does_not_count():
-    """A job that is stopped for longer than the timeout goes on afterwards."""
     child = multiprocessing.get_context("fork").Process(target=_read_slowly)
     child.start()
     time.sleep(0.7)
     os.kill(child.pid, signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(2.3)
     os.kill(child.pid, signal.SIGCONT)
     child.join(30)
     assert child.exitcode == 0

@@ -20,8 +20,6 @@ from mmssl_ext import files
 from mmssl_ext.engine.checkpoint import read as checkpoint
 from mmssl_ext.engine.checkpoint import write as checkpoint_writing
 from mmssl_ext.engine.checkpoint.manifest import (
-    ManifestError,
-    manifest_path,
     read_manifest,
     remove_leftovers,
     write_manifest,
@@ -38,14 +36,6 @@ from mmssl_ext.files import sha256, sha256_on_disk, write_bytes
 from mmssl_ext.visualization import logs
 from tests.distributed import run_ranks
 from tests.harness import BATCH, toy_runner
-
-
-def trained(work_dir, name, *, accumulate=1, **options):
-    hook = PlainCheckpointHook(interval=1, **options)
-    runner = toy_runner(work_dir, name, hook)
-    runner.optim_wrapper["accumulative_counts"] = accumulate
-    runner.train()
-    return runner
 
 
 def test_what_a_manifest_says(tmp_path):
@@ -77,6 +67,13 @@ def test_what_a_manifest_says(tmp_path):
     assert load_checkpoint_file(path)["meta"]["cfg"].encode() == text
 
 
+def trained(work_dir, name, *, accumulate=1, **options):
+    runner = toy_runner(work_dir, name, PlainCheckpointHook(interval=1, **options))
+    runner.optim_wrapper["accumulative_counts"] = accumulate
+    runner.train()
+    return runner
+
+
 def train_on_rank(rank, folder):
     trained(Path(folder), "ranks")
     return rank
@@ -93,7 +90,6 @@ def test_the_world_of_two_ranks(tmp_path):
 CONTENTS = {
     "many": {str(i): torch.randn(i, 7) for i in range(40)},
     "blocks": {"a": torch.randn(600_000), "b": torch.randn(1 << 18)},  # 1 MiB exactly
-    "empty": {"e": torch.zeros(0), "f": torch.zeros(3, 0)},
     "nothing": {},
 }
 
@@ -114,7 +110,7 @@ def read_from_disk():
     return next(int(x.split()[1]) for x in lines if x.startswith("read_bytes"))
 
 
-@pytest.mark.parametrize("size", [0, 1, 4096, (1 << 20) + 5, 3 << 20])
+@pytest.mark.parametrize("size", [0, 4096, (1 << 20) + 5])
 def test_reading_back_reads_the_disk(tmp_path, size):
     """And not the kernel's copy, as the usual way does, right after writing."""
     path = tmp_path / "x"
@@ -137,7 +133,6 @@ def test_reading_back_reads_the_disk(tmp_path, size):
 def test_reading_back_where_only_the_kernels_copy_can_be_read(
     tmp_path, monkeypatch, where
 ):
-    """It is asked to forget the copy; other errors are not taken for that."""
     path, calls = tmp_path / "x", []
     path.write_bytes(b"bytes")
     number = errno.EINVAL
@@ -157,7 +152,6 @@ def test_reading_back_where_only_the_kernels_copy_can_be_read(
 
 
 def test_checksums_in_the_header_before_the_data(tmp_path):
-    """Where another writer of zip files puts them."""
     path = tmp_path / "x.zip"
     data = os.urandom(3 << 20)
     with zipfile.ZipFile(path, "w") as archive:
@@ -175,7 +169,6 @@ def test_checksums_in_the_header_before_the_data(tmp_path):
 
 
 def test_a_save_without_manifest_removes_the_old_one(tmp_path):
-    """It would make the new file count as damaged."""
     path = tmp_path / "x.pth"
     start_saving({"w": torch.ones(2)}, path, manifest={}).finish()
     assert read_manifest(path)
@@ -184,21 +177,7 @@ def test_a_save_without_manifest_removes_the_old_one(tmp_path):
     assert load_checkpoint_file(path)["w"].eq(0).all()
 
 
-@pytest.mark.parametrize("edit", ["sha256", "bytes", "iter", "new"])
-def test_an_edited_manifest_is_told(tmp_path, edit):
-    path = tmp_path / "x.pth"
-    path.write_bytes(b"x")
-    write_manifest(path, "0" * 64, {"iter": 3})
-    assert read_manifest(path)["iter"] == 3
-    manifest = json.loads(manifest_path(path).read_text())
-    manifest[edit] = "1" * 64 if edit == "sha256" else 7
-    manifest_path(path).write_text(json.dumps(manifest))
-    with pytest.raises(ManifestError, match=r"x\.pth\.json is damaged or was edited"):
-        read_manifest(path)
-
-
 def test_manifests_go_with_their_files(tmp_path):
-    """keep=1, the best one as well."""
     from tests.engine.test_checkpoint_writing import toy
 
     hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1, save_best="acc")
@@ -277,14 +256,7 @@ def test_what_was_just_written_is_compared_again(tmp_path, passes):
     assert passes == ["epoch_2.pth"] * 2
 
 
-def test_files_without_manifest_are_read_by_their_own_checksums(tmp_path, passes):
-    save_checkpoint_file({"w": torch.ones(3)}, tmp_path / "epoch_1.pth")
-    find_resumable(tmp_path)
-    assert passes == ["zip"]
-
-
-def test_looking_at_a_checkpoint_loads_no_tensors(tmp_path, monkeypatch):
-    """Tensors then lie in the mapped file, which nobody reads."""
+def test_looking_at_a_checkpoint_loads_no_tensors(tmp_path, passes, monkeypatch):
     path, mapped, load = tmp_path / "epoch_9.pth", [], torch.load
     save_checkpoint_file({"w": torch.zeros(9), "meta": {}}, path)
 
@@ -294,6 +266,7 @@ def test_looking_at_a_checkpoint_loads_no_tensors(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "load", noted)
     assert find_resumable(tmp_path)[0] == path
+    assert passes == ["zip"]
     check_checkpoint_file(path)
     load_checkpoint_file(path)
     assert mapped == [True, True, False]
@@ -311,27 +284,20 @@ def two(tmp_path):
     return folder
 
 
-POINTERS = {
-    "none": None,
-    "empty": "",
-    "blank": " \n",
-    "missing": "/nowhere/epoch_7.pth",
-    "folder": "..",
-    "binary": "\udcff\0\x01",
-    "long": "x" * 5000,
-}
+POINTERS = (b" \n", b"/nowhere/epoch_7.pth", b"..", b"\xff\0\x01", b"x" * 5000)
 
 
-@pytest.mark.parametrize("pointer", POINTERS)
-def test_a_useless_pointer(two, pointer):
+def test_a_useless_pointer(two):
     """The file of most iterations counts then, whatever their times are."""
-    file, text = two / "last_checkpoint", POINTERS[pointer]
-    file.unlink()
-    if text is not None:
-        file.write_bytes(text.encode(errors="surrogateescape"))
-    assert find_resumable(two) == (two / "epoch_2.pth", [])
     age(two / "epoch_1.pth", -5)
+    for pointer in POINTERS:
+        (two / "last_checkpoint").write_bytes(pointer)
+        assert find_resumable(two) == (two / "epoch_2.pth", [])
+    (two / "last_checkpoint").unlink()
     assert find_resumable(two) == (two / "epoch_2.pth", [])
+    # mmengine leaves published files beside the others, newer, without an optimizer
+    torch.save({"state_dict": {}}, two / "epoch_2-1a2b3c4d.pth")
+    assert find_resumable(two)[0] == two / "epoch_2.pth"
 
 
 @pytest.mark.parametrize("described", [True, False])
@@ -366,22 +332,17 @@ def test_times_of_files_say_nothing(tmp_path, described):
     assert found == run / "epoch_1.pth" and "epoch_3.pth is truncated" in note
 
 
-def test_a_pointer_to_something_else(two):
-    """A file that is no checkpoint is passed over like a damaged one."""
-    (two / "notes").write_text("these are notes")
+def test_the_pointer_comes_before_newer_files(two):
+    (two / "last_checkpoint").write_text(str(two / "epoch_1.pth"))
+    assert find_resumable(two) == (two / "epoch_1.pth", [])
+    (two / "notes").write_text("these are notes")  # passed over like a damaged file
     (two / "last_checkpoint").write_text(str(two / "notes"))
     found, (note,) = find_resumable(two)
     assert found == two / "epoch_2.pth"
     assert f"Checkpoint {two / 'notes'} is truncated or damaged" in note
 
 
-def test_the_pointer_comes_before_newer_files(two):
-    (two / "last_checkpoint").write_text(str(two / "epoch_1.pth"))
-    assert find_resumable(two) == (two / "epoch_1.pth", [])
-
-
 def test_a_copied_folder_uses_its_own_files(two, tmp_path):
-    """Though the pointer still names one in the folder that it was copied from."""
     copy = tmp_path / "copy"
     shutil.copytree(two, copy)
     assert find_resumable(copy) == (copy / "epoch_2.pth", [])
@@ -390,7 +351,6 @@ def test_a_copied_folder_uses_its_own_files(two, tmp_path):
 
 
 def test_checkpoints_kept_elsewhere(tmp_path):
-    """By ``out_dir`` and under names of one's own; falls back there as well."""
     options = {"out_dir": str(tmp_path / "out"), "filename_tmpl": "e{}.pt"}
     draft = tmp_path / "run" / ".last_checkpoint.1.tmp"
     draft.parent.mkdir(parents=True)
@@ -404,13 +364,6 @@ def test_checkpoints_kept_elsewhere(tmp_path):
     (out / "e2.pt").write_bytes(b"PK\x03\x04")
     found, (note,) = find_resumable(tmp_path / "run")
     assert found == out / "e1.pt" and "e2.pt" in note
-
-
-def test_published_files_are_not_resumed_from(two):
-    """mmengine leaves them beside the others, newer and without an optimizer."""
-    (two / "last_checkpoint").unlink()
-    torch.save({"state_dict": {}}, two / "epoch_2-1a2b3c4d.pth")
-    assert find_resumable(two)[0] == two / "epoch_2.pth"
 
 
 def test_a_file_that_cannot_be_read_is_named(two, monkeypatch):

@@ -1,7 +1,6 @@
 """What a run tells the method that it trains, and what of it can be set."""
 
-from __future__ import annotations
-
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from mmengine.registry import init_default_scope
 
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import MODELS
-from mmssl_ext.run.launch import load_config, prepare, train
+from mmssl_ext.run.launch import build_runner, load_config, prepare, train
 from mmssl_ext.run.tool import run_tool
 from tests.engine.test_exact_resume import LENGTH, STEPS, images, run_config
 from tests.harness import REPO, RunHarness, log_text, stop_at
@@ -29,7 +28,6 @@ def test_the_clock_follows_the_run(images, tmp_path):
 
 
 def test_curves_of_version_0_1_go_on_by_their_new_names(tmp_path):
-    """Else log lines would show the old ones for ever, at their last value."""
     photographs = runs.write_images(tmp_path / "images")
     runs.unpack("DenseCL", tmp_path / "run")
     cfg = config_of("DenseCL", photographs, tmp_path / "run")
@@ -88,17 +86,15 @@ DENSE = "configs/densecl/densecl_r18_demo.py"
 
 
 @pytest.mark.parametrize(
-    ("file", "options", "expected"),
+    ("options", "expected"),
     [
-        (DENSE, {}, ("step", 0, 0.5, 100)),
-        (DENSE, {"model.loss_lambda.until": 5}, ("step", 0, 0.5, 5)),
-        (DENSE, {"loss_lambda": 0.3}, ("step", 0, 0.3, 100)),
-        (DENSE, {"start_iters": 7}, ("step", 0, 0.5, 7)),
-        (DENSE, {"model.loss_lambda": 0.3}, ("constant", 0.3, 0.3, None)),
+        ({"model.loss_lambda.until": 5}, ("step", 0, 0.5, 5)),
+        ({"loss_lambda": 0.3, "start_iters": 7}, ("step", 0, 0.3, 7)),
+        ({"model.loss_lambda": 0.3}, ("constant", 0.3, 0.3, None)),
     ],
 )
-def test_a_schedule_on_the_command_line(file, options, expected):
-    cfg = load_config(REPO / file, options)
+def test_a_schedule_on_the_command_line(options, expected):
+    cfg = load_config(REPO / DENSE, options)
     init_default_scope("mmssl_ext")
     weights = MODELS.build(cfg.model).weights
     share = weights["dense"]
@@ -107,7 +103,6 @@ def test_a_schedule_on_the_command_line(file, options, expected):
 
 
 def test_part_of_a_schedule_where_there_is_a_number():
-    """A number has no ``until``."""
     options = {"model.loss_lambda": 0.3, "model.loss_lambda.until": 5}
     with pytest.raises(ConfigError, match="--cfg-options cannot be applied to"):
         load_config(REPO / DENSE, options)
@@ -117,9 +112,7 @@ def test_part_of_a_schedule_where_there_is_a_number():
     ("schedule", "sentence"),
     [
         ({"model.loss_lambda.until": -5}, "loss_lambda.until=-5 must be 0 or more"),
-        ({"model.loss_lambda.kind": "stp"}, "kind must be one of step, linear, cosine"),
         ({"model.loss_lambda.unti": 5}, "loss_lambda has no option 'unti'"),
-        ({"model.loss_lambda": 2}, "loss_lambda=2 must lie in [0, 1]"),
         ({"model.loss_lambda": "0.3x"}, "loss_lambda='0.3x' must be a number"),
     ],
 )
@@ -133,9 +126,9 @@ def test_a_schedule_that_is_none_is_one_sentence(
     assert sentence in errors and "Traceback" not in errors
 
 
-def test_what_hooks_did_in_version_0_1_is_refused(images, tmp_path, capsys):
-    """The sentence has the setting that does it now."""
-    for name, hook, sentence in (
+@pytest.mark.parametrize(
+    ("name", "hook", "sentence"),
+    [
         (
             "interclr/interclr_r18_demo.py",
             {"type": "PseudoLabelHook", "warmup_epochs": 3, "pipeline": []},
@@ -146,14 +139,9 @@ def test_what_hooks_did_in_version_0_1_is_refused(images, tmp_path, capsys):
             {"type": "DenseCLHook", "start_iters": 30},
             'set model.loss_lambda=dict(kind="step", start=0, end=0.5, until=30)',
         ),
-    ):
-        options = {
-            "train_dataloader.dataset.root": str(images),
-            "custom_hooks": [hook],
-        }
-        file = REPO / "configs" / name
-        work_dir = str(tmp_path / hook["type"])
-        main = run_tool(lambda f=file, o=options, w=work_dir: train(f, o, work_dir=w))
-        assert main() == 2
-        errors = capsys.readouterr().err
-        assert sentence in errors and "Traceback" not in errors
+    ],
+)
+def test_what_hooks_did_in_version_0_1_is_refused(tmp_path, name, hook, sentence):
+    cfg = load_config(REPO / "configs" / name, {"custom_hooks": [hook]})
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        build_runner(prepare(cfg, work_dir=str(tmp_path)))

@@ -10,7 +10,7 @@ from mmssl_ext.engine.config.options import parse_value
 from mmssl_ext.engine.config.values import check_values
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.run.launch import load_config
-from tests.harness import REPO, write_images
+from tests.harness import REPO
 
 CONFIGS = REPO / "configs/transfer"
 VOC = CONFIGS / "detection/faster_rcnn_r50_fpn_voc0712.py"
@@ -26,9 +26,8 @@ def given(*options):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("(red disk,square)", ("red disk", "square")),
-        ('("red disk", "square")', ("red disk", "square")),
-        ("['red disk','a,b',3]", ["red disk", "a,b", 3]),
+        ("(red disk, 'square', \"a\")", ("red disk", "square", "a")),
+        ("['a,b',3]", ["a,b", 3]),
         ("(driver's licence, car)", ("driver's licence", "car")),
         ("(object,)", ("object",)),
         ("(object)", ("object",)),
@@ -36,13 +35,6 @@ def given(*options):
         ("'/data/a,b'", "/data/a,b"),
         ("/data/photos(1)", "/data/photos(1)"),
         ("(a)b", "(a)b"),
-        (
-            "dict(kind=step,start=0, until='a,b')",
-            dict(kind="step", start=0, until="a,b"),
-        ),
-        ("[dict(type='A',cells=(1,2))]", [dict(type="A", cells=(1, 2))]),
-        ("dict(a=dict(b=1)),dict()", [dict(a=dict(b=1)), dict()]),
-        ("dict(a)b", "dict(a)b"),
         # as mmengine reads them
         ("1,2.5,true,None", [1, 2.5, True, None]),
         ("[(VOC2007,trainval),(A,b)]", [("VOC2007", "trainval"), ("A", "b")]),
@@ -54,19 +46,12 @@ def given(*options):
         ("()", ()),
         ("a=b", "a=b"),
         # as configs write them
-        ("dict()", {}),
-        ("dict(type=Dense)", {"type": "Dense"}),
-        (
-            "dict(a = 1, b='x, y=z', c=[2,None])",
-            {"a": 1, "b": "x, y=z", "c": [2, None]},
-        ),
-        (
-            "[dict(a=dict(b=0.5),c=(1,2)),dict(d=e)]",
-            [{"a": {"b": 0.5}, "c": (1, 2)}, {"d": "e"}],
-        ),
-        ("dict(a=1),dict(b=2)", [{"a": 1}, {"b": 2}]),
+        ("dict(a = 1, b='x, y=z', c=[2,None])", dict(a=1, b="x, y=z", c=[2, None])),
+        ("[dict(a=dict(b=0.5),c=(1,2))]", [dict(a=dict(b=0.5), c=(1, 2))]),
+        ("dict(a=dict(b=1)),dict()", [dict(a=dict(b=1)), dict()]),
         ("'dict(a=1)'", "dict(a=1)"),
         ("dictionary(a)", "dictionary(a)"),
+        ("dict(a)b", "dict(a)b"),
     ],
 )
 def test_values(text, value):
@@ -80,9 +65,7 @@ def test_values(text, value):
     [
         (["classes=(red", "disk,square)"], r"in \(red are not closed.* into quotes"),
         (["classes=['red,disk]"], "not closed"),
-        (["classes=((a,b)"], "not closed"),
         (["a=dict(kind=1"], "not closed"),
-        (["a=dict(linear,end=1)"], r"'linear' in dict\(.* write dict\(NAME=VALUE"),
         (["a=1", "disk,square)"], r"--cfg-options disk,square\): write KEY=VALUE"),
         (["a=dict(b=1,c)"], r"'c' in dict\(b=1,c\): write dict\(NAME=VALUE,...\)"),
         (["a=dict(b=1,b=2)"], r"'b=2' in .* each name once"),
@@ -94,22 +77,8 @@ def test_what_the_shell_has_split_is_a_sentence(options, message):
         given(*options)
 
 
-def test_terms_come_by_an_option():
-    options = given(
-        "model.terms=[dict(type=Consistency,temperature=0.05,weight=0.3)]",
-        "model.pairs=((0,1),(1,0))",
-    )
-    cfg = load_config(REPO / "configs/mocov2/mocov2_r18_demo.py", options)
-    (term,) = cfg.model.terms
-    assert term.type == "Consistency" and (term.temperature, term.weight) == (0.05, 0.3)
-    assert cfg.model.pairs == ((0, 1), (1, 0))
-
-
 def test_options_of_several_uses_add_up():
-    parser = ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    words = ["--cfg-options", "a=1", "b=x", "--cfg-options", "a=2"]
-    assert parser.parse_args(words).cfg_options == {"a": 2, "b": "x"}
+    assert given("a=1", "b=x", "--cfg-options", "a=2") == {"a": 2, "b": "x"}
 
 
 def test_dicts_replace_what_stood_there(tmp_path):
@@ -164,7 +133,6 @@ def test_classes_of_a_child_config_move_what_follows_from_them(tmp_path):
 @pytest.mark.parametrize(
     ("text", "iters", "end"),
     [
-        ("max_iters = 90", 90, 90),
         ("max_iters = 30 * 3", 90, 90),
         ("max_iters = 40\nhalf = max_iters // 2\nmax_iters = 90", 90, 90),
         ("max_iters = 80\nmax_iters += 10", 90, 90),
@@ -199,12 +167,11 @@ def test_parts_and_placeholders_stay_what_they_are(tmp_path):
 # One string where a list of names belongs
 
 
-@pytest.mark.parametrize("cfg", [VOC, FCN])
-def test_a_string_in_classes_is_refused(cfg, tmp_path):
+def test_a_string_in_classes_is_refused(tmp_path):
     expected = r'classes=disk is one string.* "classes=\(disk\)" .* \("disk",\) in'
     with pytest.raises(ConfigError, match=expected):
-        check_values(load_config(cfg, {"classes": "disk"}))
-    check_values(load_config(cfg, {"classes": ("disk",)}))
+        check_values(load_config(VOC, {"classes": "disk"}))
+    check_values(load_config(VOC, {"classes": ("disk",)}))
     names = tmp_path / "names.txt"
     names.write_text("disk\n")
     check_values({"dataset": {"metainfo": {"classes": str(names)}}})
@@ -216,7 +183,6 @@ def test_a_string_in_classes_is_refused(cfg, tmp_path):
     ("given", "fault", "advice"),
     [
         ((1, 2), "name 1 is no text", "('1','2')"),
-        (("a", None), "name None is no text", "('a','None')"),
         (("a", "", "b"), "name '' is empty", "('a','b')"),
         ((7,), "name 7 is no text", "('7')"),
     ],
@@ -230,11 +196,10 @@ def test_names_of_classes_are_text(given, fault, advice):
     check_values(load_config(VOC, {"classes": parse_value(advice)}))
 
 
-def test_a_string_in_classes_of_a_dataset_is_refused(tmp_path):
-    root = write_images(tmp_path / "images", per_class=1)
+def test_a_string_in_classes_of_a_dataset_is_refused(images):
     with pytest.raises(ValueError, match=r"class as \('class0',\)"):
-        LabelledFolder(root, classes="class0")
-    assert len(ImageFolder(root)) == 2
+        LabelledFolder(images, classes="class0")
+    assert len(ImageFolder(images)) == 16
 
 
 def test_another_number_of_anchor_sizes_than_levels_is_named():
@@ -243,13 +208,3 @@ def test_another_number_of_anchor_sizes_than_levels_is_named():
     with pytest.raises(ConfigError, match=expected):
         check_values(cfg)
     check_values(load_config(VOC))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["co2/co2_r18_demo.py", "co2/co2_r18_cifar10.py", "detco/detco_r18_demo.py"],
-)
-def test_workers_have_one_name(name):
-    cfg = load_config(name, {"num_workers": 3, "batch_size": 16})
-    assert cfg.train_dataloader.num_workers == 3
-    assert cfg.train_dataloader.batch_size == 16

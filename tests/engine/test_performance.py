@@ -13,6 +13,7 @@ from mmengine.model import MMDistributedDataParallel
 from safetensors.torch import load_file
 
 from mmssl_ext.compat import compile_training
+from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.hooks import PerformanceHook
 from mmssl_ext.engine.monitor.performance import _encoder_parts
 from mmssl_ext.errors import ConfigError
@@ -21,11 +22,8 @@ from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer.export import export_backbone
 from mmssl_ext.unwrap import unwrap
 from tests.distributed import run_ranks
-from tests.harness import Watch, config, loader, log_text, make_runner, write_images
+from tests.harness import REPO, SLOW, Watch, config, knn, log_text, make_runner
 from tests.models.common import build, model_config, samples, views
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-
 
 TINY = {
     # Two blocks on maps of 4 x 4 cells: statistics of BatchNorm over a few
@@ -43,11 +41,6 @@ TINY = {
     ),
     "neck": dict(type="MoCoV2Neck", in_channels=8, hid_channels=8, out_channels=16),
 }
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(autouse=True)
@@ -99,14 +92,9 @@ def strided(module):
 
 
 def test_channels_last_runs_alike(images, tmp_path):
-    knn = {
-        "type": "KNNHook",
-        "k": 3,
-        "bank_dataloader": loader(images),
-        "query_dataloader": loader(images),
-    }
-    plain = train(images, tmp_path / "plain", {}, knn=knn)
-    last = train(images, tmp_path / "last", {"channels_last": True}, knn=knn)
+    measure = {"knn": knn(images)}
+    plain = train(images, tmp_path / "plain", {}, **measure)
+    last = train(images, tmp_path / "last", {"channels_last": True}, **measure)
     assert strided(plain[0].model) == {False}
     assert strided(last[0].model) == {True}
     assert last[0].model.data_preprocessor.channels_last
@@ -179,13 +167,16 @@ def test_tf32(images, tmp_path, tf32, conv, products):
         PerformanceHook(tf32="no")
 
 
+QUICK = {"default_hooks.report": None, "default_hooks.learned": None}
+
+
 def runtime(name, images, tmp_path):
     """A config whose base is one of the runtimes."""
     small = config(images, tmp_path / "run")
     file = tmp_path / f"{tmp_path.name}.py"
     keys = ("model", "train_dataloader", "train_cfg", "param_scheduler")
     small.optim_wrapper.optimizer.lr = 0.03
-    text = f"_base_ = {str(CONFIGS / '_base_' / name)!r}\n"
+    text = f"_base_ = {str(REPO / 'configs' / '_base_' / name)!r}\n"
     text += Config({k: small[k] for k in (*keys, "optim_wrapper")}).pretty_text
     file.write_text(text)
     return file
@@ -194,8 +185,7 @@ def runtime(name, images, tmp_path):
 def test_exact_runtime(images, tmp_path):
     runs = []
     for folder in ("a", "b"):
-        cfg = load_config(runtime("runtime_exact.py", images, tmp_path))
-        cfg.default_hooks.report = None
+        cfg = load_config(runtime("runtime_exact.py", images, tmp_path), QUICK)
         runner = make_runner(cfg, losses := Losses(), work_dir=str(tmp_path / folder))
         runner.train()
         runs.append((losses.values, runner.model.state_dict()))
@@ -212,7 +202,7 @@ def test_exact_runtime(images, tmp_path):
 
 def test_fast_runtime_on_the_cpu(images, tmp_path):
     file = runtime("runtime_fast.py", images, tmp_path)
-    cfg = load_config(file, {"default_hooks.report": None})
+    cfg = load_config(file, QUICK)
     runner = make_runner(cfg, work_dir=str(tmp_path / "run"))
     runner.train()
     text = log_text(runner)
@@ -267,48 +257,49 @@ def test_channels_last_in_several_processes(images, tmp_path):
     assert torch.equal(last[0]["conv1"], last[1]["conv1"])
 
 
-@pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None,
-    reason="torch.compile needs a C++ compiler (g++, or the one named by CXX)",
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": "aot_eager"},
+        pytest.param(
+            {},
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(
+                    shutil.which(os.environ.get("CXX", "g++")) is None,
+                    reason="needs a C++ compiler (g++, or the one named by CXX)",
+                ),
+            ],
+        ),
+    ],
+    ids=["traced", "C++"],
 )
-def test_compiled_run(images, tmp_path, monkeypatch):
-    """Real code generation: losses, weights, checkpoint, resume; eval stays eager."""
+def test_compiled_run(images, tmp_path, monkeypatch, options):
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
-
-    def run(work_dir, compile, **options):
-        cfg = config(images, work_dir, 2)
-        cfg.model = model_config("MoCo", **TINY)
-        cfg.default_hooks.checkpoint.max_keep_ckpts = 3
-        cfg.default_hooks.performance = dict(type="PerformanceHook", compile=compile)
-        cfg.default_hooks.input_check = dict(type="InputCheckHook")
-        runner = make_runner(cfg, losses := Losses(), **options)
-        runner.train()
-        return runner, losses.values
-
+    check = {"input_check": {"type": "InputCheckHook"}}
     torch._dynamo.reset()
-    _, expected = run(tmp_path / "plain", None)
+    _, expected, plain = train(images, tmp_path / "plain", {}, **check)
     torch._dynamo.utils.counters.clear()
-    compiled, found = run(tmp_path / "compiled", {})
+    how = {"compile": options}
+    compiled, found, state = train(images, tmp_path / "compiled", how, **check)
     # Query and key encoder, backbone and neck each, once: not for the eval mode of
     # InputCheckHook with its batch of one.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
     assert not torch._dynamo.utils.counters["graph_break"]
     assert found == pytest.approx(expected, rel=1e-4)
-    plain, state = (
-        dict(torch.load(tmp_path / name / "epoch_2.pth")["state_dict"])
-        for name in ("plain", "compiled")
-    )
     assert list(plain) == list(state)
-    torch.testing.assert_close(plain, state, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(dict(plain), dict(state), rtol=1e-3, atol=1e-4)
     first = str(tmp_path / "compiled" / "epoch_1.pth")
-    _, rest = run(tmp_path / "rest", None, resume=first)
+    assert list(load_checkpoint_file(first)["state_dict"]) == list(plain)
+    _, rest, _ = train(images, tmp_path / "rest", {}, resume=first, **check)
     assert rest == pytest.approx(found[4:], rel=1e-4)
-    assert "encoders compiled with {}" in log_text(compiled)
+    assert f"encoders compiled with {options}" in log_text(compiled)
 
 
-@pytest.mark.parametrize("name", ["DenseCL", "DetCo", "RegionCLM", "SimSiam"])
+@pytest.mark.parametrize(
+    "name", ["SimSiam", SLOW("DenseCL"), SLOW("DetCo"), SLOW("RegionCLM")]
+)
 def test_encoders_are_traced_whole(name):
-    """No graph break, and the same losses and gradients; no code is generated."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     splits = {} if name == "SimSiam" else {"bn_splits": 4}
@@ -335,7 +326,7 @@ def test_encoders_are_traced_whole(name):
 def test_no_step_waits_for_the_gpu(images, tmp_path, caplog):
     """Between two log lines nothing may synchronise: torch raises if it does."""
     file = runtime("runtime_fast.py", images, tmp_path)
-    cfg = load_config(file, {"default_hooks.report": None})
+    cfg = load_config(file, QUICK)
     cfg.train_cfg.max_epochs = 5  # 20 steps
     cfg.default_hooks.logger.interval = 100
     cfg.train_dataloader.update(pin_memory=True, num_workers=1, persistent_workers=True)

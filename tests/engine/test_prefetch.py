@@ -5,11 +5,10 @@ import contextlib
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext.engine.resilience.prefetch import CopyToDevice, PrefetchLoader, prefetch
-from tests.harness import BATCH, ToyData, ToyModel
+from tests.harness import BATCH, ToyData, Watch, toy_runner
 
 
 def as_it_is(batch):
@@ -117,20 +116,21 @@ class Seen(Hook):
         self.images.append(data_batch["data_samples"].tolist())
 
 
-class Install(Hook):
-    def before_run(self, runner):
-        prefetch(runner.train_loop, as_it_is)
+def install():
+    """A hook that has a run's batches fetched ahead."""
+    return Watch(before_run=lambda runner: prefetch(runner.train_loop, as_it_is))
 
 
 def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
     torch.manual_seed(3)
-    seen = Seen()
-    by_epoch = loop["by_epoch"]
+    seen, by_epoch = Seen(), loop["by_epoch"]
     kind = "DefaultSampler" if by_epoch else "InfiniteSampler"
     checkpoint = {"type": "mmssl_ext.PlainCheckpointHook", "by_epoch": by_epoch}
-    runner = Runner(
-        model=ToyModel(),
-        work_dir=str(tmp_path / name),
+    runner = toy_runner(
+        tmp_path / name,
+        f"{tmp_path.name}-{name}",
+        *(seen, *hooks),
+        resume=None if resume is None else tmp_path / resume,
         train_dataloader={
             "dataset": ToyData(),
             "batch_size": BATCH,
@@ -140,15 +140,7 @@ def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
             "collate_fn": {"type": "default_collate"},
         },
         train_cfg=loop,
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
-        param_scheduler=[],
         default_hooks={"checkpoint": {**checkpoint, "interval": 1 if by_epoch else 5}},
-        custom_hooks=[seen, *hooks],
-        load_from=None if resume is None else str(tmp_path / resume),
-        resume=resume is not None,
-        randomness={"seed": 3},
-        experiment_name=f"{tmp_path.name}-{name}",
-        default_scope="mmengine",
         log_processor={"by_epoch": by_epoch},
     )
     runner.train()
@@ -165,14 +157,14 @@ def run(tmp_path, name, loop, *hooks, resume=None, workers=0):
 )
 def test_runs_and_resumed_runs_see_the_same_images(tmp_path, loop, file, done, workers):
     plain, expected = run(tmp_path, "plain", loop, workers=workers)
-    ahead, images = run(tmp_path, "ahead", loop, Install(), workers=workers)
+    ahead, images = run(tmp_path, "ahead", loop, install(), workers=workers)
     assert isinstance(ahead.train_dataloader, PrefetchLoader)
     assert images == expected
     assert len({tuple(map(tuple, images[i : i + 6])) for i in (0, 6)}) == 2
     for a, b in zip(plain.model.parameters(), ahead.model.parameters(), strict=True):
         assert torch.equal(a, b)
     _, rest = run(
-        *(tmp_path, "rest", loop, Install()),
+        *(tmp_path, "rest", loop, install()),
         **{"resume": f"ahead/{file}", "workers": workers},
     )
     assert rest == expected[done:]
@@ -212,7 +204,6 @@ def test_copies_on_the_gpu_are_right_and_stay_so():
 
 
 def test_boxes_and_index_travel_with_the_views(monkeypatch):
-    """What is copied, and kept from the copying stream, told by stand-ins."""
     copied, kept = [], []
 
     class Stream:

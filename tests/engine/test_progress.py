@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from rich.console import Console
 
 from mmssl_ext.engine.monitor.progress import ProgressHook, _AboveBar
-from tests.harness import BATCH, log_rows, log_text, toy_runner
+from tests.harness import BATCH, Stopped, log_rows, log_text, stop_at, toy_runner
 
 ESCAPE = "\x1b"
 
@@ -30,12 +30,6 @@ class Slow(Hook):
         runner.message_hub.update_scalar("knn/backbone_top1", 12.34)
         runner.logger.info("kNN line of a hook")
         print("plain print")
-
-
-class Interrupt(Hook):
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter == 3:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -89,33 +83,24 @@ def test_bar_on_a_terminal_and_plain_log_file(tmp_path, terminal):
     assert sys.stdout is stream
     assert console_streams(runner) == [stream]
     shown = finish()
-    for part in (
-        "epoch 2/2",
-        "12/12",
-        "img/s",
-        "data wait",
-        "lr 1.00e-04",
-        "kNN 12.3 %",
-    ):
-        assert part in shown
+    parts = "epoch 2/2", "12/12", "img/s", "data wait", "lr 1.00e-04", "kNN 12.3 %"
+    assert all(part in shown for part in parts)
     assert shown.count("kNN line of a hook") == 2  # other lines stay, above the bar
     assert shown.count("plain print") == 2
     assert "Epoch(train)" not in shown  # what the bar replaces
     assert shown.rfind(ESCAPE + "[?25h") > shown.rfind(ESCAPE + "[?25l")  # cursor
     log = log_text(runner)
     assert log.count("Epoch(train)") == 6
-    assert "img_per_s: " in log
-    assert "data_wait: " in log
-    assert ESCAPE not in log
-    assert "━" not in log
+    assert "img_per_s: " in log and "data_wait: " in log
+    assert ESCAPE not in log and "━" not in log
 
 
 def test_interrupt_leaves_a_clean_terminal(tmp_path, terminal):
     start, finish = terminal
     stream = start()
-    hooks = ProgressHook(refresh=0.0), Interrupt()
+    hooks = ProgressHook(refresh=0.0), stop_at(3, "after_train_iter")
     runner = toy_runner(tmp_path, "interrupted", *hooks)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         runner.train()
     assert sys.stdout is stream
     assert console_streams(runner) == [stream]
@@ -138,9 +123,7 @@ def test_without_a_terminal_only_plain_lines(tmp_path, capsys, monkeypatch):
     runner.train()
     printed = "".join(capsys.readouterr())
     assert printed.count("Epoch(train)") == 6
-    assert ESCAPE not in printed
-    assert "\r" not in printed
-    assert "━" not in printed
+    assert not {ESCAPE, "\r", "━"} & set(printed)
     rows = log_rows(runner)
     assert len(rows) == 6
     for row in rows:  # one window for all: the numbers of a line agree

@@ -6,12 +6,13 @@ import numpy
 import torch
 
 from mmssl_ext.visualization.hooks.report import ReportHook, run_facts
-from tests.harness import BATCH, toy_runner
+from tests.harness import BATCH, log_text, toy_runner
 
 
 def test_report_and_facts_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tools/train.py", "a config.py"])
-    toy_runner(tmp_path, "reported", ReportHook()).train()
+    runner = toy_runner(tmp_path, "reported", ReportHook())
+    runner.train()
     (path,) = tmp_path.glob("*/run.json")
     facts = json.loads(path.read_text())
     expected = {
@@ -30,8 +31,7 @@ def test_report_and_facts_of_a_run(tmp_path, monkeypatch):
     assert "ToyModel on ToyData" in page
     assert "2 epochs, 24 images" in page
     assert (tmp_path / "loss_curve.png").is_file()
-    (log,) = tmp_path.glob("*/*.log")
-    assert f"Report: {tmp_path / 'report.html'}" in log.read_text()
+    assert f"Report: {tmp_path / 'report.html'}" in log_text(runner)
 
 
 def test_a_failing_report_does_not_end_the_run(tmp_path, monkeypatch):
@@ -43,10 +43,8 @@ def test_a_failing_report_does_not_end_the_run(tmp_path, monkeypatch):
     runner = toy_runner(tmp_path, "unreported", ReportHook())
     runner.train()
     assert runner.iter == 12
-    (log,) = tmp_path.glob("*/*.log")
-    text = log.read_text()
-    assert "ERROR" in text
-    assert "no space left" in text
+    text = log_text(runner)
+    assert "ERROR" in text and "no space left" in text
     assert f"mmssl_ext.visualization.report {tmp_path}" in text
 
 

@@ -1,13 +1,10 @@
 import json
-import logging
 import types
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import Hook
 from mmengine.structures import BaseDataElement as Sample
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
@@ -16,32 +13,18 @@ from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.hooks import PlainCheckpointHook, ResultHook
 from mmssl_ext.errors import UserError
 from mmssl_ext.visualization.hooks.pictures import PicturesHook, enlarged
-from tests.harness import BATCH, ToyData, toy_runner
+from tests.harness import (
+    Stopped,
+    Watch,
+    log_text,
+    stop_at,
+    toy_runner,
+    with_metrics,
+)
 
 
-class Scores(BaseMetric):
-    """Gives what the test says, one dict per validation."""
-
-    def __init__(self, found):
-        super().__init__()
-        self.found = list(found)
-
-    def process(self, data_batch, data_samples):
-        self.results.append(0)
-
-    def compute_metrics(self, results):
-        return self.found.pop(0)
-
-
-def toy(work_dir, name, found, hook, *hooks, epochs=2):
-    runner = toy_runner(work_dir, name, hook, *hooks, epochs=epochs)
-    data = torch.utils.data.DataLoader(ToyData(), batch_size=BATCH)
-    runner.model.val_step = lambda batch: [0]
-    runner.model.test_step = lambda batch: [0]
-    runner._val_dataloader = runner._test_dataloader = data
-    runner._val_loop, runner._test_loop = {}, {}
-    runner._val_evaluator = runner._test_evaluator = Evaluator([Scores(found)])
-    return runner
+def toy(work_dir, name, found, hook, *hooks, **options):
+    return with_metrics(toy_runner(work_dir, name, hook, *hooks, **options), *found)
 
 
 def result(work_dir):
@@ -83,37 +66,25 @@ def test_a_metric_that_was_not_produced_is_named_at_the_first_validation(tmp_pat
 
 
 def test_no_detection_at_all_counts_as_nothing(tmp_path):
-    """mmdet's CocoMetric then returns an empty dict."""
     hook = ResultHook({"AP": "coco/bbox_mAP"})
     runner = toy(tmp_path, "nothing", [{}, {}], hook)
     runner.train()
     assert result(tmp_path)["metrics"] == {"AP": 0.0}
-    (log,) = tmp_path.glob("*/*.log")
-    assert "returned no metric" in log.read_text()
+    assert "returned no metric" in log_text(runner)
 
 
 def test_an_interrupted_run_leaves_none_and_its_resume_a_whole_one(tmp_path):
-    class Interrupt(Hook):
-        priority = "LOWEST"
-
-        def after_train_epoch(self, runner):
-            raise KeyboardInterrupt
-
-    save = PlainCheckpointHook(interval=1)
-    runner = toy(tmp_path, "cut", [], ResultHook(), save, Interrupt())
-    runner._val_loop = None
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
+    hooks = ResultHook(), PlainCheckpointHook(interval=1)
+    with pytest.raises(Stopped):
+        toy_runner(tmp_path, "cut", *hooks, stop_at(5, "after_train_epoch")).train()
     assert not (tmp_path / "result.json").exists()
     time_before = load_checkpoint_file(tmp_path / "epoch_1.pth")
     time_before = time_before["message_hub"]["runtime_info"]["result_seconds"]
     assert time_before > 0
 
     # The last checkpoint was written, its validation never made: it is made up for.
-    saved = [{"top1": 30.0}]
-    runner = toy(tmp_path, "cut 2", saved, ResultHook(), epochs=1)
-    runner._load_from, runner._resume = str(tmp_path / "epoch_1.pth"), True
-    runner.train()
+    how = {"epochs": 1, "resume": tmp_path / "epoch_1.pth"}
+    toy(tmp_path, "cut 2", [{"top1": 30.0}], ResultHook(), **how).train()
     got = result(tmp_path)
     assert got["metrics"] == {"top1": 30.0}
     assert got["curve"]["iterations"] == [6]
@@ -124,9 +95,8 @@ def test_the_curve_goes_on_after_a_resume(tmp_path):
     save = PlainCheckpointHook(interval=1, by_epoch=True)
     found = [{"top1": 1.0}, {"top1": 2.0}]
     toy(tmp_path, "first", found, ResultHook(), save).train()
-    runner = toy(tmp_path, "second", [{"top1": 3.0}], ResultHook(), save, epochs=3)
-    runner._load_from, runner._resume = str(tmp_path / "epoch_2.pth"), True
-    runner.train()
+    how = {"epochs": 3, "resume": tmp_path / "epoch_2.pth"}
+    toy(tmp_path, "second", [{"top1": 3.0}], ResultHook(), save, **how).train()
     curve = result(tmp_path)["curve"]
     # The checkpoint of epoch 2 was written before the validation of epoch 2.
     assert curve["iterations"] == [6, 18]
@@ -149,15 +119,16 @@ def test_evaluation_alone_never_replaces_the_result_of_a_training(tmp_path):
 
 
 def test_pretraining_gives_its_last_knn(tmp_path):
-    class KNN(Hook):
-        def after_train(self, runner):
-            rows = [
-                {"epoch": 0, "iter": 0, "backbone_top1": 20.0, "embedding_top1": 10.0},
-                {"epoch": 2, "iter": 12, "backbone_top1": 61.0, "embedding_top1": 50.0},
-            ]
-            runner.message_hub.update_info("knn_history", rows)
+    rows = [
+        {"epoch": 0, "iter": 0, "backbone_top1": 20.0, "embedding_top1": 10.0},
+        {"epoch": 2, "iter": 12, "backbone_top1": 61.0, "embedding_top1": 50.0},
+    ]
 
-    toy_runner(tmp_path, "pretrained", ResultHook(), KNN()).train()
+    def measure(runner):
+        runner.message_hub.update_info("knn_history", rows)
+
+    knn = Watch(after_train=measure)
+    toy_runner(tmp_path, "pretrained", ResultHook(), knn).train()
     got = result(tmp_path)
     assert got["metrics"] == {"knn/backbone_top1": 61.0, "knn/embedding_top1": 50.0}
     assert got["curve"]["values"] == [20.0, 61.0]
@@ -180,10 +151,8 @@ class Visualizer:
 
 
 def draw(tmp_path, samples, **options):
-    log = []
-    logger = logging.getLogger("pictures")
-    logger.warning = log.append
-    vis = Visualizer()
+    log, vis = [], Visualizer()
+    logger = types.SimpleNamespace(warning=log.append)
     runner = types.SimpleNamespace(work_dir=tmp_path, visualizer=vis, logger=logger)
     hook = PicturesHook(**options)
     hook.before_val_epoch(runner)

@@ -3,8 +3,6 @@
 What is called otherwise since then stands in tests/models/record/since.py.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -57,7 +55,6 @@ def assert_taken(model: torch.nn.Module, file: Path, but: tuple[str, ...] = ()) 
 
 @pytest.mark.parametrize("name", runs.RUNS)
 def test_a_run_goes_on_from_it_as_it_did(name, images, tmp_path):
-    """It stopped behind the first of four batches of its second epoch."""
     runs.unpack(name, tmp_path)
     record = runs.Record(old_name)
     RunHarness.of(config_of(name, images, tmp_path)).train(record, resume=True)

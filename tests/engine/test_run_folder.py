@@ -23,15 +23,12 @@ from tests.harness import config, make_runner, toy_runner, write_images
 from tests.slurm.support import SCRIPT
 from tests.slurm.test_command import Fakes
 
-VARIABLES = (
-    *("SLURM_JOB_ID", "SLURM_RESTART_COUNT"),
-    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"),
-)
-
 
 @pytest.fixture(autouse=True)
 def by_hand(monkeypatch):
-    for name in VARIABLES:
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -53,12 +50,13 @@ def run(first, tmp_path):
     return shutil.copytree(first, tmp_path / "run")
 
 
-def start(images, work_dir, epochs=1, out_dir=None, seed=0, **options):
+def start(images, work_dir, epochs=1, out_dir=None, seed=0, change=None, **options):
     """Start a training as the tools do; returns what its log says."""
     cfg = config(images, work_dir, epochs=epochs, resume={"type": "ExactResumeHook"})
     cfg.randomness.seed = seed
     if out_dir is not None:
         cfg.default_hooks.checkpoint.out_dir = str(out_dir)
+    cfg.merge_from_dict(change or {})
     path = work_dir.parent / "small.py"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(cfg.pretty_text)
@@ -113,7 +111,6 @@ LEFT = {
 
 @pytest.mark.parametrize("name", LEFT)
 def test_what_counts_as_a_run(run, name):
-    """By the names of mmengine where there is no manifest."""
     keep(run, name)
     found = find_run(run)
     assert (found.newest.name if found else None) == LEFT[name]
@@ -128,7 +125,6 @@ def test_what_counts_as_a_run(run, name):
     ids=str,
 )
 def test_an_identity_of_another_kind_counts_as_none(images, run, tmp_path, odd):
-    """Nothing is written past out_dir, whatever a work_dir from elsewhere says."""
     was = json.loads((run / RUN_FILE).read_text())
     (run / RUN_FILE).write_text(json.dumps(was | odd))
     with pytest.raises(UserError, match="holds a run"):
@@ -147,35 +143,26 @@ def test_logs_alone_do_not_block(images, run):
     assert (run / "epoch_1.pth").is_file() and not (run / "old").exists()
 
 
-def test_a_runner_that_a_user_builds_is_refused_too(run):
-    hook = PlainCheckpointHook(interval=1)
-    with pytest.raises(ConfigError, match=r"holds a run \(MoCo, epoch 1"):
-        toy_runner(run, "built by hand", hook).train()
-
-
-def test_a_runner_that_finds_nothing_to_resume_is_refused_too(run):
-    """mmengine alone needs the pointer."""
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_runner_that_a_user_builds_is_refused_too(run, resume):
     (run / "last_checkpoint").unlink()
-    runner = toy_runner(run, "without a pointer", PlainCheckpointHook(interval=1))
-    runner._resume = True
-    with pytest.raises(ConfigError, match="holds a run"):
+    runner = toy_runner(run, f"by hand {resume}", PlainCheckpointHook(interval=1))
+    runner._resume = resume
+    with pytest.raises(ConfigError, match=r"holds a run \(MoCo, epoch 1"):
         runner.train()
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_going_on_from_another_run_takes_no_place(images, run, tmp_path, overwrite):
+def test_going_on_from_another_run_takes_no_place(images, run, tmp_path):
     start(images, tmp_path / "other" / "run", seed=1)
     given = tmp_path / "other" / "run" / "epoch_1.pth"
-    options = {"epochs": 2, "seed": 1, "resume": str(given), "overwrite": overwrite}
+    options = {"epochs": 2, "seed": 1, "resume": str(given)}
     before = content(run)
-    if overwrite:
-        start(images, run, **options)
-        assert content(run / "old")["epoch_1.pth"] == before["epoch_1.pth"]
-        assert load_checkpoint_file(run / "epoch_2.pth")["meta"]["epoch"] == 2
-        return
     with pytest.raises(UserError, match=f"and {given} is of another one: go on with"):
         start(images, run, **options)
     assert content(run) == before
+    start(images, run, **options, overwrite=True)
+    assert content(run / "old")["epoch_1.pth"] == before["epoch_1.pth"]
+    assert load_checkpoint_file(run / "epoch_2.pth")["meta"]["epoch"] == 2
 
 
 def test_going_on_from_a_copy_of_ones_own_file(images, run, tmp_path):
@@ -222,28 +209,20 @@ def test_overwrite_moves_everything_and_loses_nothing(images, run):
 
 
 def test_weights_to_start_from_are_found_where_they_went(images, run):
-    cfg = config(images, run)
-    cfg.load_from = str(run / "epoch_1.pth")
-    path = run.parent / "small.py"
-    path.write_text(cfg.pretty_text)
-    train(path, overwrite=True)
+    start(images, run, change={"load_from": str(run / "epoch_1.pth")}, overwrite=True)
     assert (run / "old" / "epoch_1.pth").is_file() and (run / "epoch_1.pth").is_file()
 
 
-def test_overwrite_and_resume_exclude_each_other(images, run):
-    before = content(run)
-    with pytest.raises(ConfigError, match="give one of the two"):
-        start(images, run, resume=True, overwrite=True)
-    assert content(run) == before
-
-
-@pytest.mark.parametrize("by", ["a file", "the config"])
+@pytest.mark.parametrize("by", ["a file", "the config", "the folder"])
 def test_a_run_that_is_gone_on_with_is_not_moved_aside(images, run, by):
     before = content(run)
-    options = {"resume": str(run / "epoch_1.pth")} if by == "a file" else {}
-    if by == "the config":
-        options["cfg_options"] = {"resume": True}
-    with pytest.raises(UserError, match=r"--overwrite moves .* but this start goes"):
+    options = {
+        "a file": {"resume": str(run / "epoch_1.pth")},
+        "the config": {"cfg_options": {"resume": True}},
+        "the folder": {"resume": True},
+    }[by]
+    words = r"--overwrite moves .* but this start goes|give one of the two"
+    with pytest.raises(UserError, match=words):
         start(images, run, epochs=2, overwrite=True, **options)
     assert content(run) == before
 
@@ -284,7 +263,6 @@ def test_only_its_own_interim_files_are_deleted(tmp_path, mine):
 
 
 def test_a_requeued_job_goes_on_by_itself(images, tmp_path, monkeypatch):
-    """Also where its command line says --overwrite, as at its first start."""
     work_dir = tmp_path / "run"
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     start(images, work_dir)
@@ -318,7 +296,6 @@ def test_who_starts_once_more(monkeypatch, then, now, same):
 
 
 def test_another_torchrun_of_the_same_name_is_none(monkeypatch):
-    """Its first attempt was refused, and it makes a second one."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     boot, pids, pid, _ = starter()["agent"]
@@ -462,15 +439,13 @@ def test_a_run_of_version_0_1_with_an_out_dir_is_resumed(images, tmp_path):
 
 def test_mmengines_own_hook_has_a_folder_of_the_run_too(images, tmp_path):
     out = tmp_path / "out"
+    hook = {"_delete_": True, "type": "CheckpointHook", "out_dir": str(out)}
+    change = {"default_hooks.checkpoint": hook}
     for seed in (0, 1):
         work_dir = tmp_path / f"seed{seed}" / "run"
-        cfg = config(images, work_dir)
-        cfg.default_hooks.checkpoint = {"type": "CheckpointHook", "out_dir": str(out)}
-        path = tmp_path / "small.py"
-        path.write_text(cfg.pretty_text)
-        train(path)
+        start(images, work_dir, change=change)
         with pytest.raises(UserError, match="holds a run"):
-            train(path)
+            start(images, work_dir, change=change)
     files = sorted(out.rglob("epoch_1.pth"))
     assert len(files) == 2 and len(folders(out)) == 2
 
@@ -479,7 +454,6 @@ def test_mmengines_own_hook_has_a_folder_of_the_run_too(images, tmp_path):
 
 
 def test_a_run_that_resumes_by_mmengines_own_way(images, run):
-    """``resume=True`` without a file: mmengine looks for the newest one itself."""
     cfg = config(images, run, epochs=2)
     runner = make_runner(cfg, resume=True)
     runner._load_from = None

@@ -4,8 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 
 from mmssl_ext.engine.checkpoint.manifest import read_manifest
@@ -16,15 +14,13 @@ from mmssl_ext.engine.hooks import PlainCheckpointHook
 from mmssl_ext.errors import ConfigError
 from tests.distributed import run_ranks
 from tests.harness import (
-    BATCH,
     Stopped,
-    ToyData,
     config,
-    loader,
+    knn,
     log_text,
     make_runner,
     toy_runner,
-    write_images,
+    with_metrics,
 )
 
 SCORES = {1: 30.0, 2: 70.0, 3: 50.0, 4: 60.0, 5: 80.0}
@@ -54,43 +50,25 @@ class KNNHook(Logs):
     """Takes part under the name of the one that measures."""
 
 
-KNNHook.__module__ = Logs.__module__ = "mmssl_ext.stand_in"
-
-
 class CollapseMonitorHook(Logs):
     """The same."""
 
 
-CollapseMonitorHook.__module__ = "mmssl_ext.stand_in"
+class Own(Logs):
+    """A hook of the user's."""
 
 
-class Scores:
-    """An evaluator of given scores, one after the other."""
-
-    def __init__(self, *scores, name="coco/bbox_mAP"):
-        self.scores, self.name = list(scores), name
-        self.dataset_meta = None
-
-    def process(self, data_batch=None, data_samples=None):
-        pass
-
-    def evaluate(self, size):
-        return {self.name: self.scores.pop(0), "coco/bbox_mAP_50": 1.0}
+KNNHook.__module__ = CollapseMonitorHook.__module__ = "mmssl_ext.stand_in"
 
 
-def toy(work_dir, *hooks, epochs=4, val=None, resume=None, name="", **options):
-    options = {"interval": 1, "max_keep_ckpts": 1} | options
-    hook = PlainCheckpointHook(**options)
-    title = f"best {work_dir} {epochs} {resume} {name}"
-    runner = toy_runner(work_dir, title, hook, *hooks, epochs=epochs, resume=resume)
-    if val is not None:
-        runner.model.val_step = lambda batch: [0]
-        runner._val_dataloader = torch.utils.data.DataLoader(ToyData(), BATCH)
-        runner._val_loop = {}
-        runner._val_evaluator = Evaluator([])
-        runner._val_evaluator.evaluate = val.evaluate
-        runner._val_evaluator.process = val.process
-    return runner
+def toy(work_dir, *hooks, val=(), name="", **options):
+    """A run that saves the best; ``val`` are its scores in validations."""
+    runs = {k: options.pop(k) for k in ("epochs", "resume") if k in options}
+    hook = PlainCheckpointHook(**{"interval": 1, "max_keep_ckpts": 1} | options)
+    title = f"best {work_dir} {runs} {name}"
+    runner = toy_runner(work_dir, title, hook, *hooks, **{"epochs": 4} | runs)
+    found = [{"coco/bbox_mAP": score, "coco/bbox_mAP_50": 1.0} for score in val]
+    return with_metrics(runner, *found) if found else runner
 
 
 def best(folder):
@@ -99,9 +77,7 @@ def best(folder):
 
 
 def test_the_best_by_a_score_that_a_hook_logs(tmp_path):
-    """It outlives the regular ones, and has a manifest of its own."""
-    runner = toy(tmp_path, KNNHook(), save_best="knn/backbone_top1")
-    runner.train()
+    toy(tmp_path, KNNHook(), save_best="knn/backbone_top1").train()
     (name,) = best(tmp_path)
     assert name == "best_knn_backbone_top1_epoch_2.pth"
     assert [p.name for p in tmp_path.glob("epoch*.pth")] == ["epoch_4.pth"]
@@ -115,7 +91,6 @@ def test_the_best_by_a_score_that_a_hook_logs(tmp_path):
 
 
 def test_untrained_weights_and_old_scores_are_never_the_best(tmp_path):
-    """kNN measures before the training, and then every other epoch."""
     hook = KNNHook(scores={0: 99.0, 2: 40.0, 4: 30.0})
     toy(tmp_path, hook, save_best="knn/backbone_top1").train()
     assert best(tmp_path) == ["best_knn_backbone_top1_epoch_2.pth"]
@@ -126,7 +101,6 @@ def test_untrained_weights_and_old_scores_are_never_the_best(tmp_path):
     [("knn/backbone_top1", False), ("auto", False), ("knn/backbone_top1", True)],
 )
 def test_a_resume_keeps_the_best_score(tmp_path, key, lost):
-    """Also of one that no later checkpoint knows of, because the run was killed."""
     options = {"save_best": key, "interval": 3 if lost else 1}
     stopping = KNNHook(
         scores={1: 30.0, 4: 70.0} if lost else SCORES, stop=5 if lost else 4
@@ -157,7 +131,6 @@ def test_another_score_after_a_resume_begins_anew(tmp_path):
 
 
 def test_scores_of_the_training(tmp_path):
-    """By the names of the log; the rules are known. The loss falls in every epoch."""
     keys = ["health/effective_rank", "loss"]
     hook = CollapseMonitorHook("train/health/effective_rank", {1: 3.0, 2: 5.0, 3: 4.0})
     toy(tmp_path, hook, save_best=keys).train()
@@ -176,41 +149,28 @@ def test_a_run_by_iterations_compares_where_it_saves(tmp_path):
     assert read_manifest(tmp_path / "best_loss_iter_10.pth")["iter"] == 10
 
 
+def test_auto(tmp_path):
+    """A metric of the validation, else of kNN, else the effective rank."""
+    monitor = CollapseMonitorHook("train/health/effective_rank", {1: 1.0, 3: 2.0})
+    hooks = KNNHook(), monitor
+    toy(tmp_path / "val", *hooks, val=(0.1, 0.3, 0.2, 0.2), save_best="auto").train()
+    assert best(tmp_path / "val") == ["best_coco_bbox_mAP_epoch_2.pth"]
+    toy(tmp_path / "labels", *hooks, save_best="auto").train()
+    assert best(tmp_path / "labels") == ["best_knn_backbone_top1_epoch_2.pth"]
+    toy(tmp_path / "no labels", monitor, save_best="auto").train()
+    assert best(tmp_path / "no labels") == ["best_health_effective_rank_epoch_3.pth"]
+
+
 def test_metrics_of_a_validation_beside_a_logged_score(tmp_path):
     keys = ["coco/bbox_mAP", "knn/backbone_top1"]
-    val = Scores(0.1, 0.2, 0.4, 0.3)
-    toy(tmp_path, KNNHook(), val=val, save_best=keys).train()
+    toy(tmp_path, KNNHook(), val=(0.1, 0.2, 0.4, 0.3), save_best=keys).train()
     assert best(tmp_path) == [
         "best_coco_bbox_mAP_epoch_3.pth",
         "best_knn_backbone_top1_epoch_2.pth",
     ]
 
 
-AUTO = {  # hooks, scores of validations, what is the best
-    "validation": ([KNNHook()], (0.1, 0.3, 0.2, 0.2), "coco_bbox_mAP_epoch_2"),
-    "labels": (
-        [KNNHook(), CollapseMonitorHook("train/health/effective_rank", {1: 1.0})],
-        (),
-        "knn_backbone_top1_epoch_2",
-    ),
-    "no labels": (
-        [CollapseMonitorHook("train/health/effective_rank", {1: 1.0, 3: 2.0})],
-        (),
-        "health_effective_rank_epoch_3",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", AUTO)
-def test_auto(tmp_path, case):
-    hooks, scores, name = AUTO[case]
-    val = Scores(*scores) if scores else None
-    toy(tmp_path, *hooks, val=val, save_best="auto").train()
-    assert best(tmp_path) == [f"best_{name}.pth"]
-
-
 def test_a_better_one_replaces_its_own_and_no_other_runs(tmp_path):
-    """In ``out_dir``, where a moved run's history still names the old place."""
     out = str(tmp_path / "out")
     options = {"save_best": "knn/backbone_top1", "out_dir": out}
     toy(tmp_path / "run", KNNHook(), epochs=2, **options).train()
@@ -241,30 +201,23 @@ def test_a_knn_accuracy_that_nobody_measures_is_refused_at_once(tmp_path):
 
 @pytest.mark.parametrize("validated", [False, True])
 def test_a_score_that_cannot_come_is_refused_with_everything_saved(tmp_path, validated):
-    """After the first epoch, or the first validation where there is one."""
-    val = Scores(0.1) if validated else None
     known = "coco/bbox_mAP, coco/bbox_mAP_50, loss" if validated else "loss"
     options = {"save_best": "mAP", "interval": 10}
     with pytest.raises(ConfigError) as refused:
-        toy(tmp_path, val=val, **options).train()
+        toy(tmp_path, val=(0.1,) * validated, **options).train()
     text = str(refused.value)
     assert f"this run logs no mAP. Name one of its scores ({known}" in text
     path = tmp_path / "iter_6.pth"
     assert f"All is saved in {path}; then go on with --resume." in text
-    val = Scores(0.1, 0.2) if validated else None
     options["save_best"] = "coco/bbox_mAP" if validated else "loss"
-    toy(tmp_path, val=val, epochs=2, resume=path, **options).train()
+    toy(tmp_path, val=(0.1, 0.2) * validated, epochs=2, resume=path, **options).train()
     assert len(best(tmp_path)) == 1 and (tmp_path / "epoch_2.pth").is_file()
 
 
 def test_what_may_come_later_is_waited_for(tmp_path):
-    """A monitor by its interval, a hook of the user's: no false alarm."""
     hook = CollapseMonitorHook("train/health/std_ratio", {3: 0.5})
     toy(tmp_path / "a", hook, save_best="health/std_ratio").train()
     assert best(tmp_path / "a") == ["best_health_std_ratio_epoch_3.pth"]
-
-    class Own(Logs):
-        __module__ = "mine"
 
     own = Own("my/acc", {4: 1.0})
     toy(tmp_path / "b", own, save_best="my/acc").train()
@@ -283,9 +236,6 @@ def test_a_figure_that_is_due_after_the_end_is_refused_at_once(tmp_path, key):
 
 
 def test_the_end_says_that_a_score_never_came(tmp_path):
-    class Own(Logs):
-        __module__ = "mine"
-
     runner = toy(tmp_path, Own("my/acc", {}), epochs=1, save_best="my/acc")
     runner.train()
     (line,) = (x for x in log_text(runner).splitlines() if "save_best:" in x)
@@ -293,27 +243,18 @@ def test_the_end_says_that_a_score_never_came(tmp_path):
     assert line.endswith("Its scores: loss, loss_instance.")
 
 
-RULES = {
-    "knn/backbone_top1": "greater",
-    "health/effective_rank": "greater",
-    "health/std_ratio": "greater",
-    "health/pos_neg_gap": "greater",
-    "health/alignment": "less",
-    "health/uniformity": "less",
-    "loss_instance": "less",
-    "rank_loss": "less",
-    "coco/bbox_mAP": "greater",
-    "coco/segm_mAP_50": "greater",
-    "pascal_voc/AP50": "greater",
-    "mIoU": "greater",
-    "aAcc": "greater",
-    "accuracy/top1": "greater",
-}
+GREATER = (
+    *("knn/backbone_top1", "health/effective_rank", "health/std_ratio"),
+    *("health/pos_neg_gap", "coco/bbox_mAP", "coco/segm_mAP_50", "pascal_voc/AP50"),
+    *("mIoU", "aAcc", "accuracy/top1"),
+)
+LESS = ("health/alignment", "health/uniformity", "loss_instance", "rank_loss")
 
 
-@pytest.mark.parametrize("key", RULES)
-def test_which_is_better(key):
-    assert PlainCheckpointHook(save_best=key).rules == [RULES[key]]
+def test_which_is_better():
+    for keys, rule in ((GREATER, "greater"), (LESS, "less")):
+        found = PlainCheckpointHook(save_best=list(keys)).rules
+        assert found == [rule] * len(keys)
 
 
 def test_a_score_of_unknown_rule_is_refused_in_a_sentence():
@@ -336,21 +277,12 @@ def test_all_ranks_agree_on_the_best(tmp_path):
     assert best(tmp_path) == ["best_knn_backbone_top1_epoch_1.pth"]
 
 
-def test_a_real_run_by_its_knn_accuracy(tmp_path):
-    """The options pass the check of a config; the file is that of the best epoch."""
-    images = write_images(tmp_path / "images", per_class=4)
-    knn = {
-        "type": "KNNHook",
-        "bank_dataloader": loader(images),
-        "query_dataloader": loader(images),
-        "k": 1,
-    }
-    cfg = config(images, tmp_path / "run", epochs=2, knn=knn)
+def test_a_real_run_by_its_knn_accuracy(images, tmp_path):
+    cfg = config(images, tmp_path, epochs=2, knn=knn(images, k=1))
     cfg.default_hooks.checkpoint.save_best = "knn/backbone_top1"
     check_config(cfg)
     runner = make_runner(cfg)
     runner.train()
     history = runner.message_hub.get_info("knn_history")[1:]
     top = max(history, key=lambda row: row["backbone_top1"])  # the first of equals
-    name = f"best_knn_backbone_top1_epoch_{top['epoch']}.pth"
-    assert best(tmp_path / "run") == [name]
+    assert best(tmp_path) == [f"best_knn_backbone_top1_epoch_{top['epoch']}.pth"]

@@ -1,7 +1,5 @@
 """What a run starts from by ``load_from`` arrives, or the run is refused."""
 
-from __future__ import annotations
-
 import copy
 import types
 
@@ -19,7 +17,7 @@ from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import load_config
 from mmssl_ext.transfer import mmengine_init
-from tests.harness import config, make_runner, write_images
+from tests.harness import config, make_runner
 from tests.transfer.support import backbone_state
 
 NARROW = {
@@ -186,14 +184,10 @@ def test_a_detector_must_have_its_backbone_and_may_have_another_head():
     assert "6 of 7 tensors matched" in (text := refused(model, content))
     assert "Every tensor of the backbone must be there" in text
     assert "0 of 6 tensors" in refused(model, {"state_dict": {"w": torch.ones(1)}})
-
-
-def test_a_test_needs_every_tensor():
-    model = Detector()
+    # and a test needs every tensor
     assert check_start(model, checkpoint(model), "file.pth", training=False) == []
     text = refused(model, checkpoint(Detector(5)), training=False)
     assert "Every tensor of the model must be there" in text
-    assert "head.weight ((5, 4) in the file, (3, 4) here)" in text
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +206,8 @@ def test_mmengines_initializer_takes_what_fits(resnet):
     model = pretrained(resnet)
     model.init_weights()
     state = torch.load(resnet, weights_only=True)
-    assert torch.equal(model.state_dict()["layer4.1.conv2.weight"], state[
-        "layer4.1.conv2.weight"
-    ])  # fmt: skip
+    name = "layer4.1.conv2.weight"
+    assert torch.equal(model.state_dict()[name], state[name])
 
 
 def test_mmengines_initializer_refuses_another_network(resnet):
@@ -238,9 +231,7 @@ def test_mmengines_initializer_warns_of_parts(resnet, tmp_path, monkeypatch):
     assert "1 missing in the file: layer1.0.bn1.bias" in text
 
 
-def test_a_run_is_refused_before_a_step(tmp_path):
-    """Also where the config has no hook for it."""
-    images = write_images(tmp_path / "images")
+def test_a_run_is_refused_before_a_step(images, tmp_path):
     path = tmp_path / "foreign.pth"
     torch.save(backbone_state(), path)
     cfg = config(images, tmp_path / "run")
@@ -265,7 +256,6 @@ def test_a_resume_from_mere_weights_names_the_way(tmp_path, co2):
 
 
 def test_the_configs_bring_the_check_along():
-    """For mmengine's own Runner."""
     for name in ("co2/co2_r18_demo", "transfer/classification/linear_r50_imagenet"):
         hook = load_config(f"configs/{name}.py").default_hooks.weights
         assert hook.type.endswith("LoadedWeightsHook")

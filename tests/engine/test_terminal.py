@@ -10,31 +10,31 @@ import torch
 
 from mmssl_ext.run.launch import train
 from mmssl_ext.run.terminal import StartHook, _checkpoints, quieten
-from tests.harness import REPO, config, write_images
+from tests.harness import REPO, config
 from tests.warm.commands import python
 
 
 @pytest.fixture
-def cfg(tmp_path, monkeypatch):
-    monkeypatch.setenv("PHOTOS", str(write_images(tmp_path / "images")))
+def cfg(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("PHOTOS", str(images))
     cfg = config(Path("{{$PHOTOS:}}"), tmp_path / "run")
     path = tmp_path / "mine.py"
     path.write_text(cfg.pretty_text)
     return path
 
 
-def test_a_run_begins_with_a_few_lines(cfg, tmp_path, capfd):
+def test_a_run_begins_with_a_few_lines(cfg, images, tmp_path, capfd):
     train(cfg)
     lines = "".join(capfd.readouterr()).splitlines()
     first = next(i for i, line in enumerate(lines) if "Step 1 is done after" in line)
     start = "\n".join(lines[:first])
     assert first < 15
     assert "loss" in lines[first]
-    assert f"PHOTOS={tmp_path / 'images'} of the environment is in the config." in start
+    assert f"PHOTOS={images} of the environment is in the config." in start
     assert (
         "MoCo with ResNet 18 on cpu: 1 epoch of 4 batches, 4 images at a time." in start
     )
-    assert f"Images: 16 (ImageFolder, {tmp_path / 'images'})." in start
+    assert f"Images: 16 (ImageFolder, {images})." in start
     assert "Weights: fresh" in start
     log = next((tmp_path / "run").glob("*/*.log"))
     assert f"Log: {log.parent}." in start
@@ -76,7 +76,6 @@ def test_the_weights_of_a_detector_are_named():
 
 
 def test_what_is_unknown_of_a_run_ends_none():
-    """A stream of images, a sampler of one's own, a loss that is a number."""
     said = []
     stream = SimpleNamespace(__iter__=None)
     loader = SimpleNamespace(dataset=stream, batch_size=None, batch_sampler=object())

@@ -1,7 +1,5 @@
 """Weights that no working network has are refused, and no others."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -9,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from mmengine.registry import init_default_scope
+from mmpretrain.models import ResNet
 
 from mmssl_ext.chain.spec import check_stages, read_chain
 from mmssl_ext.engine.checkpoint.read import check_checkpoint_file, find_resumable
@@ -45,8 +44,7 @@ def one_element(name, value):
 
 SICK = {
     "all NaN": (lambda n, v: v * math.nan, "conv1.weight, .* and .* more: NaN"),
-    "one NaN": (with_value(CONV, math.nan), f"{CONV}: NaN"),
-    "one element NaN": (one_element("bn1.bias", math.nan), r"bn1\.bias: NaN"),
+    "one NaN": (one_element(CONV, math.nan), f"{CONV}: NaN"),
     "-inf": (one_element(CONV, -math.inf), f"{CONV}: infinite"),
     "float16 overflow": (
         lambda n, v: (v * 1e6).half(),
@@ -66,7 +64,6 @@ SICK = {
         "bn1.running_var: a variance of 0 in every channel",
     ),
     "all zero": (lambda n, v: torch.zeros_like(v), "conv1.weight.*: 0 throughout"),
-    "float16 underflow": (lambda n, v: (v * 1e-9).half(), ": 0 throughout"),
     "one conv zero": (with_value(CONV, 0), f"{CONV}: 0 throughout"),
     "one conv constant": (with_value(CONV, 0.5), f"{CONV}: 0.5 throughout"),
     "dead shortcut": (
@@ -77,7 +74,6 @@ SICK = {
     "dead block": (with_value("layer1.0.bn1.weight", 0), r"bn1\.weight: 0 throughout"),
     "int8": (lambda n, v: v.to(torch.int8), "int8 in place of floating-point numbers"),
     "float8": (lambda n, v: v.to(torch.float8_e4m3fn), "float8_e4m3fn in place of"),
-    "bool": (lambda n, v: v > 0.05, "bool in place of"),
     "sparse": (lambda n, v: v.to_sparse(), "a sparse tensor"),
 }
 
@@ -121,21 +117,15 @@ def test_masks_of_attention_are_let_pass():
         lambda: torchvision.models.resnet18(zero_init_residual=True),
         lambda: torchvision.models.VisionTransformer(32, 16, 1, 2, 16, 32),
         torchvision.models.mobilenet_v3_small,
-        lambda: torchvision.models.swin_t(num_classes=2),
     ],
 )
 def test_fresh_networks_are_let_pass(build):
     assert value_faults(build().state_dict()) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["co2/co2_r18_demo", "interclr/interclr_r18_demo", "simsiam/simsiam_r18_demo",
-     "regioncl/regionclm_r18_demo", "detco/detco_r18_demo"],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["interclr/interclr", "regioncl/regionclm"])
 def test_fresh_methods_are_let_pass(name):
-    """Queues, banks and counters start empty."""
-    cfg = load_config(f"configs/{name}.py")
+    cfg = load_config(f"configs/{name}_r18_demo.py")
     init_default_scope("mmssl_ext")
     model = MODELS.build(cfg.model)
     assert value_faults(model.state_dict()) == []
@@ -152,7 +142,6 @@ def test_convolutions_that_start_at_zero_on_purpose():
 
 
 def test_most_of_the_weights_are_zero():
-    """By whatever names: a network of unknown layout that was never filled."""
     state = {f"blocks.{i}.attn.qkv.weight": torch.zeros(8, 8) for i in range(3)}
     (fault,) = value_faults(state | {"head.weight": torch.rand(2, 8)})
     assert "blocks.2.attn.qkv.weight: all 0, as are most weights" in fault
@@ -166,8 +155,6 @@ def sick_file(path, change, prefix="backbone."):
 
 @pytest.mark.fault("R42")
 def test_a_transfer_refuses_and_writes_nothing(tmp_path):
-    from mmpretrain.models import ResNet
-
     path = sick_file(tmp_path / "a.pth", SICK["one NaN"][0])
     model = ResNet(18, stem_channels=16, base_channels=16)
     before = {n: v.clone() for n, v in model.state_dict().items()}
@@ -218,7 +205,6 @@ def test_a_resume_passes_over_a_state_that_diverged(tmp_path):
 
 
 def test_a_chain_looks_at_its_sources_before_the_first_stage(tmp_path):
-    """Of its data it says nothing yet: there are none here."""
     sick_file(tmp_path / "bad.pth", SICK["one NaN"][0])
     (tmp_path / "chain.py").write_text(
         'sources = dict(mocov2="bad.pth")\n'

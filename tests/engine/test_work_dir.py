@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,44 +23,28 @@ from mmssl_ext.errors import UserError
 from mmssl_ext.run.launch import train
 from mmssl_ext.run.work_dir import LOCK_FILE, check_writable, hold
 from tests.distributed import server
-from tests.harness import config, write_images
+from tests.harness import config
 
 HOLD = """if True:
     import pathlib, sys, time
     from mmssl_ext.engine.resilience.lock import Lock
     with Lock(pathlib.Path(sys.argv[1]), "It").held():
         print("held", flush=True)
-        time.sleep(float(sys.argv[2]))
+        time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"))
 
 
 def in_child(function, *args, count=1):
     """Call a function in processes of its own; what each returned or raised."""
-    context, pipes = server(), []
-    for number in range(count):
-        ours, others = context.Pipe()
-        context.Process(target=_report, args=(others, function, number, args)).start()
-        others.close()
-        pipes.append(ours)
-    return [pipe.recv() for pipe in pipes]
-
-
-def _report(pipe, function, number, args):
-    try:
-        pipe.send(function(number, *args))
-    except UserError as error:
-        pipe.send(f"refused: {error}")
+    with server().Pool(count) as pool:
+        calls = [pool.apply_async(function, (n, *args)) for n in range(count)]
+        return [call.get(60) for call in calls]
 
 
 @contextlib.contextmanager
-def held_elsewhere(path, *before):
+def held_elsewhere(path):
     """A process that holds a lock."""
-    command = [*before, sys.executable, "-W", "ignore", "-c", HOLD, str(path), "600"]
+    command = [sys.executable, "-W", "ignore", "-c", HOLD, str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "held\n"
@@ -107,7 +89,6 @@ def test_the_second_run_is_refused_before_anything_is_built(images, tmp_path):
     assert not (work_dir / LOCK_FILE).exists()
 
 
-HERE = socket.gethostname()
 MINE = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
 RUN = {"TORCHELASTIC_RUN_ID": "a1b2"}
 OWNERS = [  # what the lock says otherwise than this process, our variables, is refused
@@ -160,7 +141,6 @@ HELD = [  # what a file says that nobody holds any more, and whether it counts s
 @pytest.mark.fault("R25")
 @pytest.mark.parametrize(("differs", "reach", "counts"), HELD)
 def test_a_lock_that_nobody_holds_is_free(path, monkeypatch, differs, reach, counts):
-    """As far as the file system shows locks to all machines that share it."""
     monkeypatch.setattr(lock, "locks_reach_all", lambda path: reach)
     parent = os.getppid()  # alive: its number says nothing
     path.write_text(json.dumps(identity(parent) | {"held": True} | differs))
@@ -169,27 +149,6 @@ def test_a_lock_that_nobody_holds_is_free(path, monkeypatch, differs, reach, cou
     else:
         with Lock(path, "It").held():
             assert json.loads(path.read_text())["pid"] == os.getpid()
-
-
-@pytest.mark.fault("R25")
-def test_a_run_killed_in_a_container_can_be_started_again(path):
-    """Namespaces stand in for the containers; the process lives on outside of one."""
-    container = ["unshare", "-p", "-u", "-f", "--mount-proc", "--kill-child"]
-    container += ["sh", "-c", 'hostname "$0" && exec "$@"']
-    if shutil.which("unshare") is None or subprocess.call([*container, "box", "true"]):
-        pytest.skip("no right to make namespaces")
-    command = [sys.executable, "-W", "ignore", "-c", HOLD, str(path), "0"]
-    other = partial(
-        subprocess.run, [*container, "box-2", *command], capture_output=True, text=True
-    )
-    with held_elsewhere(path, *container, "box-1"):
-        second = other()
-        assert second.returncode == 1
-        assert "is in use by process 1 on box-1 since" in second.stderr
-        assert json.loads(path.read_text())["pid"] == 1  # as it is in there
-    second = other()
-    assert (second.returncode, second.stdout) == (0, "held\n"), second.stderr
-    assert not path.exists()
 
 
 @pytest.mark.fault("R25")
@@ -225,7 +184,6 @@ def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(path):
 
 
 def test_what_a_killed_process_started_is_waited_for_and_named(path, monkeypatch):
-    """A program that it handed the lock to, as a chain does to its stages."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     with Lock(path, "It").held() as held:
         held.give_to(gone.pid)
@@ -297,11 +255,13 @@ def test_a_lock_taken_over_is_not_deleted_by_its_first_owner(path):
     assert path.read_text() == text
 
 
-NO_PIDS = ("7", None, True, -1, 10**30)
-MINE_BUT = [json.dumps({"pid": x, "host": HERE, "job": None}) for x in NO_PIDS]
+NO_LOCKS = ["", "{", "[]", "{}", "a pipe"] + [
+    json.dumps({"pid": pid, "host": socket.gethostname(), "job": None})
+    for pid in ("7", None, True, -1, 10**30)
+]
 
 
-@pytest.mark.parametrize("left", ["", "{", "[]", "{}", "a pipe", *MINE_BUT])
+@pytest.mark.parametrize("left", NO_LOCKS)
 def test_a_file_that_is_no_lock_is_replaced(path, left):
     if left == "a pipe":
         os.mkfifo(path)
@@ -319,7 +279,7 @@ def take_often(number, folder, rounds, count):
     def meet(turn):  # alive until all have judged
         Path(folder, f"{turn}.ready.{number}").touch()
         while len(list(Path(folder).glob(f"{turn}.ready.*"))) < count:
-            pass
+            time.sleep(0.0002)
 
     for turn in range(rounds):
         meet(turn)
@@ -343,8 +303,11 @@ def write_as_nobody(_, folder):
     if os.getuid() == 0:
         os.setgroups([])
         os.setuid(65534)
-    with hold(folder):
-        return "written"
+    try:
+        with hold(folder):
+            return "written"
+    except UserError as error:
+        return str(error)
 
 
 @pytest.mark.fault("R25")
@@ -363,10 +326,10 @@ def test_a_folder_without_permission_is_refused(tmp_path):
 
 
 @contextlib.contextmanager
-def mounted(folder, options):
-    """A file system of its own; skipped where there is no right to mount."""
+def mounted(folder):
+    """A file system of 1 MiB; skipped where there is no right to mount."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
     if shutil.which("mount") is None or subprocess.call(command):
         pytest.skip("no mount, or no right to it")
     try:
@@ -376,39 +339,18 @@ def mounted(folder, options):
 
 
 @pytest.mark.fault("R25")
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("ro,size=1m", "Read-only file"),
-        ("size=1m", r"No space left on device; \d+ bytes are free there"),
-    ],
-)
-def test_a_disk_that_takes_nothing_stops_a_run_before_it_is_built(
-    images, tmp_path, options, words
-):
+def test_a_full_disk_stops_a_run_before_it_is_built(images, tmp_path):
     disk, path = tmp_path / "disk", tmp_path / "small.py"
     path.write_text(config(images, disk / "run").pretty_text)
-    with mounted(disk, options):
+    with mounted(disk):
         with contextlib.suppress(OSError):
             (disk / "other").write_bytes(bytes(1000 * 1024))
+        words = r"No space left on device; \d+ bytes are free there"
         with pytest.raises(UserError, match=f"disk/run cannot be written: {words}"):
             train(path)
-        if "No space" in words:
-            assert not list((disk / "run").iterdir())
-            (disk / "other").unlink()
-            check_writable(disk / "run")
-
-
-def write_with_limit(_, folder):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    check_writable(folder)
-
-
-@pytest.mark.fault("R25")
-def test_a_limit_of_file_sizes_counts_as_no_room(tmp_path):
-    (found,) = in_child(write_with_limit, str(tmp_path / "run"))
-    assert "cannot be written: File too large" in found
-    assert not list((tmp_path / "run").iterdir())
+        assert not list((disk / "run").iterdir())
+        (disk / "other").unlink()
+        check_writable(disk / "run")
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
