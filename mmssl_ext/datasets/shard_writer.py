@@ -9,6 +9,7 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -18,16 +19,21 @@ from torch.utils.data import DataLoader
 from mmssl_ext import interrupt
 from mmssl_ext.files import size_of, write_text
 from mmssl_ext.room import no_room, told
-from mmssl_ext.text import shown
+from mmssl_ext.text import shown, tenths
 
 from .base import SSLDataset
 from .folder import ImageFolder, ImageList
 from .listing import PackedPaths, some
 from .look import warn_of_unread
-from .progress import format_bytes, progress_of
 from .reading import MAX_FILE_BYTES, NoImageError, read_file, too_large
-from .shard_index import number_of_tops
-from .shards import INDEX, UNFINISHED, ImageShards, ShardError, ShardIndex
+from .shards import (
+    INDEX,
+    UNFINISHED,
+    ImageShards,
+    ShardError,
+    ShardIndex,
+    format_bytes,
+)
 from .transforms.decode import DecodeImage, UnreadableImageError
 from .walk import class_folders
 
@@ -111,7 +117,10 @@ def _labels(
         classes = PackedPaths(source.metainfo["classes"])
         return source.labels.astype(np.int32), "list", classes
     tops = class_folders(folder)
-    return number_of_tops(names, tops), "subfolders", PackedPaths(tops)
+    number = {f"{name}/": i for i, name in enumerate(tops)}
+    labels = (number.get(name[: name.find("/") + 1], -1) for name in names)
+    found = np.fromiter(labels, np.int32, len(names))
+    return found, "subfolders", PackedPaths(tops)
 
 
 def verify_shards(folder: str, workers: int = 0) -> None:
@@ -127,15 +136,14 @@ def verify_shards(folder: str, workers: int = 0) -> None:
         collate_fn=list,
         worker_init_fn=interrupt.ignore,
     )
-    failed = 0
+    failed, report = 0, tenths(print, "Decoded:")
     with interrupt.held_back():
         batches = iter(loader)
-    with progress_of("Decoded", len(dataset)) as progress:
-        for batch, verdicts in enumerate(batches, 1):
-            for verdict in filter(None, verdicts):
-                print(verdict)
-                failed += 1
-            progress(min(32 * batch, len(dataset)))
+    for done, verdict in enumerate(chain.from_iterable(batches), 1):
+        if verdict:
+            print(verdict)
+            failed += 1
+        report(done, len(dataset))
     if failed:
         raise ShardError(
             f"{failed} of the {len(dataset)} images in '{folder}' cannot be decoded. "
@@ -214,11 +222,11 @@ def _copy(
     """Return shard, offset and size of each image."""
     n = len(names)
     places = np.zeros(n, np.int32), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    with progress_of("Copied", n) as progress:
-        for i, (data, mtime) in enumerate(_ahead(_read_file, _paths(source))):
-            places[0][i], places[1][i] = writer.add(names[i], data, mtime)
-            places[2][i] = len(data)
-            progress(i + 1)
+    report = tenths(print, "Copied:")
+    for i, (data, mtime) in enumerate(_ahead(_read_file, _paths(source))):
+        places[0][i], places[1][i] = writer.add(names[i], data, mtime)
+        places[2][i] = len(data)
+        report(i + 1, n)
     return places
 
 
@@ -258,11 +266,7 @@ def _paths(source: SSLDataset) -> Iterator[str]:
 
 def _file_sizes(source: SSLDataset, folder: str) -> np.ndarray:
     """Size of each image; refuse what is no file before anything is written."""
-    sizes = np.zeros(len(source), np.int64)
-    with progress_of("Looked at", len(source)) as progress:
-        for i, size in enumerate(_ahead(size_of, _paths(source))):
-            sizes[i] = size
-            progress(i + 1)
+    sizes = np.fromiter(_ahead(size_of, _paths(source)), np.int64, len(source))
     if absent := np.flatnonzero(sizes < 0).tolist():
         listing = some([source.name(i) for i in absent], 5, "'")
         raise ShardError(

@@ -31,7 +31,6 @@ from mmssl_ext.registry import DATASETS
 from .base import SSLDataset
 from .folder import warn_of_empty
 from .listing import PackedPaths
-from .progress import format_bytes
 from .reading import MAX_FILE_BYTES, read_range, too_large
 from .transforms.decode import UnreadableImageError
 from .transforms.random import check_choice
@@ -89,17 +88,20 @@ class ShardIndex:
                 f"dataset, or make it by `{COMMAND} FOLDER {folder}`."
             )
         if not os.path.isfile(path):
-            refuse_partial(folder)
+            if os.path.exists(os.path.join(folder, UNFINISHED)):
+                raise FileNotFoundError(
+                    f"The shards in '{folder}' are not complete: their conversion is "
+                    "still running or was interrupted. Wait for it, or run "
+                    f"`{COMMAND} FOLDER {folder}` again, which starts it anew."
+                )
             raise FileNotFoundError(
-                f"The folder {seen} has no {INDEX}. If it holds tar files of images, "
-                f"index them by `{COMMAND} --index-only {folder}`; if it holds images, "
-                f"use the dataset ImageFolder or convert them by `{COMMAND}`."
+                f"The folder {seen} has no {INDEX}. If it holds images, use the "
+                f"dataset ImageFolder or convert them by `{COMMAND}`."
             )
         return cls._read(folder, path)
 
     @classmethod
     def _read(cls, folder: str, path: str) -> ShardIndex:
-        anew = f"write it anew by `{COMMAND} --index-only {folder}`"
         try:
             with zipfile.ZipFile(path) as archive:
                 if any(member.compress_type for member in archive.infolist()):
@@ -120,13 +122,12 @@ class ShardIndex:
             raise ShardError(
                 f"The index '{path}' is damaged, or no index of shards "
                 f"({type(error).__name__}: {error}). Copy it again from where it came, "
-                f"or delete it and {anew}."
+                f"or convert the images again by `{COMMAND}`."
             ) from error
         if version != VERSION:
             raise ShardError(
                 f"The index '{path}' has format {version}, this version of mmssl_ext "
-                f"reads format {VERSION}. The images are not affected: delete the "
-                f"index and {anew}."
+                f"reads format {VERSION}. Convert the images again by `{COMMAND}`."
             )
         index._check_shards(folder)
         return index
@@ -184,18 +185,12 @@ class ShardIndex:
         )
 
 
-def refuse_partial(folder: str) -> None:
-    """Refuse a folder whose shards are still being written, or never were to the end.
-
-    Raises:
-        FileNotFoundError: It is such a folder.
-    """
-    if os.path.exists(os.path.join(folder, UNFINISHED)):
-        raise FileNotFoundError(
-            f"The shards in '{folder}' are not complete: their conversion is still "
-            f"running or was interrupted. Wait for it, or run `{COMMAND} FOLDER "
-            f"{folder}` again, which starts it anew."
-        )
+def format_bytes(count: int) -> str:
+    """Write a number of bytes with a unit."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 class _OpenFile:

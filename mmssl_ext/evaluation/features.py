@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -75,21 +74,6 @@ def preserved_rng() -> Iterator[None]:
         torch.set_rng_state(cpu)
         if devices:
             torch.cuda.set_rng_state_all(devices)
-
-
-def log_tenths(logger: logging.Logger, text: str) -> Callable[[int, int], None]:
-    """Progress of something long, 100 steps or more: a line for each tenth.
-
-    Args:
-        logger: Where the lines go.
-        text: What stands before the numbers, e.g. ``Features: batch``.
-    """
-
-    def report(done: int, batches: int) -> None:
-        if batches >= 100 and done * 10 // batches > (done - 1) * 10 // batches:
-            logger.info(f"{text} {done} of {batches}.")
-
-    return report
 
 
 @torch.no_grad()

@@ -13,11 +13,12 @@ from torch.nn.functional import avg_pool2d
 from mmssl_ext import compat
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import LOOPS
+from mmssl_ext.text import tenths
 from mmssl_ext.unwrap import unwrap
 
 from .classes import match_classes
 from .copies import say_copies
-from .features import Features, extract_features, log_tenths
+from .features import Features, extract_features
 from .knn import knn_accuracy
 from .svm import COSTS, LabelledFeatures, full_svm, low_shot_svm
 
@@ -121,7 +122,8 @@ class FeatureTestLoop(BaseLoop):
 
     def _extract(self, name: str, loader: Any) -> Features:
         model = PooledBackbone(self.model, self.pool_kernel)
-        report = log_tenths(self.runner.logger, f"Features of the {name} images: batch")
+        text = f"Features of the {name} images: batch"
+        report = tenths(self.runner.logger.info, text)
         return extract_features(model, loader, progress=report, digests=True)
 
 
