@@ -45,8 +45,12 @@ def own_dataset(given: Any) -> SSLDataset:
 
 
 def with_pipeline(dataset: SSLDataset, pipeline: Sequence[Any]) -> SSLDataset:
-    """Copy a dataset with other transforms; its draws count for nobody else."""
+    """Copy a dataset with other transforms; unreadable images are errors there.
+
+    Its random numbers count for nobody else.
+    """
     twin = copy.copy(dataset)
+    twin.on_error = "raise"
     twin.augmentation_seed = AugmentationSeed()
     twin.pipeline = list(pipeline)
     return twin

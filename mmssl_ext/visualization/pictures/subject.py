@@ -43,18 +43,14 @@ class Options:
         size: Short side of the images that become maps; None: larger than the crops
             of training, so that the maps have more cells.
         patch: Place (x, y) of the cell to compare with, as fractions of the image.
-        method: ``tsne`` or ``umap``.
         seed: Of the views, of the points and of the network that is compared with.
-        bank: Embed the feature bank of the model instead of the images.
     """
 
     num: int | None = None
     most: int = 1000
     size: int | None = None
     patch: tuple[float, float] = (0.5, 0.5)
-    method: str = "tsne"
     seed: int = 0
-    bank: bool = False
 
     def __post_init__(self) -> None:
         if self.num is not None:
@@ -104,7 +100,6 @@ class Subject:
         self.options = options or Options()
         self.num = self.options.num or 6
         self.dataset = with_pipeline(dataset, ())
-        self.dataset.on_error = "raise"
         self.classes = _classes(dataset, folders)
         self.pipeline = pipeline
         self.decode = next(
