@@ -222,7 +222,7 @@ def test_voc_faults_are_named(tmp_path):
     refused(FileNotFoundError, r"val\.txt", split="val")
     refused(FileNotFoundError, r"a\.png.*img_suffix", img_suffix=".png")
     (root / "Annotations/b.xml").write_text("<annotation><obj")
-    refused(ValueError, r"b\.xml' is damaged")
+    refused(ValueError, r"b\.xml' cannot be read")
     (root / "Annotations/b.xml").unlink()
     refused(FileNotFoundError, r"b\.xml")
     (root / "ImageSets/Main/test.txt").write_text("\n")
