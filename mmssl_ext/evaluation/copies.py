@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
 from mmengine.logging import print_log
 
 from mmssl_ext.datasets.file_copies import MOST_FILES, copied_files
@@ -19,20 +18,14 @@ SHARE = 0.01  # of the test images, from which copies are worth a warning
 def say_copies(query: Features, bank: Features, names: tuple[str, str]) -> None:
     """Log how many images of a test set have the pixels of an image learned from.
 
-    Args:
-        query: Of the test set, with digests.
-        bank: Of the images learned from, with digests.
-        names: Of the two sets, e.g. ``("query", "bank")``.
+    Both with digests; ``names`` are those of the sets, e.g. ``("query", "bank")``.
     """
     if query.digests is None or bank.digests is None:
         return
-    found, wanted = bank.digests.numpy(), query.digests.numpy()
-    copies = np.flatnonzero(np.isin(wanted, found))
-    if len(copies):
-        row = int(copies[0])
-        twin = int(np.flatnonzero(found == wanted[row])[0])
-        pair = query.paths[row], bank.paths[twin]
-        _say(len(copies), len(wanted), names, pair)
+    twins = dict(zip(bank.digests.tolist(), bank.paths, strict=True))
+    own = zip(query.digests.tolist(), query.paths, strict=True)
+    copies = [(path, twins[digest]) for digest, path in own if digest in twins]
+    _say(copies, len(query.paths), names)
 
 
 def say_copied_files(test: Any, training: Any) -> None:
@@ -45,17 +38,16 @@ def say_copied_files(test: Any, training: Any) -> None:
     if not known or len(test) + len(training) > MOST_FILES:
         return
     copies = copied_files(_paths(test), _paths(training))
-    if copies:
-        _say(len(copies), len(test), ("test", "training"), copies[0])
+    _say(copies, len(test), ("test", "training"))
 
 
-def _say(
-    count: int, size: int, names: tuple[str, str], example: tuple[str, str]
-) -> None:
-    many = count >= SHARE * size
+def _say(copies: list[tuple[str, str]], size: int, names: tuple[str, str]) -> None:
+    if not copies:
+        return
+    many = len(copies) >= SHARE * size
     print_log(
-        f"{count} of the {size} {names[0]} images are also among the {names[1]} "
-        f"images, e.g. {shown(example[0])} and {shown(example[1])}"
+        f"{len(copies)} of the {size} {names[0]} images are also among the {names[1]} "
+        f"images, e.g. {shown(copies[0][0])} and {shown(copies[0][1])}"
         + (": their accuracy is that of images seen before." if many else "."),
         logger="current",
         level=logging.WARNING if many else logging.INFO,
