@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl_ext.files import read_text
+from mmssl_ext.files import read_json, read_text
 from mmssl_ext.interrupt import explained
 from mmssl_ext.text import guard_streams, printable
 
@@ -188,7 +188,7 @@ def _gallery(folder: Path) -> dict[str, Any] | None:
     """
     if not (folder / "index.json").is_file():
         return None
-    known = logs.read_json(folder / "index.json")
+    known = read_json(folder / "index.json")
     entries, epoch = known.get("pictures"), known.get("epoch")
     shown: list[tuple[page.Picture, str, str]] = []
     left_out, room = [], _PICTURES_LIMIT

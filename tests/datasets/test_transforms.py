@@ -391,7 +391,7 @@ def test_configs_have_one_switch(name):
         (lambda: RandomResizedCrop(8, scale=0.5), "scale must be a pair"),
         (lambda: RandomResizedCrop(8, ratio=(0, 1)), "ratio must be a pair"),
         (lambda: ColorJitter(hue=0.6), "hue must be a number in"),
-        (lambda: ColorJitter(contrast=-1), "contrast must be a number at least 0"),
+        (lambda: ColorJitter(contrast=-1), "contrast must be a number in [0, inf]"),
         (lambda: ColorJitter(prob=1.5), "prob must lie in"),
         (lambda: RandomSolarize(257), "threshold must be an integer in"),
         (lambda: DecodeImage("numpy"), 'backend must be "array" or "pil"'),
