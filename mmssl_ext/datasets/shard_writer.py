@@ -49,7 +49,7 @@ def make_shards(
     list_file: str | None = None,
     shard_size: int = 10**9,
 ) -> ShardIndex:
-    """Copy the images of a folder into shards.
+    """Copy the images of a folder into shards, and return their index.
 
     The same files give the same bytes.
 
@@ -59,9 +59,6 @@ def make_shards(
         list_file: Only the images of this list, in its order and with its labels; see
             :class:`ImageList`. Its paths start from ``folder``.
         shard_size: Bytes after which the next shard begins.
-
-    Returns:
-        The index.
 
     Raises:
         FileNotFoundError: ``folder`` or ``list_file`` does not exist or has no image.
@@ -273,9 +270,9 @@ def _file_sizes(source: SSLDataset, folder: str) -> np.ndarray:
             f"{len(absent)} of the {len(sizes)} images of '{folder}' are missing, or "
             f"no files: {listing}. Restore or delete them."
         )
-    for i in np.flatnonzero(sizes > MAX_FILE_BYTES)[:1].tolist():
-        path = source.describe(i)["img_path"]
-        raise _unreadable(path, too_large(int(sizes[i])))
+    if (size := sizes.max()) > MAX_FILE_BYTES:
+        path = source.describe(int(sizes.argmax()))["img_path"]
+        raise _unreadable(path, too_large(int(size)))
     return sizes
 
 

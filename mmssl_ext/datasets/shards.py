@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.files import write_bytes
+from mmssl_ext.files import MISSING, size_of, write_bytes
 from mmssl_ext.registry import DATASETS
 
 from .base import SSLDataset
@@ -166,13 +166,12 @@ class ShardIndex:
         cure = f"Copy it again, or convert the images again by `{COMMAND}`."
         for name, size in zip(self.shards, self.shard_sizes, strict=True):
             path = os.path.join(folder, name)
-            if not os.path.isfile(path):
+            if (found := size_of(path)) == MISSING:
                 raise FileNotFoundError(f"The shard '{path}' is missing. {cure}")
-            if (found := os.stat(path).st_size) != size:
+            if found != size:
                 raise ShardError(
                     f"The shard '{path}' has {found} bytes, but had {size} when it was "
-                    f"indexed: it is {'truncated' if found < size else 'another'}. "
-                    f"{cure}"
+                    f"written: it is truncated or another. {cure}"
                 )
 
     def __str__(self) -> str:

@@ -354,7 +354,7 @@ def test_an_index_of_another_version_is_refused(made):
         ImageShards(made)
 
 
-@pytest.mark.parametrize(("change", "word"), [(-1, "truncated"), (1, "another")])
+@pytest.mark.parametrize(("change", "word"), [(-1, "truncated"), (1, "or another")])
 def test_a_shard_that_is_missing_or_of_another_size_is_named(made, change, word):
     path = f"{made}/shard-00001.tar"
     size = os.path.getsize(path)

@@ -397,8 +397,8 @@ def test_configs_have_one_switch(name):
         (lambda: DecodeImage("numpy"), 'backend must be "array" or "pil"'),
         (lambda: MakeViews([[]], "gpu"), 'augment_on must be "worker" or "device"'),
         (lambda: GaussianBlur(2.0), "sigma_range must be a pair"),
-        (lambda: MakeViews([{"type": "RandomFlip"}]), "one list of transforms per"),
-        (lambda: MakeViews([]), "one list of transforms per view"),
+        (lambda: MakeViews([{"type": "RandomFlip"}]), "must be a list with a list of"),
+        (lambda: MakeViews([]), "must be a list with a list of"),
         (lambda: CutPatches(0), "CutPatches: size must be a positive integer"),
         (lambda: CutPatches((64, 64)), "CutPatches: size must be a positive integer"),
         (lambda: CutPatches(grid=0), "CutPatches: grid must be a positive integer"),
@@ -422,8 +422,8 @@ def test_wrong_arguments_are_explained(build, message):
     ("views", "message"),
     [
         ([[CROP, VIEW[4]], [CROP]], r"in view 1, since it ends with RandomResizedCrop"),
-        ([[CROP, VIEW[4], mine]], r"in view 0, since it ends with mine"),
-        ([[]], r"in view 0, since it is empty"),
+        ([[CROP, VIEW[4], mine]], r"in view 0, since it ends with .'mine'."),
+        ([[]], r"in view 0, since it ends with \[\]"),
         ([[CROP, VIEW[4], VIEW[1], VIEW[4]]], r"view 0 has RandomFlip more than once"),
     ],
 )

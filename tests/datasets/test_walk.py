@@ -86,7 +86,7 @@ def test_images_outside_of_the_classes_are_counted(tmp_path, said):
     assert names(tmp_path, labels="subfolders") == ["a/1.jpg"]
     ((level, text),) = said
     assert level == 30
-    assert "left out 2 outside of its subfolders, which are the classes" in text
+    assert "left out 2 images outside of its subfolders, which are the classes" in text
 
 
 def test_a_folder_without_images_says_what_it_has(tmp_path):

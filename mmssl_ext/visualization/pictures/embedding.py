@@ -88,14 +88,7 @@ def draw(subject: Subject) -> Sheet:
 
 
 def flat_embedding(features: Tensor, seed: int) -> tuple[np.ndarray, str]:
-    """Two coordinates for each row by t-SNE such that neighbours stay neighbours.
-
-    Args:
-        features: Unit rows, n x C; distances are those of cosines.
-        seed: Of the optimisation.
-
-    Returns:
-        Points, n x 2, and the method with its setting, to be shown.
+    """Points, n x 2, of unit rows, n x C, by t-SNE; and the method in words.
 
     Raises:
         ConfigError: scikit-learn is missing.

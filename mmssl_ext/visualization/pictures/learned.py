@@ -37,19 +37,12 @@ DRAWINGS: dict[str, Any] = {
 
 
 class Picture(NamedTuple):
-    """One drawn picture.
+    """One drawn picture."""
 
-    Attributes:
-        kind: One of :data:`DRAWINGS`.
-        title: One line.
-        caption: What it shows, and how a good and a bad one look.
-        pixels: H x W x 3.
-    """
-
-    kind: str
+    kind: str  # one of DRAWINGS
     title: str
-    caption: str
-    pixels: np.ndarray
+    caption: str  # what it shows, and how a good and a bad one look
+    pixels: np.ndarray  # H x W x 3
 
 
 def draw(subject: Subject, kind: str) -> Picture:

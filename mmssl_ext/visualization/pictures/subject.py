@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -35,22 +35,15 @@ _STAGES = ("res2", "res3", "res4", "res5")  # the field's names of layer1 to lay
 
 @dataclass
 class Options:
-    """What a user may choose of the pictures.
+    """What a user may choose of the pictures."""
 
-    Attributes:
-        num: Images shown; None: 4 of a method's picture, 6 of the others.
-        most: Images that are searched and embedded, at most.
-        size: Short side of the images that become maps; None: larger than the crops
-            of training, so that the maps have more cells.
-        patch: Place (x, y) of the cell to compare with, as fractions of the image.
-        seed: Of the views, of the points and of the network that is compared with.
-    """
-
-    num: int | None = None
-    most: int = 1000
+    num: int | None = None  # images shown; None: 4 of a method's picture, else 6
+    most: int = 1000  # images that are searched and embedded, at most
+    #: Short side of the images that become maps; None: larger than the crops of
+    #: training, so that the maps have more cells.
     size: int | None = None
-    patch: tuple[float, float] = (0.5, 0.5)
-    seed: int = 0
+    patch: tuple[float, float] = (0.5, 0.5)  # place (x, y) of a cell in the image
+    seed: int = 0  # of the views, the points and the untrained network
 
     def __post_init__(self) -> None:
         if self.num is not None:
@@ -79,10 +72,6 @@ class Subject:
         options: What the user chose.
         untrained: The same network with its initial weights, to compare with.
         folders: Whether the first folder below the root may be taken for the class.
-
-    Attributes:
-        classes: Name of the class of each image, or None.
-        size: Short side of the images that become maps.
     """
 
     def __init__(
@@ -100,7 +89,7 @@ class Subject:
         self.options = options or Options()
         self.num = self.options.num or 6
         self.dataset = with_pipeline(dataset, ())
-        self.classes = _classes(dataset, folders)
+        self.classes = _classes(dataset, folders)  # name of that of each image
         self.pipeline = pipeline
         self.decode = next(
             (t for t in pipeline if isinstance(t, DecodeImage)), DecodeImage()
@@ -194,10 +183,15 @@ class Subject:
     @property
     def _members(self) -> dict[str, list[int]]:
         """Images by class, in the order of their names."""
-        members: dict[str, list[int]] = {n: [] for n in sorted(set(self.classes or ()))}
-        for index, name in enumerate(self.classes or ()):
-            members[name].append(index)
-        return members
+        return members_of(self.classes or ())
+
+
+def members_of(classes: Sequence[str]) -> dict[str, list[int]]:
+    """Numbers of the members of each class, in the order of their names."""
+    members: dict[str, list[int]] = {name: [] for name in sorted(set(classes))}
+    for index, name in enumerate(classes):
+        members[name].append(index)
+    return members
 
 
 def spread(values: Sequence[Any], count: int) -> list[Any]:
@@ -236,11 +230,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
     """Feature maps of one image by the query backbone, h x w x C, by stage.
 
-    A ResNet gives its last two stages, another backbone its last one.
-
-    Args:
-        model: In eval mode; called with ``mode="tensor"``.
-        image: uint8 3 x H x W, as the pipelines give it.
+    A ResNet gives its last two stages, another backbone its last one. The model is in
+    eval mode, the image 3 x H x W in uint8.
 
     Raises:
         ConfigError: The backbone returns no maps.
@@ -249,17 +240,14 @@ def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
     known = 0 < len(layers) <= len(_STAGES)
     names = _STAGES[: len(layers)] if known else (*layers[:-1], "last stage")
     found: dict[str, Tensor] = {}
-    handle = None
-    if len(layers) > 1:
-        handle = getattr(model.backbone, layers[-2]).register_forward_hook(
-            lambda module, args, output: found.update({names[-2]: output})
-        )
-    try:
+    with ExitStack() as stack:
+        if len(layers) > 1:
+            handle = getattr(model.backbone, layers[-2]).register_forward_hook(
+                lambda module, args, output: found.update({names[-2]: output})
+            )
+            stack.callback(handle.remove)
         data = model.data_preprocessor({"inputs": image[None]}, False)
         last = model(data["inputs"], mode="tensor")
-    finally:
-        if handle is not None:
-            handle.remove()
     last = last[-1] if isinstance(last, (list, tuple)) else last
     if last.ndim != 4:
         raise ConfigError(
@@ -273,10 +261,8 @@ def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
 def pooled_features(model: Any, images: Sequence[Tensor], batch: int = 64) -> Tensor:
     """Unit rows of the globally pooled backbone features, n x C, on the host.
 
-    Args:
-        model: In eval mode; called with ``mode="embed"``.
-        images: uint8 3 x H x W each; those of one size in a row go in one batch.
-        batch: Images in it at most.
+    Images, 3 x H x W in uint8, of one size in a row go in one ``batch`` of the model,
+    which is in eval mode.
     """
     rows = []
     for _, alike in groupby(images, key=lambda image: image.shape):
