@@ -354,14 +354,14 @@ def test_an_index_of_another_version_is_refused(made):
         ImageShards(made)
 
 
-@pytest.mark.parametrize(("change", "word"), [(-1, "truncated"), (1, "or another")])
-def test_a_shard_that_is_missing_or_of_another_size_is_named(made, change, word):
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_shard_that_is_missing_or_of_another_size_is_named(made, change):
     path = f"{made}/shard-00001.tar"
     size = os.path.getsize(path)
     os.truncate(path, size + change)
     with pytest.raises(ShardError, match=f"shard-00001.tar' has {size + change}") as e:
         ImageShards(made)
-    assert f"had {size}" in str(e.value) and f"it is {word}" in str(e.value)
+    assert f"had {size}" in str(e.value) and "it is truncated or another" in str(e.value)
     os.remove(path)
     with pytest.raises(FileNotFoundError, match=r"00001.tar' is missing. Copy it"):
         ImageShards(made)

@@ -103,11 +103,11 @@ def _tail(number: int, pipeline: list[Any]) -> int:
     while start and getattr(pipeline[start - 1], "device_name", None):
         start -= 1
     if start == len(pipeline):
-        known = [getattr(t, "__name__", type(t).__name__) for t in pipeline]
+        last = [getattr(t, "__name__", type(t).__name__) for t in pipeline][-1:]
         raise UserValueError(
             f'MakeViews: augment_on="device" has nothing to move to the device in view '
-            f"{number}, since it ends with {known[-1:]}. Let the view end with transforms "
-            'that have a device version, e.g. RandomFlip, or set augment_on="worker".'
+            f"{number}, since it ends with {last}. Let it end with transforms that "
+            'have a device version, e.g. RandomFlip, or set augment_on="worker".'
         )
     names = [t.device_name for t in pipeline[start:]]
     if twice := {name for name in names if names.count(name) > 1}:
