@@ -361,7 +361,9 @@ def test_a_shard_that_is_missing_or_of_another_size_is_named(made, change):
     os.truncate(path, size + change)
     with pytest.raises(ShardError, match=f"shard-00001.tar' has {size + change}") as e:
         ImageShards(made)
-    assert f"had {size}" in str(e.value) and "it is truncated or another" in str(e.value)
+    assert f"had {size}" in str(e.value) and "it is truncated or another" in str(
+        e.value
+    )
     os.remove(path)
     with pytest.raises(FileNotFoundError, match=r"00001.tar' is missing. Copy it"):
         ImageShards(made)

@@ -421,7 +421,10 @@ def test_wrong_arguments_are_explained(build, message):
 @pytest.mark.parametrize(
     ("views", "message"),
     [
-        ([[CROP, VIEW[4]], [CROP]], r"in view 1, since it ends with .'RandomResizedCrop'."),
+        (
+            [[CROP, VIEW[4]], [CROP]],
+            r"in view 1, since it ends with .'RandomResizedCrop'.",
+        ),
         ([[CROP, VIEW[4], mine]], r"in view 0, since it ends with .'mine'."),
         ([[]], r"in view 0, since it ends with \[\]"),
         ([[CROP, VIEW[4], VIEW[1], VIEW[4]]], r"view 0 has RandomFlip more than once"),

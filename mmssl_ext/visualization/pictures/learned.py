@@ -169,7 +169,5 @@ def load_subject(
             untrained = MODELS.build(cfg.model)
             untrained.init_weights()
         untrained = untrained.to(get_device()).eval()
-    hook = (cfg.get("default_hooks") or {}).get("knn") or {}
-    knn = (hook.get("query_dataloader") or {}).get("dataset") or {}
-    steps, evaluation = map(build_pipeline, (pipeline, knn.get("pipeline") or ()))
-    return Subject(model, dataset, steps, evaluation, options, untrained, folders=True)
+    steps = build_pipeline(pipeline)
+    return Subject(model, dataset, steps, options, untrained, folders=True)

@@ -68,7 +68,6 @@ class Subject:
         model: In eval mode while it is drawn.
         dataset: The images; it is not changed.
         pipeline: Transforms of training; the first two views serve the matches.
-        evaluation: Those of the kNN evaluation; used where they decode an image.
         options: What the user chose.
         untrained: The same network with its initial weights, to compare with.
         folders: Whether the first folder below the root may be taken for the class.
@@ -79,7 +78,6 @@ class Subject:
         model: Any,
         dataset: SSLDataset,
         pipeline: Sequence[Any],
-        evaluation: Sequence[Any] = (),
         options: Options | None = None,
         untrained: Any = None,
         folders: bool = False,
@@ -91,15 +89,8 @@ class Subject:
         self.dataset = with_pipeline(dataset, ())
         self.classes = _classes(dataset, folders)  # name of that of each image
         self.pipeline = pipeline
-        self.decode = next(
-            (t for t in pipeline if isinstance(t, DecodeImage)), DecodeImage()
-        )
         self.crop = _crop(pipeline)
         self.size = self.options.size or (3 if self.crop < 128 else 2) * self.crop
-        steps = [t for t in evaluation if not isinstance(t, PackViews)]
-        if not any(isinstance(t, DecodeImage) for t in steps):
-            steps = [self.decode, ResizeShort(self.crop), CenterCrop(self.crop)]
-        self.evaluation = steps
         self._unreadable: dict[int, str] = {}
 
     def sheet(
@@ -133,13 +124,12 @@ class Subject:
 
     def tensors(self, indices: Sequence[int], *steps: Any) -> dict[int, Tensor]:
         """The same images 3 x H x W of uint8."""
-        items = self.items(indices, [*steps, PackViews()])
+        items = self.items(indices, [DecodeImage(), *steps, PackViews()])
         return {index: item["inputs"] for index, item in items.items()}
 
     def thumbs(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Small square images by index."""
-        steps = self.decode, ResizeShort(_THUMB), CenterCrop(_THUMB)
-        found = self.tensors(indices, *steps)
+        found = self.tensors(indices, ResizeShort(_THUMB), CenterCrop(_THUMB))
         return {i: image.movedim(0, -1).numpy() for i, image in found.items()}
 
     def spread(self, count: int) -> list[int]:
@@ -155,7 +145,7 @@ class Subject:
             pairs = spread(list(members.values()), count // 2)
         chosen = [i for pair in pairs for i in (pair[0], pair[len(pair) // 2])]
         chosen += [i for i in self.spread(count) if i not in chosen]
-        return self.tensors(chosen[:count], self.decode, ResizeShort(self.size))
+        return self.tensors(chosen[:count], ResizeShort(self.size))
 
     @cached_property
     def maps(self) -> list[dict[str, np.ndarray]]:
@@ -173,9 +163,9 @@ class Subject:
     def pooled(self) -> tuple[list[int], Tensor]:
         """Indices and unit features, n x C, of the images that are searched."""
         found: dict[int, Tensor] = {}
-        chosen = self.searched
+        chosen, steps = self.searched, (ResizeShort(self.crop), CenterCrop(self.crop))
         for start in range(0, len(chosen), 256):  # images of 256 at a time
-            images = self.tensors(chosen[start : start + 256], *self.evaluation)
+            images = self.tensors(chosen[start : start + 256], *steps)
             rows = pooled_features(self.model, list(images.values()))
             found |= zip(images, rows, strict=True)
         return list(found), torch.stack(list(found.values()))
