@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import default_collate
 from PIL import Image
 from scipy import stats
@@ -30,6 +29,7 @@ from mmssl_ext.datasets import (
 from mmssl_ext.datasets.seeds import SampleSeed
 from mmssl_ext.datasets.transforms.color import JitterParams
 from mmssl_ext.registry import TRANSFORMS
+from mmssl_ext.run.launch import load_config
 from tests.preprocessing.reference import by_pil
 
 from .helpers import TWO_VIEWS, VIEW, loader, natural, picture, write_folder
@@ -371,7 +371,7 @@ def test_collated_crops_keep_their_pixels_in_any_memory_format(folder):
 
 @pytest.mark.parametrize("name", ["cifar10", "demo", "imagenet"])
 def test_configs_have_one_switch(name):
-    cfg = Config.fromfile(CONFIGS / f"_base_/datasets/{name}.py")
+    cfg = load_config(CONFIGS / f"_base_/datasets/{name}.py")
     assert cfg.augment_on == ("worker" if name == "demo" else "device")
     (make,) = [
         t for t in cfg.train_dataloader.dataset.pipeline if t["type"] == "MakeViews"
