@@ -108,14 +108,17 @@ class ShardIndex:
                     raise UserValueError("it is compressed")  # to anything from 1 kB on
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            version = int(arrays["version"])
-            if version == VERSION:
-                values: dict[str, Any] = {name: arrays[name] for name in cls._ARRAYS}
-                for name in cls._NAMES:
-                    pair = arrays[name], arrays[f"{name}_ends"]
-                    values[name] = PackedPaths.from_arrays(*pair)
-                index = cls(**values, labels_from=str(arrays["labels_from"]))
-                index.check()
+            if (version := int(arrays["version"])) != VERSION:
+                raise UserValueError(
+                    f"it has format {version}, this version of mmssl_ext reads format "
+                    f"{VERSION}"
+                )
+            values: dict[str, Any] = {name: arrays[name] for name in cls._ARRAYS}
+            for name in cls._NAMES:
+                pair = arrays[name], arrays[f"{name}_ends"]
+                values[name] = PackedPaths.from_arrays(*pair)
+            index = cls(**values, labels_from=str(arrays["labels_from"]))
+            index.check()
         # A zip file and the arrays in it can be damaged to anything: ValueError,
         # KeyError, zlib.error, tokenize.TokenError, MemoryError, RecursionError.
         except Exception as error:
@@ -124,11 +127,6 @@ class ShardIndex:
                 f"({type(error).__name__}: {error}). Copy it again from where it came, "
                 f"or convert the images again by `{COMMAND}`."
             ) from error
-        if version != VERSION:
-            raise ShardError(
-                f"The index '{path}' has format {version}, this version of mmssl_ext "
-                f"reads format {VERSION}. Convert the images again by `{COMMAND}`."
-            )
         index._check_shards(folder)
         return index
 
