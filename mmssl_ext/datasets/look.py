@@ -40,6 +40,20 @@ _WAYS_OUT = {
 _Reader = Callable[[], bytes]
 
 
+_DARK_SENTENCE = (
+    "use less than a tenth of the range of their {} bits (the largest value of '{}' is "
+    "{}), so they are almost black for the network. {}"
+)
+_PAGES_SENTENCE = (
+    "have further pages or frames ('{}'), of which only the first is read. Write those "
+    "to be used to files of their own."
+)
+_BANDS_SENTENCE = (
+    "have more bands ('{}') than the three (gray: one) that are read: transparency, or "
+    "channels such as infrared, are dropped."
+)
+
+
 @dataclass
 class Found:
     """What a look has found; each list names the images it holds for."""
@@ -58,26 +72,11 @@ class Found:
         for depth, count in self.depths.items():
             dark = [(path, top) for bits, path, top in self.dark if bits == depth]
             if dark and 2 * len(dark) >= count:  # else some frames are dark
-                path, top = dark[0]
-                rest = (
-                    f"use less than a tenth of the range of their {depth} bits (the "
-                    f"largest value of '{shown(path)}' is {top}), so they are almost "
-                    f"black for the network. {_WAYS_OUT[depth]}"
-                )
-                said.append((len(dark), rest))
-        if self.pages:
-            rest = (
-                f"have further pages or frames ('{shown(self.pages[0])}'), of which "
-                "only the first is read. Write those to be used to files of their own."
-            )
-            said.append((len(self.pages), rest))
-        if self.bands:
-            rest = (
-                f"have more bands ('{shown(self.bands[0])}') than the three (gray: "
-                "one) that are read: transparency, or channels such as infrared, are "
-                "dropped."
-            )
-            said.append((len(self.bands), rest))
+                of = depth, shown(dark[0][0]), dark[0][1], _WAYS_OUT[depth]
+                said.append((len(dark), _DARK_SENTENCE.format(*of)))
+        for names, text in (self.pages, _PAGES_SENTENCE), (self.bands, _BANDS_SENTENCE):
+            if names:
+                said.append((len(names), text.format(shown(names[0]))))
         return [f"{n} of {self.seen} images looked at {rest}" for n, rest in said]
 
     def add(self, path: str, data: bytes) -> None:
@@ -106,10 +105,9 @@ class Found:
 
 
 def look(images: Iterable[tuple[str, _Reader]]) -> Found:
-    """Look at images until the time is over; those that cannot be read count for none.
+    """Look at images, by path and reader, until the time is over or none is left.
 
-    Args:
-        images: Path and reader of each.
+    Those that cannot be read count for none.
     """
     found, end = Found(), time.monotonic() + _SECONDS
     for path, read in images:

@@ -235,15 +235,10 @@ def _leftovers(out: Path) -> list[Path]:
     """What an interrupted conversion left behind; refuse to touch anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return []
-    if (out / INDEX).exists():
+    if (out / INDEX).exists() or not (out / UNFINISHED).exists():
+        holds = "complete shards" if (out / INDEX).exists() else "something else"
         raise ShardError(
-            f"'{out}' holds complete shards already. Use them, delete the folder, or "
-            "choose another."
-        )
-    if not (out / UNFINISHED).exists():
-        raise ShardError(
-            f"'{out}' is no folder of shards and not empty. Choose another; this one "
-            "is left as it is."
+            f"'{out}' holds {holds} already, and is left as it is. Choose another."
         )
     return [path for path in out.iterdir() if _OWN_SHARD.fullmatch(path.name)]
 

@@ -488,9 +488,9 @@ def test_nothing_is_overwritten(folder, made):
     assert contents(made) == before
     os.remove(f"{made}/index.npz")  # tar files of whoever
     del before["index.npz"]
-    with pytest.raises(ShardError, match="no folder of shards and not empty"):
+    with pytest.raises(ShardError, match="holds something else already"):
         make_shards(folder, made)
-    with pytest.raises(ShardError, match="no folder of shards and not empty"):
+    with pytest.raises(ShardError, match="holds something else already"):
         make_shards(folder, f"{made}/shard-00000.tar")
     assert contents(made) == before
 

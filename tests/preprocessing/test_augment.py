@@ -273,14 +273,3 @@ def test_wrong_parameters_are_explained(function, operations, message):
 def test_views_that_cannot_be_augmented_are_explained(function, view):
     with pytest.raises(ValueError, match="takes images in uint8, N x 3 x H x W, but"):
         function(view, FLIP)
-
-
-@BOTH
-@pytest.mark.parametrize(
-    "params", [[8, 1, 0], [8, 0, 1], [8, -1, 0], [9, 0, 0], [7, 0, 0], [0, 0, 0]]
-)
-def test_patches_outside_of_the_image_are_refused(function, params):
-    view = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    params = torch.tensor([[8, 0, 0], params], dtype=torch.float32)
-    with pytest.raises(ValueError, match="differing sizes, or for pixels outside of"):
-        function(view, {"CutPatches": params})
