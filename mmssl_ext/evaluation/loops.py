@@ -42,10 +42,9 @@ class PooledBackbone(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``backbone``: one row per image."""
         maps = self.model.backbone(inputs)[-1]
-        if maps.ndim == 2:  # vectors, as of a transformer's class token
-            return {"backbone": maps}
-        if self.pool_kernel is None:
-            return {"backbone": maps.mean((2, 3))}
+        # Vectors are as of a transformer's class token.
+        if self.pool_kernel is None or maps.ndim == 2:
+            return {"backbone": maps.mean((2, 3)) if maps.ndim > 2 else maps}
         kernel = min(self.pool_kernel, *maps.shape[2:])
         return {"backbone": avg_pool2d(maps, kernel, stride=1).flatten(1)}
 
@@ -203,7 +202,7 @@ class SVMTestLoop(FeatureTestLoop):
         self, train: LabelledFeatures, test: LabelledFeatures
     ) -> dict[str, float]:
         options = self.trials, self.costs, self.jobs, self.runner.seed
-        metrics = {}
+        metrics: dict[str, float] = {}
         for k, found in low_shot_svm(train, test, self.shots, *options).items():
             mean, std = 100 * found.mean, 100 * found.std
             metrics |= {f"lowshot/k{k}": mean, f"lowshot/k{k}_std": std}

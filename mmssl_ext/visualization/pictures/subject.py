@@ -93,17 +93,10 @@ class Subject:
         self.size = self.options.size or (3 if self.crop < 128 else 2) * self.crop
         self._unreadable: dict[int, str] = {}
 
-    def sheet(
-        self,
-        title: str,
-        captions: Sequence[str],
-        rows: int = 1,
-        columns: int = 1,
-        ratios: Sequence[float] | None = None,
-    ) -> Sheet:
-        """An empty sheet; small, since the report holds six of them."""
+    def sheet(self, title: str, captions: Sequence[str], *grid: Any) -> Sheet:
+        """An empty sheet with a grid as Sheet's; small, since reports hold six."""
         title = f"{self.name}: {title[0].lower()}{title[1:]}"
-        return Sheet(title, captions, rows, columns, ratios, scale=1)
+        return Sheet(title, captions, *grid, scale=1)
 
     def file(self, index: int, letters: int = 32) -> str:
         """File name of an image, without its middle where it is long."""
