@@ -247,17 +247,13 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
 
     monkeypatch.setattr(decode, "decode_jpeg", refuse)
     monkeypatch.setattr(Image.Image, "load", refuse)
-    for data in (WHOLE["plain"], png_header(48, 40)):
-        with pytest.raises(
-            UnreadableImageError, match=r"48 x 40 pixels.*max_pixels=99"
-        ):
-            DecodeImage(max_pixels=99)({"img_bytes": data})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # PIL refuses twice as many
-    with pytest.raises(UnreadableImageError, match="DecompressionBomb"):
-        DecodeImage()({"img_bytes": WHOLE["plain"]})
+    for data in (WHOLE["plain"], png_header(48, 40)):
+        with pytest.raises(UnreadableImageError, match="DecompressionBomb"):
+            DecodeImage()({"img_bytes": data})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(UnreadableImageError, match="it was decoded"):
-        DecodeImage(max_pixels=48 * 40)({"img_bytes": WHOLE["plain"]})
+        DecodeImage()({"img_bytes": WHOLE["plain"]})
 
 
 def test_a_transform_of_the_users_gets_what_the_backend_says():
