@@ -107,7 +107,7 @@ def _read(folder: str, name: str, md5: str, take: Callable[[dict], Any]) -> Any:
         raise
     except (OSError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
         raise UserValueError(
-            f"The file '{path}' of CIFAR-10 cannot be read: {error}. Delete the folder "
+            f"The CIFAR-10 file '{path}' cannot be read: {error}. Delete the folder "
             "and set download=True, or pack the copy anew."
         ) from error
 
