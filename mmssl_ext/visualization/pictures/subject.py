@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,10 @@ class Subject:
         self.size = self.options.size or (3 if self.crop < 128 else 2) * self.crop
         self._unreadable: dict[int, str] = {}
 
-    def sheet(self, title: str, captions: Sequence[str], *grid: Any) -> Sheet:
-        """An empty sheet with a grid as Sheet's; small, since reports hold six."""
+    def sheet(self, title: str, *grid: Any) -> Sheet:
+        """An empty sheet, see Sheet; small, since reports hold six."""
         title = f"{self.name}: {title[0].lower()}{title[1:]}"
-        return Sheet(title, captions, *grid, scale=1)
+        return partial(Sheet, scale=1)(title, *grid)
 
     def file(self, index: int, letters: int = 32) -> str:
         """File name of an image, without its middle where it is long."""
