@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from .room import writing
 
@@ -27,6 +29,17 @@ def write_text(path: str | Path, text: str, durable: bool = False) -> None:
 def read_text(path: str | Path) -> str:
     """Read what :func:`write_text` has written."""
     return Path(path).read_text("utf-8", "surrogateescape")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Return the dict in a JSON file, an empty one where there is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = json.dumps(found, ensure_ascii=False)
+        text.encode("utf-8", "surrogateescape")  # or it cannot be written
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_bytes(path: str | Path, data: bytes, durable: bool = False) -> None:

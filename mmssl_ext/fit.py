@@ -17,21 +17,13 @@ _REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
 
 
 def pooled(output: Any) -> Tensor:
-    """Last output of a backbone as one vector per image, N x C.
-
-    Args:
-        output: Feature maps N x C x h x w, or vectors N x C; a list has the last one.
-    """
+    """Last output of a backbone, N x C x h x w or N x C, as vectors N x C."""
     last = output[-1] if isinstance(output, (list, tuple)) else output
     return last.flatten(2).mean(2) if last.ndim > 2 else last
 
 
 def check_parts(model: Any, images: Tensor) -> None:
-    """Send an image through backbone and neck, and compare the head with them.
-
-    Args:
-        model: Has ``backbone`` and may have ``neck`` and ``head``; in eval mode.
-        images: N x C x H x W, preprocessed.
+    """Send images, N x C x H x W, through backbone and neck; compare the head.
 
     Raises:
         ValueError: Two parts do not fit; the message names both and what to set.
@@ -68,16 +60,11 @@ def _check_output(backbone: nn.Module, neck: Any, output: Any) -> None:
     if many and len(tensors) == len(output) > 0 and tensors[-1].ndim in (2, 4):
         return
     taker = f" with {_name(neck)}" if neck is not None else ""
-    advice = (
-        "set features_only=True"
-        if hasattr(backbone, "timm_model")
-        else "take a class whose forward returns a tuple of maps, such as mmpretrain's "
-        "ResNet, or mmpretrain.TIMMBackbone with features_only=True"
-    )
     raise UserValueError(
         f"{_name(backbone)} returns {_shapes(output) if tensors else _name(output)}, "
         f"but a backbone{taker} must return a tuple of feature maps, N x C x h x w; "
-        f"{advice}."
+        "take a class whose forward does so, such as mmpretrain's ResNet, or "
+        "mmpretrain.TIMMBackbone with features_only=True."
     )
 
 

@@ -14,7 +14,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -48,6 +48,21 @@ def closest(name: str, names: Iterable[Any]) -> str:
     found = [n for n in known if n.lower() == name.lower()]
     found = found or difflib.get_close_matches(name, known, n=3)
     return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def tenths(say: Callable[[str], Any], text: str) -> Callable[[int, int], None]:
+    """Progress of 100 steps or more, to be told (done, total): a line for each tenth.
+
+    Args:
+        say: Takes the lines.
+        text: What stands before the numbers, e.g. ``Features: batch``.
+    """
+
+    def report(done: int, total: int) -> None:
+        if total >= 100 and done * 10 // total > (done - 1) * 10 // total:
+            say(f"{text} {done:,} of {total:,}.")
+
+    return report
 
 
 def guard_logs() -> None:

@@ -2,7 +2,6 @@
 """Put the images of a folder into a few large tar files, for the dataset ImageShards.
 
 make_shards.py FOLDER OUT           convert; labels of class folders are kept
-make_shards.py --index-only DIR     use the tar files that are there
 make_shards.py --verify DIR         decode every image of finished shards
 """
 
@@ -27,29 +26,21 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add, flag = parser.add_argument, {"action": "store_true"}
+    add = parser.add_argument
     add("folder", help="folder of images, or of shards without OUT")
     add("out", nargs="?", help="folder to write shards and index into")
     text = "only the images of this list, lines `path` or `path label` [all]"
     add("--list", metavar="FILE", help=text)
     add("--shard-size", default="1G", metavar="SIZE", help="about, of a shard [1G]")
     text = "decode every image in the end, and list what cannot be read"
-    add("--verify", **flag, help=text)
+    add("--verify", action="store_true", help=text)
     count, text = len(os.sched_getaffinity(0)), "processes of --verify [one per CPU]"
     add("--workers", type=int, default=count, metavar="N", help=text)
-    text = "write the index of existing tar files, which stay as they are"
-    add("--index-only", **flag, help=text)
-    text = "with --index-only: the images of n01440764.tar belong to the class "
-    add("--tar-is-folder", **flag, help=f"{text}n01440764, as in ImageNet's archives")
     args = parser.parse_args()
-    if args.out is None and not (args.index_only or args.verify):
+    if args.out is None and not args.verify:
         parser.error("OUT is missing: the folder to write into")
-    if args.out is not None and args.index_only:
-        parser.error("--index-only takes one folder, that of the tar files")
     if args.list is not None and args.out is None:
         parser.error("--list belongs to a conversion, FOLDER OUT")
-    if args.tar_is_folder and not args.index_only:
-        parser.error("--tar-is-folder belongs to --index-only")
     return args
 
 
@@ -58,7 +49,6 @@ def main() -> None:
     """Run the command."""
     args = parse_args()
     with at_once():
-        from mmssl_ext.datasets.shard_index import index_shards
         from mmssl_ext.datasets.shard_writer import (
             make_shards,
             read_size,
@@ -66,9 +56,7 @@ def main() -> None:
         )
         from mmssl_ext.datasets.shards import ShardIndex
     out = args.out or args.folder
-    if args.index_only:
-        index = index_shards(out, args.tar_is_folder)
-    elif args.out is not None:
+    if args.out is not None:
         index = make_shards(args.folder, out, args.list, read_size(args.shard_size))
     else:
         index = ShardIndex.load(out)

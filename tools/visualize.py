@@ -67,14 +67,6 @@ def parse_args() -> argparse.Namespace:
         help="similarity: place of the cell in the image, 0 to 1 [0.5 0.5]",
     )
     parser.add_argument(
-        "--method", choices=["tsne", "umap"], default="tsne", help="embedding [tsne]"
-    )
-    parser.add_argument(
-        "--bank",
-        action="store_true",
-        help="embedding: of InterCLR's bank; --images is the training folder then",
-    )
-    parser.add_argument(
         "--compare",
         choices=["random"],
         help="pca, filters: show the untrained network too",

@@ -22,7 +22,7 @@ from typing import Any
 
 from mmssl_ext.engine.monitor.result import RESULT_FILE
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.files import write_text
+from mmssl_ext.files import read_json, write_text
 from mmssl_ext.text import printable
 
 CHAIN_FILE, CSV_FILE = "chain.json", "results.csv"
@@ -127,17 +127,6 @@ def read_record(work_dir: Path, entry: dict[str, Any]) -> Record:
         state=read_json(folder / STAGE_FILE),
         result=result if complete else {},
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the dict in a JSON file, an empty one where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        text = json.dumps(found, ensure_ascii=False)
-        text.encode("utf-8", "surrogateescape")  # or it cannot be written
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

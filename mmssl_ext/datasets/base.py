@@ -31,10 +31,7 @@ def build_pipeline(pipeline: Sequence[dict | Transform]) -> list[Transform]:
 def class_names(classes: Sequence[str]) -> tuple[str, ...]:
     """Return names of classes; one string is no list of them."""
     if isinstance(classes, str):
-        raise UserValueError(
-            f"classes={classes!r} is one string; give a list of class names, one "
-            f"class as ({classes!r},)."
-        )
+        raise UserValueError(f"classes={classes!r} must be a list of class names.")
     return tuple(classes)
 
 
@@ -70,8 +67,7 @@ class SSLDataset(Dataset):
         check_choice("on_error", on_error, "raise", "skip")
         if max_images is not None and max_images < 1:
             raise UserValueError(
-                f"max_images must be at least 1, or None for all images, but is "
-                f"{max_images!r}."
+                f"max_images={max_images!r} must be at least 1, or None for all images."
             )
         rows = size if isinstance(size, np.ndarray) else np.arange(size)
         count = len(rows) if max_images is None else min(len(rows), max_images)
@@ -196,19 +192,12 @@ class SSLDataset(Dataset):
         listing = "\n  ".join(str(e) for e in errors[:5])
         raise UnreadableImageError(
             f'{len(errors)} images in a row could not be read, so on_error="skip" '
-            f"gives up. Check that the dataset is complete and mounted. The first "
-            f"ones are:\n  {listing}"
+            f"gives up. Is the dataset complete and mounted? The first:\n  {listing}"
         ) from error
 
 
 class PathDataset(SSLDataset):
-    """Images that are files of their own, by their paths below a folder.
-
-    Args:
-        root: The folder, "" for the working directory.
-        paths: Path of each image, relative to ``root``.
-        options: See :class:`SSLDataset`.
-    """
+    """Images that are files of their own, by their paths below the folder ``root``."""
 
     def __init__(self, root: str, paths: Iterable[str], *options: Any) -> None:
         self.root = root

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,14 +69,12 @@ class CIFAR10(SSLDataset):
                     f"Delete the folder and set download=True."
                 )
         listed = source.train_list if split == "train" else source.test_list
-        files = [_File(folder, name, md5, verify_md5) for name, md5 in listed]
+        parts = [_read(folder, name, md5 * verify_md5, _batch) for name, md5 in listed]
+        images, labels = map(np.concatenate, zip(*parts, strict=True))
         self.split = split
-        self.images = np.concatenate([f.images() for f in files])  # N x 32 x 32 x 3
-        labels = np.concatenate([f.labels() for f in files])
-        classes = _File(folder, *meta, verify_md5).classes()
-        super().__init__(
-            len(self.images), pipeline, labels, classes, on_error, max_images
-        )
+        self.images = images  # N x 32 x 32 x 3
+        classes = _read(folder, meta[0], meta[1] * verify_md5, _classes)
+        super().__init__(len(images), pipeline, labels, classes, on_error, max_images)
 
     def describe(self, row: int) -> dict[str, Any]:
         """Return image ``row`` and its name, e.g. ``cifar10/train/00017``."""
@@ -92,55 +90,41 @@ class CIFAR10(SSLDataset):
         return self.images[row].tobytes()[:most]
 
 
-class _File:
-    """One of the official files, whose bytes are read once and verified before use."""
-
-    def __init__(self, folder: str, name: str, md5: str, verify: bool) -> None:
-        self.path = os.path.join(folder, name)
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise self._damaged(str(error.strerror)) from error
-        if verify and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
+def _read(folder: str, name: str, md5: str, take: Callable[[dict], Any]) -> Any:
+    """Take from one of the official files; it is verified unless ``md5`` is empty."""
+    path = os.path.join(folder, name)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        if md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
             raise UserValueError(
                 f"CIFAR-10 in '{folder}' differs from the official files: {name} has "
                 f"another checksum. Delete the folder and set download=True; or, for a "
                 f"copy of the data that was packed anew, set verify_md5=False."
             )
-        try:
-            self.content = load_plain(data, encoding="latin1")
-        except pickle.UnpicklingError as error:
-            raise self._damaged(str(error)) from error
-        if not isinstance(self.content, dict):
-            raise self._damaged("it is no dict")
+        return take(load_plain(data, encoding="latin1"))
+    except UserValueError:
+        raise
+    except (OSError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+        raise UserValueError(
+            f"The CIFAR-10 file '{path}' cannot be read: {error}. Delete the folder "
+            "and set download=True, or pack the copy anew."
+        ) from error
 
-    def images(self) -> np.ndarray:
-        """Return the images, n x 32 x 32 x 3."""
-        pixels = self.content.get("data")
-        is_bytes = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
-        if not is_bytes or pixels.ndim != 2 or pixels.shape[1] != 3 * 32 * 32:
-            raise self._damaged("its 'data' is no array of bytes, n x 3,072")
-        return np.asarray(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
-    def labels(self) -> np.ndarray:
-        """Return the class of each image, n."""
-        labels, count = self.content.get("labels"), len(self.content["data"])
-        whole = isinstance(labels, list) and len(labels) == count
-        if not whole or any(type(x) is not int or not 0 <= x < 10 for x in labels):
-            raise self._damaged(f"its 'labels' are no list of {count} numbers 0 to 9")
-        return np.array(labels, np.int64)
+def _batch(content: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Images n x 32 x 32 x 3 and classes n."""
+    pixels, labels = content["data"], content["labels"]
+    if getattr(pixels, "dtype", None) != np.uint8:
+        raise ValueError("its 'data' is no array of bytes")
+    images = np.asarray(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    if len(labels) != len(images) or any(x not in range(10) for x in labels):
+        raise ValueError("its 'labels' are not one number from 0 to 9 for each image")
+    return images, np.array(labels, np.int64)
 
-    def classes(self) -> list[str]:
-        """Return the names of the ten classes."""
-        names = self.content.get("label_names")
-        whole = isinstance(names, list) and len(names) == 10
-        if not whole or any(type(name) is not str for name in names):
-            raise self._damaged("its 'label_names' are no list of 10 names")
-        return names
 
-    def _damaged(self, why: str) -> UserValueError:
-        return UserValueError(
-            f"'{self.path}' cannot be read as a part of CIFAR-10: {why}. Delete the "
-            "folder and set download=True, or copy it again."
-        )
+def _classes(content: dict) -> list[str]:
+    names = content["label_names"]
+    if len(names) != 10 or not all(isinstance(name, str) for name in names):
+        raise ValueError("its 'label_names' are not ten names")
+    return list(names)

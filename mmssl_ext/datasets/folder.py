@@ -78,9 +78,8 @@ class ImageFolder(PathDataset):
             extensions = [extensions]
         walk = ImageWalk(root, tuple(e.lower() for e in extensions))
         targets, classes, where = None, None, "below"
-        paths: list[str] | PackedPaths
         if labels == "none":
-            paths = PackedPaths(walk)
+            paths: Any = PackedPaths(walk)
         else:
             classes, where = class_folders(root), "in the subfolders of"
             paths = [path for path in walk if "/" in path]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,46 +83,39 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, bool]
     """
     if before["digest"] == now["digest"]:
         return "", False
-    old, new = _entries(before), _entries(now)
-    sizes, new_sizes = dict(old), dict(new)
-    resized = [name for name, size in new if sizes.get(name, size) != size]
-    absent = [n for n in resized if MISSING in (sizes[n], new_sizes[n])]
-    resized = [name for name in resized if name not in set(absent)]
+    (names, sizes), (new_names, new_sizes) = map(_entries, (before, now))
+    both = [name for name in new_sizes if name in sizes]
+    other = [name for name in both if sizes[name] != new_sizes[name]]
+    absent = [n for n in other if MISSING in (sizes[n], new_sizes[n])]
     found = {
-        "added": [name for name, _ in new if name not in sizes],
-        "removed": [name for name, _ in old if name not in new_sizes],
-        "of another size": resized,
+        "added": [name for name in new_sizes if name not in sizes],
+        "removed": [name for name in sizes if name not in new_sizes],
+        "of another size": [name for name in other if name not in absent],
         "missing on one side": absent,
     }
-    names, new_names = [name for name, _ in old], [name for name, _ in new]
+    content = now["content"]
     if names == new_names:
-        content, other = now["content"], {*absent, *resized}
+        changed = [names[int(i)] for i in content if before["content"][i] != content[i]]
         found[f"with other bytes of {len(content)} looked into"] = [
-            names[int(i)]
-            for i, digest in content.items()
-            if before["content"].get(i) != digest and names[int(i)] not in other
+            name for name in changed if name not in other
         ]
     said = [f"{len(x):,} {what} ({some(x)})" for what, x in found.items() if x]
-    if names != new_names and Counter(names) == Counter(new_names):
-        said.append("in another order")
-    elif names != new_names and not (found["added"] or found["removed"]):
-        said.append("listed more or less often")
-    others = sorted(before["others"].keys() | now["others"].keys())
-    said += [
-        f"other {name}"
-        for name in others
-        if before["others"].get(name) != now["others"].get(name)
-    ]
+    if names != new_names and not (found["added"] or found["removed"]):
+        said.append("in another order, or more or less often")
+    mine, yours = before["others"], now["others"]
+    changed = [n for n in mine.keys() | yours.keys() if mine.get(n) != yours.get(n)]
+    said += [f"other {name}" for name in sorted(changed)]
     only_missing = bool(absent) and len(said) == 1
     counts = f"{before['files']:,} then, {now['files']:,} now"
     return f"{counts}; {'; '.join(said)}", only_missing
 
 
-def _entries(identity: dict[str, Any]) -> list[tuple[str, int]]:
+def _entries(identity: dict[str, Any]) -> tuple[list[str], dict[str, int]]:
+    """The names in their order, and the size of each."""
     packed = zlib.decompress(identity["listing"].cpu().numpy().tobytes())
     lines = packed.decode("utf-8", "surrogateescape").split("\0")[:-1]
-    pairs = (line.partition(" ") for line in lines)
-    return [(name, int(size)) for size, _, name in pairs]
+    pairs = [line.partition(" ") for line in lines]
+    return [pair[2] for pair in pairs], {name: int(size) for size, _, name in pairs}
 
 
 def _digest(data: bytes) -> str:
@@ -159,17 +151,14 @@ def _of_images(dataset: SSLDataset, labelled: bool) -> _Files:
 def _of_annotations(dataset: Any) -> _Files:
     """A dataset of mmengine's kind: its annotations and the files they lead to."""
     paths: dict[str, None] = {}
-    objects, others = hashlib.sha256(), {}
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        if "xml_path" in info:  # small files, of which all that they say counts
-            objects.update(repr(info.get("instances")).encode())
-            others["objects"] = ""
+    objects = []
+    for info in map(dataset.get_data_info, range(len(dataset))):
         found = [info[key] for key in info if str(key).endswith("_path")]
         paths |= dict.fromkeys(path for path in found if isinstance(path, str))
+        if "xml_path" in info:  # small files, of which all that they say counts
+            objects.append(repr(info.get("instances")))
     files = list(paths)
-    if others:
-        others["objects"] = objects.hexdigest()[:32]
+    others = {"objects": _digest("".join(objects).encode())} if objects else {}
     if os.path.isfile(dataset.ann_file):
         digest = sha256(dataset.ann_file)[:32]
         others[f"annotations ({os.path.basename(dataset.ann_file)})"] = digest

@@ -18,6 +18,7 @@ from mmssl_ext.registry import DATASETS
 from .base import PathDataset, class_names
 from .folder import ImageFolder
 from .listing import IMAGE_EXTENSIONS, read_list, some
+from .reading import read_file
 from .walk import class_folders
 
 
@@ -87,10 +88,11 @@ class LabelledFolder(ImageFolder):
         names = class_names(classes) if classes else tuple(class_folders(source))
         if len(set(names)) < len(names):
             raise UserValueError(f"`classes` names a class twice: {', '.join(names)}.")
-        if classes and (absent := [n for n in names if n not in folders]):
+        lacking = [name for name in names if name not in folders]
+        if classes and lacking:
             raise UserValueError(
-                f"'{self.root}' has no folder for {len(absent)} of the {len(names)} "
-                f"`classes`: {_some(absent)}. It has {_some(folders)}."
+                f"'{self.root}' has no folder for {len(lacking)} of the {len(names)} "
+                f"`classes`: {_some(lacking)}. It has {_some(folders)}."
             )
         if not classes and (unknown := [n for n in folders if n not in names]):
             raise UserValueError(
@@ -104,7 +106,7 @@ class LabelledFolder(ImageFolder):
         self.labels = numbers[self.labels]
         self._metainfo["classes"] = names
         self._keep(np.flatnonzero(self.labels >= 0))
-        if lacking := [name for name in names if name not in folders]:
+        if lacking:
             _warn(
                 f"'{self.root}' has no folder for {len(lacking)} of {len(names)} "
                 f"classes, {_some(lacking)}: the figures say nothing of them."
@@ -225,34 +227,28 @@ def _read_names(list_file: str) -> list[str]:
         )
     with open(list_file, encoding="utf-8-sig", errors="surrogateescape") as file:
         names = [line.split()[0] for line in file if line.strip()]
-    if bad := [name for name in names if "\0" in name]:
+    if not names or any("\0" in name for name in names):
         raise UserValueError(
-            f"The VOC list '{list_file}' is no text file: it has a zero byte in "
-            f"{bad[0][:200]!r}."
+            f"The VOC list '{list_file}' names no image, or is no text file (it has a "
+            "zero byte)."
         )
-    if not names:
-        raise UserValueError(f"The VOC list '{list_file}' names no image.")
     return names
 
 
 def _read_objects(annotation: str) -> list[tuple[str, bool]]:
     """Class and difficulty of each object."""
-    if os.path.exists(annotation) and not os.path.isfile(annotation):
-        raise UserValueError(f"The VOC annotation '{annotation}' is no regular file.")
     try:
-        objects = ElementTree.parse(annotation).getroot().findall("object")
-        texts = [
-            (o.findtext("name", ""), o.findtext("difficult", "0")) for o in objects
-        ]
-        return [(name.strip(), mark.strip() == "1") for name, mark in texts]
+        objects = ElementTree.fromstring(read_file(annotation)[0]).findall("object")
     except FileNotFoundError:
         raise FileNotFoundError(
             f"The VOC annotation '{annotation}' does not exist."
         ) from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # encodings
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise UserValueError(
-            f"The VOC annotation '{annotation}' is damaged: {error}."
+            f"The VOC annotation '{annotation}' cannot be read: {error}."
         ) from error
+    texts = [(o.findtext("name", ""), o.findtext("difficult", "0")) for o in objects]
+    return [(name.strip(), mark.strip() == "1") for name, mark in texts]
 
 
 def _check_number(source: str, names: Sequence[str], num_classes: int) -> None:

@@ -69,10 +69,7 @@ class PackedPaths:
 
 
 def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
-    """Read ``path`` or ``path label`` lines.
-
-    Args:
-        ann_file: Text file in UTF-8.
+    """Read ``path`` or ``path label`` lines of a text file in UTF-8.
 
     Returns:
         The paths, and the labels (int64) or None if not every line ends in an integer.
@@ -90,10 +87,7 @@ def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
         lines = [(i, line.strip()) for i, line in enumerate(file, start=1)]
     lines = [(i, line) for i, line in lines if line and not line.startswith("#")]
     if not lines:
-        raise UserValueError(
-            f"The image list '{ann_file}' is empty: it holds no line `path` or "
-            f"`path label`."
-        )
+        raise UserValueError(f"The image list '{ann_file}' is empty: it has no line.")
     parts = [line.rsplit(None, 1) for _, line in lines]
     labelled = [len(p) == 2 and bool(_LABEL.fullmatch(p[1])) for p in parts]
     labels = np.array([int(p[1]) for p in parts], np.int64) if all(labelled) else None
@@ -102,21 +96,17 @@ def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
         why = ""
         if "\0" in line:
             why = "it contains a zero byte"
-        elif labels is not None:
-            if labels[index] < 0:
-                why = "its label is negative"
-            elif labels[index] > MAX_LABEL:
-                why = f"its label is above {MAX_LABEL}"
+        elif labels is not None and not 0 <= labels[index] <= MAX_LABEL:
+            why = f"its label is not in 0 to {MAX_LABEL}"
         elif not labelled[index] and _PATH_AND_WORD.fullmatch(line):
             why = "its label is not an integer"
         elif not labelled[index] and some_labelled:
             why = "it has no integer label, but others have one"
         if why:
-            start = line if len(line) <= 200 else f"{line[:200]} ..."
             raise UserValueError(
                 f"Line {number} of the image list '{ann_file}' is malformed, {why}: "
-                f"{start!r}. Write one `path` or `path label` per line, and labels "
-                "either on all lines or on none."
+                f"{line[:200]!r}. Write one `path` or `path label` per line, and "
+                "labels either on all lines or on none."
             )
     if labels is None:
         return [line for _, line in lines], None

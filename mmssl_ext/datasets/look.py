@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from mmengine.logging import print_log
@@ -39,6 +40,20 @@ _WAYS_OUT = {
 _Reader = Callable[[], bytes]
 
 
+_DARK_SENTENCE = (
+    "use less than a tenth of the range of their {} bits (the largest value of '{}' is "
+    "{}), so they are almost black for the network. {}"
+)
+_PAGES_SENTENCE = (
+    "have further pages or frames ('{}'), of which only the first is read. Write those "
+    "to be used to files of their own."
+)
+_BANDS_SENTENCE = (
+    "have more bands ('{}') than the three (gray: one) that are read: transparency, or "
+    "channels such as infrared, are dropped."
+)
+
+
 @dataclass
 class Found:
     """What a look has found; each list names the images it holds for."""
@@ -53,33 +68,16 @@ class Found:
 
     def warnings(self) -> list[str]:
         """A sentence for each thing that is not read as it may be meant."""
-        text = []
+        said = []
         for depth, count in self.depths.items():
-            dark = [entry for entry in self.dark if entry[0] == depth]
-            if 2 * len(dark) < count or not dark:
-                continue  # some frames are dark
-            path, top = shown(dark[0][1]), dark[0][2]
-            text.append(
-                f"{self._count(dark)} use less than a tenth of the range of their "
-                f"{depth} bits (the largest value of '{path}' is {top}), so they are "
-                f"almost black for the network. {_WAYS_OUT[depth]}"
-            )
-        if self.pages:
-            text.append(
-                f"{self._count(self.pages)} have further pages or frames ('"
-                f"{shown(self.pages[0])}'), of which only the first is read. Write "
-                "those to be used to files of their own."
-            )
-        if self.bands:
-            text.append(
-                f"{self._count(self.bands)} have more bands ('"
-                f"{shown(self.bands[0])}') than the three (gray: one) that are read: "
-                "transparency, or channels such as infrared, are dropped."
-            )
-        return text
-
-    def _count(self, names: list) -> str:
-        return f"{len(names)} of {self.seen} images looked at"
+            dark = [(path, top) for bits, path, top in self.dark if bits == depth]
+            if dark and 2 * len(dark) >= count:  # else some frames are dark
+                of = depth, shown(dark[0][0]), dark[0][1], _WAYS_OUT[depth]
+                said.append((len(dark), _DARK_SENTENCE.format(*of)))
+        for names, text in (self.pages, _PAGES_SENTENCE), (self.bands, _BANDS_SENTENCE):
+            if names:
+                said.append((len(names), text.format(shown(names[0]))))
+        return [f"{n} of {self.seen} images looked at {rest}" for n, rest in said]
 
     def add(self, path: str, data: bytes) -> None:
         """Look at an image.
@@ -107,10 +105,9 @@ class Found:
 
 
 def look(images: Iterable[tuple[str, _Reader]]) -> Found:
-    """Look at images until the time is over; those that cannot be read count for none.
+    """Look at images, by path and reader, until the time is over or none is left.
 
-    Args:
-        images: Path and reader of each.
+    Those that cannot be read count for none.
     """
     found, end = Found(), time.monotonic() + _SECONDS
     for path, read in images:
@@ -144,13 +141,12 @@ def _sample(dataset: SSLDataset) -> Iterator[tuple[str, _Reader]]:
     for index in (np.arange(count) * len(dataset) // max(count, 1)).tolist():
         info = dataset.get_data_info(index)
         if "img" not in info and "img_path" in info:
-            row, path = int(dataset._rows[index]), info["img_path"]
+            yield info["img_path"], partial(_read, dataset, index, info["img_path"])
 
-            def read(row: int = row, path: str = path) -> bytes:
-                inside = dataset.read(row)  # of a shard
-                return inside["img_bytes"] if inside else read_file(path)[0]
 
-            yield path, read
+def _read(dataset: SSLDataset, index: int, path: str) -> bytes:
+    inside = dataset.read(int(dataset._rows[index]))  # of a shard
+    return inside["img_bytes"] if inside else read_file(path)[0]
 
 
 def _drops_a_band(img: Image.Image) -> bool:

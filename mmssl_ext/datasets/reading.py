@@ -126,12 +126,8 @@ def _tiff(data: bytes) -> str:
     except Exception:  # PIL raises almost anything on damaged data
         return ""
     each = bits[0] if isinstance(bits, tuple) else bits
-    if bands > 4:
-        return (
-            f"it is a TIFF file of {bands} bands, and at most 4 can be read: write "
-            "the three to be used to a file of their own"
-        )
     return (
         f"it is a TIFF file in a layout that cannot be read ({bands} bands of {each} "
-        "bits): write it as 8-bit or 16-bit gray, or 8-bit RGB"
+        "bits): write it as 8-bit or 16-bit gray, or the three bands to be used as "
+        "8-bit RGB"
     )

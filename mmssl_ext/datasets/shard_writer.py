@@ -9,6 +9,7 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -18,16 +19,21 @@ from torch.utils.data import DataLoader
 from mmssl_ext import interrupt
 from mmssl_ext.files import size_of, write_text
 from mmssl_ext.room import no_room, told
-from mmssl_ext.text import shown
+from mmssl_ext.text import shown, tenths
 
 from .base import SSLDataset
 from .folder import ImageFolder, ImageList
 from .listing import PackedPaths, some
 from .look import warn_of_unread
-from .progress import format_bytes, progress_of
 from .reading import MAX_FILE_BYTES, NoImageError, read_file, too_large
-from .shard_index import number_of_tops
-from .shards import INDEX, UNFINISHED, ImageShards, ShardError, ShardIndex
+from .shards import (
+    INDEX,
+    UNFINISHED,
+    ImageShards,
+    ShardError,
+    ShardIndex,
+    format_bytes,
+)
 from .transforms.decode import DecodeImage, UnreadableImageError
 from .walk import class_folders
 
@@ -43,7 +49,7 @@ def make_shards(
     list_file: str | None = None,
     shard_size: int = 10**9,
 ) -> ShardIndex:
-    """Copy the images of a folder into shards.
+    """Copy the images of a folder into shards, and return their index.
 
     The same files give the same bytes.
 
@@ -53,9 +59,6 @@ def make_shards(
         list_file: Only the images of this list, in its order and with its labels; see
             :class:`ImageList`. Its paths start from ``folder``.
         shard_size: Bytes after which the next shard begins.
-
-    Returns:
-        The index.
 
     Raises:
         FileNotFoundError: ``folder`` or ``list_file`` does not exist or has no image.
@@ -111,7 +114,10 @@ def _labels(
         classes = PackedPaths(source.metainfo["classes"])
         return source.labels.astype(np.int32), "list", classes
     tops = class_folders(folder)
-    return number_of_tops(names, tops), "subfolders", PackedPaths(tops)
+    number = {f"{name}/": i for i, name in enumerate(tops)}
+    labels = (number.get(name[: name.find("/") + 1], -1) for name in names)
+    found = np.fromiter(labels, np.int32, len(names))
+    return found, "subfolders", PackedPaths(tops)
 
 
 def verify_shards(folder: str, workers: int = 0) -> None:
@@ -127,15 +133,14 @@ def verify_shards(folder: str, workers: int = 0) -> None:
         collate_fn=list,
         worker_init_fn=interrupt.ignore,
     )
-    failed = 0
+    failed, report = 0, tenths(print, "Decoded:")
     with interrupt.held_back():
         batches = iter(loader)
-    with progress_of("Decoded", len(dataset)) as progress:
-        for batch, verdicts in enumerate(batches, 1):
-            for verdict in filter(None, verdicts):
-                print(verdict)
-                failed += 1
-            progress(min(32 * batch, len(dataset)))
+    for done, verdict in enumerate(chain.from_iterable(batches), 1):
+        if verdict:
+            print(verdict)
+            failed += 1
+        report(done, len(dataset))
     if failed:
         raise ShardError(
             f"{failed} of the {len(dataset)} images in '{folder}' cannot be decoded. "
@@ -214,11 +219,11 @@ def _copy(
     """Return shard, offset and size of each image."""
     n = len(names)
     places = np.zeros(n, np.int32), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    with progress_of("Copied", n) as progress:
-        for i, (data, mtime) in enumerate(_ahead(_read_file, _paths(source))):
-            places[0][i], places[1][i] = writer.add(names[i], data, mtime)
-            places[2][i] = len(data)
-            progress(i + 1)
+    report = tenths(print, "Copied:")
+    for i, (data, mtime) in enumerate(_ahead(_read_file, _paths(source))):
+        places[0][i], places[1][i] = writer.add(names[i], data, mtime)
+        places[2][i] = len(data)
+        report(i + 1, n)
     return places
 
 
@@ -230,15 +235,10 @@ def _leftovers(out: Path) -> list[Path]:
     """What an interrupted conversion left behind; refuse to touch anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return []
-    if (out / INDEX).exists():
+    if (out / INDEX).exists() or not (out / UNFINISHED).exists():
+        holds = "complete shards" if (out / INDEX).exists() else "something else"
         raise ShardError(
-            f"'{out}' holds complete shards already. Use them, delete the folder, or "
-            "choose another."
-        )
-    if not (out / UNFINISHED).exists():
-        raise ShardError(
-            f"'{out}' is no folder of shards and not empty. Choose another; this one "
-            "is left as it is."
+            f"'{out}' holds {holds} already, and is left as it is. Choose another."
         )
     return [path for path in out.iterdir() if _OWN_SHARD.fullmatch(path.name)]
 
@@ -258,20 +258,16 @@ def _paths(source: SSLDataset) -> Iterator[str]:
 
 def _file_sizes(source: SSLDataset, folder: str) -> np.ndarray:
     """Size of each image; refuse what is no file before anything is written."""
-    sizes = np.zeros(len(source), np.int64)
-    with progress_of("Looked at", len(source)) as progress:
-        for i, size in enumerate(_ahead(size_of, _paths(source))):
-            sizes[i] = size
-            progress(i + 1)
+    sizes = np.fromiter(_ahead(size_of, _paths(source)), np.int64, len(source))
     if absent := np.flatnonzero(sizes < 0).tolist():
         listing = some([source.name(i) for i in absent], 5, "'")
         raise ShardError(
             f"{len(absent)} of the {len(sizes)} images of '{folder}' are missing, or "
             f"no files: {listing}. Restore or delete them."
         )
-    for i in np.flatnonzero(sizes > MAX_FILE_BYTES)[:1].tolist():
-        path = source.describe(i)["img_path"]
-        raise _unreadable(path, too_large(int(sizes[i])))
+    if (size := sizes.max()) > MAX_FILE_BYTES:
+        path = source.describe(int(sizes.argmax()))["img_path"]
+        raise _unreadable(path, too_large(int(size)))
     return sizes
 
 

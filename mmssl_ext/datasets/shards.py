@@ -25,13 +25,12 @@ from typing import Any
 import numpy as np
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.files import write_bytes
+from mmssl_ext.files import MISSING, size_of, write_bytes
 from mmssl_ext.registry import DATASETS
 
 from .base import SSLDataset
 from .folder import warn_of_empty
 from .listing import PackedPaths
-from .progress import format_bytes
 from .reading import MAX_FILE_BYTES, read_range, too_large
 from .transforms.decode import UnreadableImageError
 from .transforms.random import check_choice
@@ -89,45 +88,45 @@ class ShardIndex:
                 f"dataset, or make it by `{COMMAND} FOLDER {folder}`."
             )
         if not os.path.isfile(path):
-            refuse_partial(folder)
+            if os.path.exists(os.path.join(folder, UNFINISHED)):
+                raise FileNotFoundError(
+                    f"The shards in '{folder}' are not complete: their conversion is "
+                    "still running or was interrupted. Wait for it, or run "
+                    f"`{COMMAND} FOLDER {folder}` again, which starts it anew."
+                )
             raise FileNotFoundError(
-                f"The folder {seen} has no {INDEX}. If it holds tar files of images, "
-                f"index them by `{COMMAND} --index-only {folder}`; if it holds images, "
-                f"use the dataset ImageFolder or convert them by `{COMMAND}`."
+                f"The folder {seen} has no {INDEX}. If it holds images, use the "
+                f"dataset ImageFolder or convert them by `{COMMAND}`."
             )
         return cls._read(folder, path)
 
     @classmethod
     def _read(cls, folder: str, path: str) -> ShardIndex:
-        anew = f"write it anew by `{COMMAND} --index-only {folder}`"
         try:
             with zipfile.ZipFile(path) as archive:
                 if any(member.compress_type for member in archive.infolist()):
                     raise UserValueError("it is compressed")  # to anything from 1 kB on
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            version = int(arrays["version"])
-            if version == VERSION:
-                values: dict[str, Any] = {name: arrays[name] for name in cls._ARRAYS}
-                for name in cls._NAMES:
-                    pair = arrays[name], arrays[f"{name}_ends"]
-                    values[name] = PackedPaths.from_arrays(*pair)
-                index = cls(**values, labels_from=str(arrays["labels_from"]))
-                index.check()
+            if (version := int(arrays["version"])) != VERSION:
+                raise UserValueError(
+                    f"it has format {version}, this version of mmssl_ext reads format "
+                    f"{VERSION}"
+                )
+            values: dict[str, Any] = {name: arrays[name] for name in cls._ARRAYS}
+            for name in cls._NAMES:
+                pair = arrays[name], arrays[f"{name}_ends"]
+                values[name] = PackedPaths.from_arrays(*pair)
+            index = cls(**values, labels_from=str(arrays["labels_from"]))
+            index.check()
         # A zip file and the arrays in it can be damaged to anything: ValueError,
         # KeyError, zlib.error, tokenize.TokenError, MemoryError, RecursionError.
         except Exception as error:
             raise ShardError(
                 f"The index '{path}' is damaged, or no index of shards "
                 f"({type(error).__name__}: {error}). Copy it again from where it came, "
-                f"or delete it and {anew}."
+                f"or convert the images again by `{COMMAND}`."
             ) from error
-        if version != VERSION:
-            raise ShardError(
-                f"The index '{path}' has format {version}, this version of mmssl_ext "
-                f"reads format {VERSION}. The images are not affected: delete the "
-                f"index and {anew}."
-            )
         index._check_shards(folder)
         return index
 
@@ -165,13 +164,12 @@ class ShardIndex:
         cure = f"Copy it again, or convert the images again by `{COMMAND}`."
         for name, size in zip(self.shards, self.shard_sizes, strict=True):
             path = os.path.join(folder, name)
-            if not os.path.isfile(path):
+            if (found := size_of(path)) == MISSING:
                 raise FileNotFoundError(f"The shard '{path}' is missing. {cure}")
-            if (found := os.stat(path).st_size) != size:
+            if found != size:
                 raise ShardError(
                     f"The shard '{path}' has {found} bytes, but had {size} when it was "
-                    f"indexed: it is {'truncated' if found < size else 'another'}. "
-                    f"{cure}"
+                    f"written: it is truncated or another. {cure}"
                 )
 
     def __str__(self) -> str:
@@ -184,18 +182,12 @@ class ShardIndex:
         )
 
 
-def refuse_partial(folder: str) -> None:
-    """Refuse a folder whose shards are still being written, or never were to the end.
-
-    Raises:
-        FileNotFoundError: It is such a folder.
-    """
-    if os.path.exists(os.path.join(folder, UNFINISHED)):
-        raise FileNotFoundError(
-            f"The shards in '{folder}' are not complete: their conversion is still "
-            f"running or was interrupted. Wait for it, or run `{COMMAND} FOLDER "
-            f"{folder}` again, which starts it anew."
-        )
+def format_bytes(count: int) -> str:
+    """Write a number of bytes with a unit."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 class _OpenFile:

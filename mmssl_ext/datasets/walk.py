@@ -28,7 +28,7 @@ class FolderError(UserValueError):
 
 @dataclass
 class Account:
-    """Counts what a walk through a folder, or an archive, takes and passes over."""
+    """Counts what a walk through a folder takes and passes over."""
 
     found: int = 0  # images
     others: Counter[str] = field(default_factory=Counter)  # other types, by suffix
@@ -44,23 +44,28 @@ class Account:
 
     def text(self, where: str) -> str:
         """One line with what was found and left out; empty if all was taken."""
-        left = []
-        if self.outside:
-            text = "outside of its subfolders, which are the classes"
-            left.append(f"{self.outside:,} {text}")
-        if self.others:
-            kinds = [f"{kind} {n:,}" for kind, n in self.others.most_common()]
-            count = _number(self.others.total(), "file")
-            left.append(f"{count} of other types ({some(kinds, _SUFFIXES)})")
-        for names, what, more in (
-            (self.special, "special file", ", such as a pipe or device"),
-            (self.repeated, "link", " to folders that are read anyway"),
-        ):
-            if names:
-                left.append(f"{_number(len(names), what)}{more} ({some(names)})")
-        if self.hidden:
-            left.append(_number(self.hidden, "hidden image"))
-        said = "; ".join(left)
+        kinds = [f"{kind} {n:,}" for kind, n in self.others.most_common()]
+        special, links = some(self.special), some(self.repeated)
+        left = [
+            (
+                self.outside,
+                "image",
+                " outside of its subfolders, which are the classes",
+            ),
+            (
+                self.others.total(),
+                "file",
+                f" of other types ({some(kinds, _SUFFIXES)})",
+            ),
+            (
+                len(self.special),
+                "special file",
+                f", such as a pipe or device ({special})",
+            ),
+            (len(self.repeated), "link", f" to folders that are read anyway ({links})"),
+            (self.hidden, "hidden image", ""),
+        ]
+        said = "; ".join(_number(n, what) + more for n, what, more in left if n)
         found = _number(self.found, "image")
         return f"'{shown(where)}': found {found}, left out {said}." if said else ""
 
@@ -203,8 +208,7 @@ def _failed(folder: str, error: OSError) -> FolderError:
     if error.errno == errno.ENAMETOOLONG:
         return FolderError(
             f"The folders below '{shown(folder[:100])}...' are nested so deep that a "
-            f"path has {len(os.fsencode(folder)):,} bytes, more than the system takes: "
-            "move the inner ones up, or give one of them as the root."
+            f"path has {len(os.fsencode(folder)):,} bytes, more than the system takes."
         )
     return FolderError(
         f"The folder '{shown(folder.rstrip('/'))}' cannot be read: {error.strerror}. "

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mmssl_ext.datasets.listing import some
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.text import shown
 
 Names = Sequence[str] | None
 
@@ -27,22 +27,12 @@ def in_numbers_of(
     labels: np.ndarray,
     classes: Names,
     known: Names,
-    whose: str = "The query set",
-    others: str = "the bank",
+    sets: tuple[str, str] = ("The query set", "the bank"),
 ) -> np.ndarray:
-    """Labels of one set in the numbers of another one's classes.
+    """Labels of one set, n integers from 0, in the numbers of another one's classes.
 
     Sets without names (a list file gives numbers alone) are taken by number.
-
-    Args:
-        labels: n, integers from 0.
-        classes: Names of those numbers.
-        known: Names of the numbers of the other set.
-        whose: The set, for an error.
-        others: The other set, for an error.
-
-    Returns:
-        n, int64.
+    ``classes`` and ``known`` name the numbers of the two, ``sets`` the two in an error.
 
     Raises:
         ValueError: An image is of a class that the other set does not know.
@@ -63,8 +53,8 @@ def in_numbers_of(
     if unknown:
         count = f"{len(unknown)} class{'es' * (len(unknown) > 1)}"
         raise UserValueError(
-            f"{whose} has images of {count} that {others} does not have: "
-            f"{_some([classes[i] for i in unknown])}; {others} has {_some(known)}. "
+            f"{sets[0]} has images of {count} that {sets[1]} does not have: "
+            f"{_some([classes[i] for i in unknown])}; {sets[1]} has {_some(known)}. "
             "Give both the same class names, or take these images out."
         )
     table = np.array([number.get(name, -1) for name in classes], np.int64)
@@ -90,8 +80,8 @@ def match_classes(dataset: Any, training: Any) -> None:
             columns = [classes.index(name) for name in known]
             dataset.renumber(targets[:, columns], known)
     elif ours and labels is not None:
-        names = ("The test set", "the training set")
-        dataset.renumber(in_numbers_of(labels, classes, known, *names), known)
+        sets = ("The test set", "the training set")
+        dataset.renumber(in_numbers_of(labels, classes, known, sets), known)
     else:
         numbers = _only_numbers(classes) or _only_numbers(known)
         fits = numbers and len(classes) == len(known)
@@ -109,5 +99,4 @@ def _only_numbers(names: Sequence[str]) -> bool:
 
 
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(f"'{shown(name)}'" for name in names[:5])
-    return listed + (", ..." if len(names) > 5 else "")
+    return some(names, 5, "'")

@@ -14,8 +14,7 @@ def cluster_figures(
     Args:
         labels: Cluster of every image, n.
         num_clusters: C.
-        classes: True class of every image, n, where known; they serve these figures
-            alone.
+        classes: True class of every image, n, where known.
 
     Returns:
         ``size_min``, ``size_median``, ``size_max`` and ``effective_number``, which is

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -30,23 +29,15 @@ _GATHER_ELEMENTS = 2**26  # per collective call: 256 MB of fp32 on each device
 
 
 class Features(NamedTuple):
-    """What :func:`extract_features` returns, on the host.
+    """What :func:`extract_features` returns, on the host."""
 
-    ``classes`` are the names of the labels, ``None`` where the dataset gives none, and
-    ``digests``, where asked for, 64-bit numbers of the pixels of each row, n.
-
-    Attributes:
-        features: Name (``backbone``, ``embedding``, with prefix ``key_`` from the key
-            encoder) to fp32 tensor, n x C, not normalised.
-        labels: Class of each row, n, or ``None`` where any image has none.
-        paths: ``img_path`` of each row.
-    """
-
+    #: Name (``backbone``, ``embedding``, with prefix ``key_`` from the key encoder) to
+    #: fp32 tensor, n x C, not normalised.
     features: dict[str, Tensor]
-    labels: Tensor | None
-    paths: list[str]
-    classes: tuple[str, ...] | None = None
-    digests: Tensor | None = None
+    labels: Tensor | None  # class of each row, n; None where any image has none
+    paths: list[str]  # of each row
+    classes: tuple[str, ...] | None = None  # names of the labels, if known
+    digests: Tensor | None = None  # 64-bit numbers of the pixels of each row, n
 
 
 @contextmanager
@@ -77,21 +68,6 @@ def preserved_rng() -> Iterator[None]:
             torch.cuda.set_rng_state_all(devices)
 
 
-def log_tenths(logger: logging.Logger, text: str) -> Callable[[int, int], None]:
-    """Progress of something long, 100 steps or more: a line for each tenth.
-
-    Args:
-        logger: Where the lines go.
-        text: What stands before the numbers, e.g. ``Features: batch``.
-    """
-
-    def report(done: int, batches: int) -> None:
-        if batches >= 100 and done * 10 // batches > (done - 1) * 10 // batches:
-            logger.info(f"{text} {done} of {batches}.")
-
-    return report
-
-
 @torch.no_grad()
 def extract_features(
     model: nn.Module,
@@ -113,7 +89,7 @@ def extract_features(
         dataloader: Loader of evaluation items (one view per image).
         encoder: ``query``, ``key`` or ``both``.
         progress: Called with (batches done, batches in all) after every batch.
-        names: Keep only these features, e.g. ``["embedding"]``; None keeps all.
+        names: Keep only these features; None keeps all.
         digests: Note the digest of the pixels of each image.
 
     Raises:

@@ -39,7 +39,7 @@ def weighted_knn(
         query: n x C.
         bank: m x C.
         bank_labels: m, integers in [0, num_classes).
-        num_classes: Number of classes.
+        num_classes: Number of columns of the result.
         k: Number of voters; a k above m is lowered to m with a warning.
         temperature: Sharpness of the vote.
         chunk: Rows of query and of bank that are compared at once.
@@ -100,19 +100,9 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Top-1 (and with more than five classes top-5) accuracy of every feature.
 
-    The ranks share the queries; all get the result. Classes are compared by name where
-    both sets have names.
-
-    Args:
-        query: Features to classify, with labels.
-        bank: Labelled features that vote.
-        k: Number of voters.
-        temperature: Sharpness of the vote.
-        names: Which features; ``None`` for all.
-        device: Where to compute.
-
-    Returns:
-        ``<name>_top1`` and ``<name>_top5`` in percent.
+    The ranks share the queries; all get the result, ``<name>_top1`` and
+    ``<name>_top5`` in percent. Classes are compared by name where both sets have names.
+    ``names`` chooses features, ``None`` takes all; see :func:`weighted_knn`.
 
     Raises:
         ValueError: Labels or a named feature are missing, or a query is of a class

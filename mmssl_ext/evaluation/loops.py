@@ -13,11 +13,12 @@ from torch.nn.functional import avg_pool2d
 from mmssl_ext import compat
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import LOOPS
+from mmssl_ext.text import tenths
 from mmssl_ext.unwrap import unwrap
 
 from .classes import match_classes
 from .copies import say_copies
-from .features import Features, extract_features, log_tenths
+from .features import Features, extract_features
 from .knn import knn_accuracy
 from .svm import COSTS, LabelledFeatures, full_svm, low_shot_svm
 
@@ -25,11 +26,9 @@ from .svm import COSTS, LabelledFeatures, full_svm, low_shot_svm
 class PooledBackbone(nn.Module):
     """A model with a backbone, as :func:`extract_features` wants it.
 
-    Args:
-        model: Has ``data_preprocessor`` and a ``backbone`` that returns feature maps.
-        pool_kernel: None averages the last feature map, N x C x H x W, to N x C. An
-            integer averages windows of that side, one pixel apart, and concatenates
-            them; at most the map's side.
+    Without ``pool_kernel`` the last feature map, N x C x H x W, is averaged to N x C;
+    with it windows of that side (at most the map's), one pixel apart, are, and
+    concatenated.
     """
 
     def __init__(self, model: Any, pool_kernel: int | None = None) -> None:
@@ -43,10 +42,9 @@ class PooledBackbone(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``backbone``: one row per image."""
         maps = self.model.backbone(inputs)[-1]
-        if maps.ndim == 2:  # vectors, as of a transformer's class token
-            return {"backbone": maps}
-        if self.pool_kernel is None:
-            return {"backbone": maps.mean((2, 3))}
+        # Vectors are as of a transformer's class token.
+        if self.pool_kernel is None or maps.ndim == 2:
+            return {"backbone": maps.mean((2, 3)) if maps.ndim > 2 else maps}
         kernel = min(self.pool_kernel, *maps.shape[2:])
         return {"backbone": avg_pool2d(maps, kernel, stride=1).flatten(1)}
 
@@ -61,8 +59,7 @@ class FeatureTestLoop(BaseLoop):
     Args:
         runner: The runner.
         dataloader: Loader of the images to classify.
-        evaluator: Must be empty: the loop computes its figures itself. mmengine wants
-            ``test_evaluator = []`` in the config.
+        evaluator: Must be empty (``test_evaluator = []``).
         train_dataloader: Loader of the images to learn from.
         pool_kernel: See :class:`PooledBackbone`.
 
@@ -121,7 +118,8 @@ class FeatureTestLoop(BaseLoop):
 
     def _extract(self, name: str, loader: Any) -> Features:
         model = PooledBackbone(self.model, self.pool_kernel)
-        report = log_tenths(self.runner.logger, f"Features of the {name} images: batch")
+        text = f"Features of the {name} images: batch"
+        report = tenths(self.runner.logger.info, text)
         return extract_features(model, loader, progress=report, digests=True)
 
 
@@ -178,47 +176,39 @@ class SVMTestLoop(FeatureTestLoop):
         super().__init__(**loop)
         self.costs = tuple(costs) if costs else COSTS
         self.folds = folds
-        self.shots = tuple(shots) if shots else None
+        self.shots = tuple(shots or ())
         self.trials = trials
         self.jobs = jobs
 
     def evaluate(self, train: Features, test: Features) -> dict[str, float]:
         """Train and test the SVMs."""
-        learn = _labelled(train, self.train_dataloader.dataset)
-        judge = _labelled(test, self.dataloader.dataset)
-        if self.shots:
-            return self._low_shot(self.shots, learn, judge)
-        return self._full(learn, judge)
+        parts = [
+            _labelled(train, self.train_dataloader.dataset),
+            _labelled(test, self.dataloader.dataset),
+        ]
+        return self._low_shot(*parts) if self.shots else self._full(*parts)
 
     def _full(
         self, train: LabelledFeatures, test: LabelledFeatures
     ) -> dict[str, float]:
         results = full_svm(train, test, self.costs, self.folds, self.jobs)
         each = dict(zip(test.classes, results, strict=True))
-        text = ", ".join(
-            f"{name} {100 * result.ap:.2f} ({result.cost:.3g})"
-            for name, result in each.items()
-        )
-        self.runner.logger.info(f"Linear SVM, AP (cost): {text}")
-        return {
-            "svm/mAP": 100 * sum(r.ap for r in results) / len(results),
-            **{f"svm/AP/{name}": 100 * result.ap for name, result in each.items()},
-        }
+        said = [f"{n} {100 * r.ap:.2f} ({r.cost:.3g})" for n, r in each.items()]
+        self.runner.logger.info(f"Linear SVM, AP (cost): {', '.join(said)}")
+        figures = {f"svm/AP/{name}": 100 * r.ap for name, r in each.items()}
+        return {"svm/mAP": sum(figures.values()) / len(figures), **figures}
 
     def _low_shot(
-        self, shots: Sequence[int], train: LabelledFeatures, test: LabelledFeatures
+        self, train: LabelledFeatures, test: LabelledFeatures
     ) -> dict[str, float]:
-        results = low_shot_svm(
-            train, test, shots, self.trials, self.costs, self.jobs, self.runner.seed
-        )
-        metrics = {}
-        for k, result in results.items():
-            metrics[f"lowshot/k{k}"] = 100 * result.mean
-            metrics[f"lowshot/k{k}_std"] = 100 * result.std
+        options = self.trials, self.costs, self.jobs, self.runner.seed
+        metrics: dict[str, float] = {}
+        for k, found in low_shot_svm(train, test, self.shots, *options).items():
+            mean, std = 100 * found.mean, 100 * found.std
+            metrics |= {f"lowshot/k{k}": mean, f"lowshot/k{k}_std": std}
             self.runner.logger.info(
-                f"Low-shot SVM, {k} positives: mAP {100 * result.mean:.2f} "
-                f"± {100 * result.std:.2f} over {self.trials} draws (cost "
-                f"{result.cost:.3g})."
+                f"Low-shot SVM, {k} positives: mAP {mean:.2f} ± {std:.2f} over "
+                f"{self.trials} draws (cost {found.cost:.3g})."
             )
         return metrics
 

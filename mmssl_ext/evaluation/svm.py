@@ -29,17 +29,11 @@ SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 
 
 class LabelledFeatures(NamedTuple):
-    """Features with the labels of several classes.
+    """Features with the labels of several classes."""
 
-    Attributes:
-        features: n x D, not normalised.
-        targets: n x C of 1, -1 and 0.
-        classes: The C names.
-    """
-
-    features: np.ndarray
-    targets: np.ndarray
-    classes: Sequence[str]
+    features: np.ndarray  # n x D, not normalised
+    targets: np.ndarray  # n x C of 1, -1 and 0
+    classes: Sequence[str]  # the C names
 
 
 class FullResult(NamedTuple):
@@ -50,7 +44,7 @@ class FullResult(NamedTuple):
 
 
 class LowShotResult(NamedTuple):
-    """For one k: mean and deviation over the draws, in [0, 1]; chosen cost."""
+    """For one k: mAP and its deviation over the draws, in [0, 1]; chosen cost."""
 
     mean: float
     std: float
@@ -60,11 +54,8 @@ class LowShotResult(NamedTuple):
 def average_precision(scores: np.ndarray, signs: np.ndarray) -> float:
     """Area below the interpolated precision-recall curve, all points.
 
-    scikit-learn's is not interpolated, and so a little smaller.
-
-    Args:
-        scores: n.
-        signs: n of 1 and -1, at least one 1.
+    scikit-learn's is not interpolated, and so a little smaller. Of ``scores``, n, and
+    ``signs``, n of 1 and -1, at least one 1.
     """
     order = np.argsort(-scores, kind="stable")
     positive = signs[order] > 0
@@ -77,19 +68,11 @@ def average_precision(scores: np.ndarray, signs: np.ndarray) -> float:
 def low_shot_draw(
     targets: np.ndarray, k: int, trial: int, seed: int = 0
 ) -> list[np.ndarray]:
-    """Choose at random the images that each class may learn from.
+    """Choose at random the images that each class may learn from: sorted rows of each.
 
-    The choice depends on (seed, k, trial, class) alone; that of a larger k does not
-    contain that of a smaller one.
-
-    Args:
-        targets: n x C of 1, -1 and 0.
-        k: Positives per class; (C - 1) * k negatives, or all where there are fewer.
-        trial: Number of the choice.
-        seed: Of all.
-
-    Returns:
-        Sorted row numbers for each class.
+    These are k positives and (C - 1) * k negatives, or all where there are fewer, of
+    ``targets``, n x C of 1, -1 and 0. The choice depends on (seed, k, trial, class)
+    alone; that of a larger k does not contain that of a smaller one.
     """
     classes = targets.shape[1]
     drawn = []
@@ -111,13 +94,9 @@ def full_svm(
 ) -> list[FullResult]:
     """Train on all labels and test; one result per class.
 
-    Args:
-        train: Training features.
-        test: Test features.
-        costs: The grid; a class takes the cost of the best mean average precision over
-            the folds, the first of several equal ones.
-        folds: Parts of the cross-validation, stratified.
-        jobs: Processes on this machine, -1 for one per core.
+    A class takes the cost of the best mean average precision over the stratified
+    ``folds``, the first of several equal ones. ``jobs`` are processes on this machine,
+    -1 for one per core.
 
     Raises:
         ValueError: A class has too few positive or negative images.
@@ -182,15 +161,15 @@ def _check(
         )
     if not costs or min(costs) <= 0:
         raise UserValueError(f"costs={costs!r} must be positive, and at least one.")
-    for part, name, sign, kind, least in (
-        (train, "training", 1, "show", positives),
-        (train, "training", -1, "lack", negatives),
-        (test, "test", 1, "show", 1),
-        (test, "test", -1, "lack", 1),
+    for part, name, sign, least in (
+        (train, "training", 1, positives),
+        (train, "training", -1, negatives),
+        (test, "test", 1, 1),
+        (test, "test", -1, 1),
     ):
         counts = (part.targets == sign).sum(0)
         if (counts < least).any():
-            label = int(counts.argmin())
+            label, kind = int(counts.argmin()), "show" if sign > 0 else "lack"
             raise UserValueError(
                 f"Only {counts[label]} {name} images {kind} the class "
                 f"'{part.classes[label]}', but {least} are needed. Take it out of "
@@ -219,10 +198,8 @@ def _share(function: Callable, tasks: list[tuple], jobs: int) -> list[Any]:
 def _svm(cost: float) -> Any:
     from sklearn.svm import LinearSVC
 
-    weights = {1: 2, -1: 1}
-    return LinearSVC(
-        C=cost, class_weight=weights, dual=True, max_iter=2000, random_state=0
-    )
+    options = {"class_weight": {1: 2, -1: 1}, "dual": True, "random_state": 0}
+    return LinearSVC(C=cost, max_iter=2000, **options)
 
 
 def _cross_validate(x: np.ndarray, signs: np.ndarray, cost: float, folds: int) -> float:

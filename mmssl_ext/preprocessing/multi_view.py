@@ -165,19 +165,16 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
 
 
 def _explain(view: Any) -> str:
-    is_tensor = isinstance(view, torch.Tensor)
+    found = 'got the samples one by one; set collate_fn=dict(type="default_collate")'
     shapes = {tuple(getattr(v, "shape", ())) for v in view}
-    advice = 'set collate_fn=dict(type="default_collate") in the dataloader'
-    if is_tensor and view.ndim != 3:
+    if isinstance(view, torch.Tensor) and view.ndim != 3:
         found = f"got the shape {tuple(view.shape)}"
-    elif not is_tensor and len(shapes) > 1:
+    elif len(shapes) > 1:
         found = (
             f"the images of one view differ in size: {sorted(shapes)}. Give all of "
             "them one size in the pipeline (RandomResizedCrop, or ResizeShort and "
-            f"CenterCrop), and {advice}"
+            'CenterCrop), and set collate_fn=dict(type="default_collate")'
         )
-    else:
-        found = f"got the samples one by one; {advice}"
     return (
         "MultiViewPreprocessor expects each view as one tensor, N x 3 x H x W, or "
         f"N x P x 3 x H x W of patches, but {found}."

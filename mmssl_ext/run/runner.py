@@ -18,7 +18,6 @@ from mmssl_ext.engine.training.method import MethodHook
 from mmssl_ext.engine.weights.hook import LoadedWeightsHook
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation.classes import match_classes
-from mmssl_ext.evaluation.copies import say_copied_files
 from mmssl_ext.registry import RUNNERS
 from mmssl_ext.room import heed_log_files
 from mmssl_ext.text import guard_files, guard_logs
@@ -106,8 +105,6 @@ class SSLRunner(Runner):
             meta = getattr(loop.dataloader.dataset, "metainfo", None)
             if meta is not None and hasattr(loop, "evaluator"):
                 loop.evaluator.dataset_meta = meta
-            if self.rank == 0:
-                say_copied_files(loop.dataloader.dataset, training.dataset)
         return loop
 
     @staticmethod

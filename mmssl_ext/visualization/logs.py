@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmssl_ext.files import sha256
+from mmssl_ext.files import read_json, sha256
 
 FACTS_FILE = "run.json"
 """Name of the file with the facts of a session, in its log directory."""
@@ -140,15 +140,6 @@ def _read_lines(path: Path, log: RunLog) -> Iterator[Row]:
         if isinstance(found, dict):
             named = {_OLD.sub("raw_", _PREFIX.sub("", k)): y for k, y in found.items()}
             yield {k: y for k, y in named.items() if isinstance(y, int | float)}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the dict in a JSON file, an empty one where that cannot be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def read_facts(work_dir: str | Path) -> dict[str, Any]:

@@ -78,10 +78,10 @@ def open_picture(folder: Path, file: str) -> Image.Image:
                 return image
     except FileNotFoundError as error:
         raise PictureError("does not exist") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError("has too many pixels") from error
     except Exception as error:  # a broken file fails in any of a decoder's ways
-        raise PictureError("cannot be read as a picture") from error
+        too_large = "DecompressionBomb" in type(error).__name__
+        why = "has too many pixels" if too_large else "cannot be read as a picture"
+        raise PictureError(why) from error
 
 
 def embed_file(folder: Path, file: str) -> Picture:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl_ext.files import read_text
+from mmssl_ext.files import read_json, read_text
 from mmssl_ext.interrupt import explained
 from mmssl_ext.text import guard_streams, printable
 
@@ -35,19 +35,6 @@ _PICTURES_LIMIT = 12 << 20  # letters of all pictures on the page
 class Run:
     """What a pretraining left in its work directory, as the page tells it.
 
-    Attributes:
-        log: Its scalars.
-        facts: What the hook said at its start, empty without.
-        extent: How long and on how much was trained, in words.
-        after: The last kNN top-1 in percent, None without.
-        before: The one before training; None where nothing came after.
-        figures: Loss and kNN accuracy by the name of their files.
-        environment: What its figures depend on, by name.
-        messages: Warnings and errors in the log, by level.
-        checkpoints: Its newest checkpoint files, newest first.
-        alarms: What a reader has to know before believing the rest of the page.
-        gallery: Pictures of what was learned, None where none were drawn.
-
     Raises:
         FileNotFoundError: If ``work_dir`` is not a directory.
     """
@@ -60,7 +47,7 @@ class Run:
         dataset = facts.get("dataset")
         self.name = f"{self.method} on {dataset}" if dataset else self.method
         self.extent = _extent(log, facts)
-        scores = log.knn_series("backbone")[1]
+        scores = log.knn_series("backbone")[1]  # in percent
         self.after = scores[-1] if scores else None
         self.before = log.knn_before() if len(scores) > 1 else None
         self.headline = _sentence(log)
@@ -79,7 +66,7 @@ class Run:
             times = f" ({count} times)" if count > 1 else ""
             self.messages.setdefault(level, []).append(f"{text}{times}")
         self.checkpoints = logs.checkpoints(work_dir)
-        self.alarms = list(_alarms(self))
+        self.alarms = list(_alarms(self))  # to be known before the rest is believed
         self.config = logs.read_config(work_dir)
         self.gallery = _gallery(self.work_dir / PICTURES)
 
@@ -181,25 +168,22 @@ def _alarms(run: Run) -> Iterator[str]:
 
 
 def _gallery(folder: Path) -> dict[str, Any] | None:
-    """Return the pictures that the ``index.json`` of a folder lists.
+    """Return the pictures that the ``index.json`` of a folder lists, if it is there.
 
-    Under "summary" a sentence on them, under "shown" picture, title and caption of
-    each, under "left_out" sentences on those that cannot be shown.
+    "shown" are picture, title and caption of each, "left_out" sentences on the others.
     """
     if not (folder / "index.json").is_file():
         return None
-    known = logs.read_json(folder / "index.json")
+    known = read_json(folder / "index.json")
     entries, epoch = known.get("pictures"), known.get("epoch")
     shown: list[tuple[page.Picture, str, str]] = []
     left_out, room = [], _PICTURES_LIMIT
-    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        text = f"{PICTURES}/index.json is damaged, so the pictures are not shown."
-        text, entries = f"{text} tools/visualize.py draws them anew.", []
-    elif not entries:
+    text = f"Drawn after epoch {epoch}. " if isinstance(epoch, int) else ""
+    text += "Select a picture to see it in full size, and again to go back."
+    if entries == []:
         text = "No picture is listed."
-    else:
-        text = f"Drawn after epoch {epoch}. " if isinstance(epoch, int) else ""
-        text += "Select a picture to see it in full size, and again to go back."
+    elif not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        text, entries = f"{PICTURES}/index.json is damaged: draw the pictures anew.", []
     for entry in entries:
         file = str(entry.get("file"))
         try:

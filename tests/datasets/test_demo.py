@@ -188,26 +188,23 @@ def test_scenes_are_drawn_only_once(demo, monkeypatch):
     assert make_demo(demo, **SMALL) == demo
 
 
-def test_other_arguments_need_force(tmp_path, capsys):
+def test_other_arguments_need_another_folder(tmp_path, capsys):
     small = {"train": 2, "test": 1, "size": 32, "progress": False}
     out = make_demo(tmp_path / "d", **small)
     before = digest(out)
-    with pytest.raises(FileExistsError, match=r"seed=0 instead of 3.*--force"):
+    with pytest.raises(FileExistsError, match=r"seed=0 instead of 3.*another folder"):
         make_demo(out, **{**small, "seed": 3})
     assert digest(out) == before
     args = ["--out", str(out), "--train", "2", "--test", "1", "--size", "32"]
     assert main([*args, "--seed", "3"]) == 2
-    assert "--force" in capsys.readouterr().err
-    assert main([*args, "--seed", "3", "--force"]) == 0
-    assert json.loads((out / "demo.json").read_text())["seed"] == 3
-    assert digest(out) != before
+    assert "or delete it" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
 def test_foreign_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(FileExistsError, match="not demo scenes"):
-        make_demo(tmp_path, **SMALL, force=True)
+        make_demo(tmp_path, **SMALL)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 

@@ -58,7 +58,9 @@ def test_moved_copied_and_packed_data_are_the_same(root, tmp_path):
         assert torch.equal(before["listing"], now["listing"])
     lists = [identify(ImageList(str(path))) for path in lists.values()]
     assert said(*lists) == ""  # absolute paths
-    assert said(before, lists[0]) == "150 then, 150 now; in another order"
+    assert said(before, lists[0]).endswith(
+        "now; in another order, or more or less often"
+    )
 
 
 def test_what_differs_is_counted_and_named(root):

@@ -231,17 +231,13 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
 
     monkeypatch.setattr(decode, "decode_jpeg", refuse)
     monkeypatch.setattr(Image.Image, "load", refuse)
-    for data in (WHOLE["plain"], png_header(48, 40)):
-        with pytest.raises(
-            UnreadableImageError, match=r"48 x 40 pixels.*max_pixels=99"
-        ):
-            DecodeImage(max_pixels=99)({"img_bytes": data})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # PIL refuses twice as many
-    with pytest.raises(UnreadableImageError, match="DecompressionBomb"):
-        DecodeImage()({"img_bytes": WHOLE["plain"]})
+    for data in (WHOLE["plain"], png_header(48, 40)):
+        with pytest.raises(UnreadableImageError, match="DecompressionBomb"):
+            DecodeImage()({"img_bytes": data})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(UnreadableImageError, match="it was decoded"):
-        DecodeImage(max_pixels=48 * 40)({"img_bytes": WHOLE["plain"]})
+        DecodeImage()({"img_bytes": WHOLE["plain"]})
 
 
 def test_odd_arrays_of_the_user_are_packed(recwarn):

@@ -119,7 +119,7 @@ def tiff(bands, bits=8, extra=0, gray=None):
 
 KINDS = {
     "it is empty": b"",
-    "it is a TIFF file of 5 bands, and at most 4 can be read": tiff(5),
+    r"it is a TIFF file in a layout that cannot be read \(7 bands": tiff(7),
     r"in a layout that cannot be read \(3 bands of 32 bits\)": tiff(3, bits=32),
     "it is in HEIC: convert it": b"\0\0\0\x18ftypheic\0\0\0\0" + bytes(40),
     "it is a film": b"\0\0\0\x18ftypmp42\0\0\0\0" + bytes(40),

@@ -93,7 +93,7 @@ def test_list_formats(tmp_path, text, paths, labels):
     ("text", "message"),
     [
         ("a.jpg 1\n\nb.jpg\n", "Line 3 .*no integer label.*'b.jpg'"),
-        ("a.jpg 1\nb.jpg -1\n", "Line 2 .*negative"),
+        ("a.jpg 1\nb.jpg -1\n", "Line 2 .*its label is not in 0 to"),
         ("a.jpg\nb.jpg cat\n", "Line 2 .*not an integer"),
         ("a.jpg\nb\0.jpg\n", "Line 2 .*zero byte"),
         ("\n# only a note\n", "is empty"),

@@ -133,7 +133,7 @@ def write_bad(folder):
         broken["truncated"]: "truncated",
         broken["text"]: "not in an image format",
         broken["empty"]: "it is empty",
-        broken["bomb"]: "decompression bomb|max_pixels",
+        broken["bomb"]: "decompression bomb",
         broken["damaged"]: "OSError|SyntaxError",
         broken["missing"]: "there is no such file",
         folder / "locked.jpg": "trunc" if os.geteuid() == 0 else "Permission denied",

@@ -86,7 +86,7 @@ def test_images_outside_of_the_classes_are_counted(tmp_path, said):
     assert names(tmp_path, labels="subfolders") == ["a/1.jpg"]
     ((level, text),) = said
     assert level == 30
-    assert "left out 2 outside of its subfolders, which are the classes" in text
+    assert "left out 2 images outside of its subfolders, which are the classes" in text
     (tmp_path / "shown").symlink_to(".store")  # a link to a hidden folder is followed
     assert "shown/1.jpg" in names(tmp_path)
 

@@ -6,13 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mmssl_ext.datasets import ImageFolder, ImageList
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation import Features, knn_accuracy
 from mmssl_ext.evaluation.classes import in_numbers_of, match_classes
-from mmssl_ext.evaluation.copies import say_copied_files, say_copies
+from mmssl_ext.evaluation.copies import say_copies
 from mmssl_ext.run.runner import SSLRunner
 from tests.harness import config, loader, log_text, make_runner, write_images
 
@@ -141,21 +140,6 @@ def test_targets_of_a_test_set_take_the_columns_of_the_training_set():
             match_classes(test, Labelled(*others))
 
 
-def sets(tmp_path, copies, test=8):
-    """A training and a test folder of which some files are copies, renamed."""
-    rng = np.random.default_rng(0)
-    folders = {}
-    for name, count in (("train", 8), ("test", test)):
-        folders[name] = tmp_path / name
-        folders[name].mkdir()
-        for i in range(count):
-            pixels = rng.integers(0, 256, (6, 6, 3), np.uint8)
-            Image.fromarray(pixels).save(folders[name] / f"{name}{i}.bmp")
-    for i in range(copies):
-        shutil.copy(folders["train"] / f"train{i}.bmp", folders["test"] / f"c{i}.bmp")
-    return ImageFolder(folders["test"]), ImageFolder(folders["train"])
-
-
 @pytest.fixture
 def said(monkeypatch):
     """Level and text of what is logged."""
@@ -168,14 +152,6 @@ def said(monkeypatch):
     return found
 
 
-def test_copied_files_are_said(tmp_path, said):
-    say_copied_files(*sets(tmp_path, copies=3))
-    ((level, text),) = said
-    assert level == logging.WARNING
-    assert text.startswith("3 of the 11 test images are also among the training")
-    assert f"{tmp_path}/test/c0.bmp and {tmp_path}/train/train0.bmp" in text
-
-
 def test_few_copies_among_many_images_are_no_warning(said):
     digests = torch.arange(1000)
     bank = Features({}, None, [""] * 1000, digests=digests)
@@ -185,9 +161,8 @@ def test_few_copies_among_many_images_are_no_warning(said):
     assert text.startswith("5 of the 1000 query images")
 
 
-def test_sets_apart_are_silent(tmp_path, said):
+def test_sets_apart_are_silent(said):
     digests = torch.arange(3)
     found = Features({}, None, list("abc"), digests=digests)
-    say_copied_files(*sets(tmp_path, copies=0))
     say_copies(found, found._replace(digests=digests + 3), ("query", "bank"))
     assert not said

@@ -254,12 +254,10 @@ FLIP = {"RandomFlip": torch.zeros(4, 1)}
         ({"Rotate": torch.zeros(4, 1)}, "asks for the augmentation 'Rotate'.*worker"),
         ({"RandomFlip": torch.zeros(4, 2)}, r"shape \(4, 2\).*needs 4 x 1"),
         ({"RandomFlip": torch.zeros(3, 1)}, r"shape \(3, 1\).*needs 4 x 1"),
-        ({"ColorJitter": torch.ones(4, 8)}, r"order.* they are \[1.0, 1.0, 1.0, 1.0\]"),
-        ({"GaussianBlur": torch.full((4, 1), float("nan"))}, "not all finite"),
         ({"ColorJitter": torch.zeros(4)}, r"shape \(4,\).*needs 4 x 8"),
         ({"CutPatches": torch.zeros(4, 4)}, r"needs 4 x \(1 \+ 2 P\)"),
         ({"CutPatches": torch.ones(4, 3), **FLIP}, "so it must come last"),
-        ({"RandomFlip": torch.zeros(4, 1).to("meta")}, "lie on meta.*on the CPU"),
+        ({"RandomFlip": torch.zeros(4, 1).to("meta")}, "4 x 1, on the CPU"),
     ],
 )
 def test_wrong_parameters_are_explained(function, operations, message):
@@ -275,14 +273,3 @@ def test_wrong_parameters_are_explained(function, operations, message):
 def test_views_that_cannot_be_augmented_are_explained(function, view):
     with pytest.raises(ValueError, match="takes images in uint8, N x 3 x H x W, but"):
         function(view, FLIP)
-
-
-@BOTH
-@pytest.mark.parametrize(
-    "params", [[8, 1, 0], [8, 0, 1], [8, -1, 0], [9, 0, 0], [7, 0, 0], [0, 0, 0]]
-)
-def test_patches_outside_of_the_image_are_refused(function, params):
-    view = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    params = torch.tensor([[8, 0, 0], params], dtype=torch.float32)
-    with pytest.raises(ValueError, match="differing sizes, or for pixels outside of"):
-        function(view, {"CutPatches": params})

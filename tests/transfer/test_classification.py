@@ -199,7 +199,7 @@ def test_voc_faults_are_named(voc):
     refused(FileNotFoundError, r"val\.txt", split="val")
     refused(FileNotFoundError, r"a\.png.*img_suffix", img_suffix=".png")
     (voc / "Annotations/b.xml").write_text("<annotation><obj")
-    refused(ValueError, r"b\.xml' is damaged")
+    refused(ValueError, r"b\.xml' cannot be read")
     (voc / "Annotations/b.xml").unlink()
     refused(FileNotFoundError, r"b\.xml")
     (voc / "ImageSets/Main/test.txt").write_text("\n")

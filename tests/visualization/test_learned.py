@@ -1,6 +1,5 @@
 """Pictures of what was learned: the numbers in them, and the tool."""
 
-import importlib.util
 import itertools
 import re
 
@@ -10,11 +9,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mmssl_ext.datasets.folder import ImageFolder
-from mmssl_ext.errors import ConfigError
 from mmssl_ext.visualization.pictures import (
     KINDS,
-    embedding,
     filters,
     learned,
     matches,
@@ -195,13 +191,7 @@ def test_of_many_classes_ten_are_searched(root):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = pictures.write_folder(tmp_path_factory.mktemp("learned"))
-    pictures.write_config(root, "InterCLR")
-    model, images = build("InterCLR"), ImageFolder(str(root / "images"))
-    rows = torch.randn(len(images), 16, generator=torch.Generator())
-    model.terms.inter.bank.fill(rows, images.fingerprint())
-    torch.save({"state_dict": model.state_dict()}, root / "InterCLR.pth")
-    return root
+    return pictures.write_folder(tmp_path_factory.mktemp("learned"))
 
 
 @pytest.fixture
@@ -264,16 +254,6 @@ def test_share_of_the_same_class_by_a_loop(root):
     assert "class" not in flat.caption  # where no folder tells it
 
 
-def test_bank_is_embedded_in_the_order_of_its_images(root):
-    given = subject(root, "InterCLR", bank=True)
-    indices, rows = embedding.bank_rows(given)
-    assert torch.equal(rows, given.model.terms.inter.bank.features[indices])
-    caption = learned.draw(given, "embedding").caption
-    assert "the bank's features of 10 images" in caption
-    with pytest.raises(ConfigError, match="give the folder that the model was trained"):
-        embedding.bank_rows(subject(root, "InterCLR", "flat", bank=True))
-
-
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -282,8 +262,6 @@ def test_bank_is_embedded_in_the_order_of_its_images(root):
         (["--images=broken"], r"None of 2 images can be read"),
         (["--images=flat", "--kind=neighbours"], r"at least 3 images, .* are 2"),
         (["--images=flat", "--kind=embedding"], r"at least 8 images, .* are 2"),
-        (["--kind=embedding", "--bank"], r"MoCo has no feature bank that is filled"),
-        (["--kind=embedding", "--method=umap"], r"pip install umap-learn"),
         (["--kind", "pca", "filters"], r"let --out be a folder, not a\.png"),
         (["--out=folder"], r"let --out end in \.png, not folder"),
         (["--num=33"], r"--num 33: a picture shows 1 to 32"),
@@ -293,8 +271,6 @@ def test_bank_is_embedded_in_the_order_of_its_images(root):
     ],
 )
 def test_errors_are_sentences(tool, root, args, sentence):
-    if "--method=umap" in args and importlib.util.find_spec("umap"):
-        pytest.skip("umap-learn is installed")
     given = ["MoCo.py", "MoCo.pth", "--images=images", "--out=a.png", "--kind=pca"]
     code, _, errors = tool(*given, *args)
     assert code == 2, errors

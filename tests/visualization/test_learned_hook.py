@@ -132,9 +132,9 @@ def test_other_ranks_draw_nothing(tmp_path):
     ("options", "sentence"),
     [
         (dict(kinds=["pcs"]), "there is no kind 'pcs'; choose of pca"),
-        (dict(num_images=13), "num_images must be 1 to 12"),
-        (dict(max_images=2), "max_images 3 to"),
-        (dict(interval=0), "interval=0 must be at least 1"),
+        (dict(num_images=13), "num_images=13 must be 1 to 12"),
+        (dict(max_images=2), "max_images=2 3 to"),
+        (dict(interval=0), "interval=0 at least 1"),
     ],
 )
 def test_options_are_checked(options, sentence):

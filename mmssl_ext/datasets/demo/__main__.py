@@ -24,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", type=int, default=600, help="test scenes")
     parser.add_argument("--size", type=int, default=96, help="image side in pixels")
     parser.add_argument("--seed", type=int, default=0, help="seed of all scenes")
-    parser.add_argument("--force", action="store_true", help="replace other scenes")
     args = vars(parser.parse_args(argv))
     try:
         folder = make_demo(**args)

@@ -27,10 +27,9 @@ def make_demo(
     test: int = 600,
     size: int = 96,
     seed: int = 0,
-    force: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Draw the demo scenes into a folder, unless they are there already.
+    """Draw the demo scenes into a folder, unless they are there already; return it.
 
     The folder appears under its name when it is complete. The same arguments give the
     same bytes with the same versions of NumPy and Pillow on the same kind of machine.
@@ -41,15 +40,10 @@ def make_demo(
         test: Number of test scenes.
         size: Side of the square images in pixels.
         seed: Seed of all that is random.
-        force: Replace an earlier output that was drawn from other arguments.
         progress: Show a progress bar.
 
-    Returns:
-        The output folder.
-
     Raises:
-        FileExistsError: The folder holds other files, or scenes from other arguments
-            and ``force`` is False.
+        FileExistsError: The folder holds other files, or scenes from other arguments.
         ValueError: An argument is out of range.
     """
     out = Path(out).absolute()
@@ -58,23 +52,20 @@ def make_demo(
         if value < low:
             raise UserValueError(f"{name} must be at least {low}, but is {value}.")
     manifest = {"content": CONTENT, "version": VERSION, **wanted, "classes": [*CLASSES]}
-    if _is_complete(out, manifest, force):
+    if _is_complete(out, manifest):
         return out
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         _draw_all(partial, manifest, progress)
-        if _is_complete(out, manifest, force):  # another process was faster
-            return out
-        if out.is_dir():
-            shutil.rmtree(out)
-        partial.rename(out)
+        if not _is_complete(out, manifest):  # else another process was faster
+            partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
-def _is_complete(out: Path, manifest: dict[str, Any], force: bool) -> bool:
+def _is_complete(out: Path, manifest: dict[str, Any]) -> bool:
     """Return whether the wanted scenes are there, False if they may be written."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -92,12 +83,12 @@ def _is_complete(out: Path, manifest: dict[str, Any], force: bool) -> bool:
         for key, value in manifest.items()
         if found.get(key) != value
     )
-    if changes and not force:
+    if changes:
         raise FileExistsError(
             f"'{out}' holds demo scenes from other arguments: {changes}. Choose "
-            f"another folder, or replace them with --force (force=True)."
+            "another folder, or delete it."
         )
-    return not changes
+    return True
 
 
 def _draw_all(root: Path, manifest: dict[str, Any], progress: bool) -> None:

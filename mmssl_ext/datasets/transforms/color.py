@@ -135,17 +135,17 @@ class ColorJitter(BatchTransform):
         hue: float = 0.1,
         prob: float = 0.8,
     ) -> None:
-        blends = {"brightness": brightness, "contrast": contrast}
-        blends["saturation"] = saturation
-        for name, value in {**blends, "hue": hue}.items():
+        blends = (brightness, contrast, saturation)
+        names = ("brightness", "contrast", "saturation", "hue")
+        for name, value in zip(names, (*blends, hue), strict=True):
             top = 0.5 if name == "hue" else float("inf")
             if not isinstance(value, (int, float)) or not 0 <= value <= top:
-                limit = "in [0, 0.5]" if name == "hue" else "at least 0"
                 raise UserValueError(
-                    f"ColorJitter: {name} must be a number {limit}, but is {value!r}."
+                    f"ColorJitter: {name} must be a number in [0, {top}], but is "
+                    f"{value!r}."
                 )
         self.prob = check_prob("ColorJitter", prob)
-        self._ranges = [(max(0.0, 1.0 - v), 1.0 + v) for v in blends.values()]
+        self._ranges = [(max(0.0, 1.0 - v), 1.0 + v) for v in blends]
         self._ranges.append((-float(hue), float(hue)))
 
     def draw(

@@ -76,20 +76,18 @@ class DecodeImage:
             or ``"pil"``, a PIL image of the same pixels, for transforms that want one,
             such as torchvision's. The transforms of this package take both, and return
             what they were given; arrays are faster.
-        max_pixels: Refuse larger images before they are decoded. The default is PIL's
-            own limit; PIL's error at twice ``PIL.Image.MAX_IMAGE_PIXELS`` remains.
 
     Raises:
         UnreadableImageError: For whatever cannot be read, e.g. a missing, empty or
-            truncated file, a file of another type, or too many pixels.
+            truncated file, a file of another type, or more pixels than twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
 
     keeps_box = True  # of the upright image, which it makes before anything is cut
 
-    def __init__(self, backend: str = "array", max_pixels: int = 178_956_970) -> None:
+    def __init__(self, backend: str = "array") -> None:
         check_choice("DecodeImage: backend", backend, "array", "pil")
         self.backend = backend
-        self.max_pixels = max_pixels
 
     def __call__(self, results: dict) -> dict:
         """Replace or add ``results["img"]``."""
@@ -128,18 +126,13 @@ class DecodeImage:
         if is_jpeg and (pixels := self._read_jpeg(data)) is not None:
             return turn(pixels, jpeg_orientation(data))
         with _opened(data) as img:
-            if img.width * img.height > self.max_pixels:
-                raise NoImageError(
-                    f"it has {img.width} x {img.height} pixels, more than "
-                    f"max_pixels={self.max_pixels}"
-                )
             img.load()
             found = jpeg_orientation(data) if is_jpeg else _left_to_turn(img)
             return turn(_pixels(img), found)
 
     def _read_jpeg(self, data: bytes) -> np.ndarray | None:
         """Decode without PIL; None where anything is odd, and PIL has to decide."""
-        limit = min(self.max_pixels, Image.MAX_IMAGE_PIXELS or self.max_pixels)
+        limit = Image.MAX_IMAGE_PIXELS or float("inf")  # PIL refuses twice as many
         try:
             height, width, colours, _ = decode_jpeg_header(data, strict=True)
             if height * width > limit or colours in ("CMYK", "YCCK"):

@@ -149,13 +149,9 @@ class ResizeShort:
         limit = _MAX_ASPECT * min(width, height)
         w, h = min(width, limit), min(height, limit)
         box = _center_box((width, height), w, h)
-        # (height, width); truncated, not rounded, as torchvision does.
-        target = (
-            (int(self.size * h / w), self.size)
-            if w <= h
-            else (self.size, int(self.size * w / h))
-        )
-        results["img"] = resize(img, target, box)
+        # Truncated, not rounded, as torchvision does.
+        target = [int(self.size * side / min(w, h)) for side in (h, w)]
+        results["img"] = resize(img, (target[0], target[1]), box)
         if (w, h) != (width, height):
             move_box(results, in_units(box, (width, height)))
         return results

@@ -47,11 +47,7 @@ class RandomTransform(ABC):
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> Any:
-        """Draw the parameters for an image of ``size`` = (width, height) pixels.
-
-        Returns:
-            The parameters, or None to leave the image as it is.
-        """
+        """Draw parameters for an image of (width, height) pixels; None leaves it."""
 
     @abstractmethod
     def apply(self, img: AnyImage, params: Any) -> AnyImage:
@@ -60,12 +56,7 @@ class RandomTransform(ABC):
     def locate(self, params: Any, size: tuple[int, int]) -> ViewBox:
         """Where in an image of ``size`` the pixels of the result come from.
 
-        Args:
-            params: As drawn, not None.
-            size: (width, height) in pixels.
-
-        Returns:
-            A box in units of the image, x0 > x1 where it is mirrored.
+        A box in units of the image, x0 > x1 where it is mirrored; ``params`` as drawn.
         """
         return WHOLE
 

@@ -52,8 +52,8 @@ class MakeViews:
     ) -> None:
         if not views or any(isinstance(v, dict) or callable(v) for v in views):
             raise UserValueError(
-                "MakeViews: views must be a list with one list of transforms per view, "
-                f"e.g. [[...], [...]], but is {views!r}."
+                f"MakeViews: views={views!r} must be a list with a list of transforms "
+                "per view."
             )
         check_choice("MakeViews: augment_on", augment_on, "worker", "device")
         self.pipelines = [
@@ -103,21 +103,18 @@ def _tail(number: int, pipeline: list[Any]) -> int:
     while start and getattr(pipeline[start - 1], "device_name", None):
         start -= 1
     if start == len(pipeline):
-        last = "is empty"
-        if pipeline:
-            name = getattr(pipeline[-1], "__name__", type(pipeline[-1]).__name__)
-            last = f"ends with {name}"
+        last = [getattr(t, "__name__", type(t).__name__) for t in pipeline][-1:]
         raise UserValueError(
             f'MakeViews: augment_on="device" has nothing to move to the device in view '
-            f"{number}, since it {last}. Let the view end with transforms that have a "
-            'device version, e.g. RandomFlip, or set augment_on="worker".'
+            f"{number}, since it ends with {last}. Let it end with transforms that "
+            'have a device version, e.g. RandomFlip, or set augment_on="worker".'
         )
     names = [t.device_name for t in pipeline[start:]]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserValueError(
             f'MakeViews: augment_on="device" applies an operation once, but view '
-            f"{number} has {' and '.join(sorted(twice))} more than once. Leave one "
-            'out, or set augment_on="worker".'
+            f"{number} has {min(twice)} more than once. Leave one out, or set "
+            'augment_on="worker".'
         )
     return start
 
@@ -144,8 +141,7 @@ class PackViews:
 
     Besides, the item has ``index``, the ``sample_idx`` as a number, and with MakeViews
     ``boxes``, float32 V x 4: where in the image each of the V views was cut
-    (:mod:`.placing`), NaN where that is not known, e.g. of patches, or of a view that
-    was replaced after MakeViews.
+    (:mod:`.placing`), NaN where that is not known.
 
     Args:
         geometry: False leaves out ``boxes`` and ``index``, for a preprocessor that

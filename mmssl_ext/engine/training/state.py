@@ -14,7 +14,8 @@ from torch import Tensor
 from mmssl_ext.datasets import SSLDataset
 from mmssl_ext.engine.resilience.preemption import interruptible
 from mmssl_ext.errors import ConfigError
-from mmssl_ext.evaluation.features import extract_features, log_tenths, preserved_rng
+from mmssl_ext.evaluation.features import extract_features, preserved_rng
+from mmssl_ext.text import tenths
 from mmssl_ext.unwrap import unwrap
 
 
@@ -92,7 +93,7 @@ class Training:
 
     def progress(self, text: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """Give a function of done and total steps that logs each tenth of many."""
-        return nullcontext(log_tenths(self.logger, text))
+        return nullcontext(tenths(self.logger.info, text))
 
 
 class TrainingImages:
@@ -110,7 +111,7 @@ class TrainingImages:
 
     def embed(self) -> Tensor:
         """Embeddings by the online network in eval mode, n x D, equal on all ranks."""
-        progress = log_tenths(self._runner.logger, "Embedding images: batch")
+        progress = tenths(self._runner.logger.info, "Embedding images: batch")
         with preserved_rng(), interruptible("feature pass", self._loader):
             found = extract_features(
                 unwrap(self._runner.model),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,12 @@ class LearnedPicturesHook(Hook):
                 f"LearnedPicturesHook: there is no kind {unknown[0]!r}; choose of "
                 f"{', '.join(KINDS)}."
             )
-        if not 1 <= num_images <= 12 or not 3 <= max_images <= 5000:
+        number = 1 if interval is None else interval
+        if not (1 <= num_images <= 12 and 3 <= max_images <= 5000 and number >= 1):
             raise UserValueError(
-                "LearnedPicturesHook: num_images must be 1 to 12 and max_images 3 to "
-                f"5000, but they are {num_images} and {max_images}."
-            )
-        if interval is not None and interval < 1:
-            raise UserValueError(
-                f"LearnedPicturesHook: interval={interval} must be at least 1, or None."
+                f"LearnedPicturesHook: num_images={num_images} must be 1 to 12, "
+                f"max_images={max_images} 3 to 5000, interval={interval} at least 1 or "
+                "None."
             )
         self.kinds = tuple(dict.fromkeys(kinds))
         self.num_images, self.max_images = num_images, max_images
@@ -110,14 +107,10 @@ class LearnedPicturesHook(Hook):
             unwrap(runner.model),
             training if queries is None else queries,
             training.pipeline,
-            () if queries is None else queries.pipeline,
             learned.Options(num=self.num_images, most=self.max_images),
         )
         pictures = []
         for kind in self.kinds:
-            if kind == "embedding" and find_spec("sklearn") is None:
-                runner.logger.info("No embedding is drawn without scikit-learn.")
-                continue
             try:
                 pictures.append(learned.draw(subject, kind))
             except Exception as error:

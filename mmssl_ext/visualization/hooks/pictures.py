@@ -104,19 +104,15 @@ class PicturesHook(Hook):
         self, visualizer: Any, image: np.ndarray, sample: Any, file: str
     ) -> list[np.ndarray]:
         """Truth, where it is known, and prediction as the visualizer draws them."""
-        semantic = "pred_sem_seg" in sample
+        semantic, alpha = "pred_sem_seg" in sample, visualizer.alpha
         # mmseg's own labels take seconds on a large image.
-        options: dict[str, Any] = {"with_labels": False}
-        if not semantic:
-            options = {"pred_score_thr": self.score_thr}
-        alpha = visualizer.alpha
+        labels = {"with_labels": False} if semantic else {}
+        options: Any = labels or {"pred_score_thr": self.score_thr}
         if semantic or "masks" in sample.pred_instances:
             visualizer.alpha = min(alpha, 0.55)  # let masks show what they cover
         try:
-            name = Path(file).stem
-            visualizer.add_datasample(
-                name, image, sample, show=False, out_file=file, **options
-            )
+            options = {"show": False, "out_file": file, **options}
+            visualizer.add_datasample(Path(file).stem, image, sample, **options)
         finally:
             visualizer.alpha = alpha
         count = 1 + int("gt_instances" in sample or "gt_sem_seg" in sample)
@@ -147,37 +143,25 @@ def _name_regions(panel: np.ndarray, labels: np.ndarray, names: Sequence[str]) -
 
 
 def enlarged(sample: Any, shape: tuple[int, ...], factor: float) -> Any:
-    """Copy what can be drawn of a data sample for an image scaled by ``factor``.
-
-    Args:
-        sample: Data sample of mmdet or mmseg, on the host.
-        shape: Height and width of the scaled image.
-        factor: New over old size.
-    """
+    """Copy a data sample of mmdet or mmseg for an image scaled to ``shape`` (H, W)."""
     copy = type(sample)(metainfo=sample.metainfo)
     for name in ("gt_instances", "pred_instances"):
         if name in sample:
-            setattr(copy, name, _instances(sample.get(name), shape, factor))
+            found = sample.get(name)
+            kept = {n: found.get(n) for n in ("labels", "scores") if n in found}
+            drawn = InstanceData(**{n: torch.as_tensor(v) for n, v in kept.items()})
+            if "bboxes" in found:
+                boxes = getattr(found.bboxes, "tensor", found.bboxes)
+                drawn.bboxes = torch.as_tensor(boxes, dtype=torch.float32) * factor
+            if "masks" in found:
+                masks = found.masks
+                masks = masks.to_ndarray() if hasattr(masks, "to_ndarray") else masks
+                drawn.masks = _nearest(masks, shape).bool()
+            setattr(copy, name, drawn)
     for name in ("gt_sem_seg", "pred_sem_seg"):
         if name in sample:
             maps = _nearest(sample.get(name).data, shape)
             setattr(copy, name, PixelData(data=maps))
-    return copy
-
-
-def _instances(found: Any, shape: tuple[int, ...], factor: float) -> InstanceData:
-    copy = InstanceData()
-    for name in ("labels", "scores"):
-        if name in found:
-            setattr(copy, name, torch.as_tensor(found.get(name)))
-    if "bboxes" in found:
-        boxes = getattr(found.bboxes, "tensor", found.bboxes)
-        copy.bboxes = torch.as_tensor(boxes, dtype=torch.float32) * factor
-    if "masks" in found:
-        masks = found.masks
-        if hasattr(masks, "to_ndarray"):
-            masks = masks.to_ndarray()
-        copy.masks = _nearest(masks, shape).bool()
     return copy
 
 

@@ -57,9 +57,8 @@ class ReportHook(Hook):
             cause = no_room(error)
             log = runner.logger.exception if cause is None else runner.logger.error
             log(
-                f"{'' if cause is None else f'{told(cause)} '}"
-                "The report could not be written; the run itself is complete. After "
-                "fixing the cause, make it with: python -m "
+                "The report could not be written; the run itself is complete. "
+                f"{f'{told(cause)} ' if cause else ''}Then make it by: python -m "
                 f"mmssl_ext.visualization.report {shlex.quote(runner.work_dir)}"
             )
 

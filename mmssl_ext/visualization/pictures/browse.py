@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +14,6 @@ from mmengine.registry import init_default_scope
 
 from mmssl_ext.datasets.base import SSLDataset
 from mmssl_ext.datasets.look import warn_of_unread
-from mmssl_ext.datasets.transforms.color import (
-    ColorJitter,
-    GaussianBlur,
-    RandomGrayscale,
-    RandomSolarize,
-)
-from mmssl_ext.datasets.transforms.geometry import RandomFlip, RandomResizedCrop
-from mmssl_ext.datasets.transforms.patches import CutPatches
-from mmssl_ext.datasets.transforms.random import RandomTransform
 from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
 from mmssl_ext.engine.config.checks import check_config
 from mmssl_ext.errors import ConfigError, UserValueError
@@ -36,105 +24,23 @@ from .patches import as_image
 from .sheet import COLORS, Sheet, check_png, frame, mark, shortened, show, write_png
 from .subject import spread
 
-_PER_LINE = 5  # views beside the original; further ones start a new line
 
-
-class Draw(NamedTuple):
-    """What a random transform drew for one image.
-
-    Attributes:
-        transform: Whose draw it is.
-        params: What :meth:`RandomTransform.draw` returned; None leaves the image.
-        size: (width, height) of the image before it.
-    """
-
-    transform: RandomTransform
-    params: Any
-    size: tuple[int, int]
-
-
-@dataclass
-class Seen:
+class Seen(NamedTuple):
     """One image as it is shown.
 
     Attributes:
-        original: The image that the views are cut from, H x W x 3; or None where the
-            pipeline hides it.
-        draws: Of each view, in the order of application.
         number: Its position in the dataset.
         path: Of its file.
         views: uint8 arrays, H x W x 3 each, or P x H x W x 3 for P patches.
-        boxes: Where each view was cut, V x 4, as a batch has it; or None.
+        boxes: Where each view was cut, V x 4, NaN for patches; None if not known.
+        original: What the views are cut from, H x W x 3, where the pipeline tells.
     """
 
-    original: np.ndarray | None = None
-    draws: dict[int, list[Draw]] = field(default_factory=lambda: defaultdict(list))
-    number: int = 0
-    path: str = ""
-    views: list[np.ndarray] = field(default_factory=list)
+    number: int
+    path: str
+    views: list[np.ndarray]
     boxes: np.ndarray | None = None
-
-
-class Recorder:
-    """A dataset with the pixels and draws of another one, which writes these down.
-
-    Attributes:
-        dataset: With a draw key of its own.
-        seen: Original and draws of the item that was made last.
-    """
-
-    def __init__(self, dataset: SSLDataset) -> None:
-        self.seen = Seen()
-        steps: list[Any] = []
-        for transform in dataset.pipeline:
-            if isinstance(transform, (MakeViews, PackViews)):
-                steps.append(self._begin)
-            if isinstance(transform, MakeViews):
-                transform = copy.copy(transform)
-                transform.pipelines = [
-                    [self._noting(step, number) for step in view]
-                    for number, view in enumerate(transform.pipelines)
-                ]
-            steps.append(transform)
-        self.dataset = with_pipeline(dataset, steps)
-
-    def _begin(self, results: dict) -> dict:
-        if "views" not in results:
-            self.seen = Seen(np.asarray(results["img"]).copy())
-        return results
-
-    def _noting(self, transform: Any, number: int) -> Any:
-        if not isinstance(transform, RandomTransform):
-            return transform
-        twin = copy.copy(transform)
-
-        def draw(rng: np.random.Generator, size: tuple[int, int]) -> Any:
-            params = transform.draw(rng, size)
-            self.seen.draws[number].append(Draw(transform, params, size))
-            return params
-
-        vars(twin)["draw"] = draw  # shadows the method; encode() and apply() stay
-        return twin
-
-
-def describe(draw: Draw) -> str | None:
-    """What a draw does, in a few words; None where it leaves the image as it is."""
-    transform, params, _ = draw
-    if params is None:
-        return None
-    if isinstance(transform, RandomResizedCrop):
-        left, upper, right, lower = params
-        return f"crop {right - left} × {lower - upper} at {left}, {upper}"
-    if isinstance(transform, ColorJitter):
-        *factors, hue = params.factors
-        numbers = [f"{factor:.2f}" for factor in factors] + [f"{hue:+.3f}"]
-        return f"jitter {' '.join(numbers)}".replace("-", "−")
-    if isinstance(transform, GaussianBlur):
-        return f"blur {params:.1f} px"
-    if isinstance(transform, CutPatches):
-        return f"{len(params)} patches of {transform.size} px, shuffled"
-    names = {RandomFlip: "flip", RandomGrayscale: "gray", RandomSolarize: "solarize"}
-    return names.get(type(transform), type(transform).__name__)
+    original: np.ndarray | None = None
 
 
 def training_dataset(cfg: Config, images: str | Path | None = None) -> SSLDataset:
@@ -171,8 +77,6 @@ def network_inputs(
 ) -> Iterator[Seen]:
     """Make images as training does, up to the network, and turn them into pixels.
 
-    The draws are those of a training run with this seed in this epoch.
-
     Args:
         dataset: The training set.
         preprocessor: ``MultiViewPreprocessor``, which normalises.
@@ -183,17 +87,22 @@ def network_inputs(
     Raises:
         FileNotFoundError: None can be read.
     """
-    recorder = Recorder(dataset)
-    recorder.dataset.set_augmentation_seed(seed, epoch)
-    for index, item in readable(recorder.dataset, indices):
+    steps = dataset.pipeline
+    ends = [i for i, t in enumerate(steps) if isinstance(t, (MakeViews, PackViews))]
+    whole = with_pipeline(dataset, [*steps[: ends[0]], PackViews()] if ends else ())
+    dataset = with_pipeline(dataset, steps)
+    for part in (dataset, whole):
+        part.set_augmentation_seed(seed, epoch)
+    for index, item in readable(dataset, indices):
         inputs = preprocessor(default_collate([item]))["inputs"]
         views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        seen, recorder.seen = recorder.seen, Seen()
-        mean, std = preprocessor.mean, preprocessor.std
-        seen.number, seen.path = index, str(item["data_samples"].img_path)
-        seen.views = [to_images(view, mean, std)[0] for view in views]
-        seen.boxes = item["boxes"].numpy() if "boxes" in item else None
-        yield seen
+        yield Seen(
+            index,
+            str(item["data_samples"].img_path),
+            [to_images(v, preprocessor.mean, preprocessor.std)[0] for v in views],
+            item["boxes"].numpy() if "boxes" in item else None,
+            whole[index]["inputs"].movedim(0, -1).numpy() if ends else None,
+        )
 
 
 def browse(
@@ -217,8 +126,7 @@ def browse(
         images: Folder that takes the place of the training set.
 
     Raises:
-        UserError: The config cannot be used.
-        ValueError: An option is of no use.
+        UserError: The config or an option cannot be used.
         FileNotFoundError: The images are missing, or none can be read.
     """
     out = Path(out)
@@ -241,80 +149,41 @@ def browse(
     indices = spread(range(len(dataset)), num)
     seen = list(network_inputs(dataset, preprocessor, indices, seed, epoch - 1))
     run = (
-        f"Seed {seed}, epoch {epoch}: a training run with this seed draws the same for "
-        "these images in this epoch."
-        if is_keyed(cfg)
-        else f"Seed {seed}; training draws anew each time, since the config does not "
-        "key its draws by epoch (AugmentationSeedHook)."
+        f"Seed {seed}, epoch {epoch}: what a training run with this seed makes of "
+        "these images in this epoch, if it has the AugmentationSeedHook."
     )
     sheet = draw_views(Path(cfg.filename or "config").stem, seen, run)
     return write_png(sheet.pixels(), out)
 
 
-def is_keyed(cfg: Config) -> bool:
-    """Whether training keys its draws by seed and epoch."""
-    hooks = [
-        *(cfg.get("default_hooks") or {}).values(),
-        *(cfg.get("custom_hooks") or ()),
-    ]
-    keyed = any(
-        h and str(h.get("type", "")).endswith(("AugmentationSeedHook", "DrawKeyHook"))
-        for h in hooks
-    )
-    return keyed and bool((cfg.get("train_cfg") or {}).get("by_epoch", True))
-
-
 def draw_views(name: str, seen: Sequence[Seen], run: str) -> Sheet:
-    """Draw images and their views, with what was drawn for them below."""
-    lines = [-(-max(len(image.views), 1) // _PER_LINE) for image in seen]
-    sheet = Sheet(
-        f"{name}: every view as the network receives it",
-        (
-            f"{run} Frames: what a view is cut from.",
-            "Jitter: factors of brightness, contrast and saturation, and the shift of "
-            "the hue (1 is a full turn). Sizes in pixels.",
-        ),
-        sum(lines),
-        1 + min(max(len(image.views) for image in seen), _PER_LINE),
-    )
+    """Draw images, a row each, and their views."""
+    columns = 1 + max(len(image.views) for image in seen)
+    title = f"{name}: every view as the network receives it"
+    captions = (f"{run} Frames: what a view is cut from.",)
+    sheet = Sheet(title, captions, len(seen), columns)
     sheet.axes[0, 0].set_title("original")
-    for number, ax in enumerate(sheet.axes[0, 1:]):
-        ax.set_title(f"view {number + 1}", color=COLORS[number])
-    for image, count, end in zip(seen, lines, np.cumsum(lines), strict=True):
-        whole, text = sheet.axes[end - count, 0], f"image {image.number}"
+    for image, (whole, *axes) in zip(seen, sheet.axes, strict=True):
+        text = f"image {image.number}"
         if image.original is not None:
-            height, width = image.original.shape[:2]
-            text += f": {width} × {height} px"
+            text += f": {_size_of(image.original)}"
             show(whole, image.original)
         sheet.below(whole, text, shortened(Path(image.path).name, 60))
-        for number, view in enumerate(image.views):
-            line, column = divmod(number, _PER_LINE)
-            ax, color = sheet.axes[end - count + line, 1 + column], COLORS[number % 6]
+        for number, (ax, view) in enumerate(zip(axes, image.views, strict=False)):
+            color = COLORS[number % len(COLORS)]
+            ax.set_title(f"view {number + 1}" if image is seen[0] else "", color=color)
             show(ax, as_image(view))
-            words = [w for draw in image.draws[number] if (w := describe(draw))]
-            sheet.below(ax, _size_of(view, number), *words)
+            sheet.below(ax, _size_of(view))
             if view.ndim == 3:
                 frame(ax, color)
-            if image.original is not None and (box := place_of(image, number)):
-                mark(whole, box, color)
+            box: Any = np.nan if image.boxes is None else image.boxes[number]
+            if image.original is not None and np.isfinite(box).all():
+                # Mirrored or not, without the black beside an image that is too small.
+                corners = np.sort(np.reshape(box, (2, 2)), axis=0).clip(0, 1)
+                mark(whole, corners.ravel().tolist(), color)
     return sheet
 
 
-def _size_of(view: np.ndarray, number: int) -> str:
+def _size_of(view: np.ndarray) -> str:
     height, width = view.shape[-3:-1]
-    patches = f"{len(view)} × " if view.ndim == 4 else ""
-    name = f"view {number + 1}: " if number >= _PER_LINE else ""
-    return f"{name}{patches}{width} × {height} px"
-
-
-def place_of(image: Seen, number: int) -> list[float] | None:
-    """The box of a view in its image; of patches that of the crop they are from."""
-    cut: Any = None if image.boxes is None else image.boxes[number]
-    if image.views[number].ndim == 4 and (draws := image.draws[number]):
-        crop = draws[0]
-        if isinstance(crop.transform, RandomResizedCrop):
-            cut = crop.transform.locate(crop.params, crop.size)
-    if cut is None or np.isnan(cut).any():
-        return None
-    # Mirrored or not, and without the black beside an image that is too small.
-    return np.clip(np.sort(np.reshape(cut, (2, 2)), axis=0), 0, 1).ravel().tolist()
+    return f"{len(view)} × " * (view.ndim == 4) + f"{width} × {height} px"

@@ -66,13 +66,7 @@ def most_similar(similarity: np.ndarray) -> np.ndarray:
 
 
 def agreement(match: np.ndarray, grid: tuple[int, int], boxes: Tensor) -> str:
-    """How many matches of a pair of views are at the true place, in words.
-
-    Args:
-        match: Key cell of each query cell, h*w.
-        grid: Cells (h, w) of both views.
-        boxes: Where the views were cut, 2 x 4.
-    """
+    """How many matches (key cell of each query cell, h*w) are at the true place."""
     true = true_places(grid, boxes)
     seen = np.flatnonzero(((true >= 0) & (true <= 1)).all(1))
     if not len(seen):

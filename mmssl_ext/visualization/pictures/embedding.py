@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation.features import preserved_rng
-from mmssl_ext.models.memory import FeatureBank
 from mmssl_ext.visualization.curves import BLUE, GREEN, INK, ORANGE, PINK
 
 from .sheet import LINE, Sheet, frame, shortened
@@ -38,20 +36,19 @@ def draw(subject: Subject) -> Sheet:
     Raises:
         ConfigError: There are too few images, or what draws them is missing.
     """
-    options = subject.options
-    indices, features = bank_rows(subject) if options.bank else subject.pooled
-    count, kind = len(indices), "bank's" if options.bank else "pooled backbone"
+    indices, features = subject.pooled
+    count = len(indices)
     if count < 8:
         raise ConfigError(
             f"An embedding needs at least 8 images, but there are {count}."
         )
-    points, how = flat_embedding(features, options.method, options.seed)
+    points, how = flat_embedding(features, subject.options.seed)
     sheet = subject.sheet(
         TITLE,
         (
-            f"{how} of the {kind} features of {count:,} images. Neighbours are near "
-            "each other in the features too; axes, large distances and the sizes of "
-            "groups mean nothing.",
+            f"{how} of the pooled backbone features of {count:,} images. Neighbours "
+            "are near each other in the features too; axes, large distances and the "
+            "sizes of groups mean nothing.",
         ),
     )
     ax = sheet.axes[0, 0]
@@ -76,8 +73,6 @@ def draw(subject: Subject) -> Sheet:
     rows = spread_out(places, _PIECES)
     thumbs = subject.thumbs([indices[i] for i in rows])
     for row, shift in zip(rows, aside(places, rows), strict=True):
-        if indices[row] not in thumbs:  # the bank knows it, but it cannot be read
-            continue
         color = colors[classes[row]]
         thumb = AnnotationBbox(
             OffsetImage(thumbs[indices[row]], zoom=0.3),
@@ -92,64 +87,24 @@ def draw(subject: Subject) -> Sheet:
     return sheet
 
 
-def bank_rows(subject: Subject) -> tuple[list[int], Tensor]:
-    """Indices of images and their rows of the model's feature bank.
+def flat_embedding(features: Tensor, seed: int) -> tuple[np.ndarray, str]:
+    """Points, n x 2, of unit rows, n x C, by t-SNE; and the method in words.
 
     Raises:
-        ConfigError: There is no bank, or it holds other images.
+        ConfigError: scikit-learn is missing.
     """
-    banks = [m for m in subject.model.modules() if isinstance(m, FeatureBank)]
-    bank = next((bank for bank in banks if len(bank)), None)
-    if bank is None:
-        raise ConfigError(
-            f"--bank: {subject.name} has no feature bank that is filled; InterCLR has "
-            "one after its warm-up."
-        )
-    if int(bank.fingerprint) != subject.dataset.fingerprint():
-        raise ConfigError(
-            f"--bank: the bank holds {len(bank):,} images of the training set, and "
-            f"--images has others ({len(subject.dataset):,}); give the folder that the "
-            "model was trained on."
-        )
-    indices = subject.searched
-    return indices, bank.read(torch.tensor(indices, device=bank.features.device)).cpu()
-
-
-def flat_embedding(features: Tensor, method: str, seed: int) -> tuple[np.ndarray, str]:
-    """Two coordinates for each row such that neighbours stay neighbours.
-
-    Args:
-        features: Unit rows, n x C; distances are those of cosines.
-        method: ``tsne`` (scikit-learn) or ``umap`` (umap-learn).
-        seed: Of the optimisation.
-
-    Returns:
-        Points, n x 2, and the method with its setting, to be shown.
-
-    Raises:
-        ConfigError: The package is missing, or the method unknown.
-    """
-    rows = features.double().numpy()
-    size = min(30.0, max(2.0, (len(rows) - 1) / 3))
     try:
-        with preserved_rng():
-            if method == "tsne":
-                from sklearn.manifold import TSNE
-
-                tsne = TSNE(perplexity=size, init="pca", random_state=seed)
-                return tsne.fit_transform(rows), f"t-SNE, perplexity {size:g}"
-            if method == "umap":
-                from umap import UMAP  # type: ignore[import-not-found,unused-ignore]
-
-                count = max(2, round(size / 2))
-                umap = UMAP(n_neighbors=count, random_state=seed, n_jobs=1)
-                return np.asarray(umap.fit_transform(rows)), f"UMAP, {count} neighbours"
+        from sklearn.manifold import TSNE
     except ImportError as error:
-        package = {"tsne": "scikit-learn", "umap": "umap-learn"}[method]
         raise ConfigError(
-            f"--method {method} needs {package}: pip install {package}"
+            "An embedding needs scikit-learn: pip install scikit-learn"
         ) from error
-    raise ConfigError(f"--method {method}: take tsne or umap.")
+    size = min(30.0, max(2.0, (len(features) - 1) / 3))
+    with preserved_rng():
+        points = TSNE(perplexity=size, init="pca", random_state=seed).fit_transform(
+            features.double().numpy()
+        )
+    return points, f"t-SNE, perplexity {size:g}"
 
 
 def spread_out(points: np.ndarray, count: int) -> list[int]:

@@ -37,7 +37,7 @@ def draw(subject: Subject) -> Sheet:
         ),
         1,
         2 * len(found) - 1,
-        ratios=[1, 0.03, 1] if len(found) > 1 else None,
+        [1, 0.03, 1] if len(found) > 1 else None,
     )
     across = 8 if len(found) > 1 or count <= 32 else 16
     for ax, (title, weights) in zip(sheet.axes[0, ::2], found.items(), strict=True):

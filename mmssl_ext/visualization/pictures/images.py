@@ -45,8 +45,12 @@ def own_dataset(given: Any) -> SSLDataset:
 
 
 def with_pipeline(dataset: SSLDataset, pipeline: Sequence[Any]) -> SSLDataset:
-    """Copy a dataset with other transforms; its draws count for nobody else."""
+    """Copy a dataset with other transforms; unreadable images are errors there.
+
+    Its random numbers count for nobody else.
+    """
     twin = copy.copy(dataset)
+    twin.on_error = "raise"
     twin.augmentation_seed = AugmentationSeed()
     twin.pipeline = list(pipeline)
     return twin
@@ -60,12 +64,8 @@ def readable(
 ) -> Iterator[tuple[int, Any]]:
     """Items of a dataset with their index; those that cannot be read are left out.
 
-    Args:
-        dataset: Raises an error for an image that it cannot read.
-        indices: Of the items, in order.
-        most: Stop after so many.
-        unreadable: Images that are known to be unreadable, with the reason; new ones
-            are added and warned of.
+    It stops after ``most`` of them. ``unreadable`` are those that are known to be, with
+    the reason; new ones are added and warned of.
 
     Raises:
         FileNotFoundError: None of them can be read.

@@ -37,19 +37,12 @@ DRAWINGS: dict[str, Any] = {
 
 
 class Picture(NamedTuple):
-    """One drawn picture.
+    """One drawn picture."""
 
-    Attributes:
-        kind: One of :data:`DRAWINGS`.
-        title: One line.
-        caption: What it shows, and how a good and a bad one look.
-        pixels: H x W x 3.
-    """
-
-    kind: str
+    kind: str  # one of DRAWINGS
     title: str
-    caption: str
-    pixels: np.ndarray
+    caption: str  # what it shows, and how a good and a bad one look
+    pixels: np.ndarray  # H x W x 3
 
 
 def draw(subject: Subject, kind: str) -> Picture:
@@ -176,7 +169,5 @@ def load_subject(
             untrained = MODELS.build(cfg.model)
             untrained.init_weights()
         untrained = untrained.to(get_device()).eval()
-    hook = (cfg.get("default_hooks") or {}).get("knn") or {}
-    knn = (hook.get("query_dataloader") or {}).get("dataset") or {}
-    steps, evaluation = map(build_pipeline, (pipeline, knn.get("pipeline") or ()))
-    return Subject(model, dataset, steps, evaluation, options, untrained, folders=True)
+    steps = build_pipeline(pipeline)
+    return Subject(model, dataset, steps, options, untrained, folders=True)

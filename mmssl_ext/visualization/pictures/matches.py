@@ -34,17 +34,11 @@ Grids = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Matches(NamedTuple):
-    """Cells of two maps that choose each other, the most similar pair first.
+    """Cells of two maps that choose each other, m pairs, the most similar first."""
 
-    Attributes:
-        first: Cell of the first map, m, counted row by row.
-        second: Cell of the second one, m.
-        cosine: Of their features, m.
-    """
-
-    first: np.ndarray
+    first: np.ndarray  # cell of the first map, counted row by row
     second: np.ndarray
-    cosine: np.ndarray
+    cosine: np.ndarray  # of their features
 
 
 def draw(subject: Subject) -> Sheet:
@@ -168,15 +162,10 @@ def mutual_matches(first: np.ndarray, second: np.ndarray) -> Matches:
 
 
 def true_places(grid: tuple[int, int], boxes: Tensor) -> np.ndarray:
-    """Where the cells of a view are in another view of the image.
+    """Where the centres of a view's h x w cells are in another view of the image.
 
-    Args:
-        grid: Cells (h, w) of the first view.
-        boxes: Where the two views were cut, 2 x 4, as a batch has it.
-
-    Returns:
-        Their centres (u, v), h*w x 2, in units of the second view; outside of [0, 1]
-        that does not show the place.
+    ``boxes`` say where the two were cut, 2 x 4. The places (u, v), h*w x 2, are in
+    units of the second view, which shows those in [0, 1].
     """
     first, second = boxes.double()[:, None]
     return to_view(to_image(cell_centres(*grid), first), second)[0].numpy()
@@ -187,16 +176,9 @@ def distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far matches are from the true places, in cells of the second view.
 
-    Args:
-        first: Cells of the first view, m.
-        second: Their matches, cells of the second view, m.
-        grids: Cells (h, w) of both.
-        boxes: Where the views were cut, 2 x 4.
-
-    Returns:
-        Of each match the larger of the distances along x and y, and the share of all
-        cells that are within one cell of the true place, m each; NaN where the crops
-        are not known.
+    Matched are the m cells ``first`` and ``second`` of two grids (h, w), cut at
+    ``boxes``, 2 x 4. Returned are of each the larger of the distances along x and y,
+    and the share of all cells within one cell of the true place; NaN if not known.
     """
     true = true_places(grids[0], boxes)[first]
     every = np.abs((cell_centres(*grids[1]).numpy() - true[:, None]) * grids[1][::-1])

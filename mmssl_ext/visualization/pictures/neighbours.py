@@ -13,7 +13,7 @@ from mmssl_ext.errors import ConfigError
 from mmssl_ext.visualization.curves import GREEN, INK, ORANGE
 
 from .sheet import Sheet, frame, shortened, show, signed
-from .subject import Subject, spread
+from .subject import Subject, members_of, spread
 
 TITLE = "Nearest neighbours"
 JUDGE = (
@@ -65,23 +65,18 @@ def draw(subject: Subject) -> Sheet:
         sheet.below(axes[0], subject.file(indices[query], 16), *own, color=INK)
         for ax, other, value in zip(axes[2:], others, values, strict=True):
             show(ax, thumbs[indices[other]])
+            color, own = INK, []
             if classes:
                 same = classes[other] == classes[query]
-                color = GREEN if same else ORANGE
+                color, own = GREEN if same else ORANGE, [shortened(classes[other], 24)]
                 frame(ax, color, 2.2, "solid" if same else (0, (3, 1.5)))
-                sheet.below(
-                    ax, signed(value, 3), shortened(classes[other], 24), color=color
-                )
-            else:
-                sheet.below(ax, signed(value, 3), color=INK)
+            sheet.below(ax, signed(value, 3), *own, color=color)
     return sheet
 
 
 def _queries(classes: Sequence[str] | None, total: int, count: int) -> list[int]:
     """Rows to show the neighbours of: of as many classes as can be, else spread."""
-    members: dict[str, list[int]] = {}
-    for row, name in enumerate(classes or ()):
-        members.setdefault(name, []).append(row)
+    members = members_of(classes or ())
     if len(members) >= min(count, total):
         groups = spread(list(members.values()), count)
         return [group[len(group) // 2] for group in groups]
@@ -89,15 +84,9 @@ def _queries(classes: Sequence[str] | None, total: int, count: int) -> list[int]
 
 
 def nearest(features: Tensor, queries: Sequence[int], count: int) -> tuple[Any, Any]:
-    """Most similar other rows of some rows.
+    """Numbers and cosines, q x count, of the other rows most similar to q of them.
 
-    Args:
-        features: Unit rows, n x C.
-        queries: Rows to find neighbours of, q.
-        count: How many; at most n - 1 are found.
-
-    Returns:
-        Their numbers and cosines, q x count, the most similar first.
+    ``features`` are unit rows, n x C; at most n - 1 are found.
     """
     table = features[list(queries)] @ features.T
     table[range(len(queries)), list(queries)] = -torch.inf

@@ -72,13 +72,10 @@ def _rows(cells: np.ndarray) -> np.ndarray:
 def principal_components(
     rows: np.ndarray, count: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first principal components of n rows.
+    """The first k principal components of n rows: coordinates, n x k, and shares, k.
 
-    Of each component the sign is a convention: the entry of largest size in every
-    direction is positive, so that equal rows give equal components.
-
-    Returns:
-        Coordinates of every row, n x k, and shares of the variance by component, k.
+    The entry of largest size in every direction is positive, so that equal rows give
+    equal components.
     """
     centred = torch.from_numpy(np.asarray(rows, np.float64))
     centred = centred - centred.mean(0)

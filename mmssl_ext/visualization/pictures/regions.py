@@ -85,10 +85,7 @@ def region_mask(
 ) -> np.ndarray:
     """Which cells (h x w) of an image of a size (H, W) lie in a region of pixels.
 
-    Args:
-        region: Top, left, height and width, in whole cells.
-        size: Of the image.
-        grid: Cells (h, w) of the feature map.
+    A region is top, left, height and width, in whole cells of the ``grid`` (h, w).
     """
     start, side = np.array(region).reshape(2, 2)
     first, last = start * grid // size, (start + side) * grid // size

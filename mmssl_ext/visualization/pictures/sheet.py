@@ -55,13 +55,9 @@ _STYLE = {
 class Sheet:
     """A figure of 900 pixels width whose rows become as high as their images.
 
-    Args:
-        title: It and the captions take as many lines as they need.
-        captions: A paragraph each.
-        rows: Of the grid of ``axes``, which are empty until something is drawn there.
-        columns: Likewise.
-        ratios: Widths of the columns, relative to each other.
-        scale: Pixels of the file per pixel of the sheet.
+    Title and captions, a paragraph each, take as many lines as they need. ``axes`` are
+    rows x columns and empty at first, ``ratios`` the widths of the columns relative to
+    each other; ``scale`` is pixels of the file per pixel of the sheet.
     """
 
     def __init__(

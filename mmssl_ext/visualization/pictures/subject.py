@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -35,26 +35,15 @@ _STAGES = ("res2", "res3", "res4", "res5")  # the field's names of layer1 to lay
 
 @dataclass
 class Options:
-    """What a user may choose of the pictures.
+    """What a user may choose of the pictures."""
 
-    Attributes:
-        num: Images shown; None: 4 of a method's picture, 6 of the others.
-        most: Images that are searched and embedded, at most.
-        size: Short side of the images that become maps; None: larger than the crops
-            of training, so that the maps have more cells.
-        patch: Place (x, y) of the cell to compare with, as fractions of the image.
-        method: ``tsne`` or ``umap``.
-        seed: Of the views, of the points and of the network that is compared with.
-        bank: Embed the feature bank of the model instead of the images.
-    """
-
-    num: int | None = None
-    most: int = 1000
+    num: int | None = None  # images shown; None: 4 of a method's picture, else 6
+    most: int = 1000  # images that are searched and embedded, at most
+    #: Short side of the images that become maps; None: larger than the crops of
+    #: training, so that the maps have more cells.
     size: int | None = None
-    patch: tuple[float, float] = (0.5, 0.5)
-    method: str = "tsne"
-    seed: int = 0
-    bank: bool = False
+    patch: tuple[float, float] = (0.5, 0.5)  # place (x, y) of a cell in the image
+    seed: int = 0  # of the views, the points and the untrained network
 
     def __post_init__(self) -> None:
         if self.num is not None:
@@ -79,14 +68,9 @@ class Subject:
         model: In eval mode while it is drawn.
         dataset: The images; it is not changed.
         pipeline: Transforms of training; the first two views serve the matches.
-        evaluation: Those of the kNN evaluation; used where they decode an image.
         options: What the user chose.
         untrained: The same network with its initial weights, to compare with.
         folders: Whether the first folder below the root may be taken for the class.
-
-    Attributes:
-        classes: Name of the class of each image, or None.
-        size: Short side of the images that become maps.
     """
 
     def __init__(
@@ -94,7 +78,6 @@ class Subject:
         model: Any,
         dataset: SSLDataset,
         pipeline: Sequence[Any],
-        evaluation: Sequence[Any] = (),
         options: Options | None = None,
         untrained: Any = None,
         folders: bool = False,
@@ -104,31 +87,16 @@ class Subject:
         self.options = options or Options()
         self.num = self.options.num or 6
         self.dataset = with_pipeline(dataset, ())
-        self.dataset.on_error = "raise"
-        self.classes = _classes(dataset, folders)
+        self.classes = _classes(dataset, folders)  # name of that of each image
         self.pipeline = pipeline
-        self.decode = next(
-            (t for t in pipeline if isinstance(t, DecodeImage)), DecodeImage()
-        )
         self.crop = _crop(pipeline)
         self.size = self.options.size or (3 if self.crop < 128 else 2) * self.crop
-        steps = [t for t in evaluation if not isinstance(t, PackViews)]
-        if not any(isinstance(t, DecodeImage) for t in steps):
-            steps = [self.decode, ResizeShort(self.crop), CenterCrop(self.crop)]
-        self.evaluation = steps
         self._unreadable: dict[int, str] = {}
 
-    def sheet(
-        self,
-        title: str,
-        captions: Sequence[str],
-        rows: int = 1,
-        columns: int = 1,
-        ratios: Sequence[float] | None = None,
-    ) -> Sheet:
-        """An empty sheet; small, since the report holds six of them."""
+    def sheet(self, title: str, *grid: Any) -> Sheet:
+        """An empty sheet, see Sheet; small, since reports hold six."""
         title = f"{self.name}: {title[0].lower()}{title[1:]}"
-        return Sheet(title, captions, rows, columns, ratios, scale=1)
+        return partial(Sheet, scale=1)(title, *grid)
 
     def file(self, index: int, letters: int = 32) -> str:
         """File name of an image, without its middle where it is long."""
@@ -149,13 +117,12 @@ class Subject:
 
     def tensors(self, indices: Sequence[int], *steps: Any) -> dict[int, Tensor]:
         """The same images 3 x H x W of uint8."""
-        items = self.items(indices, [*steps, PackViews()])
+        items = self.items(indices, [DecodeImage(), *steps, PackViews()])
         return {index: item["inputs"] for index, item in items.items()}
 
     def thumbs(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Small square images by index."""
-        steps = self.decode, ResizeShort(_THUMB), CenterCrop(_THUMB)
-        found = self.tensors(indices, *steps)
+        found = self.tensors(indices, ResizeShort(_THUMB), CenterCrop(_THUMB))
         return {i: image.movedim(0, -1).numpy() for i, image in found.items()}
 
     def spread(self, count: int) -> list[int]:
@@ -171,7 +138,7 @@ class Subject:
             pairs = spread(list(members.values()), count // 2)
         chosen = [i for pair in pairs for i in (pair[0], pair[len(pair) // 2])]
         chosen += [i for i in self.spread(count) if i not in chosen]
-        return self.tensors(chosen[:count], self.decode, ResizeShort(self.size))
+        return self.tensors(chosen[:count], ResizeShort(self.size))
 
     @cached_property
     def maps(self) -> list[dict[str, np.ndarray]]:
@@ -189,9 +156,9 @@ class Subject:
     def pooled(self) -> tuple[list[int], Tensor]:
         """Indices and unit features, n x C, of the images that are searched."""
         found: dict[int, Tensor] = {}
-        chosen = self.searched
+        chosen, steps = self.searched, (ResizeShort(self.crop), CenterCrop(self.crop))
         for start in range(0, len(chosen), 256):  # images of 256 at a time
-            images = self.tensors(chosen[start : start + 256], *self.evaluation)
+            images = self.tensors(chosen[start : start + 256], *steps)
             rows = pooled_features(self.model, list(images.values()))
             found |= zip(images, rows, strict=True)
         return list(found), torch.stack(list(found.values()))
@@ -199,10 +166,15 @@ class Subject:
     @property
     def _members(self) -> dict[str, list[int]]:
         """Images by class, in the order of their names."""
-        members: dict[str, list[int]] = {n: [] for n in sorted(set(self.classes or ()))}
-        for index, name in enumerate(self.classes or ()):
-            members[name].append(index)
-        return members
+        return members_of(self.classes or ())
+
+
+def members_of(classes: Sequence[str]) -> dict[str, list[int]]:
+    """Numbers of the members of each class, in the order of their names."""
+    members: dict[str, list[int]] = {name: [] for name in sorted(set(classes))}
+    for index, name in enumerate(classes):
+        members[name].append(index)
+    return members
 
 
 def spread(values: Sequence[Any], count: int) -> list[Any]:
@@ -241,11 +213,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
     """Feature maps of one image by the query backbone, h x w x C, by stage.
 
-    A ResNet gives its last two stages, another backbone its last one.
-
-    Args:
-        model: In eval mode; called with ``mode="tensor"``.
-        image: uint8 3 x H x W, as the pipelines give it.
+    A ResNet gives its last two stages, another backbone its last one. The model is in
+    eval mode, the image 3 x H x W in uint8.
 
     Raises:
         ConfigError: The backbone returns no maps.
@@ -254,17 +223,14 @@ def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
     known = 0 < len(layers) <= len(_STAGES)
     names = _STAGES[: len(layers)] if known else (*layers[:-1], "last stage")
     found: dict[str, Tensor] = {}
-    handle = None
-    if len(layers) > 1:
-        handle = getattr(model.backbone, layers[-2]).register_forward_hook(
-            lambda module, args, output: found.update({names[-2]: output})
-        )
-    try:
+    with ExitStack() as stack:
+        if len(layers) > 1:
+            handle = getattr(model.backbone, layers[-2]).register_forward_hook(
+                lambda module, args, output: found.update({names[-2]: output})
+            )
+            stack.callback(handle.remove)
         data = model.data_preprocessor({"inputs": image[None]}, False)
         last = model(data["inputs"], mode="tensor")
-    finally:
-        if handle is not None:
-            handle.remove()
     last = last[-1] if isinstance(last, (list, tuple)) else last
     if last.ndim != 4:
         raise ConfigError(
@@ -278,10 +244,8 @@ def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
 def pooled_features(model: Any, images: Sequence[Tensor], batch: int = 64) -> Tensor:
     """Unit rows of the globally pooled backbone features, n x C, on the host.
 
-    Args:
-        model: In eval mode; called with ``mode="embed"``.
-        images: uint8 3 x H x W each; those of one size in a row go in one batch.
-        batch: Images in it at most.
+    Images, 3 x H x W in uint8, of one size in a row go in one ``batch`` of the model,
+    which is in eval mode.
     """
     rows = []
     for _, alike in groupby(images, key=lambda image: image.shape):

@@ -10,7 +10,6 @@ import io
 import json
 import pickle
 import random
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ import mmssl_ext.models
 from mmssl_ext.chain.results import read_records, write_csv
 from mmssl_ext.datasets import CIFAR10, ImageFolder, ImageList, ImageShards
 from mmssl_ext.datasets.labelled import LabelledFolder, VOCLabels
-from mmssl_ext.datasets.shard_index import index_shards
 from mmssl_ext.datasets.shard_writer import make_shards
 from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 from mmssl_ext.engine.checkpoint.manifest import write_manifest
@@ -265,27 +263,6 @@ def read_shards(folder: Path) -> None:
         dataset[index]
 
 
-def read_tar(folder: Path) -> None:
-    (folder / "index.npz").unlink(missing_ok=True)
-    index_shards(str(folder))
-    read_shards(folder)
-
-
-def tars() -> list[bytes]:
-    found = [_shard_files()["shard-00000.tar"]]
-    for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT):
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w", format=kind) as tar:
-            for i in range(3):
-                content = _saved(picture(i), "PNG")
-                long = "d" * (120 if kind != tarfile.USTAR_FORMAT else 40)
-                member = tarfile.TarInfo(f"a/{long}/\u00e4{i}.png")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-        found.append(stream.getvalue())
-    return found
-
-
 def cifar_batches() -> list[bytes]:
     found = []
     rng = np.random.default_rng(0)
@@ -504,7 +481,6 @@ READERS: dict[str, Reader] = {
            ["The shard '"]),
         _R("shard", "shard-00000.tar", BYTES, (*_DATASET, *_IMAGE),
            lambda: [_shard_files()["shard-00000.tar"]], read_shards, write_shards),
-        _R("tar", "x.tar", BYTES, (*_DATASET, *_IMAGE), tars, read_tar, share=3),
         _R("cifar", "cifar-10-batches-py/test_batch", PICKLE, _DATASET, cifar_batches,
            read_cifar, write_cifar_10, 3),
         _R("cifar-meta", "cifar-10-batches-py/batches.meta", PICKLE, _DATASET,
