@@ -197,6 +197,14 @@ class Watch(Hook):
             setattr(self, event, lambda runner, *_, call=call, **__: call(runner))
 
 
+class On(Hook):
+    """Call ``function(runner, **what)`` at events, with all that these bring."""
+
+    def __init__(self, priority: str = "LOWEST", **events: Callable) -> None:
+        self.priority = priority
+        self.__dict__.update(events)
+
+
 def stop_at(
     iteration: int, event: str = "before_train_iter", priority: str = "LOWEST"
 ) -> Watch:
