@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
@@ -179,6 +180,47 @@ def toy_runner(
         load_from=None if resume is None else str(resume),
         resume=resume is not None,
     )
+
+
+class Scores(BaseMetric):
+    """An evaluation that finds what it is told to."""
+
+    def __init__(self, found: Iterable[float]) -> None:
+        super().__init__()
+        self.found = list(found)
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results: list) -> dict:
+        return {"acc": self.found.pop(0)}
+
+
+def saving_runner(
+    work_dir: Path,
+    name: str,
+    *hooks: Hook,
+    scores: Iterable[float] = (),
+    size: int = 0,
+    iters: int | None = None,
+    **options: Any,
+) -> Runner:
+    """A toy run, for checkpoints that also hold a buffer ``large`` of so many bytes.
+
+    With ``scores``, one per validation, it has the metric ``acc``; with ``iters`` it
+    counts by iterations.
+    """
+    torch.manual_seed(0)
+    runner = toy_runner(work_dir, name, *hooks, **options)
+    runner.model.register_buffer("large", torch.zeros(size // 4))
+    if iters:
+        runner._train_loop = {"type": "IterBasedTrainLoop", "max_iters": iters}
+    if scores:
+        runner.model.val_step = lambda batch: [0]
+        runner._val_dataloader = torch.utils.data.DataLoader(ToyData(), BATCH)
+        runner._val_loop = {}
+        runner._val_evaluator = Evaluator([Scores(scores)])
+    return runner
 
 
 # Start, stop, resume, compare
