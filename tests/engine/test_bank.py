@@ -479,14 +479,6 @@ def test_resume_with_other_images_is_refused(half, change):
         write_list(root, names)
 
 
-def test_resume_from_a_moved_folder_goes_on(half):
-    root, _ = half
-    shutil.copytree(root / "images", root / "moved")
-    shutil.copytree(root / "run", root / "run_moved")
-    cfg = on_list(root, epochs=2, images="moved", run="run_moved")
-    assert trained(cfg, resume=True).iter == 2 * STEPS
-
-
 FITS = f"do not fit {CLUSTERS + 1} clusters; resume with the num_"
 UNFIT = {
     "online": (ONLINE | dict(num_clusters=CLUSTERS + 1), FITS),

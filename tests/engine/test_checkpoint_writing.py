@@ -138,25 +138,6 @@ def file_size_limit(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("reserves", [True, False])
-def test_a_limit_leaves_the_old_file(tmp_path, monkeypatch, reserves):
-    """Found when room is reserved or, where that cannot be, by torch's writer."""
-    path = tmp_path / "x.pth"
-    save_checkpoint_file({"w": torch.ones(3)}, path)
-    before = path.read_bytes()
-    if not reserves:
-        monkeypatch.setattr(checkpoint_writing, "_reserve", lambda file, size: None)
-    content = {"a": torch.ones(LARGE // 4), "b": torch.ones(LARGE // 4)}
-    refused = pytest.raises(CheckpointFileError)
-    with file_size_limit(LARGE * 3 // 2), refused as caught:
-        save_checkpoint_file(content, path)
-    text = str(caught.value)
-    assert str(path) in text and "File too large" in text
-    assert f"about {2 * LARGE} bytes" in text
-    assert path.read_bytes() == before
-    assert names(tmp_path) == ["x.pth"]
-
-
 def test_room_is_reserved_for_shared_memory_once(tmp_path):
     """The limit lies between what is written and what the views add up to."""
     weight = torch.ones(LARGE // 4)

@@ -216,7 +216,12 @@ def test_what_changes_no_step_is_not_mentioned(saved, images, tmp_path):
     runner = resume(saved, images, tmp_path / "run", change)
     log = go_on(runner)
     runner.train_dataloader._iterator = None  # ends the workers
-    assert CHANGED not in log and "threads" not in log
+    assert f"Resuming from {saved}" in log
+    for needless in (
+        *(CHANGED, "threads", "not HistoryBuffer", "just skip resuming"),
+        "dataset metainfo",
+    ):
+        assert needless not in log
 
 
 def test_another_number_of_threads_is_told(saved, images, tmp_path):
