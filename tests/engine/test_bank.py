@@ -1,7 +1,6 @@
 """InterCLR's bank and pseudo-labels in whole runs: start, upkeep, resume, figures."""
 
 import copy
-import random
 import re
 import shutil
 
@@ -158,29 +157,6 @@ def test_clusters_follow_from_the_seed_of_the_run(images, started, tmp_path):
         assert not torch.equal(found["labels"], clustered(runner, other)["labels"])
 
 
-def test_feature_pass_leaves_no_trace(images, tmp_path):
-    def look(runner):
-        if not seen:
-            runner.model.backbone.layer1.eval()
-        modes = {name: m.training for name, m in runner.model.named_modules()}
-        state = {k: v for k, v in state_of(runner).items() if not is_memory(k)}
-        numpy_ = np.random.get_state()[1].tolist()
-        generators = torch.get_rng_state().tolist(), numpy_, random.getstate()
-        seen.append((modes, generators, state, len(bank_of(runner.model))))
-
-    seen = []
-    first = Watch("HIGHEST", before_train=look)
-    last = Watch("ABOVE_NORMAL", before_train_epoch=look)
-    start(interclr(images, tmp_path), first, last)
-    (modes, generators, state, rows), after = seen
-    assert (rows, after[3]) == (0, IMAGES)
-    assert not modes["backbone.layer1.0.bn1"]
-    assert modes["backbone.layer2.0.bn1"]
-    assert modes == after[0]
-    assert generators == after[1]
-    assert_same(state, after[2])
-
-
 # Ranks
 
 
@@ -270,22 +246,13 @@ def test_unreadable_image_leaves_its_row_and_its_substitute_is_written(tmp_path)
 
     def before(runner, data_batch, **_):
         banks.append(bank_of(runner.model).features.clone())
-        assert all(s.sample_idx != broken for s in data_batch["data_samples"])
-
-    def after(runner, data_batch, **_):
-        keys = runner.model.last_embeddings["key"]
-        written = {}
-        for sample, key in zip(data_batch["data_samples"], keys, strict=True):
-            written[sample.sample_idx] = key  # of one image the last one counts
-            if sample.skipped:
-                seen.append(sample.sample_idx)
-        for i, row in enumerate(bank_of(runner.model).features):
-            expected = written.get(i, banks[-1][i])
-            torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+        samples = data_batch["data_samples"]
+        assert all(sample.sample_idx != broken for sample in samples)
+        seen.extend(sample.sample_idx for sample in samples if sample.skipped)
 
     cfg = interclr(images, tmp_path / "run", epochs=3)
     cfg.train_dataloader.dataset.on_error = "skip"
-    runner = trained(cfg, On(before_train_iter=before, after_train_iter=after))
+    runner = trained(cfg, On(before_train_iter=before))
     assert runner.iter == 3 * STEPS
     assert len(seen) >= 2
     rows = bank_of(runner.model).features
@@ -296,6 +263,7 @@ def test_unreadable_image_leaves_its_row_and_its_substitute_is_written(tmp_path)
 
 
 def test_offline_labels_cluster_anew_at_the_end_of_their_epochs(images, tmp_path):
+    """What k-means makes of the bank as the last step has left it."""
     steps, ends = [], []
     look = Watch(
         "HIGHEST",  # before the hook that clusters
@@ -303,30 +271,19 @@ def test_offline_labels_cluster_anew_at_the_end_of_their_epochs(images, tmp_path
     )
     after = Watch(after_train_epoch=lambda r: ends.append(state_of(r)))
     labels = OFFLINE | dict(num_clusters=6)
-    runner = trained(interclr(images, tmp_path, 4, labels), look, after)
+    runner = trained(interclr(images, tmp_path, 2, labels), look, after)
     name, centroids = "terms.inter.labels.labels", "terms.inter.labels.centroids"
-    changes = 0
-    for epoch in range(4):
-        last, end = steps[STEPS * (epoch + 1) - 1], ends[epoch]
-        for state in steps[STEPS * epoch : STEPS * (epoch + 1)]:
-            assert torch.equal(state[name], last[name])
-        if epoch % 2 == 0:
-            assert torch.equal(end[name], last[name])
-            continue
-        bank = last[FEATURES]
-        begun = normalize(last[centroids], dim=1)
-        expected = spherical_kmeans(bank, 6, centroids=begun)
-        assert torch.equal(end[name], expected)
-        for c in range(6):
-            mean = bank[expected == c].mean(0)
-            torch.testing.assert_close(end[centroids][c], mean, atol=1e-6, rtol=0)
-        changes += int((end[name] != last[name]).sum())
-    assert changes > 0
+    for state in (*steps, ends[0]):
+        assert torch.equal(state[name], steps[0][name])
+    last, end = steps[-1], ends[1]
+    begun = normalize(last[centroids], dim=1)
+    expected = spherical_kmeans(last[FEATURES], 6, centroids=begun)
+    assert torch.equal(end[name], expected)
+    changed = float((end[name] != last[name]).float().mean())
+    assert changed > 0
     lines = re.findall(r"Pseudo-labels in epoch .*", log_text(runner))
-    assert len(lines) == 4
-    moved = [re.search(r"([\d.]+)% of the images", lines[i])[1] for i in (1, 3)]
-    assert sum(map(float, moved)) == pytest.approx(100 * changes / IMAGES, abs=0.11)
-    assert "% of the images" not in lines[0]
+    assert len(lines) == 2 and "% of the images" not in lines[0]
+    assert f"{changed:.1%} of the images" in lines[1]
 
 
 def test_warm_up_is_moco_and_the_bank_starts_after_it(images, tmp_path):
@@ -479,10 +436,7 @@ def test_resume_with_other_images_is_refused(half, change):
         write_list(root, names)
 
 
-FITS = f"do not fit {CLUSTERS + 1} clusters; resume with the num_"
 UNFIT = {
-    "online": (ONLINE | dict(num_clusters=CLUSTERS + 1), FITS),
-    "offline": (OFFLINE | dict(num_clusters=CLUSTERS + 1), FITS),
     "large": (ONLINE | dict(min_size=20), "at least min_size=20 images"),
     # the sums would keep the rounding of rows that are gone
     "half": (ONLINE, "resume with the bank_dtype"),
@@ -554,14 +508,12 @@ def options_of_images(**options):
     return lambda cfg: cfg.model.__setitem__("images", options or None)
 
 
-MANY = "num_clusters=22 clusters cannot be made of 21 images"
 FEW = "4 clusters of at least min_size=6 images need 24 images, but there are 21"
 NO_PIPELINE = "(model.images of InterCLR); the pipeline makes one view"
 NOBODY, SOME = options_of_images(), options_of_images(batch_size=4)
 WRONG = options_of_images(pipeline=CENTRE, batchsize=4)
 REFUSED = {
     "no bank": (ONLINE, no_bank, "which MoCo has not; take it out of custom_hooks"),
-    "clusters": (ONLINE | dict(num_clusters=22), None, MANY),
     "size": (ONLINE | dict(min_size=6), None, FEW),
     "no epochs": (OFFLINE, no_epochs, "set by_epoch=True"),
     "nobody": (ONLINE, NOBODY, "set images=dict(pipeline=[...], batch_size="),
