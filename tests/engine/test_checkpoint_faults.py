@@ -33,19 +33,23 @@ def nothing_left_running():
     wait_for_checkpoints()
 
 
-def loop(runner, hook):
-    """Bring a runner between two steps, as ``Runner.train`` does."""
+def begin(folder, name, size=0, *, resume=None, **options):
+    """A run that keeps one checkpoint, between two steps, and its hook."""
+    hook = PlainCheckpointHook(interval=1, **{"max_keep_ckpts": 1, **options})
+    runner = toy(folder, name, hook, size=size, resume=resume)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    if resume is not None:
+        runner.resume(str(resume))
     hook.before_train(runner)
+    return runner, hook
 
 
-def save(runner, hook, epoch, wait=True):
+def save(runner, hook, epoch, value=None):
     """What the hook does at the end of an epoch; all numbers say which it was."""
-    runner.model.large.fill_(epoch)
+    runner.model.large.fill_(epoch if value is None else value)
     hook._save_checkpoint_with_step(runner, epoch, {"epoch": epoch, "iter": 6 * epoch})
-    if wait:
-        hook._saver.settle()
+    hook._saver.settle()
 
 
 def check_that_it_can_go_on(folder, name):
@@ -137,9 +141,7 @@ def test_a_kill_before_every_single_step(tmp_path, case):
     The file is looked at after every kill; a run goes on from every kind of folder.
     """
     folder, start = tmp_path / "run", tmp_path / "start"
-    hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
-    runner = toy(folder, f"steps {case}", hook, size=4_000)
-    loop(runner, hook)
+    runner, hook = begin(folder, f"steps {case}", 4_000)
     if case != "first":
         save(runner, hook, 1)
     runner.model.large.fill_(7)
@@ -150,11 +152,8 @@ def test_a_kill_before_every_single_step(tmp_path, case):
         kill_at(count)
         if case == "interim":
             hook.save_now(runner)
-            return
-        epoch = 2 if case == "next" else 1
-        meta = {"epoch": epoch, "iter": 6 * epoch}
-        hook._save_checkpoint_with_step(runner, epoch, meta)
-        hook._saver.settle()
+        else:
+            save(runner, hook, 2 if case == "next" else 1, value=7)
 
     status, count, results, kinds = None, 0, [], set()
     while status != 0:
@@ -225,9 +224,7 @@ def test_a_full_disk(tmp_path, monkeypatch, reserves):
 @pytest.mark.fault("R2")
 @pytest.mark.parametrize("what", ["manifest", "pointer"])
 def test_no_room_for_the_small_files(tmp_path, monkeypatch, what):
-    hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
-    runner = toy(tmp_path, f"small {what}", hook, size=400)
-    loop(runner, hook)
+    runner, hook = begin(tmp_path, f"small {what}", 400)
     save(runner, hook, 1)
     write = Path.write_bytes
 
@@ -254,9 +251,8 @@ def test_what_the_disk_altered_is_found_before_it_counts(
     tmp_path, monkeypatch, verify, same_name
 ):
     """A bit flips between flushing and reading back, out of the kernel's sight."""
-    hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1, verify=verify)
-    runner = toy(tmp_path, f"disk {verify} {same_name}", hook, size=4_000)
-    loop(runner, hook)
+    name = f"disk {verify} {same_name}"
+    runner, hook = begin(tmp_path, name, 4_000, verify=verify)
     save(runner, hook, 1)
     new = 1 if same_name else 2
     fsync, on_disk, flips, reads = os.fsync, sha256_on_disk, [], []
@@ -276,13 +272,9 @@ def test_what_the_disk_altered_is_found_before_it_counts(
 
     monkeypatch.setattr(os, "fsync", flip)
     monkeypatch.setattr(checkpoint_writing, "sha256_on_disk", read)
-    runner.model.large.fill_(5)
-    meta = {"epoch": new, "iter": 6 * new}
-    with contextlib.ExitStack() as stack:
-        if verify:
-            caught = stack.enter_context(pytest.raises(CheckpointFileError))
-        hook._save_checkpoint_with_step(runner, new, meta)
-        hook._saver.settle()
+    refused = pytest.raises(CheckpointFileError)
+    with refused if verify else contextlib.nullcontext() as caught:
+        save(runner, hook, new, value=5)
     monkeypatch.undo()
     assert len(flips) == 1
     assert reads == (flips if verify else [])
@@ -301,9 +293,8 @@ def test_what_the_disk_altered_is_found_before_it_counts(
 @pytest.fixture
 def run(tmp_path):
     """Three checkpoints of a run with manifests, the third being the newest."""
-    hook = PlainCheckpointHook(interval=1, save_best=None)
-    runner = toy(tmp_path, f"run {tmp_path.name}", hook, size=400_000)
-    loop(runner, hook)
+    name = f"run {tmp_path.name}"
+    runner, hook = begin(tmp_path, name, 400_000, max_keep_ckpts=-1)
     for epoch in (1, 2, 3):
         save(runner, hook, epoch)
         age = time.time_ns() - (10 - epoch) * 10**9
@@ -450,12 +441,7 @@ def test_a_save_between_two_steps_of_another_process_is_deleted_in_time(tmp_path
     assert found.name == "iter_8.pth"
     assert read_manifest(found)["kind"] == "interim"
     assert (tmp_path / KEPT).exists()
-    hook = PlainCheckpointHook(interval=1, max_keep_ckpts=1)
-    resumed = toy(tmp_path, "stopped 2", hook, epochs=2, resume=found)
-    loop(resumed, hook)
-    resumed.resume(str(found))
-    hook.before_train(resumed)
-    save(resumed, hook, 2)
+    save(*begin(tmp_path, "stopped 2", resume=found), 2)
     assert files_of(tmp_path) == ["epoch_2.pth", "epoch_2.pth.json"]
 
 
