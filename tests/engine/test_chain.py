@@ -146,10 +146,8 @@ def rows(folder):
 def test_runs_every_combination_once(folder, capsys):
     assert run(folder) == 0
     out = capsys.readouterr().out
-    names = [
-        f"{t}-{s}-seed0" for t in ("voc", "city") for s in ("random", "pretrained")
-    ]
-    names = ["pretrain", *names]
+    names = ["pretrain", "voc-random-seed0", "voc-pretrained-seed0"]
+    names += ["city-random-seed0", "city-pretrained-seed0"]
     assert calls(folder) == dict.fromkeys(names, ".")
     lines = [line.split() for line in out.splitlines()]
     assert [x[1] for x in lines if x[0].startswith("[")] == [f"{n}:" for n in names]
@@ -194,10 +192,8 @@ def test_stages_at_once_have_gpus_of_their_own(folder, monkeypatch):
     chain = read_chain(folder / "small.py")
     runner = ChainRunner(chain, folder / "wd", folder / "tools", gpus=2, jobs=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    devices = [
-        runner.processes.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)
-    ]
-    assert devices == ["4,5", "6,7"]
+    found = [runner.processes.environment(slot) for slot in (0, 1)]
+    assert [x["CUDA_VISIBLE_DEVICES"] for x in found] == ["4,5", "6,7"]
 
 
 def test_a_comment_changes_nothing_but_a_value_does(folder, capsys):
@@ -398,19 +394,6 @@ def test_a_run_that_no_chain_has_started_is_kept(folder, capsys):
     assert calls(folder)["pretrain"] == "."
 
 
-def test_a_stage_whose_checkpoints_are_elsewhere_goes_on(folder):
-    """As with ``checkpoint.out_dir``: only the pointer is in its folder."""
-    text = CHAIN + 'options = dict(fails="is told")\n'
-    (folder / "out").mkdir()
-    only = ["voc-random-seed0"]
-    assert run(folder, text, only=only) == 75
-    stage = folder / "wd" / "voc-random-seed0"
-    saved = (stage / "iter_1.pth").rename(folder / "out" / "iter_1.pth")
-    (stage / "last_checkpoint").write_text(str(saved))
-    assert run(folder, only=only) == 0
-    assert calls(folder)["voc-random-seed0"] == ".--resume."
-
-
 @pytest.mark.fault("R8")
 @pytest.mark.parametrize(
     ("number", "expected"),
@@ -447,6 +430,11 @@ def test_a_stage_that_was_told_to_stop_stops_the_chain(folder, capsys):
     out = capsys.readouterr().out
     assert "Stopped in voc-random-seed0; the same command goes on from here." in out
     assert "FAILED" not in out
+    # As with `checkpoint.out_dir`: only the pointer is in the stage's folder.
+    stage = folder / "wd" / "voc-random-seed0"
+    (folder / "out").mkdir()
+    saved = (stage / "iter_1.pth").rename(folder / "out" / "iter_1.pth")
+    (stage / "last_checkpoint").write_text(str(saved))
     assert run(folder, text) == 75  # the other one is told, too
     assert run(folder, text) == 0
     assert calls(folder)["voc-random-seed0"] == ".--resume."
@@ -542,13 +530,8 @@ def test_more_than_one_gpu_goes_through_dist_train(folder):
 def test_a_chain_of_real_runs(tmp_path):
     """tools/chain.py, a real pretraining and real training from its checkpoint."""
     images = write_images(tmp_path / "images")
-    knn = {
-        "type": "KNNHook",
-        "k": 3,
-        "bank_dataloader": loader(images),
-        "query_dataloader": loader(images),
-    }
-    cfg = config(images, tmp_path, knn=knn)
+    both = {"bank_dataloader": loader(images), "query_dataloader": loader(images)}
+    cfg = config(images, tmp_path, knn={"type": "KNNHook", "k": 3, **both})
     cfg.work_dir = None
     (tmp_path / "toy.py").write_text(
         "checkpoint = None\nload_from = checkpoint\n" + cfg.pretty_text

@@ -39,10 +39,8 @@ class MeetFaults(Hook):
         self.file = Path(file)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if (
-            self.file.exists()
-            and self.file.read_text() == f"{runner.rank} {runner.iter}"
-        ):
+        here = f"{runner.rank} {runner.iter}"
+        if self.file.exists() and self.file.read_text() == here:
             self.file.rename(self.file.with_name("met"))
             print("pid of the victim:", os.getpid(), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
