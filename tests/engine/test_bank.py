@@ -1,6 +1,7 @@
 """InterCLR's bank and pseudo-labels in whole runs: start, upkeep, resume, figures."""
 
 import copy
+import random
 import re
 import shutil
 
@@ -155,6 +156,29 @@ def test_clusters_follow_from_the_seed_of_the_run(images, started, tmp_path):
         found = labels_of(runner.model).state_dict()
         assert_same(found, clustered(runner, seed))
         assert not torch.equal(found["labels"], clustered(runner, other)["labels"])
+
+
+def test_feature_pass_leaves_no_trace(images, tmp_path):
+    def look(runner):
+        if not seen:
+            runner.model.backbone.layer1.eval()
+        modes = {name: m.training for name, m in runner.model.named_modules()}
+        state = {k: v for k, v in state_of(runner).items() if not is_memory(k)}
+        numpy_ = np.random.get_state()[1].tolist()
+        generators = torch.get_rng_state().tolist(), numpy_, random.getstate()
+        seen.append((modes, generators, state, len(bank_of(runner.model))))
+
+    seen = []
+    first = Watch("HIGHEST", before_train=look)
+    last = Watch("ABOVE_NORMAL", before_train_epoch=look)
+    start(interclr(images, tmp_path), first, last)
+    (modes, generators, state, rows), after = seen
+    assert (rows, after[3]) == (0, IMAGES)
+    assert not modes["backbone.layer1.0.bn1"]
+    assert modes["backbone.layer2.0.bn1"]
+    assert modes == after[0]
+    assert generators == after[1]
+    assert_same(state, after[2])
 
 
 # Ranks
