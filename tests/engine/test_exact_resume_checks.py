@@ -247,6 +247,16 @@ def test_checkpoints_without_a_state_go_on_after_one_warning(saved, images, tmp_
         runner.train()
 
 
+def test_weights_alone_may_go_anywhere(saved, images, tmp_path):
+    """``load_from`` is not asked, and takes over nothing but weights."""
+    cfg = run_config("CO2", images, tmp_path)
+    cfg.load_from = str(saved)
+    runner = make_runner(cfg, stop_at(0))
+    log = go_on(runner)
+    assert runner.iter == 0 and CHANGED not in log
+    assert int(runner.model.state_dict()["target.steps"]) == 2
+
+
 def test_what_is_said_of_other_ranks():
     """The training itself: test_exact_resume.py."""
 
