@@ -237,6 +237,47 @@ def call_tool(
     return runpy.run_path(str(file))["main"](), *capsys.readouterr()
 
 
+class Scores(BaseMetric):
+    """An evaluation that finds what it is told to."""
+
+    def __init__(self, found: Iterable[float]) -> None:
+        super().__init__()
+        self.found = list(found)
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results: list) -> dict:
+        return {"acc": self.found.pop(0)}
+
+
+def saving_runner(
+    work_dir: Path,
+    name: str,
+    *hooks: Hook,
+    scores: Iterable[float] = (),
+    size: int = 0,
+    iters: int | None = None,
+    **options: Any,
+) -> Runner:
+    """A toy run, for checkpoints that also hold a buffer ``large`` of so many bytes.
+
+    With ``scores``, one per validation, it has the metric ``acc``; with ``iters`` it
+    counts by iterations.
+    """
+    torch.manual_seed(0)
+    runner = toy_runner(work_dir, name, *hooks, **options)
+    runner.model.register_buffer("large", torch.zeros(size // 4))
+    if iters:
+        runner._train_loop = {"type": "IterBasedTrainLoop", "max_iters": iters}
+    if scores:
+        runner.model.val_step = lambda batch: [0]
+        runner._val_dataloader = torch.utils.data.DataLoader(ToyData(), BATCH)
+        runner._val_loop = {}
+        runner._val_evaluator = Evaluator([Scores(scores)])
+    return runner
+
+
 # Start, stop, resume, compare
 
 
@@ -251,6 +292,14 @@ class Watch(Hook):
         self.priority = priority
         for event, call in events.items():
             setattr(self, event, lambda runner, *_, call=call, **__: call(runner))
+
+
+class On(Hook):
+    """Call ``function(runner, **what)`` at events, with all that these bring."""
+
+    def __init__(self, priority: str = "LOWEST", **events: Callable) -> None:
+        self.priority = priority
+        self.__dict__.update(events)
 
 
 def stop_at(

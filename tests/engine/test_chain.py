@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmssl_ext.chain.results import read_records, write_csv
+from mmssl_ext.chain.results import read_records
 from mmssl_ext.chain.run import ChainRunner
 from mmssl_ext.chain.spec import read_chain
 from mmssl_ext.engine.resilience.lock import Lock
@@ -19,7 +19,8 @@ from mmssl_ext.engine.resilience.processes import is_alive
 from mmssl_ext.errors import ConfigError, UserError
 from mmssl_ext.files import sha256
 from tests.harness import REPO, config, loader, write_images
-from tests.warm import Command
+from tests.warm import Command, client, python
+from tests.warm.commands import address
 
 # Stands for tools/train.py: "trains" by writing its arguments and a result.
 TRAIN = """
@@ -43,7 +44,7 @@ if model["fails"] == "hangs":
 if model["fails"] in ("saves", "is told") and "--resume" not in sys.argv:
     import signal
     def save(number, _):
-        time.sleep(1)
+        time.sleep(0.4)
         (folder / "iter_1.pth").write_text(f"saved on {number}")
         sys.exit(75)
     signal.signal(signal.SIGTERM, save)
@@ -98,10 +99,24 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def chain_tool(folder, *options):
+def voc_fails(how):
+    options = f'"toy.py", options={{"fails": "{how}"}}, title'
+    return CHAIN.replace('"toy.py", title', options)
+
+
+def chain_tool(folder, fails, *options):
+    """The tool itself, with the folder of fake tools."""
+    (folder / "small.py").write_text(voc_fails(fails))
     chain = str(REPO / "tools" / "chain.py")
     code = CHAIN_TOOL.format(chain=chain, tools=str(folder / "tools"))
-    return Command("-c", code, *options, cwd=folder)
+    return Command("-c", code, "small.py", "--work-dir", "wd", *options, cwd=folder)
+
+
+def wait_for_files(process, *paths):
+    end = time.monotonic() + 60
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < end, process.text
+        time.sleep(0.02)
 
 
 def run(folder, text=None, only=(), jobs=1, **options):
@@ -131,16 +146,12 @@ def rows(folder):
 def test_runs_every_combination_once(folder, capsys):
     assert run(folder) == 0
     out = capsys.readouterr().out
-    names = [
-        f"{t}-{s}-seed0" for t in ("voc", "city") for s in ("random", "pretrained")
-    ]
-    assert calls(folder) == dict.fromkeys(["pretrain", *names], ".")
-    assert [line.split()[1] for line in out.splitlines() if line.startswith("[")] == [
-        f"{stage}:" for stage in ["pretrain", *names]
-    ]
-    assert [line.split()[1] for line in out.splitlines() if line[2] == ":"] == [
-        "pretrain", *names
-    ]  # fmt: skip
+    names = ["pretrain", "voc-random-seed0", "voc-pretrained-seed0"]
+    names += ["city-random-seed0", "city-pretrained-seed0"]
+    assert calls(folder) == dict.fromkeys(names, ".")
+    lines = [line.split() for line in out.splitlines()]
+    assert [x[1] for x in lines if x[0].startswith("[")] == [f"{n}:" for n in names]
+    assert [x[1] for x in lines if x[0][2] == ":"] == names
     assert "[2/5] voc-random-seed0: zAP 40.00, " in out
     assert seen(folder, "voc-random-seed0")[0]["checkpoint"] is None
     given = folder / "wd" / "pretrain" / "iter_2.pth"
@@ -149,7 +160,7 @@ def test_runs_every_combination_once(folder, capsys):
     assert seen(folder, "city-random-seed0")[0]["type"] == "Other"
 
     found = rows(folder)
-    assert list(found) == ["pretrain", *names]
+    assert list(found) == names
     row = found["voc-pretrained-seed0"]
     assert (row["transfer"], row["source"], row["seed"]) == ("voc", "pretrained", "0")
     assert (row["metric"], row["value"], row["AP50"]) == ("zAP", "40", "60.5")
@@ -160,7 +171,7 @@ def test_runs_every_combination_once(folder, capsys):
     assert row["status"] == "finished"
 
     assert run(folder) == 0  # nothing is left to do
-    assert calls(folder) == dict.fromkeys(["pretrain", *names], ".")
+    assert calls(folder) == dict.fromkeys(names, ".")
     assert "0 of 5 stages to run, 5 finished before" in capsys.readouterr().out
 
 
@@ -168,8 +179,7 @@ def test_stages_at_once_wait_for_the_pretraining_only(folder, monkeypatch, capsy
     """Each transfer waits for another one to run beside it."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    (folder / "small.py").write_text(CHAIN + 'options = dict(fails="meets")\n')
-    assert run(folder, jobs=2) == 0
+    assert run(folder, CHAIN + 'options = dict(fails="meets")\n', jobs=2) == 0
     out = capsys.readouterr().out
     assert (out.count(" starts\n"), out.count("/5] ")) == (5, 5)
     assert {row["status"] for row in rows(folder).values()} == {"finished"}
@@ -182,10 +192,8 @@ def test_stages_at_once_have_gpus_of_their_own(folder, monkeypatch):
     chain = read_chain(folder / "small.py")
     runner = ChainRunner(chain, folder / "wd", folder / "tools", gpus=2, jobs=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    devices = [
-        runner.processes.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)
-    ]
-    assert devices == ["4,5", "6,7"]
+    found = [runner.processes.environment(slot) for slot in (0, 1)]
+    assert [x["CUDA_VISIBLE_DEVICES"] for x in found] == ["4,5", "6,7"]
 
 
 def test_a_comment_changes_nothing_but_a_value_does(folder, capsys):
@@ -216,11 +224,8 @@ def test_a_new_pretraining_renews_what_starts_from_it(folder):
         run(folder, changed)
     assert run(folder, changed, rerun=True) == 0
     aside = {path.name for path in (folder / "wd" / "old").iterdir()}
-    assert aside == {
-        "pretrain.1",
-        "voc-pretrained-seed0.1",
-        "city-pretrained-seed0.1",
-    }
+    renewed = ("pretrain", "voc-pretrained-seed0", "city-pretrained-seed0")
+    assert aside == {f"{name}.1" for name in renewed}
     found = rows(folder)
     digest = found["pretrain"]["output_sha256"]
     assert found["voc-pretrained-seed0"]["source_sha256"] == digest
@@ -279,46 +284,37 @@ def test_failed_pretraining_spares_random_initialisation_only(folder, capsys):
 
 
 def test_a_stage_whose_chain_was_killed_counts_by_its_result(folder):
-    run(folder)
+    run(folder, only=["pretrain"])
     path = folder / "wd" / "pretrain" / "stage.json"
     state = json.loads(path.read_text())
     for key in ("output", "output_sha256", "seconds"):
         del state[key]
     path.write_text(json.dumps(state | {"status": "started"}))
-    assert run(folder) == 0
+    assert run(folder, only=["pretrain"]) == 0
     assert calls(folder)["pretrain"] == "."
     assert json.loads(path.read_text())["output_sha256"]
 
 
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [
-        (("pretrain = ", "pretrian = "), "a chain has no 'pretrian'. Did you mean"),
-        (
-            ('config="toy.py", title', 'config="tyo.py", title'),
-            "there is no file tyo.py",
-        ),
-        (("score=70", "scroe=70"), "Stage pretrain: --cfg-options scroe: the config"),
-        (
-            ('"pretrain"}', '"gone.pth"}'),
-            "sources['pretrained']: there is no file gone",
-        ),
-        (("title=", "titel="), "transfers.voc: 'titel' is none of"),
-        (("voc=", "**{'a b': 1}, voc="), "use letters, digits"),
-        (('"random": None', '"random": 3'), "must be None, 'pretrain' or a path"),
-        (("score=70", "checkpoint=object"), "must be a plain Python value"),
-        (("pair", "checkpoint"), "the chain sets the option checkpoint"),
-        (("pretrain = ", "seeds = (1, 1)\npretrain = "), "seeds must be different"),
-        (
-            ('"model.type"', '"modle.type"'),
-            "Stage city-random-seed0: --cfg-options modl",
-        ),
-    ],
-)
-def test_mistakes_are_found_before_anything_starts(folder, changed, sentence):
-    assert changed[0] in CHAIN
+MISTAKES = [  # what takes whose place in the chain, and what is said of it
+    ("pretrain = ", "pretrian = ", "a chain has no 'pretrian'. Did you mean"),
+    ('toy.py", title', 'tyo.py", title', "there is no file tyo.py"),
+    ("score=70", "scroe=70", "Stage pretrain: --cfg-options scroe: the config"),
+    ('"pretrain"}', '"gone.pth"}', "sources['pretrained']: there is no file gone"),
+    ("title=", "titel=", "transfers.voc: 'titel' is none of"),
+    ("voc=", "**{'a b': 1}, voc=", "use letters, digits"),
+    ('"random": None', '"random": 3', "must be None, 'pretrain' or a path"),
+    ("score=70", "checkpoint=object", "must be a plain Python value"),
+    ("pair", "checkpoint", "the chain sets the option checkpoint"),
+    ("pretrain = ", "seeds = (1, 1)\npretrain = ", "seeds must be different"),
+    ('"model.type"', '"modle.type"', "Stage city-random-seed0: --cfg-options modl"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "sentence"), MISTAKES)
+def test_mistakes_are_found_before_anything_starts(folder, old, new, sentence):
+    assert old in CHAIN
     with pytest.raises(ConfigError) as caught:
-        run(folder, CHAIN.replace(*changed, 1))
+        run(folder, CHAIN.replace(old, new, 1))
     assert sentence in str(caught.value)
     assert not calls(folder)
 
@@ -338,9 +334,7 @@ def test_names_of_transfers_and_sources_select_stages(folder):
     names = [stage.name for stage in chain.select(["random"])]
     assert names == ["voc-random-seed0", "city-random-seed0"]
     assert [s.name for s in chain.select(["pretrain"])] == ["pretrain"]
-    with pytest.raises(
-        ConfigError, match=r"no stage 'vco-random-seed0'\. Did you mean voc-"
-    ):
+    with pytest.raises(ConfigError, match=r"no stage 'vco-r.*'\. Did you mean voc-r"):
         chain.select(["vco-random-seed0"])
 
 
@@ -362,52 +356,30 @@ def test_seeds_and_a_checkpoint_file_as_source(folder):
 
 
 def test_two_chains_in_one_folder(folder):
-    with (
-        Lock(folder / "wd" / "chain.lock", "x").held(),
-        pytest.raises(UserError, match=f"wd is in use by process {os.getpid()} on "),
-    ):
+    used = pytest.raises(UserError, match=f"wd is in use by process {os.getpid()} on ")
+    with Lock(folder / "wd" / "chain.lock", "x").held(), used:
         run(folder)
-    assert run(folder) == 0
+    assert not calls(folder)
 
 
 def test_a_stage_that_outlives_its_chain_holds_its_lock(folder):
-    (folder / "small.py").write_text(CHAIN + 'options = dict(fails="hangs")\n')
-    process = chain_tool(
-        folder, "small.py", "--work-dir", "wd", "--only", "voc-random-seed0"
-    )
+    process = chain_tool(folder, "hangs", "--only", "voc-random-seed0")
     lock = folder / "wd" / "locks" / "voc-random-seed0"
-    started = folder / "wd" / "voc-random-seed0" / "seen.json"
-    while not started.exists():
-        time.sleep(0.05)
+    wait_for_files(process, folder / "wd" / "voc-random-seed0" / "seen.json")
     process.send_signal(signal.SIGKILL)
     process.wait(60)
     child = json.loads(lock.read_text())["pid"]
+    used = pytest.raises(UserError, match=f"It is in use by process {child} on ")
     try:
-        with (
-            pytest.raises(UserError, match=f"It is in use by process {child} on "),
-            Lock(lock, "It").held(),
-        ):
+        with used, Lock(lock, "It").held():
             pass
     finally:
         os.kill(child, signal.SIGKILL)
     while is_alive(child):
         time.sleep(0.01)
-    with Lock(lock, "It").held():  # gone with it, and so is the chain's
-        pass
-    with Lock(folder / "wd" / "chain.lock", "It").held():
-        pass
-
-
-def test_a_lock_of_another_host_counts_but_not_of_the_same_job(folder, monkeypatch):
-    path = folder / "chain.lock"
-    owner = {"pid": 1, "host": "elsewhere", "job": "77", "start": None}
-    path.write_text(json.dumps(owner))
-    with pytest.raises(UserError, match="on elsewhere"), Lock(path, "It").held():
-        pass
-    monkeypatch.setenv("SLURM_JOB_ID", "77")  # requeued to this node
-    with Lock(path, "It").held():
-        assert path.exists()
-    assert not path.exists()
+    for path in (lock, folder / "wd" / "chain.lock"):
+        with Lock(path, "It").held():  # gone with it, and so is the chain's
+            pass
 
 
 def test_a_run_that_no_chain_has_started_is_kept(folder, capsys):
@@ -422,43 +394,6 @@ def test_a_run_that_no_chain_has_started_is_kept(folder, capsys):
     assert calls(folder)["pretrain"] == "."
 
 
-def test_a_stage_whose_checkpoints_are_elsewhere_goes_on(folder):
-    """As with ``checkpoint.out_dir``: only the pointer is in its folder."""
-    text = CHAIN + 'options = dict(fails="is told")\n'
-    (folder / "out").mkdir()
-    only = ["voc-random-seed0"]
-    assert run(folder, text, only=only) == 75
-    stage = folder / "wd" / "voc-random-seed0"
-    saved = (stage / "iter_1.pth").rename(folder / "out" / "iter_1.pth")
-    (stage / "last_checkpoint").write_text(str(saved))
-    assert run(folder, only=only) == 0
-    assert calls(folder)["voc-random-seed0"] == ".--resume."
-
-
-def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
-    (folder / "small.py").write_text(CHAIN + 'options = dict(fails="hangs")\n')
-    # The tool itself, with the folder of fake tools.
-    options = ["small.py", "--work-dir", "wd", "--only", "voc-random-seed0"]
-    process = chain_tool(folder, *options)
-    lock = folder / "wd" / "locks" / "voc-random-seed0"
-    started = folder / "wd" / "voc-random-seed0" / "seen.json"
-    for _ in range(600):
-        if started.exists():
-            break
-        time.sleep(0.1)
-    child = json.loads(lock.read_text())["pid"]
-    assert child != process.pid
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    out = process.text
-    assert "Stopped in voc-random-seed0; the same command goes on" in out
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
-    assert not lock.exists()
-    assert not (folder / "wd" / "chain.lock").exists()
-    assert rows(folder)["voc-random-seed0"]["status"] == "interrupted"
-
-
 @pytest.mark.fault("R8")
 @pytest.mark.parametrize(
     ("number", "expected"),
@@ -466,27 +401,21 @@ def test_ctrl_c_stops_the_stage_and_keeps_the_way_open(folder):
 )
 def test_a_signal_lets_the_stages_save(folder, number, expected):
     """Two at once; what comes after them is not started."""
-    text = CHAIN.replace(
-        '"toy.py", title', '"toy.py", options={"fails": "saves"}, title'
-    )
-    (folder / "small.py").write_text(text)
-    options = ["small.py", "--work-dir", "wd", "--jobs", "2"]
-    process = chain_tool(folder, *options, "--only", "voc", "pretrain")
-    names = ["voc-random-seed0", "voc-pretrained-seed0"]
-    end = time.monotonic() + 60
-    while not all((folder / "wd" / name / "waits").exists() for name in names):
-        assert time.monotonic() < end, process.text
-        time.sleep(0.05)
+    process = chain_tool(folder, "saves", "--jobs", "2", "--only", "voc", "pretrain")
+    names = ["voc-pretrained-seed0", "voc-random-seed0"]
+    wait_for_files(process, *(folder / "wd" / name / "waits" for name in names))
     process.send_signal(number)
-    time.sleep(0.3)
+    time.sleep(0.1)
     process.send_signal(number)  # once more, as launchers do
     code, out = process.wait(60), process.text
     assert code == expected, out
-    assert f"Stopped in {', '.join(sorted(names))}; the same command goes on" in out
+    assert f"Stopped in {', '.join(names)}; the same command goes on" in out
     assert "FAILED" not in out and "Traceback" not in out
     for name in names:
         assert (folder / "wd" / name / "iter_1.pth").read_text() == "saved on 15"
         assert rows(folder)[name]["status"] == "interrupted"
+    assert not [*(folder / "wd" / "locks").iterdir()]
+    assert not (folder / "wd" / "chain.lock").exists()
     assert not (folder / "wd" / "chain.html").exists()  # no time for it
     assert run(folder, only=["voc"]) == 0
     assert {n: calls(folder)[n] for n in names} == dict.fromkeys(names, ".--resume.")
@@ -494,92 +423,95 @@ def test_a_signal_lets_the_stages_save(folder, number, expected):
 
 @pytest.mark.fault("R8")
 def test_a_stage_that_was_told_to_stop_stops_the_chain(folder, capsys):
-    text = CHAIN.replace(
-        '"toy.py", title', '"toy.py", options={"fails": "is told"}, title'
-    )
+    text = voc_fails("is told")
     assert run(folder, text) == 75
     assert set(calls(folder)) == {"pretrain", "voc-random-seed0"}
     assert rows(folder)["voc-random-seed0"]["status"] == "interrupted"
     out = capsys.readouterr().out
     assert "Stopped in voc-random-seed0; the same command goes on from here." in out
     assert "FAILED" not in out
+    # As with `checkpoint.out_dir`: only the pointer is in the stage's folder.
+    stage = folder / "wd" / "voc-random-seed0"
+    (folder / "out").mkdir()
+    saved = (stage / "iter_1.pth").rename(folder / "out" / "iter_1.pth")
+    (stage / "last_checkpoint").write_text(str(saved))
     assert run(folder, text) == 75  # the other one is told, too
     assert run(folder, text) == 0
     assert calls(folder)["voc-random-seed0"] == ".--resume."
 
 
+SBATCH = """
+n=$(($(wc -l < jobs.txt 2>/dev/null || echo 0) + 1))
+printf "%s\\x1f" "$@" >> jobs.txt; echo >> jobs.txt
+echo $((100 + n))
+"""
+
+
 def test_slurm_script_submits_the_stages_with_their_dependencies(folder):
+    commands = {
+        "sbatch": SBATCH,
+        "srun": "exit 75",
+        "scontrol": 'echo "$@" > requeued',
+        "warm": f'exec {sys.executable} -I -S {client.__file__} python "$@"',
+    }
     bin_ = folder / "bin"
     bin_.mkdir()
-    (bin_ / "sbatch").write_text(
-        "#!/bin/bash\n"
-        "n=$(($(wc -l < jobs.txt 2>/dev/null || echo 0) + 1))\n"
-        'printf "%s\\x1f" "$@" >> jobs.txt; echo >> jobs.txt\n'
-        "echo $((100 + n))\n"
-    )
-    (bin_ / "sbatch").chmod(0o755)
+    for name, text in commands.items():
+        (bin_ / name).write_text(f"#!/bin/bash\n{text}\n")
+        (bin_ / name).chmod(0o755)
     env = os.environ | {
         "PATH": f"{bin_}:{os.environ['PATH']}",
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(REPO),
+        "PYTHON": str(bin_ / "warm"),
+        "WARM_SERVER": address(),
+        "WARM_RUN": "tests.warm.interpreter",
         "WORK_DIR": "wd x",
         "GPUS": "4",
     }
-    done = subprocess.run(
-        ["bash", str(REPO / "tools" / "slurm_chain.sh"), "small.py", "gpu", "--time=9"],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+
+    def bash(*arguments, **variables):
+        return subprocess.run(
+            *(["bash", *arguments],),
+            cwd=folder,
+            env=env | variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    script = str(REPO / "tools" / "slurm_chain.sh")
+    done = bash(script, "small.py", "gpu", "--time=9")
     assert done.returncode == 0, done.stdout + done.stderr
-    jobs = [
-        line.split("\x1f")[:-1]
-        for line in (folder / "jobs.txt").read_text().splitlines()
-    ]
-    assert len(jobs) == 6
-    names = [job[job.index("--job-name") + 1] for job in jobs]
-    assert names == [
-        "pretrain",
-        "voc-random-seed0",
-        "voc-pretrained-seed0",
-        "city-random-seed0",
-        "city-pretrained-seed0",
-        "report",
-    ]
-    depends = [
-        [part for part in job if part.startswith("--dependency=")] for job in jobs
-    ]
-    assert depends == [
-        [],
-        [],
-        ["--dependency=afterok:101"],
-        [],
-        ["--dependency=afterok:101"],
-        ["--dependency=afterany:101:102:103:104:105"],
+    lines = (folder / "jobs.txt").read_text().splitlines()
+    jobs = [line.split("\x1f")[:-1] for line in lines]
+    depends = {
+        job[job.index("--job-name") + 1]: [
+            part for part in job if part.startswith("--dependency=")
+        ]
+        for job in jobs
+    }
+    assert list(depends.items()) == [
+        ("pretrain", []),
+        ("voc-random-seed0", []),
+        ("voc-pretrained-seed0", ["--dependency=afterok:101"]),
+        ("city-random-seed0", []),
+        ("city-pretrained-seed0", ["--dependency=afterok:101"]),
+        ("report", ["--dependency=afterany:101:102:103:104:105"]),
     ]
     for job in jobs:
         assert "--time=9" in job
         assert job[job.index("--partition") + 1] == "gpu"
     assert "--gres=gpu:4" in jobs[2] and "--gres=gpu:4" not in jobs[5]
-    command = jobs[2][-1]
-    assert "--stage voc-pretrained-seed0" in command
-    assert "--gpus 4" in command
-    assert "wd\\ x" in command
     assert "--requeue" in jobs[2] and "--signal=USR1@120" in jobs[2]
-    bash = {"srun": "exit 75", "scontrol": 'echo "$@" > requeued'}
-    for name, text in bash.items():
-        (bin_ / name).write_text(f"#!/bin/bash\n{text}\n")
-        (bin_ / name).chmod(0o755)
+    command = jobs[2][-1]
+    for part in ("--stage voc-pretrained-seed0", "--gpus 4", "wd\\ x"):
+        assert part in command
+    assert "--report" in jobs[5][-1]
     for restarts, requeued in (("3", True), ("100", False)):
         job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2"}
-        job["SLURM_RESTART_COUNT"] = restarts
-        run_ = subprocess.run(["bash", "-c", command], cwd=folder, env=env | job)
-        assert run_.returncode == 75
+        ended = bash("-c", command, SLURM_RESTART_COUNT=restarts, **job)
+        assert ended.returncode == 75
         assert (folder / "requeued").is_file() is requeued
         (folder / "requeued").unlink(missing_ok=True)
-    assert "--report" in jobs[5][-1]
 
 
 def test_more_than_one_gpu_goes_through_dist_train(folder):
@@ -590,33 +522,16 @@ def test_more_than_one_gpu_goes_through_dist_train(folder):
     assert command[0] != "bash"  # nothing is trained, so there is nothing to share
     (folder / "toy.py").write_text(CONFIG + "train_cfg = dict(max_iters=1)\n")
     command = runner.command(stage, Path("x.py"), resume=True)
-    assert command == [
-        "bash",
-        str(folder / "tools" / "dist_train.sh"),
-        "x.py",
-        "4",
-        "--work-dir",
-        str(Path("wd", "pretrain")),
-        "--resume",
-    ]
-
-
-def test_no_results_without_a_chain(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no chain\.json"):
-        write_csv(tmp_path)
+    assert command[:4] == ["bash", str(folder / "tools/dist_train.sh"), "x.py", "4"]
+    assert command[4:] == ["--work-dir", str(Path("wd", "pretrain")), "--resume"]
 
 
 @pytest.mark.slow
 def test_a_chain_of_real_runs(tmp_path):
     """tools/chain.py, a real pretraining and real training from its checkpoint."""
     images = write_images(tmp_path / "images")
-    knn = {
-        "type": "KNNHook",
-        "k": 3,
-        "bank_dataloader": loader(images),
-        "query_dataloader": loader(images),
-    }
-    cfg = config(images, tmp_path, knn=knn)
+    both = {"bank_dataloader": loader(images), "query_dataloader": loader(images)}
+    cfg = config(images, tmp_path, knn={"type": "KNNHook", "k": 3, **both})
     cfg.work_dir = None
     (tmp_path / "toy.py").write_text(
         "checkpoint = None\nload_from = checkpoint\n" + cfg.pretty_text
@@ -625,13 +540,8 @@ def test_a_chain_of_real_runs(tmp_path):
     chain += 'sources = dict(pretrained="pretrain")\n'
     chain += 'transfers = dict(again=dict(config="toy.py"))\n'
     (tmp_path / "real.py").write_text(chain)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(REPO / "tools" / "chain.py"), "real.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    tool = REPO / "tools" / "chain.py"
+    done = python("-W", "ignore", tool, "real.py", cwd=tmp_path, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     work_dir = tmp_path / "work_dirs" / "real"
     assert f"Report: {Path('work_dirs', 'real', 'chain.html')}" in done.stdout

@@ -42,14 +42,12 @@ def raise_another(items):
     raise RuntimeError("said another")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_says_so(tmp_path, workers):
+def test_a_run_says_so(tmp_path):
     images = write_images(tmp_path / "images", classes=2, per_class=4)
     Image.new("RGB", (20, 30)).save(images / "class0/0.png")
-    bank = loader(images)
-    bank["num_workers"] = workers
-    hook = {"type": "KNNHook", "k": 1, "bank_dataloader": bank}
-    cfg = config(images, tmp_path, knn={**hook, "query_dataloader": loader(images)})
+    bank = loader(images) | {"num_workers": 1}
+    both = {"bank_dataloader": bank, "query_dataloader": loader(images)}
+    cfg = config(images, tmp_path, knn={"type": "KNNHook", "k": 1, **both})
     with pytest.raises((UserError, ValueError), match=r"20 x 30 \(.*/class0/0.png\)"):
         make_runner(cfg).train()
 

@@ -1,5 +1,6 @@
 """Mistakes in a config are named before anything is built."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,23 +21,23 @@ def base():
     return config(Path("images"), Path("run"), knn={"type": "KNNHook"})
 
 
+def put(cfg, place, value):
+    *parents, name = place.split(".")
+    for parent in parents:
+        cfg = cfg[int(parent) if parent.isdigit() else parent]
+    cfg[name] = value
+
+
 @pytest.mark.parametrize(
     ("place", "sentence"),
     [
-        (
-            "model.head.temprature",
-            "QueueSoftmax has no option 'temprature'. Did you mean",
-        ),
+        ("model.head.temprature", "QueueSoftmax has no option 'temprature'. Did you"),
         ("model.backbone.frozen_stags", "ResNet has no option"),
-        ("model.queue_length", "Did you mean queue_len?"),
         ("train_dataloader.batchsize", "Did you mean batch_size"),
         ("train_dataloader.sampler.shufle", "DefaultSampler has no option 'shufle'"),
-        ("train_dataloader.dataset.rot", "Did you mean root"),
         ("train_dataloader.dataset.pipeline.1.view", "MakeViews has no option 'view'"),
         ("train_dataloader.dataset.pipeline.1.views.0.0.siz", "Did you mean size"),
         ("default_hooks.checkpoint.intervall", "Did you mean interval?"),
-        ("default_hooks.knn.querry_dataloader", "Did you mean query_dataloader"),
-        ("default_hooks.logger.intervals", "LoggerHook has no option"),
         ("optim_wrapper.optimizer.momentun", "Did you mean momentum?"),
         ("optim_wrapper.acumulative_counts", "Did you mean accumulative_counts?"),
         ("param_scheduler.0.etamin", "CosineAnnealingLR has no option"),
@@ -45,25 +46,18 @@ def base():
 )
 def test_unknown_options(place, sentence):
     cfg = base()
-    *parents, name = place.split(".")
-    node = cfg
-    for parent in parents:
-        node = node[int(parent) if parent.isdigit() else parent]
-    node[name] = 1
+    put(cfg, place, 1)
     with pytest.raises(ConfigError) as caught:
         check_config(cfg)
-    written = "".join(f"[{p}]" if p.isdigit() else f".{p}" for p in [*parents, name])
-    assert str(caught.value).startswith(written[1:] + ": ")
-    assert sentence in str(caught.value)
-    assert "Options: " in str(caught.value)
-    assert str(caught.value).count("\n") == 0
+    text, written = str(caught.value), re.sub(r"\.(\d+)", r"[\1]", place)
+    assert text.startswith(f"{written}: ") and sentence in text
+    assert "Options: " in text and "\n" not in text
 
 
 @pytest.mark.parametrize(
     ("place", "name", "meant"),
     [
         ("model", "MoCoo", "MoCo"),
-        ("model.neck", "MoCoV2Nek", "MoCoV2Neck"),
         ("train_dataloader.dataset", "ImageFoldr", "ImageFolder"),
         ("train_dataloader.collate_fn", "default_colate", "default_collate"),
         ("default_hooks.knn", "KNNHok", "KNNHook"),
@@ -72,10 +66,7 @@ def test_unknown_options(place, sentence):
 )
 def test_unknown_types(place, name, meant):
     cfg = base()
-    node = cfg
-    for part in place.split("."):
-        node = node[part]
-    node.type = name
+    put(cfg, f"{place}.type", name)
     with pytest.raises(ConfigError) as caught:
         check_config(cfg)
     text = str(caught.value)
@@ -120,7 +111,16 @@ def test_what_upstream_takes_out_or_passes_on_is_accepted():
     check_config(cfg)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+FIRST = {path.parent: path for path in reversed(SHIPPED)}.values()  # of each folder
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path not in FIRST))
+        for path in SHIPPED
+    ],
+)
 def test_the_shipped_configs_are_free_of_mistakes(path):
     cfg = load_config(path)
     if cfg.default_scope == "mmssl_ext":
@@ -152,16 +152,11 @@ class Below(HandsOn):
         super().__init__(name="x", **kwargs)
 
 
-@pytest.mark.parametrize(
-    ("cls", "known"), [(PassesOn, True), (HandsOn, False), (Below, False)]
-)
-def test_options_that_a_class_hands_on_are_any(cls, known):
-    cfg = {"model": {"type": cls, "wdth": 1}}
-    if not known:
-        check_config(cfg)
-        return
+def test_options_that_a_class_hands_on_are_any():
+    for kind in (HandsOn, Below):
+        check_config({"model": {"type": kind, "wdth": 1}})
     with pytest.raises(ConfigError, match=r"PassesOn has no option 'wdth'.*width"):
-        check_config(cfg)
+        check_config({"model": {"type": PassesOn, "wdth": 1}})
 
 
 def test_options_of_timm_are_its_own():
@@ -187,12 +182,10 @@ def test_an_option_that_a_model_does_not_take_is_a_sentence(tmp_path):
     ("place", "value", "wanted"),
     [
         ("train_cfg.max_epochs", 0, "1 or more"),
-        ("train_cfg.max_epochs", 4.5, "1 or more"),
         ("train_cfg.val_interval", "2", "1 or more"),
         ("optim_wrapper.accumulative_counts", 0, "1 or more"),
         ("train_dataloader.batch_size", 8.0, "1 or more"),
         ("train_dataloader.num_workers", -1, "0 or more"),
-        ("default_hooks.checkpoint.interval", "often", "-1 or more"),
         ("default_hooks.checkpoint.max_keep_ckpts", 1.5, "-1 or more"),
         ("default_hooks.logger.interval", True, "-1 or more"),
     ],
@@ -203,9 +196,8 @@ def test_numbers_that_a_run_counts_by(place, value, wanted):
     cfg.merge_from_dict({place: value})
     with pytest.raises(ConfigError) as caught:
         check_values(cfg)
-    assert f"{place} is {value!r}: it must be a whole number of {wanted}" in str(
-        caught.value
-    )
+    text = f"{place} is {value!r}: it must be a whole number of {wanted}"
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -18,21 +18,19 @@ CANARY = "canary"
 
 # Each would write the file `canary` beside the config if it were run, or leads to it.
 TOUCH = "open('canary', 'w')"
+READ_BASE = "from mmengine.config import read_base\nwith read_base():\n    "
+OWN = "custom_imports = dict(imports=['mmssl_ext'])\n"
 MALICIOUS = {
     "open": TOUCH,
     "import": "import os; os.system('touch canary')",
     "import from": "from os import system; system('touch canary')",
     "import in a block": "if 1:\n    import os\n    os.system('touch canary')",
-    "exec": f'exec("{TOUCH}")',
-    "eval": f'x = eval("{TOUCH}")',
     "__import__": "x = __import__('os').system('touch canary')",
     "builtins": "x = __builtins__['open']",
     "alias of a builtin": "f = open",
     "builtin as key": f'max(["{TOUCH}", "1"], key=eval)',
-    "builtin in a comprehension": f'x = [f("{TOUCH}") for f in [eval]]',
     "lambda": f"x = (lambda: {TOUCH})()",
-    "def": f"def f():\n    {TOUCH}\nf()",
-    "class": f"class A:\n    x = {TOUCH}",
+    "def": f"def f(x={TOUCH}):\n    pass",
     "decorator": f'@eval\nclass A:\n    pass\nx = "{TOUCH}"',
     "walrus": f"x = (y := {TOUCH})",
     "try": f"try:\n    1/0\nexcept Exception:\n    {TOUCH}",
@@ -46,16 +44,12 @@ MALICIOUS = {
     "method of a module": "x = _base_.__class__.__init__.__globals__",
     "format": "x = '{0.__class__.__init__}'.format(1)",
     "format as key": "x = sorted([1], key='{0.__class__}'.format)",
-    "getattr": "x = getattr([], '__class__')",
     "f-string": 'x = f"{' + TOUCH.replace("'", "chr(99)") + '}"',
     "nested f-string": 'x = f"{1:{open}}"',
-    "default argument": f"def f(x={TOUCH}): pass",
     "subscript call": f'x = [eval][0]("{TOUCH}")',
     "call of a call": f'x = dict(f=eval).get("f")("{TOUCH}")',
-    "assert": f'assert eval("{TOUCH}")',
     "annotation": f"x: {TOUCH} = 1",
-    "decorated match": f"match {TOUCH}:\n    case _: pass",
-    "del": f"x = [1]\ndel x[{TOUCH}.fileno() * 0]",
+    "match": f"match {TOUCH}:\n    case _: pass",
     "_base_ as expression": f"_base_ = [{TOUCH}.name]",
     "_base_ twice": f"_base_ = []\nx = _base_ = {TOUCH}.name",
     "_base_ chained": "_base_ = x = 'evil.py'",
@@ -66,45 +60,25 @@ MALICIOUS = {
     ),
     "custom_imports like ours": "custom_imports = dict(imports=['mmssl_extra'])",
     "custom_imports computed": "m = 'evil'\ncustom_imports = dict(imports=[m])",
-    "custom_imports changed": (
-        "custom_imports = dict(imports=['mmssl_ext'])\n"
-        "custom_imports['imports'].append('evil')"
-    ),
-    "custom_imports through a name": (
-        "custom_imports = dict(imports=['mmssl_ext'])\n"
-        "x = custom_imports\nx.update(imports=['evil'])"
-    ),
+    "custom_imports changed": OWN + "custom_imports['imports'].append('evil')",
+    "custom_imports as a key": OWN + "x = dict(custom_imports=1)['custom_imports']",
     "custom_imports in a loop": "for custom_imports in [dict(imports=['evil'])]: pass",
     "custom_imports in a block": "if 1:\n    custom_imports = dict(imports=['evil'])",
-    "custom_imports augmented": (
-        "custom_imports = dict(imports=['mmssl_ext'])\n"
-        "custom_imports |= dict(imports=['evil'])"
-    ),
+    "custom_imports augmented": OWN + "custom_imports |= dict(imports=['evil'])",
     "environment default": "x = '''{{$NO_SUCH:'''+str(exec(" + repr(TOUCH) + "))#}}'''",
     "environment as regex": "x = '{{$NO_SUCH:(a+)+$}}'",
-    "read_base of a package": (
-        "from mmengine.config import read_base\n"
-        "with read_base():\n    from mmpretrain.configs.x import *"
-    ),
+    "read_base of a package": READ_BASE + "from mmpretrain.configs.x import *",
     "read_base under another name": (
         "from mmengine.config import read_base as f, Config as read_base\n"
     ),
-    "read_base and code": (
-        "from mmengine.config import read_base\n"
-        f"with read_base():\n    {TOUCH}\n    from .evil import *"
-    ),
+    "read_base and code": READ_BASE + f"{TOUCH}\n    from .evil import *",
     "with that is not read_base": (
         f"from mmengine.config import read_base\nwith {TOUCH} as read_base: pass"
     ),
-    "read_base renames": (
-        "from mmengine.config import read_base\n"
-        "with read_base():\n    from .plain import x as custom_imports"
-    ),
-    "lazy class": "from os import system\nmodel = dict(type=system)",
+    "read_base renames": READ_BASE + "from .plain import x as custom_imports",
     "LazyObject": "x = dict(type=LazyObject)",
     "await": "x = [y async for y in z]",
     "print": "print('hello')",
-    "type": "x = type('A', (), {})",
     "zero byte": "x = 1\0" + TOUCH,
     "nesting": "x = " + "(" * 5000 + ")" * 5000,
 }
@@ -120,7 +94,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_shipped_config_is_data(monkeypatch):
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_shipped_config_is_data(monkeypatch, every):
     """All files that mmengine runs for a config are checked, and pass."""
     run: list[str] = []
     read = Config._file2dict
@@ -131,15 +106,20 @@ def test_every_shipped_config_is_data(monkeypatch):
 
     monkeypatch.setattr(Config, "_file2dict", record)
     assert len(CONFIGS) > 70
-    for path in CONFIGS:
+    passed: set[Path] = set()
+    whole = [path for path in CONFIGS if "_base_" not in path.parts]
+    first = {path.parent: path for path in reversed(whole)}  # of each folder
+    for path in whole if every else first.values():
         files = check_strict(path)
         assert files[-1] == path
-        if "_base_" not in path.parts:  # a base alone need not be complete
-            run.clear()
-            check_names(Config.fromfile(path, import_custom_modules=False))
-            # Besides copies of them, with other values for variables
-            read_files = {file for file in run if ROOT in Path(file).parents}
-            assert {*map(str, files)} == read_files
+        run.clear()
+        check_names(Config.fromfile(path, import_custom_modules=False))
+        # Besides copies of them, with other values for variables
+        read_files = {file for file in run if ROOT in Path(file).parents}
+        assert {*map(str, files)} == read_files
+        passed.update(files)
+    for path in {*CONFIGS} - passed:  # a base alone need not be complete
+        check_strict(path)
 
 
 @pytest.mark.fault("R20")
@@ -180,7 +160,6 @@ def test_the_name_of_a_file_cannot_become_code(here, name):
 
 def test_the_environment_cannot_become_code(here, monkeypatch):
     (here / "config.py").write_text("root = '{{$ROOT:data}}'")
-    check_strict("config.py")
     monkeypatch.setenv("ROOT", f"' + str({TOUCH}) + '")
     check_strict("config.py")  # quotation marks do not end the string
     (here / "config.py").write_text("root = {{'$ROOT:1'}}")

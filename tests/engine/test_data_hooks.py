@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import ConcatDataset, Subset
 
@@ -14,23 +13,7 @@ from mmssl_ext.datasets import ImageFolder
 from mmssl_ext.engine.monitor.augmentation_seed import AugmentationSeedHook
 from mmssl_ext.errors import LoaderError, UserError
 from tests.distributed import wait_for, workers
-from tests.harness import config, loader, log_text, make_runner, write_images
-
-
-class Record(Hook):
-    """Keep the views of every batch."""
-
-    def __init__(self):
-        self.epochs = []
-
-    def before_train_epoch(self, runner):
-        self.epochs.append([])
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        views = data_batch["inputs"]
-        for sample, *images in zip(data_batch["data_samples"], *views, strict=True):
-            pixels = tuple(image.numpy().tobytes() for image in images)
-            self.epochs[-1].append((sample.sample_idx, pixels))
+from tests.harness import On, Watch, config, loader, log_text, make_runner, write_images
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +22,22 @@ def images(tmp_path_factory):
 
 
 def record(images, work_dir, epochs=2, workers=0, **options):
+    """The views of every image, epoch by epoch."""
+    found = []
+
+    def keep(runner, data_batch, **_):
+        for sample, *views in zip(
+            data_batch["data_samples"], *data_batch["inputs"], strict=True
+        ):
+            pixels = tuple(view.numpy().tobytes() for view in views)
+            found[-1][sample.sample_idx] = pixels
+
     cfg = config(images, work_dir, epochs=epochs)
     cfg.train_dataloader.num_workers = workers
     cfg.train_dataloader.persistent_workers = workers > 0
-    hook = Record()
-    make_runner(cfg, hook, **options).train()
-    return [dict(epoch) for epoch in hook.epochs]
+    begin = Watch(before_train_epoch=lambda runner: found.append({}))
+    make_runner(cfg, begin, On(before_train_iter=keep), **options).train()
+    return found
 
 
 def test_draws_depend_on_seed_and_epoch_alone(images, tmp_path):
@@ -66,12 +59,8 @@ def test_wrapped_datasets_are_reached(images):
     for folder in folders:
         folder.set_augmentation_seed = lambda *key: keys.append(key)
     loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
-    runner = SimpleNamespace(
-        seed=7,
-        epoch=3,
-        train_loop=loop,
-        train_dataloader=SimpleNamespace(dataset=nested),
-    )
+    runner = SimpleNamespace(seed=7, epoch=3, train_loop=loop)
+    runner.train_dataloader = SimpleNamespace(dataset=nested)
     hook = AugmentationSeedHook()
     hook.before_train(runner)
     hook.before_train_epoch(runner)
@@ -80,9 +69,7 @@ def test_wrapped_datasets_are_reached(images):
 
 def test_unreadable_images_are_listed_once(tmp_path):
     images = write_images(tmp_path / "images")
-    broken = [images / "class0" / "3.png", images / "class1" / "5.png"]
-    for path in broken:
-        path.write_bytes(b"no image")
+    broken = break_images(images, 1)
     work_dir = tmp_path / "run"
     for epochs, resume in ((2, False), (3, True)):
         runner = make_runner(skipping(images, work_dir, epochs), resume=resume)
@@ -95,16 +82,19 @@ def test_unreadable_images_are_listed_once(tmp_path):
         assert re.search(r"\(([2-9]|1\d) of \d\d attempts\)", text)
         assert text.count("replaced by another") == (0 if resume else 1)
         assert text.count("2 images could not be read during training") == 1
-    listed = (work_dir / "unreadable_images.txt").read_text().splitlines()
-    assert sorted(listed) == sorted(str(path) for path in broken)
+    assert sorted(listed(work_dir)) == broken
 
 
 def break_images(root, per_class):
-    """Of the eight images of each class, make some unreadable."""
+    """Of the eight images of each class, make some unreadable; their paths."""
     broken = [root / f"class{c}" / f"{i}.png" for c in (0, 1) for i in range(per_class)]
     for path in broken:
         path.write_bytes(b"no image")
-    return broken
+    return [str(path) for path in broken]
+
+
+def listed(work_dir):
+    return (work_dir / "unreadable_images.txt").read_text().splitlines()
 
 
 def skipping(images, work_dir, epochs=1, **options):
@@ -127,17 +117,16 @@ def test_too_many_unreadable_images_stop_the_run(tmp_path):
     runner = make_runner(cfg)
     with pytest.raises(UserError, match="max_share of UnreadableImagesHook") as caught:
         runner.train()
-    file = tmp_path / "run" / "unreadable_images.txt"
-    listed = file.read_text().splitlines()
-    assert str(file) in str(caught.value)
-    assert set(listed) <= set(map(str, broken)) and len(set(listed)) == len(listed)
-    failed, asked = counted(str(caught.value))
+    text, paths = str(caught.value), listed(tmp_path / "run")
+    assert str(tmp_path / "run" / "unreadable_images.txt") in text
+    assert {*paths} <= {*broken} and len({*paths}) == len(paths)
+    failed, asked = counted(text)
     # four images in a batch: counted by batches, and stopped at the first that decides
     read = 4 * (runner.iter + 1)
     assert asked == read + failed >= 12 and failed > 0.1 * asked
     assert runner.iter < 4 and asked - 4 < 12 + failed
-    named = {line.strip() for line in str(caught.value).splitlines()} & set(listed)
-    assert len(named) == min(5, len(listed))
+    named = {line.strip() for line in text.splitlines()} & {*paths}
+    assert len(named) == min(5, len(paths))
 
 
 @pytest.mark.parametrize(
@@ -188,40 +177,33 @@ def test_ranks_stop_together_by_what_all_have_seen(tmp_path):
 
 
 @pytest.mark.fault("R11")
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_skip_skips_in_training_and_evaluation(num_workers, tmp_path):
+def test_skip_skips_in_training_and_evaluation(tmp_path):
     images = write_images(tmp_path / "images")
-    whole = (images / "class0" / "0.png").read_bytes()
     broken = [images / "class1" / f"{i}.png" for i in range(3)]
-    for path, content in zip(broken, [b"", b"no image", whole[:80]], strict=True):
+    contents = [b"", b"no image", broken[0].read_bytes()[:80]]
+    for path, content in zip(broken, contents, strict=True):
         path.write_bytes(content)
     cfg = skipping(images, tmp_path / "run", max_share=1)
     judged = loader(images, batch_size=8)
     for each in (cfg.train_dataloader, judged):
-        each.update(num_workers=num_workers)
+        each.update(num_workers=2)
         each["dataset"]["on_error"] = "skip"
-    cfg.default_hooks.knn = {
-        "type": "KNNHook",
-        "k": 3,
-        "bank_dataloader": judged,
-        "query_dataloader": judged,
-    }
+    both = {"bank_dataloader": judged, "query_dataloader": judged}
+    cfg.default_hooks.knn = {"type": "KNNHook", "k": 3, **both}
     runner = make_runner(cfg)
     runner.train()
     assert runner.iter == 4
-    listed = (tmp_path / "run" / "unreadable_images.txt").read_text().splitlines()
-    assert sorted(listed) == sorted(map(str, broken))
+    assert sorted(listed(tmp_path / "run")) == sorted(map(str, broken))
     history = runner.message_hub.get_info("knn_history")
     assert [record["epoch"] for record in history] == [0, 1]
 
 
 @pytest.mark.fault("R11")
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_raise_names_the_file(num_workers, tmp_path):
+def test_raise_names_the_file(tmp_path):
     images = write_images(tmp_path / "images")
     (images / "class1" / "5.png").write_bytes(b"no image")
     cfg = config(images, tmp_path / "run")
-    cfg.train_dataloader.num_workers = num_workers
+    cfg.train_dataloader.num_workers = 2
     with pytest.raises(LoaderError, match=r"class1/5\.png' cannot be read") as caught:
         make_runner(cfg).train()
     assert "Traceback" not in str(caught.value)  # the sentence alone says it

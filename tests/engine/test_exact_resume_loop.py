@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import random
 import tempfile
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
@@ -84,11 +82,16 @@ class DrawingValLoop(BaseLoop):
         self.runner.call_hook("after_val")
 
 
-def toy(
-    work_dir: Path, *hooks, loop=None, resume=None, every=1, launcher="none", **options
-):
+LOOP = {"by_epoch": True, "max_epochs": EPOCHS, "val_interval": 2}
+VALIDATION = {
+    "val_cfg": {"type": "mmssl_ext.DrawingValLoop"},
+    "val_dataloader": DataLoader(ToyData()),
+    "val_evaluator": [],
+}
+
+
+def toy(work_dir: Path, *hooks, loop=LOOP, resume=None, every=1, **options):
     """A runner of 6 iterations per epoch that saves after every one."""
-    loop = loop or {"by_epoch": True, "max_epochs": EPOCHS, "val_interval": 2}
     by_epoch = loop["by_epoch"]
     kind = "DefaultSampler" if by_epoch else "InfiniteSampler"
     loader = {
@@ -99,11 +102,7 @@ def toy(
         "collate_fn": {"type": "default_collate"},
         **options.pop("loader", {}),
     }
-    validation = {
-        "val_cfg": {"type": "mmssl_ext.DrawingValLoop"},
-        "val_dataloader": DataLoader(ToyData()),
-        "val_evaluator": [],
-    }
+    checkpoint = {"type": "mmssl_ext.PlainCheckpointHook", "by_epoch": False}
     torch.manual_seed(3)  # the runner's seed comes too late for the model
     wrapper = {"optimizer": {"type": "SGD", "lr": 1e-4, "momentum": 0.9}}
     arguments = {
@@ -114,22 +113,17 @@ def toy(
         "optim_wrapper": wrapper | options.pop("optim_wrapper", {}),
         "param_scheduler": [],
         "default_hooks": {
-            "checkpoint": {
-                "type": "mmssl_ext.PlainCheckpointHook",
-                "by_epoch": False,
-                "interval": every,
-            },
+            "checkpoint": {**checkpoint, "interval": every},
             "resume": {"type": "mmssl_ext.ExactResumeHook"},
         },
         "randomness": {"seed": 3},
         "experiment_name": f"loop_{next(_names)}",
-        "launcher": launcher,
         "default_scope": "mmengine",
         "log_processor": {"by_epoch": by_epoch},
         "cfg": Config({"work_dir": str(work_dir)}),
         "load_from": None if resume is None else str(resume),
         "resume": resume is not None,
-        **(validation if by_epoch else {}),
+        **(VALIDATION if by_epoch else {}),
         **options,
     }
     runner = SSLRunner(**arguments)
@@ -170,6 +164,15 @@ def steps(lines):
     return [line for line in lines if line[0] == "step"]
 
 
+def first(lines, place):
+    return next(line for line in lines if line[0] == place)
+
+
+def save_now(runner):
+    hook = next(x for x in runner.hooks if isinstance(x, PlainCheckpointHook))
+    return Path(hook.save_now(runner))
+
+
 def test_the_journal_is_as_mmengine_has_it(whole):
     lines = whole[1]
     assert [line[:4] for line in steps(lines)] == [
@@ -204,18 +207,14 @@ def test_every_iteration_can_be_resumed_from(whole, iteration):
 
 
 @pytest.mark.fault("R6")
-@pytest.mark.parametrize("persistent", [False, True])
-def test_workers_and_batches_ahead_change_nothing(whole, persistent):
-    ahead = Watch(
-        before_run=lambda runner: prefetch(
-            runner.train_loop, lambda batch: lambda: batch
-        )
-    )
+def test_workers_and_batches_ahead_change_nothing(whole):
+    def ahead(runner):
+        prefetch(runner.train_loop, lambda batch: lambda: batch)
+
     work_dir, lines, _ = whole
-    loader = {"num_workers": 2, "persistent_workers": persistent}
-    runner = assert_goes_on(
-        *(whole, work_dir / "iter_4.pth", steps(lines)[4], ahead), loader=loader
-    )
+    loader = {"num_workers": 2, "persistent_workers": True}
+    at = work_dir / "iter_4.pth", steps(lines)[4]
+    runner = assert_goes_on(whole, *at, Watch(before_run=ahead), loader=loader)
     assert isinstance(runner.train_dataloader, PrefetchLoader)
     runner.train_dataloader.loader._iterator = None  # ends its workers
 
@@ -244,9 +243,9 @@ def test_training_does_not_depend_on_validation(whole, tmp_path):
 
 def test_a_seed_that_was_drawn_is_kept(whole, tmp_path):
     lines, parameters, _ = trained(tmp_path, randomness={"seed": None})
-    whole = tmp_path, lines, parameters
     resumed = assert_goes_on(
-        *(whole, tmp_path / "iter_8.pth", steps(lines)[8]), randomness={"seed": None}
+        *((tmp_path, lines, parameters), tmp_path / "iter_8.pth", steps(lines)[8]),
+        randomness={"seed": None},
     )
     assert lines != whole[1] or resumed.seed != 3
 
@@ -255,10 +254,8 @@ def test_validation_that_was_due_is_made_up_for(whole, tmp_path):
     _, lines, parameters = whole
     stop = Journal(stop=("in validation", 2, 12))
     _, _, runner = trained(tmp_path, stop, stops=True)
-    hook = next(x for x in runner.hooks if isinstance(x, PlainCheckpointHook))
-    file = Path(hook.save_now(runner))
-    first = next(line for line in lines if line[0] == "validate")
-    assert_goes_on((None, lines, parameters), file, first)
+    due = first(lines, "validate")
+    assert_goes_on((None, lines, parameters), save_now(runner), due)
 
 
 def test_a_batch_that_was_fetched_in_vain_is_fetched_alike(tmp_path):
@@ -296,9 +293,8 @@ def test_a_batch_that_was_fetched_in_vain_is_fetched_alike(tmp_path):
     lines, parameters, _ = trained(tmp_path / "whole", loader=loader)
     watch = Watch(before_run=stop)
     _, _, runner = trained(tmp_path / "part", watch, stops=True, loader=loader)
-    hook = next(x for x in runner.hooks if isinstance(x, PlainCheckpointHook))
-    file = Path(hook.save_now(runner))
-    assert_goes_on((None, lines, parameters), file, steps(lines)[8], loader=loader)
+    at = save_now(runner), steps(lines)[8]
+    assert_goes_on((None, lines, parameters), *at, loader=loader)
 
 
 def test_checkpoints_of_an_epoch_know_what_follows(tmp_path):
@@ -308,11 +304,10 @@ def test_checkpoints_of_an_epoch_know_what_follows(tmp_path):
         "resume": {"type": "mmssl_ext.ExactResumeHook"},
     }
     lines, parameters, _ = trained(tmp_path, default_hooks=hooks)
-    whole = tmp_path, lines, parameters
     validations = [line for line in lines if line[0] == "validate"]
-    firsts = [steps(lines)[LENGTH], *validations]
-    for epoch, first in enumerate(firsts, 1):
-        assert_goes_on(whole, tmp_path / f"epoch_{epoch}.pth", first)
+    for epoch, follows in enumerate([steps(lines)[LENGTH], *validations], 1):
+        file = tmp_path / f"epoch_{epoch}.pth"
+        assert_goes_on((tmp_path, lines, parameters), file, follows)
 
 
 def test_best_checkpoints_hold_the_generators_of_training(tmp_path):
@@ -324,17 +319,16 @@ def test_best_checkpoints_hold_the_generators_of_training(tmp_path):
             runner.save_checkpoint(str(tmp_path), "best.pth", meta=meta)
 
     lines, parameters, _ = trained(tmp_path, Watch("NORMAL", after_val=save))
-    first = next(line for line in lines if line[0] == "validate")
-    assert_goes_on((None, lines, parameters), tmp_path / "best.pth", first)
+    at = tmp_path / "best.pth", first(lines, "validate")
+    assert_goes_on((None, lines, parameters), *at)
 
 
 def test_loops_without_epochs_go_on_too(tmp_path):
     loop = {"by_epoch": False, "max_iters": 14}
     lines, parameters, _ = trained(tmp_path, loop=loop)
-    for iteration in (5, 6, 9):
-        first = steps(lines)[iteration]
-        file = tmp_path / f"iter_{iteration}.pth"
-        assert_goes_on((tmp_path, lines, parameters), file, first, loop=loop)
+    for iteration in (6, 9):
+        at = tmp_path / f"iter_{iteration}.pth", steps(lines)[iteration]
+        assert_goes_on((tmp_path, lines, parameters), *at, loop=loop)
 
 
 @pytest.mark.parametrize(("every", "waiting"), [(3, {3: 3, 9: 1, 15: 3}), (4, {8: 0})])
@@ -344,11 +338,11 @@ def test_gradients_that_wait_for_a_step_are_saved(tmp_path, every, waiting):
     lines, parameters, runner = trained(tmp_path, every=every, **options)
     assert "is not divisible" not in text(runner)
     for iteration, count in waiting.items():
-        file, first = tmp_path / f"iter_{iteration}.pth", steps(lines)[iteration]
-        state = load_checkpoint_file(file)["training_state"]
+        at = tmp_path / f"iter_{iteration}.pth", steps(lines)[iteration]
+        state = load_checkpoint_file(at[0])["training_state"]
         names = ["linear.weight", "linear.bias"] if count else []
         assert list(state["gradients"]) == names
-        runner = assert_goes_on((tmp_path, lines, parameters), file, first, **options)
+        runner = assert_goes_on((tmp_path, lines, parameters), *at, **options)
         assert "is not divisible" not in text(runner)
 
 
@@ -366,9 +360,6 @@ class Counting(ToyData):
         self.loaded[index] += 1
         return super().__getitem__(index)
 
-    def get_data_info(self, index):
-        return {"width": 1 + index % 3, "height": 2}
-
 
 class InPairs(Sampler):
     """A batch sampler that is no BatchSampler and deals out unequal batches."""
@@ -380,55 +371,43 @@ class InPairs(Sampler):
         return 5
 
 
-def aspect_ratio(data):
-    pytest.importorskip("mmdet")
-    importlib.import_module("mmssl_ext.transfer.detection")  # first: without imgaug
-    samplers = importlib.import_module("mmdet.datasets.samplers")
-    order = DefaultSampler(data, shuffle=True, seed=0)
-    return samplers.AspectRatioBatchSampler(order, 4)
-
-
 DEALERS = {
     "usual": lambda data: {"batch_size": 4},
     "no batches": lambda data: {"batch_size": None},
     "own": lambda data: {"batch_sampler": InPairs()},
-    "mmdet": lambda data: {"batch_sampler": aspect_ratio(data)},
     "torch": lambda data: {"batch_sampler": BatchSampler(range(24), 5, True)},
 }
 
 
+OFTEN = {*((x, 0) for x in DEALERS), ("usual", 2), ("own", -2), ("no batches", -2)}
+
+
 @pytest.mark.fault("R5")
-@pytest.mark.parametrize("workers", [0, 2, -2])  # negative: persistent
 @pytest.mark.parametrize(
-    "dealer",
+    ("dealer", "workers"),
     [
-        # importing mmdet takes long
-        pytest.param(x, marks=pytest.mark.slow) if x == "mmdet" else x
-        for x in DEALERS
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in OFTEN))
+        for case in itertools.product(DEALERS, [0, 2, -2])  # negative: persistent
     ],
 )
 def test_skipped_batches_are_not_loaded(dealer, workers):
     data = Counting()
-    loader = DataLoader(
-        *(data,),
-        **DEALERS[dealer](data),
-        num_workers=abs(workers),
-        persistent_workers=workers < 0,
-    )
+    options = {"num_workers": abs(workers), "persistent_workers": workers < 0}
+    loader = DataLoader(data, **DEALERS[dealer](data), **options)
     before = loader.batch_sampler, loader.sampler
 
     def read(batches):
-        return [torch.atleast_1d(torch.as_tensor(x["data_samples"])) for x in batches]
+        found = (torch.as_tensor(batch["data_samples"]) for batch in batches)
+        return [torch.atleast_1d(images).tolist() for images in found]
 
-    expected = [x.tolist() for x in read(loader)]
+    expected = read(loader)
     assert len(expected) == len(loader)
-    for skip in (3, 1, len(loader) - 1):  # with persistent workers at work already
+    for skip in (3, len(loader) - 1):  # with persistent workers at work already
         data.loaded.zero_()
-        found = [x.tolist() for x in read(batches_from(loader, skip))]
+        found = read(batches_from(loader, skip))
         assert found == expected[skip:]
-        images = sorted(i for batch in found for i in batch)
-        assert data.loaded.nonzero()[:, 0].tolist() == images
-        assert [x.tolist() for x in read(loader)] == expected  # the next epoch
+        assert data.loaded.nonzero()[:, 0].tolist() == sorted(itertools.chain(*found))
+        assert read(loader) == expected  # the next epoch
         assert (loader.batch_sampler, loader.sampler) == before
 
 
