@@ -20,6 +20,8 @@ from mmssl_ext import files
 from mmssl_ext.engine.checkpoint import read as checkpoint
 from mmssl_ext.engine.checkpoint import write as checkpoint_writing
 from mmssl_ext.engine.checkpoint.manifest import (
+    ManifestError,
+    manifest_path,
     read_manifest,
     remove_leftovers,
     write_manifest,
@@ -175,6 +177,19 @@ def test_a_save_without_manifest_removes_the_old_one(tmp_path):
     save_checkpoint_file({"w": torch.zeros(2)}, path)
     assert read_manifest(path) is None
     assert load_checkpoint_file(path)["w"].eq(0).all()
+
+
+@pytest.mark.parametrize("edit", ["sha256", "bytes", "iter", "new"])
+def test_an_edited_manifest_is_told(tmp_path, edit):
+    path = tmp_path / "x.pth"
+    path.write_bytes(b"x")
+    write_manifest(path, "0" * 64, {"iter": 3})
+    assert read_manifest(path)["iter"] == 3
+    manifest = json.loads(manifest_path(path).read_text())
+    manifest[edit] = "1" * 64 if edit == "sha256" else 7
+    manifest_path(path).write_text(json.dumps(manifest))
+    with pytest.raises(ManifestError, match=r"x\.pth\.json is damaged or was edited"):
+        read_manifest(path)
 
 
 def test_manifests_go_with_their_files(tmp_path):
