@@ -24,9 +24,7 @@ def reference(x, groups, bn):
 
 
 @both_formats
-@pytest.mark.parametrize(
-    ("batch", "groups"), [(16, 4), (16, 8), (10, 4), (7, 3), (5, 2)]
-)
+@pytest.mark.parametrize(("batch", "groups"), [(16, 4), (10, 4), (5, 2)])
 def test_equals_one_call_per_group(batch, groups, memory_format):
     torch.manual_seed(0)
     plain = nn.BatchNorm2d(3)

@@ -18,7 +18,7 @@ from mmssl_ext.models.layers import (
 from mmssl_ext.models.targets import momentum
 
 from ..distributed import run_ranks
-from .common import ALGORITHMS, CELL_ALGORITHMS, QUEUE_ALGORITHMS, build, samples
+from .common import CELL_ALGORITHMS, QUEUE_ALGORITHMS, build, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
 ROWS = 5
@@ -219,20 +219,3 @@ def test_uint8_training_equals_gathered_floats(name, ranks):
         for key, value in truth.items():
             assert torch.equal(state[key], value), key
     assert ranks[0][name][0][1] != ranks[1][name][0][1]  # other images
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_uint8_views_equal_normalised_ones(name):
-    """Whatever the method does with them, in one process."""
-    splits = dict(bn_splits=4) if name in QUEUE_ALGORITHMS else {}
-    ours, truth = build(name, **splits), build(name, **splits)
-    inputs = uint8_views(ours, 8, torch.Generator().manual_seed(0))
-    floats = [truth.data_preprocessor.normalise(x) for x in inputs]
-    losses = [
-        model(x, samples(8), mode="loss")
-        for model, x in ((ours, inputs), (truth, floats))
-    ]
-    assert losses[0] == losses[1]
-    state = ours.state_dict()
-    for key, value in truth.state_dict().items():
-        assert torch.equal(state[key], value), key

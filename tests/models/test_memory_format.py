@@ -15,6 +15,8 @@ from .common import (
     build,
     losses_of,
     samples,
+    sgd,
+    total,
     views,
 )
 
@@ -33,12 +35,12 @@ def splits(name):
 
 def update(model, inputs, seed):
     """Losses and gradients of a step, whose weights it then takes."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = sgd(model)
     count = len(inputs[0])
     numbers = range(count * seed, count * seed + count)
     losses = model(inputs, samples(numbers), mode="loss")
     optimizer.zero_grad()
-    sum(v for k, v in losses.items() if "loss" in k).backward()
+    total(losses).backward()
     gradients = {
         n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
     }

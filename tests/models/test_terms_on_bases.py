@@ -15,8 +15,6 @@ from .bases import (
     DIM,
     TERMS,
     build,
-    double,
-    freeze_norms,
     losses,
     method,
     sgd,
@@ -25,18 +23,18 @@ from .bases import (
     train,
     views,
 )
+from .common import double, freeze_norms
+from .loops import info_nce
 
 ALL = tuple(TERMS)
-EVERY = [(base, (name,)) for base in BASES for name in TERMS]
-SOME = [("MoCo", ("Dense", "Regions")), ("BYOL", ("Consistency", "InterImage"))]
-WHOLE = [(base, ALL) for base in BASES]
-
-
-def matrix(cases):
-    ids = [
-        "-".join([base, *(names if names != ALL else ["all"])]) for base, names in cases
-    ]
-    return pytest.mark.parametrize(("base", "names"), cases, ids=ids)
+# Each term alone on each base: `make test-all`; every day one on each, and all.
+SINGLES = [
+    pytest.param(base, (name,), id=f"{base}-{name}", marks=marks)
+    for i, base in enumerate(BASES)
+    for j, name in enumerate(TERMS)
+    for marks in [() if i == j else pytest.mark.slow]
+]
+WHOLE = [pytest.param(base, ALL, id=f"{base}-all") for base in BASES]
 
 
 def constants(model):
@@ -53,7 +51,7 @@ def constants(model):
     }
 
 
-@matrix([*EVERY, *SOME, *WHOLE])
+@pytest.mark.parametrize(("base", "names"), [*SINGLES, *WHOLE])
 def test_learns_and_goes_on_exactly(base, names):
     """Losses fall, all that is trained gets a gradient, and a state goes on."""
     model = build(method(base, *names))
@@ -94,7 +92,7 @@ def test_learns_and_goes_on_exactly(base, names):
         assert torch.equal(restored.state_dict()[name], value), name
 
 
-@matrix(WHOLE)
+@pytest.mark.parametrize(("base", "names"), WHOLE)
 def test_mixed_precision(base, names):
     exact, mixed = build(method(base, *names)), build(method(base, *names))
     wanted = losses(exact, views())
@@ -113,7 +111,15 @@ RANKED = [
     ("MoCo", ("Dense", "InterImage")),
     ("BYOL", ("Consistency",)),
     ("SimCLR", ("Consistency", "Dense")),
+    ("MoCo v3", ()),
 ]
+MOCO_V3 = method(
+    "Method",
+    neck=BASES["BYOL"]["neck"],
+    target=dict(type="MomentumTarget", momentum=0.9),
+    compare=dict(type="BatchSoftmax", temperature=0.5),
+    pairs=((0, 1), (1, 0)),
+)
 
 
 def _two_steps(base, names, rank, world_size):
@@ -123,8 +129,8 @@ def _two_steps(base, names, rank, world_size):
         config |= {"queue_len": 24} if "queue_len" in config else {}
         if "negatives" in config:  # those of the paper are drawn by every rank
             config["negatives"] = dict(type="HardNegatives", num=6)
-    model = freeze_norms(double(build(method(base, *chosen))))
-    call = model
+    whole_config = MOCO_V3 if base == "MoCo v3" else method(base, *chosen)
+    call = model = freeze_norms(double(build(whole_config)))
     if world_size > 1:
         call = torch.nn.parallel.DistributedDataParallel(model)
     optimizer, history = sgd(model), []
@@ -216,12 +222,6 @@ def agrees(model, name, inputs, truth, index=None):
         else:
             torch.testing.assert_close(ours, other, rtol=1e-7, atol=1e-9, msg=key)
     return found
-
-
-def info_nce(q, k, negatives, temperature):
-    """-log of the key's share, of one query."""
-    logits = torch.stack([q @ k, *(q @ n for n in negatives)]) / temperature
-    return logits.logsumexp(0) - logits[0]
 
 
 DOUBLE = dict(size=64, dtype=torch.double)
@@ -391,15 +391,8 @@ def test_symmetric_moco():
 
 def test_momentum_target_with_the_batch():
     """As in MoCo v3: the targets of the other view of all images are candidates."""
-    config = method(
-        "Method",
-        neck=BASES["BYOL"]["neck"],
-        target=dict(type="MomentumTarget", momentum=1.0),
-        compare=dict(type="BatchSoftmax", temperature=0.5),
-        pairs=((0, 1), (1, 0)),
-        reduce="sum",
-    )
-    model = double(build(config))
+    target = dict(type="MomentumTarget", momentum=1.0)
+    model = double(build(MOCO_V3 | dict(target=target, reduce="sum")))
     model.target.num_steps = 1
     with torch.no_grad():
         for parameter in model.target.parameters():
