@@ -16,8 +16,8 @@ COSINE = dict(type="CosineSimilarityLoss")
 
 
 def moco_config(type_="MoCo", **changes):
-    """Of mmpretrain, whose momentum is what the target takes."""
-    config = model_config(type_, momentum=0.001, feat_dim=16, head=CONTRAST, **changes)
+    """Of mmpretrain, whose momentum is the share that the target takes."""
+    config = model_config(type_, feat_dim=16, head=CONTRAST, **changes)
     del config["bn_splits"]
     return config
 

@@ -94,11 +94,6 @@ def test_steps_are_counted_twice_and_go_on_after_a_restart():
     assert counter.num_steps == 3
 
 
-def encoder(seed):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-
-
 def method_of(query):
     """What a target must know of its method."""
     return SimpleNamespace(parts={"net": query}, clock=Clock())
@@ -108,36 +103,6 @@ def target_of(query, momentum):
     target = MomentumTarget(momentum)
     target.attach(method_of(query))
     return target
-
-
-def test_first_update_copies_and_the_next_averages():
-    query = encoder(0)
-    key = target_of(query, 0.999)
-    for p in query.parameters():
-        p.data.uniform_()
-    key.update(method_of(query))
-    for old, new in zip(key.parameters(), query.parameters(), strict=True):
-        assert torch.equal(old, new)
-        assert not old.requires_grad
-    before = [p.clone() for p in key.parameters()]
-    for p in query.parameters():
-        p.data.uniform_()
-    key.update(method_of(query))
-    for old, new, now in zip(before, query.parameters(), key.parameters(), strict=True):
-        torch.testing.assert_close(now, 0.999 * old + 0.001 * new)
-    assert key.steps.item() == key.num_steps == 2
-
-
-def test_key_encoder_keeps_its_own_batch_norm_statistics():
-    query = encoder(0)
-    key = target_of(query, 0.999)
-    key.update(method_of(query))
-    query(torch.randn(8, 4))
-    key.net(torch.randn(8, 4) + 3)
-    statistics = key.net[1].running_mean.clone()
-    key.update(method_of(query))
-    assert torch.equal(key.net[1].running_mean, statistics)
-    assert not torch.allclose(statistics, query[1].running_mean)
 
 
 def convolutions(seed):
@@ -168,7 +133,7 @@ def in_two_precisions(key, query):
         module[2].double()
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])  # that many updates
+@pytest.mark.parametrize("after", [0, 1])  # that many updates
 @pytest.mark.parametrize(
     "change",
     [as_channels_last, one_as_channels_last, with_new_parameters, in_two_precisions],
@@ -189,8 +154,21 @@ def test_averages_whatever_becomes_of_the_parameters(change, after):
             torch.testing.assert_close(
                 key.net.get_parameter(name), truth[name], check_dtype=False
             )
+    assert key.steps.item() == key.num_steps == 4
+    assert not any(p.requires_grad for p in key.parameters())
     layout = key.net[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert layout == ("channels_last" in change.__name__)
+
+
+def test_key_encoder_keeps_its_own_batch_norm_statistics():
+    query = convolutions(0)
+    key = target_of(query, 0.999)
+    key.update(method_of(query))
+    key.net(torch.randn(8, 3, 8, 8) + 3)
+    statistics = key.net[1].running_mean.clone()
+    key.update(method_of(query))
+    assert torch.equal(key.net[1].running_mean, statistics)
+    assert not torch.allclose(statistics, query[1].running_mean)
 
 
 # --- what a queue keeps beside its keys
@@ -204,20 +182,12 @@ def test_what_is_not_known_is_minus_one():
     assert queue.index.tolist() == [4, 1, 2, 3]
 
 
-def test_metadata_is_saved_and_a_plain_queue_is_as_before():
+def test_metadata_is_saved():
     assert list(KeyQueue(4, 4).state_dict()) == ["keys", "ptr"]
     assert KeyQueue(4, 4).labels is None
     one = KeyQueue(4, 4, index=True)
     assert list(one.state_dict()) == ["keys", "ptr", "index"]
     assert "index=True" in repr(one) and "labels" not in repr(one)
-    one.enqueue(unit(3, 4), index=torch.tensor([7, 8, 9]))
-    other = KeyQueue(4, 4, index=True)
-    other.load_state_dict(one.state_dict())
-    for queue in (one, other):
-        queue.enqueue(keys := torch.eye(2, 4), index=torch.tensor([1, 2]))
-        assert torch.equal(queue.keys[[3, 0]], keys)
-        assert queue.index.tolist() == [2, 8, 9, 1]
-        assert queue.ptr.item() == 1
 
 
 @pytest.mark.parametrize(

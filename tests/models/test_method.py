@@ -436,7 +436,6 @@ def images(tmp_path_factory):
 
 
 ENTRANCE = {
-    "option": (moco(CONSISTENCY | dict(temperatur=1)), "Did you mean temperature"),
     "list": (moco(CONSISTENCY, weights=[1, 2]), "must be a dict by the name of the"),
     "views": (method("BYOL", pairs=((0, 2),)), "BYOL takes 3 views per image, not 2"),
     "stride": (

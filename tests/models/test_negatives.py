@@ -129,23 +129,6 @@ def frequencies(sampler, q, world, trials):
     return counts
 
 
-@pytest.mark.parametrize("strategy", [RandomNegatives, EasyNegatives])
-def test_inclusion_is_uniform_when_few_of_many_are_tried(strategy):
-    world, num, trials = memory(400, 20), 2, 2000
-    q, sampler = unit(3, 8, seed=1), make(strategy, num, 100)
-    assert sampler.num_candidates(400, 20) < 400 / 2
-    counts = frequencies(sampler, q, world, trials)
-    for n, count in enumerate(counts):
-        suits = suitable(strategy, q[n], NOBODY, world, num, 100)
-        assert count.sum() == count[suits].sum() == num * trials
-        share = num / len(suits)  # draws without replacement: (m - 1) / m
-        spread = ((count[suits] - share * trials) ** 2).sum() / (
-            trials * share * (1 - share)
-        )
-        chi_square = float(spread) * (len(suits) - 1) / len(suits)
-        assert stats.chi2.sf(chi_square, len(suits) - 1) > 1e-3
-
-
 @pooled
 def test_an_estimated_pool_has_a_soft_edge(strategy):
     """Uniform over the ranks within the pool; the edge as of a random sample.
@@ -245,26 +228,6 @@ def test_one_cluster_has_no_negatives(strategy, images):
         )
         assert not found.mask.any()
         assert torch.isfinite(found.similarity).all()
-
-
-@every_strategy
-def test_a_pool_of_the_own_cluster_leaves_fewer_or_none(strategy):
-    """Twenty images along the query, of which the own cluster has the extreme ones."""
-    bank, labels = FeatureBank(2), PseudoLabels(2)
-    angle = torch.linspace(0, 3, 20)
-    bank.fill(torch.stack([angle.cos(), angle.sin()], 1))
-    q = torch.tensor([[1.0, 0.0]]).expand(2, 2)
-    for own, left in ((6, 0), (4, 2)):
-        labels.labels = torch.ones(20, dtype=torch.int32)
-        labels.labels[:own] = labels.labels[20 - own :] = 0
-        found = draw(make(strategy, 5, 6), q, [0, NOBODY], (bank, labels))
-        few, enough = (set(rows) for rows in rows_of(found))
-        assert len(enough) == 5
-        if strategy in POOLED:
-            near = range(own, 6) if strategy is SemiHardNegatives else range(14, 16)
-            assert few == set(near if left else ())
-        else:
-            assert len(few) == 5 and not labels.labels[list(few)].eq(0).any()
 
 
 @every_strategy

@@ -73,14 +73,6 @@ def test_of_equal_similarities_the_first_come_first(k, kinds):
     assert values.tolist() == expected
 
 
-def test_an_expanded_key_is_the_same_everywhere(blocks):
-    if blocks == "blocks":
-        pytest.skip("so many keys in small blocks take long")
-    q = unit(130, 16).float()
-    places = queue_topk(q, q[:1].expand(2048, 16), 3)[1]
-    assert places.tolist() == [[0, 1, 2]] * 130
-
-
 def test_by_hand():
     q = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     queue = torch.tensor([[0.6, 0.8], [0.0, 1.0], [-1.0, 0.0], [0.6, -0.8]])

@@ -21,7 +21,6 @@ from .bases import (
     losses,
     method,
     sgd,
-    total,
     train,
     views,
 )
@@ -177,22 +176,6 @@ def test_a_teacher(checkpoint, neck):
     restored.load_state_dict(model.state_dict())
     inputs = views(6, 5, 32)
     assert losses(restored, inputs) == losses(model, inputs)
-
-
-def test_a_teacher_of_the_same_size(checkpoint):
-    """With a queue, without a predictor: its size is that of the neck."""
-    config = regression(
-        teacher(checkpoint, True),
-        neck=MLP | dict(out_channels=24),
-        compare=dict(type="QueueSoftmax", length=32),
-        pairs=((0, 1),),
-    )
-    model = build(config)
-    model.eval().check_inputs(views(1, size=32))
-    found = losses(model.train(), views(6, size=32))
-    total(found).backward()
-    assert model.negatives.shape == (32, 24)
-    torch.testing.assert_close(model.negatives[:6], model.last_embeddings["key"])
 
 
 LOAD = dict(type="PretrainedBackbone", checkpoint="weights.pth")
