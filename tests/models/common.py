@@ -124,6 +124,23 @@ def freeze_norms(model):
     return model
 
 
+def assert_same_gradients(model, truth, relative, absolute=0.0):
+    """Of all parameters that are trained, relative to the norm of each.
+
+    One that is 0 but for rounding, such as of a bias before BatchNorm, has only an
+    absolute error.
+    """
+    peers = dict(truth.named_parameters())
+    for name, parameter in model.named_parameters():
+        ours, exact = parameter.grad, peers[name].grad
+        if ours is None or exact is None:  # none where the other is 0
+            found = [x for x in (ours, exact) if x is not None]
+            assert not any(x.any() for x in found), name
+        else:
+            allowed = relative * exact.norm() + absolute
+            assert (ours - exact).norm() <= allowed, name
+
+
 def views(batch, seed=0, size=None, type_="CO2"):
     """Float views of the images: two, and for DetCo two sets of nine patches more.
 

@@ -16,7 +16,16 @@ from mmssl_ext.models.layers import shuffle_batch
 from mmssl_ext.models.necks import MultiLevelNeck
 
 from . import common
-from .common import BACKBONE, DENSE_NECK, build, encode_key, encode_query, sgd, step
+from .common import (
+    BACKBONE,
+    DENSE_NECK,
+    assert_same_gradients,
+    build,
+    encode_key,
+    encode_query,
+    sgd,
+    step,
+)
 from .loops import dot, mean_info_nce
 
 pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
@@ -112,11 +121,7 @@ def test_loss_and_gradient_of_a_step_equal_the_loop():
         query_global[3], key_global[3], truth.compare.queue.keys[3], 0.2
     )
     torch.testing.assert_close(losses["raw_instance"], deepest.detach())
-    slopes = dict(truth.named_parameters())
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            ours, exact = parameter.grad, slopes[name].grad
-            assert (ours - exact).norm() < 1e-6 * exact.norm(), name
+    assert_same_gradients(model, truth, 1e-6)
 
 
 def test_equal_logits_give_the_logarithm_of_their_number():

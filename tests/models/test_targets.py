@@ -24,7 +24,7 @@ from .bases import (
     train,
     views,
 )
-from .common import BACKBONE, double
+from .common import BACKBONE, assert_same_gradients, double
 from .loops import mean_cosine
 
 BOTH = ((0, 1), (1, 0))
@@ -53,8 +53,7 @@ def test_the_network_itself(kind):
     found = losses(model, inputs)["loss_instance"]
     found.backward()
     assert found.item() == pytest.approx(wanted.item(), abs=1e-12)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-12)
+    assert_same_gradients(model, twin, 1e-8, 1e-12)
     key = model.last_embeddings["key"]
     torch.testing.assert_close(key, normalize(z[1]).detach())
     assert not any("target" in name for name in model.state_dict())

@@ -23,7 +23,7 @@ from .bases import (
     train,
     views,
 )
-from .common import double, freeze_norms
+from .common import assert_same_gradients, double, freeze_norms
 from .loops import info_nce
 
 ALL = tuple(TERMS)
@@ -203,14 +203,7 @@ def agrees(model, name, inputs, truth, index=None):
     wanted = truth(twin)
     assert found[f"raw_{name}"].item() == pytest.approx(wanted.item(), abs=1e-9)
     wanted.backward()
-    theirs = dict(twin.named_parameters())
-    for key, parameter in model.named_parameters():
-        ours, other = parameter.grad, theirs[key].grad
-        if ours is None or other is None:
-            assert ours is None or ours.abs().max() == 0, key
-            assert other is None or other.abs().max() == 0, key
-        else:
-            torch.testing.assert_close(ours, other, rtol=1e-7, atol=1e-9, msg=key)
+    assert_same_gradients(model, twin, 1e-7, 1e-9)
     return found
 
 
