@@ -163,7 +163,6 @@ def ranks():
 
 @every_algorithm
 def test_two_ranks_equal_one(name, ranks):
-    """Same global batch: same losses, queues and weights."""
     with mock.patch.object(regions, "pairing", by_halves):
         truth, history = train(name, 0, 1)
     for t, losses in enumerate(history):
@@ -256,7 +255,6 @@ def test_nothing_to_inspect_is_said(name):
 
 @variants(4)
 def test_looking_does_not_change_training(name, changes):
-    """Neither the check of the inputs nor a drawing or evaluation, in eval mode."""
     looked_at, left_alone = build(name, **changes), build(name, **changes)
     for seed in range(2):
         looked_at.eval()

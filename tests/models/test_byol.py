@@ -133,7 +133,6 @@ def test_first_target_is_the_network_as_it_was_initialised():
 
 
 def test_identical_views_and_networks_have_no_loss():
-    """Without a predictor, in eval mode."""
     model = build_double(predictor=None).eval()
     view = images()[0]
     loss = model([view, view], mode="loss")["loss_instance"]

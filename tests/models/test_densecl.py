@@ -243,7 +243,6 @@ def test_inspect_names_the_matched_cells(num_grid, grid):
 
 
 def test_another_neck_gets_a_dense_head_that_computes_the_same():
-    """With the weights of a DenseCLNeck: losses, gradients and key encoder."""
     neck = DENSE_NECK | dict(num_grid=2)
     whole = build("DenseCL", neck=neck)
     parted = build(

@@ -335,7 +335,6 @@ def test_views_that_are_no_patches_are_refused(spoil):
 
 
 def test_fewer_levels_and_patches():
-    """Nothing is tied to four levels and nine patches."""
     model = detco(
         backbone=BACKBONE | dict(out_indices=(2, 3)),
         neck=neck(in_channels=(32, 64), num_patches=4),

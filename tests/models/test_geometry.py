@@ -84,7 +84,6 @@ def test_pairs_by_hand(a, b, rows):
 
 
 def test_pairs_of_maps_that_are_no_squares():
-    """Against a loop over the cells."""
     a, b, h, w = random_boxes(8, 0), random_boxes(8, 1), 3, 5
     found = geo.pairs(a, b, h, w, 0.7)
     for n, p, q in itertools.product(range(8), range(h * w), range(h * w)):

@@ -222,7 +222,6 @@ def test_lambda_zero_is_moco(images):
     ("strategy", "labels"), [*zip(STRATEGIES, 2 * (ONLINE, OFFLINE), strict=True)]
 )
 def test_a_whole_step_equals_the_loop(strategy, labels):
-    """Value and gradient, from the bank, the labels and the drawn images alone."""
     weight, temperature, margin = 0.4, 0.1, 0.3
     pool = {} if strategy in ("Hard", "Random") else dict(pool=40)
     model = build(
@@ -416,7 +415,6 @@ def test_a_single_image_has_no_inter_image_loss(strategy):
 
 
 def test_a_schedule_may_hold_lambda_at_zero_at_first():
-    """MoCo until then; the bank follows."""
     warm_up = dict(kind="step", start=0, end=0.4, until=2)
     model, moco = build("InterCLR", loss_lambda=warm_up), build("MoCo")
     bank = model.terms.inter.bank

@@ -23,7 +23,6 @@ def unit(*shape):
 @pytest.mark.parametrize("groups", [None, 3])
 @pytest.mark.fault("R21")
 def test_queue_equals_a_list(sizes, groups):
-    """Wrapping around, and batches that are larger than the queue."""
     torch.manual_seed(0)
     queue = KeyQueue(10, 4, groups, labels=True, index=True)
     torch.testing.assert_close(
@@ -139,7 +138,6 @@ def in_two_precisions(key, query):
     [as_channels_last, one_as_channels_last, with_new_parameters, in_two_precisions],
 )
 def test_averages_whatever_becomes_of_the_parameters(change, after):
-    """Memory format, identity and precision may change between updates."""
     query = convolutions(0)
     key = target_of(query, 0.9)
     truth = {name: p.clone() for name, p in query.named_parameters()}

@@ -50,7 +50,6 @@ def update(model, inputs, seed):
 
 @every_algorithm
 def test_channels_last_changes_nothing(name):
-    """Two steps of encoders in fp64: losses, gradients, key encoder, queues."""
     plain = build(name, **splits(name))
     predictor = getattr(plain.compare, "predictor", nn.Identity())
     for part in (plain.backbone, plain.neck, plain.target, predictor):
@@ -73,7 +72,6 @@ def assert_close(ours, theirs):
 
 @every_algorithm
 def test_maps_stay_in_channels_last(name):
-    """Nothing between images and pooled features changes the format, or back."""
     model = build(name, **splits(name)).to(memory_format=torch.channels_last)
     seen = set()
 

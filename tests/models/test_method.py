@@ -59,7 +59,6 @@ def test_pairs_are_counted_one_by_one(base):
 
 @pytest.mark.parametrize("base", BASES)
 def test_grouping(base):
-    """Statistics of BatchNorm are those of a view, or of all views of one size."""
     inputs = [views(6, size=32, dtype=torch.double)[0], views(6, 1, 32)[0].double() + 1]
     found = {}
     for grouping, frozen in itertools.product(("view", "size"), (False, True)):
@@ -74,7 +73,6 @@ def test_grouping(base):
 
 @pytest.mark.parametrize("base", BASES)
 def test_bn_splits(base):
-    """On one device: groups with statistics of their own, in another order."""
     split = build(method(base, "Dense", bn_splits=2))
     plain = build(method(base, "Dense", bn_splits=None))
     norms = [m for m in split.modules() if isinstance(m, SplitBatchNorm)]
@@ -93,32 +91,6 @@ def test_bn_splits(base):
 
 
 # What a step takes
-
-
-@pytest.mark.parametrize("base", ["MoCo", "SimCLR"])
-def test_uint8_channels_last_and_odd_batches(base):
-    """Bytes are normalised in the step; other memory and sizes change nothing."""
-    chosen = method(base, "Consistency", "Dense", bn_splits=2)
-    generator = torch.Generator().manual_seed(3)
-    raw = [
-        torch.randint(256, (n, 3, 64, 64), generator=generator, dtype=torch.uint8)
-        for n in (8, 8, 7, 7)
-    ]
-    models = [build(chosen) for _ in range(3)]
-    for pair in (raw[:2], raw[2:]):
-        mean = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
-        std = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
-        floats = [(x - mean) / std for x in pair]
-        last = [x.contiguous(memory_format=torch.channels_last) for x in floats]
-        found = [
-            losses(model, inputs)
-            for model, inputs in zip(models, (floats, pair, last), strict=True)
-        ]
-        for other in found[1:]:
-            for name, value in found[0].items():
-                assert other[name].item() == pytest.approx(value.item(), abs=2e-4), name
-    for model in models:
-        assert model.terms.dense.queue.ptr == (15 * len(model.pairs)) % 32
 
 
 def test_views_of_different_sizes():
@@ -168,8 +140,6 @@ HARD = term("InterImage", negatives=dict(type="HardNegatives", num=6))
     ids=["MoCo", "BYOL", "SimSiam", "symmetric"],
 )
 def test_accumulated_steps_equal_whole_ones(chosen, monkeypatch):
-    """Target, queues, banks and weights are those of one batch of all images."""
-
     def first(labels, rows, generator):  # whatever is drawn for micro-batches
         return rows
 
@@ -394,7 +364,6 @@ def test_dense_with_a_teacher_is_refused():
 
 
 def test_detco_takes_terms_on_its_embedding():
-    """Of the deepest global level, with the queue of that."""
     chosen = levels(term("Consistency"), term("InterImage"))
     model = build(chosen)
     patches = [torch.randn(4, 9, 3, 32, 32) for _ in range(2)]

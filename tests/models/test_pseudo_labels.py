@@ -187,7 +187,6 @@ def test_start_is_drawn_in_proportion_to_the_distance():
 
 @pytest.mark.parametrize(("images", "count", "block"), [(300, 200, None), (300, 5, 8)])
 def test_start_has_distinct_images(images, count, block, monkeypatch):
-    """Also where several are drawn at once, and from a part of the images."""
     if block:
         monkeypatch.setattr(kmeans, "_BLOCK_ROWS", block)
     x = unit(images, 4)
@@ -566,7 +565,6 @@ def test_offline_labels_stay_until_their_epoch():
 
 @every_kind
 def test_start_begins_anew(make):
-    """From the seed alone, with no visits."""
     bank, labels = memory(200, make())
     first, (rows, features) = states(labels), batch_of(0, 200, 5)
     labels.update(bank.update(rows, features), bank)

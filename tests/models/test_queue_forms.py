@@ -176,8 +176,6 @@ def test_a_trial_draws_nothing_and_changes_no_input(caplog):
 
 
 def test_trials_go_with_the_checkpoint(tmp_path):
-    """What a run found by trial is what it goes on by, in whatever process."""
-
     def find(runner):
         queue_forms.take_over({"this machine": "onednn"})
 

@@ -55,7 +55,6 @@ def test_cosine():
     ],
 )
 def test_byol(base, taus):
-    """tau at 0, 1/4, 1/2, 3/4 and the end of the training."""
     setting = dict(kind="cosine", start=base, end=1)
     found = values(setting, (0, 250, 500, 750, 1000), total=1000)
     assert found == pytest.approx(taus, abs=5e-7)
@@ -77,7 +76,6 @@ def test_complement():
 
 
 def test_read_again():
-    """What has been read may be given once more, by a class to its base."""
     read = schedule(dict(kind="step", start=0, end=1, until=2), "share")
     assert schedule(read, "weights.dense") is read
     assert isinstance(read, Schedule)

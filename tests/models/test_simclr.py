@@ -97,7 +97,6 @@ def test_gradient_and_precision():
 
 
 def test_sum_of_the_directions_is_the_official_scale():
-    """Twice the mean over the 2N views."""
     inputs = images()
     mean, total = (
         build_double(reduce=reduce)(inputs, mode="loss")["loss_instance"]

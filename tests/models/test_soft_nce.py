@@ -76,7 +76,6 @@ LABELS = torch.tensor([0, 1, -1, 2, 9]), torch.arange(37) % 4 - 1
 
 @pytest.mark.parametrize("temperature", [0.04, 1.0])
 def test_soft_targets_equal_the_loop(temperature, path):  # noqa: F811
-    """Targets over the key and the queue; own negatives have none."""
     q, k, queue = unit(5, 16), unit(5, 16, seed=1), unit(37, 16, seed=2)
     own = unit(5, 3, 16, seed=3)
     targets = unit(5, 38, seed=4).abs()
@@ -284,7 +283,6 @@ def test_attraction_by_hand(path):  # noqa: F811
 
 @pytest.mark.parametrize("dtype", [torch.float32, double])
 def test_a_row_without_a_slot(dtype, path):  # noqa: F811
-    """Its neighbours are as ever, whatever the order of blocks and temperature."""
     q, queue = unit(3, 16).to(dtype), unit(300, 16, seed=2).to(dtype)
     slots = torch.zeros(300, dtype=torch.long)
     labels = torch.tensor([0, 1, -1]), slots

@@ -72,7 +72,6 @@ def test_the_network_itself(kind):
     ids=["constant", "linear", "cosine"],
 )
 def test_momentum_over_a_training(momentum, kept):
-    """Step 0 copies; step t of 4 keeps momentum(t) of each parameter."""
     model = build(method("BYOL", momentum=momentum))
     model.clock.total, optimizer = 4, sgd(model, 0.5)
     expected = {n: p.clone() for n, p in model.backbone.named_parameters()}

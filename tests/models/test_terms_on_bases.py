@@ -54,7 +54,6 @@ def constants(model):
 
 @pytest.mark.parametrize(("base", "names"), [*SINGLES, *WHOLE])
 def test_learns_and_goes_on_exactly(base, names):
-    """Losses fall, all that is trained gets a gradient, and a state goes on."""
     model = build(method(base, *names))
     optimizer = sgd(model)
     figures = train(model, views(seed=1), optimizer)
@@ -133,7 +132,6 @@ def _on_a_rank(rank):
 
 
 def test_two_ranks_equal_one():
-    """The same whole batch: the same losses, queues, banks and weights."""
     ranks = run_ranks(_on_a_rank, 2)
     for case, *both in zip(RANKED, *ranks, strict=True):
         truth, history = _two_steps(*case, 0, 1)
