@@ -2,10 +2,8 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 
 from mmssl_ext.evaluation import Features, knn_accuracy, weighted_knn
 from tests.distributed import run_ranks
@@ -48,16 +46,6 @@ def test_by_hand():
     torch.testing.assert_close(
         scores, torch.tensor([[math.exp(2), 1.0]]) / (math.exp(2) + 1)
     )
-
-
-def test_agrees_with_sklearn():
-    query, bank, labels, classes = random_case(1, n=200)
-    judge = KNeighborsClassifier(
-        9, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.1)
-    )
-    expected = judge.fit(bank.numpy(), labels.numpy()).predict(query.numpy())
-    scores = weighted_knn(query, bank, labels, classes, k=9, temperature=0.1)
-    assert (scores.argmax(1).numpy() == expected).all()
 
 
 def test_extremes_of_temperature_and_k():

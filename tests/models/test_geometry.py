@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mmssl_ext.models.layers import geometry as geo
 
@@ -183,15 +182,6 @@ def test_single_precision_under_autocast():
     assert half.dtype == torch.float32
     assert (half - plain[0]).abs().max() < 0.02
     assert torch.equal(half, geo.warp(maps.bfloat16().float(), a, b)[0])
-
-
-def test_sampling_is_torchs_own():
-    maps = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(0))
-    grid = (
-        2.4 * torch.rand(2, 4, 5, 2, generator=torch.Generator().manual_seed(1)) - 1.2
-    )
-    expected = F.grid_sample(maps, grid, "bilinear", "border", align_corners=False)
-    assert torch.equal(geo.sample(maps, grid), expected)
 
 
 def test_missing_boxes_are_refused_by_name():

@@ -198,13 +198,6 @@ def test_start_has_distinct_images(images, count, block, monkeypatch):
         assert len(set(nearest.indices.tolist())) == count
 
 
-def test_start_prefers_what_is_not_there_yet():
-    x = rows_of_few_values(90, 3)
-    for seed in range(20):
-        start = plus_plus(x, 3, seed)
-        assert sorted((start @ x[:3].T).argmax(1).tolist()) == [0, 1, 2]
-
-
 def exact_sums(x, labels, count):
     """Sums of the members of every cluster in whole 2^-30."""
     sums = [[0] * x.shape[1] for _ in range(count)]

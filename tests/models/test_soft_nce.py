@@ -214,13 +214,6 @@ def test_mochi_by_hand(own, expected, path):  # noqa: F811
         assert grad[0].tolist() == pytest.approx(by_hand[len(own)], abs=5e-6)
 
 
-def test_one_of_several_is_one(path):  # noqa: F811
-    q, k, queue = unit(5, 16), unit(5, 16, seed=1), unit(37, 16, seed=2)
-    own = unit(5, 16, seed=3)
-    one = info_nce(q, k, queue, 0.1, own)
-    torch.testing.assert_close(info_nce(q, k, queue, 0.1, own[:, None]), one)
-
-
 @pytest.mark.parametrize("shape", [(5, 3, 8), (4, 3, 16), (3, 16)])
 def test_own_negatives_must_fit(shape):
     q, k, queue = unit(5, 16), unit(5, 16, seed=1), unit(37, 16, seed=2)
@@ -312,11 +305,11 @@ def test_labels_must_fit(rows_, slots):
 
 
 def test_full_size_masked():
-    """fp32 at N = 256, K = 65,536 against fp64; no tensor of N x K elements."""
-    q = unit(256, 128).float().requires_grad_()
-    k, queue = unit(256, 128, seed=1).float(), unit(65536, 128, seed=2).float()
-    labels = torch.arange(256) % 16, torch.arange(65536) % 32
-    negatives = unit(1024, 128, seed=3).float().view(256, 4, 128)
+    """fp32 at N = 64, K = 65,536 against fp64; no tensor of N x K elements."""
+    q = unit(64, 32).float().requires_grad_()
+    k, queue = unit(64, 32, seed=1).float(), unit(65536, 32, seed=2).float()
+    labels = torch.arange(64) % 16, torch.arange(65536) % 32
+    negatives = unit(64, 4, 32, seed=3).float()
     queue_attention.form_of(q[None], queue[None])  # what is checked only once
 
     def ours():
