@@ -156,6 +156,19 @@ def test_extreme_temperature_in_single_precision():
             torch.testing.assert_close(grad, slope, rtol=1e-3, atol=1e-3)
 
 
+def test_half_precision_training_computes_the_same_loss():
+    q, positives, negatives = (x.float() for x in problem()[:3])
+    others = positives, negatives, q @ negatives.T, problem()[3], 0.2, -0.5
+    found = []
+    for enabled in (False, True):
+        leaf = q.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = margin_info_nce(leaf, *others)
+            loss.sum().backward()
+        found.append((loss.detach(), leaf.grad))
+    assert_same(*found)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -237,6 +237,7 @@ REFUSED = {
     "pairs-negative": (moco(pairs=((0, -1),)), "must name different pairs"),
     "pairs-bool": (moco(pairs=((False, True),)), "must name different pairs"),
     "pairs-flat": (moco(pairs=(0, 1)), "pairs=(0, 1) must name different pairs"),
+    "pairs-triple": (moco(pairs=((0, 1, 2),)), "must name different pairs"),
     "simclr-one-direction": (
         method("SimCLR", pairs=((0, 1),)),
         "BatchSoftmax compares two views in both directions; set pairs to",
