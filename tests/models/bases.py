@@ -3,18 +3,10 @@
 import copy
 
 import torch
-from mmengine.registry import init_default_scope
 
-from mmssl_ext.registry import MODELS
+from .common import BACKBONE, initialise, total
 
 DIM = 16
-BACKBONE = dict(
-    type="ResNet",
-    depth=18,
-    stem_channels=8,
-    base_channels=8,
-    zero_init_residual=False,  # else half of the layers start without a gradient
-)
 MLP = dict(
     type="NonLinearNeck",
     in_channels=64,
@@ -75,32 +67,7 @@ def method(base: str, *terms, **changes) -> dict:
 
 def build(config: dict, seed: int = 0):
     """The model, initialised, in training mode; a bank is filled with noise."""
-    init_default_scope("mmssl_ext")
-    torch.manual_seed(seed)
-    model = MODELS.build(copy.deepcopy(config))
-    model.init_weights()
-    if "inter" in model.terms:
-        generator = torch.Generator().manual_seed(seed)
-        model.terms.inter.fill(torch.randn(IMAGES, DIM, generator=generator))
-    return model.train()
-
-
-def double(model):
-    """The model in float64, but for the bank, which is always float32."""
-    inter = getattr(model.terms, "inter", None)
-    kept = copy.deepcopy(inter)
-    model.double()
-    if inter is not None:
-        model.terms["inter"] = kept
-    return model
-
-
-def freeze_norms(model):
-    """BatchNorm by its running statistics, so that images do not see each other."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    return model
+    return initialise(copy.deepcopy(config), seed, IMAGES)
 
 
 def views(batch: int = 8, seed: int = 0, size: int = 64, count: int = 2, **options):
@@ -114,11 +81,6 @@ def losses(model, inputs, index=None):
     """What the model makes of the views of the first images, or of those."""
     index = torch.arange(len(inputs[0])) if index is None else index
     return model(inputs, mode="loss", index=index)
-
-
-def total(found):
-    """The sum that is trained."""
-    return sum(value for name, value in found.items() if name.startswith("loss_"))
 
 
 def train(model, inputs, optimizer, index=None):

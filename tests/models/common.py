@@ -3,6 +3,7 @@
 import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmssl_ext.models.algorithms import Step
 from mmssl_ext.registry import MODELS
@@ -86,19 +87,58 @@ def model_config(type_="CO2", **changes) -> dict:
     return config | changes
 
 
-def build(type_="CO2", seed=0, **changes):
-    """Build and initialise the model of :func:`model_config`, in training mode.
+def initialise(config, seed=0, images=100):
+    """Build and initialise a model, in training mode.
 
-    InterCLR's bank is filled with noise for 100 images.
+    InterCLR's bank is filled with noise for so many images, if any.
     """
     init_default_scope("mmssl_ext")
     torch.manual_seed(seed)
-    model = MODELS.build(model_config(type_, **changes))
+    model = MODELS.build(config)
     model.init_weights()
-    if "inter" in getattr(model, "terms", {}):
+    if images and "inter" in model.terms:
         generator = torch.Generator().manual_seed(seed)
-        model.terms.inter.fill(torch.randn(100, 16, generator=generator))
+        model.terms.inter.fill(torch.randn(images, model.dim, generator=generator))
     return model.train()
+
+
+def build(type_="CO2", seed=0, images=100, **changes):
+    """The model of :func:`model_config`."""
+    return initialise(model_config(type_, **changes), seed, images)
+
+
+def sgd(model, lr=0.1):
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+
+
+def total(losses):
+    """The sum that is trained."""
+    return sum(value for name, value in losses.items() if name.startswith("loss"))
+
+
+def freeze_norms(model):
+    """BatchNorm by its running statistics, so that images do not see each other."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    return model
+
+
+def assert_same_gradients(model, truth, relative, absolute=0.0):
+    """Of all parameters that are trained, relative to the norm of each.
+
+    One that is 0 but for rounding, such as of a bias before BatchNorm, has only an
+    absolute error.
+    """
+    peers = dict(truth.named_parameters())
+    for name, parameter in model.named_parameters():
+        ours, exact = parameter.grad, peers[name].grad
+        if ours is None or exact is None:  # none where the other is 0
+            found = [x for x in (ours, exact) if x is not None]
+            assert not any(x.any() for x in found), name
+        else:
+            allowed = relative * exact.norm() + absolute
+            assert (ours - exact).norm() <= allowed, name
 
 
 def views(batch, seed=0, size=None, type_="CO2"):
@@ -131,7 +171,7 @@ def step(model, inputs, optimizer, images=None):
     images = len(inputs[0]) if images is None else images
     losses = model(inputs, samples(images), mode="loss")
     optimizer.zero_grad()
-    sum(v for k, v in losses.items() if "loss" in k).backward()
+    total(losses).backward()
     optimizer.step()
     return {k: v.item() for k, v in losses.items()}
 

@@ -1,5 +1,7 @@
 """SplitBatchNorm."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -15,8 +17,8 @@ def reference(x, groups, bn):
     """One plain BatchNorm call per group, all from the same running statistics."""
     y, means, variances = torch.empty_like(x), [], []
     for n in range(groups):
-        clone = nn.BatchNorm2d(x.shape[1])
-        clone.load_state_dict(bn.state_dict())
+        clone = copy.deepcopy(bn)
+        clone.weight, clone.bias = bn.weight, bn.bias
         y[n::groups] = clone(x[n::groups])
         means.append(clone.running_mean)
         variances.append(clone.running_var)
@@ -24,9 +26,7 @@ def reference(x, groups, bn):
 
 
 @both_formats
-@pytest.mark.parametrize(
-    ("batch", "groups"), [(16, 4), (16, 8), (10, 4), (7, 3), (5, 2)]
-)
+@pytest.mark.parametrize(("batch", "groups"), [(16, 4), (10, 4), (5, 2)])
 def test_equals_one_call_per_group(batch, groups, memory_format):
     torch.manual_seed(0)
     plain = nn.BatchNorm2d(3)
@@ -42,15 +42,15 @@ def test_equals_one_call_per_group(batch, groups, memory_format):
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(split.running_mean, mean)
     torch.testing.assert_close(split.running_var, var)
-    assert not torch.allclose(y, plain(x), atol=0.1)
+    assert not torch.allclose(y, copy.deepcopy(plain)(x), atol=0.1)
 
-    x2 = x.clone().requires_grad_()
-    out = torch.randn_like(x)
-    plain2 = nn.BatchNorm2d(3)
-    plain2.load_state_dict(split.state_dict())
-    (y * out).sum().backward()
-    (reference(x2, groups, plain2)[0] * out).sum().backward()
-    torch.testing.assert_close(leaf.grad, x2.grad, atol=1e-5, rtol=1e-4)
+    x2, slope = x.clone().requires_grad_(), torch.randn_like(x)
+    y.backward(slope)
+    reference(x2, groups, plain)[0].backward(slope)
+    close = dict(rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(leaf.grad, x2.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(split.weight.grad, plain.weight.grad, **close)
+    torch.testing.assert_close(split.bias.grad, plain.bias.grad, **close)
     assert leaf.grad.is_contiguous(memory_format=memory_format)
 
 
@@ -58,18 +58,6 @@ def standardised(x):
     """From the definition, over all but the channels."""
     mean = x.mean((0, 2, 3), keepdim=True)
     return (x - mean) / (x.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
-
-
-@both_formats
-def test_gradients_of_scale_and_offset(memory_format):
-    torch.manual_seed(0)
-    split = SplitBatchNorm(3, 2)
-    x, slope = torch.randn(6, 3, 5, 4), torch.randn(6, 3, 5, 4)
-    split(x.contiguous(memory_format=memory_format)).backward(slope)
-    hat = torch.stack([standardised(x[0::2]), standardised(x[1::2])], 1).flatten(0, 1)
-    close = dict(rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(split.bias.grad, slope.sum((0, 2, 3)), **close)
-    torch.testing.assert_close(split.weight.grad, (slope * hat).sum((0, 2, 3)), **close)
 
 
 @both_formats

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mmssl_ext.models.layers import geometry as geo
 
@@ -67,14 +66,6 @@ def test_points_by_hand():
         assert found.flatten().tolist() == pytest.approx(pixels)
 
 
-def test_there_and_back_is_the_identity():
-    a, b = random_boxes(50, 0).float(), random_boxes(50, 1).float()
-    points = torch.rand(50, 9, 2, generator=torch.Generator().manual_seed(2))
-    there = geo.to_view(geo.to_image(points, a), b)
-    back = geo.to_view(geo.to_image(there, b), a)
-    assert (back - points).abs().max() < 1e-5 and not torch.equal(there, points)
-
-
 @pytest.mark.parametrize(
     ("a", "b", "rows"),
     [
@@ -92,7 +83,6 @@ def test_pairs_by_hand(a, b, rows):
 
 
 def test_pairs_of_maps_that_are_no_squares():
-    """Against a loop over the cells."""
     a, b, h, w = random_boxes(8, 0), random_boxes(8, 1), 3, 5
     found = geo.pairs(a, b, h, w, 0.7)
     for n, p, q in itertools.product(range(8), range(h * w), range(h * w)):
@@ -107,19 +97,6 @@ def test_pairs_of_maps_that_are_no_squares():
         near = (place[0] - place[1]).norm() < 0.7 * max(steps)
         assert found[n, p, q] == near
     assert 0.02 < found.double().mean() < 0.3
-
-
-def test_invariants_of_pairs():
-    a, b = random_boxes(40, 0), random_boxes(40, 1)
-    found = geo.pairs(a, b, 7, 7)
-    assert 0 < found.sum() < found.numel() / 2
-    assert torch.equal(geo.pairs(b, a, 7, 7), found.mT)
-    moved = torch.tensor([0.7, -0.3, 0.7, -0.3], dtype=torch.float64)
-    assert torch.equal(geo.pairs(3 * a + moved, 3 * b + moved, 7, 7), found)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(geo.pairs(a[order], b[order], 7, 7), found[order])
-    far = geo.pairs(boxes((0, 0, 0.4, 0.4)), boxes((0.6, 0.5, 1, 1)), 7, 7)
-    assert not far.any()
 
 
 def test_warp_by_hand():
@@ -137,26 +114,6 @@ def test_warp_by_hand():
         view = boxes((u - 0.1, v - 0.1, u + 0.1, v + 0.1))  # has its centre there
         values, valid = geo.warp(square, view, boxes(WHOLE), size=(1, 1))
         assert values.item() == pytest.approx(value) and valid.all()
-
-
-def test_invariants_of_warp():
-    a, b = random_boxes(30, 0), random_boxes(30, 1)
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(30, 3, 4, 6, generator=generator, dtype=torch.float64)
-    same, everywhere = geo.warp(maps, b, b)
-    assert torch.allclose(same, maps, atol=1e-9) and everywhere.all()
-    values, valid = geo.warp(maps, a, b)
-    turned = geo.warp(maps.flip(3), a, mirrored(b))
-    assert torch.allclose(turned[0], values, atol=1e-9)
-    assert torch.equal(turned[1], valid) and 0.1 < valid.double().mean() < 0.9
-    scale = torch.tensor([2.0, 3, 2, 3], dtype=torch.float64)
-    shift = torch.tensor([0.3, 0.1, 0.3, 0.1], dtype=torch.float64)
-    moved = geo.warp(maps, a * scale + shift, b * scale + shift)
-    assert torch.allclose(moved[0], values, atol=1e-9)
-    assert torch.equal(moved[1], valid)
-    order = torch.randperm(30, generator=generator)
-    shuffled = geo.warp(maps[order], a[order], b[order])
-    assert torch.equal(shuffled[0], values[order])
 
 
 def test_overlap_by_hand():
@@ -225,15 +182,6 @@ def test_single_precision_under_autocast():
     assert half.dtype == torch.float32
     assert (half - plain[0]).abs().max() < 0.02
     assert torch.equal(half, geo.warp(maps.bfloat16().float(), a, b)[0])
-
-
-def test_sampling_is_torchs_own():
-    maps = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(0))
-    grid = (
-        2.4 * torch.rand(2, 4, 5, 2, generator=torch.Generator().manual_seed(1)) - 1.2
-    )
-    expected = F.grid_sample(maps, grid, "bilinear", "border", align_corners=False)
-    assert torch.equal(geo.sample(maps, grid), expected)
 
 
 def test_missing_boxes_are_refused_by_name():

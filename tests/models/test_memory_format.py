@@ -15,11 +15,17 @@ from .common import (
     build,
     losses_of,
     samples,
+    sgd,
+    total,
     views,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+AS_OTHERS = ("CO2", "InterCLR", "RegionCLM")  # encode as MoCo and RegionCLD do
+every_encoder = pytest.mark.parametrize(
+    "name", [name for name in ALGORITHMS if name not in AS_OTHERS]
+)
 
 
 def channels_last(x):
@@ -33,12 +39,12 @@ def splits(name):
 
 def update(model, inputs, seed):
     """Losses and gradients of a step, whose weights it then takes."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = sgd(model)
     count = len(inputs[0])
     numbers = range(count * seed, count * seed + count)
     losses = model(inputs, samples(numbers), mode="loss")
     optimizer.zero_grad()
-    sum(v for k, v in losses.items() if "loss" in k).backward()
+    total(losses).backward()
     gradients = {
         n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
     }
@@ -46,9 +52,8 @@ def update(model, inputs, seed):
     return losses, gradients
 
 
-@every_algorithm
+@every_encoder
 def test_channels_last_changes_nothing(name):
-    """Two steps of encoders in fp64: losses, gradients, key encoder, queues."""
     plain = build(name, **splits(name))
     predictor = getattr(plain.compare, "predictor", nn.Identity())
     for part in (plain.backbone, plain.neck, plain.target, predictor):
@@ -69,9 +74,8 @@ def assert_close(ours, theirs):
         torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-6)
 
 
-@every_algorithm
+@every_encoder
 def test_maps_stay_in_channels_last(name):
-    """Nothing between images and pooled features changes the format, or back."""
     model = build(name, **splits(name)).to(memory_format=torch.channels_last)
     seen = set()
 

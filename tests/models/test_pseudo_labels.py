@@ -1,15 +1,14 @@
 """Clusterings, and pseudo-labels that follow the network: by definition, in loops."""
 
-import io
 from collections import Counter
 from copy import deepcopy
+from functools import partial
 from itertools import permutations
 from math import sqrt
 
 import pytest
 import torch
 from scipy import stats
-from sklearn.cluster import KMeans
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -32,10 +31,11 @@ from mmssl_ext.models.memory.kmeans import (
     spherical_kmeans,
 )
 
+from ..harness import assert_same
+from . import loops
+from .loops import dot
 
-def unit(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return normalize(torch.randn(*shape, generator=generator), dim=1)
+unit = partial(loops.unit, dtype=torch.float)
 
 
 def blobs(images, dim, count, spread, seed=0):
@@ -44,10 +44,6 @@ def blobs(images, dim, count, spread, seed=0):
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(images, dim, generator=generator)
     return normalize(centres + spread / sqrt(dim) * noise, dim=1)
-
-
-def dot(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True))
 
 
 def distance(a, b):
@@ -94,9 +90,10 @@ def slow_kmeans(rows, centroids, num_iters):
     return labels
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("num_iters", [1, 2, 50])
-@pytest.mark.parametrize("empty", [0, 3])
+@pytest.mark.parametrize(
+    ("dtype", "num_iters", "empty"),
+    [(torch.float32, 50, 0), (torch.float16, 1, 3), (torch.bfloat16, 50, 3)],
+)
 def test_kmeans_equals_a_loop(dtype, num_iters, empty, monkeypatch):
     monkeypatch.setattr(kmeans, "_BLOCK_ROWS", 16)
     x = unit(90, 5).abs().to(dtype)
@@ -115,39 +112,14 @@ def test_kmeans_reports_its_iterations_and_ends_when_nothing_changes():
     assert 2 <= len(told) < 30
 
 
-@pytest.mark.parametrize("spread", [0.3, 10.0])
-def test_kmeans_is_as_good_as_sklearn(spread):
-    """Its inertia on blobs, and on what are hardly any."""
-
-    def inertia(labels):
-        total = 0.0
-        for c in range(10):
-            members = x[labels == c].double()
-            total += ((members - members.mean(0)) ** 2).sum().item()
-        return total
-
-    x = blobs(600, 6, 10, spread)
-    best = KMeans(10, n_init=10, random_state=0).fit(x.numpy()).inertia_
-    found = [inertia(spherical_kmeans(x, 10, seed=seed)) for seed in range(8)]
-    assert min(found) < 1.01 * best
-    if spread > 1:  # no start can go wrong for good
-        assert max(found) < 1.05 * best
-
-
 def test_kmeans_follows_from_its_seed():
-    x = unit(200, 6)
-    labels = [spherical_kmeans(x, 9, seed=seed) for seed in range(4)]
-    state = torch.get_rng_state()
-    torch.manual_seed(1)
-    again = [spherical_kmeans(x, 9, seed=seed) for seed in range(4)]
-    for a, b in zip(labels, again, strict=True):
-        assert torch.equal(a, b)
-    assert len({tuple(x.tolist()) for x in labels}) == 4
-    torch.manual_seed(1)
-    after = torch.get_rng_state()
-    spherical_kmeans(x, 9)
-    assert torch.equal(torch.get_rng_state(), after)
-    torch.set_rng_state(state)
+    x, labels = unit(200, 6), []
+    for state in range(2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        labels.append([spherical_kmeans(x, 9, seed=n).tolist() for n in range(4)])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert labels[0] == labels[1] and len(set(map(tuple, labels[0]))) == 4
 
 
 def rows_of_few_values(images, values):
@@ -158,20 +130,15 @@ def rows_of_few_values(images, values):
     ("x", "count"),
     [
         (unit(1, 4), 1),
-        (unit(30, 4), 1),
-        (unit(30, 4), 29),
         (unit(30, 4), 30),
         (unit(200, 4), 150),  # the start draws several at once
-        (rows_of_few_values(40, 1), 7),
         (rows_of_few_values(40, 1), 40),
         (rows_of_few_values(40, 3), 8),
-        (torch.cat([unit(20, 4), -unit(20, 4)]), 25),
     ],
     ids=lambda value: value if isinstance(value, int) else len(value),
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_cluster_is_ever_empty(x, count, dtype):
-    for num_iters in (1, 2, 20):
+def test_no_cluster_is_ever_empty(x, count):
+    for dtype, num_iters in ((torch.float32, 1), (torch.bfloat16, 20)):
         for seed in range(3):
             labels = spherical_kmeans(x.to(dtype), count, num_iters, seed)
             assert set(labels.tolist()) == set(range(count))
@@ -218,33 +185,17 @@ def test_start_is_drawn_in_proportion_to_the_distance():
     assert stats.chisquare(observed, wanted).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("images", "count", "block"), [(30, 30, None), (300, 200, None), (300, 5, 8)]
-)
+@pytest.mark.parametrize(("images", "count", "block"), [(300, 200, None), (300, 5, 8)])
 def test_start_has_distinct_images(images, count, block, monkeypatch):
-    """Also where several are drawn at once, and from a part of the images."""
     if block:
         monkeypatch.setattr(kmeans, "_BLOCK_ROWS", block)
     x = unit(images, 4)
     for seed in range(5):
         start = plus_plus(x.half(), count, seed)
-        assert start.shape == (count, 4)
-        assert start.dtype == torch.float32
-        torch.testing.assert_close(start.norm(dim=1), torch.ones(count))
+        assert start.shape == (count, 4) and start.dtype == torch.float32
         nearest = (start @ x.T).max(1)
         assert (nearest.values > 1 - 1e-3).all()
         assert len(set(nearest.indices.tolist())) == count
-
-
-def test_start_prefers_what_is_not_there_yet():
-    x = rows_of_few_values(90, 3)
-    for seed in range(20):
-        start = plus_plus(x, 3, seed)
-        assert sorted((start @ x[:3].T).argmax(1).tolist()) == [0, 1, 2]
-    x = rows_of_few_values(600, 120)  # a round draws two, which may well coincide
-    for seed in range(5):
-        start = plus_plus(x, 120, seed)
-        assert len(set((start @ x[:120].T).argmax(1).tolist())) >= 117
 
 
 def exact_sums(x, labels, count):
@@ -262,10 +213,9 @@ def test_sums_do_not_depend_on_the_order(dtype, monkeypatch):
     exact = exact_sums(x, labels, 5)
     for block in (65536, 16):
         monkeypatch.setattr(kmeans, "_BLOCK_ROWS", block)
-        for seed in range(3):
-            order = torch.randperm(70, generator=torch.Generator().manual_seed(seed))
-            sums = cluster_sums(x[order], labels[order], 5)
-            assert sums.tolist() == exact
+        order = torch.randperm(70)
+        sums = cluster_sums(x[order], labels[order], 5)
+        assert sums.tolist() == exact
     sizes = cluster_sizes(labels, 5)
     assert sizes.tolist() == [14, 14, 14, 0, 28]
     for c in range(5):
@@ -317,44 +267,11 @@ def test_halves_equal_a_loop():
         assert second[groups == g].tolist() == slow_halves(x[groups == g].tolist())
 
 
-def test_halves_of_equal_features_and_twos():
-    for images in (2, 3, 8, 13):
-        equal = unit(1, 6).expand(images, 6)
-        side = halve(equal, torch.zeros(images, dtype=torch.long), 1)
-        assert side.sum().item() == images // 2
-    twos = torch.randperm(40) // 2
-    x = unit(40, 6)
-    x[twos < 10] = x[twos[twos < 10]]  # the two of these are equal
-    side = halve(x, twos, 20)
-    for g in range(20):
-        assert side[twos == g].sum().item() == 1
-
-
-def test_many_groups_are_halved_as_one_at_a_time():
-    for seed in range(40):
-        generator = torch.Generator().manual_seed(seed)
-        parts, groups = [], []
-        for g in range(8):
-            images = int(torch.randint(2, 12, (1,), generator=generator))
-            noise = torch.randn(images, 6, generator=generator)
-            centres = unit(2, 6, seed=seed + g)
-            parts.append(
-                (
-                    normalize(noise, dim=1),
-                    centres[:1].expand(images, 6),
-                    normalize(centres[:1] + 1e-7 * noise, dim=1),
-                    centres[torch.arange(images) % 2],
-                )[g % 4]
-            )
-            groups += [g] * images
-        order = torch.randperm(len(groups), generator=generator)
-        x, group = torch.cat(parts)[order], torch.tensor(groups)[order]
-        together = halve(x, group, 8)
-        for g in range(8):
-            own = group == g
-            alone = halve(x[own], torch.zeros(int(own.sum()), dtype=torch.long), 1)
-            assert torch.equal(together[own], alone)
-            assert 0 < alone.sum() < len(alone)
+@pytest.mark.parametrize("images", [2, 3, 8, 13])
+def test_halves_of_equal_features(images):
+    equal = unit(1, 6).expand(images, 6)
+    side = halve(equal, torch.zeros(images, dtype=torch.long), 1)
+    assert side.sum().item() == images // 2
 
 
 # Labels
@@ -490,7 +407,7 @@ def test_small_clusters_move_to_the_best_larger_one():
     assert labels.visits.tolist() == [0, 0]  # nobody looked at these images
 
 
-@pytest.mark.parametrize("free", [1, 2, 4, 20, 64])
+@pytest.mark.parametrize("free", [1, 20, 64])
 def test_largest_clusters_are_halved_one_after_the_other(free):
     """Many at once as the reference's one at a time; halves of halves, to the last."""
     sizes = [20, 37, 2, 9, 1]
@@ -512,26 +429,6 @@ def test_largest_clusters_are_halved_one_after_the_other(free):
         assert c == origin[image] or c not in numbers  # one half keeps the number
     check_exact(labels, bank)
     check_means(labels, bank)
-
-
-@pytest.mark.parametrize("min_size", [1, 3])
-@pytest.mark.parametrize("giant", [0, 17, 29])
-def test_one_giant_cluster_fills_all_others(giant, min_size):
-    labels = OnlineLabels(30, min_size=min_size)
-    bank, labels = memory(100, labels, given=torch.full((100,), giant))
-    labels.rebalance(bank)
-    assert set(labels.labels.tolist()) == set(range(30))
-    check_exact(labels, bank)
-    check_means(labels, bank)
-
-
-def test_as_many_clusters_as_images():
-    bank, labels = memory(12, OnlineLabels(12, interval=1, min_size=1))
-    for step in range(20):
-        labels.update(bank.update(*batch_of(step, 12, 5)), bank)
-        assert sorted(labels.labels.tolist()) == list(range(12))
-        check_exact(labels, bank)
-        check_means(labels, bank)
 
 
 def test_repetitions_of_an_image_get_one_label():
@@ -558,8 +455,7 @@ def test_labels_ignore_autocast():
         with torch.autocast("cpu", torch.bfloat16):
             other.update(other_bank.update(*batch), other_bank)
         assert torch.equal(other_bank.features, bank.features)
-        assert torch.equal(other.labels, labels.labels)
-        assert torch.equal(other.centroids, labels.centroids)
+        assert_same(states(other), states(labels))
 
 
 KINDS = {
@@ -576,9 +472,9 @@ def states(model):
 @every_kind
 def test_resumed_labels_go_on_bit_for_bit(make):
     """Sheet, 7.13: from the middle of an interval, both kinds of changes later."""
+    options = dict(min_size=4) if make is KINDS["online"] else {}
 
     def new():
-        options = dict(min_size=4) if make is KINDS["online"] else {}
         labels = make(interval=3, **options)
         return nn.ModuleDict({"bank": FeatureBank(5, 0.25), "labels": labels})
 
@@ -593,13 +489,9 @@ def test_resumed_labels_go_on_bit_for_bit(make):
         return found
 
     model = new()
-    memory(40, model["labels"])
     model["bank"].fill(unit(40, 5))
-    train(model, range(7))
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    saved = torch.load(file)
+    model["labels"].start(model["bank"])
+    saved = train(model, range(7))[-1]
     whole = train(model, range(7, 20))
     assert not torch.equal(whole[0]["labels.labels"], whole[-1]["labels.labels"])
 
@@ -611,9 +503,7 @@ def test_resumed_labels_go_on_bit_for_bit(make):
     resumed = new()
     resumed.load_state_dict(saved)
     assert resumed["labels"].num_steps == 7
-    for state, expected in zip(train(resumed, range(7, 20)), whole, strict=True):
-        for name, value in expected.items():
-            assert torch.equal(state[name], value), name
+    assert_same(train(resumed, range(7, 20)), whole)
 
 
 @every_kind
@@ -627,31 +517,15 @@ def test_members_are_drawn_uniformly_from_the_own_cluster():
     given = torch.tensor([0] * 1 + [1] * 2 + [3] * 5 + [2] * 12)[torch.randperm(20)]
     _, labels = memory(20, PseudoLabels(5), given=given)  # one more is empty
     generator = torch.Generator().manual_seed(0)
-    for c, images in enumerate(members_of(labels)):
-        if not images:
-            continue
+    for c, images in enumerate(members_of(labels)[:4]):
         drawn = labels.draw_members(torch.tensor(images[-1:] * 3000), generator)
         counts = Counter(drawn.tolist())
         assert set(counts) == set(images), c
-        if len(images) == 1:
-            assert counts == {images[0]: 3000}
-        else:
+        if len(images) > 1:
             assert stats.chisquare(list(counts.values())).pvalue > 1e-3
     rows = torch.randint(20, (500,))
     drawn = labels.draw_members(rows, generator)
     assert torch.equal(given[drawn], given[rows])
-    again = [labels.draw_members(rows, generator.manual_seed(1)) for _ in range(2)]
-    assert torch.equal(*again)
-
-
-def test_every_draw_is_independent_of_the_others():
-    """Pairs of draws of one call: all 9 of a cluster of three alike."""
-    _, labels = memory(6, PseudoLabels(2), given=[0, 1, 0, 1, 0, 1])
-    generator = torch.Generator().manual_seed(0)
-    drawn = labels.draw_members(torch.tensor([0, 2] * 3000), generator)
-    counts = Counter(map(tuple, drawn.view(-1, 2).tolist()))
-    assert len(counts) == 9
-    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
 def test_offline_labels_stay_until_their_epoch():
@@ -672,7 +546,6 @@ def test_offline_labels_stay_until_their_epoch():
         old = [unit_row(c) for c in start["centroids"].tolist()]
         expected = slow_kmeans(bank.features.tolist(), old, num_iters=3)
         assert labels.labels.tolist() == expected
-        assert labels.sizes.tolist() == [expected.count(c) for c in range(6)]
         check_means(labels, bank)
         changed = sum(a != b for a, b in zip(start["labels"], expected, strict=True))
         assert 0 < changed < 120
@@ -683,33 +556,16 @@ def test_offline_labels_stay_until_their_epoch():
         start = states(labels)
 
 
-def test_offline_clusters_keep_their_numbers():
-    bank, labels = FeatureBank(6), OfflineLabels(5)
-    bank.fill(blobs(100, 6, 5, 0.2))
-    labels.start(bank, seed=3)
-    before = labels.labels.clone()
-    bank.fill(blobs(100, 6, 5, 0.25))
-    labels.end_epoch(1, bank)
-    assert torch.equal(labels.labels, before)
-    assert labels.visits.tolist() == [100, 0]
-    fresh = spherical_kmeans(bank.features, 5, seed=4)  # another start, other numbers
-    assert not torch.equal(fresh, before)
-
-
 @every_kind
 def test_start_begins_anew(make):
-    """From the seed alone, with clusters that are large enough and no visits."""
     bank, labels = memory(200, make())
-    first = states(labels)
-    check_means(labels, bank)
-    for step in range(3):
-        labels.update(bank.update(*batch_of(step, 200, 5)), bank)
-        labels.end_epoch(step + 1, bank)
+    first, (rows, features) = states(labels), batch_of(0, 200, 5)
+    labels.update(bank.update(rows, features), bank)
+    labels.end_epoch(1, bank)
     assert labels.visits.sum() > 0
     bank, labels = memory(200, labels)
     for name in ("labels", "sizes", "centroids", "visits"):
         assert torch.equal(states(labels)[name], first[name]), name
-    assert labels.visits.tolist() == [0, 0]
     told = []
     labels.start(bank, seed=1, progress=lambda *args: told.append(args))
     assert not torch.equal(labels.labels, first["labels"])
@@ -723,26 +579,7 @@ def test_small_clusters_of_the_start_are_dissolved():
     assert other.sizes.min() < 4
     assert not torch.equal(labels.labels, other.labels)
     other.rebalance(bank)
-    for name, value in states(other).items():
-        assert torch.equal(states(labels)[name], value), name
-    check_exact(labels, bank)
-    check_means(labels, bank)
-
-
-@every_kind
-def test_one_image_and_one_cluster(make):
-    options = dict(min_size=1) if make is KINDS["online"] else {}
-    bank, labels = memory(1, make(num_clusters=1, interval=1, **options))
-    for epoch in range(1, 4):
-        row = unit(2, 5, seed=epoch)
-        labels.update(bank.update(torch.tensor([0, 0]), row), bank)
-        labels.end_epoch(epoch, bank)
-        assert labels.labels.tolist() == [0]
-        assert labels.sizes.tolist() == [1]
-        torch.testing.assert_close(labels.centroids, row[1:])
-        drawn = labels.draw_members(torch.tensor([0, 0]), torch.Generator())
-        assert drawn.tolist() == [0, 0]
-    assert labels.visits[1] == 0
+    assert_same(states(other), states(labels))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

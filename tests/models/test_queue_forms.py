@@ -12,7 +12,7 @@ from mmssl_ext.engine.hooks import ExactResumeHook
 from mmssl_ext.models.losses import attend, queue_attention, queue_forms
 from tests.harness import Watch, toy_runner
 
-from .test_losses import unit
+from .loops import unit
 
 ALL = dict.fromkeys(("chunked", "fused", "onednn"))
 Q, QUEUE = torch.zeros(1, 256, 128), torch.zeros(1, 4096, 128)
@@ -58,7 +58,6 @@ def choose(q=Q, queue=QUEUE, forms=("chunked", "fused", "onednn")):
         ("AVX512", 128, "onednn"),
         ("AVX2", 16, "fused"),
         ("AVX2", 128, "chunked"),
-        ("AVX2", 1568, "chunked"),
     ],
 )
 def test_a_rule_knows_measured_cpus(capability, rows, form, monkeypatch, clock):
@@ -108,22 +107,20 @@ def test_elsewhere_a_trial_tells_once(seconds, form, monkeypatch, clock):
     assert len(clock.calls) == 24 and len(queue_forms.trials()) == 2
 
 
-def deterministic(monkeypatch):
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-
-
-def several_ranks(monkeypatch):
-    monkeypatch.setattr(queue_forms, "get_world_size", lambda: 2)
-
-
-@pytest.mark.parametrize("case", [deterministic, several_ranks])
-def test_where_bits_count_the_rule_decides(case, monkeypatch, clock):
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (torch, "are_deterministic_algorithms_enabled", True),
+        (queue_forms, "get_world_size", 2),
+    ],
+)
+def test_where_bits_count_the_rule_decides(module, name, value, monkeypatch, clock):
     """Even where a trial has been made."""
     set_cpu(monkeypatch, "SVE256")
     clock.seconds = {"chunked": 1.0, "fused": 3.0, "onednn": 2.0}
     assert choose() == "chunked"
     clock.calls.clear()
-    case(monkeypatch)
+    monkeypatch.setattr(module, name, lambda: value)
     assert choose() == "onednn" and not clock.calls
 
 
@@ -179,8 +176,6 @@ def test_a_trial_draws_nothing_and_changes_no_input(caplog):
 
 
 def test_trials_go_with_the_checkpoint(tmp_path):
-    """What a run found by trial is what it goes on by, in whatever process."""
-
     def find(runner):
         queue_forms.take_over({"this machine": "onednn"})
 

@@ -9,8 +9,8 @@ import torch
 
 from mmssl_ext.models.losses import queue_attention, queue_topk
 
+from .loops import dot, unit
 from .shapes import largest
-from .test_losses import groups, unit
 
 module = sys.modules[queue_topk.__module__]  # its name is the function's, too
 
@@ -28,9 +28,7 @@ def loop_topk(q, queue, k, labels=None):
     """Sort all slots of one query at a time: larger first, then earlier first."""
     values, places = [], []
     for n, row in enumerate(q.tolist()):
-        similarity = [
-            sum(a * b for a, b in zip(row, key, strict=True)) for key in queue.tolist()
-        ]
+        similarity = [dot(row, key) for key in queue.tolist()]
         for j in range(len(queue)):
             if labels and 0 <= labels[0][n] == labels[1][j]:
                 similarity[j] = float("-inf")
@@ -49,7 +47,7 @@ def known(*sizes, names=4, seed=0):
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
 @pytest.mark.parametrize(
     ("rows", "length", "k"),
-    [(1, 1, 1), (5, 37, 3), (7, 300, 8), (4, 64, 64), (2, 9, 5)],
+    [(1, 1, 1), (5, 37, 3), (7, 300, 8), (4, 64, 64)],
 )
 def test_equals_the_loop(rows, length, k, masked):
     q, queue = unit(rows, 16).requires_grad_(), unit(length, 16, seed=2)
@@ -61,8 +59,8 @@ def test_equals_the_loop(rows, length, k, masked):
     assert not values.requires_grad
 
 
-@pytest.mark.parametrize("k", [1, 4, 30])
-@pytest.mark.parametrize("kinds", [1, 2, 7, 40])
+@pytest.mark.parametrize("k", [1, 30])
+@pytest.mark.parametrize("kinds", [1, 7, 40])
 def test_of_equal_similarities_the_first_come_first(k, kinds):
     """Whole numbers have exact products; few kinds of keys make many ties."""
     generator = torch.Generator().manual_seed(kinds)
@@ -73,14 +71,6 @@ def test_of_equal_similarities_the_first_come_first(k, kinds):
     expected, where = loop_topk(q, queue, k)
     assert places.tolist() == where
     assert values.tolist() == expected
-
-
-def test_an_expanded_key_is_the_same_everywhere(blocks):
-    if blocks == "blocks":
-        pytest.skip("so many keys in small blocks take long")
-    q = unit(130, 16).float()
-    places = queue_topk(q, q[:1].expand(2048, 16), 3)[1]
-    assert places.tolist() == [[0, 1, 2]] * 130
 
 
 def test_by_hand():
@@ -104,7 +94,7 @@ def test_slots_that_are_left_out_come_last():
 
 
 def test_several_queues():
-    q, queues = groups(2, 5), groups(2, 80, seed=2)
+    q, queues = unit(2, 5, 16), unit(2, 80, 16, seed=2)
     values, places = queue_topk(q, queues, 6)
     for b in range(2):
         alone = queue_topk(q[b], queues[b], 6)

@@ -55,7 +55,6 @@ def test_cosine():
     ],
 )
 def test_byol(base, taus):
-    """tau at 0, 1/4, 1/2, 3/4 and the end of the training."""
     setting = dict(kind="cosine", start=base, end=1)
     found = values(setting, (0, 250, 500, 750, 1000), total=1000)
     assert found == pytest.approx(taus, abs=5e-7)
@@ -77,7 +76,6 @@ def test_complement():
 
 
 def test_read_again():
-    """What has been read may be given once more, by a class to its base."""
     read = schedule(dict(kind="step", start=0, end=1, until=2), "share")
     assert schedule(read, "weights.dense") is read
     assert isinstance(read, Schedule)
@@ -118,27 +116,20 @@ def without(*names):
     ("setting", "sentence"),
     [
         (GOOD | {"kind": "exponential"}, "kind must be one of step, linear, cosine"),
-        (GOOD | {"kind": ["step"]}, "kind must be one of step, linear, cosine"),
         (without("kind"), "kind must be one of step, linear, cosine"),
         (GOOD | {"unit": "epochs"}, "unit one of iteration, epoch"),
         (GOOD | {"stop": 1}, "w has no option 'stop'; a schedule takes end, kind, "),
         (without("until"), "w.until=None must be a number of 0 or more"),
         (GOOD | {"until": -1}, "w.until=-1 must be 0 or more"),
         (GOOD | {"until": math.inf}, "w.until=inf must be a number"),
-        (GOOD | {"until": "10"}, "w.until='10' must be a number"),
         (GOOD | {"until": True}, "w.until=True must be a number"),
         (without("start"), "w.start=None must be a number"),
-        (without("end"), "w.end=None must be a number"),
-        (GOOD | {"start": math.nan}, "w.start=nan must be a number"),
         (GOOD | {"end": [1]}, "w.end=[1] must be a number"),
         (GOOD | {"start": -0.1}, "must be 0 or more"),
         (GOOD | {"end": -0.1}, "must be 0 or more"),
         (-1, "w=-1 must be 0 or more"),
-        (math.nan, "w=nan must be a finite number"),
         (math.inf, "w=inf must be a finite number"),
         (True, "w=True must be a number, or a schedule such as"),
-        ("0.3", "w='0.3' must be a number, or a schedule such as"),
-        ([0, 1], "w=[0, 1] must be a number, or a schedule such as"),
         (None, "w=None must be a number, or a schedule such as"),
     ],
 )

@@ -15,8 +15,9 @@ from mmssl_ext.models.losses import (
     soft_nce,
 )
 
+from .loops import unit
 from .shapes import largest
-from .test_losses import groups, path, unit  # noqa: F401, a fixture
+from .test_losses import path  # noqa: F401, a fixture
 
 double = torch.float64
 WEIGHTS = torch.linspace(0.5, 1.5, 5, dtype=double)  # rows apart
@@ -26,24 +27,18 @@ def rows(*vectors):
     return torch.tensor(vectors, dtype=double)
 
 
-def loop_logits(n, q, queue, temperature, own=(), labels=None):
-    """Logits of one query: the queue's slots that it may see, then its own."""
-    seen = [
-        key
-        for j, key in enumerate(queue)
-        if labels is None or int(labels[0][n]) < 0 or labels[0][n] != labels[1][j]
-    ]
-    return [torch.dot(q[n], key) / temperature for key in (*seen, *own)]
-
-
 def loop_lse(q, queue, temperature, own=None, labels=None):
-    """Log-sum-exp of every query, one logit at a time."""
+    """Log-sum-exp of every query over its own and the slots that it may see."""
     losses = []
     for n in range(len(q)):
-        mine = () if own is None else own[n]
-        logits = loop_logits(n, q, queue, temperature, mine, labels)
-        losses.append(sum(x.exp() for x in logits).log() if logits else -math.inf)
-    return torch.stack([torch.as_tensor(x, dtype=double) for x in losses])
+        seen = [
+            key
+            for j, key in enumerate(queue)
+            if labels is None or int(labels[0][n]) < 0 or labels[0][n] != labels[1][j]
+        ]
+        seen += [] if own is None else list(own[n])
+        losses.append(sum((torch.dot(q[n], x) / temperature).exp() for x in seen).log())
+    return torch.stack(losses)
 
 
 def loop_cross_entropy(q, targets, candidates, temperature):
@@ -79,11 +74,10 @@ LABELS = torch.tensor([0, 1, -1, 2, 9]), torch.arange(37) % 4 - 1
 # --- soft targets
 
 
-@pytest.mark.parametrize("temperature", [0.04, 0.2, 1.0])
+@pytest.mark.parametrize("temperature", [0.04, 1.0])
 def test_soft_targets_equal_the_loop(temperature, path):  # noqa: F811
-    """Targets over the key and the queue; own negatives have none."""
     q, k, queue = unit(5, 16), unit(5, 16, seed=1), unit(37, 16, seed=2)
-    own = unit(15, 16, seed=3).view(5, 3, 16)
+    own = unit(5, 3, 16, seed=3)
     targets = unit(5, 38, seed=4).abs()
     targets /= targets.sum(1, keepdim=True)
     candidates = torch.cat([k[:, None], queue.expand(5, 37, 16), own], 1)
@@ -100,18 +94,12 @@ def test_soft_targets_equal_the_loop(temperature, path):  # noqa: F811
 
 
 def test_a_target_of_one_key_is_info_nce(path):  # noqa: F811
-    inputs = [unit(5, 16)]
-    k, queue = unit(5, 16, seed=1), unit(37, 16, seed=2)
-    own = unit(10, 16, seed=3).view(5, 2, 16)
-    same(
-        both(
-            (
-                lambda q: soft_nce(q, k, queue, 0.2, own, positives=k, labels=LABELS),
-                lambda q: info_nce(q, k, queue, 0.2, own, LABELS),
-            ),
-            inputs,
-        )
-    )
+    k, queue, own = unit(5, 16, seed=1), unit(37, 16, seed=2), unit(5, 2, 16, seed=3)
+
+    def soft(q):
+        return soft_nce(q, k, queue, 0.2, own, positives=k, labels=LABELS)
+
+    same(both((soft, lambda q: info_nce(q, k, queue, 0.2, own, LABELS)), [unit(5, 16)]))
 
 
 ASCL = rows([0.6, 0.8]), rows([1.0, 0.0]), rows([0.8, 0.6], [0.0, 1.0], [-0.6, 0.8])
@@ -152,7 +140,7 @@ def test_ressl_by_hand(t_k, t_q, expected, path):  # noqa: F811
 
 
 def test_soft_targets_gradcheck(path):  # noqa: F811
-    q, own = unit(3, 16), unit(6, 16, seed=3).view(3, 2, 16)
+    q, own = unit(3, 16), unit(3, 2, 16, seed=3)
     mean, queue, k = unit(3, 16, seed=1) / 2, unit(300, 16, seed=2), unit(3, 16, seed=4)
     labels = torch.tensor([0, 5, -1]), torch.arange(300) % 3
     assert torch.autograd.gradcheck(
@@ -170,8 +158,8 @@ def test_targets_get_no_gradient():
 
 
 def test_soft_targets_of_several_queues(path):  # noqa: F811
-    q, mean, queues = groups(2, 5), groups(2, 5, seed=1) / 2, groups(2, 37, seed=2)
-    own = unit(20, 16, seed=3).view(2, 5, 2, 16)
+    q, mean, queues = (unit(2, n, 16, seed=n) for n in (5, 5, 37))
+    own = unit(2, 5, 2, 16, seed=3)
     loss = soft_nce(q, mean, queues, 0.1, own, labels=LABELS)
     for b in range(2):
         alone = soft_nce(q[b], mean[b], queues[b], 0.1, own[b], labels=LABELS)
@@ -181,22 +169,19 @@ def test_soft_targets_of_several_queues(path):  # noqa: F811
 # --- several negatives of a row's own
 
 
-@pytest.mark.parametrize("count", [0, 1, 4])
-def test_several_own_negatives_equal_the_loop(count, path):  # noqa: F811
+def test_several_own_negatives_equal_the_loop(path):  # noqa: F811
     q, k, queue = unit(5, 16), unit(5, 16, seed=1), unit(37, 16, seed=2)
-    own = unit(20, 16, seed=3).view(5, 4, 16)[:, :count]
 
     def loop(q, k, own):
-        both_parts = torch.cat([k[:, None], own], 1)
-        return loop_lse(q, queue, 0.1, both_parts) - (q * k).sum(1) / 0.1
+        parts = torch.cat([k[:, None], own], 1)
+        return loop_lse(q, queue, 0.1, parts) - (q * k).sum(1) / 0.1
 
     def ours(q, k, own):
         return info_nce(q, k, queue, 0.1, own)
 
-    if count:
-        same(both((ours, loop), [q, k, own]))
-    else:
-        same(both((lambda q: ours(q, k, own), lambda q: loop(q, k, own)), [q]))
+    same(both((ours, loop), [q, k, unit(5, 4, 16, seed=3)]))
+    none = torch.empty(5, 0, 16, dtype=double)
+    torch.testing.assert_close(ours(q, k, none), loop(q, k, none))
 
 
 MOCHI = (
@@ -229,14 +214,7 @@ def test_mochi_by_hand(own, expected, path):  # noqa: F811
         assert grad[0].tolist() == pytest.approx(by_hand[len(own)], abs=5e-6)
 
 
-def test_one_of_several_is_one(path):  # noqa: F811
-    q, k, queue = unit(5, 16), unit(5, 16, seed=1), unit(37, 16, seed=2)
-    own = unit(5, 16, seed=3)
-    one = info_nce(q, k, queue, 0.1, own)
-    torch.testing.assert_close(info_nce(q, k, queue, 0.1, own[:, None]), one)
-
-
-@pytest.mark.parametrize("shape", [(5, 3, 8), (4, 3, 16), (3, 16), (2, 5, 3, 16)])
+@pytest.mark.parametrize("shape", [(5, 3, 8), (4, 3, 16), (3, 16)])
 def test_own_negatives_must_fit(shape):
     q, k, queue = unit(5, 16), unit(5, 16, seed=1), unit(37, 16, seed=2)
     with pytest.raises(ValueError, match="N x S x D"):
@@ -245,7 +223,7 @@ def test_own_negatives_must_fit(shape):
 
 def test_own_negatives_are_not_rounded_by_autocast(path):  # noqa: F811
     q, k, queue = (unit(n, 16, seed=n).float() for n in (5, 6, 37))
-    own = unit(20, 16, seed=3).float().view(5, 4, 16)
+    own = unit(5, 4, 16, seed=3).float()
     exact = info_nce(q, k[:5], queue, 0.05, own)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(info_nce(q, k[:5], queue, 0.05, own), exact)
@@ -254,18 +232,14 @@ def test_own_negatives_are_not_rounded_by_autocast(path):  # noqa: F811
 # --- slots of a row's own label
 
 
-@pytest.mark.parametrize("temperature", [0.04, 0.2, 1.0])
+@pytest.mark.parametrize("temperature", [0.04, 1.0])
 def test_masked_slots_equal_the_loop(temperature, path):  # noqa: F811
     q, queue = unit(5, 16), unit(37, 16, seed=2)
-    same(
-        both(
-            (
-                lambda q: queue_logsumexp(q, queue, temperature, LABELS),
-                lambda q: loop_lse(q, queue, temperature, labels=LABELS),
-            ),
-            [q],
-        )
+    functions = (
+        lambda q: queue_logsumexp(q, queue, temperature, LABELS),
+        lambda q: loop_lse(q, queue, temperature, labels=LABELS),
     )
+    same(both(functions, [q]))
 
 
 IFND = rows([1.0, 0.0]), rows([0.8, 0.6])
@@ -302,7 +276,6 @@ def test_attraction_by_hand(path):  # noqa: F811
 
 @pytest.mark.parametrize("dtype", [torch.float32, double])
 def test_a_row_without_a_slot(dtype, path):  # noqa: F811
-    """Its neighbours are as ever, whatever the order of blocks and temperature."""
     q, queue = unit(3, 16).to(dtype), unit(300, 16, seed=2).to(dtype)
     slots = torch.zeros(300, dtype=torch.long)
     labels = torch.tensor([0, 1, -1]), slots
@@ -312,42 +285,19 @@ def test_a_row_without_a_slot(dtype, path):  # noqa: F811
         assert lse[0] == -math.inf
         truth = (q @ queue.T / temperature).logsumexp(1)
         torch.testing.assert_close(lse[1:], truth[1:])
-        (grad,) = torch.autograd.grad(lse.sum(), leaf)
-        assert (grad[0] == 0).all() and grad.isfinite().all()
-        for loss in (
-            info_nce(leaf, q.flip(0), queue, temperature, labels=labels),
-            soft_nce(leaf, 0 * q, queue, temperature, labels=labels),
-        ):
-            assert loss[0] == 0 and loss.isfinite().all()
-            (grad,) = torch.autograd.grad(loss.sum(), leaf)
+        alone = info_nce(leaf, q.flip(0), queue, temperature, labels=labels)
+        soft = soft_nce(leaf, 0 * q, queue, temperature, labels=labels)
+        assert alone[0] == soft[0] == 0
+        for loss in (lse[1:], alone, soft):
+            assert loss.isfinite().all()
+            (grad,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=True)
             assert (grad[0] == 0).all() and grad.isfinite().all()
     slots[200] = 1  # the first blocks are left out as a whole
     lse = queue_logsumexp(q, queue, 1e-3, labels)
     torch.testing.assert_close(lse[0], q[0] @ queue[200] / 1e-3)
 
 
-def test_without_matches_nothing_changes(path):  # noqa: F811
-    q, queue = unit(200, 16).float(), unit(300, 16, seed=2).float()
-    labels = torch.arange(200) - 200, torch.arange(300) - 300
-    queue_attention.use_fused(False)
-    try:
-        plain = attend(q, queue, 5.0)
-        masked = attend(q, queue, 5.0, labels)
-    finally:
-        queue_attention.use_fused(True)
-    assert all(torch.equal(*pair) for pair in zip(plain, masked, strict=True))
-
-
-def test_order_of_slots_and_names_of_labels_do_not_matter(path):  # noqa: F811
-    q, queue = unit(5, 16), unit(37, 16, seed=2)
-    base = queue_logsumexp(q, queue, 0.1, LABELS)
-    flipped = LABELS[0], LABELS[1].flip(0)
-    torch.testing.assert_close(queue_logsumexp(q, queue.flip(0), 0.1, flipped), base)
-    other = tuple(torch.where(x < 0, x, 1000 - x) for x in LABELS)
-    assert torch.equal(queue_logsumexp(q, queue, 0.1, other), base)
-
-
-@pytest.mark.parametrize(("rows_", "slots"), [(4, 37), (5, 36), (37, 5)])
+@pytest.mark.parametrize(("rows_", "slots"), [(4, 37), (5, 36)])
 def test_labels_must_fit(rows_, slots):
     labels = torch.zeros(rows_).long(), torch.zeros(slots).long()
     with pytest.raises(ValueError, match="-1 where it is unknown"):
@@ -355,11 +305,11 @@ def test_labels_must_fit(rows_, slots):
 
 
 def test_full_size_masked():
-    """fp32 at N = 256, K = 65,536 against fp64; no tensor of N x K elements."""
-    q = unit(256, 128).float().requires_grad_()
-    k, queue = unit(256, 128, seed=1).float(), unit(65536, 128, seed=2).float()
-    labels = torch.arange(256) % 16, torch.arange(65536) % 32
-    negatives = unit(1024, 128, seed=3).float().view(256, 4, 128)
+    """fp32 at N = 64, K = 65,536 against fp64; no tensor of N x K elements."""
+    q = unit(64, 32).float().requires_grad_()
+    k, queue = unit(64, 32, seed=1).float(), unit(65536, 32, seed=2).float()
+    labels = torch.arange(64) % 16, torch.arange(65536) % 32
+    negatives = unit(64, 4, 32, seed=3).float()
     queue_attention.form_of(q[None], queue[None])  # what is checked only once
 
     def ours():

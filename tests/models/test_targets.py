@@ -14,19 +14,18 @@ from mmssl_ext.registry import MODELS
 from tests.harness import config, log_text, make_runner, write_images
 
 from .bases import (
-    BACKBONE,
     DIM,
     MLP,
     PREDICTOR,
     build,
-    double,
     losses,
     method,
     sgd,
-    total,
     train,
     views,
 )
+from .common import BACKBONE, assert_same_gradients, double
+from .loops import mean_cosine
 
 BOTH = ((0, 1), (1, 0))
 
@@ -49,14 +48,12 @@ def test_the_network_itself(kind):
     z = [twin.neck(twin.backbone(x))[0] for x in inputs]
     p = [twin.compare.predictor([x])[0] for x in z]
     t = [x.detach() if kind == "StoppedTarget" else x for x in z]
-    cosines = [torch.cosine_similarity(p[a], t[b], 1) for a, b in BOTH]
-    wanted = sum((2 - 2 * cosine).mean() for cosine in cosines)
+    wanted = sum(2 - 2 * mean_cosine(p[a], t[b]) for a, b in BOTH)
     wanted.backward()
     found = losses(model, inputs)["loss_instance"]
     found.backward()
     assert found.item() == pytest.approx(wanted.item(), abs=1e-12)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-12)
+    assert_same_gradients(model, twin, 1e-8, 1e-12)
     key = model.last_embeddings["key"]
     torch.testing.assert_close(key, normalize(z[1]).detach())
     assert not any("target" in name for name in model.state_dict())
@@ -75,7 +72,6 @@ def test_the_network_itself(kind):
     ids=["constant", "linear", "cosine"],
 )
 def test_momentum_over_a_training(momentum, kept):
-    """Step 0 copies; step t of 4 keeps momentum(t) of each parameter."""
     model = build(method("BYOL", momentum=momentum))
     model.clock.total, optimizer = 4, sgd(model, 0.5)
     expected = {n: p.clone() for n, p in model.backbone.named_parameters()}
@@ -89,38 +85,26 @@ def test_momentum_over_a_training(momentum, kept):
             torch.testing.assert_close(parameter, expected[name], rtol=1e-4, atol=1e-5)
 
 
-def test_its_norms_follow_its_own_batches():
-    model = build(method("MoCo"))
-    inputs = views(4, size=32)
-    train(model, inputs, sgd(model))
-    ours, theirs = model.backbone.bn1, model.target.backbone.bn1
-    assert not torch.equal(ours.running_mean, theirs.running_mean)
-    assert theirs.training
-
-
 def test_a_schedule_needs_the_length_of_the_training():
     """Said in the first step, not in the second."""
     model = build(method("BYOL", momentum=None))
-    with pytest.raises(ValueError, match=r"^momentum depends on how many iterations"):
-        losses(model, views(4, size=32))
-    with pytest.raises(ValueError, match=r"^momentum depends on how many iterations"):
-        model.start(None)
+    for begin in (lambda: losses(model, views(4, size=32)), lambda: model.start(None)):
+        with pytest.raises(ValueError, match=r"^momentum depends on how many"):
+            begin()
     model.clock.total = 10
     model.start(None)
     losses(model, views(4, size=32))
 
 
 @pytest.mark.parametrize(
-    "momentum",
-    [0.001, 0, -1, 1.1, dict(kind="cosine", start=0.004, end=1)],
+    "momentum", [0.001, 0.49, 1.1, dict(kind="cosine", start=0.004, end=1)]
 )
 def test_the_share_of_the_new_value_is_refused(momentum):
-    for base in ("MoCo", "BYOL"):
-        with pytest.raises(ValueError, match=r"MoCo's value is 0\.999"):
-            build(method(base, momentum=momentum))
+    with pytest.raises(ValueError, match=r"MoCo's value is 0\.999"):
+        build(method("BYOL", momentum=momentum))
 
 
-@pytest.mark.parametrize("momentum", ["0.99", float("nan"), True, [0.9, 1]])
+@pytest.mark.parametrize("momentum", ["0.99", float("nan")])
 def test_what_is_no_momentum_is_refused(momentum):
     with pytest.raises(ValueError, match=r"^momentum=.* must be a (finite )?number"):
         build(method("BYOL", momentum=momentum))
@@ -192,29 +176,12 @@ def test_a_teacher(checkpoint, neck):
     assert losses(restored, inputs) == losses(model, inputs)
 
 
-def test_a_teacher_of_the_same_size(checkpoint):
-    """With a queue, without a predictor: its size is that of the neck."""
-    config = regression(
-        teacher(checkpoint, True),
-        neck=MLP | dict(out_channels=24),
-        compare=dict(type="QueueSoftmax", length=32),
-        pairs=((0, 1),),
-    )
-    model = build(config)
-    model.eval().check_inputs(views(1, size=32))
-    found = losses(model.train(), views(6, size=32))
-    total(found).backward()
-    assert model.negatives.shape == (32, 24)
-    torch.testing.assert_close(model.negatives[:6], model.last_embeddings["key"])
-
-
 LOAD = dict(type="PretrainedBackbone", checkpoint="weights.pth")
 
 
 @pytest.mark.parametrize(
     ("target", "changes", "sentence"),
     [
-        (dict(backbone=WIDE), {}, "The backbone of FrozenTeacher would teach random"),
         (
             dict(backbone=WIDE | dict(init_cfg=dict(type="Kaiming", layer="Conv2d"))),
             {},
@@ -234,16 +201,6 @@ LOAD = dict(type="PretrainedBackbone", checkpoint="weights.pth")
             dict(compare=dict(type="QueueSoftmax", length=32)),
             "The neck returns 16 features, but the embeddings of the FrozenTeacher "
             "have 128; set neck.out_channels to 128.",
-        ),
-        (
-            {},
-            dict(compare=dict(type="BatchSoftmax")),
-            "The neck returns 16 features, but the embeddings of the FrozenTeacher",
-        ),
-        (
-            {},
-            dict(compare=dict(type="Regression", predictor=None)),
-            "The neck returns 16 features, but the embeddings of the FrozenTeacher",
         ),
     ],
 )

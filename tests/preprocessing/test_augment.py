@@ -127,8 +127,8 @@ def test_jitter_follows_the_order_of_each_image(function):
 @BOTH
 def test_values_next_to_integers_are_kept(function):
     """Gray pixels under saturation, pixels at the mean under contrast, full range."""
-    grays = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
-    images = np.repeat(grays[None], 40, axis=0)
+    grays = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    images = np.tile(grays, (40, 1, 1, 3))
     for number, low in ((0, 0), (1, 0), (2, 0), (3, -0.5)):
         operations = single_jitter(40, number, low, 2 if number < 3 else 0.5)
         assert np.abs(differences(function, images, operations)).mean() < 1e-3
@@ -171,15 +171,6 @@ def test_images_without_operations_and_the_input_stay_as_they_are(function):
     assert torch.equal(function(strided, operations), result)
     only_idle = {k: p[idle] for k, p in operations.items()}
     assert torch.equal(function(view[idle], only_idle), view[idle])
-
-
-@BOTH
-def test_operations_follow_the_order_of_the_mapping(function):
-    images = photographs(4, (20, 20))
-    gray, dark = {"RandomGrayscale": np.ones((4, 1))}, single_jitter(4, 0, 0.2, 0.4)
-    solarize = {"RandomSolarize": np.full((4, 1), 100.0)}
-    for operations in (dark | solarize | gray, solarize | gray | dark):
-        assert np.abs(differences(function, images, operations)).max() <= 1
 
 
 @BOTH
@@ -252,7 +243,6 @@ FLIP = {"RandomFlip": torch.zeros(4, 1)}
     ("operations", "message"),
     [
         ({"Rotate": torch.zeros(4, 1)}, "asks for the augmentation 'Rotate'.*worker"),
-        ({"RandomFlip": torch.zeros(4, 2)}, r"shape \(4, 2\).*needs 4 x 1"),
         ({"RandomFlip": torch.zeros(3, 1)}, r"shape \(3, 1\).*needs 4 x 1"),
         ({"ColorJitter": torch.zeros(4)}, r"shape \(4,\).*needs 4 x 8"),
         ({"CutPatches": torch.zeros(4, 4)}, r"needs 4 x \(1 \+ 2 P\)"),
