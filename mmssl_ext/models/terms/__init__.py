@@ -3,7 +3,16 @@
 from .base import Term
 from .consistency import Consistency
 from .dense import Dense
+from .distillation import Distillation, LocalSimilarity
 from .inter_image import InterImage
 from .regions import Regions
 
-__all__ = ["Consistency", "Dense", "InterImage", "Regions", "Term"]
+__all__ = [
+    "Consistency",
+    "Dense",
+    "Distillation",
+    "InterImage",
+    "LocalSimilarity",
+    "Regions",
+    "Term",
+]
