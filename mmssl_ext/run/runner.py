@@ -22,6 +22,7 @@ from mmssl_ext.evaluation.copies import say_copied_files
 from mmssl_ext.registry import RUNNERS
 from mmssl_ext.room import heed_log_files
 from mmssl_ext.text import guard_files, guard_logs
+from mmssl_ext.transfer.handover import going_on
 
 from .terminal import quieten
 
@@ -122,6 +123,11 @@ class SSLRunner(Runner):
         if not isinstance(loader.collate_fn, SizedCollate):
             loader.collate_fn = SizedCollate(loader.collate_fn)
         return guard_workers(loader)
+
+    def train(self) -> nn.Module:
+        """Train; a resumed run needs no file that it began with."""
+        with going_on(compat.resumes(self)):
+            return super().train()
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         """Wrap a model in the layout that PerformanceHook is configured for.

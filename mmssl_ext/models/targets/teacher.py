@@ -206,4 +206,5 @@ def _loads(init_cfg: Any) -> bool:
     """Whether an ``init_cfg`` reads weights and verifies them."""
     kinds = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
     types = [kind.get("type") for kind in kinds if kind]
-    return "PretrainedBackbone" in {getattr(t, "__name__", t) for t in types}
+    names = {str(getattr(t, "__name__", t)).rpartition(".")[2] for t in types}
+    return "PretrainedBackbone" in names
