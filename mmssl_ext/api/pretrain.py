@@ -147,10 +147,20 @@ def _check_teacher(method: str, teacher: Any) -> None:
 def _backbone(name: str | None, init: Any, device: Device) -> Backbone:
     """The backbone by its name, that of the starting weights, or the device's."""
     if name is not None:
-        return backbone_named(name)
+        found = backbone_named(name)
+        if init is not None:
+            _check_weights(init)
+        return found
     if init is not None:
         return _resnet_of(init)
     return Backbone(50 if device.kind == "cuda" else 18)
+
+
+def _check_weights(weights: Any) -> None:
+    """Read the starting weights before there is a folder for the run."""
+    from mmssl_ext.transfer.handover import check_source
+
+    check_source(weights)
 
 
 def _resnet_of(weights: Any) -> Backbone:

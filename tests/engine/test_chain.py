@@ -305,7 +305,7 @@ def test_a_stage_whose_chain_was_killed_counts_by_its_result(folder):
         ),
         (("title=", "titel="), "transfers.voc: 'titel' is none of"),
         (("voc=", "**{'a b': 1}, voc="), "use letters, digits"),
-        (('"random": None', '"random": 3'), "must be None, 'pretrain' or a path"),
+        (('"random": None', '"random": 3'), "must be None, 'pretrain', 'start' or a path"),
         (("score=70", "checkpoint=object"), "must be a plain Python value"),
         (("pair", "checkpoint"), "the chain sets the option checkpoint"),
         (("pretrain = ", "seeds = (1, 1)\npretrain = "), "seeds must be different"),

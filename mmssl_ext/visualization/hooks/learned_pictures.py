@@ -114,7 +114,10 @@ class LearnedPicturesHook(Hook):
             learned.Options(num=self.num_images, most=self.max_images),
         )
         pictures = []
+        pairs = getattr(unwrap(runner.model), "num_views", 2) > 1
         for kind in self.kinds:
+            if kind == "matches" and not pairs:
+                continue
             if kind == "embedding" and find_spec("sklearn") is None:
                 runner.logger.info("No embedding is drawn without scikit-learn.")
                 continue
