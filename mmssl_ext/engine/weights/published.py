@@ -70,8 +70,10 @@ def _timm(name: str) -> Any:
 
 def _download(timm: Any, name: str) -> Any:
     if not timm.is_model_pretrained(name):
-        known = timm.list_pretrained() if timm.is_model(name.split(".")[0]) else []
-        near = closest(name, known or timm.list_models(pretrained=True))
+        known = timm.list_pretrained()
+        if not timm.is_model(name.split(".")[0]):
+            known = sorted({tagged.split(".")[0] for tagged in known})
+        near = closest(name, known)
         raise CheckpointFileError(f"timm has no weights '{name}'.{near}")
     try:
         return timm.create_model(name, pretrained=True)
