@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.files import read_text, write_text
@@ -17,7 +17,10 @@ from .backbones import Backbone, backbone_named
 from .images import dataset_of, look_at
 from .methods import METHODS, method_named
 from .recipe import Plan, write_recipe
-from .settings import Device, choose
+from .settings import Device, Given, check_names, choose
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 RECIPE = "recipe/pretrain.py"  # in the folder of the run
 _ASKED = "Written by:"
@@ -31,17 +34,11 @@ def pretrain(
     init: str | os.PathLike[str] | None = None,
     teacher: Any = None,
     *,
-    epochs: int | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    image_size: int | None = None,
-    lr: float | None = None,
-    queue_len: int | None = None,
-    num_workers: int | None = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
+    **settings: Unpack[Given],
 ) -> Path:
     """Pretrain a backbone on images without labels.
 
@@ -50,30 +47,21 @@ def pretrain(
     as ``tools/train.py`` does; the same file makes the same run.
 
     Args:
-        data: Folder of images, of any depth; a list of paths (``.txt``); or a folder of
-            shards.
+        data: Folder of images of any depth, list of paths (``.txt``), or shards.
         out: Folder of the run: checkpoints, logs and ``report.html``.
-        method: ``co2``, ``mocov2``, ``byol`` ...; see
-            :data:`~mmssl_ext.api.methods.METHODS`. By default ``simreg`` where there is
-            a teacher, else ``co2``.
-        backbone: ``resnet18`` to ``resnet152``, ``resnet18-w32`` of half the width. By
-            default that of ``init``, else ``resnet50`` on a GPU and ``resnet18`` on a
-            CPU.
-        init: Starting weights: a file that ``PretrainedBackbone`` reads, or
-            ``torchvision:resnet50``; None: random ones.
-        teacher: Of SimReg: a file of a ResNet's weights, ``torchvision:resnet50``, a
-            config of ``FrozenTeacher``, or a list of those.
-        epochs: Length in passes over the images.
-        steps: Length in batches, in place of ``epochs``.
-        batch_size: Images per step.
-        image_size: Side of a view in pixels.
-        lr: Learning rate for this batch.
-        queue_len: Keys of the queue, where the method has one.
-        num_workers: Processes that read images.
+        method: Of :data:`~mmssl_ext.api.methods.METHODS`, e.g. ``byol``; by default
+            ``simreg`` with a teacher, else ``co2``.
+        backbone: ``resnet18`` to ``resnet152``, ``resnet18-w32`` of half the width; by
+            default that of ``init``, else ``resnet50`` on a GPU, ``resnet18`` on a CPU.
+        init: Starting weights: a file that ``PretrainedBackbone`` reads,
+            ``torchvision:resnet50`` or ``timm:NAME``; None: random ones.
+        teacher: Of SimReg: such a file of a ResNet, a config of ``FrozenTeacher``, or a
+            list of these.
         seed: Of all that is random.
         resume: Go on with the run in ``out``.
         overwrite: Move a run that ``out`` holds aside.
         options: Further changes of the config, as ``--cfg-options``.
+        **settings: See :class:`~mmssl_ext.api.settings.Given`, e.g. ``epochs``.
 
     Returns:
         The last checkpoint.
@@ -81,25 +69,40 @@ def pretrain(
     Raises:
         UserError: Something cannot be used; a sentence says what to do.
     """
-    asked = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("data", "out", "resume", "overwrite")
-    }
+    check_names(settings)
+    network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
+    asked = {**network, **settings, "seed": seed, "options": options}
     path = Path(os.path.expanduser(out))
-    recipe = path / RECIPE
-    command = _command(data, out, asked)
+    _settle(path, data, out, asked, resume, overwrite)
+    return _train(path, options, resume, overwrite)
+
+
+def _settle(
+    path: Path,
+    data: Any,
+    out: Any,
+    asked: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Write the recipe, or check that of the run that goes on."""
+    recipe, command = path / RECIPE, _command(data, out, asked)
     if resume and recipe.is_file():
         _check_same(recipe, command, path)
-    else:
-        plan = _plan(data, asked, command)
-        _check_free(path, overwrite)
-        recipe.parent.mkdir(parents=True, exist_ok=True)
-        write_text(recipe, write_recipe(plan))
-        _tell(plan, recipe)
+        return
+    plan = _plan(data, asked, command)
+    _check_free(path, overwrite)
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    write_text(recipe, write_recipe(plan))
+    _tell(plan, recipe)
+
+
+def _train(path: Path, options: Any, resume: bool, overwrite: bool) -> Path:
+    """Train the recipe of a folder."""
     from mmssl_ext.engine.checkpoint.run_folder import find_run
     from mmssl_ext.run.launch import train
 
+    recipe = path / RECIPE
     train(recipe, options, work_dir=str(path), resume=resume, overwrite=overwrite)
     found = find_run(path)
     if found is None:

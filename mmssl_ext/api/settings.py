@@ -11,11 +11,12 @@ No import here needs torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
-from mmssl_ext.errors import UserValueError
+from mmssl_ext.errors import UserTypeError, UserValueError
+from mmssl_ext.text import closest
 
 from .backbones import Backbone
 from .methods import Recipe
@@ -25,15 +26,43 @@ _FEWEST = 8  # images that two batches can be made of
 _QUEUE = 65536
 _BATCH = {"cpu": 64, "cuda": 256}
 _SIZE = {"cpu": 96, "cuda": 224}
-_BY_NAME = (
-    "image_size",
-    "batch_size",
-    "steps",
-    "epochs",
-    "lr",
-    "queue_len",
-    "num_workers",
-)
+
+
+class Given(TypedDict, total=False):
+    """What a user may set; the rest follows.
+
+    Attributes:
+        epochs: Length in passes over the images.
+        steps: Length in batches, in place of ``epochs``.
+        batch_size: Images per step.
+        image_size: Side of a view in pixels.
+        lr: Learning rate for this batch.
+        queue_len: Keys of the queue, where the method has one.
+        num_workers: Processes that read images.
+    """
+
+    epochs: int | None
+    steps: int | None
+    batch_size: int | None
+    image_size: int | None
+    lr: float | None
+    queue_len: int | None
+    num_workers: int | None
+
+
+def check_names(given: Iterable[str]) -> None:
+    """Refuse settings of other names.
+
+    Raises:
+        UserTypeError: There is one.
+    """
+    for name in given:
+        if name not in Given.__annotations__:
+            known = ", ".join(Given.__annotations__)
+            raise UserTypeError(
+                f"pretrain has no '{name}'.{closest(name, Given.__annotations__)} Its "
+                f"settings are {known}."
+            )
 
 
 @dataclass(frozen=True)
@@ -88,7 +117,7 @@ def choose(
         recipe: Of the method.
         backbone: Of the network.
         continued: It starts from given weights, not from random ones.
-        given: Values that the user has set, by the names of :data:`_BY_NAME`.
+        given: Values that the user has set, by the names of :class:`Given`.
 
     Returns:
         Settings in the order of a config; values are plain.
@@ -116,7 +145,9 @@ class _Choice:
             )
         self.images, self.device, self.recipe = images, device, recipe
         self.backbone, self.continued = backbone, continued
-        self.given = {n: given[n] for n in _BY_NAME if given.get(n) is not None}
+        self.given = {
+            n: given[n] for n in Given.__annotations__ if given.get(n) is not None
+        }
         for name, value in self.given.items():
             _check(name, value)
 

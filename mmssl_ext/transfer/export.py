@@ -64,7 +64,7 @@ def export_backbone(
     * ``safetensors``: torchvision's names; the origin stands in its metadata.
 
     ``mm``, ``detectron2`` and ``safetensors`` also say what the weights were trained as
-    (:mod:`mmssl_ext.engine.weights.record`). The ResNets of torchvision, timm and
+    and come from. The ResNets of torchvision, timm and
     detectron2 have fixed strides and stems; one with others is refused for them.
 
     Args:
@@ -80,8 +80,7 @@ def export_backbone(
         Path of each layout's file.
 
     Raises:
-        UserError: The layout is unknown, or the source cannot be read, holds weights
-            that no working network has, or a ResNet that the library has not.
+        UserError: The layout is unknown, or the source cannot be used.
     """
     if unknown := [name for name in layouts if name not in LAYOUTS]:
         raise UserError(

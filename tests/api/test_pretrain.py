@@ -161,6 +161,7 @@ def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_
         (dict(method="simreg"), r"^SimReg needs a teacher: teacher='resnet50\.pth'"),
         (dict(init="nowhere.pth"), r"nowhere\.pth"),
         (dict(epochs=1, steps=2), r"Give epochs or steps"),
+        (dict(epoch=1), r"pretrain has no 'epoch'\. Did you mean epochs"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_sentence(changes, sentence, photos, tmp_path):

@@ -9,7 +9,11 @@ import torch
 from torch.nn.functional import interpolate, normalize
 
 from mmssl_ext.models.layers.teacher_head import teacher_head
-from mmssl_ext.models.losses import queue_distillation, similarity_distillation
+from mmssl_ext.models.losses import (
+    map_distillation,
+    queue_distillation,
+    similarity_distillation,
+)
 from tests.distributed import run_ranks
 
 from .bases import BACKBONE, build, losses, method, sgd, total, train, views
@@ -99,6 +103,28 @@ def test_similarity_distillation_equals_the_loop_and_its_gradient():
     assert similarity_distillation(t, t, 0.3).item() == pytest.approx(0, abs=1e-12)
 
 
+def test_map_distillation_equals_the_loop_and_its_gradient():
+    """Case 5 of the sheet, and the cells one by one."""
+    s, t = (
+        torch.tensor(rows, dtype=double).T[None, :, :, None]
+        for rows in ([[1, 2], [0, 1]], [[0, 2], [2, 1]])
+    )
+    assert map_distillation(s, t, normalise=False).item() == 1.25
+    generator = torch.Generator().manual_seed(0)
+    s = torch.randn(2, 3, 2, 2, generator=generator, dtype=double)
+    t = torch.randn(2, 3, 4, 2, generator=generator, dtype=double)
+    grown = interpolate(s, (4, 2), mode="bilinear", align_corners=False)
+    values = [
+        2 - 2 * normalize(grown[n, :, i, j], dim=0) @ normalize(t[n, :, i, j], dim=0)
+        for n in range(2)
+        for i in range(4)
+        for j in range(2)
+    ]
+    torch.testing.assert_close(map_distillation(s, t), sum(values) / 16)
+    s.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: map_distillation(x, t), s)
+
+
 def test_the_head_of_the_paper():
     """From a ResNet-18 to a ResNet-50; another number of layers is refused."""
     head = teacher_head(512, 2048, 4)
@@ -160,6 +186,7 @@ KINDS = {
     "regression": {},
     "queue": dict(compare=QUEUE),
     "local": dict(terms=[dict(type="LocalSimilarity")]),
+    "cells": dict(terms=[dict(type="LocalRegression")]),
     "lightly": dict(compare=QUEUE, terms=[dict(type="LocalSimilarity")], mix=True),
 }
 
@@ -342,6 +369,7 @@ def test_beside_any_base(checkpoints, base):
         dict(type="Distillation", **own, weight=0.5),
         dict(type="Distillation", **own, compare=QUEUE, name="queued"),
         dict(type="LocalSimilarity", **own),
+        dict(type="LocalRegression", **own),
     ]
     model = build(method(base, *terms))
     plain = like(build(method(base)), model)
@@ -351,7 +379,7 @@ def test_beside_any_base(checkpoints, base):
     wanted = losses(plain, inputs)
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value)
-    names = {"distillation", "queued", "local"}
+    names = {"distillation", "queued", "local", "cells"}
     assert {f"raw_{name}" for name in names} <= set(found)
     total(found).backward()
     for name, parameter in model.named_parameters():

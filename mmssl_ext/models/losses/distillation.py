@@ -38,6 +38,25 @@ def queue_distillation(
     return soft_nce(s, mean, queue, temperature) - entropy
 
 
+def map_distillation(s: Tensor, t: Tensor, normalise: bool = True) -> Tensor:
+    """Distance of a student's cells from those of its teacher.
+
+    Args:
+        s: Student's map, N x D x h x w; brought bilinearly to the teacher's cells.
+        t: Teacher's map, N x D x H x W, constant.
+        normalise: ``2 - 2 cos`` of each cell, as SimReg compares whole images; else the
+            mean squared error over all elements (lightly-train's distillation v2),
+            which depends on the scale of the teacher's features.
+
+    Returns:
+        Mean over the cells, or over all elements, a scalar; fp32 or wider.
+    """
+    s, t = _on_cells_of(s, t.detach())
+    if not normalise:
+        return torch.nn.functional.mse_loss(s, t)
+    return (2 - 2 * (unit(s, 1) * unit(t, 1)).sum(1)).mean()
+
+
 def similarity_distillation(s: Tensor, t: Tensor, temperature: float) -> Tensor:
     """KL between the similarities of a teacher's cells to each other and a student's.
 
@@ -51,16 +70,22 @@ def similarity_distillation(s: Tensor, t: Tensor, temperature: float) -> Tensor:
     Returns:
         Mean over the N H W cells in nats, a scalar; fp32 or wider.
     """
-    dtype = torch.promote_types(s.dtype, torch.float)
-    if s.shape[2:] != t.shape[2:]:
-        s = torch.nn.functional.interpolate(
-            s.to(dtype), t.shape[2:], mode="bilinear", align_corners=False
-        )
     with torch.autocast(s.device.type, enabled=False):
         ours, wanted = (
-            unit(x.to(dtype).flatten(2).transpose(1, 2))  # N x HW x D
-            for x in (s, t.detach())
+            unit(x.flatten(2).transpose(1, 2))  # N x HW x D
+            for x in _on_cells_of(s, t.detach())
         )
         log_q = (ours @ ours.transpose(1, 2) / temperature).log_softmax(-1)
         log_p = (wanted @ wanted.transpose(1, 2) / temperature).log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
+
+def _on_cells_of(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps, the first on the cells of the second; fp32 or wider."""
+    dtype = torch.promote_types(s.dtype, torch.float)
+    s, t = s.to(dtype), t.to(dtype)
+    if s.shape[2:] != t.shape[2:]:
+        s = torch.nn.functional.interpolate(
+            s, t.shape[2:], mode="bilinear", align_corners=False
+        )
+    return s, t

@@ -3,7 +3,7 @@
 from .base import Term
 from .consistency import Consistency
 from .dense import Dense
-from .distillation import Distillation, LocalSimilarity
+from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
 from .regions import Regions
 
@@ -12,6 +12,7 @@ __all__ = [
     "Dense",
     "Distillation",
     "InterImage",
+    "LocalRegression",
     "LocalSimilarity",
     "Regions",
     "Term",

@@ -13,7 +13,7 @@ from mmssl_ext.registry import MODELS
 
 from ..comparisons.teacher import TeacherRegression
 from ..layers import unit
-from ..losses import similarity_distillation
+from ..losses import map_distillation, similarity_distillation
 from ..part import Features, build_part, check_positive
 from ..targets import FrozenTeacher
 from ..targets.base import View
@@ -160,28 +160,10 @@ class Distillation(OfTeacher):
         self.compare.remember(found)
 
 
-@MODELS.register_module()
-class LocalSimilarity(OfTeacher):
-    """The cells of a view must resemble each other as the teacher finds.
+class OfTeacherMap(OfTeacher):
+    """A term that compares the last map, through a linear layer, with a teacher's."""
 
-    The local loss of lightly-train's distillation
-    (:func:`~mmssl_ext.models.losses.similarity_distillation`), on the backbone's last
-    map through a linear layer.
-
-    Args:
-        temperature: T.
-        **kwargs: As for :class:`OfTeacher`.
-
-    Raises:
-        ValueError: ``temperature`` is not positive.
-    """
-
-    name = "local"
     reads = "map"
-
-    def __init__(self, temperature: float = 0.07, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.temperature = check_positive("temperature", temperature)
 
     def attach(self, method: Method) -> None:
         """Make the linear layer."""
@@ -205,17 +187,68 @@ class LocalSimilarity(OfTeacher):
         last = maps[-1] if isinstance(maps, (list, tuple)) else maps
         if last.ndim != 4:
             raise UserValueError(
-                f"The term LocalSimilarity compares cells of feature maps, but the "
-                f"backbone returns {tuple(last.shape)}; let it return its maps."
+                f"The term {type(self).__name__} compares cells of feature maps, but "
+                f"the backbone returns {tuple(last.shape)}; let it return its maps."
             )
         return {"map": last}
 
     def forward(self, method: Method, step: Step) -> Tensor:
         """Mean over the query views and their cells, a scalar."""
         losses = [
-            similarity_distillation(
-                self.head(step.online[v]["map"]), self.wanted(step, v), self.temperature
-            )
+            self.distance(self.head(step.online[v]["map"]), self.wanted(step, v))
             for v in method.query_views
         ]
         return torch.stack(losses).mean()
+
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        """Of two maps of one width, a scalar."""
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class LocalSimilarity(OfTeacherMap):
+    """The cells of a view must resemble each other as the teacher finds.
+
+    The local loss of lightly-train's distillation
+    (:func:`~mmssl_ext.models.losses.similarity_distillation`).
+
+    Args:
+        temperature: T.
+        **kwargs: As for :class:`OfTeacher`.
+
+    Raises:
+        ValueError: ``temperature`` is not positive.
+    """
+
+    name = "local"
+
+    def __init__(self, temperature: float = 0.07, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.temperature = check_positive("temperature", temperature)
+
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        """KL of the similarities within each image."""
+        return similarity_distillation(s, t, self.temperature)
+
+
+@MODELS.register_module()
+class LocalRegression(OfTeacherMap):
+    """Each cell must point where the teacher's cell at its place points.
+
+    :func:`~mmssl_ext.models.losses.map_distillation`; with ``normalise=False``
+    lightly-train's distillation v2.
+
+    Args:
+        normalise: See there.
+        **kwargs: As for :class:`OfTeacher`.
+    """
+
+    name = "cells"
+
+    def __init__(self, normalise: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.normalise = normalise
+
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        """Distance of the cells."""
+        return map_distillation(s, t, self.normalise)
