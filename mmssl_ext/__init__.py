@@ -11,4 +11,6 @@ __version__ = "0.2.0"
 warnings.filterwarnings("ignore", "Fail to import ``MultiScaleDeformable", UserWarning)
 warnings.filterwarnings("ignore", "faster_coco_eval is not installed", UserWarning)
 warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming", UserWarning)
+# Configs are for machines with a GPU and for those without.
+warnings.filterwarnings("ignore", "'pin_memory' argument is set as true", UserWarning)
 find_moved()

@@ -81,5 +81,5 @@ def test_metafile_says_what_the_configs_do(
         }
         if said["GPUs"] > 1:  # the learning rate belongs to the batch of all GPUs
             assert said["Batch Size"] == cfg.auto_scale_lr.base_batch_size
-        assert (said["GPUs"] == 8) == ("_r50_" in path.name)
+        assert (said["GPUs"] == 8) == ("imagenet" in path.name or "coco" in path.name)
     assert set(collection["Metadata"]["Architecture"]) == models

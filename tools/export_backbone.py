@@ -57,10 +57,14 @@ def main() -> None:
     args = vars(parse_args())
     with at_once():
         from mmssl_ext.engine.weights.download import local_path
+        from mmssl_ext.engine.weights.files import read_weights
+        from mmssl_ext.engine.weights.origin import origin_lines
         from mmssl_ext.transfer.export import export_backbone
     out = args.pop("out") or local_path(args["checkpoint"]).with_suffix("")
     for layout, path in export_backbone(out=out, **args).items():
         print(f"{layout:<12} {shown(path)}  (written, read back, equal)")
+    for line in origin_lines(read_weights(args["checkpoint"], args["trust"]).origin):
+        print(shown(line))
 
 
 if __name__ == "__main__":

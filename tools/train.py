@@ -24,6 +24,11 @@ def parse_args() -> argparse.Namespace:
         "--work-dir", help="folder of checkpoints and logs [work_dirs/<config name>]"
     )
     parser.add_argument(
+        "--init-from",
+        metavar="FILE",
+        help="weights that the backbone starts from, or torchvision:NAME",
+    )
+    parser.add_argument(
         "--resume",
         nargs="?",
         const=True,

@@ -7,7 +7,9 @@ _base_ = ["datasets/imagenet.py", "schedule.py"]
 
 lr = 0.03
 weight_decay = 1e-4
-backbone_channels = 2048  # of the last stage
+depth = 50
+base_channels = 64  # of the first stage
+backbone_channels = base_channels * (32 if depth >= 50 else 8)  # of the last stage
 
 model = dict(
     data_preprocessor=dict(
@@ -16,7 +18,13 @@ model = dict(
         std=_base_.std,
         non_blocking=True,
     ),
-    backbone=dict(type="ResNet", depth=50, zero_init_residual=False),
+    backbone=dict(
+        type="ResNet",
+        depth=depth,
+        stem_channels=base_channels,
+        base_channels=base_channels,
+        zero_init_residual=False,
+    ),
 )
 optim_wrapper = dict(
     _base_.optimization,

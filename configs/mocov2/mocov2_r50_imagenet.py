@@ -8,6 +8,7 @@ _base_ = ["../_base_/r50_imagenet.py", "../_base_/models/moco.py"]
 tau_ins = 0.2
 queue_len = 65536
 momentum = 0.999
+bn_splits = 8  # one GPU only: with a batch of 256, groups of 32 as on 8 GPUs
 
 model = dict(
     **_base_.moco,
@@ -17,5 +18,5 @@ model = dict(
         hid_channels=_base_.backbone_channels,
         out_channels=128,
     ),
-    bn_splits=8,  # one GPU only: with a batch of 256, groups of 32 as on 8 GPUs
+    bn_splits=bn_splits,
 )

@@ -9,6 +9,7 @@ A chain file is a config file, for instance::
     sources = {                            # what every transfer starts from
         "random": None,                    # random initialisation
         "pretrained": "pretrain",          # last checkpoint of the pretraining above
+        "start": "start",                  # what that pretraining itself began with
         "supervised": "resnet50-11ad3fa6.pth",
     }
     transfers = dict(
@@ -48,6 +49,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmssl_ext.engine.config.checks import closest
+from mmssl_ext.engine.weights.download import local_path
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.files import write_text
 from mmssl_ext.packaged import find_config, packaged_config
@@ -55,6 +57,7 @@ from mmssl_ext.run.launch import load_config, prepare
 from mmssl_ext.transfer.handover import check_source
 
 PRETRAIN = "pretrain"
+START = "start"
 
 # Stands for every source's path where the stages' inputs are compared: a checkpoint
 # counts by its content.
@@ -302,11 +305,31 @@ def _sources(path: Path, cfg: dict) -> dict[str, Path | str | None]:
             if not cfg.get(PRETRAIN):
                 raise ConfigError(f"{place} is 'pretrain', but there is no pretrain.")
             found[name] = PRETRAIN
+        elif value == START:
+            found[name] = _start_of(path, cfg, place)
         elif isinstance(value, str):
             found[name] = _find(path, value, place)
         else:
-            raise ConfigError(f"{place} must be None, 'pretrain' or a path.")
+            raise ConfigError(f"{place} must be None, 'pretrain', 'start' or a path.")
     return found
+
+
+def _start_of(path: Path, cfg: dict, place: str) -> Path:
+    """The file of the weights that the backbone of the pretraining begins with.
+
+    Raises:
+        ConfigError: It begins with random ones, or there is no pretraining.
+    """
+    if not cfg.get(PRETRAIN):
+        raise ConfigError(f"{place} is 'start', but there is no pretrain.")
+    model = _stage(path, cfg[PRETRAIN], PRETRAIN, "").load().get("model") or {}
+    given = (model.get("backbone") or {}).get("init_cfg") or {}
+    if not isinstance(given, dict) or "checkpoint" not in given:
+        raise ConfigError(
+            f"{place} is 'start', but the pretraining begins with random weights: set "
+            "its model.backbone.init_cfg, or leave this source out."
+        )
+    return _find(path, str(local_path(given["checkpoint"])), place)
 
 
 def _find(

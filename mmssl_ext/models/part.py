@@ -19,7 +19,13 @@ Features = dict[str, Tensor]  # by name, the batch in the first dimension
 
 
 class Part(BaseModule):
-    """A comparison or a term of a :class:`~mmssl_ext.models.algorithms.Method`."""
+    """A comparison or a term of a :class:`~mmssl_ext.models.algorithms.Method`.
+
+    Attributes:
+        remembers_first: A step is remembered before its loss, not after it.
+    """
+
+    remembers_first = False
 
     def attach(self, method: Method) -> None:
         """Take what follows from the method's other parts, such as the feature size.
@@ -34,6 +40,13 @@ class Part(BaseModule):
 
     def remember(self, found: Features) -> None:
         """Take what :meth:`collect` returned, of all of an optimizer step."""
+
+    def check_inputs(self, method: Method, views: list[Any]) -> None:
+        """Try the query views of one batch, in eval mode.
+
+        Raises:
+            ValueError: They do not suit the part.
+        """
 
     def start(self, training: Any) -> None:
         """See :meth:`~mmssl_ext.models.algorithms.Method.start`."""

@@ -21,7 +21,8 @@ from mmssl_ext.packaged import root
 
 #: Command: (file in the folder ``tools`` or module with a function ``main``, help).
 COMMANDS = {
-    "train": ("train.py", "pretrain, or train a transfer config"),
+    "pretrain": ("pretrain.py", "pretrain on a folder of images, in one line"),
+    "train": ("train.py", "train a config: a pretraining, or a transfer"),
     "test": ("test.py", "kNN accuracy of a checkpoint, and its features"),
     "chain": ("chain.py", "pretrain, run every transfer, compare"),
     "export": ("export_backbone.py", "write the backbone for other libraries"),

@@ -32,7 +32,7 @@ from mmssl_ext.transfer.label_guard import guard_labels
 
 from .leaving import leaving_by_sentence
 from .runner import SSLRunner
-from .starting import own_folders, set_checkpoint
+from .starting import own_folders, set_checkpoint, set_start
 from .terminal import StartHook
 from .tool import run_tool as run_tool  # its place in version 0.1
 from .work_dir import check_writable
@@ -78,6 +78,7 @@ def prepare(
     launcher: str = "none",
     tensorboard: bool = False,
     allow_other_data: bool = False,
+    init_from: str | None = None,
 ) -> Prepared:
     """Check a config and complete it in place, so that a Runner can be built from it.
 
@@ -91,6 +92,8 @@ def prepare(
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         tensorboard: Also write TensorBoard files.
         allow_other_data: Resume although the training data are others.
+        init_from: Starting weights of the backbone, as ``PretrainedBackbone`` takes
+            them; a resumed run has its own.
 
     Raises:
         UserError: Something in the config or a file cannot be used.
@@ -101,6 +104,8 @@ def prepare(
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs", Path(cfg.filename or "run").stem))
     _set_hooks(cfg, allow_other_data)
+    if init_from is not None:
+        set_start(cfg, init_from)
     notices = _check(cfg)
     cfg.work_dir = os.path.expanduser(cfg.work_dir)  # shells leave --work-dir=~/x
     complete.set_precision(cfg, amp, notices)

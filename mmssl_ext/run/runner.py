@@ -21,6 +21,7 @@ from mmssl_ext.evaluation.classes import match_classes
 from mmssl_ext.registry import RUNNERS
 from mmssl_ext.room import heed_log_files
 from mmssl_ext.text import guard_files, guard_logs
+from mmssl_ext.transfer.handover import going_on
 
 from .terminal import quieten
 
@@ -119,6 +120,11 @@ class SSLRunner(Runner):
         if not isinstance(loader.collate_fn, SizedCollate):
             loader.collate_fn = SizedCollate(loader.collate_fn)
         return guard_workers(loader)
+
+    def train(self) -> nn.Module:
+        """Train; a resumed run needs no file that it began with."""
+        with going_on(compat.resumes(self)):
+            return super().train()
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         """Wrap a model in the layout that PerformanceHook is configured for.

@@ -55,6 +55,28 @@ def set_checkpoint(
         notices.append((logging.INFO, f"Resuming from {given}."))
 
 
+def set_start(cfg: Config, weights: str) -> None:
+    """Let the backbone begin with the weights of a file, in place.
+
+    Raises:
+        ConfigError: The config has no backbone, or names weights of the whole model.
+    """
+    if "backbone" not in (cfg.get("model") or {}):
+        raise ConfigError(
+            "--init-from gives a backbone its weights, but the config has no "
+            "model.backbone."
+        )
+    if cfg.get("load_from") and not cfg.get("resume"):
+        raise ConfigError(
+            f"The whole model starts from load_from={cfg.load_from}, its backbone from "
+            f"--init-from {weights}: leave one out."
+        )
+    cfg.model.backbone.init_cfg = {
+        "type": "mmssl_ext.PretrainedBackbone",
+        "checkpoint": weights,
+    }
+
+
 @contextlib.contextmanager
 def own_folders(
     cfg: Config, overwrite: bool, asked: bool, notices: Notices

@@ -104,8 +104,11 @@ def _weights(runner: Any) -> str:
     if (path := runner.cfg.get("load_from")) is not None:
         how = "resumed from" if runner.cfg.get("resume") else "start with those of"
         return f"{how} {shown(path)}"
-    named = dict.fromkeys(_checkpoints(runner.cfg.get("model")))
-    return f"of {', '.join(map(shown, named))}" if named else "fresh"
+    model = dict(runner.cfg.get("model") or {})
+    taught = [model.pop(name, None) for name in ("teacher", "target")]
+    own, teachers = (dict.fromkeys(_checkpoints(part)) for part in (model, taught))
+    begun = f"of {', '.join(map(shown, own))}" if own else "fresh"
+    return begun + f", taught by {', '.join(map(shown, teachers))}" * bool(teachers)
 
 
 def _checkpoints(node: Any) -> Iterator[str]:

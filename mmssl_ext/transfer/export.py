@@ -12,14 +12,14 @@ import torch
 
 import mmssl_ext
 from mmssl_ext.engine.weights.download import local_path
-from mmssl_ext.engine.weights.files import State, read_tensors, renamed
+from mmssl_ext.engine.weights.files import State, read_tensors, read_weights, renamed
 from mmssl_ext.engine.weights.record import USUAL_STEM, USUAL_STRIDES
 from mmssl_ext.engine.weights.report import averages_down, describe_resnet
 from mmssl_ext.errors import CheckpointFileError, UserError
 from mmssl_ext.files import sha256
 from mmssl_ext.room import writing
 
-from .handover import fingerprint, read_backbone
+from .handover import backbone_in, fingerprint
 
 __all__ = ["export_backbone"]
 
@@ -64,7 +64,7 @@ def export_backbone(
     * ``safetensors``: torchvision's names; the origin stands in its metadata.
 
     ``mm``, ``detectron2`` and ``safetensors`` also say what the weights were trained as
-    (:mod:`mmssl_ext.engine.weights.record`). The ResNets of torchvision, timm and
+    and come from. The ResNets of torchvision, timm and
     detectron2 have fixed strides and stems; one with others is refused for them.
 
     Args:
@@ -80,15 +80,15 @@ def export_backbone(
         Path of each layout's file.
 
     Raises:
-        UserError: The layout is unknown, or the source cannot be read, holds weights
-            that no working network has, or a ResNet that the library has not.
+        UserError: The layout is unknown, or the source cannot be used.
     """
     if unknown := [name for name in layouts if name not in LAYOUTS]:
         raise UserError(
             f"There is no layout {', '.join(unknown)}; there are {', '.join(LAYOUTS)}."
         )
     checkpoint = local_path(checkpoint)
-    state, found, record = read_backbone(checkpoint, encoder, prefix, trust)
+    weights = read_weights(checkpoint, trust)
+    state, found, record = backbone_in(weights, encoder, prefix)
     _check_structure(checkpoint, state, record["backbone"], layouts)
     origin = {
         "source": checkpoint.name,
@@ -99,6 +99,8 @@ def export_backbone(
         "fingerprint": fingerprint(state),
         "mmssl_ext": mmssl_ext.__version__,
         "weights": record,
+        "origin": weights.origin,
+        "license": weights.license,
     }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     written = {name: Path(f"{out}{LAYOUTS[name]}") for name in layouts}

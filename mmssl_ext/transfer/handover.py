@@ -7,9 +7,10 @@ log. Here every tensor of the backbone must arrive.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from logging import WARNING
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from mmssl_ext import compat
 from mmssl_ext.engine.weights.download import local_path
-from mmssl_ext.engine.weights.files import State, read_weights, some
+from mmssl_ext.engine.weights.files import State, Weights, read_weights, some
 from mmssl_ext.engine.weights.match import Match, below, best_prefix, find_prefix
 from mmssl_ext.engine.weights.record import Record, bottleneck_style, structure_text
 from mmssl_ext.engine.weights.report import LoadReport
@@ -32,6 +33,7 @@ from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
 from mmssl_ext.unwrap import unwrap
 
+_may_be_gone = False  # what an init_cfg names, in a run that is resumed
 _OF_A_RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")
 
 
@@ -46,6 +48,7 @@ class Handover:
         report: What matched.
         fingerprint: :func:`fingerprint` of what was loaded, as the module holds it.
         record: What the file says that its weights were trained as.
+        license: As the file states it; empty where it does not.
     """
 
     checkpoint: str
@@ -54,6 +57,7 @@ class Handover:
     report: LoadReport
     fingerprint: str
     record: Record
+    license: str = ""
 
     def line(self) -> str:
         """Return the line for the log."""
@@ -65,7 +69,8 @@ class Handover:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain data."""
         names = ("checkpoint", "sha256", "prefix", "fingerprint")
-        return {n: getattr(self, n) for n in names} | self.report.as_dict()
+        found = {n: getattr(self, n) for n in names} | self.report.as_dict()
+        return found | ({"license": self.license} if self.license else {})
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -113,6 +118,14 @@ class PretrainedBackbone:
 
     def __call__(self, module: nn.Module) -> None:
         """Fill a module and leave the :class:`Handover` at ``module.handover``."""
+        if _may_be_gone and not _is_there(self.checkpoint):
+            print_log(
+                f"{self.checkpoint} is not there anymore; the run goes on with the "
+                "weights of its checkpoint.",
+                logger="current",
+                level=WARNING,
+            )
+            return
         weights = read_weights(self.checkpoint, self.trust)
         state = module.state_dict().items()
         wanted = {n: v for n, v in state if n.split(".")[0] not in self.absent}
@@ -139,6 +152,7 @@ class PretrainedBackbone:
             report=match.report,
             fingerprint=fingerprint({name: filled[name] for name in found}),
             record=weights.record,
+            license=weights.license,
         )
         module.handover = handover  # type: ignore[assignment]
         compat.note_initialised(module, f"PretrainedBackbone: {self.checkpoint}")
@@ -176,8 +190,14 @@ def read_backbone(
         CheckpointFileError: The file cannot be read, holds no ResNet, or weights that
             no working network has.
     """
-    weights = read_weights(path, trust)
-    found = prefix
+    return backbone_in(read_weights(path, trust), encoder, prefix)
+
+
+def backbone_in(
+    weights: Weights, encoder: str = "query", prefix: str | None = None
+) -> tuple[State, str, Record]:
+    """As :func:`read_backbone`, of weights that have been read."""
+    path, found = weights.path, prefix
     if found is None:
         found = find_prefix(_OF_A_RESNET, weights, encoder)
     parts = re.compile(r"(conv1|bn1|stem|layer\d)\.")
@@ -191,6 +211,27 @@ def read_backbone(
         )
     check_values(state, path, prefix=found)
     return state, found, weights.record
+
+
+@contextlib.contextmanager
+def going_on(resumed: bool) -> Iterator[None]:
+    """Let a resumed run do without the files that it began with.
+
+    Every tensor comes from its checkpoint.
+    """
+    global _may_be_gone
+    before, _may_be_gone = _may_be_gone, resumed
+    try:
+        yield
+    finally:
+        _may_be_gone = before
+
+
+def _is_there(checkpoint: str) -> bool:
+    try:
+        return local_path(checkpoint).is_file()
+    except CheckpointFileError:
+        return False
 
 
 def check_source(path: str | Path, encoder: str = "query") -> None:

@@ -302,7 +302,7 @@ MISTAKES = [  # what takes whose place in the chain, and what is said of it
     ('"pretrain"}', '"gone.pth"}', "sources['pretrained']: there is no file gone"),
     ("title=", "titel=", "transfers.voc: 'titel' is none of"),
     ("voc=", "**{'a b': 1}, voc=", "use letters, digits"),
-    ('"random": None', '"random": 3', "must be None, 'pretrain' or a path"),
+    ('"random": None', '"random": 3', "must be None, 'pretrain', 'start' or"),
     ("score=70", "checkpoint=object", "must be a plain Python value"),
     ("pair", "checkpoint", "the chain sets the option checkpoint"),
     ("pretrain = ", "seeds = (1, 1)\npretrain = ", "seeds must be different"),

@@ -12,6 +12,7 @@ import mmengine
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.utils import get_git_hash
 
+from mmssl_ext.engine.weights.origin import ORIGIN
 from mmssl_ext.engine.weights.record import describe_weights
 from mmssl_ext.errors import CheckpointFileError, UserError
 from mmssl_ext.unwrap import unwrap
@@ -145,6 +146,7 @@ class Saver:
                 "time": time.strftime("%Y%m%d_%H%M%S", time.localtime()),
                 "mmengine_version": mmengine.__version__ + get_git_hash(),
                 "weights": describe_weights(model),
+                "origin": runner.message_hub.runtime_info.get(ORIGIN) or {},
             },
             "state_dict": model.state_dict(),
             "message_hub": runner.message_hub.state_dict(),

@@ -25,6 +25,8 @@ from mmengine.logging import print_log
 from mmssl_ext.errors import CheckpointFileError
 from mmssl_ext.files import drafted, sha256, write_text
 
+from .published import timm_file, torchvision_url
+
 _PATIENCE = 30.0  # seconds that a server may be silent
 _RECORD = ".source.json"
 _IN_URLS = "%/:?#[]@!$&'()*+,;=~"  # what need not be escaped, or is already
@@ -53,10 +55,18 @@ class _Copy(NamedTuple):
 def local_path(path: str | Path) -> Path:
     """The path of a file, given as such or as ``file://``; its ``~`` is replaced.
 
+    ``torchvision:resnet50`` and ``timm:resnet50.a1_in1k`` are the weights that these
+    packages publish; they are downloaded once.
+
     Raises:
-        CheckpointFileError: It is an address in the net.
+        CheckpointFileError: It is an address in the net, or published weights cannot be
+            had.
     """
     text = os.fspath(path)
+    if text.startswith("torchvision:"):
+        return fetch(torchvision_url(text.removeprefix("torchvision:")))
+    if text.startswith("timm:"):
+        return timm_file(text.removeprefix("timm:"))
     if text.startswith("file://"):
         return Path(url2pathname(urlparse(text).path))
     if "://" in text:

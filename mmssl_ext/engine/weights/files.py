@@ -18,7 +18,7 @@ from mmssl_ext.files import utf8_path
 from mmssl_ext.pickles import load_plain
 
 from .download import local_path
-from .record import Record, find_record
+from .record import Record, as_dict, find_record
 
 State = dict[str, Tensor]
 
@@ -60,11 +60,17 @@ class Weights(NamedTuple):
         tensors: By their full names.
         record: What they were trained as, see :func:`find_record`.
         path: Of the file, for messages.
+        origin: What the file says of where they come from: ``start`` and ``teachers``,
+            the files that their training began with, and ``data``, what identifies its
+            images.
+        license: As the file states it; empty where it does not.
     """
 
     tensors: State
     record: Record
     path: str | Path
+    origin: dict[str, Any] | None = None
+    license: str = ""
 
 
 def read_tensors(path: str | Path, trust: bool = False) -> State:
@@ -111,7 +117,13 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | Path) -> Weights:
             f"{some(map(str, checkpoint))}."
         )
     meta = checkpoint.get("meta") or checkpoint.get("__author__")
-    return Weights(_with_known_names(tensors), find_record(meta), path)
+    told = as_dict(meta)
+    origin = as_dict(told.get("origin"))
+    if data := as_dict(told.get("data")):  # the list of the files stays behind
+        origin = {**origin, "data": {n: data.get(n) for n in ("files", "digest")}}
+    license = str(told.get("license") or told.get("licence") or "")
+    named = _with_known_names(tensors)
+    return Weights(named, find_record(meta), path, origin, license)
 
 
 def renamed(name: str, rules: tuple) -> str:

@@ -10,6 +10,7 @@ from mmssl_ext import compat
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
+from .origin import ORIGIN, find_origin
 from .start import check_start
 
 
@@ -25,6 +26,12 @@ class LoadedWeightsHook(Hook):
     """
 
     priority = "VERY_HIGH"
+
+    def before_train(self, runner: Any) -> None:
+        """Note where the weights of a new run come from, for its checkpoints."""
+        if not compat.resumes(runner):
+            origin = find_origin(unwrap(runner.model), compat.load_from(runner))
+            runner.message_hub.update_info(ORIGIN, origin)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Check what has been read; warn of what differs and may."""

@@ -94,15 +94,20 @@ def bottleneck_style(module: nn.Module) -> str | None:
 
 def find_record(meta: Any) -> Record:
     """The record in a checkpoint's ``meta``, or what its config tells; else empty."""
-    if isinstance(meta, str):  # JSON, in formats that hold text alone
-        with contextlib.suppress(ValueError):
-            meta = json.loads(meta)
-    meta = _dict(meta)
+    meta = as_dict(meta)
     record = _dict(meta.get("weights")) or _from_config(meta.get("cfg"))
     return {
         part: {n: v for n, v in _dict(record.get(part)).items() if _is_fact(n, v)}
         for part in ("backbone", "input")
     }
+
+
+def as_dict(meta: Any) -> dict[str, Any]:
+    """A checkpoint's ``meta``; in formats that hold text alone it is JSON."""
+    if isinstance(meta, str):
+        with contextlib.suppress(ValueError):
+            meta = json.loads(meta)
+    return _dict(meta)
 
 
 def structure_text(record: Record, backbone: Any, path: str | Path) -> str:

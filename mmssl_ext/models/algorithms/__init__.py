@@ -10,6 +10,7 @@ from .method import Features, Method, Step
 from .moco import MoCo
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
 from .simclr import SimCLR
+from .simreg import SimReg
 from .simsiam import SimSiam
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RegionCLS",
     "SSLAlgorithm",
     "SimCLR",
+    "SimReg",
     "SimSiam",
     "Step",
 ]

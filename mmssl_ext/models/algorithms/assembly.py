@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.model import ModuleDict
+from mmpretrain.models import GlobalAveragePooling
 from torch import Tensor, nn
 
 from mmssl_ext.errors import UserValueError
@@ -86,7 +87,8 @@ class Assembly(SSLAlgorithm):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(backbone, neck, None, data_preprocessor, init_cfg)
-        self.pairs = read_pairs(pairs)
+        self.target = build_part("target", target, Target)
+        self.pairs = read_pairs(pairs, self.target.takes_own_view)
         self.num_views = max(self.num_views, 1 + max(map(max, self.pairs)))
         self.grouping = one_of("grouping", grouping, ("view", "size"))
         self.reduce = one_of("reduce", reduce, ("mean", "sum"))
@@ -97,7 +99,6 @@ class Assembly(SSLAlgorithm):
         self.compare = build_part("compare", compare, Comparison)
         self.terms: Any = ModuleDict()  # of Terms; mmengine's, which initialises them
         self.weights = self._build_terms(terms, by_name(weights))
-        self.target = build_part("target", target, Target)
         for part in self.losing.values():
             part.attach(self)
         self.target.attach(self)
@@ -272,6 +273,8 @@ class Assembly(SSLAlgorithm):
         given = dict(enumerate(self.views_of(inputs)))
         self.look(given, self.terms.values())
         self.target.check_inputs(self, [given[b] for b in self.target_views])
+        for part in self.losing.values():
+            part.check_inputs(self, [given[a] for a in self.query_views])
 
     @torch.no_grad()
     def inspect(self, inputs: Any) -> dict[str, Any]:
@@ -296,6 +299,9 @@ class Assembly(SSLAlgorithm):
                 set.
         """
         taken, size = in_features(self.neck), out_features(self.neck)
+        if size is None and isinstance(self.neck, GlobalAveragePooling):
+            size = self.channels
+            self.channels = self.channels or feat_dim
         if size and feat_dim and size != feat_dim:
             raise UserValueError(
                 f"The neck returns {size} features but feat_dim is {feat_dim}; leave "

@@ -12,8 +12,14 @@ from mmssl_ext.errors import UserValueError
 from ..comparisons import Comparison
 
 
-def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+def read_pairs(
+    pairs: Sequence[Sequence[int]], own: bool = False
+) -> tuple[tuple[int, int], ...]:
     """Pairs of views as tuples.
+
+    Args:
+        pairs: (query view, target view).
+        own: A view may be compared with itself.
 
     Raises:
         ValueError: They are no pairs, or one stands there twice.
@@ -23,7 +29,7 @@ def read_pairs(pairs: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     except (TypeError, ValueError):
         found = ()
     numbers = all(type(v) is int and v >= 0 for pair in found for v in pair)
-    sound = found and numbers and all(a != b for a, b in found)
+    sound = found and numbers and (own or all(a != b for a, b in found))
     if not sound or len(set(found)) < len(found):
         raise UserValueError(
             f"pairs={pairs!r} must name different pairs of two views by number, "

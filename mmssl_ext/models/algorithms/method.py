@@ -81,6 +81,7 @@ class Method(Assembly):
         if index is None:
             index = indices(data_samples, inputs[0].device)
         step = self.step(inputs, boxes, index)
+        self.remember_first(step)
         raw = named_losses(self.compare, self.compare(self, step))
         raw |= {term.name: term(self, step) for term in self.active()}
         check_scalars(raw)
@@ -105,6 +106,7 @@ class Method(Assembly):
         # Shuffled targets change ranks as they came, in uint8.
         ready = {} if self.shuffles else views
         targets = {b: ready.get(b, given[b]) for b in self.target_views}
+        self.target.index = index
         target = self.target.features(self, targets, online)
         return Step(views, boxes, index, online, target, {})
 
@@ -177,9 +179,17 @@ class Method(Assembly):
         return losses | {f"raw_{name}": x.detach() for name, x in raw.items()}
 
     @torch.no_grad()
+    def remember_first(self, step: Step) -> None:
+        """Fill the queues that are to hold the step before its loss."""
+        for part in self.losing.values():
+            if part.remembers_first:
+                part.remember(part.collect(self, step))
+
+    @torch.no_grad()
     def remember(self, step: Step) -> None:
         """Fill queues and banks, once for each step of the optimizer."""
-        found = {name: p.collect(self, step) for name, p in self.losing.items()}
+        later = {n: p for n, p in self.losing.items() if not p.remembers_first}
+        found = {name: part.collect(self, step) for name, part in later.items()}
         self.waiting.append({name: x for name, x in found.items() if x})
         if not self.clock.ends_step:
             return

@@ -5,6 +5,7 @@ from .batch import BatchSoftmax
 from .levels import MultiLevelSoftmax
 from .queue import QueueSoftmax
 from .regression import Regression
+from .teacher import TeacherRegression, TeacherSoftmax
 
 __all__ = [
     "BatchSoftmax",
@@ -12,4 +13,6 @@ __all__ = [
     "MultiLevelSoftmax",
     "QueueSoftmax",
     "Regression",
+    "TeacherRegression",
+    "TeacherSoftmax",
 ]

@@ -2,6 +2,11 @@
 
 from .consistency import queue_consistency
 from .dense import match_cells, take_cells
+from .distillation import (
+    map_distillation,
+    queue_distillation,
+    similarity_distillation,
+)
 from .info_nce import info_nce, soft_nce
 from .margin import margin_info_nce
 from .queue_attention import attend, queue_logsumexp
@@ -10,11 +15,14 @@ from .queue_topk import queue_topk
 __all__ = [
     "attend",
     "info_nce",
+    "map_distillation",
     "margin_info_nce",
     "match_cells",
     "queue_consistency",
+    "queue_distillation",
     "queue_logsumexp",
     "queue_topk",
+    "similarity_distillation",
     "soft_nce",
     "take_cells",
 ]

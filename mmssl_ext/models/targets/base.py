@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmssl_ext.registry import MODELS
 
@@ -26,12 +26,16 @@ class Target(nn.Module):
         is_trained: They have a gradient.
         encodes: It has a backbone and a projector of its own.
         dim: Size of its embedding, None where it is that of the online projection.
+        takes_own_view: A view may be compared with itself, as this network sees it.
+        index: Positions of the step's images in the dataset, N, or None.
     """
 
     is_own = False
     is_trained = False
     encodes = False
     dim: int | None = None
+    takes_own_view = False
+    index: Tensor | None = None
 
     def attach(self, method: Method) -> None:
         """Take what follows from the method's other parts."""

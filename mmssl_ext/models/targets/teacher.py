@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from mmssl_ext.fit import check_parts, pooled
 from mmssl_ext.registry import MODELS
 
 from ..layers import unit
+from ..memory.feature_cache import FeatureCache
 from ..part import Features, out_features
 from .base import Target, View
 
@@ -34,7 +36,17 @@ class FrozenTeacher(Target, BaseModule):
             globally pooled output of the backbone.
         dim: Size of its embedding where that does not follow from the neck or
             ``backbone.feat_dim``.
+        mean: Of its images by channel, in units of 0 to 255, where it was trained on
+            images prepared in another way than the student's; by default what the file
+            of its weights tells, else as the student's.
+        std: Likewise.
+        cache: Number of images of the dataset whose features are kept once computed,
+            for target views that are the same every time; 0 computes them anew.
         init_cfg: As for every mmengine module.
+
+    Attributes:
+        channels: Of the backbone's last map, None where it does not say.
+        keeps_map: :meth:`see` returns that map besides.
 
     Raises:
         ValueError: A part has no weights to start from, the size of the embedding is
@@ -42,11 +54,18 @@ class FrozenTeacher(Target, BaseModule):
             got.
     """
 
+    takes_own_view = True
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: dict,
         neck: dict | None = None,
         dim: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        cache: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         BaseModule.__init__(self, init_cfg)
@@ -59,11 +78,8 @@ class FrozenTeacher(Target, BaseModule):
                 )
         self.backbone = MODELS.build(backbone)
         self.neck = None if neck is None else MODELS.build(neck)
-        derived: Any = (
-            getattr(self.backbone, "feat_dim", None)
-            if self.neck is None
-            else out_features(self.neck)
-        )
+        self.channels: int | None = getattr(self.backbone, "feat_dim", None)
+        derived: Any = self.channels if self.neck is None else out_features(self.neck)
         if dim and derived and dim != derived:
             raise UserValueError(
                 f"The FrozenTeacher's embedding has {derived} features, not "
@@ -74,8 +90,24 @@ class FrozenTeacher(Target, BaseModule):
                 "How many features the embedding of the FrozenTeacher has is not "
                 "known; set target.dim."
             )
-        self.dim = dim or derived
+        self.dim = size = int(dim or derived)
+        self.keeps_map = False
+        if (mean is None) != (std is None):
+            raise UserValueError("target.mean and target.std belong together.")
+        # A deviation of 0: not known.
+        self.register_buffer("mean", torch.tensor(mean or [0.0] * 3))
+        self.register_buffer("std", torch.tensor(std or [0.0] * 3))
+        self.kept = FeatureCache(cache, size) if cache else None
         self.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Read the weights, and how their images were prepared."""
+        super().init_weights()
+        record = getattr(getattr(self.backbone, "handover", None), "record", {})
+        told = [record.get("input", {}).get(name) for name in ("mean", "std")]
+        if not self.std.any() and all(told):
+            for own, values in zip((self.mean, self.std), told, strict=True):
+                own.copy_(torch.tensor(values))
 
     def attach(self, method: Method) -> None:
         """Refuse terms whose features a teacher has not got.
@@ -106,31 +138,73 @@ class FrozenTeacher(Target, BaseModule):
         for view in views:
             images = method.prepare(view)
             check_parts(self, images)
-            size = self._project(images).shape[1]
+            size = self.see(method, images)["projection"].shape[1]
             if size != self.dim:
                 raise UserValueError(
                     f"The FrozenTeacher's embedding has {size} features, not "
                     f"{self.dim}; set target.dim to {size}."
                 )
 
-    def _project(self, images: Any) -> Tensor:
+    @torch.no_grad()
+    def see(self, method: Method, view: View) -> Features:
+        """``projection`` and ``embedding`` of a view, N x D; ``map`` where asked."""
+        images = method.prepare(view)
+        if isinstance(images, Tensor):
+            images = self._as_trained(images, method.data_preprocessor)
         maps = self.backbone(images)
-        return pooled(maps) if self.neck is None else self.neck(maps)[0]
+        projection = pooled(maps) if self.neck is None else self.neck(maps)[0]
+        found = {"projection": projection, "embedding": unit(projection)}
+        return found | ({"map": _last_map(maps)} if self.keeps_map else {})
+
+    def _as_trained(self, images: Tensor, student: Any) -> Tensor:
+        """Images as its weights know them, of those that the student sees."""
+        mean, std = (getattr(student, n, None) for n in ("mean", "std"))
+        if mean is None or std is None or images.shape[1] != len(self.mean):
+            return images
+        mean, std = mean.flatten().expand(3), std.flatten().expand(3)
+        known = self.std > 0
+        own_mean = torch.where(known, self.mean, mean)
+        own_std = torch.where(known, self.std, std)
+        shift = ((mean - own_mean) / own_std)[:, None, None]
+        return images * (std / own_std)[:, None, None] + shift
 
     @torch.no_grad()
     def features(
         self, method: Method, views: dict[int, View], online: dict[int, Features]
     ) -> dict[int, Features]:
-        """Features of the views, one by one."""
-        found: dict[int, Features] = {}
-        for v, view in views.items():
-            projection = self._project(method.prepare(view))
-            found[v] = {"projection": projection, "embedding": unit(projection)}
-        return found
+        """Features of the views, one by one, or those that are kept."""
+        if self.kept is None:
+            return {v: self.see(method, view) for v, view in views.items()}
+        if len(views) > 1 or self.keeps_map:
+            raise UserValueError(
+                "FrozenTeacher keeps the features of one target view, without maps; "
+                "leave target.cache out."
+            )
+        ((v, view),) = views.items()
+        projection = self.kept(
+            view, self.index, lambda x: self.see(method, x)["projection"]
+        )
+        return {v: {"projection": projection, "embedding": unit(projection)}}
+
+
+def _last_map(maps: Any) -> Tensor:
+    """The last map of a backbone, N x C x h x w.
+
+    Raises:
+        ValueError: It returns vectors.
+    """
+    last = maps[-1] if isinstance(maps, (list, tuple)) else maps
+    if last.ndim != 4:
+        raise UserValueError(
+            f"The teacher's backbone returns {tuple(last.shape)} where a term compares "
+            "its feature maps; let it return its maps, or leave the term out."
+        )
+    return last
 
 
 def _loads(init_cfg: Any) -> bool:
     """Whether an ``init_cfg`` reads weights and verifies them."""
     kinds = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
     types = [kind.get("type") for kind in kinds if kind]
-    return "PretrainedBackbone" in {getattr(t, "__name__", t) for t in types}
+    names = {str(getattr(t, "__name__", t)).rpartition(".")[2] for t in types}
+    return "PretrainedBackbone" in names

@@ -3,7 +3,17 @@
 from .base import Term
 from .consistency import Consistency
 from .dense import Dense
+from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
 from .regions import Regions
 
-__all__ = ["Consistency", "Dense", "InterImage", "Regions", "Term"]
+__all__ = [
+    "Consistency",
+    "Dense",
+    "Distillation",
+    "InterImage",
+    "LocalRegression",
+    "LocalSimilarity",
+    "Regions",
+    "Term",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,13 @@ class LearnedPicturesHook(Hook):
             learned.Options(num=self.num_images, most=self.max_images),
         )
         pictures = []
+        pairs = getattr(unwrap(runner.model), "num_views", 2) > 1
         for kind in self.kinds:
+            if kind == "matches" and not pairs:
+                continue
+            if kind == "embedding" and find_spec("sklearn") is None:
+                runner.logger.info("No embedding is drawn without scikit-learn.")
+                continue
             try:
                 pictures.append(learned.draw(subject, kind))
             except Exception as error:

@@ -1,0 +1,1 @@
+"""Own images in three lines; what ``mmssl_ext.pretrain`` and its kin do."""

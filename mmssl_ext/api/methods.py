@@ -1,0 +1,85 @@
+"""Which methods there are for images of one's own, and the recipe that each builds on.
+
+No import here needs torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmssl_ext.errors import UserValueError
+from mmssl_ext.text import closest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a method needs besides its config.
+
+    Attributes:
+        title: Its name in the literature.
+        config: Of the package, below ``configs``.
+        rate: Learning rate of SGD for a batch of 256 from random weights.
+        views: That go through the trained network, for an estimate of the memory.
+        queue: It has a queue of keys.
+        teaches: It needs a teacher.
+        options: Variables of the config that differ from ImageNet's: small batches go
+            without LARS and warm-up.
+    """
+
+    title: str
+    config: str
+    rate: float = 0.03
+    views: int = 2
+    queue: bool = False
+    teaches: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+_SGD = (
+    ("lars", False),
+    ("lr_warmup", 0),
+    ("weight_decay", 1e-4),
+    ("crop_scale", (0.2, 1.0)),
+)
+
+METHODS = {
+    "mocov2": Recipe("MoCo v2", "mocov2/mocov2_r50_imagenet.py", queue=True),
+    "co2": Recipe("CO2", "co2/co2_r50_imagenet.py", queue=True),
+    "densecl": Recipe("DenseCL", "densecl/densecl_r50_imagenet.py", queue=True),
+    "detco": Recipe("DetCo", "detco/detco_r50_imagenet.py", views=4, queue=True),
+    "regionclm": Recipe(
+        "RegionCL-M", "regioncl/regionclm_r50_imagenet.py", views=3, queue=True
+    ),
+    "regioncld": Recipe(
+        "RegionCL-D", "regioncl/regioncld_r50_imagenet.py", views=3, queue=True
+    ),
+    "interclr": Recipe("InterCLR", "interclr/interclr_r50_imagenet.py", queue=True),
+    "simclr": Recipe("SimCLR", "simclr/simclr_r50_imagenet.py", 0.2, options=_SGD),
+    "byol": Recipe("BYOL", "byol/byol_r50_imagenet.py", 0.2, 4, options=_SGD),
+    "simsiam": Recipe("SimSiam", "simsiam/simsiam_r50_imagenet.py", 0.05, 4),
+    "regioncls": Recipe("RegionCL-S", "regioncl/regioncls_r50_imagenet.py", 0.05, 5),
+    "simreg": Recipe("SimReg", "simreg/simreg_r18_imagenet.py", 0.05, 1, teaches=True),
+}
+_OTHER_NAMES = {
+    "moco": "mocov2",
+    "moco_v2": "mocov2",
+    "regioncl": "regionclm",
+    "distillation": "simreg",
+}
+
+
+def method_named(name: str) -> str:
+    """The key of a method in :data:`METHODS`, however it is spelt.
+
+    Raises:
+        UserValueError: There is none of that name.
+    """
+    key = str(name).lower().replace("-", "").replace(" ", "")
+    key = _OTHER_NAMES.get(key, key)
+    if key not in METHODS:
+        raise UserValueError(
+            f"There is no method '{name}'.{closest(key, METHODS)} There are "
+            f"{', '.join(sorted(METHODS))}."
+        )
+    return key

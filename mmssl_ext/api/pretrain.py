@@ -1,0 +1,297 @@
+"""Pretraining on a folder of images by one call."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmssl_ext.errors import ConfigError, UserValueError
+from mmssl_ext.files import read_text, write_text
+from mmssl_ext.text import shown
+
+from .backbones import Backbone, backbone_named
+from .images import dataset_of, look_at
+from .methods import METHODS, method_named
+from .recipe import Plan, write_recipe
+from .settings import Device, Given, check_names, choose
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+RECIPE = "recipe/pretrain.py"  # in the folder of the run
+_ASKED = "Written by:"
+
+
+def pretrain(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    method: str | None = None,
+    backbone: str | None = None,
+    init: str | os.PathLike[str] | None = None,
+    teacher: Any = None,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    options: Mapping[str, Any] | None = None,
+    **settings: Unpack[Given],
+) -> Path:
+    """Pretrain a backbone on images without labels.
+
+    What is not told is chosen from the images and the device, and printed with its
+    reason. The config that is used is written to ``out/recipe/pretrain.py`` and trained
+    as ``tools/train.py`` does; the same file makes the same run.
+
+    Args:
+        data: Folder of images of any depth, list of paths (``.txt``), or shards.
+        out: Folder of the run: checkpoints, logs and ``report.html``.
+        method: Of :data:`~mmssl_ext.api.methods.METHODS`, e.g. ``byol``; by default
+            ``simreg`` with a teacher, else ``co2``.
+        backbone: ``resnet18`` to ``resnet152``, ``resnet18-w32`` of half the width; by
+            default that of ``init``, else ``resnet50`` on a GPU, ``resnet18`` on a CPU.
+        init: Starting weights: a file that ``PretrainedBackbone`` reads,
+            ``torchvision:resnet50`` or ``timm:NAME``; None: random ones.
+        teacher: Of SimReg: such a file of a ResNet, a config of ``FrozenTeacher``, or a
+            list of these.
+        seed: Of all that is random.
+        resume: Go on with the run in ``out``.
+        overwrite: Move a run that ``out`` holds aside.
+        options: Further changes of the config, as ``--cfg-options``.
+        **settings: See :class:`~mmssl_ext.api.settings.Given`, e.g. ``epochs``.
+
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        UserError: Something cannot be used; a sentence says what to do.
+    """
+    check_names(settings)
+    network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
+    asked = {**network, **settings, "seed": seed, "options": options}
+    path = Path(os.path.expanduser(out))
+    _settle(path, data, out, asked, resume, overwrite)
+    return _train(path, options, resume, overwrite)
+
+
+def _settle(
+    path: Path,
+    data: Any,
+    out: Any,
+    asked: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Write the recipe, or check that of the run that goes on."""
+    recipe, command = path / RECIPE, _command(data, out, asked)
+    if resume and recipe.is_file():
+        _check_same(recipe, command, path)
+        return
+    plan = _plan(data, asked, command)
+    _check_free(path, overwrite)
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    write_text(recipe, write_recipe(plan))
+    _tell(plan, recipe)
+
+
+def _train(path: Path, options: Any, resume: bool, overwrite: bool) -> Path:
+    """Train the recipe of a folder."""
+    from mmssl_ext.engine.checkpoint.run_folder import find_run
+    from mmssl_ext.run.launch import train
+
+    recipe = path / RECIPE
+    train(recipe, options, work_dir=str(path), resume=resume, overwrite=overwrite)
+    found = find_run(path)
+    if found is None:
+        raise ConfigError(f"{path} holds no checkpoint; see its log.")
+    return found.newest
+
+
+def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
+    init, teacher = asked["init"], asked["teacher"]
+    method = method_named(asked["method"] or ("simreg" if teacher else "co2"))
+    _check_teacher(method, teacher)
+    device = this_device()
+    backbone = _backbone(asked["backbone"], init, device)
+    dataset = dataset_of(data)
+    images = look_at(dataset)
+    settings = choose(
+        images, device, METHODS[method], backbone, init is not None, asked
+    )
+    return Plan(
+        method,
+        backbone,
+        {**dataset, "on_error": "skip"},
+        images.count,
+        settings,
+        None if init is None else _place(init),
+        _teachers(teacher),
+        asked["seed"],
+        command,
+    )
+
+
+def _check_teacher(method: str, teacher: Any) -> None:
+    if METHODS[method].teaches and not teacher:
+        raise UserValueError(
+            f"{METHODS[method].title} needs a teacher: teacher='resnet50.pth', the "
+            "weights of a ResNet, or 'torchvision:resnet50'."
+        )
+    if teacher and not METHODS[method].teaches:
+        raise UserValueError(
+            f"{METHODS[method].title} has no teacher; leave method out, which is "
+            "'simreg' then, or teacher."
+        )
+
+
+def _backbone(name: str | None, init: Any, device: Device) -> Backbone:
+    """The backbone by its name, that of the starting weights, or the device's."""
+    if name is not None:
+        found = backbone_named(name)
+        if init is not None:
+            _check_weights(init)
+        return found
+    if init is not None:
+        return _resnet_of(init)
+    return Backbone(50 if device.kind == "cuda" else 18)
+
+
+def _check_weights(weights: Any) -> None:
+    """Read the starting weights before there is a folder for the run."""
+    from mmssl_ext.transfer.handover import check_source
+
+    check_source(weights)
+
+
+def _resnet_of(weights: Any) -> Backbone:
+    """The ResNet whose weights a file holds.
+
+    Raises:
+        CheckpointFileError: It holds no ResNet, or cannot be read.
+    """
+    from mmssl_ext.engine.weights.report import describe_resnet
+    from mmssl_ext.transfer.handover import read_backbone
+
+    state, _, _ = read_backbone(weights)
+    depth = re.match(r"ResNet-(\d+)\b", describe_resnet(state).get("depth", ""))
+    stem = state.get("conv1.weight")
+    if depth is None or stem is None:
+        raise UserValueError(
+            f"{shown(weights)} holds no ResNet of a known depth; say which network it "
+            "is by backbone, e.g. 'resnet50'."
+        )
+    return Backbone(int(depth[1]), int(stem.shape[0]))
+
+
+def _teachers(given: Any) -> list[dict[str, Any]]:
+    several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+    return [_teacher(one) for one in (given if several else [given] if given else [])]
+
+
+def _teacher(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    network = _resnet_of(given)
+    load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": _place(given)}
+    width = network.base_channels
+    sizes = {"stem_channels": width, "base_channels": width} if width != 64 else {}
+    return {
+        "backbone": {
+            "type": "ResNet",
+            "depth": network.depth,
+            **sizes,
+            "init_cfg": load,
+        }
+    }
+
+
+def _place(weights: Any) -> str:
+    """A file by its whole path, so that the config serves from any folder."""
+    text = os.fspath(weights)
+    named = text.split(":", 1)[0] in ("torchvision", "timm") or "://" in text
+    return text if named else str(Path(os.path.expanduser(text)).absolute())
+
+
+def this_device() -> Device:
+    """The GPU that torch would take, or this machine's processors."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    if torch.cuda.is_available():
+        return Device("cuda", torch.cuda.mem_get_info()[0] / 2**30, cores)
+    return Device("cpu", _free_memory() / 2**30, cores)
+
+
+def _free_memory() -> float:
+    """Bytes that this process may still take: of the machine and of its cgroup."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = [float(pages)]
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            found = [1024.0 * int(line.split()[1])]
+    for line in _lines("/sys/fs/cgroup/memory.max"):
+        if line.strip().isdigit():
+            used = next(iter(_lines("/sys/fs/cgroup/memory.current")), "0")
+            found.append(float(line) - float(used))
+    return max(0.0, min(found))
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _command(data: Any, out: Any, asked: Mapping[str, Any]) -> str:
+    """What was asked for, as a command line; the same for the same."""
+    words = ["mmssl-ext", "pretrain", os.fspath(data), "--out", os.fspath(out)]
+    for name, value in asked.items():
+        if value is None or (name == "seed" and value == 0):
+            continue
+        if name == "options":
+            pairs = [f"{key}={item!r}" for key, item in value.items()]
+            words += ["--cfg-options", *pairs] if pairs else []
+            continue
+        many = isinstance(value, Sequence) and not isinstance(value, str)
+        words += [f"--{name.replace('_', '-')}", *map(str, value if many else [value])]
+    return shown(shlex.join(words)).replace('"""', "'''").replace("\\", "/")
+
+
+def _check_same(recipe: Path, command: str, out: Path) -> None:
+    """Refuse to go on by other settings than those of the run.
+
+    Raises:
+        ConfigError: The recipe was written for another command.
+    """
+    text = " ".join(read_text(recipe).split('"""')[1].split())
+    before = text.partition(_ASKED)[2].partition(" What is assigned here")[0].strip()
+    if before != " ".join(command.split()):
+        raise ConfigError(
+            f"The run in {out} was asked for by other options: {before}. Repeat these "
+            "to go on with it, or choose another folder."
+        )
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, before its recipe is written over."""
+    from mmssl_ext.engine.checkpoint.run_folder import find_run
+
+    if not overwrite and (run := find_run(out)) is not None:
+        raise ConfigError(
+            f"{out} holds {run}: go on with it by resume=True (--resume), choose "
+            "another folder, or move it aside by overwrite=True (--overwrite)."
+        )
+
+
+def _tell(plan: Plan, recipe: Path) -> None:
+    """Print what was chosen and why, on rank 0."""
+    if int(os.environ.get("RANK", "0")):
+        return
+    print(f"{plan.title}.")
+    for setting in plan.settings:
+        print(f"  {setting.line()}")
+    print(f"The whole config: {shown(recipe)}", flush=True)

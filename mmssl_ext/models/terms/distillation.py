@@ -1,0 +1,254 @@
+"""Distillation from a frozen teacher, beside any base."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmssl_ext.errors import UserValueError
+from mmssl_ext.fit import pooled
+from mmssl_ext.registry import MODELS
+
+from ..comparisons.teacher import TeacherRegression
+from ..layers import unit
+from ..losses import map_distillation, similarity_distillation
+from ..part import Features, build_part, check_positive
+from ..targets import FrozenTeacher
+from ..targets.base import View
+from .base import Term
+
+if TYPE_CHECKING:
+    from ..algorithms.method import Method, Step
+
+
+class OfTeacher(Term):
+    """A term that compares each query view with what a teacher makes of that view.
+
+    Args:
+        teacher: Config of a ``FrozenTeacher``. None: that of the base, e.g. SimReg's.
+        name: Of the loss, where there are several.
+        weight: See :class:`Term`.
+        init_cfg: As for every mmengine module.
+    """
+
+    reads = "embedding"  # of what the teacher returns
+
+    def __init__(
+        self,
+        teacher: dict | None = None,
+        name: str | None = None,
+        weight: Any = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(weight, init_cfg)
+        if name is not None:
+            self.name = name
+        self.teacher: FrozenTeacher | None = None
+        if teacher is not None:
+            config = {"type": "FrozenTeacher", **teacher}
+            self.teacher = build_part(f"{self.name}.teacher", config, FrozenTeacher)
+
+    def attach(self, method: Method) -> None:
+        """Find the teacher.
+
+        Raises:
+            ValueError: There is none, a view is not one image, or the backbone does not
+                say how many channels it returns.
+        """
+        self.check_views(method)
+        kind = type(self).__name__
+        if self.teacher is None and not isinstance(method.target, FrozenTeacher):
+            raise UserValueError(
+                f"The term {kind} needs a teacher: set its teacher=dict(backbone="
+                "dict(..., init_cfg=dict(type='PretrainedBackbone', checkpoint=...)))."
+            )
+        if self.teacher is None and any(a != b for a, b in method.pairs):
+            raise UserValueError(
+                f"The term {kind} compares each view with what the teacher makes of "
+                f"the same view, not pairs={method.pairs}; give it a teacher of its "
+                "own."
+            )
+        if not method.channels:
+            raise UserValueError(
+                f"{kind} needs the number of channels that the backbone returns; set "
+                "model.feat_dim and let the neck pool alone, or take a backbone that "
+                "says it (feat_dim)."
+            )
+
+    def teacher_of(self, method: Method) -> FrozenTeacher:
+        """The teacher: its own, or that of the base."""
+        found = self.teacher or method.target
+        assert isinstance(found, FrozenTeacher)
+        return found
+
+    def look(self, method: Method, number: int, view: View) -> Features:
+        """What its own teacher makes of a query view."""
+        if self.teacher is None or number not in method.query_views:
+            return {}
+        return {f"{self.name}_teacher": self.teacher.see(method, view)[self.reads]}
+
+    def wanted(self, step: Step, view: int) -> Tensor:
+        """What the teacher makes of a view, constant."""
+        own = step.online[view].get(f"{self.name}_teacher")
+        return (step.target[view][self.reads] if own is None else own).detach()
+
+    @torch.no_grad()
+    def check_inputs(self, method: Method, views: list[View]) -> None:
+        """See :meth:`FrozenTeacher.check_inputs`."""
+        if self.teacher is not None:
+            self.teacher.check_inputs(method, views)
+
+
+@MODELS.register_module()
+class Distillation(OfTeacher):
+    """The backbone's pooled features must become those of a teacher.
+
+    Args:
+        compare: Config of how they are compared, through a head of its own:
+            ``TeacherRegression`` (SimReg) or ``TeacherSoftmax`` (over a queue).
+        **kwargs: As for :class:`OfTeacher`.
+
+    Raises:
+        ValueError: ``compare`` is another comparison.
+    """
+
+    name = "distillation"
+
+    def __init__(self, compare: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        config = {"type": "TeacherRegression", **(compare or {})}
+        self.compare = build_part(f"{self.name}.compare", config, TeacherRegression)
+
+    @property
+    def remembers_first(self) -> bool:  # type: ignore[override]
+        """As its comparison."""
+        return self.compare.remembers_first
+
+    def attach(self, method: Method) -> None:
+        """Make the head."""
+        super().attach(method)
+        teacher = self.teacher_of(method)
+        assert method.channels is not None
+        assert teacher.dim is not None
+        self.compare.join(method.channels, teacher.dim)
+
+    def features(self, encoder: Any, maps: Any, outputs: Any) -> Features:
+        """The pooled features, N x C."""
+        return {"pooled": pooled(maps)}
+
+    def forward(self, method: Method, step: Step) -> Tensor:
+        """Mean over the query views, a scalar."""
+        losses = [
+            self.compare.pair(
+                unit(self.compare.predict(step.online[v]["pooled"])),
+                self.wanted(step, v),
+            )
+            for v in method.query_views
+        ]
+        return torch.stack(losses).mean()
+
+    def collect(self, method: Method, step: Step) -> Features:
+        """The teacher's features, for a queue."""
+        if not self.remembers_first:
+            return {}
+        return {"keys": torch.cat([self.wanted(step, v) for v in method.query_views])}
+
+    def remember(self, found: Features) -> None:
+        """Put them into the queue."""
+        self.compare.remember(found)
+
+
+class OfTeacherMap(OfTeacher):
+    """A term that compares the last map, through a linear layer, with a teacher's."""
+
+    reads = "map"
+
+    def attach(self, method: Method) -> None:
+        """Make the linear layer."""
+        super().attach(method)
+        teacher = self.teacher_of(method)
+        teacher.keeps_map = True
+        width = teacher.channels or teacher.dim
+        assert method.channels is not None
+        assert width is not None
+        self.head = nn.Conv2d(method.channels, width, 1)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def features(self, encoder: Any, maps: Any, outputs: Any) -> Features:
+        """The last map, N x C x h x w.
+
+        Raises:
+            ValueError: The backbone returns none.
+        """
+        last = maps[-1] if isinstance(maps, (list, tuple)) else maps
+        if last.ndim != 4:
+            raise UserValueError(
+                f"The term {type(self).__name__} compares cells of feature maps, but "
+                f"the backbone returns {tuple(last.shape)}; let it return its maps."
+            )
+        return {"map": last}
+
+    def forward(self, method: Method, step: Step) -> Tensor:
+        """Mean over the query views and their cells, a scalar."""
+        losses = [
+            self.distance(self.head(step.online[v]["map"]), self.wanted(step, v))
+            for v in method.query_views
+        ]
+        return torch.stack(losses).mean()
+
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        """Of two maps of one width, a scalar."""
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class LocalSimilarity(OfTeacherMap):
+    """The cells of a view must resemble each other as the teacher finds.
+
+    The local loss of lightly-train's distillation
+    (:func:`~mmssl_ext.models.losses.similarity_distillation`).
+
+    Args:
+        temperature: T.
+        **kwargs: As for :class:`OfTeacher`.
+
+    Raises:
+        ValueError: ``temperature`` is not positive.
+    """
+
+    name = "local"
+
+    def __init__(self, temperature: float = 0.07, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.temperature = check_positive("temperature", temperature)
+
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        """KL of the similarities within each image."""
+        return similarity_distillation(s, t, self.temperature)
+
+
+@MODELS.register_module()
+class LocalRegression(OfTeacherMap):
+    """Each cell must point where the teacher's cell at its place points.
+
+    :func:`~mmssl_ext.models.losses.map_distillation`; with ``normalise=False``
+    lightly-train's distillation v2.
+
+    Args:
+        normalise: See there.
+        **kwargs: As for :class:`OfTeacher`.
+    """
+
+    name = "cells"
+
+    def __init__(self, normalise: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.normalise = normalise
+
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        """Distance of the cells."""
+        return map_distillation(s, t, self.normalise)

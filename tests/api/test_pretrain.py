@@ -1,0 +1,188 @@
+"""Pretraining by one call or command, and the file that makes the same run."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from mmssl_ext.api.methods import METHODS
+from mmssl_ext.api.pretrain import RECIPE, _plan, pretrain
+from mmssl_ext.api.recipe import write_recipe
+from mmssl_ext.engine.weights.files import read_weights
+from mmssl_ext.engine.weights.origin import origin_lines
+from mmssl_ext.errors import UserError
+from mmssl_ext.registry import MODELS
+from mmssl_ext.run.launch import load_config, prepare, train
+from tests.harness import REPO, write_images
+from tests.warm import python
+
+QUIET = {"default_hooks.learned": None, "default_hooks.report": None}
+SMALL = dict(backbone="resnet18-w32", image_size=32, num_workers=0, options=QUIET)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """24 images of 16 px, two broken files and a text."""
+    root = write_images(tmp_path_factory.mktemp("photos"), 2, 12)
+    (root / "class0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n none")
+    (root / "notes.txt").write_text("of no interest")
+    return root
+
+
+@pytest.fixture(scope="module")
+def first(photos, tmp_path_factory):
+    """A run of two epochs, and its last checkpoint."""
+    out = tmp_path_factory.mktemp("first") / "run"
+    return out, pretrain(photos, out, "mocov2", epochs=2, **SMALL)
+
+
+def state_of(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same(one, other):
+    one, other = state_of(one), state_of(other)
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[name]) for name, value in one.items()
+    )
+
+
+def test_the_recipe_makes_the_same_run_bit_for_bit(first, tmp_path):
+    out, checkpoint = first
+    assert checkpoint == out / "epoch_2.pth"
+    train(out / RECIPE, QUIET, work_dir=str(tmp_path / "again"))
+    assert same(checkpoint, tmp_path / "again" / "epoch_2.pth")
+
+
+def test_the_command_makes_the_same_run_bit_for_bit(first, photos, tmp_path):
+    options = [f"{name}=None" for name in QUIET]
+    done = python(
+        *(REPO / "tools/pretrain.py", photos, "--out", tmp_path / "run"),
+        *("--method", "MoCo-v2", "--epochs", "2", "--backbone", "resnet18-w32"),
+        *("--image-size", "32", "--num-workers", "0", "--cfg-options", *options),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "at most a quarter" in done.stdout or "BatchNorm wants" in done.stdout
+    assert same(first[1], tmp_path / "run" / "epoch_2.pth")
+
+
+def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(first[0], out)
+    with pytest.raises(UserError, match=r"holds a finished run|holds a run"):
+        pretrain(photos, out, "mocov2", epochs=2, **SMALL)
+    recipe = (out / RECIPE).read_text()
+    assert recipe == (first[0] / RECIPE).read_text()
+    with pytest.raises(UserError, match=r"was asked for by other options: mmssl-ext"):
+        pretrain(photos, out, "mocov2", epochs=3, resume=True, **SMALL)
+    again = tmp_path / "other"
+    ended = pretrain(photos, again, "mocov2", epochs=2, **SMALL)
+    (again / "epoch_2.pth").unlink()
+    (again / "epoch_2.pth.json").unlink(missing_ok=True)
+    assert pretrain(photos, again, "mocov2", epochs=2, resume=True, **SMALL) == ended
+    assert same(ended, first[1])
+
+
+def test_begins_with_given_weights_and_says_so_ever_after(first, photos, tmp_path):
+    """The backbone by the file, the rate lower; its origin is in the checkpoint."""
+    start = tmp_path / "start.pth"
+    held = torch.load(first[1], weights_only=True)
+    held["meta"]["license"] = "CC0"
+    torch.save(held, start)
+    small = {name: x for name, x in SMALL.items() if name != "backbone"}
+    out = tmp_path / "run"
+    checkpoint = pretrain(photos, out, init=start, epochs=1, **small)
+    text = (out / RECIPE).read_text()
+    assert "base_channels = 32" in text and "from given weights" in text
+    begun = load_config(out / RECIPE)
+    model = MODELS.build(begun.model)
+    model.init_weights()
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, held["state_dict"][f"backbone.{name}"]), name
+        assert torch.equal(value, model.target.backbone.state_dict()[name]), name
+    lines = origin_lines(read_weights(checkpoint).origin)
+    assert lines[0].startswith(f"Began with {start} (sha256 ")
+    assert lines[0].endswith("licence CC0).")
+    assert lines[1].startswith("Trained on 25 files (fingerprint ")
+    # Its own weights go on where the file is gone.
+    start.unlink()
+    train(out / RECIPE, {**QUIET, "max_epochs": 2}, work_dir=str(out), resume=True)
+    assert origin_lines(read_weights(out / "epoch_2.pth").origin) == lines
+
+
+def test_a_teacher_makes_it_distillation(first, photos, tmp_path):
+    out = tmp_path / "run"
+    both = [first[1], str(first[1])]
+    checkpoint = pretrain(photos, out, teacher=both, epochs=1, **SMALL)
+    state = state_of(checkpoint)
+    taught = state_of(first[1])
+    for part in ("target", "terms.distillation1.teacher"):
+        for name, value in taught.items():
+            if name.startswith("backbone."):
+                assert torch.equal(state[f"{part}.{name}"], value), name
+    origin = read_weights(checkpoint).origin
+    assert [x["part"] for x in origin["teachers"]] == [
+        *("target.backbone", "terms.distillation1.teacher.backbone")
+    ]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_path):
+    """At 96 px, the size for a CPU, and at the 224 of the papers."""
+    for size in (96, 224):
+        asked = dict(
+            method=method,
+            backbone="resnet18",
+            init=None,
+            teacher=first[1] if METHODS[method].teaches else None,
+            image_size=size,
+            seed=3,
+        )
+        path = tmp_path / f"{size}.py"
+        path.write_text(write_recipe(_plan(photos, asked, "mmssl-ext pretrain")))
+        cfg = load_config(path)
+        prepare(cfg, work_dir="unused")
+        assert cfg.model.backbone.depth == 18 and cfg.randomness.seed == 3
+        assert cfg.train_dataloader.dataset.root == str(photos)
+        assert "knn" not in cfg.default_hooks
+        MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (dict(data="nowhere"), r"^There is no folder 'nowhere' with images\."),
+        (dict(method="coo2"), r"Did you mean co2"),
+        (dict(backbone="resnet19"), r"Did you mean resnet18"),
+        (dict(teacher="x.pth", method="byol"), r"^BYOL has no teacher; leave method"),
+        (dict(method="simreg"), r"^SimReg needs a teacher: teacher='resnet50\.pth'"),
+        (dict(init="nowhere.pth"), r"nowhere\.pth"),
+        (dict(epochs=1, steps=2), r"Give epochs or steps"),
+        (dict(epoch=1), r"pretrain has no 'epoch'\. Did you mean epochs"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence(changes, sentence, photos, tmp_path):
+    asked = dict(data=photos, out=tmp_path / "run", **SMALL) | changes
+    with pytest.raises(UserError, match=sentence) as caught:
+        pretrain(**asked)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty"):
+        pretrain(tmp_path / "empty", tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_network_are_refused(first, photos, tmp_path):
+    """Before the first step, by the shapes."""
+    with pytest.raises(UserError, match=r"width of 64 .* width of 32|shape"):
+        pretrain(
+            *(photos, tmp_path / "run"),
+            **{**SMALL, "backbone": "resnet18", "init": first[1]},
+        )
