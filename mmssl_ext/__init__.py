@@ -1,6 +1,8 @@
 """Self-supervised pretraining for the OpenMMLab toolboxes."""
 
 import warnings
+from importlib import import_module
+from typing import Any
 
 from .moved import find_moved
 
@@ -12,3 +14,20 @@ warnings.filterwarnings("ignore", "Fail to import ``MultiScaleDeformable", UserW
 warnings.filterwarnings("ignore", "faster_coco_eval is not installed", UserWarning)
 warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming", UserWarning)
 find_moved()
+
+#: Functions of the package -> their modules, which import torch, at the first use.
+LAZY = {
+    "duplicates": "mmssl_ext.api.duplicates",
+    "embed": "mmssl_ext.api.embed",
+    "load_backbone": "mmssl_ext.api.backbone",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *LAZY])

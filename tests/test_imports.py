@@ -12,6 +12,7 @@ ROOT = Path(mmssl_ext.__file__).parent
 # From the roof to the ground; a module may import from its own floor and from below.
 FLOORS = (
     ("__main__", "check_env"),
+    ("api",),
     ("chain",),
     ("run",),
     ("visualization",),

@@ -35,26 +35,50 @@ def say_copies(query: Features, bank: Features, names: tuple[str, str]) -> None:
         _say(len(copies), len(wanted), names, pair)
 
 
-def say_copied_files(test: Any, training: Any) -> None:
-    """Log how many files of a test set are copies of training files, whatever named.
+def say_copied_files(
+    test: Any, training: Any, names: tuple[str, str] = ("test", "training")
+) -> bool:
+    """Log how many files of a test set are training files, or copies of such.
 
-    Looks at sets of image files that are not too large, and reads only files whose
-    size occurs in both.
+    Looks at sets of image files that are not too large, and says where they are. Only
+    files whose size occurs in both are read.
+
+    Args:
+        test: Its dataset.
+        training: That of the images learned from.
+        names: Of the two sets.
+
+    Returns:
+        Whether there are such files.
     """
-    known = all(hasattr(dataset, "describe") for dataset in (test, training))
-    if not known or len(test) + len(training) > MOST_FILES:
-        return
-    copies = copied_files(_paths(test), _paths(training))
+    if not all(hasattr(dataset, "describe") for dataset in (test, training)):
+        return False
+    count = len(test) + len(training)
+    if count > MOST_FILES:
+        print_log(
+            f"Whether {names[0]} images are among the {names[1]} images is not looked "
+            f"at, for they are {count:,} files, more than {MOST_FILES:,}; "
+            "`mmssl-ext duplicates` compares folders of any size.",
+            logger="current",
+        )
+        return False
+    copies, looked = copied_files(_paths(test), _paths(training))
     if copies:
-        _say(len(copies), len(test), ("test", "training"), copies[0])
+        _say(len(copies), looked, names, copies[0], looked < len(test))
+    return bool(copies)
 
 
 def _say(
-    count: int, size: int, names: tuple[str, str], example: tuple[str, str]
+    count: int,
+    size: int,
+    names: tuple[str, str],
+    example: tuple[str, str],
+    sampled: bool = False,
 ) -> None:
     many = count >= SHARE * size
+    what = f"{names[0]} images{' looked at' if sampled else ''}"
     print_log(
-        f"{count} of the {size} {names[0]} images are also among the {names[1]} "
+        f"{count} of the {size} {what} are also among the {names[1]} "
         f"images, e.g. {shown(example[0])} and {shown(example[1])}"
         + (": their accuracy is that of images seen before." if many else "."),
         logger="current",
@@ -63,4 +87,4 @@ def _say(
 
 
 def _paths(dataset: Any) -> list[str]:
-    return [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+    return [dataset.describe(row)["img_path"] for row in dataset._rows.tolist()]

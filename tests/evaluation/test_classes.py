@@ -80,7 +80,9 @@ def test_hook_maps_names_warns_of_copies_once_and_refuses_others(tmp_path):
     runner.train()
     history = runner.message_hub.get_info("knn_history")
     assert [row["backbone_top1"] for row in history] == [100.0] * 3
-    assert log_text(runner).count("16 of the 16 kNN query images are also") == 1
+    said = "16 of the 16 kNN query images are also among the training images"
+    assert log_text(runner).count(said) == 1
+    assert "among the bank images" not in log_text(runner)  # the same once more
     (query / "class1").rename(query / "wolf")
     runner = make_runner(config(bank, tmp_path / "other", knn=knn))
     with pytest.raises(ConfigError, match="'wolf'; the bank has 'class0', 'class1'"):
@@ -161,7 +163,7 @@ def said(monkeypatch):
     """Level and text of what is logged."""
     found = []
 
-    def log(text, logger, level):
+    def log(text, logger, level=logging.INFO):
         found.append((level, text))
 
     monkeypatch.setattr("mmssl_ext.evaluation.copies.print_log", log)
@@ -174,6 +176,30 @@ def test_copied_files_are_said(tmp_path, said):
     assert level == logging.WARNING
     assert text.startswith("3 of the 11 test images are also among the training")
     assert f"{tmp_path}/test/c0.bmp and {tmp_path}/train/train0.bmp" in text
+
+
+def test_links_and_missing_files_among_the_test_images(tmp_path, said):
+    _, training = sets(tmp_path, copies=1)
+    (tmp_path / "test/link.bmp").symlink_to(tmp_path / "train/train7.bmp")
+    (tmp_path / "train/train6.bmp").unlink()  # the loader will say so
+    assert say_copied_files(ImageFolder(tmp_path / "test"), training, ("kNN", "own"))
+    ((_, text),) = said
+    assert text.startswith("2 of the 10 kNN images are also among the own images, e.g.")
+
+
+def test_too_many_files_are_not_compared_and_that_is_said(tmp_path, said, monkeypatch):
+    monkeypatch.setattr("mmssl_ext.evaluation.copies.MOST_FILES", 18)
+    assert not say_copied_files(*sets(tmp_path, copies=3))
+    ((level, text),) = said
+    assert level == logging.INFO
+    assert "they are 19 files, more than 18; `mmssl-ext duplicates`" in text
+
+
+def test_large_copies_are_sampled(tmp_path, said, monkeypatch):
+    monkeypatch.setattr("mmssl_ext.datasets.file_copies._MOST_BYTES", 400)
+    say_copied_files(*sets(tmp_path, copies=6))  # of 174 bytes each
+    ((_, text),) = said
+    assert text.startswith("2 of the 10 test images looked at are also among")
 
 
 def test_few_copies_among_many_images_are_no_warning(said):

@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from mmssl_ext.files import utf8_path
 from mmssl_ext.pickles import load_plain
 
 from .download import local_path
-from .record import Record, find_record
+from .record import Record, find_backbone, find_record
 
 State = dict[str, Tensor]
 
@@ -60,11 +61,13 @@ class Weights(NamedTuple):
         tensors: By their full names.
         record: What they were trained as, see :func:`find_record`.
         path: Of the file, for messages.
+        backbone: Config of their backbone, see :func:`find_backbone`.
     """
 
     tensors: State
     record: Record
     path: str | Path
+    backbone: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_tensors(path: str | Path, trust: bool = False) -> State:
@@ -111,7 +114,8 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | Path) -> Weights:
             f"{some(map(str, checkpoint))}."
         )
     meta = checkpoint.get("meta") or checkpoint.get("__author__")
-    return Weights(_with_known_names(tensors), find_record(meta), path)
+    named = _with_known_names(tensors)
+    return Weights(named, find_record(meta), path, find_backbone(meta))
 
 
 def renamed(name: str, rules: tuple) -> str:

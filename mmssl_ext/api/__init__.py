@@ -1,0 +1,1 @@
+"""What a script calls: one function for each thing that a user wants done."""
