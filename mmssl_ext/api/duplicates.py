@@ -1,4 +1,21 @@
-"""Near-identical images in a folder, or of two folders."""
+"""Near-identical images in a folder, or of two folders.
+
+By default images are compared by a perceptual hash of 256 bits (``imagehash.phash`` of
+the upright image), which re-encoding, another size and another brightness hardly
+change. Of the 364 photographs of blood cells of BCCD, copies that were re-encoded at
+quality 30, halved, doubled, made brighter or gray differ from the original in at most 8
+bits, such of which 2 % were cut off each side in 32 (median) to 52; of all 66,066 pairs
+of different photographs one, two shots of one field, differs in 24 bits and every other
+in 90 or more. Of 1,500 drawn scenes no two differ in less than 58. So the default is
+32.
+
+With a checkpoint they are compared by the cosine similarity of its features. Its scale
+depends on the network. By an EfficientNet-Lite0 trained on ImageNet, of 180 of these
+photographs no two different ones (16,110 pairs) are nearer than 0.057, doubled copies
+are within 0.001, such with 2 % cut off within 0.02 (median) to 0.044, those of quality
+30 beyond 0.1; by a ResNet-18 after three epochs most are within 0.02. So the
+default is 0.02: look at the distances that are listed, and set ``distance``.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +40,10 @@ HASH_DISTANCE = 32  # of 256 bits
 COSINE_DISTANCE = 0.02
 _SIDE = 16  # of the hash: its square are the bits
 _BLOCK = 1 << 24  # similarities that are in memory at once, 64 MB
+
+
+# Names and unit vectors, n x C, of the images, and which cannot be read, and why.
+Found = tuple[list[str], np.ndarray, list[tuple[str, str]]]
 
 
 class Pair(NamedTuple):
@@ -64,22 +85,8 @@ def duplicates(
 ) -> Duplicates:
     """Find images that are nearly identical.
 
-    By default they are compared by a perceptual hash of 256 bits (``imagehash.phash``
-    of the upright image), which re-encoding, another size and another brightness hardly
-    change. Of the 364 photographs of blood cells of BCCD, copies that were re-encoded
-    at quality 30, halved, doubled, made brighter or gray differ from the original in at
-    most 8 bits, such of which 2 % were cut off each side in 32 (median) to 52; of all
-    66,066 pairs of different photographs one, two shots of one field, differs in 24
-    bits and every other in 90 or more. Of 1,500 drawn scenes no two differ in less than
-    58. So the default is 32.
-
-    With a checkpoint they are compared by the cosine similarity of its features. Its
-    scale depends on the network. By an EfficientNet-Lite0 trained on ImageNet, of 180
-    of these photographs no two different ones (16,110 pairs) are nearer than 0.057,
-    doubled copies are within 0.001, such with 2 % cut off within 0.02 (median) to
-    0.044, those of quality 30 beyond 0.1; by a ResNet-18 after three steps of training
-    all are within 0.05. So the default is 0.02: look at the distances that are listed,
-    and set ``distance``.
+    They are compared by a perceptual hash or, with a checkpoint, by the features of its
+    backbone; see the head of this module for what the distances mean.
 
     Each image is compared with all before it (or all of the first folder), in blocks,
     and only its nearest one is kept: 100,000 images need 100 MB and some minutes.
@@ -107,32 +114,40 @@ def duplicates(
     limit = _limit(distance, checkpoint is not None)
     if checkpoint is None:
         _require_imagehash()
-    sets, unreadable = [], []
+    sets = []
     for data in (folder,) if other is None else (folder, other):
         if checkpoint is None:
-            names, rows, failed = _hashes(data, workers)
+            sets.append(_hashes(data, workers))
         else:
-            names, rows, failed = _features(checkpoint, data, encoder, workers)
-        sets.append((names, rows))
-        unreadable += failed
-    (names, rows), (later, others) = sets[0], sets[-1]
-    bits = rows.shape[1] if checkpoint is None else 0
-    # Unit vectors differ by 1 - similarity, hashes by half as many bits times it.
-    scale = bits / 2 if bits else 1.0
+            sets.append(_features(checkpoint, data, encoder, workers))
+    result, groups = _compared(sets, limit, checkpoint is None)
+    if path is not None:
+        lines = ((*pair, n) for pair, n in zip(result.pairs, groups, strict=True))
+        write_csv(path, ("path", "twin", "distance", "group"), lines)
+    return result
+
+
+def _compared(
+    sets: list[Found], limit: float, by_hash: bool
+) -> tuple[Duplicates, list[int]]:
+    """The result for one or two sets, and the number of each pair's group."""
+    (names, rows, _), (later, others, _) = sets[0], sets[-1]
+    among = len(sets) == 1
+    # Hashes differ by half as many bits times what unit vectors do, 1 - similarity.
+    scale = rows.shape[1] / 2 if by_hash else 1.0
     found = [
         (i, j, scale * max(0.0, 1 - similarity))
         for i, j, similarity in nearest(
-            None if other is None else others, rows, 1 - limit / scale
+            None if among else others, rows, 1 - limit / scale
         )
     ]
-    pairs = [Pair(later[i], names[j], d) for i, j, d in found]
-    groups = _groups(found, other is None)
-    if path is not None:
-        write_csv(path, ("path", "twin", "distance", "group"), _lines(pairs, groups))
+    pairs = [Pair(later[i], names[j], distance) for i, j, distance in found]
+    groups = _groups(found, among)
     listed: dict[int, list[str]] = {}
-    for pair, (_, j, _), group in zip(pairs, found, groups, strict=True):
-        listed.setdefault(group, [names[j]]).append(pair.path)
-    return Duplicates(pairs, list(listed.values()), unreadable)
+    for pair, group in zip(pairs, groups, strict=True):
+        listed.setdefault(group, [pair.twin]).append(pair.path)
+    unreadable = [x for _, _, failed in sets for x in failed]
+    return Duplicates(pairs, list(listed.values()), unreadable), groups
 
 
 def nearest(
@@ -189,9 +204,6 @@ def _require_imagehash() -> None:
         ) from error
 
 
-Found = tuple[list[str], np.ndarray, list[tuple[str, str]]]
-
-
 def _hashes(data: str | os.PathLike[str], workers: int | None) -> Found:
     """Names, hashes as unit vectors, n x 256, and what cannot be read."""
     dataset = open_images(data).dataset
@@ -240,7 +252,3 @@ def _groups(found: list[tuple[int, int, float]], among: bool) -> list[int]:
             group[i] = group[j]
         numbers.append(group[j])
     return numbers
-
-
-def _lines(pairs: list[Pair], groups: list[int]) -> Iterator[tuple[Any, ...]]:
-    return ((*pair, group) for pair, group in zip(pairs, groups, strict=True))

@@ -32,8 +32,11 @@ from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
 from mmssl_ext.unwrap import unwrap
 
-#: Names of tensors by which a ResNet is known.
-OF_A_RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")
+#: Names of tensors by which a ResNet is known; a deep stem has not got the first two.
+OF_A_RESNET = (
+    *("conv1.weight", "bn1.weight", "layer3.0.conv1.weight", "layer2.0.conv1.weight"),
+    "layer1.0.conv1.weight",
+)
 
 
 @dataclass(frozen=True)
