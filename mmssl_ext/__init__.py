@@ -21,6 +21,7 @@ LAZY = {
     "embed": "mmssl_ext.api.embed",
     "load_backbone": "mmssl_ext.api.backbone",
 }
+__all__ = [*LAZY]
 
 
 def __getattr__(name: str) -> Any:
