@@ -25,7 +25,9 @@ def parse_args() -> argparse.Namespace:
     add("--out", required=True, help="file to write: .npz, .csv or .parquet")
     text = "images in a step [128 on a GPU, 32 on a CPU]"
     add("--batch-size", type=int, metavar="N", help=text)
-    text = "processes that read images [one per processor, at most 8]"
+    text = (
+        "processes that read images [1 per processor, per 2 without a GPU; at most 8]"
+    )
     add("--workers", type=int, metavar="N", help=text)
     add("--size", type=int, metavar="N", help="pixels of a side [224]")
     text = "trained encoder or its momentum average [query]"

@@ -16,7 +16,14 @@ from mmssl_ext.errors import UserError
 from mmssl_ext.fit import pooled
 
 from .backbone import check_size, load_backbone
-from .images import Images, check_count, open_images, path_of, read_images
+from .images import (
+    Images,
+    check_count,
+    default_workers,
+    open_images,
+    path_of,
+    read_images,
+)
 from .table import check_out, write_features
 
 __all__ = ["Embeddings", "embed"]
@@ -71,7 +78,8 @@ def embed(
             ``.parquet`` (``path``, ``label``, ``features``; names are bytes where one
             of them is no UTF-8).
         batch_size: Images in a step; None for 128 on a GPU, 32 on a CPU.
-        workers: Processes that read images; None for one per processor, 8 at most.
+        workers: Processes that read images; None for one per processor beside a GPU,
+            else one per two processors, 8 at most.
         size: Pixels of a side; None for 224.
         encoder: ``query`` or ``key``.
         device: Such as ``cuda:1`` or ``cpu``; None for a GPU where there is one.
@@ -118,6 +126,8 @@ def _run(
     features = np.empty((len(dataset), int(backbone.out_channels)), np.float32)  # type: ignore[arg-type]
     rows: list[int] = []
     unreadable: list[tuple[str, str]] = []
+    if workers is None:  # on a CPU the network needs processors, too
+        workers = default_workers(len(dataset), 1.0 if on_gpu else 0.5)
     batch_size = batch_size or _BATCH.get(device.type, 32)
     for batch in read_images(
         dataset, preprocess.pixels, batch_size, workers, "Embedded"

@@ -133,8 +133,7 @@ def read_images(
         LoaderError: A worker died.
     """
     if workers is None:
-        processors = len(os.sched_getaffinity(0))
-        workers = min(processors, _MOST_WORKERS) if len(dataset) > _FEW else 0
+        workers = default_workers(len(dataset))
     loader: DataLoader = DataLoader(
         _Items(dataset, view),
         batch_size=batch_size,
@@ -161,6 +160,12 @@ def read_images(
             f"None of the {count:,} images can be read; of {example}. Check that they "
             "are complete and mounted."
         )
+
+
+def default_workers(images: int, share: float = 1.0) -> int:
+    """Processes that read so many images on a share of the processors."""
+    processors = int(len(os.sched_getaffinity(0)) * share)
+    return min(max(processors, 1), _MOST_WORKERS) if images > _FEW else 0
 
 
 def check_count(name: str, value: Any, least: int) -> None:
