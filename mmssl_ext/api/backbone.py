@@ -66,8 +66,12 @@ class Preprocess:
     @classmethod
     def of(cls, record: Record) -> Preprocess:
         """As the record of weights says; what it leaves out is as for ImageNet."""
-        known = {k: v for k, v in record["input"].items() if k in ("mean", "std")}
-        return cls(bgr=record["input"].get("channel_order") == "BGR", **known)
+        told = record["input"]
+        mean, std = (told.get(name) or () for name in ("mean", "std"))
+        bgr = told.get("channel_order") == "BGR"
+        if not len(mean) == len(std) == 3 or min(std) <= 0:  # of three channels each
+            mean, std = (x[::-1] if bgr else x for x in _IMAGENET)
+        return cls(mean=mean, std=std, bgr=bgr)
 
     def __call__(self, image: str | os.PathLike[str] | Image.Image | Any) -> Tensor:
         """Prepare one image.

@@ -165,6 +165,9 @@ def test_images_are_prepared_as_the_record_says(tmp_path):
         found = preprocess(image)
         assert found.dtype == torch.float32 and found.shape == (3, 20, 20)
         torch.testing.assert_close(found.double(), torch.tensor(expected))
+    for odd in ({"mean": [1.0, 2, 3], "std": [0.0, 1, 1]}, {"mean": [7.0]}, {}):
+        path = save(tmp_path / "a.pth", state, weights={"input": odd})
+        assert mmssl_ext.load_backbone(path).preprocess.mean[0] == 123.675
     (tmp_path / "broken.jpg").write_bytes(b"")
     with pytest.raises(UnreadableImageError, match="it is empty"):
         preprocess(tmp_path / "broken.jpg")
