@@ -13,6 +13,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import DictAction
@@ -23,6 +24,7 @@ sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 import bases  # noqa: E402
 import collect  # noqa: E402
 import common  # noqa: E402
+import embed  # noqa: E402
 import gpu  # noqa: E402
 import methods  # noqa: E402
 import peers  # noqa: E402
@@ -40,6 +42,18 @@ from mmssl_ext.visualization.logs import RunLog  # noqa: E402
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     return tmp_path
+
+
+# --- embed
+
+
+def test_the_parts_of_embed_do_its_work(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(embed, "DRAWN", 3)
+    weights, photos = embed.save_weights(tmp_path, 18), embed.draw(tmp_path, 4)
+    found = embed.whole(weights, photos)
+    assert found.shape == (4, 512)
+    np.testing.assert_allclose(found, embed.parts(weights, photos), rtol=1e-4)
+    np.testing.assert_allclose(found[3], found[0], rtol=1e-4)  # the same file
 
 
 # --- common

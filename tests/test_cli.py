@@ -202,6 +202,8 @@ SLIPS = {
     "chain gone.py": "Config gone.py does not exist",
     "export x.pth --layouts timmm": "invalid choice",
     "make-shards photos": "OUT is missing",
+    "embed x.pth photos": "the following arguments are required: --out",
+    "duplicates photos --encoder keys": "invalid choice",
 }
 LOADED = """
 import atexit, sys

@@ -15,7 +15,7 @@ with at_once(75):
     from mmengine.config import DictAction
 
     from mmssl_ext.api.backbones import backbone_named
-    from mmssl_ext.api.images import dataset_of
+    from mmssl_ext.api.data import dataset_of
     from mmssl_ext.api.methods import METHODS, method_named
     from mmssl_ext.run.tool import run_tool
 

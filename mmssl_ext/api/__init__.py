@@ -1,1 +1,1 @@
-"""Own images in three lines; what ``mmssl_ext.pretrain`` and its kin do."""
+"""What a script calls: one function for each thing that a user wants done."""

@@ -1,71 +1,203 @@
-"""What a folder, a list or a set of shards holds, as a dataset of the package."""
+"""The images of a folder, a list or shards, read once, one batch after the other."""
 
 from __future__ import annotations
 
+import logging
 import os
-from pathlib import Path
-from statistics import median
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from mmssl_ext.errors import UserValueError
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mmssl_ext.datasets import (
+    ImageFolder,
+    ImageList,
+    ImageShards,
+    SSLDataset,
+    UnreadableImageError,
+)
+from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
+from mmssl_ext.datasets.progress import bar_of
+from mmssl_ext.datasets.shards import INDEX
+from mmssl_ext.datasets.walk import class_folders
+from mmssl_ext.engine.resilience.loading import guard_workers
+from mmssl_ext.errors import UserError, UserValueError
 from mmssl_ext.text import shown
 
-from .settings import Images
+_FEW = 64  # images for which no worker is started
+_MOST_WORKERS = 8
+View = Callable[[dict[str, Any]], Tensor]
 
-_LOOKED_AT = 32  # images, evenly spread
+
+class Images(NamedTuple):
+    """Where the images are, and which class each belongs to.
+
+    Attributes:
+        dataset: Tells their paths and reads them.
+        labels: Class of each image, n, or None.
+        classes: Names of the classes; empty without labels.
+    """
+
+    dataset: SSLDataset
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
 
 
-def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
-    """Config of the dataset that reads a place, without pipeline.
+class Batch(NamedTuple):
+    """Some of the images, in the order of the dataset.
+
+    Attributes:
+        rows: Numbers in the dataset of those that could be read.
+        values: What the view made of each, N x ...; no matter where there are none.
+        failed: Number and reason of each of the others.
+    """
+
+    rows: list[int]
+    values: Tensor
+    failed: list[tuple[int, str]]
+
+
+def open_images(data: str | os.PathLike[str]) -> Images:
+    """Find the images.
 
     Args:
-        data: Folder of images of any depth, folder of shards (with their index), or a
-            text file with a path per line, relative to its folder.
+        data: A folder, where images at any depth count, and their labels are the
+            folders of the first level if all of them lie in such; a folder of shards
+            (see :class:`ImageShards`); or a text list as for :class:`ImageList`.
 
     Raises:
-        UserValueError: There is no such place.
+        FileNotFoundError: There is no such thing, or no image in it.
+        UserValueError: The list or the shards are damaged, or it is an image.
     """
-    path = Path(os.path.expanduser(data))
-    if path.is_dir():
-        kind = "ImageShards" if (path / "index.npz").is_file() else "ImageFolder"
-        return {"type": kind, "root": str(path.absolute())}
-    if path.is_file() and path.suffix.lower() in (".txt", ".lst"):
-        root = str(path.absolute().parent)
-        return {"type": "ImageList", "ann_file": str(path.absolute()), "root": root}
-    if path.is_file():
-        raise UserValueError(
-            f"'{shown(path)}' is a file; give the folder of the images, or a list of "
-            "their paths, a line each, whose name ends with .txt."
+    data = os.fspath(data)
+    if os.path.isfile(os.path.join(data, INDEX)):
+        shards = ImageShards(data)
+        numbers = shards.index.labels
+        given = numbers.min() >= 0
+        classes = tuple(shards.index.classes) if given else ()
+        return Images(shards, numbers.astype(np.int64) if given else None, classes)
+    if os.path.isdir(data):
+        folder = ImageFolder(data)
+        names = (folder.name(row) for row in range(len(folder)))
+        if not all("/" in name for name in names):
+            return Images(folder, None, ())
+        classes = tuple(class_folders(data))  # numbered as for labels="subfolders"
+        number = {name: i for i, name in enumerate(classes)}
+        names = (folder.name(row) for row in range(len(folder)))
+        labels = (number[name[: name.index("/")]] for name in names)
+        return Images(folder, np.fromiter(labels, np.int64, len(folder)), classes)
+    if not os.path.exists(data):
+        raise FileNotFoundError(
+            f"'{shown(data)}' (seen from '{os.getcwd()}') does not exist. Give a "
+            "folder of images, a folder of shards, or a text list of images."
         )
-    raise UserValueError(f"There is no folder '{shown(path)}' with images.")
+    if data.lower().endswith(IMAGE_EXTENSIONS):
+        raise UserValueError(
+            f"'{shown(data)}' is one image. Give the folder that holds it, or a text "
+            "list with its path."
+        )
+    listed = ImageList(data)
+    return Images(listed, listed.labels, tuple(listed.metainfo.get("classes", ())))
 
 
-def look_at(dataset: dict[str, Any]) -> Images:
-    """Count the images, and look at some for their size.
+def path_of(dataset: SSLDataset, row: int) -> str:
+    """The path of an image; of one in a shard, that of the shard and its name there."""
+    return str(dataset.describe(row)["img_path"])
+
+
+def read_images(
+    dataset: SSLDataset,
+    view: View,
+    batch_size: int,
+    workers: int | None,
+    title: str,
+) -> Iterator[Batch]:
+    """Read all images in their order; a bar shows how far it is.
+
+    At any time a few batches for each worker are in memory, whatever their number. An
+    image that cannot be read is logged and stands in ``failed``.
+
+    Args:
+        dataset: Of the images.
+        view: Makes a tensor of one size of what the dataset tells of an image.
+        batch_size: Images in a batch.
+        workers: Processes that read; None chooses, 0 reads in this one.
+        title: What stands before the bar.
 
     Raises:
-        UserValueError: There is none.
+        UserError: None of the images can be read.
+        LoaderError: A worker died.
     """
-    from mmssl_ext.registry import DATASETS
+    if workers is None:
+        workers = default_workers(len(dataset))
+    loader: DataLoader = DataLoader(
+        _Items(dataset, view),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+    batches = iter(guard_workers(loader))  # forks before the bar is drawn
+    count, failed, example = len(dataset), 0, ""
+    with bar_of(title, count) as show:
+        done = 0
+        for batch in batches:
+            for row, reason in batch.failed:
+                path = shown(path_of(dataset, row))
+                example = example or f"'{path}': {reason}"
+                text = f"The image '{path}' cannot be read: {reason}."
+                print_log(text, logger="current", level=logging.WARNING)
+            failed += len(batch.failed)
+            done += len(batch.rows) + len(batch.failed)
+            yield batch
+            show(done)
+    if failed == count:
+        raise UserError(
+            f"None of the {count:,} images can be read; of {example}. Check that they "
+            "are complete and mounted."
+        )
 
-    try:
-        built = DATASETS.build({**dataset, "pipeline": []})
-    except FileNotFoundError as error:
-        raise UserValueError(str(error)) from error
-    count = len(built)
-    step = max(1, count // _LOOKED_AT)
-    sides = [side for row in range(0, count, step) if (side := _short_side(built, row))]
-    return Images(count, int(median(sides)) if sides else None)
+
+def default_workers(images: int, share: float = 1.0) -> int:
+    """Processes that read so many images on a share of the processors."""
+    processors = int(len(os.sched_getaffinity(0)) * share)
+    return min(max(processors, 1), _MOST_WORKERS) if images > _FEW else 0
 
 
-def _short_side(dataset: Any, row: int) -> int | None:
-    """The short side of an image in pixels, None where its head cannot be read."""
-    import io
+def check_count(name: str, value: Any, least: int) -> None:
+    """Refuse what is no number of so many.
 
-    from PIL import Image
+    Raises:
+        UserValueError: It is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserValueError(f"{name}={value!r} must be a whole number from {least}.")
 
-    try:
-        with Image.open(io.BytesIO(dataset.file_head(row, 1 << 16))) as image:
-            return min(image.size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+
+class _Items(Dataset):
+    """What a view makes of each image, or why that cannot be."""
+
+    def __init__(self, dataset: SSLDataset, view: View) -> None:
+        self.dataset, self.view = dataset, view
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> tuple[int, Tensor | str]:
+        told = self.dataset.describe(row)
+        try:
+            return row, self.view(told | self.dataset.read(row))
+        except UnreadableImageError as error:
+            start = str(UnreadableImageError(told["img_path"], "")).removesuffix(".")
+            return row, str(error).removeprefix(start).removesuffix(".")
+
+
+def _collate(items: list[tuple[int, Tensor | str]]) -> Batch:
+    read = [(row, value) for row, value in items if isinstance(value, Tensor)]
+    values = torch.stack([value for _, value in read]) if read else torch.empty(0)
+    failed = [(row, value) for row, value in items if isinstance(value, str)]
+    return Batch([row for row, _ in read], values, failed)

@@ -14,7 +14,7 @@ from mmssl_ext.files import read_text, write_text
 from mmssl_ext.text import shown
 
 from .backbones import Backbone, backbone_named
-from .images import dataset_of, look_at
+from .data import dataset_of, look_at
 from .methods import METHODS, method_named
 from .recipe import Plan, write_recipe
 from .settings import Device, Given, check_names, choose

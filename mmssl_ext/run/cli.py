@@ -25,6 +25,8 @@ COMMANDS = {
     "train": ("train.py", "train a config: a pretraining, or a transfer"),
     "test": ("test.py", "kNN accuracy of a checkpoint, and its features"),
     "chain": ("chain.py", "pretrain, run every transfer, compare"),
+    "embed": ("embed.py", "write the features of a folder of images"),
+    "duplicates": ("duplicates.py", "list images that are nearly identical"),
     "export": ("export_backbone.py", "write the backbone for other libraries"),
     "browse": ("browse_dataset.py", "draw the views that the network receives"),
     "visualize": ("visualize.py", "draw what a checkpoint has learned"),

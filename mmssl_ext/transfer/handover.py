@@ -34,7 +34,11 @@ from mmssl_ext.registry import WEIGHT_INITIALIZERS
 from mmssl_ext.unwrap import unwrap
 
 _may_be_gone = False  # what an init_cfg names, in a run that is resumed
-_OF_A_RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")
+#: Names of tensors by which a ResNet is known; a deep stem has not got the first two.
+OF_A_RESNET = (
+    *("conv1.weight", "bn1.weight", "layer3.0.conv1.weight", "layer2.0.conv1.weight"),
+    "layer1.0.conv1.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -199,11 +203,11 @@ def backbone_in(
     """As :func:`read_backbone`, of weights that have been read."""
     path, found = weights.path, prefix
     if found is None:
-        found = find_prefix(_OF_A_RESNET, weights, encoder)
+        found = find_prefix(OF_A_RESNET, weights, encoder)
     parts = re.compile(r"(conv1|bn1|stem|layer\d)\.")
     state = {n: v for n, v in below(weights.tensors, found).items() if parts.match(n)}
-    if _OF_A_RESNET[-1] not in state:
-        likely = best_prefix(_OF_A_RESNET, weights.tensors, encoder)
+    if OF_A_RESNET[-1] not in state:
+        likely = best_prefix(OF_A_RESNET, weights.tensors, encoder)
         hint = "" if likely is None else f" The likely prefix is '{likely}'."
         raise CheckpointFileError(
             f"{path} holds no ResNet below '{found}'; its names begin: "
@@ -242,7 +246,7 @@ def check_source(path: str | Path, encoder: str = "query") -> None:
             no working network has.
     """
     tensors = read_weights(path).tensors
-    prefix = best_prefix(_OF_A_RESNET, tensors, encoder)
+    prefix = best_prefix(OF_A_RESNET, tensors, encoder)
     if prefix is not None:
         check_values(below(tensors, prefix), path, prefix=prefix)
 

@@ -6,12 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmssl_ext.datasets import ImageFolder, ImageList
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation import Features, knn_accuracy
 from mmssl_ext.evaluation.classes import in_numbers_of, match_classes
-from mmssl_ext.evaluation.copies import say_copies
+from mmssl_ext.evaluation.copies import say_copied_files, say_copies
 from mmssl_ext.run.runner import SSLRunner
 from tests.harness import config, loader, log_text, make_runner, write_images
 
@@ -75,7 +76,9 @@ def test_hook_maps_names_warns_of_copies_once_and_refuses_others(tmp_path):
     runner.train()
     history = runner.message_hub.get_info("knn_history")
     assert [row["backbone_top1"] for row in history] == [100.0] * 3
-    assert log_text(runner).count("16 of the 16 kNN query images are also") == 1
+    said = "16 of the 16 kNN query images are also among the training images"
+    assert log_text(runner).count(said) == 1
+    assert "among the bank images" not in log_text(runner)  # the same once more
     (query / "class1").rename(query / "wolf")
     runner = make_runner(config(bank, tmp_path / "other", knn=knn))
     with pytest.raises(ConfigError, match="'wolf'; the bank has 'class0', 'class1'"):
@@ -136,15 +139,63 @@ def test_targets_of_a_test_set_take_the_columns_of_the_training_set():
             match_classes(test, Labelled(*others))
 
 
+def sets(tmp_path, copies, test=8):
+    """A training and a test folder of which some files are copies, renamed."""
+    rng = np.random.default_rng(0)
+    folders = {}
+    for name, count in (("train", 8), ("test", test)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        for i in range(count):
+            pixels = rng.integers(0, 256, (6, 6, 3), np.uint8)
+            Image.fromarray(pixels).save(folders[name] / f"{name}{i}.bmp")
+    for i in range(copies):
+        shutil.copy(folders["train"] / f"train{i}.bmp", folders["test"] / f"c{i}.bmp")
+    return ImageFolder(folders["test"]), ImageFolder(folders["train"])
+
+
 @pytest.fixture
 def said(monkeypatch):
     """Level and text of what is logged."""
     found = []
-    monkeypatch.setattr(
-        "mmssl_ext.evaluation.copies.print_log",
-        lambda text, logger, level: found.append((level, text)),
-    )
+
+    def log(text, logger, level=logging.INFO):
+        found.append((level, text))
+
+    monkeypatch.setattr("mmssl_ext.evaluation.copies.print_log", log)
     return found
+
+
+def test_copied_files_are_said(tmp_path, said):
+    say_copied_files(*sets(tmp_path, copies=3))
+    ((level, text),) = said
+    assert level == logging.WARNING
+    assert text.startswith("3 of the 11 test images are also among the training")
+    assert f"{tmp_path}/test/c0.bmp and {tmp_path}/train/train0.bmp" in text
+
+
+def test_links_and_missing_files_among_the_test_images(tmp_path, said):
+    _, training = sets(tmp_path, copies=1)
+    (tmp_path / "test/link.bmp").symlink_to(tmp_path / "train/train7.bmp")
+    (tmp_path / "train/train6.bmp").unlink()  # the loader will say so
+    assert say_copied_files(ImageFolder(tmp_path / "test"), training, ("kNN", "own"))
+    ((_, text),) = said
+    assert text.startswith("2 of the 10 kNN images are also among the own images, e.g.")
+
+
+def test_too_many_files_are_not_compared_and_that_is_said(tmp_path, said, monkeypatch):
+    monkeypatch.setattr("mmssl_ext.evaluation.copies.MOST_FILES", 18)
+    assert not say_copied_files(*sets(tmp_path, copies=3))
+    ((level, text),) = said
+    assert level == logging.INFO
+    assert "they are 19 files, more than 18; `mmssl-ext duplicates`" in text
+
+
+def test_large_copies_are_sampled(tmp_path, said, monkeypatch):
+    monkeypatch.setattr("mmssl_ext.datasets.file_copies._MOST_BYTES", 400)
+    say_copied_files(*sets(tmp_path, copies=6))  # of 174 bytes each
+    ((_, text),) = said
+    assert text.startswith("2 of the 10 test images looked at are also among")
 
 
 @pytest.mark.parametrize("copies", [0, 5])

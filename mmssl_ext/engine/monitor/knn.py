@@ -12,13 +12,13 @@ from mmssl_ext import compat
 from mmssl_ext.engine.resilience.preemption import interruptible
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
-from mmssl_ext.evaluation.copies import say_copies
+from mmssl_ext.evaluation.copies import say_copied_files, say_copies
 from mmssl_ext.evaluation.features import MODES, extract_features, preserved_rng
 from mmssl_ext.evaluation.knn import knn_accuracy
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
-from .first_look import look_at_loader
+from .first_look import look_at_loader, watched_read
 
 HISTORY = "knn_history"
 
@@ -37,7 +37,7 @@ class KNNHook(Hook):
     generators are left as they were.
 
     Classes are those of the same name in both sets. Where images of the query set stand
-    in the bank as well, a warning says so.
+    in the bank as well, or their files among those of the training, a warning says so.
 
     Args:
         bank_dataloader: Config of the loader of the images that vote.
@@ -79,6 +79,7 @@ class KNNHook(Hook):
         self.names = tuple(p + name for p in prefixes for name in features)
         self.at_start = before_train
         self._compared = False  # the pixels of the two sets
+        self._said = False  # that images stand in both
 
     def before_train(self, runner: Any) -> None:
         """Check the datasets and, unless resumed, measure the starting weights."""
@@ -89,7 +90,12 @@ class KNNHook(Hook):
             ]
         bank, query = (loader.dataset for loader in self.loaders)
         _check_labels(bank, query)
-        known = {getattr(runner.train_dataloader.dataset, "root", None)}
+        root = getattr(runner.train_dataloader.dataset, "root", None)
+        # Of a bank that is the training set, all has been said.
+        self._said = _say_training_images(runner, query) and (
+            getattr(bank, "root", None) == root
+        )
+        known = {root}
         for loader, name in zip(self.loaders, ("bank", "query set"), strict=True):
             root = getattr(loader.dataset, "root", None)
             if root not in known:  # no one has looked at these images
@@ -135,7 +141,7 @@ class KNNHook(Hook):
                 for loader in self.loaders
             )
         self._compared = True
-        if first and runner.rank == 0:
+        if first and runner.rank == 0 and not self._said:
             say_copies(query, bank, ("kNN query", "bank"))
         for found, loader in zip((bank, query), self.loaders, strict=True):
             if found.labels is None:
@@ -171,6 +177,16 @@ def _check_labels(bank: Any, query: Any) -> None:
         in_numbers_of(labels, class_names(query), class_names(bank))
     except ValueError as error:
         raise ConfigError(f"default_hooks.knn: {error}") from error
+
+
+def _say_training_images(runner: Any, query: Any) -> bool:
+    """Warn of images to classify that are trained on, too; all ranks must call it."""
+    training, names = runner.train_dataloader.dataset, ("kNN query", "training")
+
+    def look() -> bool:
+        return runner.rank == 0 and say_copied_files(query, training, names)
+
+    return watched_read(look, "The files of the kNN query set and the training set")
 
 
 def _unlabelled(dataset: Any) -> ConfigError:

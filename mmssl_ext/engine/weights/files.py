@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from mmssl_ext.files import utf8_path
 from mmssl_ext.pickles import load_plain
 
 from .download import local_path
-from .record import Record, as_dict, find_record
+from .record import Record, as_dict, find_backbone, find_record
 
 State = dict[str, Tensor]
 
@@ -64,6 +65,7 @@ class Weights(NamedTuple):
             the files that their training began with, and ``data``, what identifies its
             images.
         license: As the file states it; empty where it does not.
+        backbone: Config of their backbone, see :func:`find_backbone`.
     """
 
     tensors: State
@@ -71,6 +73,7 @@ class Weights(NamedTuple):
     path: str | Path
     origin: dict[str, Any] | None = None
     license: str = ""
+    backbone: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_tensors(path: str | Path, trust: bool = False) -> State:
@@ -122,8 +125,8 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | Path) -> Weights:
     if data := as_dict(told.get("data")):  # the list of the files stays behind
         origin = {**origin, "data": {n: data.get(n) for n in ("files", "digest")}}
     license = str(told.get("license") or told.get("licence") or "")
-    named = _with_known_names(tensors)
-    return Weights(named, find_record(meta), path, origin, license)
+    named, record = _with_known_names(tensors), find_record(meta)
+    return Weights(named, record, path, origin, license, find_backbone(meta))
 
 
 def renamed(name: str, rules: tuple) -> str:

@@ -110,6 +110,15 @@ def as_dict(meta: Any) -> dict[str, Any]:
     return _dict(meta)
 
 
+def find_backbone(meta: Any) -> dict[str, Any]:
+    """The config of the backbone in a checkpoint's ``meta``; empty where it has none.
+
+    Plain data; nothing of it is run, and what a config computes is None.
+    """
+    given = _plain_settings(as_dict(meta).get("cfg"))
+    return _dict(_dict(given.get("model")).get("backbone"))
+
+
 def structure_text(record: Record, backbone: Any, path: str | Path) -> str:
     """What differs in a backbone so that the same weights compute something else.
 
@@ -191,13 +200,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _from_config(text: Any) -> Record:
     """The record as far as the text of a config tells it; nothing of it is run."""
-    given: dict[str, Any] = {}
-    with contextlib.suppress(SyntaxError, ValueError, TypeError, RecursionError):
-        for statement in _PlainDicts().visit(ast.parse(text)).body:
-            if isinstance(statement, ast.Assign):
-                with contextlib.suppress(ValueError, TypeError):
-                    value = ast.literal_eval(statement.value)
-                    given[ast.unparse(statement.targets[0])] = value
+    given = _plain_settings(text)
     model = _dict(given.get("model"))
     images = model.get("data_preprocessor") or given.get("data_preprocessor")
     backbone, images = _dict(model.get("backbone")), _dict(images)
@@ -212,6 +215,18 @@ def _from_config(text: Any) -> Record:
         facts["channel_order"] = "RGB" if swaps else "BGR"
         record["input"] = facts
     return record
+
+
+def _plain_settings(text: Any) -> dict[str, Any]:
+    """What the text of a config assigns, as far as it is plain data."""
+    given: dict[str, Any] = {}
+    with contextlib.suppress(SyntaxError, ValueError, TypeError, RecursionError):
+        for statement in _PlainDicts().visit(ast.parse(text)).body:
+            if isinstance(statement, ast.Assign):
+                with contextlib.suppress(ValueError, TypeError):
+                    value = ast.literal_eval(statement.value)
+                    given[ast.unparse(statement.targets[0])] = value
+    return given
 
 
 def _lists(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

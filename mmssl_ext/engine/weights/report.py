@@ -142,12 +142,11 @@ def describe_resnet(state: Mapping[str, Tensor]) -> dict[str, str]:
         Phrases by the options of a ResNet that they say, such as ``ResNet-50 (blocks
         3-4-6-3)`` for ``depth``. Nothing for other networks.
     """
-    found = [re.match(r"layer(\d)\.(\d+)\.conv(\d)\.weight$", name) for name in state]
-    stages = [stage for stage, _ in {(m[1], m[2]) for m in found if m}]
-    if not stages:
+    counts, bottlenecks = block_counts(state)
+    if not counts:
         return {}
-    blocks = "-".join(str(stages.count(stage)) for stage in sorted({*stages}))
-    kind = " bottlenecks" if any(m and m[3] == "3" for m in found) else ""
+    blocks = "-".join(map(str, counts))
+    kind = " bottlenecks" if bottlenecks else ""
     depth = _DEPTHS.get(blocks + kind, kind and f" of{kind}")
     facts = {"depth": f"ResNet{depth} (blocks {blocks})"}
     if "conv1.weight" in state:
@@ -163,6 +162,17 @@ def describe_resnet(state: Mapping[str, Tensor]) -> dict[str, str]:
         if name in state:
             facts[option] = f"width of {len(state[name])} in {name}"
     return facts
+
+
+def block_counts(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], bool]:
+    """The blocks in each stage of a ResNet, and whether they are bottlenecks.
+
+    No stages for other networks.
+    """
+    found = [re.match(r"layer(\d)\.(\d+)\.conv(\d)\.weight$", name) for name in state]
+    stages = [stage for stage, _ in {(m[1], m[2]) for m in found if m}]
+    counts = tuple(stages.count(stage) for stage in sorted({*stages}))
+    return counts, any(m and m[3] == "3" for m in found)
 
 
 def averages_down(state: Mapping[str, Tensor]) -> bool:

@@ -137,4 +137,4 @@ def shared_images(
         scored = spread(scored, NUM_SAMPLED)
         names = {os.path.basename(path) for path in scored}
         learnt = [path for path in learnt if os.path.basename(path) in names]
-    return copied_files(scored, spread(learnt, MOST_FILES)), len(scored)
+    return copied_files(scored, spread(learnt, MOST_FILES))

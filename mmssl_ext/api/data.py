@@ -1,0 +1,71 @@
+"""What a folder, a list or a set of shards holds, as a dataset of the package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mmssl_ext.errors import UserValueError
+from mmssl_ext.text import shown
+
+from .settings import Images
+
+_LOOKED_AT = 32  # images, evenly spread
+
+
+def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
+    """Config of the dataset that reads a place, without pipeline.
+
+    Args:
+        data: Folder of images of any depth, folder of shards (with their index), or a
+            text file with a path per line, relative to its folder.
+
+    Raises:
+        UserValueError: There is no such place.
+    """
+    path = Path(os.path.expanduser(data))
+    if path.is_dir():
+        kind = "ImageShards" if (path / "index.npz").is_file() else "ImageFolder"
+        return {"type": kind, "root": str(path.absolute())}
+    if path.is_file() and path.suffix.lower() in (".txt", ".lst"):
+        root = str(path.absolute().parent)
+        return {"type": "ImageList", "ann_file": str(path.absolute()), "root": root}
+    if path.is_file():
+        raise UserValueError(
+            f"'{shown(path)}' is a file; give the folder of the images, or a list of "
+            "their paths, a line each, whose name ends with .txt."
+        )
+    raise UserValueError(f"There is no folder '{shown(path)}' with images.")
+
+
+def look_at(dataset: dict[str, Any]) -> Images:
+    """Count the images, and look at some for their size.
+
+    Raises:
+        UserValueError: There is none.
+    """
+    from mmssl_ext.registry import DATASETS
+
+    try:
+        built = DATASETS.build({**dataset, "pipeline": []})
+    except FileNotFoundError as error:
+        raise UserValueError(str(error)) from error
+    count = len(built)
+    step = max(1, count // _LOOKED_AT)
+    sides = [side for row in range(0, count, step) if (side := _short_side(built, row))]
+    return Images(count, int(median(sides)) if sides else None)
+
+
+def _short_side(dataset: Any, row: int) -> int | None:
+    """The short side of an image in pixels, None where its head cannot be read."""
+    import io
+
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(dataset.file_head(row, 1 << 16))) as image:
+            return min(image.size)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
