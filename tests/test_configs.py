@@ -10,6 +10,7 @@ from mmengine.dataset import default_collate
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmpretrain.engine.optimizers import LARS
+from mmpretrain.models import ResNet
 from PIL import Image
 
 from mmssl_ext.errors import ConfigError
@@ -69,16 +70,22 @@ SHORT = ("detco/detco", "regioncl/regionclm", "simclr/simclr", "byol/byol")
     + [(f"{name}_r18_cifar10.py", dict(cpu=True)) for name in SHORT],
 )
 @pytest.mark.filterwarnings("error:bn_splits", "ignore:The batch of 4 images")
-def test_takes_a_step(name, options):
+def test_takes_a_step(name, options, tmp_path):
     cfg = load(name, **options)
     torch.manual_seed(0)
+    if cfg.model.type == "SimReg":
+        teacher = cfg.model.teacher.backbone
+        teacher.depth = 18
+        teacher.init_cfg.checkpoint = str(tmp_path / "teacher.pth")
+        torch.save(ResNet(18).state_dict(), teacher.init_cfg.checkpoint)
     model = MODELS.build(cfg.model)
     model.init_weights()
     photo = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (80, 90, 3), "u1")
     )
     views = make_views(cfg.train_dataloader.dataset.pipeline, photo)
-    assert [v.shape for v in views[0::2]] == [v.shape for v in views[1::2]]
+    if len(views) > 1:
+        assert [v.shape for v in views[0::2]] == [v.shape for v in views[1::2]]
     model.train().check_views([v[None] for v in views])
     # Blocks that start as the identity learn from the second step on, and little.
     steps, factor = (2, 100) if cfg.model.backbone.zero_init_residual else (1, 1)

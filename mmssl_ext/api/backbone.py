@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmssl_ext.datasets import CenterCrop, DecodeImage, ResizeShort
+from mmssl_ext.engine.checkpoint.run_folder import find_run
 from mmssl_ext.engine.config.strict import check_names
 from mmssl_ext.engine.weights.files import State, Weights, read_weights, some
 from mmssl_ext.engine.weights.match import best_prefix
@@ -129,6 +130,7 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
 
     Args:
         checkpoint: Path of the file; any layout that :class:`PretrainedBackbone` reads.
+            Or the folder of a run, whose last checkpoint is meant.
         encoder: ``query``, the trained encoder, or ``key``, its momentum average.
 
     Returns:
@@ -141,6 +143,7 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
         CheckpointFileError: There is no such file, it has no weights or not of this
             encoder, or its network cannot be built.
     """
+    checkpoint = checkpoint_of(checkpoint)
     fill = PretrainedBackbone(os.fspath(checkpoint), encoder)
     weights = read_weights(checkpoint)
     module = _built(weights, encoder)
@@ -150,6 +153,23 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
     module.preprocess = preprocess  # type: ignore[assignment]
     module.out_channels = _channels(module)  # type: ignore[assignment]
     return module
+
+
+def checkpoint_of(place: str | Path) -> str | Path:
+    """A file, or the last checkpoint of a run's folder.
+
+    Raises:
+        CheckpointFileError: The folder holds no run.
+    """
+    if not Path(place).is_dir():
+        return place
+    found = find_run(place)
+    if found is None:
+        raise CheckpointFileError(
+            f"The folder {place} holds no run; give a checkpoint, or the folder of one "
+            "that pretrain has made."
+        )
+    return found.newest
 
 
 def check_size(module: nn.Module, size: int) -> int:

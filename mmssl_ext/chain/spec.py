@@ -40,8 +40,7 @@ import copy
 import difflib
 import io
 import pprint
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,21 +48,18 @@ from typing import Any
 from mmengine.config import Config
 
 from mmssl_ext.engine.config.checks import closest
-from mmssl_ext.engine.weights.download import local_path
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.files import write_text
 from mmssl_ext.packaged import find_config, packaged_config
 from mmssl_ext.run.launch import load_config, prepare
 from mmssl_ext.transfer.handover import check_source
 
-PRETRAIN = "pretrain"
-START = "start"
+from .sources import NAME, PRETRAIN, find, read_sources
 
 # Stands for every source's path where the stages' inputs are compared: a checkpoint
 # counts by its content.
 _ANY_CHECKPOINT = "checkpoint.pth"
 _KEYS = {PRETRAIN, "sources", "transfers", "seeds", "options"}
-_NAME = re.compile(r"[A-Za-z0-9][\w.]*(-[\w.]+)*")
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,7 @@ def read_chain(path: str | Path) -> Chain:
     chain = Chain(path)
     if cfg.get(PRETRAIN):
         chain.stages.append(_stage(path, cfg[PRETRAIN], PRETRAIN, "Pretraining"))
-    chain.sources = _sources(path, cfg)
+    chain.sources = read_sources(path, cfg, lambda: chain.stages[0].load())
     seeds = cfg.get("seeds", (0,))
     if not isinstance(seeds, list | tuple) or not seeds or len({*seeds}) < len(seeds):
         raise ConfigError(f"{path}: seeds must be different integers, like (0, 1, 2).")
@@ -268,7 +264,7 @@ def _stage(
     path: Path, entry: Any, name: str, title: str, common: Mapping = {}
 ) -> Stage:
     place = f"{path}: {'transfers.' if name != PRETRAIN else ''}{name}"
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ConfigError(f"{place}: use letters, digits, '_', '.' and '-' in names.")
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), str):
         raise ConfigError(f"{place} must be dict(config=PATH, options=..., title=...).")
@@ -281,72 +277,8 @@ def _stage(
         raise ConfigError(
             f"{place}: the chain sets the option checkpoint; name it in sources."
         )
-    config = _find(path, entry["config"], f"{place}.config", packaged_config)
+    config = find(path, entry["config"], f"{place}.config", packaged_config)
     return Stage(name, config, options, name, str(entry.get("title", title)))
-
-
-def _sources(path: Path, cfg: dict) -> dict[str, Path | str | None]:
-    given = cfg.get("sources")
-    if given is None and cfg.get(PRETRAIN):
-        given = {"random": None, "pretrained": PRETRAIN}
-    if not isinstance(given, dict) or not given:
-        raise ConfigError(
-            f"{path}: sources must say what the transfers start from, like "
-            'sources = {"random": None, "pretrained": "pretrain"}.'
-        )
-    found: dict[str, Path | str | None] = {}
-    for name, value in given.items():
-        place = f"{path}: sources['{name}']"
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"{place}: use letters, digits, '_', '.' and '-'.")
-        if value is None:
-            found[name] = None
-        elif value == PRETRAIN:
-            if not cfg.get(PRETRAIN):
-                raise ConfigError(f"{place} is 'pretrain', but there is no pretrain.")
-            found[name] = PRETRAIN
-        elif value == START:
-            found[name] = _start_of(path, cfg, place)
-        elif isinstance(value, str):
-            found[name] = _find(path, value, place)
-        else:
-            raise ConfigError(f"{place} must be None, 'pretrain', 'start' or a path.")
-    return found
-
-
-def _start_of(path: Path, cfg: dict, place: str) -> Path:
-    """The file of the weights that the backbone of the pretraining begins with.
-
-    Raises:
-        ConfigError: It begins with random ones, or there is no pretraining.
-    """
-    if not cfg.get(PRETRAIN):
-        raise ConfigError(f"{place} is 'start', but there is no pretrain.")
-    model = _stage(path, cfg[PRETRAIN], PRETRAIN, "").load().get("model") or {}
-    given = (model.get("backbone") or {}).get("init_cfg") or {}
-    if not isinstance(given, dict) or "checkpoint" not in given:
-        raise ConfigError(
-            f"{place} is 'start', but the pretraining begins with random weights: set "
-            "its model.backbone.init_cfg, or leave this source out."
-        )
-    return _find(path, str(local_path(given["checkpoint"])), place)
-
-
-def _find(
-    chain_file: Path,
-    name: str,
-    place: str,
-    otherwise: Callable[[str], Path | None] = lambda name: None,
-) -> Path:
-    for path in (Path(name), chain_file.parent / name):
-        if path.is_file():
-            return path
-    if (found := otherwise(name)) is not None:
-        return found
-    raise ConfigError(
-        f"{place}: there is no file {name} (looked from {Path.cwd()} and "
-        f"{chain_file.parent.absolute()})."
-    )
 
 
 def _options(given: Any, place: str) -> dict[str, Any]:

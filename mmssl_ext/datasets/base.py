@@ -31,7 +31,10 @@ def build_pipeline(pipeline: Sequence[dict | Transform]) -> list[Transform]:
 def class_names(classes: Sequence[str]) -> tuple[str, ...]:
     """Return names of classes; one string is no list of them."""
     if isinstance(classes, str):
-        raise UserValueError(f"classes={classes!r} must be a list of class names.")
+        raise UserValueError(
+            f"classes={classes!r} is one string; give a list of class names, one "
+            f"class as ({classes!r},)."
+        )
     return tuple(classes)
 
 

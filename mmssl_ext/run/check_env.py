@@ -309,7 +309,7 @@ def _torch_rows(torch: Facts) -> list[tuple[str, str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the answer; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m mmssl_ext check-env",
+        prog="mmssl-ext check-env",
         description="Say whether this machine can pretrain, and what to mend if not.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")

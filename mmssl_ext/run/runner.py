@@ -14,6 +14,7 @@ from mmssl_ext import compat
 from mmssl_ext.engine.checkpoint.loops import ExactEpochLoop
 from mmssl_ext.engine.resilience.collating import SizedCollate
 from mmssl_ext.engine.resilience.loading import guard_workers
+from mmssl_ext.engine.resilience.preemption import given_back
 from mmssl_ext.engine.training.method import MethodHook
 from mmssl_ext.engine.weights.hook import LoadedWeightsHook
 from mmssl_ext.errors import ConfigError
@@ -123,8 +124,13 @@ class SSLRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train; a resumed run needs no file that it began with."""
-        with going_on(compat.resumes(self)):
+        with going_on(compat.resumes(self)), given_back():
             return super().train()
+
+    def test(self) -> dict:
+        """Test."""
+        with given_back():
+            return super().test()
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         """Wrap a model in the layout that PerformanceHook is configured for.

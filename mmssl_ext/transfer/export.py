@@ -63,14 +63,12 @@ def export_backbone(
       ``MODEL.PIXEL_STD`` and ``RESNETS.STRIDE_IN_1X1=False``.
     * ``safetensors``: torchvision's names; the origin stands in its metadata.
 
-    ``mm``, ``detectron2`` and ``safetensors`` also say what the weights were trained as
-    and come from. The ResNets of torchvision, timm and
-    detectron2 have fixed strides and stems; one with others is refused for them.
+    ``mm``, ``detectron2`` and ``safetensors`` also say what the weights come from. The
+    other libraries' ResNets have fixed strides and stems; others are refused for them.
 
     Args:
         checkpoint: Source of any layout that ``PretrainedBackbone`` reads.
-        out: Path and beginning of the files' names: ``weights/co2`` gives
-            ``weights/co2_mm.pth`` and so on.
+        out: Beginning of the paths: ``weights/co2`` gives ``weights/co2_mm.pth`` ...
         layouts: Keys of :data:`LAYOUTS`.
         encoder: As for ``PretrainedBackbone``, like ``prefix`` and ``trust``.
         prefix: See there.

@@ -211,10 +211,10 @@ def test_the_command(ragged, checkpoint, tmp_path):
     given = [checkpoint, ragged.photos, "--size", SIZE, "--device", "cpu", "--out"]
     done = python("tools/embed.py", *map(str, given), str(tmp_path / "a.csv"))
     assert done.returncode == 0, done.stderr
-    assert f"{ragged.num_readable} images, 32 features each: " in done.stdout
+    assert f"{ragged.num_photos - 1} images, 32 features each: " in done.stdout
     assert "1 images could not be read" in done.stdout
     assert "broken.jpg' cannot be read" in done.stdout + done.stderr
-    assert len(read_csv(tmp_path / "a.csv")[0]) == ragged.num_readable
+    assert len(read_csv(tmp_path / "a.csv")[0]) == ragged.num_photos - 1
     done = python("tools/embed.py", *map(str, given), "a.txt")
     assert done.returncode == 2
     assert done.stderr.startswith("Error: The output 'a.txt' must end in")

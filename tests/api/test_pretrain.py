@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch
 from mmssl_ext.api.methods import METHODS
 from mmssl_ext.api.pretrain import RECIPE, _plan, pretrain
 from mmssl_ext.api.recipe import write_recipe
+from mmssl_ext.chain.spec import read_chain
+from mmssl_ext.engine.resilience.preemption import SIGNALS, current
 from mmssl_ext.engine.weights.files import read_weights
 from mmssl_ext.engine.weights.origin import origin_lines
 from mmssl_ext.errors import UserError
@@ -107,6 +110,15 @@ def test_begins_with_given_weights_and_says_so_ever_after(first, photos, tmp_pat
     assert lines[0].startswith(f"Began with {start} (sha256 ")
     assert lines[0].endswith("licence CC0).")
     assert lines[1].startswith("Trained on 25 files (fingerprint ")
+    # A chain compares with what the pretraining began with.
+    transfer = REPO / "configs/transfer/detection/faster_rcnn_r50_fpn_voc0712.py"
+    chain = tmp_path / "chain.py"
+    chain.write_text(
+        f"pretrain = dict(config={str(out / RECIPE)!r})\n"
+        "sources = dict(begun='start', random=None)\n"
+        f"transfers = dict(voc=dict(config={str(transfer)!r}))\n"
+    )
+    assert read_chain(chain).sources == {"begun": start, "random": None}
     # Its own weights go on where the file is gone.
     start.unlink()
     train(out / RECIPE, {**QUIET, "max_epochs": 2}, work_dir=str(out), resume=True)
@@ -180,9 +192,12 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_weights_of_another_network_are_refused(first, photos, tmp_path):
-    """Before the first step, by the shapes."""
+    """Before the first step, by the shapes; a session has its signals back."""
+    before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(UserError, match=r"width of 64 .* width of 32|shape"):
         pretrain(
             *(photos, tmp_path / "run"),
             **{**SMALL, "backbone": "resnet18", "init": first[1]},
         )
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert current() is None

@@ -21,7 +21,7 @@ EXPECTED = {
     "simsiam_dense.py": {"instance": 1, "dense": 0},
     "moco_region_co2.py": {"instance": 1, "region": 1, "consistency": 0.3},
     "moco_symmetric.py": {"instance": 1},
-    "distil.py": {"instance": 1},
+    "byol_taught.py": {"instance": 1, "distillation": 0.5},
 }
 
 
@@ -40,7 +40,7 @@ def test_every_example_is_known():
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_example_trains(name, folder):
-    if name == "distil.py":
+    if name == "byol_taught.py":
         (folder / TEACHER).parent.mkdir(parents=True)
         teacher = MODELS.build(load_config("configs/mocov2/mocov2_r18_demo.py").model)
         teacher.init_weights()

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import ConcatDataset
 
 from mmssl_ext.datasets import ImageFolder
+from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
 from mmssl_ext.errors import UserError
 from mmssl_ext.models.memory import FeatureBank, OnlineLabels
 from mmssl_ext.models.memory.kmeans import spherical_kmeans
@@ -395,6 +396,7 @@ def test_resume_is_bitwise(images, tmp_path, labels, changes, warmup):
         return trained(cfg, *hooks, **options)
 
     def load(folder, epoch):
+        wait_for_checkpoints()  # of a run that was stopped
         path = tmp_path / folder / f"epoch_{epoch}.pth"
         return dict(torch.load(path, weights_only=True)["state_dict"])
 

@@ -146,11 +146,12 @@ class Saver:
                 "time": time.strftime("%Y%m%d_%H%M%S", time.localtime()),
                 "mmengine_version": mmengine.__version__ + get_git_hash(),
                 "weights": describe_weights(model),
-                "origin": runner.message_hub.runtime_info.get(ORIGIN) or {},
             },
             "state_dict": model.state_dict(),
             "message_hub": runner.message_hub.state_dict(),
         }
+        if origin := runner.message_hub.runtime_info.get(ORIGIN):
+            content["meta"]["origin"] = origin
         dataset = runner.train_dataloader.dataset
         if hasattr(dataset, "metainfo"):
             content["meta"]["dataset_meta"] = dataset.metainfo

@@ -188,6 +188,16 @@ def current() -> StopSignals | None:
     return _current
 
 
+@contextlib.contextmanager
+def given_back() -> Iterator[None]:
+    """Give the signals back at the end, also of a run that fails before its loop."""
+    try:
+        yield
+    finally:
+        if _current is not None:
+            _current.give_back()
+
+
 def interruptible(what: str, *loaders: Any) -> contextlib.AbstractContextManager[None]:
     """Let a signal end an evaluation that reads these data loaders on all ranks.
 
