@@ -10,6 +10,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from . import shorten
+
 CONFIG = "configs/co2/co2_r18_demo.py"
 
 
@@ -19,6 +21,7 @@ def serve(argv: list[str]) -> int:
     os.dup2(2, 1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
+    shorten.install()
     sys.path.insert(0, "")
     sys.argv = [""]
     namespace: dict[str, Any] = {"__name__": "__main__"}
