@@ -7,8 +7,9 @@ DEMO_DATA ?= data/demo
 DEMO_RUN ?= work_dirs/demo
 DEMO_JOBS ?= 2
 PYTEST_ARGS ?=
-# Of the tests: one per processor, or a number; 0 runs them in pytest's own process.
-WORKERS ?= auto
+# Of the tests: one more than processors, for some of them wait; 0 runs them in pytest's
+# own process.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 
 PY := .venv/bin/python
 STAMP := .venv/.stamp

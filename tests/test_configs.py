@@ -114,7 +114,8 @@ def test_takes_a_step(name, options, tmp_path):
 
 def small_batch(cfg, views):
     """Noise of few pixels; the regions of RegionCL need the size of the config."""
-    batch, side = (2, views[0].shape[-1]) if "region" in cfg.model else (8, 64)
+    side = 64 if "neck" not in cfg.model or cfg.model.type == "DenseCL" else 32
+    batch, side = (2, views[0].shape[-1]) if "region" in cfg.model else (8, side)
     if len(views) > 2:  # with patches, of which each image has nine
         batch = 4
     shapes = [(3, side, side) if v.ndim == 3 else (9, 3, 32, 32) for v in views]

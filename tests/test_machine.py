@@ -204,7 +204,8 @@ def test_matrix(a, b):
 @pytest.mark.parametrize(
     ("method", "matrix", "code", "said"),
     [
-        (0.8, 0.5, 0, []),  # CO2 spends 0.4 s of processor time, and waits for 1 s
+        # CO2 spends 0.4 s of processor time, and waits for 1 s
+        pytest.param(0.8, 0.5, 0, [], marks=pytest.mark.slow),
         (0.15, 0.15, 1, ["method co2", "matrix test_it.py::test_matrix"]),
     ],
 )

@@ -324,6 +324,7 @@ def test_run_has_knn_health_and_a_report(trained):
     assert method in (work_dir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_one(trained, demo, tmp_path):
     config, work_dir = trained
     run_tool(config, tmp_path, demo, "--resume", str(work_dir / "epoch_1.pth"))

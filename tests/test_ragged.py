@@ -145,6 +145,7 @@ transfers = dict(
 """
 
 
+@pytest.mark.slow  # each entrance of it has a test of its own
 def test_a_chain_carries_them_to_a_transfer(ragged, tmp_path):
     """Pretraining on the photos; kNN of the labelled ones, of which a class lacks."""
     given = dict(text.split("=", 1) for text in options(ragged))

@@ -70,8 +70,8 @@ def embed(
     Args:
         checkpoint: As for :func:`load_backbone`, like ``encoder``.
         data: A folder (any depth; the folders of its first level are the labels where
-            all images lie in such), a folder of shards, or a text list of images with
-            or without labels.
+            all images lie in such), a folder of shards, or a text list of images, from
+            its folder on, with or without labels.
         out: File to write besides, whole or not at all, by its ending: ``.npz`` (arrays
             ``features``, ``paths``, ``labels``, -1 without, and ``classes``), ``.csv``
             (columns ``path``, ``label`` where there are labels, ``f0``, ``f1``, ...) or

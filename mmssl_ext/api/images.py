@@ -67,7 +67,8 @@ def open_images(data: str | os.PathLike[str]) -> Images:
     Args:
         data: A folder, where images at any depth count, and their labels are the
             folders of the first level if all of them lie in such; a folder of shards
-            (see :class:`ImageShards`); or a text list as for :class:`ImageList`.
+            (see :class:`ImageShards`); or a text list as for :class:`ImageList`, whose
+            paths start from its folder.
 
     Raises:
         FileNotFoundError: There is no such thing, or no image in it.
@@ -100,7 +101,7 @@ def open_images(data: str | os.PathLike[str]) -> Images:
             f"'{shown(data)}' is one image. Give the folder that holds it, or a text "
             "list with its path."
         )
-    listed = ImageList(data)
+    listed = ImageList(data, os.path.dirname(os.path.abspath(data)))
     return Images(listed, listed.labels, tuple(listed.metainfo.get("classes", ())))
 
 
