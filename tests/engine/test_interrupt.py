@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from functools import partial
 from pathlib import Path
@@ -179,13 +180,27 @@ def test_ctrl_c_during_the_imports(number, code):
     assert interpreter(program) == (code or 130, "", said)
 
 
-def test_ctrl_c_while_a_training_reads_its_config():
+STOPS = {  # what a program does that runs a tool until it is told to stop
+    "imports": """
+        class Stops(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "mmssl_ext.run.tool":
+                    stop()
+
+        sys.meta_path.insert(0, Stops())
+    """,
+    "reads its config": "from mmssl_ext.run import tool; tool.take_config = stop",
+}
+
+
+@pytest.mark.parametrize("place", STOPS)
+def test_ctrl_c_while_a_training_starts(place):
     """A scheduler starts a training again that has ended by 75, and no other."""
     tool = REPO / "tools" / "train.py"
     program = (
-        "import os, runpy, sys, time\nfrom mmssl_ext.run import tool\n"
-        f"stop = lambda _: os.kill(os.getpid(), {int(INT)}) or time.sleep(10)\n"
-        "tool.take_config, sys.argv = stop, ['train.py', 'x.py']\n"
+        "import importlib.abc, os, runpy, sys, time\n"
+        f"stop = lambda *_: os.kill(os.getpid(), {int(INT)}) or time.sleep(10)\n"
+        f"{textwrap.dedent(STOPS[place])}\nsys.argv = ['train.py', 'x.py']\n"
         f"runpy.run_path({str(tool)!r}, run_name='__main__')"
     )
     said = "Stopped by SIGINT before anything was done.\n"
