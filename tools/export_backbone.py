@@ -61,9 +61,12 @@ def main() -> None:
         from mmssl_ext.engine.weights.origin import origin_lines
         from mmssl_ext.transfer.export import export_backbone
     out = args.pop("out") or local_path(args["checkpoint"]).with_suffix("")
-    for layout, path in export_backbone(out=out, **args).items():
+    written = export_backbone(out=out, **args)
+    for layout, path in written.items():
         print(f"{layout:<12} {shown(path)}  (written, read back, equal)")
-    for line in origin_lines(read_weights(args["checkpoint"], args["trust"]).origin):
+    # From what was written, which holds tensors and plain data alone.
+    found = (read_weights(path).origin for path in written.values())
+    for line in origin_lines(next(filter(None, found), None)):
         print(shown(line))
 
 

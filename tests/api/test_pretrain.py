@@ -89,7 +89,9 @@ def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path):
     assert same(ended, first[1])
 
 
-def test_begins_with_given_weights_and_says_so_ever_after(first, photos, tmp_path):
+def test_begins_with_given_weights_and_says_so_ever_after(
+    first, photos, tmp_path, monkeypatch, capsys
+):
     """The backbone by the file, the rate lower; its origin is in the checkpoint."""
     start = tmp_path / "start.pth"
     held = torch.load(first[1], weights_only=True)
@@ -110,6 +112,11 @@ def test_begins_with_given_weights_and_says_so_ever_after(first, photos, tmp_pat
     assert lines[0].startswith(f"Began with {start} (sha256 ")
     assert lines[0].endswith("licence CC0).")
     assert lines[1].startswith("Trained on 25 files (fingerprint ")
+    layouts = ("--layouts", "torchvision", "safetensors")
+    exported = call_tool(
+        *("export_backbone", monkeypatch, capsys, checkpoint, *layouts)
+    )
+    assert all(line in exported[1] for line in lines)
     # A chain compares with what the pretraining began with.
     transfer = REPO / "configs/transfer/detection/faster_rcnn_r50_fpn_voc0712.py"
     chain = tmp_path / "chain.py"
