@@ -29,7 +29,7 @@ from mmssl_ext.registry import MODELS, SCOPE
 from mmssl_ext.transfer.handover import (
     OF_A_RESNET,
     PretrainedBackbone,
-    read_backbone,
+    backbone_in,
 )
 
 __all__ = ["Preprocess", "load_backbone"]
@@ -215,7 +215,7 @@ def _built(weights: Weights, encoder: str) -> nn.Module:
         )
         raise CheckpointFileError(f"{weights.path} gives no backbone.{said}")
     try:
-        state = read_backbone(weights.path, encoder)[0]
+        state = backbone_in(weights, encoder)[0]
         return _build(_resnet(state, facts))
     except _NOT_BUILT as error:
         reason = " ".join(str(error).split()).rstrip(".")

@@ -61,6 +61,11 @@ class Plan:
         return self.value("max_epochs") * self.steps_per_epoch
 
     @property
+    def clusters(self) -> int:
+        """Of InterCLR's pseudo-labels."""
+        return max(2, self.images // 128)
+
+    @property
     def title(self) -> str:
         """Method, backbone and length in a line."""
         return (
@@ -72,7 +77,7 @@ class Plan:
 def write_recipe(plan: Plan) -> str:
     """The text of the config; it needs the package and nothing else."""
     recipe = METHODS[plan.method]
-    lines = [*_setting_lines(plan)]
+    lines = [setting.line() for setting in plan.settings]
     lines += [f"{name} = {value!r}" for name, value in recipe.options]
     lines += [f"{name} = {value!r}  # {why}" for name, value, why in _extras(plan)]
     lines += [f"{name} = {value}" for name, value in plan.backbone.variables.items()]
@@ -94,13 +99,6 @@ def write_recipe(plan: Plan) -> str:
     return "\n".join(text) + "\n"
 
 
-def _setting_lines(plan: Plan) -> Iterator[str]:
-    known = {"bn_splits", "queue_len"}
-    for setting in plan.settings:
-        if METHODS[plan.method].queue or setting.name not in known:
-            yield setting.line()
-
-
 def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
     """Variables of some methods that lengths and sizes decide, with the reason."""
     method, size, steps = plan.method, plan.value("image_size"), plan.steps
@@ -117,7 +115,7 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
         yield "patch_source", size, "px, cut into 3 x 3"
         yield "patch_size", size // 4, "px of a patch"
     if method == "interclr":
-        yield "num_clusters", max(2, plan.images // 128), "one for about 128 images"
+        yield "num_clusters", plan.clusters, "one for about 128 images"
         yield "negatives", 0.1, "share of the images"
         yield "pool", 0.5, "share of the images that they are taken from"
         warmup = plan.value("max_epochs") // 10
@@ -130,8 +128,7 @@ def _model(plan: Plan) -> dict[str, Any]:
         load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": plan.init}
         found["backbone"] = {"init_cfg": load}
     if plan.method == "interclr":
-        clusters = max(2, plan.images // 128)
-        size = min(20, max(1, plan.images // clusters // 4))
+        size = min(20, max(1, plan.images // plan.clusters // 4))
         found["pseudo_labels"] = {"min_size": size}
     if plan.teachers:
         first, *more = plan.teachers
