@@ -147,7 +147,7 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
     fill = PretrainedBackbone(os.fspath(checkpoint), encoder)
     weights = read_weights(checkpoint)
     module = _built(weights, encoder)
-    fill(module)
+    fill(module, weights)
     module.eval()
     preprocess = Preprocess.of(weights.record)
     module.preprocess = preprocess  # type: ignore[assignment]

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
+from mmssl_ext.datasets.shards import INDEX
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import shown
 
@@ -19,25 +21,30 @@ def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
     """Config of the dataset that reads a place, without pipeline.
 
     Args:
-        data: Folder of images of any depth, folder of shards (with their index), or a
-            text file with a path per line, relative to its folder.
+        data: Folder of images of any depth, folder of shards (see
+            :class:`ImageShards`), or a text list as for :class:`ImageList`, whose paths
+            start from its folder.
 
     Raises:
-        UserValueError: There is no such place.
+        UserValueError: There is no such place, or it is an image.
     """
     path = Path(os.path.expanduser(data))
+    if (path / INDEX).is_file():
+        return {"type": "ImageShards", "root": str(path)}
     if path.is_dir():
-        kind = "ImageShards" if (path / "index.npz").is_file() else "ImageFolder"
-        return {"type": kind, "root": str(path.absolute())}
-    if path.is_file() and path.suffix.lower() in (".txt", ".lst"):
-        root = str(path.absolute().parent)
-        return {"type": "ImageList", "ann_file": str(path.absolute()), "root": root}
-    if path.is_file():
+        return {"type": "ImageFolder", "root": str(path)}
+    if not path.exists():
         raise UserValueError(
-            f"'{shown(path)}' is a file; give the folder of the images, or a list of "
-            "their paths, a line each, whose name ends with .txt."
+            f"'{shown(data)}' (seen from '{os.getcwd()}') does not exist. Give a "
+            "folder of images, a folder of shards, or a text list of images."
         )
-    raise UserValueError(f"There is no folder '{shown(path)}' with images.")
+    if path.name.lower().endswith(IMAGE_EXTENSIONS):
+        raise UserValueError(
+            f"'{shown(data)}' is one image. Give the folder that holds it, or a text "
+            "list with its path."
+        )
+    root = str(path.absolute().parent)
+    return {"type": "ImageList", "ann_file": str(path), "root": root}
 
 
 def look_at(dataset: dict[str, Any]) -> Images:

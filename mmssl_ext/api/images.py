@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext.datasets import (
-    ImageFolder,
     ImageList,
     ImageShards,
     SSLDataset,
     UnreadableImageError,
 )
-from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.datasets.progress import bar_of
-from mmssl_ext.datasets.shards import INDEX
 from mmssl_ext.datasets.walk import class_folders
 from mmssl_ext.engine.resilience.loading import guard_workers
 from mmssl_ext.errors import UserError, UserValueError
+from mmssl_ext.registry import DATASETS
 from mmssl_ext.text import shown
+
+from .data import dataset_of
 
 _FEW = 64  # images for which no worker is started
 _MOST_WORKERS = 8
@@ -64,45 +64,38 @@ class Batch(NamedTuple):
 def open_images(data: str | os.PathLike[str]) -> Images:
     """Find the images.
 
+    Their labels are those of the shards or of the list; in a folder, its folders of the
+    first level if all images lie in such.
+
     Args:
-        data: A folder, where images at any depth count, and their labels are the
-            folders of the first level if all of them lie in such; a folder of shards
-            (see :class:`ImageShards`); or a text list as for :class:`ImageList`, whose
-            paths start from its folder.
+        data: As for :func:`~mmssl_ext.api.data.dataset_of`.
 
     Raises:
-        FileNotFoundError: There is no such thing, or no image in it.
-        UserValueError: The list or the shards are damaged, or it is an image.
+        FileNotFoundError: There is no image in it.
+        UserValueError: There is no such place, the list or the shards are damaged, or
+            it is an image.
     """
-    data = os.fspath(data)
-    if os.path.isfile(os.path.join(data, INDEX)):
-        shards = ImageShards(data)
-        numbers = shards.index.labels
-        given = numbers.min() >= 0
-        classes = tuple(shards.index.classes) if given else ()
-        return Images(shards, numbers.astype(np.int64) if given else None, classes)
-    if os.path.isdir(data):
-        folder = ImageFolder(data)
-        names = (folder.name(row) for row in range(len(folder)))
-        if not all("/" in name for name in names):
-            return Images(folder, None, ())
-        classes = tuple(class_folders(data))  # numbered as for labels="subfolders"
-        number = {name: i for i, name in enumerate(classes)}
-        names = (folder.name(row) for row in range(len(folder)))
-        labels = (number[name[: name.index("/")]] for name in names)
-        return Images(folder, np.fromiter(labels, np.int64, len(folder)), classes)
-    if not os.path.exists(data):
-        raise FileNotFoundError(
-            f"'{shown(data)}' (seen from '{os.getcwd()}') does not exist. Give a "
-            "folder of images, a folder of shards, or a text list of images."
-        )
-    if data.lower().endswith(IMAGE_EXTENSIONS):
-        raise UserValueError(
-            f"'{shown(data)}' is one image. Give the folder that holds it, or a text "
-            "list with its path."
-        )
-    listed = ImageList(data, os.path.dirname(os.path.abspath(data)))
-    return Images(listed, listed.labels, tuple(listed.metainfo.get("classes", ())))
+    dataset = DATASETS.build({**dataset_of(data), "pipeline": []})
+    labels, classes = _labels(dataset)
+    return Images(dataset, labels, classes if labels is not None else ())
+
+
+def _labels(dataset: Any) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Class of each image, n, or None, and the names of the classes."""
+    if isinstance(dataset, ImageShards):
+        numbers = dataset.index.labels
+        if numbers.min() < 0:
+            return None, ()
+        return numbers.astype(np.int64), tuple(dataset.index.classes)
+    if isinstance(dataset, ImageList):
+        return dataset.labels, tuple(dataset.metainfo.get("classes", ()))
+    rows = range(len(dataset))
+    if not all("/" in dataset.name(row) for row in rows):
+        return None, ()
+    classes = tuple(class_folders(dataset.root))  # numbered as by labels="subfolders"
+    number = {name: i for i, name in enumerate(classes)}
+    labels = (number[dataset.name(row).partition("/")[0]] for row in rows)
+    return np.fromiter(labels, np.int64, len(rows)), classes
 
 
 def path_of(dataset: SSLDataset, row: int) -> str:

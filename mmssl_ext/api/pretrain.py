@@ -90,8 +90,11 @@ def _settle(
     if resume and recipe.is_file():
         _check_same(recipe, command, path)
         return
+    from mmssl_ext.engine.checkpoint.identity import check_free
+
     plan = _plan(data, asked, command)
-    _check_free(path, overwrite)
+    if not overwrite:
+        check_free(path, None, "--out")
     recipe.parent.mkdir(parents=True, exist_ok=True)
     write_text(recipe, write_recipe(plan))
     _tell(plan, recipe)
@@ -116,7 +119,7 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
     _check_teacher(method, teacher)
     device = this_device()
     backbone = _backbone(asked["backbone"], init, device)
-    dataset = dataset_of(data)
+    dataset = dataset_of(Path(os.path.expanduser(data)).absolute())
     images = look_at(dataset)
     settings = choose(
         images, device, METHODS[method], backbone, init is not None, asked
@@ -273,17 +276,6 @@ def _check_same(recipe: Path, command: str, out: Path) -> None:
         raise ConfigError(
             f"The run in {out} was asked for by other options: {before}. Repeat these "
             "to go on with it, or choose another folder."
-        )
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds a run, before its recipe is written over."""
-    from mmssl_ext.engine.checkpoint.run_folder import find_run
-
-    if not overwrite and (run := find_run(out)) is not None:
-        raise ConfigError(
-            f"{out} holds {run}: go on with it by resume=True (--resume), choose "
-            "another folder, or move it aside by overwrite=True (--overwrite)."
         )
 
 

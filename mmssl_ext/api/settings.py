@@ -125,31 +125,30 @@ def choose(
     Raises:
         UserValueError: There are too few images, or a value cannot be used.
     """
-    return list(_Choice(images, device, recipe, backbone, continued, given).all())
+    if images.count < _FEWEST:
+        raise UserValueError(
+            f"{images.count} images are too few to pretrain on; give {_FEWEST} at "
+            "the very least, and some hundred for a use."
+        )
+    told = {n: given[n] for n in Given.__annotations__ if given.get(n) is not None}
+    for name, value in told.items():
+        _check(name, value)
+    if "queue_len" in told and not recipe.queue:
+        raise UserValueError(
+            f"{recipe.title} has no queue; leave queue_len={told['queue_len']} out, or "
+            "take a method that has one, e.g. 'mocov2'."
+        )
+    return list(_Choice(images, device, recipe, backbone, continued, told).all())
 
 
+@dataclass(frozen=True)
 class _Choice:
-    def __init__(
-        self,
-        images: Images,
-        device: Device,
-        recipe: Recipe,
-        backbone: Backbone,
-        continued: bool,
-        given: Mapping[str, Any],
-    ) -> None:
-        if images.count < _FEWEST:
-            raise UserValueError(
-                f"{images.count} images are too few to pretrain on; give {_FEWEST} at "
-                "the very least, and some hundred for a use."
-            )
-        self.images, self.device, self.recipe = images, device, recipe
-        self.backbone, self.continued = backbone, continued
-        self.given = {
-            n: given[n] for n in Given.__annotations__ if given.get(n) is not None
-        }
-        for name, value in self.given.items():
-            _check(name, value)
+    images: Images
+    device: Device
+    recipe: Recipe
+    backbone: Backbone
+    continued: bool
+    given: Mapping[str, Any]
 
     def all(self) -> Iterator[Setting]:
         """The settings; each follows from those before it."""

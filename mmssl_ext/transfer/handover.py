@@ -120,8 +120,11 @@ class PretrainedBackbone:
         self.style = style
         self.trust = trust
 
-    def __call__(self, module: nn.Module) -> None:
-        """Fill a module and leave the :class:`Handover` at ``module.handover``."""
+    def __call__(self, module: nn.Module, weights: Weights | None = None) -> None:
+        """Fill a module and leave the :class:`Handover` at ``module.handover``.
+
+        ``weights`` are those of the file where it has been read already.
+        """
         if _may_be_gone and not _is_there(self.checkpoint):
             print_log(
                 f"{self.checkpoint} is not there anymore; the run goes on with the "
@@ -130,7 +133,7 @@ class PretrainedBackbone:
                 level=WARNING,
             )
             return
-        weights = read_weights(self.checkpoint, self.trust)
+        weights = weights or read_weights(self.checkpoint, self.trust)
         state = module.state_dict().items()
         wanted = {n: v for n, v in state if n.split(".")[0] not in self.absent}
         prefix = self.prefix

@@ -173,10 +173,11 @@ def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (dict(data="nowhere"), r"^There is no folder 'nowhere' with images\."),
+        (dict(data="nowhere"), r"nowhere' .* does not exist\. Give a folder of images"),
         (dict(method="coo2"), r"Did you mean co2"),
         (dict(backbone="resnet19"), r"Did you mean resnet18"),
         (dict(teacher="x.pth", method="byol"), r"^BYOL has no teacher; leave method"),
+        (dict(method="byol", queue_len=64), r"^BYOL has no queue; leave queue_len=64"),
         (dict(method="simreg"), r"^SimReg needs a teacher: teacher='resnet50\.pth'"),
         (dict(init="nowhere.pth"), r"nowhere\.pth"),
         (dict(epochs=1, steps=2), r"Give epochs or steps"),

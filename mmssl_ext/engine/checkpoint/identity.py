@@ -51,10 +51,13 @@ class RunIdentity(NamedTuple):
     folder: str
 
 
-def check_free(work_dir: str | Path, resumed: Path | None) -> None:
+def check_free(
+    work_dir: str | Path, resumed: Path | None, place: str = "--work-dir"
+) -> None:
     """Refuse a start that would take the place of a run.
 
-    ``resumed`` is the checkpoint that it goes on from, None where it is a new run.
+    ``resumed`` is the checkpoint that it goes on from, None where it is a new run;
+    ``place`` the option that names the folder.
     """
     work_dir = Path(work_dir)
     found = find_run(work_dir)
@@ -68,7 +71,7 @@ def check_free(work_dir: str | Path, resumed: Path | None) -> None:
         other = "" if resumed is None else f", and {resumed} is of another one"
         what = f"{found}{other}: go on with it by --resume"
     raise ConfigError(
-        f"{work_dir} holds {what}, choose another --work-dir, or add --overwrite, "
+        f"{work_dir} holds {what}, choose another {place}, or add --overwrite, "
         f"which moves it to {free_name(work_dir)}."
     )
 
