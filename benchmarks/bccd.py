@@ -1,12 +1,18 @@
-"""CO2 of the demo scenes on real photographs: blood cells (BCCD, VOC layout).
+"""Detection of blood cells (BCCD, VOC layout) from what `bccd_run.py` pretrained.
 
-    BCCD_ROOT=DIR python tools/chain.py benchmarks/bccd.py
+    BCCD_ROOT=DIR BCCD_RUNS=DIR python tools/chain.py benchmarks/bccd.py
 
-DIR holds `VOCdevkit/VOC2007`, with 292 images in `trainval` and 72 in `test`.
+BCCD_ROOT holds `VOCdevkit/VOC2007`, with 292 images in `trainval` and 72 in `test`.
 """
 
-pretrain = dict(config="configs/co2/co2_r18_demo.py", title="CO2 on the demo scenes")
-sources = {"random": None, "co2_demo": "pretrain"}
+weights = "{{$BCCD_RUNS:work_dirs/bccd}}"
+sources = {
+    "random": None,
+    "co2_demo": f"{weights}/co2_demo.pth",
+    "distilled": f"{weights}/distilled.pth",
+    "co2": f"{weights}/co2.pth",
+    "byol": f"{weights}/byol.pth",
+}
 seeds = (0, 1, 2)
 transfers = dict(
     voc=dict(

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -82,16 +84,23 @@ class Block(nn.Module):
 
 @MODELS.register_module()
 class EfficientNetLite0(BaseModule):
-    """The network without its classifier: a map of 1280 channels at stride 32.
+    """The network without its classifier.
 
     Args:
+        out_indices: Stages whose maps are returned: 0 to 6 of :data:`STAGES`, and 7,
+            the last layer, of 1280 channels at stride 32.
         init_cfg: As for every mmengine module.
     """
 
     feat_dim = 1280
 
-    def __init__(self, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self, out_indices: Sequence[int] = (7,), init_cfg: dict | None = None
+    ) -> None:
         super().__init__(init_cfg)
+        self.out_indices = out_indices
+        ends = accumulate(stage[0] for stage in STAGES)
+        self.ends = {end - 1: stage for stage, end in enumerate(ends)}
         self.stem = Conv(3, 32, 3, 2)
         blocks, inner = [], 32
         for count, kernel, stride, factor, outer in STAGES:
@@ -102,9 +111,15 @@ class EfficientNetLite0(BaseModule):
         self.blocks = nn.Sequential(*blocks)
         self.head = Conv(inner, self.feat_dim, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        """N x 3 x H x W, normalised, to one map, N x 1280 x h x w."""
-        return (self.head(self.blocks(self.stem(x))),)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """N x 3 x H x W, normalised, to maps N x C x h x w."""
+        x, found = self.stem(x), {}
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in self.ends:
+                found[self.ends[number]] = x
+        found[len(STAGES)] = self.head(x)
+        return tuple(found[stage] for stage in self.out_indices)
 
 
 _NAMES = (

@@ -22,6 +22,29 @@ def pooled(output: Any) -> Tensor:
     return last.flatten(2).mean(2) if last.ndim > 2 else last
 
 
+@torch.no_grad()
+def map_widths(backbone: nn.Module, size: int = 64) -> list[int]:
+    """Channels of each map that a backbone returns, tried on a black image.
+
+    Raises:
+        ValueError: It returns no maps.
+    """
+    first = _first(nn.Conv2d, backbone)
+    images = torch.zeros(1, first.in_channels if first else 3, size, size)
+    training = backbone.training
+    backbone.eval()
+    try:
+        maps = backbone(images)
+    finally:
+        backbone.train(training)
+    if not isinstance(maps, (list, tuple)) or any(x.ndim != 4 for x in maps):
+        raise UserValueError(
+            f"Feature maps are to be compared, but {_name(backbone)} returns "
+            f"{_shapes(maps)}; let it return its maps."
+        )
+    return [x.shape[1] for x in maps]
+
+
 def check_parts(model: Any, images: Tensor) -> None:
     """Send images, N x C x H x W, through backbone and neck; compare the head.
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -236,6 +237,42 @@ def test_the_loss_is_that_of_the_formula(checkpoints):
     assert set(found) == {"loss_instance", "raw_instance"}
 
 
+def test_levels_are_compared_each_with_its_own(checkpoints):
+    """Other maps than the last; the neck and what is exported take the last."""
+    term = dict(type="LocalRegression", levels=((0, 1), (-1, 2)))
+    config = simreg(
+        checkpoints[1], backbone=BACKBONE | dict(out_indices=(1, 3)), terms=[term]
+    )
+    config["teacher"]["backbone"]["out_indices"] = (0, 2, 3)
+    model = build(config)
+    (view,) = inputs = views(3, size=64, count=1)
+    assert model.embed(model, view)["embedding"].shape == (3, 64)
+    model.eval()
+    with torch.no_grad():
+        maps, others = model.backbone(view), model.target.backbone(view)
+        found = losses(model, inputs)["raw_cells"]
+        values = []
+        for head, own, other in zip(
+            model.terms.cells.heads, maps, others[1:], strict=True
+        ):
+            s = head(own)
+            assert s.shape[2] == (2 if own is maps[-1] else 2 * other.shape[2])
+            s = interpolate(s, other.shape[2:], mode="bilinear", align_corners=False)
+            for n, i, j in product(*(range(x) for x in (3, *other.shape[2:]))):
+                one, two = normalize(s[n, :, i, j], dim=0), other[n, :, i, j]
+                values.append(2 - 2 * one @ normalize(two, dim=0))
+        sizes = [other[:, 0].numel() for other in others[1:]]
+    means = [x.mean() for x in torch.stack(values).split(sizes)]
+    torch.testing.assert_close(found, sum(means) / 2)
+    for levels, sentence in [
+        (((2, 0),), r"levels names map 2 of the student, whose backbone returns 2"),
+        (((0, 3),), r"levels names map 3 of the teacher, whose backbone returns 3"),
+        (((0,),), r"levels=\(\(0,\),\) must be pairs"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            build(config | dict(terms=[term | dict(levels=levels)]))
+
+
 def test_a_teacher_sees_images_as_it_was_trained(checkpoints):
     """By its file, or as told; what neither tells is as the student's."""
     mean, std = [120.0, 115, 105], [58.0, 57, 56]
@@ -393,7 +430,7 @@ def test_beside_any_base(checkpoints, base):
     term = model.terms.distillation
     with torch.no_grad():
         s = term.compare.head(step.online[0]["pooled"])
-        t = step.online[0]["distillation_teacher"]
+        t = step.online[0]["distillation_embedding"]
         direct = (2 - 2 * (normalize(s) * t).sum(1)).mean()
         assert term.compare.pair(normalize(s), t) == direct
 

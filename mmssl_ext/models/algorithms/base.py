@@ -99,7 +99,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
         maps = encoder.backbone(view)  # tuple; last N x C x h x w, or N x C
         return {
             "backbone": pooled(maps),
-            "embedding": encoder.neck(maps)[0],
+            "embedding": encoder.neck(maps[-1:])[0],
         }
 
     def inspect(self, inputs: list[Tensor]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class Method(Assembly):
     def encode(self, encoder: Any, view: View) -> Features:
         """Features of a view: ``projection``, N x D, and those of the terms."""
         maps = encoder.backbone(view)
-        outputs = encoder.neck(maps)
+        outputs = encoder.neck(maps[-1:])
         features = {"projection": outputs[0]}
         for term in self.terms.values():
             features |= term.features(encoder, maps, outputs)

@@ -46,7 +46,7 @@ class FrozenTeacher(Target, BaseModule):
 
     Attributes:
         channels: Of the backbone's last map, None where it does not say.
-        keeps_map: :meth:`see` returns that map besides.
+        keeps_maps: :meth:`see` returns the backbone's maps besides.
 
     Raises:
         ValueError: A part has no weights to start from, the size of the embedding is
@@ -91,7 +91,7 @@ class FrozenTeacher(Target, BaseModule):
                 "known; set target.dim."
             )
         self.dim = size = int(dim or derived)
-        self.keeps_map = False
+        self.keeps_maps = False
         if (mean is None) != (std is None):
             raise UserValueError("target.mean and target.std belong together.")
         # A deviation of 0: not known.
@@ -147,14 +147,16 @@ class FrozenTeacher(Target, BaseModule):
 
     @torch.no_grad()
     def see(self, method: Method, view: View) -> Features:
-        """``projection`` and ``embedding`` of a view, N x D; ``map`` where asked."""
+        """``projection`` and ``embedding`` of a view, N x D; ``map0``, ... if asked."""
         images = method.prepare(view)
         if isinstance(images, Tensor):
             images = self._as_trained(images, method.data_preprocessor)
         maps = self.backbone(images)
-        projection = pooled(maps) if self.neck is None else self.neck(maps)[0]
+        projection = pooled(maps) if self.neck is None else self.neck(maps[-1:])[0]
         found = {"projection": projection, "embedding": unit(projection)}
-        return found | ({"map": _last_map(maps)} if self.keeps_map else {})
+        return found | (
+            {f"map{i}": x for i, x in enumerate(maps)} if self.keeps_maps else {}
+        )
 
     def _as_trained(self, images: Tensor, student: Any) -> Tensor:
         """Images as its weights know them, of those that the student sees."""
@@ -175,7 +177,7 @@ class FrozenTeacher(Target, BaseModule):
         """Features of the views, one by one, or those that are kept."""
         if self.kept is None:
             return {v: self.see(method, view) for v, view in views.items()}
-        if len(views) > 1 or self.keeps_map:
+        if len(views) > 1 or self.keeps_maps:
             raise UserValueError(
                 "FrozenTeacher keeps the features of one target view, without maps; "
                 "leave target.cache out."
@@ -185,21 +187,6 @@ class FrozenTeacher(Target, BaseModule):
             view, self.index, lambda x: self.see(method, x)["projection"]
         )
         return {v: {"projection": projection, "embedding": unit(projection)}}
-
-
-def _last_map(maps: Any) -> Tensor:
-    """The last map of a backbone, N x C x h x w.
-
-    Raises:
-        ValueError: It returns vectors.
-    """
-    last = maps[-1] if isinstance(maps, (list, tuple)) else maps
-    if last.ndim != 4:
-        raise UserValueError(
-            f"The teacher's backbone returns {tuple(last.shape)} where a term compares "
-            "its feature maps; let it return its maps, or leave the term out."
-        )
-    return last
 
 
 def _loads(init_cfg: Any) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.fit import pooled
+from mmssl_ext.fit import map_widths, pooled
 from mmssl_ext.registry import MODELS
 
 from ..comparisons.teacher import TeacherRegression
@@ -33,7 +34,7 @@ class OfTeacher(Term):
         init_cfg: As for every mmengine module.
     """
 
-    reads = "embedding"  # of what the teacher returns
+    reads: tuple[str, ...] = ("embedding",)  # of what the teacher returns
 
     def __init__(
         self,
@@ -87,12 +88,13 @@ class OfTeacher(Term):
         """What its own teacher makes of a query view."""
         if self.teacher is None or number not in method.query_views:
             return {}
-        return {f"{self.name}_teacher": self.teacher.see(method, view)[self.reads]}
+        seen = self.teacher.see(method, view)
+        return {f"{self.name}_{key}": seen[key] for key in self.reads}
 
-    def wanted(self, step: Step, view: int) -> Tensor:
+    def wanted(self, step: Step, view: int, key: str = "embedding") -> Tensor:
         """What the teacher makes of a view, constant."""
-        own = step.online[view].get(f"{self.name}_teacher")
-        return (step.target[view][self.reads] if own is None else own).detach()
+        own = step.online[view].get(f"{self.name}_{key}")
+        return (step.target[view][key] if own is None else own).detach()
 
     @torch.no_grad()
     def check_inputs(self, method: Method, views: list[View]) -> None:
@@ -161,42 +163,62 @@ class Distillation(OfTeacher):
 
 
 class OfTeacherMap(OfTeacher):
-    """A term that compares the last map, through a linear layer, with a teacher's."""
+    """A term that compares maps, each through a linear layer, with a teacher's.
 
-    reads = "map"
+    Args:
+        levels: Pairs of maps as the two backbones return them (``out_indices``), the
+            student's first; the last of both by default.
+        **kwargs: As for :class:`OfTeacher`.
+
+    Raises:
+        ValueError: ``levels`` holds no pairs.
+    """
+
+    def __init__(
+        self, levels: Sequence[Sequence[int]] = ((-1, -1),), **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not levels or any(len(pair) != 2 for pair in levels):
+            raise UserValueError(
+                f"levels={levels!r} must be pairs of a student's map and a teacher's, "
+                "such as ((0, 0), (1, 1))."
+            )
+        self.levels = [(int(own), int(other)) for own, other in levels]
 
     def attach(self, method: Method) -> None:
-        """Make the linear layer."""
+        """Make the linear layers."""
         super().attach(method)
         teacher = self.teacher_of(method)
-        teacher.keeps_map = True
-        width = teacher.channels or teacher.dim
-        assert method.channels is not None
-        assert width is not None
-        self.head = nn.Conv2d(method.channels, width, 1)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
+        teacher.keeps_maps = True
+        own, others = map_widths(method.backbone), map_widths(teacher.backbone)
+        self.levels = [
+            (self._map("student", a, own), self._map("teacher", b, others))
+            for a, b in self.levels
+        ]
+        self.reads = tuple(f"map{b}" for _, b in self.levels)
+        self.heads = nn.ModuleList(_linear(own[a], others[b]) for a, b in self.levels)
+
+    def _map(self, whose: str, number: int, widths: list[int]) -> int:
+        """The number of a map, counted from the first."""
+        if not -len(widths) <= number < len(widths):
+            raise UserValueError(
+                f"{type(self).__name__}.levels names map {number} of the {whose}, "
+                f"whose backbone returns {len(widths)}; set backbone.out_indices."
+            )
+        return number % len(widths)
 
     def features(self, encoder: Any, maps: Any, outputs: Any) -> Features:
-        """The last map, N x C x h x w.
-
-        Raises:
-            ValueError: The backbone returns none.
-        """
-        last = maps[-1] if isinstance(maps, (list, tuple)) else maps
-        if last.ndim != 4:
-            raise UserValueError(
-                f"The term {type(self).__name__} compares cells of feature maps, but "
-                f"the backbone returns {tuple(last.shape)}; let it return its maps."
-            )
-        return {"map": last}
+        """The maps that are compared, N x C x h x w each."""
+        return {f"map{a}": maps[a] for a, _ in self.levels}
 
     def forward(self, method: Method, step: Step) -> Tensor:
-        """Mean over the query views and their cells, a scalar."""
+        """Mean over the query views, the levels and their cells, a scalar."""
         losses = [
-            self.distance(self.head(step.online[v]["map"]), self.wanted(step, v))
+            self.distance(head(step.online[v][f"map{a}"]), self.wanted(step, v, key))
             for v in method.query_views
+            for head, (a, _), key in zip(
+                self.heads, self.levels, self.reads, strict=True
+            )
         ]
         return torch.stack(losses).mean()
 
@@ -214,7 +236,7 @@ class LocalSimilarity(OfTeacherMap):
 
     Args:
         temperature: T.
-        **kwargs: As for :class:`OfTeacher`.
+        **kwargs: As for :class:`OfTeacherMap`.
 
     Raises:
         ValueError: ``temperature`` is not positive.
@@ -240,7 +262,7 @@ class LocalRegression(OfTeacherMap):
 
     Args:
         normalise: See there.
-        **kwargs: As for :class:`OfTeacher`.
+        **kwargs: As for :class:`OfTeacherMap`.
     """
 
     name = "cells"
@@ -252,3 +274,12 @@ class LocalRegression(OfTeacherMap):
     def distance(self, s: Tensor, t: Tensor) -> Tensor:
         """Distance of the cells."""
         return map_distillation(s, t, self.normalise)
+
+
+def _linear(width: int, wanted: int) -> nn.Conv2d:
+    """A linear layer for every cell, initialised as lightly-train does."""
+    head = nn.Conv2d(width, wanted, 1)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    assert head.bias is not None
+    nn.init.zeros_(head.bias)
+    return head
