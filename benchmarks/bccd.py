@@ -1,17 +1,18 @@
 """Detection of blood cells (BCCD, VOC layout) from what `bccd_run.py` pretrained.
 
-    BCCD_ROOT=DIR BCCD_RUNS=DIR python tools/chain.py benchmarks/bccd.py
+    BCCD_ROOT=DIR BCCD_RUNS=OUT python tools/chain.py benchmarks/bccd.py
 
 BCCD_ROOT holds `VOCdevkit/VOC2007`, with 292 images in `trainval` and 72 in `test`.
 """
 
-weights = "{{$BCCD_RUNS:work_dirs/bccd}}"
+runs = "{{$BCCD_RUNS:}}"  # without it, detectors from random weights alone
 sources = {
     "random": None,
-    "co2_demo": f"{weights}/co2_demo.pth",
-    "distilled": f"{weights}/distilled.pth",
-    "co2": f"{weights}/co2.pth",
-    "byol": f"{weights}/byol.pth",
+    **{
+        name: f"{runs}/{name}.pth"
+        for name in ("co2_demo", "distilled", "co2", "byol")
+        if runs
+    },
 }
 seeds = (0, 1, 2)
 transfers = dict(

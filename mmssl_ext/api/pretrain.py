@@ -16,7 +16,7 @@ from mmssl_ext.text import shown
 from .backbones import Backbone, backbone_named
 from .data import dataset_of, look_at
 from .methods import METHODS, method_named
-from .recipe import Plan, write_recipe
+from .recipe import STAGES, Plan, write_recipe
 from .settings import Device, Given, check_names, choose
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ def _teacher(given: Any) -> dict[str, Any]:
         "backbone": {
             "type": "ResNet",
             "depth": network.depth,
+            "out_indices": STAGES,
             **sizes,
             "init_cfg": load,
         }

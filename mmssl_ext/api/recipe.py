@@ -122,18 +122,28 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
         yield "warmup_epochs", warmup, "of MoCo alone, a tenth"
 
 
+#: Stages of a ResNet that a student learns from the teacher besides, as detectors use
+#: several; 0 to 3.
+STAGES = (1, 2, 3)
+
+
 def _model(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    backbone: dict[str, Any] = {}
     if plan.init is not None:
         load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": plan.init}
-        found["backbone"] = {"init_cfg": load}
+        backbone["init_cfg"] = load
     if plan.method == "interclr":
         size = min(20, max(1, plan.images // plan.clusters // 4))
         found["pseudo_labels"] = {"min_size": size}
     if plan.teachers:
         first, *more = plan.teachers
         found["teacher"] = [first, *more] if more else {"_delete_": True, **first}
-    return found
+        if (first.get("backbone") or {}).get("out_indices") == STAGES:
+            backbone["out_indices"] = STAGES
+            levels = tuple((i, i) for i in range(len(STAGES)))
+            found["terms"] = [{"type": "LocalRegression", "levels": levels}]
+    return {"backbone": backbone, **found} if backbone else found
 
 
 def _hooks(plan: Plan) -> dict[str, Any]:

@@ -136,6 +136,9 @@ def test_a_teacher_makes_it_distillation(first, photos, tmp_path):
     out = tmp_path / "run"
     both = [first[1], str(first[1])]
     checkpoint = pretrain(photos, out, teacher=both, epochs=1, **SMALL)
+    model = load_config(out / RECIPE).model
+    assert model.backbone.out_indices == model.teacher[0].backbone.out_indices
+    assert model.terms[0].levels == ((0, 0), (1, 1), (2, 2))
     state = state_of(checkpoint)
     taught = state_of(first[1])
     for part in ("target", "terms.distillation1.teacher"):
