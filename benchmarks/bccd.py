@@ -5,13 +5,13 @@
 BCCD_ROOT holds `VOCdevkit/VOC2007`, with 292 images in `trainval` and 72 in `test`.
 """
 
-runs = "{{$BCCD_RUNS:}}"  # without it, detectors from random weights alone
+runs = "{{$BCCD_RUNS:-}}"  # without it, detectors from random weights alone
 sources = {
     "random": None,
     **{
         name: f"{runs}/{name}.pth"
         for name in ("co2_demo", "distilled", "co2", "byol")
-        if runs
+        if runs != "-"
     },
 }
 seeds = (0, 1, 2)

@@ -194,6 +194,8 @@ def present(name: str, row: Row) -> tuple[str, str]:
         if row["transfer"] == PRETRAIN:
             return _stage(chain, PRETRAIN), ""
         source = row.get("source") or row["method"]
+        if source not in chain.sources:  # a file; the recipe is that from any other
+            source = "random"
         stage = chain.stage(f"{row['transfer']}-{source}-seed{row['seed']}")
         pretrained = stage.checkpoint == PRETRAIN
         origin = _stage(chain, PRETRAIN) if pretrained else ""

@@ -621,8 +621,9 @@ TABLES = {
         "Blood cells (BCCD, 292 training and 72 test images) by "
         "`faster_rcnn_r50_fpn_voc0712.py`, 300 steps of 4 images, ResNet-18 of half "
         "the width; percent, mean ± sample standard deviation over n = 3 seeds of the "
-        "transfer (divisor n - 1), all from one pretraining, which took so many minutes "
-        "on two cores; SimReg's teacher is EfficientNet-Lite0 with ImageNet's weights.",
+        "transfer (divisor n - 1), all from one pretraining, which took so many "
+        "minutes of one core; SimReg's teacher is EfficientNet-Lite0 with ImageNet's "
+        "weights.",
     ),
     "augment_on": Table(
         ("demo_augment_on_cpu",),
