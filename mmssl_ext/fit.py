@@ -72,10 +72,12 @@ def _neck_remedy(backbone: nn.Module, neck: nn.Module, output: Any) -> str:
     channels, linear = output[-1].shape[1], _first(nn.Linear, neck)
     if output[-1].ndim == 2:
         flat = f"neck.gap_dim=0 and neck.in_channels={channels} of a LinearNeck"
+        dense = hasattr(neck, "mlp2")  # it compares the cells of a map
         for option, value in _MAPS_BY.items():
             if hasattr(backbone, option):
-                return f"set backbone.{option}={value!r} for maps, or {flat}"
-        return f"set {flat}"
+                maps = f"set backbone.{option}={value!r} for maps"
+                return maps if dense else f"{maps}, or {flat}"
+        return "take a backbone that returns maps" if dense else f"set {flat}"
     if linear is not None and linear.in_features != channels:
         return f"set neck.in_channels to {channels}"
     if len(output) > 1:
