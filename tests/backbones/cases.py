@@ -63,7 +63,7 @@ def some(cases: list[tuple[Any, ...]], every: int) -> list[Any]:
 
 @functools.cache
 def _read(method: str, name: str) -> Config:
-    options: dict[str, Any] = {"backbone": name}
+    options: dict[str, Any] = {"backbone": name, "strides": [1, 2, 2, 2]}
     if method != "BYOL":
         options |= {"queue_len": 32, "bn_splits": 2}
     if method == "DenseCL":
@@ -79,9 +79,11 @@ def shipped(method: str, name: str) -> Config:
     return copy.deepcopy(_read(method, name))
 
 
-def short_run(method: str, name: str, images: Path, work_dir: Path) -> Config:
+def short_run(
+    method: str, name: str, images: Path, work_dir: Path, every: int = 6
+) -> Config:
     """Twelve steps of four images of 64 px, by the config's model and optimizer."""
-    cfg, whole = run_config("DenseCL", images, work_dir, every=6), shipped(method, name)
+    cfg, whole = run_config("DenseCL", images, work_dir, every), shipped(method, name)
     cfg.model = whole.model
     cfg.optim_wrapper = whole.optim_wrapper
     return cfg
