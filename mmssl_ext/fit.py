@@ -22,6 +22,27 @@ def pooled(output: Any) -> Tensor:
     return last.flatten(2).mean(2) if last.ndim > 2 else last
 
 
+def map_channels(backbone: Any) -> int | None:
+    """Channels of a backbone's last output: as it says, or of an image of zeros.
+
+    None where it fails on that. Nothing of it changes.
+    """
+    known = getattr(backbone, "feat_dim", None)
+    first = _first(nn.Conv2d, backbone)
+    if isinstance(known, int) or first is None:
+        return known
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            return pooled(backbone(torch.zeros(1, first.in_channels, 64, 64))).shape[1]
+    except (*_REFUSALS, AttributeError):
+        return None
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def check_parts(model: Any, images: Tensor) -> None:
     """Send images, N x C x H x W, through backbone and neck; compare the head.
 

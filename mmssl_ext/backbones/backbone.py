@@ -39,6 +39,11 @@ class Backbone:
         return self.arch.get("out_type") != "cls_token"
 
     @property
+    def stride(self) -> int:
+        """Pixels of an image to a cell of the last map."""
+        return 16 if self.family.flat else 32
+
+    @property
     def title(self) -> str:
         """What a reader calls it."""
         if not self.is_resnet:

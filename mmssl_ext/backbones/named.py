@@ -56,8 +56,9 @@ def network(name: str, use: str = "pretraining") -> dict[str, Any]:
 
     Args:
         name: See :func:`backbone_named`.
-        use: ``pretraining``; ``transfer`` into detectors and segmentors; ``resnet`` in
-            configs that are made for ResNets alone.
+        use: ``pretraining``; ``stages`` where that takes maps of four sizes;
+            ``transfer`` into detectors and segmentors; ``resnet`` in configs that are
+            made for ResNets alone.
 
     Returns:
         ``backbone``: its config. ``channels``: of its last map; ``stages``: of four.
@@ -76,13 +77,19 @@ def network(name: str, use: str = "pretraining") -> dict[str, Any]:
             "stages of a ResNet. Take resnet50 and its like, or for a detector a "
             "config with FPN, for a segmentor FCN or UPerNet."
         )
-    pretraining = use == "pretraining"
+    if use == "stages" and family.flat:
+        raise UserValueError(
+            f"backbone={name!r} does not serve DetCo, which compares maps of four "
+            "sizes; all of its maps have one. Take resnet50, swin-tiny and their like, "
+            "or another method."
+        )
+    pretraining = use in ("pretraining", "stages")
     return {
         "name": found.name,
         "backbone": found.pretraining() if pretraining else found.transfer(),
         "channels": found.channels[-1],
         "stages": list(found.channels),
-        "stride": 16 if family.flat else 32,
+        "stride": found.stride,
         "maps": found.has_maps,
         "levels": list(family.levels),
         "adamw": list(family.adamw if pretraining else family.tuned),

@@ -67,6 +67,19 @@ def timm_backbone(name: str) -> Backbone:
     return Backbone(f"timm:{model}", family, arch, tuple(channels))
 
 
+def timm_embedding(name: str) -> dict[str, Any]:
+    """Config of a network of timm whose output is one vector per image.
+
+    Args:
+        name: ``timm:NAME``, with or without the tag of its weights.
+    """
+    model = name.removeprefix("timm:").split(".")[0]
+    options = _options(_timm(name).model_entrypoint(model))
+    kept = ("dynamic_img_size", "strict_img_size")
+    sizes = {key: options[key] for key in kept if key in options}
+    return {"type": "TimmEmbedding", "model_name": model, **sizes}
+
+
 def _timm(name: str) -> Any:
     try:
         import timm

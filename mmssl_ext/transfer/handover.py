@@ -219,6 +219,12 @@ def backbone_in(
     return state, found, weights.record
 
 
+def holds_resnet(weights: Weights, encoder: str = "query") -> bool:
+    """Whether the tensors of a ResNet are among them."""
+    prefix = best_prefix(OF_A_RESNET, weights.tensors, encoder)
+    return prefix is not None and prefix + OF_A_RESNET[-1] in weights.tensors
+
+
 @contextlib.contextmanager
 def going_on(resumed: bool) -> Iterator[None]:
     """Let a resumed run do without the files that it began with.
@@ -282,7 +288,8 @@ def _keep(module: nn.Module, absent: Sequence[str]) -> None:
     """
     for name, child in module.named_children():
         if name not in absent:
-            child.is_init = True  # read of modules that are not mmengine's
+            # Read of modules that are not mmengine's, as timm's
+            setattr(child, "is_init", True)  # noqa: B010
             for part in child.modules():
                 if isinstance(part, BaseModule):
                     compat.keep_initialised(part)

@@ -40,6 +40,7 @@ METHODS = {
     "BYOL": "byol/byol_r18_demo.py",
     "DenseCL": "densecl/densecl_r18_demo.py",
 }
+HEAVY = {"resnext50", "swin-tiny", "timm:swin_tiny_patch4_window7_224"}
 WITHOUT_MAPS = "vit-tiny-token"
 
 
@@ -48,14 +49,23 @@ def refused(name: str, method: str) -> bool:
     return name == WITHOUT_MAPS and method == "DenseCL"
 
 
-def some(cases: list[tuple[Any, ...]], every: int) -> list[Any]:
-    """Cases of a product; `make test` runs one of ``every``, each row another."""
+def some(cases: list[tuple[Any, ...]], every: int, heavy: bool = True) -> list[Any]:
+    """Cases of a product; `make test` runs one of ``every``, each row another.
+
+    Args:
+        cases: Of which each begins with the name of a backbone.
+        every: Length of a row.
+        heavy: Large backbones are among those that are run.
+    """
+
+    def left_out(i: int) -> bool:
+        return (i + i // every) % every > 0 or (cases[i][0] in HEAVY and not heavy)
+
     return [
         pytest.param(
             *case,
             id="-".join(map(str, case)),
-            marks=[pytest.mark.matrix]
-            + [pytest.mark.slow] * ((i + i // every) % every > 0),
+            marks=[pytest.mark.matrix] + [pytest.mark.slow] * left_out(i),
         )
         for i, case in enumerate(cases)
     ]
@@ -84,6 +94,7 @@ def short_run(
 ) -> Config:
     """Twelve steps of four images of 64 px, by the config's model and optimizer."""
     cfg, whole = run_config("DenseCL", images, work_dir, every), shipped(method, name)
+    cfg.backbone = whole.backbone
     cfg.model = whole.model
     cfg.optim_wrapper = whole.optim_wrapper
     return cfg

@@ -13,13 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.models.layers import SplitBatchNorm
 from mmssl_ext.registry import MODELS
-from tests.engine.test_exact_resume import images
 from tests.harness import RunHarness, assert_same, log_text, stop_at
 from tests.models.common import total
 
 from .cases import BACKBONES, METHODS, refused, shipped, short_run, some
-
-__all__ = ["images"]
 
 
 def build(cfg, seed=0):

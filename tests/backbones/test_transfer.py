@@ -11,19 +11,16 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
-from mmssl_ext.engine.checkpoint.write import wait_for_checkpoints
-from mmssl_ext.errors import CheckpointFileError, ConfigError
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import build_runner, load_config, prepare
 from mmssl_ext.transfer.handover import handovers
-from tests.engine.test_exact_resume import images
-from tests.harness import REPO, RunHarness, stop_at
+from tests.harness import REPO
 from tests.transfer.conftest import demo
 from tests.transfer.test_configs import options
 
-from .cases import BACKBONES, short_run, shipped, some
+from .cases import BACKBONES, shipped, some
 
-__all__ = ["demo", "images"]
+__all__ = ["demo"]
 TRANSFERS = {
     "Faster R-CNN": "detection/faster_rcnn_r50_fpn_voc0712.py",
     "Mask R-CNN": "detection/mask_rcnn_r50_fpn_coco_1x.py",
@@ -31,23 +28,6 @@ TRANSFERS = {
     "UPerNet": "segmentation/upernet_r50_cityscapes_40k.py",
 }
 FRESH = {"ConvNeXt", "SwinTransformer"}  # norms behind the first three stages
-
-
-@pytest.fixture(scope="session")
-def pretrained(images, tmp_path_factory):
-    """A checkpoint of one step of MoCo with a backbone, made at the first use."""
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            folder = tmp_path_factory.mktemp("pretrained")
-            cfg = short_run("MoCo", name, images, folder, every=1)
-            RunHarness.of(cfg).train(stop_at(1), stops=True)
-            wait_for_checkpoints()
-            made[name] = folder / "iter_1.pth"
-        return made[name]
-
-    return make
 
 
 def config_of(transfer: str, name: str, checkpoint: Path | None, **more):
@@ -77,7 +57,7 @@ def original(name: str, checkpoint: Path):
 
 @pytest.mark.parametrize(
     ("name", "transfer"),
-    some(list(itertools.product(BACKBONES.values(), TRANSFERS)), 4),
+    some(list(itertools.product(BACKBONES.values(), TRANSFERS)), 4, heavy=False),
 )
 def test_features_are_those_of_the_pretraining(name, transfer, pretrained):
     checkpoint = pretrained(name)

@@ -148,5 +148,5 @@ def test_the_activation_of_a_fused_layer_stays():
         def forward(self, x):
             return 2 * super().forward(x)
 
-    with pytest.raises(ValueError, match="A Odd is a BatchNorm and something else"):
+    with pytest.raises(ValueError, match="Odd is a BatchNorm and something else"):
         split_batch_norm(torch.nn.Sequential(Odd(4)), 2)

@@ -1,4 +1,4 @@
-"""timm's own files for mmpretrain's ``TIMMBackbone``, which names tensors otherwise."""
+"""timm's own files for networks that wrap one of timm, and name tensors otherwise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .files import Weights
 from .match import best_prefix
 
 _WRAPPED = "timm_model."
+_WRAPPERS = ("TIMMBackbone", "TimmEmbedding")
 
 
 def for_wrapper(weights: Weights, module: Any, encoder: str) -> Weights:
@@ -25,7 +26,7 @@ def for_wrapper(weights: Weights, module: Any, encoder: str) -> Weights:
         module: That takes them.
         encoder: As for ``PretrainedBackbone``.
     """
-    if type(module).__name__ != "TIMMBackbone":
+    if type(module).__name__ not in _WRAPPERS:
         return weights
     own = list(module.state_dict())
     if best_prefix(own, weights.tensors, encoder) is not None:

@@ -2,5 +2,6 @@
 
 from .contrastive_vit import ContrastiveViT
 from .simple_pyramid import SimplePyramid
+from .timm_embedding import TimmEmbedding
 
-__all__ = ["ContrastiveViT", "SimplePyramid"]
+__all__ = ["ContrastiveViT", "SimplePyramid", "TimmEmbedding"]

@@ -188,7 +188,7 @@ def _what_follows(module: nn.Module) -> tuple[str, ...]:
     """Children that a fused BatchNorm calls behind its own sum, in order."""
     if type(module).__name__ != "BatchNormAct2d":
         raise UserValueError(
-            f"A {type(module).__name__} is a BatchNorm and something else, so it cannot "
+            f"{type(module).__name__} is a BatchNorm and something else, so it cannot "
             "be split into groups of the batch. Set bn_splits=1, or take another "
             "backbone."
         )
