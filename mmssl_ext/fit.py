@@ -22,27 +22,46 @@ def pooled(output: Any) -> Tensor:
     return last.flatten(2).mean(2) if last.ndim > 2 else last
 
 
-@torch.no_grad()
-def map_widths(backbone: nn.Module, size: int = 64) -> list[int]:
-    """Channels of each map that a backbone returns, tried on a black image.
+def map_channels(backbone: Any) -> int | None:
+    """Channels of a backbone's last output: as it says, or of an image of zeros.
+
+    None where it fails on that. Nothing of it changes.
+    """
+    known = getattr(backbone, "feat_dim", None)
+    if isinstance(known, int) or _first(nn.Conv2d, backbone) is None:
+        return known
+    try:
+        return pooled(_of_zeros(backbone)).shape[1]
+    except (*_REFUSALS, AttributeError):
+        return None
+
+
+def map_widths(backbone: nn.Module) -> list[int]:
+    """Channels of each map that a backbone returns, of an image of zeros.
 
     Raises:
         ValueError: It returns no maps.
     """
-    first = _first(nn.Conv2d, backbone)
-    images = torch.zeros(1, first.in_channels if first else 3, size, size)
-    training = backbone.training
-    backbone.eval()
-    try:
-        maps = backbone(images)
-    finally:
-        backbone.train(training)
+    maps = _of_zeros(backbone)
     if not isinstance(maps, (list, tuple)) or any(x.ndim != 4 for x in maps):
         raise UserValueError(
             f"Feature maps are to be compared, but {_name(backbone)} returns "
             f"{_shapes(maps)}; let it return its maps."
         )
     return [x.shape[1] for x in maps]
+
+
+@torch.no_grad()
+def _of_zeros(backbone: nn.Module) -> Any:
+    """What a backbone makes of 64 x 64 zeros; nothing of it changes."""
+    first = _first(nn.Conv2d, backbone)
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    try:
+        return backbone(torch.zeros(1, first.in_channels if first else 3, 64, 64))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def check_parts(model: Any, images: Tensor) -> None:
@@ -95,10 +114,12 @@ def _neck_remedy(backbone: nn.Module, neck: nn.Module, output: Any) -> str:
     channels, linear = output[-1].shape[1], _first(nn.Linear, neck)
     if output[-1].ndim == 2:
         flat = f"neck.gap_dim=0 and neck.in_channels={channels} of a LinearNeck"
+        dense = hasattr(neck, "mlp2")  # it compares the cells of a map
         for option, value in _MAPS_BY.items():
             if hasattr(backbone, option):
-                return f"set backbone.{option}={value!r} for maps, or {flat}"
-        return f"set {flat}"
+                maps = f"set backbone.{option}={value!r} for maps"
+                return maps if dense else f"{maps}, or {flat}"
+        return "take a backbone that returns maps" if dense else f"set {flat}"
     if linear is not None and linear.in_features != channels:
         return f"set neck.in_channels to {channels}"
     if len(output) > 1:

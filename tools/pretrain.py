@@ -14,9 +14,9 @@ from mmssl_ext.interrupt import at_once
 with at_once(75):
     from mmengine.config import DictAction
 
-    from mmssl_ext.api.backbones import backbone_named
     from mmssl_ext.api.data import dataset_of
     from mmssl_ext.api.methods import METHODS, method_named
+    from mmssl_ext.backbones import backbone_named
     from mmssl_ext.run.tool import run_tool
 
 
@@ -27,13 +27,13 @@ def parse_args() -> argparse.Namespace:
     add("data", help="folder of images, list of paths (.txt), or folder of shards")
     add("--out", required=True, help="folder of the run")
     add("--method", help=f"{', '.join(sorted(METHODS))} [co2; with a teacher simreg]")
-    add("--backbone", help="resnet18 to resnet152, or resnet18-w32 [by the device]")
+    add("--backbone", help="resnet50, convnext-tiny, timm:NAME, ... [by the device]")
     add("--init", metavar="FILE", help="starting weights, or torchvision:NAME [random]")
     add(
         "--teacher",
         nargs="+",
         metavar="FILE",
-        help="weights of the network that teaches, or torchvision:NAME; or several",
+        help="weights of what teaches, torchvision:NAME or timm:NAME; or several",
     )
     add("--epochs", type=int, help="length in passes over the images")
     add("--steps", type=int, help="length in batches")

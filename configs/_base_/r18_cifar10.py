@@ -14,9 +14,10 @@ max_epochs = cpu_epochs if cpu else 200
 batch_size = 256 if cpu else 512
 num_workers = 1 if cpu else 4
 lr_batch = 512
+depth = 18
 base_channels = 16 if cpu else 64  # channels of the first stage
-strides = (2, 2, 2, 1) if cpu else (1, 2, 2, 2)
-backbone_channels = 8 * base_channels  # of the last stage
+strides = (2, 2, 2, 1) if cpu else (1, 2, 2, 2)  # of a ResNet
+cifar = dict(type="ResNet_CIFAR", strides=strides) if _base_.net.is_resnet else {}
 
 model = dict(
     data_preprocessor=dict(
@@ -25,14 +26,7 @@ model = dict(
         std=_base_.std,
         non_blocking=True,
     ),
-    backbone=dict(
-        type="ResNet_CIFAR",
-        depth=18,
-        stem_channels=base_channels,
-        base_channels=base_channels,
-        strides=strides,
-        zero_init_residual=False,
-    ),
+    backbone=dict(_base_.net.backbone, **cifar),
 )
 train_dataloader = dict(pin_memory=not cpu)
 optim_wrapper = _base_.optimization

@@ -9,21 +9,16 @@ _base_ = ["datasets/demo.py", "schedule.py"]
 
 max_epochs = 30
 lr_batch = 64
+depth = 18
 base_channels = 32  # channels of the first stage
-strides = (1, 2, 2, 1)  # 4 x 4 cells of 16 px
-backbone_channels = 8 * base_channels  # of the last stage
+strides = (1, 2, 2, 1)  # of a ResNet: 4 x 4 cells of 16 px
 
 model = dict(
     data_preprocessor=dict(
         type="MultiViewPreprocessor", mean=_base_.mean, std=_base_.std
     ),
     backbone=dict(
-        type="ResNet",
-        depth=18,
-        stem_channels=base_channels,
-        base_channels=base_channels,
-        strides=strides,
-        zero_init_residual=False,
+        _base_.net.backbone, **(dict(strides=strides) if _base_.net.is_resnet else {})
     ),
 )
 optim_wrapper = _base_.optimization

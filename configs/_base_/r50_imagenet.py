@@ -7,9 +7,6 @@ _base_ = ["datasets/imagenet.py", "schedule.py"]
 
 lr = 0.03
 weight_decay = 1e-4
-depth = 50
-base_channels = 64  # of the first stage
-backbone_channels = base_channels * (32 if depth >= 50 else 8)  # of the last stage
 
 model = dict(
     data_preprocessor=dict(
@@ -18,16 +15,12 @@ model = dict(
         std=_base_.std,
         non_blocking=True,
     ),
-    backbone=dict(
-        type="ResNet",
-        depth=depth,
-        stem_channels=base_channels,
-        base_channels=base_channels,
-        zero_init_residual=False,
-    ),
+    backbone=_base_.net.backbone,
 )
 optim_wrapper = dict(
     _base_.optimization,
     # The runtime's `fused` is for the optimizers of torch.
-    optimizer=dict(_base_.optimization["optimizer"], _delete_=_base_.lars),
+    optimizer=dict(
+        _base_.optimization["optimizer"], _delete_=_base_.lars and not _base_.uses_adamw
+    ),
 )

@@ -21,7 +21,10 @@ hid_channels = 512 if _base_.cpu else 4096
 jitter = (0.4, 0.4, 0.2, 0.1)
 
 model = dict(
-    **_base_.byol, neck=dict(**_base_.projector, in_channels=_base_.backbone_channels)
+    **_base_.byol,
+    neck=dict(
+        **_base_.projector, **_base_.pooling, in_channels=_base_.backbone_channels
+    ),
 )
 
 second = [*_base_.view, dict(type="RandomSolarize", threshold=128, prob=0.2)]

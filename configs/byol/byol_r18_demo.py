@@ -9,5 +9,8 @@ hid_channels = 512
 out_channels = 128
 
 model = dict(
-    **_base_.byol, neck=dict(**_base_.projector, in_channels=_base_.backbone_channels)
+    **_base_.byol,
+    neck=dict(
+        **_base_.projector, **_base_.pooling, in_channels=_base_.backbone_channels
+    ),
 )

@@ -18,7 +18,10 @@ crop_scale = (0.08, 1.0)
 jitter = (0.4, 0.4, 0.2, 0.1)
 
 model = dict(
-    **_base_.byol, neck=dict(**_base_.projector, in_channels=_base_.backbone_channels)
+    **_base_.byol,
+    neck=dict(
+        **_base_.projector, **_base_.pooling, in_channels=_base_.backbone_channels
+    ),
 )
 
 changes = [_base_.crop, _base_.color_jitter, _base_.gray]

@@ -16,7 +16,10 @@ jitter = (0.4, 0.4, 0.4, 0.4)
 model = dict(
     type="CO2",
     neck=dict(
-        _delete_=True, **_base_.linear_neck, in_channels=_base_.backbone_channels
+        _base_.linear_neck,
+        **_base_.linear_pooling,
+        _delete_=True,
+        in_channels=_base_.backbone_channels,
     ),
     consistency=dict(temperature=tau_con, weight=alpha),
 )

@@ -5,16 +5,19 @@ Minutes on CPU cores: `cpu=True`.
 """
 
 _base_ = ["../mocov2/mocov2_r18_cifar10.py", "../_base_/models/detco.py"]
+from mmssl_ext.backbones import network
 
 patch_source = 33  # px
 patch_size = 8
 
+levels = network(_base_.backbone, "stages")  # a ViT has maps of one size
 model = dict(
-    **_base_.detco,
+    type="DetCo",
+    backbone=dict(out_indices=tuple(levels["levels"])),
     neck=dict(
         _delete_=True,
         **_base_.level_neck,
-        in_channels=tuple(_base_.backbone_channels // share for share in (8, 4, 2, 1)),
+        in_channels=tuple(levels["stages"]),
     ),
     head=dict(_delete_=True, **_base_.level_head, temperature=_base_.tau_ins),
 )

@@ -9,6 +9,10 @@ _base_ = ["../_base_/r18_cifar10.py", "../_base_/models/moco.py"]
 
 model = dict(
     **_base_.moco,
-    neck=dict(**_base_.linear_neck, in_channels=_base_.backbone_channels),
+    neck=dict(
+        _base_.linear_neck,
+        **_base_.linear_pooling,
+        in_channels=_base_.backbone_channels,
+    ),
     bn_splits=4 if _base_.cpu else 8,  # groups of 64
 )

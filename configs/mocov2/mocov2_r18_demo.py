@@ -6,6 +6,10 @@ queue_len = 1024  # well below the 3,000 scenes
 
 model = dict(
     **_base_.moco,
-    neck=dict(**_base_.linear_neck, in_channels=_base_.backbone_channels),
+    neck=dict(
+        _base_.linear_neck,
+        **_base_.linear_pooling,
+        in_channels=_base_.backbone_channels,
+    ),
     bn_splits=2,  # groups of 32
 )

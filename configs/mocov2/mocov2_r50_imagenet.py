@@ -14,6 +14,7 @@ model = dict(
     **_base_.moco,
     neck=dict(
         type="MoCoV2Neck",
+        **_base_.pooling,
         in_channels=_base_.backbone_channels,
         hid_channels=_base_.backbone_channels,
         out_channels=128,

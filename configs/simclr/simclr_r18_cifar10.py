@@ -20,6 +20,7 @@ model = dict(
     backbone=dict(zero_init_residual=not _base_.cpu),
     neck=dict(
         **_base_.projector,
+        **_base_.pooling,
         in_channels=_base_.backbone_channels,
         hid_channels=_base_.backbone_channels,
     ),

@@ -9,6 +9,7 @@ model = dict(
     **_base_.simclr,
     neck=dict(
         **_base_.projector,
+        **_base_.pooling,
         in_channels=_base_.backbone_channels,
         hid_channels=_base_.backbone_channels,
     ),

@@ -22,6 +22,7 @@ model = dict(
     backbone=dict(zero_init_residual=True),
     neck=dict(
         **_base_.projector,
+        **_base_.pooling,
         in_channels=_base_.backbone_channels,
         hid_channels=_base_.backbone_channels,
     ),

@@ -10,6 +10,8 @@ predictor_channels = 64
 
 model = dict(
     **_base_.simsiam,
-    neck=dict(**_base_.projector, in_channels=_base_.backbone_channels),
+    neck=dict(
+        **_base_.projector, **_base_.pooling, in_channels=_base_.backbone_channels
+    ),
 )
 optim_wrapper = dict(paramwise_cfg=_base_.fixed_rate)

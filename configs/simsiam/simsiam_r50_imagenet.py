@@ -12,6 +12,8 @@ projector_layers = 3
 model = dict(
     **_base_.simsiam,
     backbone=dict(zero_init_residual=True),
-    neck=dict(**_base_.projector, in_channels=_base_.backbone_channels),
+    neck=dict(
+        **_base_.projector, **_base_.pooling, in_channels=_base_.backbone_channels
+    ),
 )
 optim_wrapper = dict(paramwise_cfg=_base_.fixed_rate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,10 @@ from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.text import shown
 
-from .backbones import Backbone, backbone_named
 from .data import dataset_of, look_at
 from .methods import METHODS, method_named
-from .recipe import STAGES, Plan, write_recipe
+from .networks import backbone_for, place_of, teachers_of
+from .recipe import Plan, write_recipe
 from .settings import Device, Given, check_names, choose
 
 if TYPE_CHECKING:
@@ -51,12 +50,13 @@ def pretrain(
         out: Folder of the run: checkpoints, logs and ``report.html``.
         method: Of :data:`~mmssl_ext.api.methods.METHODS`, e.g. ``byol``; by default
             ``simreg`` with a teacher, else ``co2``.
-        backbone: ``resnet18`` to ``resnet152``, ``resnet18-w32`` of half the width; by
-            default that of ``init``, else ``resnet50`` on a GPU, ``resnet18`` on a CPU.
+        backbone: Name, such as ``resnet50``, ``resnet18-w32`` of half the width,
+            ``convnext-tiny`` or ``timm:NAME``; by default that of ``init``, else
+            ``resnet50`` on a GPU, ``resnet18`` on a CPU.
         init: Starting weights: a file that ``PretrainedBackbone`` reads,
             ``torchvision:resnet50`` or ``timm:NAME``; None: random ones.
-        teacher: Of SimReg: such a file of a ResNet, a config of ``FrozenTeacher``, or a
-            list of these.
+        teacher: Of SimReg: such a file of a ResNet or of a run of this package, a
+            config of ``FrozenTeacher``, or a list of these.
         seed: Of all that is random.
         resume: Go on with the run in ``out``.
         overwrite: Move a run that ``out`` holds aside.
@@ -118,7 +118,8 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
     method = method_named(asked["method"] or ("simreg" if teacher else "co2"))
     _check_teacher(method, teacher)
     device = this_device()
-    backbone = _backbone(asked["backbone"], init, device)
+    usual = "resnet50" if device.kind == "cuda" else "resnet18"
+    backbone = backbone_for(asked["backbone"], init, usual)
     dataset = dataset_of(Path(os.path.expanduser(data)).absolute())
     images = look_at(dataset)
     settings = choose(
@@ -130,8 +131,8 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
         {**dataset, "on_error": "skip"},
         images.count,
         settings,
-        None if init is None else _place(init),
-        _teachers(teacher),
+        None if init is None else place_of(init),
+        teachers_of(teacher),
         asked["seed"],
         command,
     )
@@ -141,82 +142,13 @@ def _check_teacher(method: str, teacher: Any) -> None:
     if METHODS[method].teaches and not teacher:
         raise UserValueError(
             f"{METHODS[method].title} needs a teacher: teacher='resnet50.pth', the "
-            "weights of a ResNet, or 'torchvision:resnet50'."
+            "weights of a ResNet or a run, 'torchvision:resnet50' or 'timm:NAME'."
         )
     if teacher and not METHODS[method].teaches:
         raise UserValueError(
             f"{METHODS[method].title} has no teacher; leave method out, which is "
             "'simreg' then, or teacher."
         )
-
-
-def _backbone(name: str | None, init: Any, device: Device) -> Backbone:
-    """The backbone by its name, that of the starting weights, or the device's."""
-    if name is not None:
-        found = backbone_named(name)
-        if init is not None:
-            _check_weights(init)
-        return found
-    if init is not None:
-        return _resnet_of(init)
-    return Backbone(50 if device.kind == "cuda" else 18)
-
-
-def _check_weights(weights: Any) -> None:
-    """Read the starting weights before there is a folder for the run."""
-    from mmssl_ext.transfer.handover import check_source
-
-    check_source(weights)
-
-
-def _resnet_of(weights: Any) -> Backbone:
-    """The ResNet whose weights a file holds.
-
-    Raises:
-        CheckpointFileError: It holds no ResNet, or cannot be read.
-    """
-    from mmssl_ext.engine.weights.report import describe_resnet
-    from mmssl_ext.transfer.handover import read_backbone
-
-    state, _, _ = read_backbone(weights)
-    depth = re.match(r"ResNet-(\d+)\b", describe_resnet(state).get("depth", ""))
-    stem = state.get("conv1.weight")
-    if depth is None or stem is None:
-        raise UserValueError(
-            f"{shown(weights)} holds no ResNet of a known depth; say which network it "
-            "is by backbone, e.g. 'resnet50'."
-        )
-    return Backbone(int(depth[1]), int(stem.shape[0]))
-
-
-def _teachers(given: Any) -> list[dict[str, Any]]:
-    several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
-    return [_teacher(one) for one in (given if several else [given] if given else [])]
-
-
-def _teacher(given: Any) -> dict[str, Any]:
-    if isinstance(given, Mapping):
-        return dict(given)
-    network = _resnet_of(given)
-    load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": _place(given)}
-    width = network.base_channels
-    sizes = {"stem_channels": width, "base_channels": width} if width != 64 else {}
-    return {
-        "backbone": {
-            "type": "ResNet",
-            "depth": network.depth,
-            "out_indices": STAGES,
-            **sizes,
-            "init_cfg": load,
-        }
-    }
-
-
-def _place(weights: Any) -> str:
-    """A file by its whole path, so that the config serves from any folder."""
-    text = os.fspath(weights)
-    named = text.split(":", 1)[0] in ("torchvision", "timm") or "://" in text
-    return text if named else str(Path(os.path.expanduser(text)).absolute())
 
 
 def this_device() -> Device:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmssl_ext.backbones import Backbone
 from mmssl_ext.packaged import SCOPE
 
-from .backbones import Backbone
 from .methods import METHODS
 from .settings import Setting
 
@@ -80,7 +80,7 @@ def write_recipe(plan: Plan) -> str:
     lines = [setting.line() for setting in plan.settings]
     lines += [f"{name} = {value!r}" for name, value in recipe.options]
     lines += [f"{name} = {value!r}  # {why}" for name, value, why in _extras(plan)]
-    lines += [f"{name} = {value}" for name, value in plan.backbone.variables.items()]
+    lines += [f"{name} = {_literal(x)}" for name, x in plan.backbone.variables.items()]
     blocks = {"train_dataloader": {"dataset": plan.dataset}, "model": _model(plan)}
     blocks["default_hooks"] = _hooks(plan)
     blocks["randomness"] = {"seed": plan.seed}
@@ -106,8 +106,11 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
         yield "momentum", 0.99, "a target of 0.999 would hardly move in so few steps"
     if method in ("densecl", "regioncld"):
         yield "start_iters", steps // 20, "the dense loss starts after a twentieth"
-    if method.startswith("regioncl") and size != 224:
-        cells = size // 32
+    stride = plan.backbone.stride
+    if method.startswith("regioncl") and stride != 32:
+        yield "stride", stride, "pixels of a cell"
+    if method.startswith("regioncl") and (size, stride) != (224, 32):
+        cells = size // stride
         low = max(1, round(cells * 3 / 7))
         high = max(low, min(cells - 1, round(cells * 5 / 7)))
         yield "cells", (low, high), f"sides of a region, of {cells} cells"
@@ -139,7 +142,8 @@ def _model(plan: Plan) -> dict[str, Any]:
     if plan.teachers:
         first, *more = plan.teachers
         found["teacher"] = [first, *more] if more else {"_delete_": True, **first}
-        if (first.get("backbone") or {}).get("out_indices") == STAGES:
+        taught = (first.get("backbone") or {}).get("out_indices")
+        if taught == STAGES and plan.backbone.is_resnet:
             backbone["out_indices"] = STAGES
             levels = tuple((i, i) for i in range(len(STAGES)))
             found["terms"] = [{"type": "LocalRegression", "levels": levels}]

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from mmssl_ext.backbones import Backbone
 from mmssl_ext.errors import UserTypeError, UserValueError
 from mmssl_ext.text import closest
 
-from .backbones import Backbone
 from .methods import Recipe
 
 STEPS = 2000  # at least, from random weights
@@ -163,14 +163,12 @@ class _Choice:
         yield batch
         per_epoch = self.images.count // batch.value
         yield self._epochs(per_epoch)
-        factor, why = self._rate_factor()
-        rate = self.recipe.rate * factor * batch.value / 256
-        reason = f"{self.recipe.rate:g} x {batch.value}/256{why}"
-        yield self.one("lr", float(f"{rate:.3g}"), reason)
+        yield self._rate(batch.value)
         yield Setting("lr_batch", batch.value, "the batch that lr is for")
         if self.recipe.queue:
             yield self.one("queue_len", *self._queue(batch.value))
-            yield Setting("bn_splits", *_splits(batch.value))
+            if not self.backbone.family.adamw:  # which have no BatchNorm
+                yield Setting("bn_splits", *_splits(batch.value))
         workers = max(1, min(8, self.device.cores - 1))
         reason = f"of {self.device.cores} processors, one is left to the training"
         yield self.one("num_workers", workers, reason)
@@ -235,6 +233,15 @@ class _Choice:
         if steps == STEPS:
             return steps, "the fewest from random weights"
         return steps, "800 epochs; where that is long, 100,000 steps or 200 epochs"
+
+    def _rate(self, batch: int) -> Setting:
+        """Of SGD by the method, of AdamW by the backbone."""
+        factor, why = self._rate_factor()
+        adamw = self.backbone.family.adamw
+        usual = adamw[0] if adamw else self.recipe.rate
+        reason = f"{usual:g} x {batch}/256{why}" + ", AdamW" * bool(adamw)
+        found = self.one("lr", float(f"{usual * factor * batch / 256:.3g}"), reason)
+        return Setting("adamw_lr", found.value, found.reason) if adamw else found
 
     def _rate_factor(self) -> tuple[float, str]:
         if not self.continued:

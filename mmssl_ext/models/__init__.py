@@ -8,10 +8,11 @@ with quietly():  # it tries to import mmdet, which complains of ops that are not
 
 from mmssl_ext import preprocessing
 
-from . import algorithms, comparisons, layers, memory, necks, targets, terms
+from . import algorithms, backbones, comparisons, layers, memory, necks, targets, terms
 
 __all__ = [
     "algorithms",
+    "backbones",
     "comparisons",
     "layers",
     "memory",

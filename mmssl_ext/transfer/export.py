@@ -12,14 +12,22 @@ import torch
 
 import mmssl_ext
 from mmssl_ext.engine.weights.download import local_path
-from mmssl_ext.engine.weights.files import State, read_tensors, read_weights, renamed
+from mmssl_ext.engine.weights.files import (
+    State,
+    Weights,
+    read_tensors,
+    read_weights,
+    renamed,
+)
+from mmssl_ext.engine.weights.match import below
 from mmssl_ext.engine.weights.record import USUAL_STEM, USUAL_STRIDES
 from mmssl_ext.engine.weights.report import averages_down, describe_resnet
+from mmssl_ext.engine.weights.values import check_values
 from mmssl_ext.errors import CheckpointFileError, UserError
 from mmssl_ext.files import sha256
 from mmssl_ext.room import writing
 
-from .handover import backbone_in, fingerprint
+from .handover import OF_A_RESNET, backbone_in, fingerprint, holds_resnet
 
 __all__ = ["export_backbone"]
 
@@ -53,7 +61,7 @@ def export_backbone(
     prefix: str | None = None,
     trust: bool = False,
 ) -> dict[str, Path]:
-    """Export the ResNet of a checkpoint; every file is read back and compared by hash.
+    """Export the backbone of a checkpoint; each file is read back, compared by hash.
 
     * ``mm``: ``state_dict`` without prefix beside ``meta``, for mmengine's own
       ``init_cfg=dict(type="Pretrained", checkpoint=...)`` on a backbone.
@@ -64,7 +72,8 @@ def export_backbone(
     * ``safetensors``: torchvision's names; the origin stands in its metadata.
 
     ``mm``, ``detectron2`` and ``safetensors`` also say what the weights come from. The
-    other libraries' ResNets have fixed strides and stems; others are refused for them.
+    other libraries' ResNets have fixed strides and stems; others are refused for them,
+    and so are backbones that are no ResNets.
 
     Args:
         checkpoint: Source of any layout that ``PretrainedBackbone`` reads.
@@ -86,25 +95,44 @@ def export_backbone(
         )
     checkpoint = local_path(checkpoint)
     weights = read_weights(checkpoint, trust)
-    state, found, record = backbone_in(weights, encoder, prefix)
-    _check_structure(checkpoint, state, record["backbone"], layouts)
-    origin = {
-        "source": checkpoint.name,
-        "source_sha256": sha256(checkpoint),
-        "prefix": found,
-        "encoder": encoder,
-        "architecture": describe_resnet(state).get("depth", ""),
-        "fingerprint": fingerprint(state),
-        "mmssl_ext": mmssl_ext.__version__,
-        "weights": record,
-        "origin": weights.origin,
-        "license": weights.license,
-    }
+    state, found = _tensors(weights, encoder, prefix)
+    _check_structure(checkpoint, state, weights.record["backbone"], layouts)
+    origin = _origin(weights, checkpoint, state, found, encoder)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     written = {name: Path(f"{out}{LAYOUTS[name]}") for name in layouts}
     for name, path in written.items():
         _write_verified(path, name, state, origin)
     return written
+
+
+def _origin(
+    weights: Weights, path: Path, state: State, prefix: str, encoder: str
+) -> dict[str, Any]:
+    """What an exported file says of where it comes from, and how to build it."""
+    return {
+        "source": path.name,
+        "source_sha256": sha256(path),
+        "prefix": prefix,
+        "encoder": encoder,
+        "architecture": describe_resnet(state).get("depth", ""),
+        "fingerprint": fingerprint(state),
+        "mmssl_ext": mmssl_ext.__version__,
+        "weights": weights.record,
+        "origin": weights.origin,
+        "license": weights.license,
+        "backbone": dict(weights.backbone),
+        "network": weights.network,
+    }
+
+
+def _tensors(weights: Weights, encoder: str, prefix: str | None) -> tuple[State, str]:
+    """The backbone's tensors, and what stands before their names in the file."""
+    own = {"query": "backbone.", "key": "target.backbone."}[encoder]
+    found = below(weights.tensors, own)
+    if prefix is not None or not found or holds_resnet(weights, encoder):
+        return backbone_in(weights, encoder, prefix)[:2]
+    check_values(found, weights.path, prefix=own)
+    return found, own
 
 
 def _write_verified(
@@ -134,7 +162,15 @@ def to_detectron2(state: State) -> State:
 def _check_structure(
     path: Path, state: State, backbone: dict[str, Any], layouts: Sequence[str]
 ) -> None:
-    """Refuse a ResNet for libraries in which its weights compute something else."""
+    """Refuse networks for libraries in which their weights compute something else."""
+    fixed = [name for name in layouts if name in _FIXED]
+    others = [name for name in LAYOUTS if name not in _FIXED]
+    if fixed and (OF_A_RESNET[-1] not in state or backbone.get("type") == "RegNet"):
+        raise UserError(
+            f"{path} holds a {backbone.get('type') or 'network'} that is no ResNet; "
+            f"{', '.join(fixed)} are for ResNets alone. Choose --layouts "
+            f"{' '.join(others)}."
+        )
     strides = backbone.get("strides", USUAL_STRIDES)
     stem = backbone.get("stem", USUAL_STEM)
     first = state.get("conv1.weight", torch.zeros(1, 3, 7, 7))
@@ -150,10 +186,8 @@ def _check_structure(
         f"a stem of {size}": stem == USUAL_STEM and size != "7x7",
         "averages before it down-samples (avg_down)": averages_down(state),
     }
-    fixed = [name for name in layouts if name in _FIXED]
     found = [text for text, is_so in unlike.items() if is_so]
     if fixed and found:
-        others = [name for name in LAYOUTS if name not in _FIXED]
         raise UserError(
             f"{path} holds a ResNet with {' and '.join(found)}; in the ResNet of "
             f"{', '.join(fixed)}, which has strides (1, 2, 2, 2) and a stem of "

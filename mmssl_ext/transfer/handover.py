@@ -28,6 +28,7 @@ from mmssl_ext.engine.weights.match import Match, below, best_prefix, find_prefi
 from mmssl_ext.engine.weights.record import Record, bottleneck_style, structure_text
 from mmssl_ext.engine.weights.report import LoadReport
 from mmssl_ext.engine.weights.values import check_values
+from mmssl_ext.engine.weights.wrapped import for_wrapper
 from mmssl_ext.errors import CheckpointFileError, UserValueError
 from mmssl_ext.files import sha256
 from mmssl_ext.registry import WEIGHT_INITIALIZERS
@@ -134,6 +135,7 @@ class PretrainedBackbone:
             )
             return
         weights = weights or read_weights(self.checkpoint, self.trust)
+        weights = for_wrapper(weights, module, self.encoder)
         state = module.state_dict().items()
         wanted = {n: v for n, v in state if n.split(".")[0] not in self.absent}
         prefix = self.prefix
@@ -220,6 +222,12 @@ def backbone_in(
     return state, found, weights.record
 
 
+def holds_resnet(weights: Weights, encoder: str = "query") -> bool:
+    """Whether the tensors of a ResNet are among them."""
+    prefix = best_prefix(OF_A_RESNET, weights.tensors, encoder)
+    return prefix is not None and prefix + OF_A_RESNET[-1] in weights.tensors
+
+
 @contextlib.contextmanager
 def going_on(resumed: bool) -> Iterator[None]:
     """Let a resumed run do without the files that it began with.
@@ -278,12 +286,17 @@ def _keep(module: nn.Module, absent: Sequence[str]) -> None:
     """Keep later initialisers off what was loaded.
 
     mmengine initialises the children after the module's own init_cfg unless that is
-    called 'Pretrained'; mmpretrain's ResNet then zeroes the last norm of each block.
+    called 'Pretrained'; mmpretrain's ResNet then zeroes the last norm of each block,
+    and its transformers draw their positions.
     """
     for name, child in module.named_children():
         if name not in absent:
+            # Read of modules that are not mmengine's, as timm's
+            setattr(child, "is_init", True)  # noqa: B010
             for part in child.modules():
                 if isinstance(part, BaseModule):
                     compat.keep_initialised(part)
+    if hasattr(module, "init_cfg"):
+        module.init_cfg = {"type": "Pretrained", "checkpoint": ""}  # type: ignore
     if getattr(module, "zero_init_residual", False):
         module.zero_init_residual = False  # type: ignore[assignment]

@@ -195,6 +195,14 @@ def test_what_cannot_be_used_is_said_in_a_sentence(changes, sentence, photos, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_of_another_backbone_are_refused_at_once(first, photos, tmp_path):
+    asked = SMALL | dict(init=first[1], backbone="resnet50")
+    sentence = r"holds the weights of resnet18-w32, not of resnet50; leave backbone"
+    with pytest.raises(UserError, match=sentence):
+        pretrain(photos, tmp_path / "run", **asked)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty"):
@@ -208,7 +216,7 @@ def test_weights_of_another_network_are_refused(first, photos, tmp_path):
     with pytest.raises(UserError, match=r"width of 64 .* width of 32|shape"):
         pretrain(
             *(photos, tmp_path / "run"),
-            **{**SMALL, "backbone": "resnet18", "init": first[1]},
+            **{**SMALL, "init": first[1], "options": {"base_channels": 64}},
         )
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert current() is None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from mmssl_ext.api.backbones import Backbone, backbone_named
 from mmssl_ext.api.methods import METHODS, method_named
 from mmssl_ext.api.settings import STEPS, Device, Images, choose
+from mmssl_ext.backbones import backbone_named
 
 CPU, GPU = Device("cpu", 16.0, 2), Device("cuda", 22.0, 12)
-R18, R50 = Backbone(18), Backbone(50)
+R18, R50 = backbone_named("resnet18"), backbone_named("resnet50")
 
 
 def chosen(count, device=CPU, method="co2", continued=False, **given):
@@ -104,4 +104,4 @@ def test_slips_of_the_pen_are_answered_by_what_is_near():
         method_named("coo2")
     with pytest.raises(ValueError, match=r"no backbone 'resnet55'\. Did you mean resn"):
         backbone_named("resnet55")
-    assert backbone_named("ResNet18-w32") == Backbone(18, 32)
+    assert backbone_named("ResNet18-w32").variables == dict(depth=18, base_channels=32)

@@ -76,6 +76,17 @@ MALICIOUS = {
         f"from mmengine.config import read_base\nwith {TOUCH} as read_base: pass"
     ),
     "read_base renames": READ_BASE + "from .plain import x as custom_imports",
+    "network under another name": (
+        "_base_ = []\nfrom mmssl_ext.backbones import network as f\nx = f('resnet18')"
+    ),
+    "more than network": (
+        "_base_ = []\nfrom mmssl_ext.backbones import network, FAMILIES\nx = 1"
+    ),
+    "network of elsewhere": "_base_ = []\nfrom evil import network\nx = network('a')",
+    "network without its import": "x = network('resnet18')",
+    "import beside network": (
+        "_base_ = []\nfrom mmssl_ext.backbones import network\nimport evil"
+    ),
     "LazyObject": "x = dict(type=LazyObject)",
     "await": "x = [y async for y in z]",
     "print": "print('hello')",
@@ -196,6 +207,16 @@ both = dict(**names, first=widths[0] if widths else None)
     assert cfg.copied.b == [1, 2]
     assert (cfg.steps, cfg.here, cfg.width) == (1, "config", 65)
     assert cfg.both == {"s0": "S0", "s1": "S1", "first": 64}
+
+
+def test_a_backbone_is_data(here):
+    (here / "config.py").write_text(
+        "_base_ = []\nfrom mmssl_ext.backbones import network\n"
+        "net = network('resnet18-w32')\nmodel = dict(backbone=net['backbone'])\n"
+    )
+    assert [f.name for f in check_strict("config.py")] == ["config.py"]
+    cfg = Config.fromfile("config.py")
+    assert cfg.model.backbone.base_channels == 32 and "network" not in cfg
 
 
 def test_read_base_is_followed(here):

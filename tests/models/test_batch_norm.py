@@ -126,3 +126,27 @@ def test_bad_values():
         SplitBatchNorm(3, 0)
     with pytest.raises(ValueError, match="momentum"):
         SplitBatchNorm(3, 4, momentum=None)
+
+
+def test_the_activation_of_a_fused_layer_stays():
+    """timm's BatchNormAct2d is a BatchNorm2d by its class, and does more."""
+    layers = pytest.importorskip("timm.layers")
+    fused = layers.BatchNormAct2d(4)
+    torch.nn.init.normal_(fused.bias)
+    x = torch.randn(6, 4, 3, 3)
+    plain = copy.deepcopy(fused)
+    split = split_batch_norm(fused, 2)
+    assert list(split.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(split.eval()(x), plain.eval()(x))
+    parts = [plain.train()(x[i::2]) for i in range(2)]
+    whole = split.train()(x)
+    for i, part in enumerate(parts):
+        torch.testing.assert_close(whole[i::2], part)
+    assert whole.min() == 0
+
+    class Odd(torch.nn.BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(ValueError, match="Odd is a BatchNorm and something else"):
+        split_batch_norm(torch.nn.Sequential(Odd(4)), 2)

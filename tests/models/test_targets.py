@@ -223,7 +223,7 @@ class Maps(BaseModule):
 
 
 def test_a_teacher_of_unknown_size(monkeypatch):
-    """Its size must be told, and the views show whether it is true."""
+    """It is found by an image of zeros; what is told must be true."""
     init_default_scope("mmssl_ext")
     monkeypatch.setitem(MODELS.module_dict, "Maps", Maps)
 
@@ -234,11 +234,12 @@ def test_a_teacher_of_unknown_size(monkeypatch):
         compare = dict(type="Regression", predictor=predictor)
         return MODELS.build(regression(config, compare=compare)).eval()
 
-    with pytest.raises(ValueError, match=r"is not known; set target\.dim\."):
-        told(None)
-    with pytest.raises(ValueError, match=r"has 12 features, not 24; set target.dim to"):
-        told(24).check_inputs(views(1, size=32))
-    told(12).check_inputs(views(1, size=32))
+    with pytest.raises(ValueError, match=r"has 12 features, not target\.dim=24; leave"):
+        told(24)
+    for dim in (None, 12):
+        method = told(dim)
+        assert method.target.dim == 12
+        method.check_inputs(views(1, size=32))
 
 
 def test_a_teacher_that_takes_other_views_is_refused(checkpoint):

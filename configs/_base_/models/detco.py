@@ -5,7 +5,6 @@ hid_channels = None  # hidden width of the heads; None: the channels of each sta
 patch_source = 255  # px: the crop that is cut into 3 x 3 cells ...
 patch_size = 64  # ... of which each gives a patch of this side
 
-detco = dict(type="DetCo", backbone=dict(out_indices=(0, 1, 2, 3)))
 level_neck = dict(  # and `in_channels`, those of the stages
     type="MultiLevelNeck", hid_channels=hid_channels, out_channels=128, num_patches=9
 )

@@ -1,23 +1,63 @@
-"""The pretrained ResNet of every transfer: file, size, and how it is normalised."""
+"""The pretrained backbone of every transfer: file, network, and how it is normalised.
+
+Any backbone that has a name, by `backbone="convnext-tiny"`; a ResNet by `depth` and
+`base_channels` too. docs/change_the_backbone.md names them.
+"""
+
+_base_ = []
+from mmssl_ext.backbones import network
 
 checkpoint = "work_dirs/co2_r50_imagenet/epoch_200.pth"  # None: random weights
 encoder = "query"  # or "key"
 depth = 50  # 18, 34, 50, 101
 base_channels = 64  # 32: half the width
+backbone = f"resnet{depth}-w{base_channels}"
 
-backbone_channels = base_channels * 8 * (4 if depth >= 50 else 1)  # of the last stage
+net = network(backbone, "transfer")
+backbone_channels = net["channels"]  # of the last stage
 norm_cfg = dict(type="BN", requires_grad=True)  # SyncBN on several GPUs: sync_bn
+# What is missing in every pretraining: norms behind the first stages.
+absent = dict(absent=net["fresh"]) if net["fresh"] else {}
 pretrained = (
-    dict(type="mmssl_ext.PretrainedBackbone", checkpoint=checkpoint, encoder=encoder)
+    dict(
+        type="mmssl_ext.PretrainedBackbone",
+        checkpoint=checkpoint,
+        encoder=encoder,
+        **absent,
+    )
     if checkpoint
     else None
 )
-resnet = dict(
-    type="ResNet",
-    depth=depth,
-    base_channels=base_channels,
-    frozen_stages=-1,
-    norm_eval=False,
-    style="pytorch",
+trunk = dict(
+    **net["backbone"],
+    **(dict(init_cfg=pretrained) if checkpoint or net["is_resnet"] else {}),
+)
+# Maps of strides 4, 8, 16 and 32
+four_maps = (
+    dict(type="mmssl_ext.SimplePyramid", backbone=trunk, channels=backbone_channels)
+    if net["flat"]
+    else dict(**trunk, out_indices=tuple(net["levels"]))
 )
 pixels = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+
+# Transformers and ConvNeXt: AdamW, by a rate of its own in place of `lr`.
+adamw_lr = net["adamw"][0] if net["adamw"] else None  # for 16 images
+no_decay = dict(decay_mult=0)
+finetuning = (
+    dict(
+        optimizer=dict(
+            _delete_=True, type="AdamW", lr=adamw_lr, weight_decay=net["adamw"][1]
+        ),
+        paramwise_cfg=dict(
+            _delete_=True,
+            flat_decay_mult=0,  # norms, biases, scales
+            custom_keys={
+                "pos_embed": no_decay,
+                "cls_token": no_decay,
+                "relative_position_bias_table": no_decay,
+            },
+        ),
+    )
+    if net["adamw"]
+    else {}
+)

@@ -16,6 +16,9 @@ Read are `data_root/folder/` with `ImageSets/Main/<split>.txt`, `Annotations/*.x
 """
 
 _base_ = "../_base_/classification/backbone.py"
+from mmssl_ext.backbones import network
+
+resnet = network(_base_.backbone, "resnet")  # other backbones are refused
 
 data_root = "{{$VOC_ROOT:data/VOCdevkit}}"
 folder = "VOC2007"

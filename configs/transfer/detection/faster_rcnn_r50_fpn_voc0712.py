@@ -15,4 +15,5 @@ _base_ = [
     "../_base_/detection/rcnn_fpn.py",
 ]
 
+optim_wrapper = _base_.finetuning
 model = dict(roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)))

@@ -21,6 +21,7 @@ _base_ = [
 
 lr = 0.01
 
+optim_wrapper = _base_.finetuning
 model = dict(
     type="FCOS",
     **_base_.with_fpn,

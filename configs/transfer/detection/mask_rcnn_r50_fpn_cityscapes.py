@@ -22,6 +22,7 @@ _base_ = [
     "../_base_/detection/mask_rcnn_fpn.py",
 ]
 
+optim_wrapper = _base_.finetuning
 model = dict(
     roi_head=dict(
         bbox_head=dict(num_classes=_base_.num_classes),

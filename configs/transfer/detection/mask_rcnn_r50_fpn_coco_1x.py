@@ -27,6 +27,7 @@ _base_ = [
 
 masks = True
 
+optim_wrapper = _base_.finetuning
 model = dict(
     roi_head=dict(
         bbox_head=dict(num_classes=_base_.num_classes),

@@ -19,6 +19,7 @@ _base_ = [
 
 lr = 0.01
 
+optim_wrapper = _base_.finetuning
 model = dict(
     type="RetinaNet",
     **_base_.with_fpn,

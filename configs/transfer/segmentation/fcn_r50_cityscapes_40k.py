@@ -27,6 +27,7 @@ scale = (2049, 1025)  # largest long and short side
 align_corners = True
 lr_batch = 8
 
+optim_wrapper = _base_.finetuning
 model = dict(
     **_base_.fitted,
     test_cfg=dict(

@@ -63,4 +63,5 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
+optim_wrapper = _base_.finetuning
 model = _base_.fitted

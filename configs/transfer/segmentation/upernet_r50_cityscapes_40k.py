@@ -24,4 +24,5 @@ _base_ = [
 crop_size = (512, 1024)  # height, width
 scale = (2048, 1024)  # largest long and short side
 
+optim_wrapper = _base_.finetuning
 model = _base_.fitted

@@ -32,6 +32,9 @@ _NODES = (
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.comprehension),
 )
 _IMPORTS = "custom_imports"
+# What may be imported and called: plain data of a name.
+_OWN_IMPORT = ("mmssl_ext.backbones", 0, [("network", None)])
+_OWN_FUNCTION = "network"
 
 
 def _parse(file: str, text: str) -> ast.Module:
@@ -80,10 +83,17 @@ class Checker:
         self.file = file
         self.tree = _parse(file, text)
         self.lines = text.split("\n")
-        kinds = (ast.With, ast.ImportFrom)
-        self.is_lazy = any(isinstance(node, kinds) for node in ast.walk(self.tree))
         self.bases: list[str] = []
         self.done: set[int] = set()  # nodes that a rule above them has settled
+        for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom) and _imported(node) == _OWN_IMPORT:
+                self._settle(node)
+        self.has_own = bool(self.done)
+        kinds = (ast.With, ast.ImportFrom)
+        self.is_lazy = any(
+            isinstance(node, kinds) and id(node) not in self.done
+            for node in ast.walk(self.tree)
+        )
 
     def check(self) -> None:
         """Raise ConfigError for the first construct that is not allowed."""
@@ -118,6 +128,8 @@ class Checker:
     def _check_call(self, node: ast.Call) -> None:
         func = node.func
         if isinstance(func, ast.Name) and func.id in _FUNCTIONS.split():
+            return
+        if self.has_own and isinstance(func, ast.Name) and func.id == _OWN_FUNCTION:
             return
         if isinstance(func, ast.Attribute) and func.attr in _METHODS.split():
             self.done.add(id(func))
@@ -159,9 +171,7 @@ class Checker:
     def _check_read_base(self, node: ast.With | ast.ImportFrom) -> None:
         """``from mmengine.config import read_base`` and what stands below it."""
         if isinstance(node, ast.ImportFrom):
-            names = [(alias.name, alias.asname) for alias in node.names]
-            known = (node.module, node.level, names)
-            if known != ("mmengine.config", 0, [("read_base", None)]):
+            if _imported(node) != ("mmengine.config", 0, [("read_base", None)]):
                 raise self._refused(node, "imports are not allowed")
             self._settle(node)
             return
@@ -195,6 +205,12 @@ class Checker:
             f"Config {self.file}, line {number}: {why} (`{line[:80]}`). Strict mode "
             "takes a config for data; without --strict-config it may run any code."
         )
+
+
+def _imported(node: ast.ImportFrom) -> tuple[str | None, int, list]:
+    """Module, level and names of an import."""
+    names = [(alias.name, alias.asname) for alias in node.names]
+    return node.module, node.level, names
 
 
 def _literal(node: ast.AST) -> Any:

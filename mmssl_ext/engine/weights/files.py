@@ -66,6 +66,7 @@ class Weights(NamedTuple):
             images.
         license: As the file states it; empty where it does not.
         backbone: Config of their backbone, see :func:`find_backbone`.
+        network: Name of that backbone, where their config says it.
     """
 
     tensors: State
@@ -74,6 +75,7 @@ class Weights(NamedTuple):
     origin: dict[str, Any] | None = None
     license: str = ""
     backbone: Mapping[str, Any] = MappingProxyType({})
+    network: str = ""
 
 
 def read_tensors(path: str | Path, trust: bool = False) -> State:
@@ -126,7 +128,8 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | Path) -> Weights:
         origin = {**origin, "data": {n: data.get(n) for n in ("files", "digest")}}
     license = str(told.get("license") or told.get("licence") or "")
     named, record = _with_known_names(tensors), find_record(meta)
-    return Weights(named, record, path, origin, license, find_backbone(meta))
+    backbone, network = find_backbone(meta)
+    return Weights(named, record, path, origin, license, backbone, network)
 
 
 def renamed(name: str, rules: tuple) -> str:

@@ -110,13 +110,19 @@ def as_dict(meta: Any) -> dict[str, Any]:
     return _dict(meta)
 
 
-def find_backbone(meta: Any) -> dict[str, Any]:
-    """The config of the backbone in a checkpoint's ``meta``; empty where it has none.
+def find_backbone(meta: Any) -> tuple[dict[str, Any], str]:
+    """The config of the backbone in a checkpoint's ``meta``, and the backbone's name.
 
-    Plain data; nothing of it is run, and what a config computes is None.
+    Plain data; nothing of it is run, and what a config computes is None. Both are empty
+    where they are not told.
     """
-    given = _plain_settings(as_dict(meta).get("cfg"))
-    return _dict(_dict(given.get("model")).get("backbone"))
+    meta = as_dict(meta)
+    given = _plain_settings(meta.get("cfg"))
+    config = _dict(_dict(given.get("model")).get("backbone")) or _dict(
+        meta.get("backbone")
+    )
+    name = given.get("backbone") or meta.get("network")
+    return config, name if isinstance(name, str) else ""
 
 
 def structure_text(record: Record, backbone: Any, path: str | Path) -> str:

@@ -11,6 +11,7 @@ from mmpretrain.models import GlobalAveragePooling
 from torch import Tensor, nn
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.fit import map_channels
 from mmssl_ext.old_names import rename_0_1
 
 from ..comparisons import Comparison
@@ -300,8 +301,8 @@ class Assembly(SSLAlgorithm):
         """
         taken, size = in_features(self.neck), out_features(self.neck)
         if size is None and isinstance(self.neck, GlobalAveragePooling):
+            self.channels = self.channels or map_channels(self.backbone) or feat_dim
             size = self.channels
-            self.channels = self.channels or feat_dim
         if size and feat_dim and size != feat_dim:
             raise UserValueError(
                 f"The neck returns {size} features but feat_dim is {feat_dim}; leave "

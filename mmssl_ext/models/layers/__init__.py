@@ -1,6 +1,7 @@
 """Layers shared by the algorithms."""
 
 from .batch_norm import SplitBatchNorm, protect_batch_norm, split_batch_norm
+from .dropout import without_dropout
 from .exchange import (
     Exchange,
     exchange_rows,
@@ -28,4 +29,5 @@ __all__ = [
     "unit",
     "unshuffle_batch",
     "warp",
+    "without_dropout",
 ]

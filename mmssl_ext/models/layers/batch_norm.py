@@ -85,9 +85,16 @@ class SplitBatchNorm(compat.BatchNorm):
                 "SplitBatchNorm keeps exponential averages; set momentum to a number."
             )
         self.num_splits = num_splits
+        self.then: tuple[str, ...] = ()  # children that follow, of a fused layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise N x C x ... inputs."""
+        y = self._split(x)
+        for name in self.then:
+            y = getattr(self, name)(y)
+        return y
+
+    def _split(self, x: Tensor) -> Tensor:
         splits = min(self.num_splits, len(x) // 2)
         if not self.training or splits < 2:
             return super().forward(x)
@@ -141,12 +148,17 @@ class SplitBatchNorm(compat.BatchNorm):
 def split_batch_norm(module: nn.Module, num_splits: int) -> nn.Module:
     """Replace every plain BatchNorm below ``module``, sharing its parameters.
 
+    timm's ``BatchNormAct2d`` is one and an activation; that stays behind it.
+
     Args:
         module: Changed in place.
         num_splits: Groups per batch.
 
     Returns:
         ``module``, or its replacement if it is itself a BatchNorm.
+
+    Raises:
+        ValueError: A BatchNorm computes more than that.
     """
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
         split = SplitBatchNorm(
@@ -157,6 +169,10 @@ def split_batch_norm(module: nn.Module, num_splits: int) -> nn.Module:
             affine=module.affine,
             track_running_stats=module.track_running_stats,
         )
+        if type(module).forward is not compat.BatchNorm.forward:
+            split.then = _what_follows(module)
+            for name in split.then:
+                split.add_module(name, getattr(module, name))
         split.train(module.training)
         for name, parameter in module.named_parameters(recurse=False):
             split.register_parameter(name, parameter)
@@ -166,3 +182,14 @@ def split_batch_norm(module: nn.Module, num_splits: int) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, split_batch_norm(child, num_splits))
     return module
+
+
+def _what_follows(module: nn.Module) -> tuple[str, ...]:
+    """Children that a fused BatchNorm calls behind its own sum, in order."""
+    if type(module).__name__ != "BatchNormAct2d":
+        raise UserValueError(
+            f"{type(module).__name__} is a BatchNorm and something else, so it cannot "
+            "be split into groups of the batch. Set bn_splits=1, or take another "
+            "backbone."
+        )
+    return "drop", "act"

@@ -13,7 +13,7 @@ from mmssl_ext import compat
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
-from ..layers import shuffle_batch, unit, unshuffle_batch
+from ..layers import shuffle_batch, unit, unshuffle_batch, without_dropout
 from ..memory.step_counter import StepCounter
 from ..part import Features
 from ..schedules import schedule
@@ -30,7 +30,8 @@ class MomentumTarget(Target, StepCounter):
     ``theta' <- m * theta' + (1 - m) * theta`` for parameters, before the targets are
     encoded and once for each step of the optimizer. Buffers are not averaged: the copy
     keeps BatchNorm statistics of its own. The first update is an exact copy, whatever
-    initialised or loaded the online network before it.
+    initialised or loaded the online network before it. Dropout and drop path of the
+    online network are switched off in the copy.
 
     Args:
         momentum: m, the share of the old value that is kept, e.g. 0.999; a number or a
@@ -60,7 +61,8 @@ class MomentumTarget(Target, StepCounter):
     def attach(self, method: Method) -> None:
         """Copy the parts of the online network."""
         for name, part in method.parts.items():
-            self.add_module(name, deepcopy(part).requires_grad_(False))
+            copy = deepcopy(part).requires_grad_(False)
+            self.add_module(name, without_dropout(copy))
 
     def start(self, method: Method) -> None:
         """Refuse a schedule whose length nobody knows."""

@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.fit import check_parts, pooled
+from mmssl_ext.fit import check_parts, map_channels, pooled
 from mmssl_ext.registry import MODELS
 
 from ..layers import unit
@@ -35,7 +35,7 @@ class FrozenTeacher(Target, BaseModule):
         neck: Config of its projection head, with an ``init_cfg`` alike; None takes the
             globally pooled output of the backbone.
         dim: Size of its embedding where that does not follow from the neck or
-            ``backbone.feat_dim``.
+            the backbone.
         mean: Of its images by channel, in units of 0 to 255, where it was trained on
             images prepared in another way than the student's; by default what the file
             of its weights tells, else as the student's.
@@ -78,7 +78,7 @@ class FrozenTeacher(Target, BaseModule):
                 )
         self.backbone = MODELS.build(backbone)
         self.neck = None if neck is None else MODELS.build(neck)
-        self.channels: int | None = getattr(self.backbone, "feat_dim", None)
+        self.channels: int | None = map_channels(self.backbone)
         derived: Any = self.channels if self.neck is None else out_features(self.neck)
         if dim and derived and dim != derived:
             raise UserValueError(

@@ -1,13 +1,23 @@
-"""A frozen or fine-tuned ResNet on images that arrive as RGB, decoded by PIL."""
+"""A frozen or fine-tuned backbone on images that arrive as RGB, decoded by PIL."""
 
 _base_ = ["../runtime.py", "../pretrained.py"]
 default_scope = "mmssl_ext"
 
 # As torchvision starts: without it mmpretrain would keep torch's default weights.
-random = [
+resnet_random = [
     dict(type="Kaiming", layer=["Conv2d"]),
     dict(type="Constant", val=1, layer=["_BatchNorm", "GroupNorm"]),
 ]
+resnet = (
+    dict(
+        stem_channels=_base_.net.backbone.base_channels,
+        zero_init_residual=False,
+        init_cfg=_base_.pretrained or resnet_random,
+    )
+    if _base_.net.is_resnet
+    else {}
+)
+last_map = {} if _base_.net.flat else dict(out_indices=(_base_.net.levels[-1],))
 model = dict(
     type="ImageClassifier",
     data_preprocessor=dict(
@@ -15,13 +25,7 @@ model = dict(
         **_base_.pixels,
         to_rgb=False,  # DecodeImage gives RGB
     ),
-    backbone=dict(
-        **_base_.resnet,
-        stem_channels=_base_.base_channels,
-        out_indices=(3,),
-        zero_init_residual=False,
-        init_cfg=_base_.pretrained or random,
-    ),
+    backbone=dict(_base_.trunk, **resnet, **last_map),
 )
 
 default_hooks = dict(

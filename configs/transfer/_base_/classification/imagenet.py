@@ -4,6 +4,9 @@ The rate falls at 60 % and at 80 % of the epochs.
 """
 
 _base_ = "folder.py"
+from mmssl_ext.backbones import network
+
+resnet = network(_base_.backbone, "resnet")  # other backbones are refused
 
 batch_size = 32  # per GPU
 test_batch_size = 128

@@ -5,6 +5,9 @@ layers trained, Res5ROIHeadsExtraNorm.
 """
 
 _base_ = "rcnn.py"
+from mmssl_ext.backbones import network
+
+resnet = network(_base_.backbone, "resnet")  # other backbones are refused
 
 train_proposals = (12000, 2000)
 test_proposals = (6000, 1000)
@@ -15,7 +18,7 @@ res4_channels = _base_.backbone_channels // 2
 model = dict(
     data_preprocessor=_base_.preprocessor,
     backbone=dict(
-        **_base_.backbone,
+        **_base_.trunk,
         num_stages=3,
         strides=(1, 2, 2),
         dilations=(1, 1, 1),

@@ -1,12 +1,21 @@
-"""An encoder-decoder on the pretrained ResNet, auxiliary FCN head of weight 0.4.
+"""An encoder-decoder on the pretrained backbone, auxiliary FCN head of weight 0.4.
 
-The backbone is the plain ResNet with the 7x7 stem that was pretrained, where mmseg
+A ResNet is the plain one with the 7x7 stem that was pretrained, where mmseg
 takes ResNetV1c with three 3x3 convolutions. Numbers of classes and input size come from
 the config.
 """
 
 _base_ = "../pretrained.py"
 
+resnet = (
+    dict(
+        stem_channels=_base_.net.backbone.base_channels,
+        num_stages=4,
+        contract_dilation=True,
+    )
+    if _base_.net.is_resnet
+    else {}
+)
 head = dict(
     dropout_ratio=0.1,
     norm_cfg=_base_.norm_cfg,
@@ -18,20 +27,12 @@ model = dict(
         type="SegDataPreProcessor", **_base_.pixels, bgr_to_rgb=True, pad_val=0
     ),
     pretrained=None,
-    backbone=dict(
-        **_base_.resnet,
-        stem_channels=_base_.base_channels,
-        num_stages=4,
-        out_indices=(0, 1, 2, 3),
-        contract_dilation=True,
-        norm_cfg=_base_.norm_cfg,
-        init_cfg=_base_.pretrained,
-    ),
+    backbone=dict(**_base_.four_maps, **resnet),
     decode_head=head,
     auxiliary_head=dict(
         **{**head, "loss_decode": dict(head["loss_decode"], loss_weight=0.4)},
         type="FCNHead",
-        in_channels=_base_.backbone_channels // 2,
+        in_channels=_base_.net.stages[2],
         in_index=2,
         num_convs=1,
         concat_input=False,

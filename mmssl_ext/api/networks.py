@@ -1,0 +1,144 @@
+"""Which network a run trains and which teach it, by names and files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmssl_ext.backbones import Backbone, backbone_named
+from mmssl_ext.errors import UserValueError
+from mmssl_ext.text import shown
+
+from .recipe import STAGES
+
+if TYPE_CHECKING:
+    from mmssl_ext.engine.weights.files import Weights
+
+
+def backbone_for(name: str | None, init: Any, usual: str) -> Backbone:
+    """The backbone by its name, that of the starting weights, or the usual one.
+
+    Args:
+        name: Of :func:`~mmssl_ext.backbones.backbone_named`, or None.
+        init: Starting weights, or None; they are read before anything is written.
+        usual: Name of the one that is taken without both.
+
+    Raises:
+        UserError: There is no such backbone; the weights cannot be read, or do not say
+            what network they are of.
+    """
+    if name is None:
+        return backbone_named(usual) if init is None else backbone_of(init)
+    found = backbone_named(name)
+    if init is not None:
+        _check_same(found, init)
+    return found
+
+
+def _check_same(asked: Backbone, init: Any) -> None:
+    """Read starting weights, and refuse those that tell of another network."""
+    from mmssl_ext.engine.weights.files import read_weights
+    from mmssl_ext.transfer.handover import check_source
+
+    check_source(init)
+    weights = read_weights(init)
+    held = _told(weights) or _resnet(weights)
+    if (
+        held is not None
+        and held.is_resnet
+        and asked.is_resnet
+        and held.arch != asked.arch
+    ):
+        raise UserValueError(
+            f"{shown(init)} holds the weights of {held.name}, not of {asked.name}; "
+            f"leave backbone out, or set it to '{held.name}'."
+        )
+
+
+def backbone_of(path: Any) -> Backbone:
+    """The backbone whose weights a file holds.
+
+    Raises:
+        CheckpointFileError: It cannot be read.
+        UserValueError: It does not tell which network it is of.
+    """
+    from mmssl_ext.engine.weights.files import read_weights
+
+    weights = read_weights(path)
+    found = _told(weights) or _resnet(weights)
+    if found is None and str(path).startswith("timm:"):
+        found = backbone_named(str(path))
+    if found is None:
+        raise UserValueError(
+            f"{shown(path)} holds no ResNet of a known depth and does not tell which "
+            "network it is of; say that by backbone, e.g. 'resnet50'."
+        )
+    return found
+
+
+def teachers_of(given: Any) -> list[dict[str, Any]]:
+    """Configs of ``FrozenTeacher`` for files, names and configs of teachers.
+
+    Raises:
+        UserError: A file cannot be read, or does not tell which network it is of.
+    """
+    several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+    return [_teacher(one) for one in (given if several else [given] if given else [])]
+
+
+def place_of(weights: Any) -> str:
+    """A file by its whole path, so that the config serves from any folder."""
+    text = os.fspath(weights)
+    named = text.split(":", 1)[0] in ("torchvision", "timm") or "://" in text
+    return text if named else str(Path(os.path.expanduser(text)).absolute())
+
+
+def _teacher(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": place_of(given)}
+    if str(given).startswith("timm:"):
+        from mmssl_ext.backbones.timm import timm_embedding
+        from mmssl_ext.engine.weights.files import read_weights
+
+        if _resnet(read_weights(given)) is None:
+            return {"backbone": {**timm_embedding(str(given)), "init_cfg": load}}
+    network = backbone_of(given)
+    if not network.is_resnet:
+        return {"backbone": {**network.pretraining(), "init_cfg": load}}
+    width = network.arch["base_channels"]
+    sizes = {"stem_channels": width, "base_channels": width} if width != 64 else {}
+    arch = {"type": "ResNet", "depth": network.arch["depth"], **sizes}
+    return {"backbone": {**arch, "out_indices": STAGES, "init_cfg": load}}
+
+
+def _told(weights: Weights) -> Backbone | None:
+    """The backbone that the config of a checkpoint names, if it has that."""
+    if not weights.network:
+        return None
+    try:
+        found = backbone_named(weights.network)
+    except UserValueError:  # of another version, or anyone's
+        return None
+    config = {"type": found.pretraining()["type"], **found.arch}
+    own = {name: weights.backbone.get(name) for name in config}
+    return found if own == config else None
+
+
+def _resnet(weights: Weights) -> Backbone | None:
+    """The ResNet that the tensors are of, if they are of a plain one."""
+    from mmssl_ext.engine.weights.report import averages_down, describe_resnet
+    from mmssl_ext.transfer.handover import backbone_in, holds_resnet
+
+    if not holds_resnet(weights):
+        return None
+    state, _, _ = backbone_in(weights)
+    depth = re.match(r"ResNet-(\d+)\b", describe_resnet(state).get("depth", ""))
+    stem, second = state.get("conv1.weight"), state.get("layer1.0.conv2.weight")
+    grouped = second is not None and second.shape[0] != second.shape[1]
+    if depth is None or stem is None or averages_down(state) or grouped:
+        return None
+    return backbone_named(f"resnet{depth[1]}-w{stem.shape[0]}")
