@@ -15,6 +15,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from .handover import Handover, PretrainedBackbone, fingerprint, handovers
+from .maps import check_maps
 
 
 @HOOKS.register_module()
@@ -25,13 +26,17 @@ class HandoverHook(Hook):
 
     Raises:
         CheckpointFileError: Something re-initialised a loaded tensor.
-        ConfigError: A backbone that is not trained has other strides or another stem
-            than the pretrained one: its features would not be those of the weights. Or
-            a module has not called ``PretrainedBackbone`` though it names it.
+        ConfigError: The backbone's maps do not fit the neck or head, see
+            :func:`~mmssl_ext.transfer.maps.check_maps`. A backbone that is not trained
+            has other strides or another stem than the pretrained one: its features
+            would not be those of the weights. Or a module has not called
+            ``PretrainedBackbone`` though it names it.
     """
 
     def before_train(self, runner: Any) -> None:
         """Compare fingerprints; a resumed run has weights of its own."""
+        if runner.iter == 0:
+            check_maps(unwrap(runner.model))
         if runner.iter == 0 and compat.load_from(runner) is None:
             self.verify(runner)
 

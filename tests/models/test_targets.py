@@ -230,7 +230,7 @@ def test_a_teacher_of_unknown_size(monkeypatch):
     def told(dim):
         backbone = dict(type="Maps", init_cfg=LOAD)
         config = dict(type="FrozenTeacher", backbone=backbone, dim=dim)
-        predictor = PREDICTOR | dict(out_channels=dim or DIM)
+        predictor = PREDICTOR | dict(out_channels=dim or 12)
         compare = dict(type="Regression", predictor=predictor)
         return MODELS.build(regression(config, compare=compare)).eval()
 
