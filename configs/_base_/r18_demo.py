@@ -15,10 +15,14 @@ backbone_channels = 8 * base_channels  # of the last stage
 
 model = dict(
     data_preprocessor=dict(
-        type="MultiViewPreprocessor", mean=_base_.mean, std=_base_.std
+        type="MultiViewPreprocessor",
+        mean=_base_.mean,
+        std=_base_.std,
+        **_base_.read_as,
     ),
     backbone=dict(
         type="ResNet",
+        in_channels=_base_.in_channels,
         depth=18,
         stem_channels=base_channels,
         base_channels=base_channels,

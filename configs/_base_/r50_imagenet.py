@@ -16,10 +16,12 @@ model = dict(
         type="MultiViewPreprocessor",
         mean=_base_.mean,
         std=_base_.std,
+        **_base_.read_as,
         non_blocking=True,
     ),
     backbone=dict(
         type="ResNet",
+        in_channels=_base_.in_channels,
         depth=depth,
         stem_channels=base_channels,
         base_channels=base_channels,

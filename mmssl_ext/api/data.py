@@ -40,6 +40,25 @@ def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
     raise UserValueError(f"There is no folder '{shown(path)}' with images.")
 
 
+def bands_named(text: str | None) -> int | list[int] | None:
+    """The bands of an option: ``5`` is a number of them, ``3,2,1`` or ``4,`` which.
+
+    Raises:
+        UserValueError: It is neither.
+    """
+    if text is None:
+        return None
+    try:
+        if "," in text:
+            return [int(number) for number in text.split(",") if number.strip()]
+        return int(text)
+    except ValueError as error:
+        raise UserValueError(
+            f"--bands {text!r} must be the number of bands, as 5, or which of them, "
+            "counted from 0, as 3,2,1."
+        ) from error
+
+
 def look_at(dataset: dict[str, Any]) -> Images:
     """Count the images, and look at some for their size.
 

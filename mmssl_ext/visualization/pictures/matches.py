@@ -121,9 +121,8 @@ def _two_views(subject: Subject, item: Any) -> tuple[list[np.ndarray], Tensor]:
             "Matches need two views of whole images; the pipeline of the config makes "
             "none."
         )
-    mean, std = preprocessor.mean, preprocessor.std
     boxes = item.get("boxes", torch.full((2, 4), torch.nan))[:2]
-    return [to_images(view, mean, std)[0] for view in views[:2]], boxes
+    return [to_images(view, preprocessor)[0] for view in views[:2]], boxes
 
 
 def _last_maps(subject: Subject, views: Sequence[np.ndarray]) -> list[np.ndarray]:
