@@ -88,7 +88,8 @@ class Preprocess:
                 H x W x C of a file's values.
 
         Returns:
-            3 x size x size in float32, of bands C x size x size; ``torch.stack`` makes a batch of several.
+            3 x size x size in float32, of bands C x size x size; ``torch.stack`` makes
+            a batch of several.
 
         Raises:
             UnreadableImageError: It cannot be decoded.
@@ -147,11 +148,11 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
         encoder: ``query``, the trained encoder, or ``key``, its momentum average.
 
     Returns:
-        The module in eval mode on the CPU. ``module(images)``, N x 3 x H x W or as many
-        bands as it was trained on, returns a tuple of maps N x C x h x w;
-        ``module.out_channels`` is the C of the last one, and ``module.preprocess(path)``
-        makes one of the images of a file, a PIL image or an array
-        (:class:`Preprocess`).
+        The module in eval mode on the CPU. ``module(images)``, N x 3 x H x W or with
+        the bands that it was trained on, returns a tuple of maps N x C x h x w;
+        ``module.out_channels`` is the C of the last one, and
+        ``module.preprocess(path)`` makes one of the images of a file, a PIL image or an
+        array (:class:`Preprocess`).
 
     Raises:
         CheckpointFileError: There is no such file, it has no weights or not of this

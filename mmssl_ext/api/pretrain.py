@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from mmssl_ext.files import read_text, write_text
 from mmssl_ext.text import shown
 
 from .backbones import Backbone, backbone_named
-from .data import dataset_of, look_at
+from .data import dataset_of, look_at, measure
 from .methods import METHODS, method_named
 from .recipe import Plan, write_recipe
 from .settings import Device, Given, check_names, choose
@@ -34,6 +35,8 @@ def pretrain(
     init: str | os.PathLike[str] | None = None,
     teacher: Any = None,
     *,
+    bands: int | Sequence[int] | None = None,
+    value_range: Any = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -57,6 +60,10 @@ def pretrain(
             ``torchvision:resnet50`` or ``timm:NAME``; None: random ones.
         teacher: Of SimReg: such a file of a ResNet, a config of ``FrozenTeacher``, or a
             list of these.
+        bands: None for 8-bit RGB; else the number of bands of the images, or which are
+            taken, counted from 0, in any depth. Mean and deviation are measured.
+        value_range: (low, high), the values of the files that become 0 and 255, for all
+            bands or a pair for each; None measures it as :func:`mmssl_ext.stats` does.
         seed: Of all that is random.
         resume: Go on with the run in ``out``.
         overwrite: Move a run that ``out`` holds aside.
@@ -71,7 +78,8 @@ def pretrain(
     """
     check_names(settings)
     network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
-    asked = {**network, **settings, "seed": seed, "options": options}
+    read = {"bands": bands, "value_range": value_range}
+    asked = {**network, **settings, **read, "seed": seed, "options": options}
     path = Path(os.path.expanduser(out))
     _settle(path, data, out, asked, resume, overwrite)
     return _train(path, options, resume, overwrite)
@@ -118,6 +126,8 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
     backbone = _backbone(asked["backbone"], init, device)
     dataset = dataset_of(data)
     images = look_at(dataset)
+    measured, side = measure(data, asked["bands"], asked["value_range"])
+    images = replace(images, short_side=side or images.short_side)
     settings = choose(
         images, device, METHODS[method], backbone, init is not None, asked
     )
@@ -126,9 +136,9 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
         backbone,
         {**dataset, "on_error": "skip"},
         images.count,
-        settings,
+        [*settings, *measured],
         None if init is None else _place(init),
-        _teachers(teacher),
+        _teachers(teacher, asked["bands"]),
         asked["seed"],
         command,
     )
@@ -186,18 +196,21 @@ def _resnet_of(weights: Any) -> Backbone:
     return Backbone(int(depth[1]), int(stem.shape[0]))
 
 
-def _teachers(given: Any) -> list[dict[str, Any]]:
+def _teachers(given: Any, bands: Any) -> list[dict[str, Any]]:
     several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
-    return [_teacher(one) for one in (given if several else [given] if given else [])]
+    all_given = given if several else [given] if given else []
+    return [_teacher(one, bands) for one in all_given]
 
 
-def _teacher(given: Any) -> dict[str, Any]:
+def _teacher(given: Any, bands: Any) -> dict[str, Any]:
     if isinstance(given, Mapping):
         return dict(given)
     network = _resnet_of(given)
     load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": _place(given)}
     width = network.base_channels
     sizes = {"stem_channels": width, "base_channels": width} if width != 64 else {}
+    if bands is not None:
+        sizes["in_channels"] = bands if isinstance(bands, int) else len(bands)
     return {
         "backbone": {
             "type": "ResNet",
@@ -257,6 +270,8 @@ def _command(data: Any, out: Any, asked: Mapping[str, Any]) -> str:
             words += ["--cfg-options", *pairs] if pairs else []
             continue
         many = isinstance(value, Sequence) and not isinstance(value, str)
+        if name == "bands" and many:
+            value, many = ",".join(map(str, value)) + "," * (len(value) == 1), False
         words += [f"--{name.replace('_', '-')}", *map(str, value if many else [value])]
     return shown(shlex.join(words)).replace('"""', "'''").replace("\\", "/")
 

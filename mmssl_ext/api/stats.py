@@ -22,7 +22,6 @@ from mmssl_ext.datasets.transforms.bands import (
     count_of,
     range_for,
 )
-from mmssl_ext.datasets.transforms.decode import UnreadableImageError, reason_of
 from mmssl_ext.datasets.transforms.stored import read_bands
 from mmssl_ext.errors import UserError, UserValueError
 
@@ -36,8 +35,6 @@ _SAMPLE = 1 << 18  # pixels of all images together, for the percentiles
 _MOST, _FEWEST = 2048, 16  # of them from one image
 _BATCH = 16  # images
 _CHUNK = 1 << 18  # pixels of an image that are summed at once
-_KINDS = ("uint8", "uint16", "int16", "uint32", "int32", "float16", "float32")
-_KINDS += ("float64", "int8", "uint64", "int64")
 
 
 @dataclass(frozen=True)
@@ -72,13 +69,13 @@ class ImageStats:
 
     def config(self) -> str:
         """Variables of a config, of pretraining and of transfer alike."""
-        lines = {} if self.bands is None else {"bands": self.bands}
+        lines: dict[str, Any] = {} if self.bands is None else {"bands": self.bands}
         lines |= {"value_range": self.value_range} if self.value_range else {}
         lines |= {"mean": self.mean, "std": self.std}
         return "\n".join(f"{name} = {value!r}" for name, value in lines.items())
 
     def table(self) -> str:
-        """A row for each band: the files' values, and mean and deviation of 0 to 255."""
+        """A row for each band: the files' values; mean and deviation of 0 to 255."""
         which = range(len(self.mean)) if isinstance(self.bands, int) else self.bands
         names = "RGB" if self.bands is None else [str(number) for number in which or ()]
         columns = {"lowest": self.lowest}
@@ -136,7 +133,8 @@ def stats(
         unreadable += [(path_of(dataset, row), why) for row, why in batch.failed]
         for row, values in zip(batch.rows, batch.values, strict=False):
             found.add(row, values.numpy())
-    return _result(found, bands, check_value_range(value_range, count), ends, unreadable)
+    given = check_value_range(value_range, count)
+    return _result(found, bands, given, ends, unreadable)
 
 
 def _checked(percentile: Any, value_range: Any) -> tuple[float, float] | None:
@@ -201,24 +199,16 @@ class _View:
         if self.bands is None:
             values = DecodeImage()(told)["img"]
         else:
-            try:
-                values = DecodeBands(self.bands).stored(told)
-            except (MemoryError, UserError) as error:
-                if not isinstance(error, ValueError):
-                    raise
-                raise UnreadableImageError(told["img_path"], reason_of(error)) from error
-            except Exception as error:
-                raise UnreadableImageError(told["img_path"], reason_of(error)) from error
+            values = DecodeBands(self.bands).stored(told)
         height, width, _ = values.shape
         pixels = values.reshape(-1, self.count)
-        kind = _KINDS.index(values.dtype.newbyteorder("=").name)
         chosen = np.random.default_rng(0).integers(len(pixels), size=self.each)
         moments = _Moments(self.count)
         for start in range(0, len(pixels), _CHUNK):
             part = pixels[start : start + _CHUNK].astype(np.float64)
             moments.add(len(part), part.mean(0), part.var(0) * len(part))
         parts = (
-            [len(pixels), min(height, width), kind],
+            [len(pixels), min(height, width), values.dtype.num],
             moments.mean,
             moments.squares,
             pixels.min(0),
@@ -262,7 +252,7 @@ class _Sums:
         self.moments.add(number, mean, squares)
         self.lowest = np.minimum(self.lowest, low)
         self.highest = np.maximum(self.highest, high)
-        self.kinds[_KINDS[int(kind)]] += 1
+        self.kinds[np.dtype(np.sctypeDict[int(kind)]).name] += 1
         self.sides.append(int(side))
         if row % self._every == 0:
             self.sample.append(rest[4 * count :].reshape(-1, count))
@@ -284,7 +274,7 @@ def _result(
     kind = np.dtype(found.kinds.most_common(1)[0][0])
     shares = ends or PERCENTILES
     moments = found.moments
-    sample = np.concatenate(found.sample or [[moments.mean]])
+    sample = np.concatenate(found.sample or [moments.mean[None]])
     values = np.percentile(sample, shares, axis=0)  # 2 x C
     if given is None and bands is not None and (ends or kind != np.uint8):
         given = np.where(values[0] < values[1], values, [found.lowest, found.highest])
@@ -302,7 +292,7 @@ def _result(
         kind=kind.name,
         lowest=_plain(found.lowest).tolist(),
         highest=_plain(found.highest).tolist(),
-        percentiles=[(s, _plain(v).tolist()) for s, v in zip(shares, values, strict=True)],
+        percentiles=list(zip(shares, _plain(values).tolist(), strict=True)),
         short_side=int(np.median(found.sides)),
         unreadable=unreadable,
     )

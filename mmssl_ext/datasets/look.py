@@ -28,7 +28,7 @@ from .transforms.decode import FORMATS, to_rgb
 from .transforms.orientation import orientation_of
 
 NUM_LOOKED_AT = 16  # images, evenly spread over the set
-_SECONDS = 2.0  # for all of them
+SECONDS = 2.0  # for all of them
 _DARK = 0.1  # of the range of the depth; a sound image uses more
 _SMALL = (256, 256)  # JPEG is decoded at about this size only
 _KIND, _BANDS = 254, 277  # tags of TIFF: kind of a page, samples per pixel
@@ -111,7 +111,7 @@ def look(images: Iterable[tuple[str, _Reader]]) -> Found:
 
     Those that cannot be read count for none.
     """
-    found, end = Found(), time.monotonic() + _SECONDS
+    found, end = Found(), time.monotonic() + SECONDS
     for path, read in images:
         try:
             found.add(path, read())
@@ -131,7 +131,7 @@ def warn_of_unread(dataset: object) -> None:
     """Log what a look at the sets of this package has found, also within wrappers."""
     if isinstance(dataset, SSLDataset):
         if (decode := next(decoders(dataset.pipeline), None)) is not None:
-            tell_of_bands(_sample(dataset), decode, dataset.pipeline, _SECONDS)
+            tell_of_bands(_sample(dataset), decode, dataset.pipeline, SECONDS)
             return
         for sentence in look_at_dataset(dataset).warnings():
             print_log(sentence, logger="current", level=logging.WARNING)

@@ -17,8 +17,8 @@ from .transforms.color import ColorJitter, RandomGrayscale
 from .transforms.stored import read_bands
 
 _COLOURS = (
-    "On bands brightness and contrast act on each, gray and saturation take the mean of "
-    "all for gray, and hue is left out, since it needs red, green and blue."
+    "On bands brightness and contrast act on each, gray and saturation take the mean "
+    "of all for gray, and hue is left out, since it needs red, green and blue."
 )
 
 

@@ -52,8 +52,8 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
 
     def __init__(
         self,
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] | None = (123.675, 116.28, 103.53),
+        std: Sequence[float] | None = (58.395, 57.12, 57.375),
         non_blocking: bool = False,
         channels_last: bool = False,
         batched: bool | None = None,
@@ -64,6 +64,7 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         super().__init__(non_blocking=non_blocking)
         self.bands = None if bands is None else check_bands(bands)
         count = 3 if self.bands is None else count_of(self.bands)
+        mean, std = mean or (), std or ()  # missing beside bands
         if len(mean) != count or len(std) != count or min(std) <= 0:
             each = "three values each" if bands is None else f"{count} values each"
             how = "" if bands is None else " `mmssl-ext stats FOLDER` prints them."

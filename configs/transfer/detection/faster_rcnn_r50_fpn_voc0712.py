@@ -15,4 +15,8 @@ _base_ = [
     "../_base_/detection/rcnn_fpn.py",
 ]
 
-model = dict(roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)))
+model = dict(
+    data_preprocessor=_base_.band_preprocessor,
+    backbone=_base_.bands_in,
+    roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)),
+)

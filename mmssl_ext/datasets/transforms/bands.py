@@ -64,25 +64,26 @@ class DecodeBands:
         """Replace or add ``results["img"]``."""
         if get_worker_info() is not None:  # a worker has one core
             cv2.setNumThreads(0)
-        path = results.get("img_path", "in memory")
-        try:
-            results["img"] = self.scaled(self.stored(results))
-        except NoImageError as error:
-            raise UnreadableImageError(path, reason_of(error)) from error
-        except (MemoryError, UserError):
-            raise
-        except Exception as error:  # decoders raise almost anything on damaged data
-            raise UnreadableImageError(path, reason_of(error)) from error
+        results["img"] = self.scaled(self.stored(results))
         return results
 
     def stored(self, results: dict) -> np.ndarray:
         """The chosen bands as they are stored, H x W x C.
 
         Raises:
-            NoImageError: There are other bands, or values that are no numbers.
-            Exception: Of any kind, where it cannot be decoded.
+            UserError: As the class does.
         """
-        values = _all_bands(results)
+        try:
+            return self._chosen(_all_bands(results))
+        except (MemoryError, UserError) as error:
+            if not isinstance(error, NoImageError):
+                raise
+            reason = str(error)
+        except Exception as error:  # decoders raise almost anything on damaged data
+            reason = reason_of(error)
+        raise UnreadableImageError(results.get("img_path", "in memory"), reason)
+
+    def _chosen(self, values: np.ndarray) -> np.ndarray:
         if values.dtype.kind not in _KINDS:
             raise NoImageError(f"its values are of the type {values.dtype}")
         found = values.shape[-1]
@@ -110,7 +111,7 @@ class DecodeBands:
         low, high = range_for(values.dtype, self.value_range)
         # Whole numbers of 16 bits are exact in float32.
         work = np.float32 if values.dtype.itemsize < 3 else np.float64
-        out = values.astype(work)
+        out: np.ndarray = values.astype(work)
         out -= low.astype(work)
         out *= (255 / (high - low)).astype(work)
         return np.ascontiguousarray(out, np.float32)

@@ -136,9 +136,10 @@ class PackViews:
 
     ``inputs`` is a list of tensors, uint8 RGB or float32 bands, one per view, or a
     single tensor for a pipeline without :class:`MakeViews`: C x H x W of an image,
-    P x C x H x W of P patches. The data sample holds ``sample_idx``, ``img_path``, ``skipped`` and, where
-    labelled, ``gt_label``. If MakeViews left work to the device, the item also has
-    ``augment``: per view a dict from the operation's name to its parameters, float32.
+    P x C x H x W of P patches. The data sample holds ``sample_idx``, ``img_path``,
+    ``skipped`` and, where labelled, ``gt_label``. If MakeViews left work to the device,
+    the item also has ``augment``: per view a dict from the operation's name to its
+    parameters, float32.
 
     Besides, the item has ``index``, the ``sample_idx`` as a number, and with MakeViews
     ``boxes``, float32 V x 4: where in the image each of the V views was cut

@@ -35,6 +35,7 @@ def adapted(weight: Tensor, channels: int) -> Tensor:
 
     Args:
         weight: O x C x h x w.
+        channels: Number of bands.
 
     Returns:
         O x ``channels`` x h x w.

@@ -11,8 +11,8 @@ plain data::
 
 mean and std are in units of 0 to 255. Images that were read as bands have a value for
 each, and in place of the order ``bands`` and ``value_range`` as ``DecodeBands`` was
-told them, the range as ``[low, ..., high, ...]``. Where a file has none, the config in its ``meta``
-tells some of it.
+told them, the range as ``[low, ..., high, ...]``. Where a file has none, the config in
+its ``meta`` tells some of it.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def describe_input(preprocessor: Any) -> dict[str, Any]:
             facts[name] = values * (3 if one_for_all else 1)
     if (bands := getattr(preprocessor, "bands", None)) is not None:
         facts["bands"] = [*range(bands)] if isinstance(bands, int) else [*bands]
-        if (values := getattr(preprocessor, "value_range", None)) is not None:
-            facts["value_range"] = values.ravel().tolist()
+        if (given := getattr(preprocessor, "value_range", None)) is not None:
+            facts["value_range"] = given.ravel().tolist()
     elif facts:
         ours = type(preprocessor).__name__ == _OURS
         if (swaps := ours or swaps_channels(preprocessor)) is not None:

@@ -20,8 +20,8 @@ from mmssl_ext.errors import ConfigError, UserValueError
 _DEVIATIONS = 2.0  # from the mean, at which a band is black or of full brightness
 #: How bands are drawn, for captions.
 OF_BANDS = (
-    "Shown as red, green and blue are the first three bands in the order of `bands` (of "
-    "fewer the first), each from two deviations below its mean to two above."
+    "Shown as red, green and blue are the first three bands in the order of `bands` "
+    "(of fewer the first), each from two deviations below its mean to two above."
 )
 MAX_IMAGES = 32  # more would be a picture that no viewer opens
 
@@ -110,10 +110,19 @@ def to_images(view: Tensor, preprocessor: Any) -> np.ndarray:
         three = [0, 1, 2] if view.shape[-3] > 2 else [0, 0, 0]
         view = view[..., three, :, :] / (2 * _DEVIATIONS) + 0.5
         view = (255 * view).round().clamp(0, 255).byte()
-    elif view.is_floating_point():
-        view = view * preprocessor.std + preprocessor.mean
-        view = view.round().clamp(0, 255).byte()
+    else:
+        view = to_decoded(view, preprocessor)
     return view.movedim(-3, -1).cpu().numpy()
+
+
+def to_decoded(view: Tensor, preprocessor: Any) -> Tensor:
+    """Take the normalisation of a view back: uint8 of RGB, float32 of bands."""
+    if not view.is_floating_point():
+        return view
+    view = view * preprocessor.std + preprocessor.mean
+    if getattr(preprocessor, "bands", None) is not None:
+        return view
+    return view.round().clamp(0, 255).byte()
 
 
 def to_pixels(image: Tensor, preprocessor: Any) -> np.ndarray:
@@ -121,7 +130,7 @@ def to_pixels(image: Tensor, preprocessor: Any) -> np.ndarray:
     if image.is_floating_point():
         mean, std = preprocessor.mean, preprocessor.std
         return to_images((image.to(mean.device) - mean) / std, preprocessor)
-    return image.movedim(0, -1).numpy()
+    return image.movedim(0, -1).cpu().numpy()
 
 
 def warn(text: str) -> None:

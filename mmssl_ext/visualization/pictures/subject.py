@@ -253,8 +253,8 @@ def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
 def pooled_features(model: Any, images: Sequence[Tensor], batch: int = 64) -> Tensor:
     """Unit rows of the globally pooled backbone features, n x C, on the host.
 
-    Images, C x H x W as they were decoded, of one size in a row go in one ``batch`` of the model,
-    which is in eval mode.
+    Images, C x H x W as they were decoded, of one size in a row go in one ``batch`` of
+    the model, which is in eval mode.
     """
     rows = []
     for _, alike in groupby(images, key=lambda image: image.shape):

@@ -1,7 +1,13 @@
 """A frozen or fine-tuned ResNet on images that arrive as RGB, decoded by PIL."""
 
-_base_ = ["../runtime.py", "../pretrained.py"]
+_base_ = ["../runtime.py", "../pretrained.py", "../bands.py"]
 default_scope = "mmssl_ext"
+
+decode = (
+    dict(type="DecodeBands", **_base_.read_as)
+    if _base_.read_as
+    else dict(type="DecodeImage")
+)
 
 # As torchvision starts: without it mmpretrain would keep torch's default weights.
 random = [
@@ -10,13 +16,16 @@ random = [
 ]
 model = dict(
     type="ImageClassifier",
-    data_preprocessor=dict(
+    data_preprocessor=dict(type="MultiViewPreprocessor", **_base_.as_bands)
+    if _base_.as_bands
+    else dict(
         type="ClsDataPreprocessor",
         **_base_.pixels,
         to_rgb=False,  # DecodeImage gives RGB
     ),
     backbone=dict(
         **_base_.resnet,
+        **_base_.bands_in,
         stem_channels=_base_.base_channels,
         out_indices=(3,),
         zero_init_residual=False,
