@@ -30,7 +30,7 @@ second = [
     _base_.flip,
 ]
 train_pipeline = [
-    _base_.decode,
+    _base_.decoder,
     dict(type="MakeViews", views=[first, second], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]

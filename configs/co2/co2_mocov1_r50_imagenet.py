@@ -23,7 +23,7 @@ model = dict(
 
 view = [_base_.crop, _base_.gray, dict(_base_.color_jitter, prob=1.0), _base_.flip]
 train_pipeline = [
-    _base_.decode,
+    _base_.decoder,
     dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]

@@ -126,7 +126,7 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
     backbone = _backbone(asked["backbone"], init, device)
     dataset = dataset_of(data)
     images = look_at(dataset)
-    measured, side = measure(data, asked["bands"], asked["value_range"])
+    measured, side = measure(data, asked.get("bands"), asked.get("value_range"))
     images = replace(images, short_side=side or images.short_side)
     settings = choose(
         images, device, METHODS[method], backbone, init is not None, asked
@@ -138,7 +138,7 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
         images.count,
         [*settings, *measured],
         None if init is None else _place(init),
-        _teachers(teacher, asked["bands"]),
+        _teachers(teacher, asked.get("bands")),
         asked["seed"],
         command,
     )

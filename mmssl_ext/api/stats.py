@@ -208,7 +208,7 @@ class _View:
             part = pixels[start : start + _CHUNK].astype(np.float64)
             moments.add(len(part), part.mean(0), part.var(0) * len(part))
         parts = (
-            [len(pixels), min(height, width), values.dtype.num],
+            [len(pixels), min(height, width), ord(values.dtype.char)],
             moments.mean,
             moments.squares,
             pixels.min(0),
@@ -252,7 +252,7 @@ class _Sums:
         self.moments.add(number, mean, squares)
         self.lowest = np.minimum(self.lowest, low)
         self.highest = np.maximum(self.highest, high)
-        self.kinds[np.dtype(np.sctypeDict[int(kind)]).name] += 1
+        self.kinds[np.dtype(chr(int(kind))).name] += 1
         self.sides.append(int(side))
         if row % self._every == 0:
             self.sample.append(rest[4 * count :].reshape(-1, count))

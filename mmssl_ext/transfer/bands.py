@@ -66,7 +66,7 @@ class OfBands:
                 "pretraining, or as `mmssl-ext stats FOLDER` prints them."
             )
         # The toolboxes take one or three values, and divide by what stands there.
-        super().__init__(mean=[0.0], std=[1.0], **options)
+        super().__init__(mean=[0.0], std=[1.0], **options)  # type: ignore[call-arg]
         for name, values in (("mean", mean), ("std", std)):
             tensor = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
             self.register_buffer(name, tensor, False)  # type: ignore[attr-defined]

@@ -247,7 +247,7 @@ def test_a_look_takes_a_few_images_of_folders_and_shards_and_little_time(
     assert look_at_dataset(ImageFolder(str(tmp_path / "images"))).seen == 15
     make_shards(str(tmp_path / "images"), str(tmp_path / "made"))
     assert look_at_dataset(ImageShards(str(tmp_path / "made"))).seen == 15
-    monkeypatch.setattr("mmssl_ext.datasets.look._SECONDS", -1)
+    monkeypatch.setattr("mmssl_ext.datasets.look.SECONDS", -1)
     assert look_at_dataset(ImageFolder(str(tmp_path / "images"))).seen <= 1
 
 

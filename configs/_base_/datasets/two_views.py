@@ -15,7 +15,7 @@ mean = [123.675, 116.28, 103.53]  # of each band; `mmssl-ext stats FOLDER` print
 std = [58.395, 57.12, 57.375]
 
 read_as = {} if bands is None else dict(bands=bands, value_range=value_range)
-decode = dict(type="DecodeBands", **read_as) if read_as else dict(type="DecodeImage")
+decoder = dict(type="DecodeBands", **read_as) if read_as else dict(type="DecodeImage")
 in_channels = 3 if bands is None else bands if isinstance(bands, int) else len(bands)
 
 crop = dict(type="RandomResizedCrop", size=image_size, scale=crop_scale)

@@ -3,7 +3,7 @@
 _base_ = ["../runtime.py", "../pretrained.py", "../bands.py"]
 default_scope = "mmssl_ext"
 
-decode = (
+decoder = (
     dict(type="DecodeBands", **_base_.read_as)
     if _base_.read_as
     else dict(type="DecodeImage")
