@@ -84,15 +84,16 @@ def test_the_toolboxes_normalise_every_band(kind):
 def test_five_bands_go_all_the_way(tmp_path):
     """Pretraining with kNN, features, export, pictures, and a segmentation."""
     data = write_classes(tmp_path / "data", each=8)
-    found = stats(data, workers=0)
-    read = dict(bands=5, value_range=found.value_range, mean=found.mean, std=found.std)
+    told = stats(data, workers=0)
+    read = dict(bands=5, value_range=told.value_range, mean=told.mean, std=told.std)
     loaders = ("bank_dataloader", "query_dataloader")
     roots = {f"default_hooks.knn.{x}.dataset.root": str(data) for x in loaders}
     options = {
         **read,
         **roots,
         "train_dataloader.dataset.root": str(data),
-        "default_hooks.knn.k": 3,
+        **{"default_hooks.knn.k": 3, "default_hooks.knn.interval": 1},
+        "default_hooks.learned.num_images": 2,
         **dict(image_size=32, batch_size=8, queue_len=16, max_epochs=3, num_workers=0),
         "train_dataloader.persistent_workers": False,
         "base_channels": 16,
@@ -100,8 +101,9 @@ def test_five_bands_go_all_the_way(tmp_path):
     config = "configs/co2/co2_r18_demo.py"
     train(config, options, work_dir=str(tmp_path / "run"))
     log = next((tmp_path / "run").rglob("scalars.json")).read_text()
-    knn = [json.loads(x)["knn/accuracy"] for x in log.splitlines() if "knn/acc" in x]
-    assert knn and all(0 <= x <= 100 for x in knn)
+    steps = list(map(json.loads, log.splitlines()))
+    found = [step["knn/backbone_top1"] for step in steps if "knn/backbone_top1" in step]
+    assert len(found) == 4 and min(found) >= 50  # the bank has the images themselves
     drawn = {path.stem for path in (tmp_path / "run/pictures").glob("*.png")}
     assert {"pca", "matches", "filters", "neighbours", "similarity"} <= drawn
     checkpoint = tmp_path / "run/epoch_3.pth"
@@ -128,8 +130,8 @@ def test_five_bands_go_all_the_way(tmp_path):
             **{f"{part}_labels": f"labels/{part}" for part in ("train", "val")},
             **dict(img_suffix=".tif", seg_map_suffix=".png", num_workers=0),
             "classes": ["ground", "disc"],
-            **dict(crop_size=(32, 32), scale=(40, 40), batch_size=4, max_iters=40),
-            "val_interval": 40,
+            **dict(crop_size=(32, 32), scale=(40, 40), batch_size=4, max_iters=24),
+            "val_interval": 24,
             "lr": 0.05,
         },
     )
@@ -137,5 +139,5 @@ def test_five_bands_go_all_the_way(tmp_path):
     cfg.dump(str(path))
     train(path, work_dir=str(tmp_path / "segment"))
     result = json.loads((tmp_path / "segment/result.json").read_text())
-    assert "matched" in json.dumps(result) and result["metrics"]["mIoU"] > 60
+    assert "matched" in json.dumps(result) and result["metrics"]["mIoU"] > 55
     assert len(list((tmp_path / "segment/predictions").glob("*.png"))) == 4
