@@ -23,6 +23,7 @@ LAZY = {
     "embed": "mmssl_ext.api.embed",
     "load_backbone": "mmssl_ext.api.backbone",
     "pretrain": "mmssl_ext.api.pretrain",
+    "stats": "mmssl_ext.api.stats",
 }
 __all__ = [*LAZY]
 

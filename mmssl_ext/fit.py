@@ -90,10 +90,15 @@ def _backbone_remedy(backbone: nn.Module, images: Tensor) -> str:
     if first is not None and first.in_channels != images.shape[1]:
         return (
             f"its first layer takes {first.in_channels} channels: set "
-            f"backbone.in_channels to {images.shape[1]}, for gray images are read as "
-            "three equal channels"
+            f"backbone.in_channels to {images.shape[1]}, {_read_as(images.shape[1])}"
         )
     return "choose its options for the views of the pipeline (image_size), or these"
+
+
+def _read_as(channels: int) -> str:
+    if channels == 3:
+        return "for gray images are read as three equal channels"
+    return "the number of bands, or let the images be read as RGB (bands=None)"
 
 
 def _check_output(backbone: nn.Module, neck: Any, output: Any) -> None:

@@ -14,7 +14,7 @@ from mmssl_ext.interrupt import at_once
 with at_once(75):
     from mmengine.config import DictAction
 
-    from mmssl_ext.api.data import dataset_of
+    from mmssl_ext.api.data import bands_named, dataset_of
     from mmssl_ext.api.methods import METHODS, method_named
     from mmssl_ext.backbones import backbone_named
     from mmssl_ext.run.tool import run_tool
@@ -35,6 +35,10 @@ def parse_args() -> argparse.Namespace:
         metavar="FILE",
         help="weights of what teaches, torchvision:NAME or timm:NAME; or several",
     )
+    text = "number of bands, or which, from 0: 5, or 3,2,1 [8-bit RGB]"
+    add("--bands", metavar="N", help=text)
+    text = "values that become 0 and 255, with --bands [measured]"
+    add("--value-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
     add("--epochs", type=int, help="length in passes over the images")
     add("--steps", type=int, help="length in batches")
     add("--batch-size", type=int)
@@ -69,6 +73,7 @@ def main() -> None:
             method_named(args["method"])
         if args["backbone"] is not None:
             backbone_named(args["backbone"])
+        args["bands"] = bands_named(args["bands"])
         dataset_of(args["data"])
         from mmssl_ext.api.pretrain import pretrain
     pretrain(**args)

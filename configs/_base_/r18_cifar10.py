@@ -24,6 +24,7 @@ model = dict(
         type="MultiViewPreprocessor",
         mean=_base_.mean,
         std=_base_.std,
+        **_base_.read_as,
         non_blocking=True,
     ),
     backbone=dict(_base_.net.backbone, **cifar),

@@ -15,10 +15,15 @@ strides = (1, 2, 2, 1)  # of a ResNet: 4 x 4 cells of 16 px
 
 model = dict(
     data_preprocessor=dict(
-        type="MultiViewPreprocessor", mean=_base_.mean, std=_base_.std
+        type="MultiViewPreprocessor",
+        mean=_base_.mean,
+        std=_base_.std,
+        **_base_.read_as,
     ),
     backbone=dict(
-        _base_.net.backbone, **(dict(strides=strides) if _base_.net.is_resnet else {})
+        _base_.net.backbone,
+        **_base_.bands_in,
+        **(dict(strides=strides) if _base_.net.is_resnet else {}),
     ),
 )
 optim_wrapper = _base_.optimization

@@ -13,9 +13,10 @@ model = dict(
         type="MultiViewPreprocessor",
         mean=_base_.mean,
         std=_base_.std,
+        **_base_.read_as,
         non_blocking=True,
     ),
-    backbone=_base_.net.backbone,
+    backbone=dict(_base_.net.backbone, **_base_.bands_in),
 )
 optim_wrapper = dict(
     _base_.optimization,

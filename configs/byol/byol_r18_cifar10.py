@@ -29,7 +29,7 @@ model = dict(
 
 second = [*_base_.view, dict(type="RandomSolarize", threshold=128, prob=0.2)]
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="MakeViews", views=[_base_.view, second], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]

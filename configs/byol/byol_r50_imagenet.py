@@ -33,7 +33,7 @@ second = [
     _base_.flip,
 ]
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="MakeViews", views=[first, second], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]

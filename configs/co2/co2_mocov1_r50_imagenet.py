@@ -26,7 +26,7 @@ model = dict(
 
 view = [_base_.crop, _base_.gray, dict(_base_.color_jitter, prob=1.0), _base_.flip]
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]

@@ -22,7 +22,7 @@ view = _base_.view
 patches = [_base_.patch_crop, *view[1:], _base_.cut]  # the changes of the whole view
 views = dict(type="MakeViews", views=[view, view, patches, patches])
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(**views, augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]

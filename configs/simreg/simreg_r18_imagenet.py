@@ -17,7 +17,7 @@ model = dict(**_base_.simreg)
 
 view = [_base_.crop, _base_.flip]
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="MakeViews", views=[view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]

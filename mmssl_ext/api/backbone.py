@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import Tensor, nn
 
-from mmssl_ext.datasets import CenterCrop, DecodeImage, ResizeShort
+from mmssl_ext.datasets import CenterCrop, DecodeBands, DecodeImage, ResizeShort
 from mmssl_ext.engine.checkpoint.run_folder import find_run
 from mmssl_ext.engine.config.strict import check_names
 from mmssl_ext.engine.weights.files import State, Weights, read_weights, some
@@ -50,25 +50,31 @@ _DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
 
 @dataclass
 class Preprocess:
-    """From an image to what a backbone takes: upright RGB, resized, cut, normalised.
+    """From an image to what a backbone takes: upright, resized, cut, normalised.
 
     Attributes:
         size: The short side is resized to so many pixels, then the central square cut.
         mean: Of the channels in units of 0 to 255, in their order.
         std: Likewise.
         bgr: The network takes blue first; mean and std are in that order then.
+        bands: None for RGB, else what :class:`DecodeBands` is told.
+        value_range: Likewise.
     """
 
     size: int = 224
     mean: Sequence[float] = _IMAGENET[0]
     std: Sequence[float] = _IMAGENET[1]
     bgr: bool = False
+    bands: int | Sequence[int] | None = None
+    value_range: Any = None
 
     @classmethod
     def of(cls, record: Record) -> Preprocess:
         """As the record of weights says; what it leaves out is as for ImageNet."""
         told = record["input"]
         mean, std = (told.get(name) or () for name in ("mean", "std"))
+        if bands := told.get("bands"):
+            return cls(mean=mean, std=std, bands=bands, value_range=_pairs(told))
         bgr = told.get("channel_order") == "BGR"
         if not len(mean) == len(std) == 3 or min(std) <= 0:  # of three channels each
             mean, std = (x[::-1] if bgr else x for x in _IMAGENET)
@@ -78,10 +84,12 @@ class Preprocess:
         """Prepare one image.
 
         Args:
-            image: Path, PIL image or uint8 array H x W x 3.
+            image: Path, PIL image or uint8 array H x W x 3; of bands an array
+                H x W x C of a file's values.
 
         Returns:
-            3 x size x size in float32; ``torch.stack`` makes a batch of several.
+            3 x size x size in float32, of bands C x size x size; ``torch.stack`` makes
+            a batch of several.
 
         Raises:
             UnreadableImageError: It cannot be decoded.
@@ -105,16 +113,22 @@ class Preprocess:
                 :class:`DecodeImage`.
 
         Returns:
-            uint8 RGB, 3 x size x size.
+            uint8 RGB, 3 x size x size, or bands in float32, C x size x size.
         """
-        for step in (DecodeImage(), ResizeShort(self.size), CenterCrop(self.size)):
+        for step in (self.decoder(), ResizeShort(self.size), CenterCrop(self.size)):
             results = step(results)
         return torch.from_numpy(results["img"]).permute(2, 0, 1).contiguous()
 
+    def decoder(self) -> DecodeImage | DecodeBands:
+        """What reads an image as in the training of the weights."""
+        if self.bands is None:
+            return DecodeImage()
+        return DecodeBands(self.bands, self.value_range)
+
     def normalise(self, batch: Tensor) -> Tensor:
-        """The rest, of a batch of :meth:`pixels`, N x 3 x H x W on any device."""
+        """The rest, of a batch of :meth:`pixels`, N x C x H x W on any device."""
         mean, std = (
-            torch.tensor(x, dtype=torch.float32, device=batch.device).view(3, 1, 1)
+            torch.tensor(x, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
             for x in (self.mean, self.std)
         )
         return ((batch.flip(1) if self.bgr else batch).float() - mean) / std
@@ -134,10 +148,11 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
         encoder: ``query``, the trained encoder, or ``key``, its momentum average.
 
     Returns:
-        The module in eval mode on the CPU. ``module(images)``, N x 3 x H x W, returns a
-        tuple of maps N x C x h x w; ``module.out_channels`` is the C of the last one,
-        and ``module.preprocess(path)`` makes one of the images, 3 x H x W, of a file, a
-        PIL image or an array (:class:`Preprocess`).
+        The module in eval mode on the CPU. ``module(images)``, N x 3 x H x W or with
+        the bands that it was trained on, returns a tuple of maps N x C x h x w;
+        ``module.out_channels`` is the C of the last one, and
+        ``module.preprocess(path)`` makes one of the images of a file, a PIL image or an
+        array (:class:`Preprocess`).
 
     Raises:
         CheckpointFileError: There is no such file, it has no weights or not of this
@@ -178,10 +193,17 @@ def check_size(module: nn.Module, size: int) -> int:
     Raises:
         UserValueError: It fails on images of that size.
     """
-    images = torch.zeros(1, 3, size, size)
+    preprocess = getattr(module, "preprocess", Preprocess())
+    images = torch.zeros(1, len(preprocess.mean), size, size)
     with torch.no_grad():
         check_parts(SimpleNamespace(backbone=module), images)
         return pooled(module(images)).shape[1]
+
+
+def _pairs(told: Mapping[str, Any]) -> Any:
+    """``value_range`` of a record as ``DecodeBands`` takes it."""
+    values = told.get("value_range")
+    return np.reshape(values, (2, -1)).T.tolist() if values else None
 
 
 def _channels(module: nn.Module) -> int:
@@ -281,6 +303,9 @@ def _resnet(state: State, facts: Mapping[str, Any]) -> dict[str, Any]:
         "base_channels": first.shape[0],
         "avg_down": averages_down(state),
     }
+    stem = state.get("conv1.weight", state.get("stem.0.weight"))
+    if stem is not None and stem.shape[1] != 3:  # bands
+        config["in_channels"] = stem.shape[1]
     if "conv1.weight" not in state:
         config["deep_stem"] = True
     elif state["conv1.weight"].shape[-1] == 3:

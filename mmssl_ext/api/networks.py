@@ -79,14 +79,21 @@ def backbone_of(path: Any) -> Backbone:
     return found
 
 
-def teachers_of(given: Any) -> list[dict[str, Any]]:
+def teachers_of(given: Any, bands: Any = None) -> list[dict[str, Any]]:
     """Configs of ``FrozenTeacher`` for files, names and configs of teachers.
+
+    Args:
+        given: One of them, a list, or None.
+        bands: Of the images, see :func:`mmssl_ext.pretrain`; a config says it itself.
 
     Raises:
         UserError: A file cannot be read, or does not tell which network it is of.
     """
     several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
-    return [_teacher(one) for one in (given if several else [given] if given else [])]
+    return [
+        dict(one) if isinstance(one, Mapping) else _teacher(one, bands)
+        for one in (given if several else [given] if given else [])
+    ]
 
 
 def place_of(weights: Any) -> str:
@@ -96,23 +103,29 @@ def place_of(weights: Any) -> str:
     return text if named else str(Path(os.path.expanduser(text)).absolute())
 
 
-def _teacher(given: Any) -> dict[str, Any]:
-    if isinstance(given, Mapping):
-        return dict(given)
+def _teacher(given: Any, bands: Any) -> dict[str, Any]:
+    from mmssl_ext.datasets.transforms.bands import count_of
+
+    found = {} if bands is None else {"in_channels": count_of(bands)}
     load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": place_of(given)}
+    return {"backbone": {**_network(given), **found, "init_cfg": load}}
+
+
+def _network(given: Any) -> dict[str, Any]:
+    """Config of the backbone whose weights these are, without them."""
     if str(given).startswith("timm:"):
         from mmssl_ext.backbones.timm import timm_embedding
         from mmssl_ext.engine.weights.files import read_weights
 
         if _resnet(read_weights(given)) is None:
-            return {"backbone": {**timm_embedding(str(given)), "init_cfg": load}}
+            return timm_embedding(str(given))
     network = backbone_of(given)
     if not network.is_resnet:
-        return {"backbone": {**network.pretraining(), "init_cfg": load}}
+        return network.pretraining()
     width = network.arch["base_channels"]
     sizes = {"stem_channels": width, "base_channels": width} if width != 64 else {}
-    arch = {"type": "ResNet", "depth": network.arch["depth"], **sizes}
-    return {"backbone": {**arch, "out_indices": STAGES, "init_cfg": load}}
+    depth = network.arch["depth"]
+    return {"type": "ResNet", "depth": depth, "out_indices": STAGES, **sizes}
 
 
 def _told(weights: Weights) -> Backbone | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.text import shown
 
-from .data import dataset_of, look_at
+from .data import dataset_of, look_at, measure
 from .methods import METHODS, method_named
 from .networks import backbone_for, place_of, teachers_of
 from .recipe import Plan, write_recipe
@@ -33,6 +34,8 @@ def pretrain(
     init: str | os.PathLike[str] | None = None,
     teacher: Any = None,
     *,
+    bands: int | Sequence[int] | None = None,
+    value_range: Any = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -57,6 +60,10 @@ def pretrain(
             ``torchvision:resnet50`` or ``timm:NAME``; None: random ones.
         teacher: Of SimReg: such a file of a ResNet or of a run of this package, a
             config of ``FrozenTeacher``, or a list of these.
+        bands: None for 8-bit RGB; else the number of bands of the images, or which are
+            taken, counted from 0, in any depth. Mean and deviation are measured.
+        value_range: (low, high), the values of the files that become 0 and 255, for all
+            bands or a pair for each; None measures it as :func:`mmssl_ext.stats` does.
         seed: Of all that is random.
         resume: Go on with the run in ``out``.
         overwrite: Move a run that ``out`` holds aside.
@@ -71,7 +78,8 @@ def pretrain(
     """
     check_names(settings)
     network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
-    asked = {**network, **settings, "seed": seed, "options": options}
+    read = {"bands": bands, "value_range": value_range}
+    asked = {**network, **settings, **read, "seed": seed, "options": options}
     path = Path(os.path.expanduser(out))
     _settle(path, data, out, asked, resume, overwrite)
     return _train(path, options, resume, overwrite)
@@ -122,6 +130,8 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
     backbone = backbone_for(asked["backbone"], init, usual)
     dataset = dataset_of(Path(os.path.expanduser(data)).absolute())
     images = look_at(dataset)
+    measured, side = measure(data, asked.get("bands"), asked.get("value_range"))
+    images = replace(images, short_side=side or images.short_side)
     settings = choose(
         images, device, METHODS[method], backbone, init is not None, asked
     )
@@ -130,9 +140,9 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
         backbone,
         {**dataset, "on_error": "skip"},
         images.count,
-        settings,
+        [*settings, *measured],
         None if init is None else place_of(init),
-        teachers_of(teacher),
+        teachers_of(teacher, asked.get("bands")),
         asked["seed"],
         command,
     )
@@ -193,6 +203,8 @@ def _command(data: Any, out: Any, asked: Mapping[str, Any]) -> str:
             words += ["--cfg-options", *pairs] if pairs else []
             continue
         many = isinstance(value, Sequence) and not isinstance(value, str)
+        if name == "bands" and many:
+            value, many = ",".join(map(str, value)) + "," * (len(value) == 1), False
         words += [f"--{name.replace('_', '-')}", *map(str, value if many else [value])]
     return shown(shlex.join(words)).replace('"""', "'''").replace("\\", "/")
 

@@ -16,6 +16,7 @@ from mmssl_ext.registry import TRANSFORMS
 
 from .listing import PackedPaths
 from .seeds import SUBSTITUTE, AugmentationSeed, SampleSeed
+from .transforms.bands import check_no_rgb, decoders
 from .transforms.decode import UnreadableImageError
 from .transforms.random import check_choice
 
@@ -24,8 +25,15 @@ MAX_SUBSTITUTES = 20
 
 
 def build_pipeline(pipeline: Sequence[dict | Transform]) -> list[Transform]:
-    """Build transforms from config dicts; callables are kept as they are."""
-    return [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline]
+    """Build transforms from config dicts; callables are kept as they are.
+
+    Raises:
+        UserValueError: Bands are decoded for a transform that needs RGB.
+    """
+    built = [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline]
+    if any(decoders(built)):
+        check_no_rgb(built)
+    return built
 
 
 def class_names(classes: Sequence[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A look at a few images of a set: is there more in them than will be read?
 
-What is read of an image is 8-bit RGB of its first page. Here is found what that leaves
-out, or turns black, without a word of the decoder.
+What is read of an image is 8-bit RGB of its first page, unless ``bands`` says more.
+Here is found what that leaves out, or turns black, without a word of the decoder.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from PIL import Image
 from mmssl_ext.text import shown
 
 from .base import SSLDataset
+from .look_bands import tell_of_bands
 from .reading import read_file
+from .transforms.bands import decoders
 from .transforms.decode import FORMATS, to_rgb
 from .transforms.orientation import orientation_of
 
 NUM_LOOKED_AT = 16  # images, evenly spread over the set
-_SECONDS = 2.0  # for all of them
+SECONDS = 2.0  # for all of them
 _DARK = 0.1  # of the range of the depth; a sound image uses more
 _SMALL = (256, 256)  # JPEG is decoded at about this size only
 _KIND, _BANDS = 254, 277  # tags of TIFF: kind of a page, samples per pixel
 _NO_PAGE = 1 | 4  # a smaller version of another page, or its mask
 _PAGES = 10  # that are looked at
 _WAYS_OUT = {
-    16: "Stretch them once, 12-bit values by x 16 for instance "
-    '("12-bit" in docs/own_images.md).',
+    16: "Set value_range and bands, for gray 12-bit values value_range=[0, 4095] and "
+    'bands=[0, 0, 0] ("Bands" in docs/own_images.md).',
     8: "Stretch them once, or look whether they are label maps.",
 }
 _Reader = Callable[[], bytes]
@@ -50,7 +52,7 @@ _PAGES_SENTENCE = (
 )
 _BANDS_SENTENCE = (
     "have more bands ('{}') than the three (gray: one) that are read: transparency, or "
-    "channels such as infrared, are dropped."
+    "channels such as infrared, are dropped; `bands` takes them."
 )
 
 
@@ -109,7 +111,7 @@ def look(images: Iterable[tuple[str, _Reader]]) -> Found:
 
     Those that cannot be read count for none.
     """
-    found, end = Found(), time.monotonic() + _SECONDS
+    found, end = Found(), time.monotonic() + SECONDS
     for path, read in images:
         try:
             found.add(path, read())
@@ -128,6 +130,9 @@ def look_at_dataset(dataset: SSLDataset) -> Found:
 def warn_of_unread(dataset: object) -> None:
     """Log what a look at the sets of this package has found, also within wrappers."""
     if isinstance(dataset, SSLDataset):
+        if (decode := next(decoders(dataset.pipeline), None)) is not None:
+            tell_of_bands(_sample(dataset), decode, dataset.pipeline, SECONDS)
+            return
         for sentence in look_at_dataset(dataset).warnings():
             print_log(sentence, logger="current", level=logging.WARNING)
         return

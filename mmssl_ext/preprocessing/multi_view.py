@@ -1,4 +1,4 @@
-"""From collated uint8 views to augmented and normalised float views on the device.
+"""From collated views to augmented and normalised float views on the device.
 
 Nothing is drawn here: what is random about a batch, parameters of its augmentation
 included, comes with it from the loader's workers.
@@ -12,6 +12,11 @@ from typing import Any
 import torch
 from mmengine.model import BaseDataPreprocessor
 
+from mmssl_ext.datasets.transforms.bands import (
+    check_bands,
+    check_value_range,
+    count_of,
+)
 from mmssl_ext.errors import UserTypeError, UserValueError
 from mmssl_ext.registry import MODELS
 
@@ -25,8 +30,11 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
     The views are augmented if the batch has ``augment``, which
     ``MakeViews(augment_on="device")`` provides.
 
+    Views are 8-bit RGB, or bands in float32 (:class:`~mmssl_ext.datasets.DecodeBands`),
+    as many as ``mean`` has values.
+
     Args:
-        mean: Mean of the R, G and B channel, in units of 0 to 255.
+        mean: Mean of the R, G and B channel, or of each band, in units of 0 to 255.
         std: Standard deviation of each, in the same units.
         non_blocking: Do not wait for the copy to the device; of use with pinned memory.
         channels_last: Return the views with the channels next to each other in memory,
@@ -37,23 +45,34 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         for_method: Also return ``boxes`` and ``index`` of the batch, and in training
             leave the views in uint8, which the algorithm has :meth:`normalise` turn
             into floats: what changes ranks or is mixed takes a quarter of the memory.
+        bands: What ``DecodeBands`` is told, None for RGB. It changes nothing here, but
+            the record of the weights tells it, by which others read such images.
+        value_range: Likewise.
     """
 
     def __init__(
         self,
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] | None = (123.675, 116.28, 103.53),
+        std: Sequence[float] | None = (58.395, 57.12, 57.375),
         non_blocking: bool = False,
         channels_last: bool = False,
         batched: bool | None = None,
         for_method: bool = False,
+        bands: int | Sequence[int] | None = None,
+        value_range: Any = None,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        self.bands = None if bands is None else check_bands(bands)
+        count = 3 if self.bands is None else count_of(self.bands)
+        mean, std = mean or (), std or ()  # missing beside bands
+        if len(mean) != count or len(std) != count or min(std) <= 0:
+            each = "three values each" if bands is None else f"{count} values each"
+            how = "" if bands is None else " `mmssl-ext stats FOLDER` prints them."
             raise UserValueError(
-                "MultiViewPreprocessor: mean and std must have three values each, and "
-                f"those of std be positive, but they are {mean!r} and {std!r}."
+                f"MultiViewPreprocessor: mean and std must have {each}, and "
+                f"those of std be positive, but they are {mean!r} and {std!r}.{how}"
             )
+        self.value_range = check_value_range(value_range, count)
         self.channels_last = channels_last
         self.batched = batched
         self.for_method = for_method
@@ -62,14 +81,15 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         buffers = {"mean": values[0], "std": values[1]}
         buffers |= {"scale": 1 / values[1], "shift": -values[0] / values[1]}
         for name, tensor in buffers.items():
-            self.register_buffer(name, tensor.float().view(3, 1, 1), persistent=False)
+            self.register_buffer(name, tensor.float().view(-1, 1, 1), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepare a batch.
 
         Args:
             data: ``inputs``: uint8 tensor N x 3 x H x W, or N x P x 3 x H x W for
-                views of P patches, or list of them, one per view; ``data_samples``:
+                views of P patches (of bands: float32, N x C), or list of them, one per
+                view; ``data_samples``:
                 optional list of N data samples; ``augment``: optional list with one
                 dict per view, from the name of an operation to its parameters, N x L
                 on the CPU, in the order of application; ``boxes``: optional, N x V x 4,
@@ -136,10 +156,10 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         return out.view(view.shape)
 
     def _augment(self, view: Any, operations: Mapping[str, torch.Tensor]) -> Any:
-        """Return a view in uint8 on the device."""
+        """Return a view on the device, of the type that it came in."""
         collated = isinstance(view, torch.Tensor) and view.ndim in (4, 5)
-        if not collated or view.size(-3) != 3:
-            raise UserTypeError(_explain(view))
+        if not collated or view.size(-3) != len(self.mean):
+            raise UserTypeError(_explain(view, len(self.mean)))
         if not operations:
             return self.cast_data(view)
         on_cpu = self.device.type == "cpu"
@@ -164,11 +184,16 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
             sample.gt_label = label
 
 
-def _explain(view: Any) -> str:
+def _explain(view: Any, count: int) -> str:
     found = 'got the samples one by one; set collate_fn=dict(type="default_collate")'
     shapes = {tuple(getattr(v, "shape", ())) for v in view}
     if isinstance(view, torch.Tensor) and view.ndim != 3:
         found = f"got the shape {tuple(view.shape)}"
+        if view.ndim in (4, 5):
+            found += (
+                f"; bands={view.size(-3)} (DecodeBands) and as many values of mean and "
+                "std make them fit"
+            )
     elif len(shapes) > 1:
         found = (
             f"the images of one view differ in size: {sorted(shapes)}. Give all of "
@@ -176,6 +201,6 @@ def _explain(view: Any) -> str:
             'CenterCrop), and set collate_fn=dict(type="default_collate")'
         )
     return (
-        "MultiViewPreprocessor expects each view as one tensor, N x 3 x H x W, or "
-        f"N x P x 3 x H x W of patches, but {found}."
+        f"MultiViewPreprocessor expects each view as one tensor, N x {count} x H x W, "
+        f"or N x P x {count} x H x W of patches, but {found}."
     )

@@ -26,6 +26,7 @@ COMMANDS = {
     "test": ("test.py", "kNN accuracy of a checkpoint, and its features"),
     "chain": ("chain.py", "pretrain, run every transfer, compare"),
     "embed": ("embed.py", "write the features of a folder of images"),
+    "stats": ("stats.py", "measure the bands of a folder of images"),
     "duplicates": ("duplicates.py", "list images that are nearly identical"),
     "export": ("export_backbone.py", "write the backbone for other libraries"),
     "browse": ("browse_dataset.py", "draw the views that the network receives"),

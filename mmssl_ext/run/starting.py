@@ -71,9 +71,12 @@ def set_start(cfg: Config, weights: str) -> None:
             f"The whole model starts from load_from={cfg.load_from}, its backbone from "
             f"--init-from {weights}: leave one out."
         )
+    given = cfg.model.backbone.get("init_cfg")
+    adapts = isinstance(given, dict) and given.get("adapt_input")
     cfg.model.backbone.init_cfg = {
         "type": "mmssl_ext.PretrainedBackbone",
         "checkpoint": weights,
+        **({"adapt_input": True} if adapts else {}),
     }
 
 

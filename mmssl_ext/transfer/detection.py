@@ -22,6 +22,7 @@ from mmssl_ext.registry import DATASETS, METRICS, MODELS
 
 from . import ops
 from .absent import note_absent
+from .bands import OfBands
 from .voc_metric import THRESHOLDS, Match, average_precisions, match_image
 
 _IMGAUG = (
@@ -55,6 +56,7 @@ class _Absent(ModuleType):
 ops.install()  # mmdet does not import without mmcv's ops
 with quietly(), _spare_imgaug():
     from mmdet.datasets import VOCDataset
+    from mmdet.models import DetDataPreprocessor
     from mmdet.models.backbones import ResNet
     from mmdet.models.layers import ResLayer
 
@@ -68,10 +70,16 @@ __all__ = [
     "CityscapesDetectionDataset",
     "CocoDetectionDataset",
     "CocoDetectionMetric",
+    "DetBandsPreprocessor",
     "ResLayerExtraNorm",
     "VOCDetectionDataset",
     "VOCDetectionMetric",
 ]
+
+
+@MODELS.register_module()
+class DetBandsPreprocessor(OfBands, DetDataPreprocessor):
+    """mmdet's ``DetDataPreprocessor`` for images of many bands."""
 
 
 @MODELS.register_module()

@@ -182,6 +182,7 @@ def _check_structure(
         "dilations": any(x > 1 for x in backbone.get("dilations", ())),
         "bottlenecks of caffe style": backbone.get("style") == "caffe",
         "a deep stem": "conv1.weight" not in state,
+        f"an input of {first.shape[1]} bands": first.shape[1] != 3,
         f"a stem of {stem}": stem != USUAL_STEM,
         f"a stem of {size}": stem == USUAL_STEM and size != "7x7",
         "averages before it down-samples (avg_down)": averages_down(state),

@@ -22,6 +22,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmssl_ext import compat
+from mmssl_ext.engine.weights.bands import explained, with_adapted
 from mmssl_ext.engine.weights.download import local_path
 from mmssl_ext.engine.weights.files import State, Weights, read_weights, some
 from mmssl_ext.engine.weights.match import Match, below, best_prefix, find_prefix
@@ -96,6 +97,9 @@ class PretrainedBackbone:
             (1x1): the tensors are alike, the features are not. Where the file does not
             say it; all the sources above are of ``pytorch`` style.
         trust: Let code stored in the file run, where its origin is certain.
+        adapt_input: Where nothing differs but the number of bands that the first
+            convolution takes, start each with the mean of its kernels in the file,
+            scaled so that equal bands give what they gave.
 
     Raises:
         CheckpointFileError: On initialisation, before anything is written to the
@@ -111,6 +115,7 @@ class PretrainedBackbone:
         absent: Sequence[str] = (),
         style: str = "pytorch",
         trust: bool = False,
+        adapt_input: bool = False,
     ) -> None:
         if encoder not in ("query", "key"):
             raise UserValueError(f"encoder='{encoder}' must be 'query' or 'key'.")
@@ -120,6 +125,7 @@ class PretrainedBackbone:
         self.absent = tuple(absent)
         self.style = style
         self.trust = trust
+        self.adapt_input = adapt_input
 
     def __call__(self, module: nn.Module, weights: Weights | None = None) -> None:
         """Fill a module and leave the :class:`Handover` at ``module.handover``.
@@ -142,7 +148,11 @@ class PretrainedBackbone:
         if prefix is None:
             prefix = find_prefix(wanted, weights, self.encoder)
         match = Match(wanted, weights, prefix)
-        causes = [] if match.report.complete else match.causes(self.encoder)
+        if self.adapt_input:
+            match = with_adapted(match)
+        causes = [] if match.report.complete else explained(match)
+        if not (match.report.complete or causes):
+            causes = match.causes(self.encoder)
         causes += self._style(module, weights.record)
         if causes:
             match.refuse(

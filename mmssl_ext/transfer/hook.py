@@ -104,7 +104,7 @@ def _image_warning(handover: Handover, preprocessor: Any, runner: Any) -> str:
             f"{before['mean']}), but neither model.data_preprocessor has a mean nor "
             "the pipeline a Normalize: set mean and std to those of the file."
         )
-    if "mean" in now and "channel_order" not in before:
+    if len(now.get("mean", ())) == 3 and "channel_order" not in before:
         first, _, last = now["mean"]
         swapped = first < last and "mean" not in before
         if swapped or now.get("channel_order") == "BGR":

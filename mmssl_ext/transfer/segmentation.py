@@ -7,10 +7,11 @@ from mmengine.config import utils
 from torch import Tensor
 
 from mmssl_ext.imports import quietly
-from mmssl_ext.registry import METRICS
+from mmssl_ext.registry import METRICS, MODELS
 
 from . import ops
 from .absent import note_absent
+from .bands import OfBands
 
 ops.install()  # mmseg does not import without mmcv's ops
 # mmengine looks for a distribution named mmsegmentation, but the maintained build has
@@ -25,6 +26,12 @@ with quietly():
     import mmseg.models
     import mmseg.visualization  # noqa: F401
     from mmseg.evaluation import IoUMetric
+    from mmseg.models import SegDataPreProcessor
+
+
+@MODELS.register_module()
+class SegBandsPreprocessor(OfBands, SegDataPreProcessor):
+    """mmseg's ``SegDataPreProcessor`` for images of many bands."""
 
 
 @METRICS.register_module()

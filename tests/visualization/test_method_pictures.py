@@ -221,7 +221,7 @@ def test_images_come_back_from_normalised_tensors(shape):
     )
     assert (raw.dtype, normalised.dtype) == (torch.uint8, torch.float32)
     for view in (raw, normalised):
-        images = to_images(view, preprocessor.mean, preprocessor.std)
+        images = to_images(view, preprocessor)
         assert np.array_equal(images, views.movedim(-3, -1).numpy())
 
 

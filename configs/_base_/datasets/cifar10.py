@@ -19,11 +19,11 @@ std = [51.5865, 50.847, 51.255]
 
 view = [_base_.crop, _base_.flip, _base_.color_jitter, _base_.gray]
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
-eval_pipeline = [dict(type="DecodeImage"), dict(type="PackViews")]
+eval_pipeline = [_base_.decoder, dict(type="PackViews")]
 
 cifar10 = dict(type="CIFAR10", root=data_root, download=download, verify_md5=verify_md5)
 train_dataloader = dict(

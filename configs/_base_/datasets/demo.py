@@ -15,12 +15,12 @@ crop_scale = (0.4, 1.0)
 
 view = [_base_.crop, _base_.color_jitter, _base_.gray, _base_.flip]
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="ResizeShort", size=_base_.image_size),
     dict(type="CenterCrop", size=_base_.image_size),  # your own images differ in shape
     dict(type="PackViews"),

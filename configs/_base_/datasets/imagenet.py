@@ -16,12 +16,12 @@ on_unreadable = "raise"  # or "skip": another image takes its place, counted and
 train_root = data_root + "/" + train_folder
 view = [_base_.crop, _base_.color_jitter, _base_.gray, _base_.blur, _base_.flip]
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="ResizeShort", size=256),
     dict(type="CenterCrop", size=_base_.image_size),
     dict(type="PackViews"),

@@ -9,8 +9,16 @@ augment_on = "device"  # only decode and crop on the loader's CPU cores; "worker
 image_size = 224
 crop_scale = (0.2, 1.0)  # share of the image's area
 jitter = (0.4, 0.4, 0.4, 0.1)  # of brightness, contrast, saturation, hue
-mean = [123.675, 116.28, 103.53]
+bands = None  # None: 8-bit RGB; 5: images of five bands; [3, 2, 1]: these, from 0
+value_range = None  # (low, high) of the files' values, or of each band: 0 and 255
+mean = [123.675, 116.28, 103.53]  # of each band; `mmssl-ext stats FOLDER` prints it
 std = [58.395, 57.12, 57.375]
+
+read_as = {} if bands is None else dict(bands=bands, value_range=value_range)
+decoder = dict(type="DecodeBands", **read_as) if read_as else dict(type="DecodeImage")
+bands_in = (  # of a backbone
+    dict(in_channels=bands if isinstance(bands, int) else len(bands)) if read_as else {}
+)
 
 crop = dict(type="RandomResizedCrop", size=image_size, scale=crop_scale)
 color_jitter = dict(

@@ -19,4 +19,8 @@ _base_ = [
     "../_base_/detection/rcnn_c4.py",
 ]
 
-model = dict(roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)))
+model = dict(
+    data_preprocessor=_base_.band_preprocessor,
+    backbone=_base_.bands_in,
+    roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)),
+)

@@ -22,6 +22,8 @@ masks = True
 
 model = dict(
     type="MaskRCNN",
+    data_preprocessor=_base_.band_preprocessor,
+    backbone=_base_.bands_in,
     roi_head=dict(
         bbox_head=dict(num_classes=_base_.num_classes),
         mask_roi_extractor=None,  # masks come from the regions of the boxes

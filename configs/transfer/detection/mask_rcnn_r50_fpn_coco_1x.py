@@ -29,8 +29,10 @@ masks = True
 
 optim_wrapper = _base_.finetuning
 model = dict(
+    data_preprocessor=_base_.band_preprocessor,
+    backbone=_base_.bands_in,
     roi_head=dict(
         bbox_head=dict(num_classes=_base_.num_classes),
         mask_head=dict(num_classes=_base_.num_classes),
-    )
+    ),
 )

@@ -22,7 +22,10 @@ lr = 0.01
 optim_wrapper = _base_.finetuning
 model = dict(
     type="RetinaNet",
-    **_base_.with_fpn,
+    data_preprocessor=dict(
+        _base_.with_fpn["data_preprocessor"], **_base_.band_preprocessor
+    ),
+    backbone=dict(_base_.with_fpn["backbone"], **_base_.bands_in),
     neck=dict(
         **_base_.fpn,
         start_level=1,

@@ -1,5 +1,6 @@
 """Transforms that run in the loader's workers, on one decoded image."""
 
+from .bands import DecodeBands
 from .color import ColorJitter, GaussianBlur, RandomGrayscale, RandomSolarize
 from .decode import DecodeImage, UnreadableImageError
 from .geometry import CenterCrop, RandomFlip, RandomResizedCrop, ResizeShort
@@ -11,6 +12,7 @@ __all__ = [
     "CenterCrop",
     "ColorJitter",
     "CutPatches",
+    "DecodeBands",
     "DecodeImage",
     "GaussianBlur",
     "MakeViews",

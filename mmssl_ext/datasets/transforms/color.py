@@ -3,7 +3,8 @@
 The operations take a uint8 array H x W x 3 and are made of OpenCV's vectorised ones
 such that the pixels are those of PIL and torchvision: PIL truncates where OpenCV
 rounds, hence the `_TRUNCATE`. Except for hue and blur, results differ by 1 at some of
-the pixels where float32 meets an integer.
+the pixels where float32 meets an integer. Bands, which come in float32, go to
+:mod:`.banded`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import TRANSFORMS
 
+from . import banded
 from .random import BatchTransform, RandomSwitch, check_prob, check_range, uniform
 
 _ORDERS = tuple(itertools.permutations(range(4)))
@@ -68,10 +70,10 @@ def blur(img: np.ndarray, sigma: float) -> np.ndarray:
     """Blur as PIL does: by three box filters in a row, which repeat the edge each."""
     # One pass with all three in one kernel takes 15% less, but repeats the image's own
     # edge only, which differs by up to 9 there.
-    box = box_kernels(np.array([sigma]))[0]
+    box, shape = box_kernels(np.array([sigma]))[0], img.shape
     for _ in range(3):
         img = cv2.sepFilter2D(img, -1, box, box, borderType=cv2.BORDER_REPLICATE)
-    return img
+    return img.reshape(shape)  # OpenCV leaves out the axis of a single band
 
 
 def box_kernels(sigma: np.ndarray) -> np.ndarray:
@@ -165,9 +167,10 @@ class ColorJitter(BatchTransform):
     @staticmethod
     def change(img: np.ndarray, values: list[float]) -> np.ndarray:
         """Apply the operations that are not neutral, in their order."""
+        operations = _OPERATIONS if img.dtype == np.uint8 else banded.OPERATIONS
         for number in map(int, values[:4]):
             if (factor := values[4 + number]) != _NEUTRAL.factors[number]:
-                img = _OPERATIONS[number](img, factor)
+                img = operations[number](img, factor)
         return img
 
 
@@ -183,8 +186,10 @@ class RandomGrayscale(RandomSwitch):
 
     @staticmethod
     def change(img: np.ndarray, values: list[float]) -> np.ndarray:
-        """Return the gray image, still with three channels."""
-        return to_gray(img) if values[0] else img
+        """Return the gray image, still with all its channels."""
+        if not values[0]:
+            return img
+        return to_gray(img) if img.dtype == np.uint8 else banded.to_gray(img)
 
 
 @TRANSFORMS.register_module()
@@ -215,7 +220,10 @@ class RandomSolarize(RandomSwitch):
     @staticmethod
     def change(img: np.ndarray, values: list[float]) -> np.ndarray:
         """Invert the bright values."""
-        return solarize(img, int(values[0])) if values[0] < 256 else img
+        if values[0] >= 256:
+            return img
+        change = solarize if img.dtype == np.uint8 else banded.solarize
+        return change(img, int(values[0]))
 
 
 @TRANSFORMS.register_module()

@@ -102,7 +102,7 @@ class DecodeImage:
         # ValueError, struct.error, zlib.error, IndexError, DecompressionBombError.
         except Exception as error:
             path = results.get("img_path", "in memory")
-            raise UnreadableImageError(path, _reason(error)) from error
+            raise UnreadableImageError(path, reason_of(error)) from error
         is_pil = self.backend == "pil"
         results["img"] = Image.fromarray(pixels) if is_pil else pixels
         return results
@@ -115,7 +115,7 @@ class DecodeImage:
             return _pixels(Image.fromarray(source))
         if isinstance(source, Image.Image):
             source.load()
-            return turn(_pixels(source), _left_to_turn(source))
+            return turn(_pixels(source), left_to_turn(source))
         if "img_bytes" in results:
             return self._read(results["img_bytes"])
         data, _ = read_file(results["img_path"])
@@ -125,9 +125,9 @@ class DecodeImage:
         is_jpeg = data[:2] == b"\xff\xd8"
         if is_jpeg and (pixels := self._read_jpeg(data)) is not None:
             return turn(pixels, jpeg_orientation(data))
-        with _opened(data) as img:
+        with opened(data) as img:
             img.load()
-            found = jpeg_orientation(data) if is_jpeg else _left_to_turn(img)
+            found = jpeg_orientation(data) if is_jpeg else left_to_turn(img)
             return turn(_pixels(img), found)
 
     def _read_jpeg(self, data: bytes) -> np.ndarray | None:
@@ -146,13 +146,18 @@ def _pixels(img: Image.Image) -> np.ndarray:
     return np.array(to_rgb(img))  # not np.asarray, which would be read-only
 
 
-def _left_to_turn(img: Image.Image) -> int:
+def left_to_turn(img: Image.Image) -> int:
     """The orientation by which loaded pixels still have to be turned, else 1."""
     is_tiff = hasattr(img, "tag_v2")  # turned by PIL when it loads them
     return 1 if is_tiff else orientation_of(img)
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
+    """Open a file in one of the :data:`FORMATS`; its pixels are not loaded yet.
+
+    Raises:
+        NoImageError: It is in none of them.
+    """
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
@@ -160,7 +165,8 @@ def _opened(data: bytes) -> Image.Image:
         raise NoImageError(what_it_is(data) or other) from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be read, as a part of a sentence."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, NoImageError):

@@ -44,7 +44,7 @@ def _resize(img: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
     crop = np.ascontiguousarray(img[upper:lower, left:right])
     # The batch axis comes before the permutation: torch has to recognise channels_last
     # by the strides, or it copies to planes and back.
-    batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)  # 1 x 3 x h x w
+    batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)  # 1 x C x h x w
     batch = F.interpolate(batch, size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(batch[0].permute(1, 2, 0).numpy())
 
@@ -126,7 +126,8 @@ class RandomFlip(RandomSwitch):
     @staticmethod
     def change(img: np.ndarray, values: list[float]) -> np.ndarray:
         """Mirror the image left to right."""
-        return cv2.flip(img, 1) if values[0] else img
+        # OpenCV leaves out the axis of a single band.
+        return cv2.flip(img, 1).reshape(img.shape) if values[0] else img
 
 
 @TRANSFORMS.register_module()

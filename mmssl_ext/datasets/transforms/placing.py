@@ -21,9 +21,9 @@ ViewBox = tuple[float, float, float, float]  # x0, y0, x1, y1
 WHOLE: ViewBox = (0.0, 0.0, 1.0, 1.0)
 UNKNOWN: ViewBox = (float("nan"),) * 4
 
-# Colour operations of the libraries whose transforms configs can name.
-_LIBRARIES = ("mmcv", "mmpretrain", "torchvision")
-_COLOURS = {
+#: Libraries whose transforms configs can name, and their operations on colours.
+LIBRARIES = ("mmcv", "mmpretrain", "torchvision")
+COLOURS = {
     *("AutoContrast", "Brightness", "ColorJitter", "ColorTransform", "Contrast"),
     *("Equalize", "GaussianBlur", "Grayscale", "Invert", "Lighting", "Posterize"),
     *("RandomAdjustSharpness", "RandomAutocontrast", "RandomEqualize"),
@@ -82,4 +82,4 @@ def keeps_box(transform: Any) -> bool:
             break
     inner = type(getattr(transform, "t", transform))  # "t": torchvision's, wrapped
     library = inner.__module__.partition(".")[0]
-    return library in _LIBRARIES and inner.__name__ in _COLOURS
+    return library in LIBRARIES and inner.__name__ in COLOURS

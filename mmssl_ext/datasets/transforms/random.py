@@ -13,7 +13,8 @@ from mmssl_ext.errors import UserValueError
 
 from .placing import WHOLE, ViewBox, move_box
 
-AnyImage: TypeAlias = Image.Image | np.ndarray  # PIL in RGB, or uint8 H x W x 3
+#: PIL in RGB, or an array: uint8 H x W x 3, or bands in float32, H x W x C.
+AnyImage: TypeAlias = Image.Image | np.ndarray
 
 
 def image_size(img: AnyImage) -> tuple[int, int]:
@@ -21,6 +22,11 @@ def image_size(img: AnyImage) -> tuple[int, int]:
     if isinstance(img, np.ndarray):
         return img.shape[1], img.shape[0]
     return img.size
+
+
+def is_rgb(img: AnyImage) -> bool:
+    """Whether it is 8-bit RGB, not bands in float32."""
+    return not isinstance(img, np.ndarray) or img.dtype == np.uint8
 
 
 def on_array(img: AnyImage, change: Callable[..., np.ndarray], *args: Any) -> AnyImage:
@@ -88,7 +94,7 @@ class BatchTransform(RandomTransform):
     @staticmethod
     @abstractmethod
     def change(img: np.ndarray, values: list[float]) -> np.ndarray:
-        """Do to an array, H x W x 3 in uint8, what encoded parameters say."""
+        """Do to an image as an array what encoded parameters say."""
 
     def apply(self, img: AnyImage, params: Any) -> AnyImage:
         """Return the transformed image."""

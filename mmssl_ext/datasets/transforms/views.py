@@ -15,7 +15,7 @@ from mmssl_ext.registry import TRANSFORMS
 
 from .patches import CutPatches
 from .placing import UNKNOWN, WHOLE, keeps_box, move_box
-from .random import check_choice, image_size
+from .random import check_choice, image_size, is_rgb
 
 
 @TRANSFORMS.register_module()
@@ -31,7 +31,7 @@ class MakeViews:
     end of the view. A transform of your own has none, so it and all before it stay
     here. The parameters are drawn here all the same, and are the same; they go to
     ``results["augment"]``: per view a dict from name to encoded parameters, in the
-    order of application.
+    order of application. Bands (:class:`DecodeBands`) are changed here all the same.
 
     Where in the image each view was cut is written to ``results["view_boxes"]``, as
     pairs of a view and its box (:mod:`.placing`), a flip that is left to the device
@@ -75,10 +75,11 @@ class MakeViews:
     def __call__(self, results: dict) -> dict:
         """Add ``results["views"]`` and, if the device has to work, ``"augment"``."""
         made, augment = [], []
+        here = not is_rgb(results["img"])
         for number, pipeline in enumerate(self.pipelines):
             rng = results["sample_seed"].view(number)
             inner = {**results, "rng": rng, "view_box": WHOLE}
-            kept = self._kept[number]
+            kept = len(pipeline) if here else self._kept[number]
             for transform in pipeline[:kept]:
                 inner = transform(inner)
             encoded, size = {}, image_size(inner["img"])
@@ -120,7 +121,7 @@ def _tail(number: int, pipeline: list[Any]) -> int:
 
 
 def to_tensor(img: np.ndarray | Image.Image) -> torch.Tensor:
-    """Return one image as 3 x H x W or several as P x 3 x H x W, in uint8.
+    """Return one image as C x H x W or several as P x C x H x W, of the same type.
 
     Of an array no copy is made: the channels stay next to each other in memory.
     """
@@ -133,11 +134,12 @@ def to_tensor(img: np.ndarray | Image.Image) -> torch.Tensor:
 class PackViews:
     """Pack ``dict(inputs=..., data_samples=DataSample)``.
 
-    ``inputs`` is a list of uint8 RGB tensors, one per view, or a single tensor for a
-    pipeline without :class:`MakeViews`: 3 x H x W of an image, P x 3 x H x W of P
-    patches. The data sample holds ``sample_idx``, ``img_path``, ``skipped`` and, where
-    labelled, ``gt_label``. If MakeViews left work to the device, the item also has
-    ``augment``: per view a dict from the operation's name to its parameters, float32.
+    ``inputs`` is a list of tensors, uint8 RGB or float32 bands, one per view, or a
+    single tensor for a pipeline without :class:`MakeViews`: C x H x W of an image,
+    P x C x H x W of P patches. The data sample holds ``sample_idx``, ``img_path``,
+    ``skipped`` and, where labelled, ``gt_label``. If MakeViews left work to the device,
+    the item also has ``augment``: per view a dict from the operation's name to its
+    parameters, float32.
 
     Besides, the item has ``index``, the ``sample_idx`` as a number, and with MakeViews
     ``boxes``, float32 V x 4: where in the image each of the V views was cut

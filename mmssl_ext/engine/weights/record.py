@@ -9,8 +9,10 @@ plain data::
                   "style": "pytorch", "stem": "7x7, stride 2, max pooling"},
      "input": {"mean": [...], "std": [...], "channel_order": "RGB"}}
 
-mean and std are in units of 0 to 255. Where a file has none, the config in its ``meta``
-tells some of it.
+mean and std are in units of 0 to 255. Images that were read as bands have a value for
+each, and in place of the order ``bands`` and ``value_range`` as ``DecodeBands`` was
+told them, the range as ``[low, ..., high, ...]``. Where a file has none, the config in
+its ``meta`` tells some of it.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ _IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 _OURS = "MultiViewPreprocessor"  # its images are RGB
 _SAME = 1e-3  # relative difference below which mean and std are alike
 _LISTS = {"mean": float, "std": float, "strides": int, "dilations": int}
+_LISTS |= {"bands": int, "value_range": float}
 _TEXTS = ("type", "style", "stem", "channel_order")
 
 Record = dict[str, dict[str, Any]]
@@ -70,11 +73,16 @@ def describe_input(preprocessor: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name in ("mean", "std"):
         value = getattr(preprocessor, name, None)
-        if isinstance(value, torch.Tensor) and value.numel() in (1, 3):
+        if isinstance(value, torch.Tensor) and value.numel():
             # As a config says it, and not what float32 makes of that.
             values = [float(f"{x:.6g}") for x in value.flatten().tolist()]
-            facts[name] = values * (3 // len(values))
-    if facts:
+            one_for_all = len(values) == 1 and not hasattr(preprocessor, "bands")
+            facts[name] = values * (3 if one_for_all else 1)
+    if (bands := getattr(preprocessor, "bands", None)) is not None:
+        facts["bands"] = [*range(bands)] if isinstance(bands, int) else [*bands]
+        if (given := getattr(preprocessor, "value_range", None)) is not None:
+            facts["value_range"] = given.ravel().tolist()
+    elif facts:
         ours = type(preprocessor).__name__ == _OURS
         if (swaps := ours or swaps_channels(preprocessor)) is not None:
             facts["channel_order"] = "RGB" if swaps else "BGR"
@@ -170,6 +178,10 @@ def input_text(record: Record, preprocessor: Any, path: str | Path) -> str:
         if None not in sides and not _alike(*sides):
             shown = (f"[{_shown(side)[1:-1]}]" for side in sides)
             found.append("{} {} in the file, {} here".format(name, *shown))
+    for name in ("bands", "value_range") if before and "bands" in now else ():
+        sides = before.get(name), now.get(name)
+        if sides[0] != sides[1]:
+            found.append("{} {} in the file, {} here".format(name, *sides))
     orders = before.get("channel_order"), now.get("channel_order")
     if None not in orders and orders[0] != orders[1]:
         found.append("channels {} in the file, {} here".format(*orders))

@@ -107,7 +107,8 @@ class FrozenTeacher(Target, BaseModule):
         told = [record.get("input", {}).get(name) for name in ("mean", "std")]
         if not self.std.any() and all(told):
             for own, values in zip((self.mean, self.std), told, strict=True):
-                own.copy_(torch.tensor(values))
+                if len(values) == len(own):  # bands are prepared as the student's
+                    own.copy_(torch.tensor(values))
 
     def attach(self, method: Method) -> None:
         """Refuse terms whose features a teacher has not got.

@@ -15,13 +15,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmssl_ext.datasets.look import NUM_LOOKED_AT, look
+from mmssl_ext.datasets.look import NUM_LOOKED_AT, SECONDS, look
+from mmssl_ext.datasets.look_bands import tell_of_bands
 from mmssl_ext.datasets.reading import MAX_FILE_BYTES, read_file, too_large
 from mmssl_ext.datasets.transforms.decode import FORMATS
 from mmssl_ext.datasets.transforms.orientation import orientation_of, upright_size
 from mmssl_ext.datasets.walk import ImageWalk
+from mmssl_ext.errors import UserError
 from mmssl_ext.text import shown
 
+from ..bands import decoder_in
 from .source import Fault, Source, missing_path, spread
 
 NUM_FILES = 300  # so many images are looked for one by one, more in lists of folders
@@ -114,6 +117,12 @@ def size_as_read(source: Source, path: str | Path) -> tuple[tuple[int, int], int
     Returns:
         The size, and the EXIF orientation that the image is turned by; 1 if it is not.
     """
+    if (decode := decoder_in(source.cfg.get("pipeline"))) is not None:
+        try:
+            height, width, _ = decode({"img_path": str(path)})["img"].shape
+        except (RuntimeError, UserError) as error:
+            raise Fault(str(error)) from error
+        return (width, height), 1
     with opened(path) as img:
         if _turns_images(source):
             return upright_size(img), orientation_of(img)
@@ -145,6 +154,10 @@ def look_at_files(source: Source, paths: Sequence[Path]) -> None:
             )
             return
     chosen = map(str, spread(files, NUM_LOOKED_AT))
+    if (decode := decoder_in(source.cfg.get("pipeline"))) is not None:
+        images = ((path, partial(_read, path)) for path in chosen)
+        tell_of_bands(images, decode, (), SECONDS)
+        return
     found = look((path, partial(_read, path)) for path in chosen)
     for sentence in found.warnings():
         source.notice(sentence)

@@ -19,6 +19,9 @@ from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import shown
+from mmssl_ext.unwrap import unwrap
+
+from ..pictures.images import to_pixels
 
 FOLDER, INDEX = "predictions", "index.json"
 
@@ -82,7 +85,7 @@ class PicturesHook(Hook):
     def _draw(self, runner: Any, sample: Any) -> None:
         if not ("pred_instances" in sample or "pred_sem_seg" in sample):
             return
-        image = mmcv.imread(sample.img_path, channel_order="rgb")
+        image = _pixels(sample.img_path, unwrap(runner.model).data_preprocessor)
         factor = max(1.0, np.ceil(_SHORT / min(image.shape[:2])))
         factor = min(factor, _LONG / max(image.shape[:2]))
         shape = tuple(max(round(side * factor), 1) for side in image.shape[:2])
@@ -123,6 +126,14 @@ class PicturesHook(Hook):
             for panel, key in zip(panels, keys, strict=True):
                 _name_regions(panel, sample.get(key).data[0].numpy(), names)
         return panels
+
+
+def _pixels(path: str, preprocessor: Any) -> np.ndarray:
+    """The image as it is drawn, uint8 RGB; of bands as other pictures show them."""
+    if getattr(preprocessor, "bands", None) is None:
+        return mmcv.imread(path, channel_order="rgb")
+    values = torch.from_numpy(preprocessor.decode({"img_path": path})["img"])
+    return to_pixels(values.movedim(-1, 0), preprocessor)
 
 
 def _name_regions(panel: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:

@@ -19,7 +19,15 @@ from mmssl_ext.engine.config.checks import check_config
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.registry import DATASETS, MODELS
 
-from .images import check_num, own_dataset, readable, to_images, with_pipeline
+from .images import (
+    OF_BANDS,
+    check_num,
+    own_dataset,
+    readable,
+    to_images,
+    to_pixels,
+    with_pipeline,
+)
 from .patches import as_image
 from .sheet import COLORS, Sheet, check_png, frame, mark, shortened, show, write_png
 from .subject import spread
@@ -99,9 +107,9 @@ def network_inputs(
         yield Seen(
             index,
             str(item["data_samples"].img_path),
-            [to_images(v, preprocessor.mean, preprocessor.std)[0] for v in views],
+            [to_images(v, preprocessor)[0] for v in views],
             item["boxes"].numpy() if "boxes" in item else None,
-            whole[index]["inputs"].movedim(0, -1).numpy() if ends else None,
+            to_pixels(whole[index]["inputs"], preprocessor) if ends else None,
         )
 
 
@@ -152,6 +160,8 @@ def browse(
         f"Seed {seed}, epoch {epoch}: what a training run with this seed makes of "
         "these images in this epoch, if it has the AugmentationSeedHook."
     )
+    if getattr(preprocessor, "bands", None) is not None:
+        run += f" {OF_BANDS}"
     sheet = draw_views(Path(cfg.filename or "config").stem, seen, run)
     return write_png(sheet.pixels(), out)
 

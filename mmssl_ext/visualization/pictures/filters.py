@@ -57,8 +57,8 @@ def first_filters(backbone: nn.Module) -> np.ndarray:
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             weight = module.weight.detach().float().cpu()
-            if weight.shape[1] == 3:
-                return weight.movedim(1, -1).numpy()
+            if weight.shape[1] >= 3:  # of bands those that are drawn
+                return weight[:, :3].movedim(1, -1).numpy()
             break
     raise ConfigError(
         f"The first convolution of {type(backbone).__name__} does not take red, green "

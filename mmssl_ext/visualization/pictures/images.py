@@ -17,6 +17,12 @@ from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 from mmssl_ext.engine.monitor.augmentation_seed import seeded_datasets
 from mmssl_ext.errors import ConfigError, UserValueError
 
+_DEVIATIONS = 2.0  # from the mean, at which a band is black or of full brightness
+#: How bands are drawn, for captions.
+OF_BANDS = (
+    "Shown as red, green and blue are the first three bands in the order of `bands` "
+    "(of fewer the first), each from two deviations below its mean to two above."
+)
 MAX_IMAGES = 32  # more would be a picture that no viewer opens
 
 
@@ -94,14 +100,37 @@ def readable(
         warn(f"{len(reasons) - known} images are left out. {reasons[known]}")
 
 
-def to_images(view: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
-    """Turn a normalised view ... x 3 x H x W into uint8 ... x H x W x 3.
+def to_images(view: Tensor, preprocessor: Any) -> np.ndarray:
+    """Turn a view that was normalised, ... x C x H x W, into uint8 ... x H x W x 3.
 
-    A view that was left in uint8, as methods get them in training, stays as it is.
+    A view that was left in uint8, as methods get them in training, stays as it is. Of
+    bands the first three are shown, see :data:`OF_BANDS`.
     """
-    if view.is_floating_point():
-        view = (view * std + mean).round().clamp(0, 255).byte()
+    if getattr(preprocessor, "bands", None) is not None:
+        three = [0, 1, 2] if view.shape[-3] > 2 else [0, 0, 0]
+        view = view[..., three, :, :] / (2 * _DEVIATIONS) + 0.5
+        view = (255 * view).round().clamp(0, 255).byte()
+    else:
+        view = to_decoded(view, preprocessor)
     return view.movedim(-3, -1).cpu().numpy()
+
+
+def to_decoded(view: Tensor, preprocessor: Any) -> Tensor:
+    """Take the normalisation of a view back: uint8 of RGB, float32 of bands."""
+    if not view.is_floating_point():
+        return view
+    view = view * preprocessor.std + preprocessor.mean
+    if getattr(preprocessor, "bands", None) is not None:
+        return view
+    return view.round().clamp(0, 255).byte()
+
+
+def to_pixels(image: Tensor, preprocessor: Any) -> np.ndarray:
+    """Turn an image as it was decoded, C x H x W, into uint8 H x W x 3."""
+    if image.is_floating_point():
+        mean, std = preprocessor.mean, preprocessor.std
+        return to_images((image.to(mean.device) - mean) / std, preprocessor)
+    return image.movedim(0, -1).cpu().numpy()
 
 
 def warn(text: str) -> None:

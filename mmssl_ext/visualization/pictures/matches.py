@@ -19,7 +19,7 @@ from mmssl_ext.errors import ConfigError
 from mmssl_ext.models.layers.geometry import cell_centres, to_image, to_view
 from mmssl_ext.visualization.curves import INK
 
-from .images import to_images
+from .images import to_decoded
 from .sheet import STRENGTH, Sheet, draw_cells, show
 from .subject import Subject, feature_maps, unit
 
@@ -81,7 +81,8 @@ def draw(subject: Subject) -> Sheet:
     for i, index in enumerate(items):
         axes = sheet.axes[i // 2, 4 * (i % 2) :][[0, 2]].tolist()
         gaps = placed[i][0][:_LINES]
-        draw_pair(sheet, axes, pairs[i][0], grids[i], best[i], span, ~(gaps > 1))
+        views = [subject.pixels(view) for view in pairs[i][0]]
+        draw_pair(sheet, axes, views, grids[i], best[i], span, ~(gaps > 1))
         text = f"{len(found[i].first)} matches, {len(gaps)} drawn"
         if np.isfinite(gaps).any():
             text += f"; {(gaps <= 1).sum()} at the true place"
@@ -112,8 +113,8 @@ def draw_pair(
         sheet.connect(axes, line, color, solid, bend)
 
 
-def _two_views(subject: Subject, item: Any) -> tuple[list[np.ndarray], Tensor]:
-    """The pixels of two views, and where they were cut, 2 x 4."""
+def _two_views(subject: Subject, item: Any) -> tuple[list[Tensor], Tensor]:
+    """Two views as they were decoded, and where they were cut, 2 x 4."""
     preprocessor = subject.model.data_preprocessor
     views = preprocessor(default_collate([item]))["inputs"]
     if not isinstance(views, (list, tuple)) or len(views) < 2 or views[1].ndim != 4:
@@ -121,14 +122,12 @@ def _two_views(subject: Subject, item: Any) -> tuple[list[np.ndarray], Tensor]:
             "Matches need two views of whole images; the pipeline of the config makes "
             "none."
         )
-    mean, std = preprocessor.mean, preprocessor.std
     boxes = item.get("boxes", torch.full((2, 4), torch.nan))[:2]
-    return [to_images(view, mean, std)[0] for view in views[:2]], boxes
+    return [to_decoded(view, preprocessor)[0] for view in views[:2]], boxes
 
 
-def _last_maps(subject: Subject, views: Sequence[np.ndarray]) -> list[np.ndarray]:
-    images = [torch.from_numpy(view).movedim(-1, 0) for view in views]
-    return [list(feature_maps(subject.model, i).values())[-1] for i in images]
+def _last_maps(subject: Subject, views: Sequence[Tensor]) -> list[np.ndarray]:
+    return [list(feature_maps(subject.model, view).values())[-1] for view in views]
 
 
 def _enlarged(subject: Subject) -> list[Any]:

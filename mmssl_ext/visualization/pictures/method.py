@@ -55,7 +55,7 @@ def draw(subject: Subject) -> Sheet:
         )
 
     def images_of(view: torch.Tensor) -> np.ndarray:
-        return to_images(view, preprocessor.mean, preprocessor.std)
+        return to_images(view, preprocessor)
 
     if "mixed" in found:
         found["mixed"] = images_of(found["mixed"])

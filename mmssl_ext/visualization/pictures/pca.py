@@ -49,7 +49,7 @@ def draw(subject: Subject) -> Sheet:
     for i, (index, image) in enumerate(subject.shown.items()):
         line, column = divmod(i, columns)
         axes = sheet.axes[line * height : (line + 1) * height, column]
-        show(axes[0], image.movedim(0, -1).numpy())
+        show(axes[0], subject.pixels(image))
         for ax, (stage, maps) in zip(axes[1:], sets.items(), strict=True):
             ends = np.cumsum([len(_rows(m)) for m in maps])
             part = to_colors(found[stage][0])[: ends[i]][-len(_rows(maps[i])) :]

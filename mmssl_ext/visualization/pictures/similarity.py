@@ -46,7 +46,7 @@ def draw(subject: Subject) -> Sheet:
         axes = sheet.axes[2 * line : 2 * line + 2]
         for place, (k, cosine) in enumerate(found.items()):
             upper, lower = axes[:, place]
-            show(upper, images[k].movedim(0, -1).numpy())
+            show(upper, subject.pixels(images[k]))
             aspect = upper.get_aspect()
             show(lower, cosine, cmap=colors, norm=span, aspect=aspect)
             sheet.below(lower, subject.label(indices[k]), color=FAINT if place else INK)

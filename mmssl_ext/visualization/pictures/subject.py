@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl_ext.datasets.base import SSLDataset
+from mmssl_ext.datasets.transforms.bands import DecodeBands, decoders
 from mmssl_ext.datasets.transforms.decode import DecodeImage
 from mmssl_ext.datasets.transforms.geometry import (
     CenterCrop,
@@ -25,7 +26,7 @@ from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
 
-from .images import check_num, readable, with_pipeline
+from .images import OF_BANDS, check_num, readable, to_pixels, with_pipeline
 from .sheet import Sheet, shortened
 
 _CLASSES = 10  # at most, of the images that are searched or embedded
@@ -89,6 +90,7 @@ class Subject:
         self.dataset = with_pipeline(dataset, ())
         self.classes = _classes(dataset, folders)  # name of that of each image
         self.pipeline = pipeline
+        self.decode = next(decoders(pipeline), None) or DecodeImage()
         self.crop = _crop(pipeline)
         self.size = self.options.size or (3 if self.crop < 128 else 2) * self.crop
         self._unreadable: dict[int, str] = {}
@@ -96,7 +98,10 @@ class Subject:
     def sheet(self, title: str, *grid: Any) -> Sheet:
         """An empty sheet, see Sheet; small, since reports hold six."""
         title = f"{self.name}: {title[0].lower()}{title[1:]}"
-        return partial(Sheet, scale=1)(title, *grid)
+        captions, *rest = grid
+        if isinstance(self.decode, DecodeBands):
+            captions = (*captions, OF_BANDS)
+        return partial(Sheet, scale=1)(title, captions, *rest)
 
     def file(self, index: int, letters: int = 32) -> str:
         """File name of an image, without its middle where it is long."""
@@ -116,14 +121,18 @@ class Subject:
         return dict(readable(dataset, indices, most, self._unreadable))
 
     def tensors(self, indices: Sequence[int], *steps: Any) -> dict[int, Tensor]:
-        """The same images 3 x H x W of uint8."""
-        items = self.items(indices, [DecodeImage(), *steps, PackViews()])
+        """The same images C x H x W, as the pipeline decodes them."""
+        items = self.items(indices, [self.decode, *steps, PackViews()])
         return {index: item["inputs"] for index, item in items.items()}
 
     def thumbs(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Small square images by index."""
         found = self.tensors(indices, ResizeShort(_THUMB), CenterCrop(_THUMB))
-        return {i: image.movedim(0, -1).numpy() for i, image in found.items()}
+        return {i: self.pixels(image) for i, image in found.items()}
+
+    def pixels(self, image: Tensor) -> np.ndarray:
+        """One of the images of :meth:`tensors` as it is drawn, uint8 H x W x 3."""
+        return to_pixels(image, self.model.data_preprocessor)
 
     def spread(self, count: int) -> list[int]:
         """Indices of images, spread evenly over all."""
@@ -214,7 +223,7 @@ def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
     """Feature maps of one image by the query backbone, h x w x C, by stage.
 
     A ResNet gives its last two stages, another backbone its last one. The model is in
-    eval mode, the image 3 x H x W in uint8.
+    eval mode, the image C x H x W as it was decoded.
 
     Raises:
         ConfigError: The backbone returns no maps.
@@ -244,8 +253,8 @@ def feature_maps(model: Any, image: Tensor) -> dict[str, np.ndarray]:
 def pooled_features(model: Any, images: Sequence[Tensor], batch: int = 64) -> Tensor:
     """Unit rows of the globally pooled backbone features, n x C, on the host.
 
-    Images, 3 x H x W in uint8, of one size in a row go in one ``batch`` of the model,
-    which is in eval mode.
+    Images, C x H x W as they were decoded, of one size in a row go in one ``batch`` of
+    the model, which is in eval mode.
     """
     rows = []
     for _, alike in groupby(images, key=lambda image: image.shape):

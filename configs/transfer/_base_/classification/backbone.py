@@ -1,7 +1,13 @@
 """A frozen or fine-tuned backbone on images that arrive as RGB, decoded by PIL."""
 
-_base_ = ["../runtime.py", "../pretrained.py"]
+_base_ = ["../runtime.py", "../pretrained.py", "../bands.py"]
 default_scope = "mmssl_ext"
+
+decoder = (
+    dict(type="DecodeBands", **_base_.read_as)
+    if _base_.read_as
+    else dict(type="DecodeImage")
+)
 
 # As torchvision starts: without it mmpretrain would keep torch's default weights.
 resnet_random = [
@@ -20,12 +26,14 @@ resnet = (
 last_map = {} if _base_.net.flat else dict(out_indices=(_base_.net.levels[-1],))
 model = dict(
     type="ImageClassifier",
-    data_preprocessor=dict(
+    data_preprocessor=dict(type="MultiViewPreprocessor", **_base_.as_bands)
+    if _base_.as_bands
+    else dict(
         type="ClsDataPreprocessor",
         **_base_.pixels,
         to_rgb=False,  # DecodeImage gives RGB
     ),
-    backbone=dict(_base_.trunk, **resnet, **last_map),
+    backbone=dict(_base_.trunk, **resnet, **last_map, **_base_.bands_in),
 )
 
 default_hooks = dict(

@@ -18,7 +18,7 @@ num_workers = 8
 train_root = data_root + "/" + train_folder
 test_root = data_root + "/" + test_folder
 test_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="ResizeShort", size=resize),
     dict(type="CenterCrop", size=image_size),
     dict(type="PackViews"),

@@ -27,7 +27,7 @@ model = dict(
 )
 
 train_pipeline = [
-    dict(type="DecodeImage"),
+    _base_.decoder,
     dict(type="RandomResizedCrop", size=_base_.image_size, scale=(0.08, 1.0)),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackViews"),

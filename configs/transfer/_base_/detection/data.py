@@ -3,7 +3,7 @@
 The values are those of COCO's 1x schedule; each data set has its own.
 """
 
-_base_ = "../runtime.py"
+_base_ = ["../runtime.py", "../bands.py"]
 
 classes = None  # names; None: those of the data set
 dataset_classes = 80  # how many it has
@@ -40,11 +40,16 @@ metainfo = (
 custom_imports = dict(imports=["mmssl_ext.transfer.detection"])
 default_scope = "mmdet"
 
+band_preprocessor = (
+    dict(type="mmssl_ext.DetBandsPreprocessor", bgr_to_rgb=False, **_base_.as_bands)
+    if _base_.as_bands
+    else {}
+)
 annotations = dict(
     type="LoadAnnotations", with_bbox=True, **(dict(with_mask=True) if masks else {})
 )
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
+    _base_.load,
     annotations,
     dict(
         type="RandomChoiceResize",
@@ -55,7 +60,7 @@ train_pipeline = [
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
+    _base_.load,
     dict(type="Resize", scale=(max_size, test_size), keep_ratio=True),
     annotations,  # boxes of the original image
     dict(

@@ -4,7 +4,7 @@ A data set says where images and label maps are: `classes` and `palette` are for
 of its layout. The values are those of FCN on VOC.
 """
 
-_base_ = "../runtime.py"
+_base_ = ["../runtime.py", "../bands.py"]
 
 classes = None  # names of the class numbers 0, 1, ...; None: those of the data set
 palette = None  # [[r, g, b], ...] for pictures, with `classes`; None: at random
@@ -38,13 +38,21 @@ dataset = dict(
 per_label = dict(
     num_classes=num_classes, ignore_index=ignore_index, align_corners=align_corners
 )
+band_preprocessor = (
+    dict(type="mmssl_ext.SegBandsPreprocessor", bgr_to_rgb=False, **_base_.as_bands)
+    if _base_.as_bands
+    else {}
+)
 fitted = dict(  # what a model takes from the data
-    data_preprocessor=dict(size=crop_size, seg_pad_val=ignore_index),
+    data_preprocessor=dict(
+        size=crop_size, seg_pad_val=ignore_index, **band_preprocessor
+    ),
+    backbone=_base_.bands_in,
     decode_head=per_label,
     auxiliary_head=per_label,
 )
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
+    _base_.load,
     dict(type="LoadAnnotations"),
     dict(type="RandomResize", scale=scale, ratio_range=ratio_range, keep_ratio=True),
     dict(
@@ -54,11 +62,11 @@ train_pipeline = [
         ignore_index=ignore_index,
     ),
     dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion"),
+    *([] if _base_.as_bands else [dict(type="PhotoMetricDistortion")]),  # it needs RGB
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
+    _base_.load,
     dict(type="Resize", scale=scale, keep_ratio=True),
     dict(type="LoadAnnotations"),  # after Resize: scored at the size of the label map
     dict(type="PackSegInputs"),
