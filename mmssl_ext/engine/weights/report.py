@@ -192,18 +192,4 @@ def explain(model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> list[s
                 f"The model {verb} a {fact}, the file holds a {its[option]}: set "
                 f"{option}{also}."
             ]
-    return [text] if (text := _other_bands(model, source)) else []
-
-
-def _other_bands(model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> str:
-    """A sentence where nothing but the channels of the images differs."""
-    unlike = [n for n, v in model.items() if n in source and source[n].shape != v.shape]
-    if len(unlike) != 1 or model[unlike[0]].dim() != 4:
-        return ""
-    here, there = model[unlike[0]].shape, source[unlike[0]].shape
-    if (here[0], here[2:]) != (there[0], there[2:]):
-        return ""
-    return (
-        f"The file's network takes images of {there[1]} channels, the model {here[1]}: "
-        f"set in_channels={there[1]}, or take weights that were trained on {here[1]}."
-    )
+    return []
