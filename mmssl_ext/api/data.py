@@ -12,10 +12,9 @@ from mmssl_ext.datasets.shards import INDEX
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import shown
 
-from .settings import Images, Setting
+from .settings import Images
 
 _LOOKED_AT = 32  # images, evenly spread
-_MEASURED = 500  # images, evenly spread
 
 
 def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
@@ -83,44 +82,6 @@ def look_at(dataset: dict[str, Any]) -> Images:
     step = max(1, count // _LOOKED_AT)
     sides = [side for row in range(0, count, step) if (side := _short_side(built, row))]
     return Images(count, int(median(sides)) if sides else None)
-
-
-def measure(
-    data: str | os.PathLike[str], bands: Any, value_range: Any
-) -> tuple[list[Setting], int | None]:
-    """How bands are read: variables of a config, and the images' short side.
-
-    Nothing where they are read as RGB.
-
-    Raises:
-        UserError: They cannot be measured, or one is the same everywhere.
-    """
-    if bands is None:
-        if value_range is not None:
-            raise UserValueError(
-                "value_range is for images that are read as bands; set bands, too."
-            )
-        return [], None
-    from .stats import stats
-
-    found = stats(data, bands, value_range, max_images=_MEASURED)
-    flat = [i for i, std in enumerate(found.std) if not std > 0]
-    if flat:
-        raise UserValueError(
-            f"Of the bands that are read, number {flat[0]} (from 0) is the same "
-            f"everywhere in {found.images} images; leave it out by bands=[...]."
-        )
-    ends = " and ".join(f"{p:g} %" for p, _ in found.percentiles)
-    ranged = "as told" if value_range is not None else f"{ends} of the values"
-    if found.value_range is None:
-        ranged = f"all values of {found.kind}"
-    units = f"of {found.images} images, in units of 0 to 255"
-    return [
-        Setting("bands", found.bands, "as told"),
-        Setting("value_range", found.value_range, f"{ranged}: 0 and 255"),
-        Setting("mean", found.mean, units),
-        Setting("std", found.std, units),
-    ], found.short_side
 
 
 def _short_side(dataset: Any, row: int) -> int | None:

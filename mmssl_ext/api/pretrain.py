@@ -13,7 +13,7 @@ from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.text import shown
 
-from .data import dataset_of, look_at, measure
+from .data import dataset_of, look_at
 from .methods import METHODS, method_named
 from .networks import backbone_for, place_of, teachers_of
 from .recipe import Plan, write_recipe
@@ -122,6 +122,8 @@ def _train(path: Path, options: Any, resume: bool, overwrite: bool) -> Path:
 
 
 def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
+    from .stats import measure
+
     init, teacher = asked["init"], asked["teacher"]
     method = method_named(asked["method"] or ("simreg" if teacher else "co2"))
     _check_teacher(method, teacher)

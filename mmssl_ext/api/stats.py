@@ -26,6 +26,7 @@ from mmssl_ext.datasets.transforms.stored import read_bands
 from mmssl_ext.errors import UserError, UserValueError
 
 from .images import check_count, open_images, path_of, read_images
+from .settings import Setting
 
 __all__ = ["ImageStats", "stats"]
 
@@ -34,6 +35,7 @@ _LOOKED_AT = 16  # images, by which it is decided how all are read
 _SAMPLE = 1 << 18  # pixels of all images together, for the percentiles
 _MOST, _FEWEST = 2048, 16  # of them from one image
 _BATCH = 16  # images
+_MEASURED = 500  # images of a pretraining
 _CHUNK = 1 << 18  # pixels of an image that are summed at once
 
 
@@ -301,3 +303,39 @@ def _result(
 def _plain(values: np.ndarray) -> np.ndarray:
     """Six digits, as they are written in configs."""
     return np.vectorize(lambda x: float(f"{x:.6g}"))(values)
+
+
+def measure(
+    data: str | os.PathLike[str], bands: Any, value_range: Any
+) -> tuple[list[Setting], int | None]:
+    """How bands are read: variables of a config, and the images' short side.
+
+    Nothing where they are read as RGB.
+
+    Raises:
+        UserError: They cannot be measured, or one is the same everywhere.
+    """
+    if bands is None:
+        if value_range is not None:
+            raise UserValueError(
+                "value_range is for images that are read as bands; set bands, too."
+            )
+        return [], None
+    found = stats(data, bands, value_range, max_images=_MEASURED)
+    flat = [i for i, std in enumerate(found.std) if not std > 0]
+    if flat:
+        raise UserValueError(
+            f"Of the bands that are read, number {flat[0]} (from 0) is the same "
+            f"everywhere in {found.images} images; leave it out by bands=[...]."
+        )
+    ends = " and ".join(f"{p:g} %" for p, _ in found.percentiles)
+    ranged = "as told" if value_range is not None else f"{ends} of the values"
+    if found.value_range is None:
+        ranged = f"all values of {found.kind}"
+    units = f"of {found.images} images, in units of 0 to 255"
+    return [
+        Setting("bands", found.bands, "as told"),
+        Setting("value_range", found.value_range, f"{ranged}: 0 and 255"),
+        Setting("mean", found.mean, units),
+        Setting("std", found.std, units),
+    ], found.short_side
