@@ -10,16 +10,13 @@ go on from the distilled weights on the same photographs, as `mmssl-ext pretrain
 chooses for them. Then `bccd.py`, the chain of detectors, from each and from random
 weights. A second start goes on where the first one stopped.
 
-`results/bccd_voc_cpu.csv` gets a row per detector; `source_seconds` is the time that
-the pretraining took, of those before it not counted.
+`results/bccd_voc_cpu.csv` gets a row per detector.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import collect
@@ -57,29 +54,16 @@ def commands(out: Path, teacher: Path) -> dict[str, list[str]]:
 
 
 def pretrain(out: Path, name: str, command: list[str]) -> None:
-    """Run one to its end, note its seconds and name its weights."""
+    """Run one to its end, and name its weights."""
     weights, folder = out / f"{name}.pth", out / name
     if weights.exists():
         return
     where = "--work-dir" if command[0] == "train" else "--out"
     words = [*TOOL, *command[:2], where, str(folder), "--overwrite", *command[2:]]
-    start = time.perf_counter()
     subprocess.run(words, check=True, cwd=common.REPOSITORY)
-    seconds = round(time.perf_counter() - start, 1)
     run = find_run(folder)
     assert run is not None
-    (out / f"{name}.json").write_text(json.dumps({"source_seconds": seconds}))
     weights.symlink_to(run.newest.absolute())
-
-
-def collected(out: Path) -> list[dict]:
-    """The rows of the chain, each with the seconds of its pretraining."""
-    found = []
-    for row in collect.rows(out / "chain"):
-        noted = out / f"{row['source']}.json"
-        more = json.loads(noted.read_text()) if noted.is_file() else {}
-        found.append(row | {"source_seconds": "", **more})
-    return found
 
 
 def main() -> None:
@@ -102,7 +86,7 @@ def main() -> None:
     chain = [sys.executable, "tools/chain.py", "benchmarks/bccd.py"]
     chain += ["--work-dir", str(out / "chain"), "--jobs", "2"]
     subprocess.run(chain, check=True, cwd=common.REPOSITORY)
-    common.write_rows(NAME, collected(out))
+    collect.main(str(out / "chain"), name=NAME)
 
 
 if __name__ == "__main__":

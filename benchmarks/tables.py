@@ -231,14 +231,16 @@ def bccd(name: str) -> Cells:
         "co2": "the same, then CO2",
         "byol": "the same, then BYOL",
     }
-    cells = [["start", "minutes", *metrics]]
-    for source, label in sources.items():
-        rows = select(name, source=source)
-        seconds = rows[0]["source_seconds"]
-        minutes = f"{float(seconds) / 60:.0f}" if seconds else ""
-        values = (mean([float(row[m]) for row in rows]) for m in metrics)
-        cells.append([label, minutes, *values])
-    return cells
+    return [
+        ["start", *metrics],
+        *(
+            [
+                label,
+                *(mean([float(r[m]) for r in select(name, source=s)]) for m in metrics),
+            ]
+            for s, label in sources.items()
+        ),
+    ]
 
 
 # --- speed and memory
@@ -621,9 +623,8 @@ TABLES = {
         "Blood cells (BCCD, 292 training and 72 test images) by "
         "`faster_rcnn_r50_fpn_voc0712.py`, 300 steps of 4 images, ResNet-18 of half "
         "the width; percent, mean ± sample standard deviation over n = 3 seeds of the "
-        "transfer (divisor n - 1), all from one pretraining, which took so many "
-        "minutes of one core; SimReg's teacher is EfficientNet-Lite0 with ImageNet's "
-        "weights.",
+        "transfer (divisor n - 1), all from one pretraining; the teacher of "
+        "SimReg is EfficientNet-Lite0 with ImageNet's weights.",
     ),
     "augment_on": Table(
         ("demo_augment_on_cpu",),

@@ -16,6 +16,13 @@ from typing import Any
 from .room import writing
 
 MISSING = -1  # size of what is no file
+#: File name endings of the formats that ``DecodeImage`` reads, for all entrances.
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp", ".gif"),
+    *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+)
+SHARD_INDEX = "index.npz"  # by which a folder of shards is known
 
 
 def write_text(path: str | Path, text: str, durable: bool = False) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
-from mmssl_ext.datasets.shards import INDEX
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.files import IMAGE_EXTENSIONS, SHARD_INDEX
 from mmssl_ext.text import shown
 
 from .settings import Images
@@ -29,7 +28,7 @@ def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
         UserValueError: There is no such place, or it is an image.
     """
     path = Path(os.path.expanduser(data))
-    if (path / INDEX).is_file():
+    if (path / SHARD_INDEX).is_file():
         return {"type": "ImageShards", "root": str(path)}
     if path.is_dir():
         return {"type": "ImageFolder", "root": str(path)}

@@ -11,10 +11,11 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.files import IMAGE_EXTENSIONS
 from mmssl_ext.registry import DATASETS
 
 from .base import PathDataset
-from .listing import IMAGE_EXTENSIONS, PackedPaths, read_list, some
+from .listing import PackedPaths, read_list, some
 from .transforms.random import check_choice
 from .walk import ImageWalk, class_folders
 

@@ -13,11 +13,12 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.files import IMAGE_EXTENSIONS
 from mmssl_ext.registry import DATASETS
 
 from .base import PathDataset, class_names
 from .folder import ImageFolder
-from .listing import IMAGE_EXTENSIONS, read_list, some
+from .listing import read_list, some
 from .reading import read_file
 from .walk import class_folders
 

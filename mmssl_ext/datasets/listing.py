@@ -9,14 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.files import IMAGE_EXTENSIONS
 from mmssl_ext.text import shown
 
-#: File name endings of the formats that :class:`DecodeImage` reads, for all entrances.
-IMAGE_EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp", ".gif"),
-    *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
-)
 _EXTENSION = rf"(?:{'|'.join(re.escape(e) for e in IMAGE_EXTENSIONS)})"
 MAX_LABEL = 1_000_000  # no data set has more classes; each gets a name
 _LABEL = re.compile(r"[+-]?\d{1,18}")

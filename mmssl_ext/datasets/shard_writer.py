@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from mmssl_ext import interrupt
-from mmssl_ext.files import size_of, write_text
+from mmssl_ext.files import SHARD_INDEX, size_of, write_text
 from mmssl_ext.room import no_room, told
 from mmssl_ext.text import shown, tenths
 
@@ -27,7 +27,6 @@ from .listing import PackedPaths, some
 from .look import warn_of_unread
 from .reading import MAX_FILE_BYTES, NoImageError, read_file, too_large
 from .shards import (
-    INDEX,
     UNFINISHED,
     ImageShards,
     ShardError,
@@ -235,8 +234,8 @@ def _leftovers(out: Path) -> list[Path]:
     """What an interrupted conversion left behind; refuse to touch anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return []
-    if (out / INDEX).exists() or not (out / UNFINISHED).exists():
-        holds = "complete shards" if (out / INDEX).exists() else "something else"
+    if (out / SHARD_INDEX).exists() or not (out / UNFINISHED).exists():
+        holds = "complete shards" if (out / SHARD_INDEX).exists() else "something else"
         raise ShardError(
             f"'{out}' holds {holds} already, and is left as it is. Choose another."
         )

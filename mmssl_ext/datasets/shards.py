@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.files import MISSING, size_of, write_bytes
+from mmssl_ext.files import MISSING, SHARD_INDEX, size_of, write_bytes
 from mmssl_ext.registry import DATASETS
 
 from .base import SSLDataset
@@ -35,7 +35,6 @@ from .reading import MAX_FILE_BYTES, read_range, too_large
 from .transforms.decode import UnreadableImageError
 from .transforms.random import check_choice
 
-INDEX = "index.npz"
 UNFINISHED = "UNFINISHED.txt"  # there while shards are written
 VERSION = 1  # of the index
 _MAX_OPEN = 256  # shards per process; a process may often open 1024 files
@@ -70,7 +69,7 @@ class ShardIndex:
             arrays[name], arrays[f"{name}_ends"] = getattr(self, name).arrays()
         buffer = io.BytesIO()
         np.savez(buffer, version=VERSION, labels_from=self.labels_from, **arrays)
-        write_bytes(folder / INDEX, buffer.getvalue())
+        write_bytes(folder / SHARD_INDEX, buffer.getvalue())
 
     @classmethod
     def load(cls, folder: str) -> ShardIndex:
@@ -80,7 +79,7 @@ class ShardIndex:
             FileNotFoundError: The folder, its index or a shard does not exist.
             ShardError: The index is damaged, or a shard has not the size it had.
         """
-        path = os.path.join(folder, INDEX)
+        path = os.path.join(folder, SHARD_INDEX)
         seen = f"'{folder}' (seen from '{os.getcwd()}')"
         if not os.path.isdir(folder):
             raise FileNotFoundError(
@@ -95,7 +94,7 @@ class ShardIndex:
                     f"`{COMMAND} FOLDER {folder}` again, which starts it anew."
                 )
             raise FileNotFoundError(
-                f"The folder {seen} has no {INDEX}. If it holds images, use the "
+                f"The folder {seen} has no {SHARD_INDEX}. If it holds images, use the "
                 f"dataset ImageFolder or convert them by `{COMMAND}`."
             )
         return cls._read(folder, path)

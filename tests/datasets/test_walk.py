@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from mmssl_ext.datasets import DecodeImage, ImageFolder, UnreadableImageError, walk
-from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS, read_list
+from mmssl_ext.datasets.listing import read_list
 from mmssl_ext.datasets.transforms.decode import FORMATS
 from mmssl_ext.datasets.walk import FolderError, ImageWalk, class_folders
+from mmssl_ext.files import IMAGE_EXTENSIONS
 
 
 @pytest.fixture

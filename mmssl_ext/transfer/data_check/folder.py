@@ -6,8 +6,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.datasets.walk import ImageWalk, class_folders
+from mmssl_ext.files import IMAGE_EXTENSIONS
 
 from .files import check_images, look_at_files, note_links, read_names
 from .source import Fault, Source, listed, need_folders

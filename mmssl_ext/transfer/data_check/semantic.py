@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.datasets.walk import ImageWalk
+from mmssl_ext.files import IMAGE_EXTENSIONS
 
 from .files import check_files, check_images, look_at_files, note_links, read_names
 from .labels import Pair, Pixels, count_pixels

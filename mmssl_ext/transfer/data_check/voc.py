@@ -13,8 +13,8 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from mmssl_ext.datasets.listing import IMAGE_EXTENSIONS
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.files import IMAGE_EXTENSIONS
 
 from .files import check_files, check_images, read_names
 from .objects import Objects, report_absent
