@@ -94,4 +94,4 @@ def test_what_is_in_images_but_not_read_is_said_once(tmp_path):
     assert len(lines) == 2
     assert "16 of 16 images looked at use less than a tenth" in lines[0]
     assert f"{train}/class0/0.png" in lines[0] and f"{query}/class0" in lines[1]
-    assert all("WARNING" in line and "x 16" in line for line in lines)
+    assert all("WARNING" in line and "bands=[0, 0, 0]" in line for line in lines)
