@@ -38,7 +38,8 @@ class Family:
         pretrained_type: Class in pretraining where it is another one.
         flat: All maps have a stride of 16; detectors need a pyramid of them.
         memory: Of one view of 224 x 224 px in training, in MiB for each channel of the
-            first map: what is kept for the gradient.
+            first map: what is kept for the gradient, measured on a few and rounded up.
+            ResNets have figures of their own.
     """
 
     title: str
@@ -181,6 +182,7 @@ FAMILIES = (
         fresh=_NORMS,
         adamw=(5e-4, 0.05),
         tuned=(1e-4, 0.05),
+        memory=2.0,
     ),
     Family(
         title="ConvNeXt V2",
@@ -193,6 +195,7 @@ FAMILIES = (
         fresh=_NORMS,
         adamw=(5e-4, 0.05),
         tuned=(1e-4, 0.05),
+        memory=3.0,
     ),
     Family(
         title="Swin",
@@ -207,6 +210,7 @@ FAMILIES = (
         fresh=_NORMS,
         adamw=(5e-4, 0.05),
         tuned=(1e-4, 0.05),
+        memory=2.0,
     ),
     Family(
         title="ViT",
@@ -224,6 +228,7 @@ FAMILIES = (
         tuned=(1e-4, 0.1),
         pretrained_type="ContrastiveViT",
         flat=True,
+        memory=0.4,
     ),
     Family(
         title="MobileNet v2",
@@ -232,6 +237,7 @@ FAMILIES = (
         examples=("mobilenet-v2", "mobilenet-v2-w0.5"),
         make=_mobilenet_v2,
         levels=(1, 2, 4, 7),
+        memory=4.0,
     ),
     Family(
         title="MobileNet v3 small",
@@ -240,6 +246,7 @@ FAMILIES = (
         examples=("mobilenet-v3-small", "mobilenet-v3-small-050"),
         make=_mobilenet_v3,
         levels=(1, 3, 8, 12),
+        memory=1.3,
     ),
     Family(
         title="MobileNet v3 large",
@@ -248,6 +255,7 @@ FAMILIES = (
         examples=("mobilenet-v3-large",),
         make=_mobilenet_v3,
         levels=(3, 6, 12, 16),
+        memory=2.3,
     ),
     Family(
         title="EfficientNet",
@@ -256,6 +264,7 @@ FAMILIES = (
         examples=("efficientnet-b0", "efficientnet-b3"),
         make=_efficientnet,
         levels=(2, 3, 4, 6),
+        memory=8.0,
     ),
     Family(
         title="RegNet",
@@ -264,5 +273,6 @@ FAMILIES = (
         examples=("regnetx-400mf", "regnetx-3.2gf"),
         make=_regnet,
         pretraining=_NO_ZERO,
+        memory=1.2,
     ),
 )

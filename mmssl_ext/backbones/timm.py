@@ -63,6 +63,7 @@ def timm_backbone(name: str) -> Backbone:
         adamw=() if norm else (5e-4, 0.05),
         tuned=() if norm else (1e-4, 0.05),
         flat=flat,
+        memory=0.4 if flat else 2.0,
     )
     return Backbone(f"timm:{model}", family, arch, tuple(channels))
 

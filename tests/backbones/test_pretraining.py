@@ -10,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmssl_ext.backbones import backbone_named
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.models.layers import SplitBatchNorm
 from mmssl_ext.registry import MODELS
@@ -61,6 +62,10 @@ def test_learns(name, method):
     seen = torch.randn(4, 3, 64, 64)
     first, second = (target.backbone(seen)[-1] for _ in range(2))
     assert target.training and torch.equal(first, second)
+
+    with torch.no_grad():
+        found = model(seen, mode="embed")  # what kNN and reports take
+    assert found["backbone"].shape == (4, backbone_named(name).channels[-1])
 
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     leaks = bool(norms) and method != "BYOL"

@@ -13,16 +13,17 @@ from mmssl_ext.api.networks import backbone_for, backbone_of, teachers_of
 from mmssl_ext.api.pretrain import RECIPE, pretrain
 from mmssl_ext.engine.weights import download
 from mmssl_ext.errors import UserError
+from mmssl_ext.fit import pooled
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import load_config, prepare
 from mmssl_ext.transfer.export import export_backbone
 
 from .cases import BACKBONES, some
 from .test_pretraining import build
-from .test_transfer import original
+from .test_transfer import built, original
 
 QUIET = {"default_hooks.learned": None, "default_hooks.report": None}
-EVERY = [n for n in BACKBONES.values() if not n.startswith("mobilenet-v3-large")]
+EVERY = list(BACKBONES.values())
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,20 @@ def test_features_are_those_of_the_checkpoint(name, use, pretrained, images, tmp
         with torch.no_grad():
             assert torch.equal(found(seen)[-1], expected(seen)[-1])
     assert backbone_of(checkpoint).name == name
+
+
+@pytest.mark.parametrize("name", some([(n,) for n in EVERY], 5, heavy=False))
+def test_knn_is_of_the_features_of_the_checkpoint(name, pretrained):
+    checkpoint = pretrained(name)
+    chosen = {"backbone": name, "checkpoint": str(checkpoint)}
+    cfg = load_config("transfer/classification/knn_r50_imagenet.py", chosen)
+    model = built(cfg)
+    seen = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        found, expected = model.backbone(seen), original(name, checkpoint)(seen)
+    if expected[-1].ndim == 4:
+        torch.testing.assert_close(found[-1], expected[-1], rtol=1e-5, atol=1e-5)
+    assert pooled(found).shape == pooled(expected).shape
 
 
 def test_embed_and_the_other_layouts(pretrained, images, tmp_path):
