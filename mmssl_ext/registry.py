@@ -73,4 +73,4 @@ METRICS = _child(upstream.METRICS, "evaluation")
 EVALUATORS = _child(upstream.EVALUATORS, "evaluation")
 
 VISUALIZERS = _child(upstream.VISUALIZERS, "visualization")
-VISBACKENDS = _child(upstream.VISBACKENDS, "visualization")
+VISBACKENDS = _child(upstream.VISBACKENDS, "visualization.trackers")

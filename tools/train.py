@@ -56,6 +56,14 @@ def parse_args() -> argparse.Namespace:
         "--tensorboard", action="store_true", help="also write TensorBoard files"
     )
     parser.add_argument(
+        "--wandb", action="store_true", help="also log to Weights & Biases"
+    )
+    parser.add_argument(
+        "--mlflow",
+        action="store_true",
+        help="also log to MLflow, without MLFLOW_TRACKING_URI to WORK_DIR/mlruns",
+    )
+    parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
     )
     parser.add_argument("--local-rank", "--local_rank", type=int, default=0)

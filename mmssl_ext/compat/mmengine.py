@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -180,6 +181,19 @@ def normalises(preprocessor: Any) -> bool:
 def ground_truth(metric: Any) -> Any:
     """The COCO object of its annotation file, or None. Gone: AttributeError."""
     return metric._coco_api
+
+
+@contextlib.contextmanager
+def coco_evaluation(kind: Any) -> Iterator[None]:
+    """Let CocoMetric evaluate by another class than pycocotools'; None: by that."""
+    from mmdet.evaluation.metrics import coco_metric
+
+    before = coco_metric.COCOeval
+    coco_metric.COCOeval = kind or before
+    try:
+        yield
+    finally:
+        coco_metric.COCOeval = before
 
 
 # -- mmengine's Visualizer --

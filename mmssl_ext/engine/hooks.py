@@ -8,6 +8,7 @@ from .monitor.augmentation_seed import AugmentationSeedHook
 from .monitor.collapse import CollapseMonitorHook
 from .monitor.input_check import InputCheckHook
 from .monitor.knn import KNNHook
+from .monitor.online_probe import OnlineProbeHook
 from .monitor.performance import PerformanceHook
 from .monitor.progress import ProgressHook
 from .monitor.pseudo_labels import PseudoLabelHook
@@ -31,6 +32,7 @@ __all__ = [
     "LoadedWeightsHook",
     "MethodHook",
     "NonFiniteGuardHook",
+    "OnlineProbeHook",
     "PerformanceHook",
     "PlainCheckpointHook",
     "PreemptionHook",

@@ -77,6 +77,8 @@ def prepare(
     auto_scale_lr: bool = False,
     launcher: str = "none",
     tensorboard: bool = False,
+    wandb: bool = False,
+    mlflow: bool = False,
     allow_other_data: bool = False,
     init_from: str | None = None,
 ) -> Prepared:
@@ -91,6 +93,8 @@ def prepare(
             ``auto_scale_lr.base_batch_size``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         tensorboard: Also write TensorBoard files.
+        wandb: Also log to Weights & Biases.
+        mlflow: Also log to MLflow.
         allow_other_data: Resume although the training data are others.
         init_from: Starting weights of the backbone, as ``PretrainedBackbone`` takes
             them; a resumed run has its own.
@@ -112,8 +116,8 @@ def prepare(
     complete.scale_lr(cfg, auto_scale_lr, launcher, notices)
     complete.set_backend(cfg, launcher, TIMEOUT, notices)
     set_checkpoint(cfg, resume, notices)
-    if tensorboard:
-        complete.add_tensorboard(cfg)
+    wanted = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
+    complete.add_trackers(cfg, [name for name, asked in wanted.items() if asked])
     return Prepared(cfg, notices, resumed)
 
 

@@ -125,7 +125,10 @@ class SSLRunner(Runner):
     def train(self) -> nn.Module:
         """Train; a resumed run needs no file that it began with."""
         with going_on(compat.resumes(self)), given_back():
-            return super().train()
+            try:
+                return super().train()
+            finally:
+                self.visualizer.close()  # also where the run is stopped
 
     def test(self) -> dict:
         """Test."""

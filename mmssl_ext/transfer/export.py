@@ -192,7 +192,7 @@ def _check_structure(
         raise UserError(
             f"{path} holds a ResNet with {' and '.join(found)}; in the ResNet of "
             f"{', '.join(fixed)}, which has strides (1, 2, 2, 2) and a stem of "
-            f"{USUAL_STEM}, its weights would compute other features. Choose --layouts "
+            f"{USUAL_STEM}, its weights would compute other features. Choose --to "
             f"{' '.join(others)}, which say how it was built."
         )
 

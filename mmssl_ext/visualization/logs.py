@@ -100,7 +100,7 @@ def read_run(work_dir: str | Path) -> RunLog:
         log.sessions.append(path.parent.parent)
         train: dict[float, Row] = {}
         knn: dict[float, Row] = {}
-        for row in _read_lines(path, log):
+        for row in read_lines(path, log):
             scores = {key: y for key, y in row.items() if key.startswith("knn/")}
             if "loss" in row and "step" in row:
                 train[row["step"]] = {k: y for k, y in row.items() if k not in scores}
@@ -129,7 +129,7 @@ def _continue(old: list[Row], new: dict[float, Row], key: str = "step") -> list[
     return [row for row in old if row[key] < first] + [new[x] for x in sorted(new)]
 
 
-def _read_lines(path: Path, log: RunLog) -> Iterator[Row]:
+def read_lines(path: Path, log: RunLog) -> Iterator[Row]:
     """Yield the numbers in each line of a file; count what is not JSON."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -193,15 +194,22 @@ def test_resume_names_bad_files(cfg, tmp_path):
         prepare(cfg)
 
 
-def test_tensorboard_joins_the_backends_or_says_how_to_install(cfg, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+def test_trackers_join_the_backends_or_name_the_extra(cfg, monkeypatch, tmp_path):
+    names = ("tensorboard", "wandb", "mlflow")
+    installed = SimpleNamespace(origin="__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed)
     prepare(cfg, tensorboard=True)
-    prepare(cfg, tensorboard=True)
+    prepare(cfg, tensorboard=True, wandb=True, mlflow=True)
     types = [backend["type"] for backend in cfg.visualizer.vis_backends]
-    assert types == ["LocalVisBackend", "TensorboardVisBackend"]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install tensorboard"):
-        prepare(cfg, tensorboard=True)
+    own = ["mmssl_ext.WandbBackend", "mmssl_ext.MLflowBackend"]
+    assert types == ["LocalVisBackend", "TensorboardVisBackend", *own]
+    folder = SimpleNamespace(origin=None)  # a folder of that name is no package
+    for missing in (None, folder):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, x=missing: x)
+        for name in names:
+            extra = rf"pip install 'mmssl_ext\[{name}\]'"
+            with pytest.raises(ConfigError, match=extra):
+                prepare(cfg, **{name: True})
 
 
 def test_ranks_on_the_cpu_use_gloo(cfg, no_gpu, monkeypatch):

@@ -20,6 +20,11 @@ _LESS = ("loss", "alignment", "uniformity", "error")
 _GREATER = ("rank", "std_ratio", "gap", "ap50", "ap75", "recall", "f1")
 # What a run logs besides scores.
 _NO_SCORES = ("time", "lr", "memory", "eta", "img_per_s", "data_wait", "momentum")
+_LOGGED_BY = {
+    "knn/": "KNNHook",
+    "health/": "CollapseMonitorHook",
+    "probe/": "OnlineProbeHook",
+}
 _TOOLBOXES = {"mmssl_ext", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"}
 
 
@@ -249,7 +254,7 @@ class BestCheckpoints(CheckpointHook):
 
     def _may_come(self, runner: Any, key: str) -> bool:
         key, logged = key.removeprefix("train/"), _names(runner)
-        for prefix, hook in (("knn/", "KNNHook"), ("health/", "CollapseMonitorHook")):
+        for prefix, hook in _LOGGED_BY.items():
             if key.startswith(prefix):
                 spoken = any(name.startswith(prefix) for name in logged)
                 return bool(_hooks(runner, hook)) and not spoken

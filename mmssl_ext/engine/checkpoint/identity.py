@@ -41,6 +41,7 @@ _WRITTEN = re.compile(
     r"|result(\.old)?\.json|evaluation\.json|nonfinite_report\.json"
     r"|unreadable_images\.txt|failed_batch(\.rank\d+)?\.txt"
     r"|report\.html|(loss_curve|knn_curve|health|clusters)\.png|pictures|predictions"
+    r"|(wandb|mlflow)\.json|wandb|mlruns"
 )
 
 

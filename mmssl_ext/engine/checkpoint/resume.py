@@ -45,6 +45,7 @@ _SILENT |= {"timeout", "multiprocessing_context", "batch_size", "root", "data_ro
 _SILENT |= {"val_interval", "val_begin", "dynamic_intervals", "interval", "dataloader"}
 _SILENT |= {"init_cfg", "_scope_"}
 _OBSERVERS = {"KNNHook", "CollapseMonitorHook", "PicturesHook", "FeatureMapHook"}
+_OBSERVERS |= {"OnlineProbeHook"}
 
 
 def check_kind(runner: Any, checkpoint: dict) -> None:

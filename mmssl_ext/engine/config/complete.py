@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Iterable
 
 import torch
 from mmengine.config import Config
@@ -14,6 +15,12 @@ from mmssl_ext.errors import ConfigError
 
 Notices = list[tuple[int, str]]  # logging level and sentence, said once there is a log
 
+#: Option and package -> its backend of the visualizer.
+TRACKERS = {
+    "tensorboard": "TensorboardVisBackend",
+    "wandb": "mmssl_ext.WandbBackend",
+    "mlflow": "mmssl_ext.MLflowBackend",
+}
 _WORLD_SIZE = {
     "none": "",
     "pytorch": "WORLD_SIZE",
@@ -141,18 +148,24 @@ def set_backend(cfg: Config, launcher: str, timeout: float, notices: Notices) ->
         notices.append((logging.INFO, "No GPU here: ranks work on the CPU over gloo."))
 
 
-def add_tensorboard(cfg: Config) -> None:
-    """Let the run write TensorBoard files too.
+def add_trackers(cfg: Config, names: Iterable[str]) -> None:
+    """Let the run also tell its figures and pictures to other programs.
+
+    Args:
+        cfg: Of the run, changed in place.
+        names: Keys of :data:`TRACKERS`.
 
     Raises:
-        ConfigError: The package is not installed.
+        ConfigError: A package is not installed.
     """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "--tensorboard needs the tensorboard package: pip install tensorboard"
-        )
-    visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
-    backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
-    if not any(b["type"].endswith("TensorboardVisBackend") for b in backends):
-        backends.append({"type": "TensorboardVisBackend"})
-    cfg.visualizer = {**visualizer, "vis_backends": backends}
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # a folder `wandb` is no package
+            raise ConfigError(
+                f"--{name} needs the package {name}: pip install 'mmssl_ext[{name}]'."
+            )
+        visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
+        backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
+        if not any(name in str(backend["type"]).lower() for backend in backends):
+            backends.append({"type": TRACKERS[name]})
+        cfg.visualizer = {**visualizer, "vis_backends": backends}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 
-from mmssl_ext.datasets import SSLDataset
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation.clusters import cluster_figures
-from mmssl_ext.evaluation.features import preserved_rng
-from mmssl_ext.registry import DATASETS, HOOKS
+from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
+
+from .labels import labelled
 
 _FIGURES = "cluster_figures"  # in the message hub, of the epoch under way
 _ENDED = "cluster_epochs"  # epochs whose line was written
@@ -67,28 +66,13 @@ class PseudoLabelHook(Hook):
                 f"{type(unwrap(runner.model)).__name__} has not; take it out of "
                 "custom_hooks."
             )
-        classes = getattr(self._labelled(runner), "labels", None)
+        found = labelled(runner, self.changes, "PseudoLabelHook")
+        classes = getattr(found, "labels", None)
         device = self._term.bank.features.device
         self._classes = None if classes is None else torch.tensor(classes).to(device)
         if runner.iter == 0:
             runner.message_hub.update_info(_FIGURES, {})
             runner.message_hub.update_info(_ENDED, 0)
-
-    def _labelled(self, runner: Any) -> Any:
-        """The training set, with the changes that give it labels."""
-        trained = runner.train_dataloader.dataset
-        if not self.changes or not isinstance(trained, SSLDataset):
-            return trained
-        config = deepcopy(runner.cfg.train_dataloader.dataset)
-        with preserved_rng():
-            labelled = DATASETS.build({**config, **self.changes})
-        if labelled.fingerprint() != trained.fingerprint():
-            raise ConfigError(
-                "PseudoLabelHook: its dataset has other images than the training set, "
-                "or in another order; let its `dataset` change nothing that selects "
-                "images."
-            )
-        return labelled
 
     def before_train_epoch(self, runner: Any) -> None:
         """Go on with the figures of an epoch that was stopped."""
