@@ -128,8 +128,11 @@ def read_images(
     """
     if workers is None:
         workers = default_workers(len(dataset))
+    items = _Items(dataset, view)
+    if workers and len(dataset):
+        items[0]  # a package that is missing is said here, by no worker's traceback
     loader: DataLoader = DataLoader(
-        _Items(dataset, view),
+        items,
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
