@@ -35,7 +35,7 @@ def check_maps(model: nn.Module) -> None:
         return
     part = "neck" if neck is not None else "decode_head"
     options = getattr(backbone, "out_indices", None)
-    told = f" (out_indices={tuple(options)})" if options is not None else ""
+    told = f" (out_indices={options})" if options is not None else ""
     raise ConfigError(
         f"{type(backbone).__name__} returns maps of {_shown(found)} channels{told}, "
         f"but {type(taker).__name__} takes {_shown(wanted)}: let "
