@@ -20,24 +20,22 @@ def check_maps(model: nn.Module) -> None:
         ConfigError: They do not fit; the message says what to set.
     """
     backbone, neck = getattr(model, "backbone", None), getattr(model, "neck", None)
-    head = getattr(model, "decode_head", None)
-    taker = head if neck is None else neck
+    taker = getattr(model, "decode_head", None) if neck is None else neck
     wanted = getattr(taker, "in_channels", None)
     if not isinstance(backbone, nn.Module) or wanted is None:
         return
     found = _channels(backbone)
-    index = getattr(taker, "in_index", None) if neck is None else None
-    if found is None or (neck is not None and not isinstance(wanted, (list, tuple))):
+    if found is None:
         return
-    wanted = list(wanted) if isinstance(wanted, Sequence) else [wanted]
-    places = list(range(len(wanted))) if index is None else _as_list(index)
-    whole = neck is None or len(found) == len(wanted)
-    in_range = all(-len(found) <= i < len(found) for i in places)
-    if whole and in_range and [found[i] for i in places] == wanted:
+    if neck is not None:
+        # Some necks name them from the last to the first.
+        if not isinstance(wanted, (list, tuple)) or sorted(found) == sorted(wanted):
+            return
+    elif _taken(found, taker) == wanted:
         return
     part = "neck" if neck is not None else "decode_head"
     options = getattr(backbone, "out_indices", None)
-    told = f" (out_indices={tuple(options)})" if options is not None else ""
+    told = f" (out_indices={options})" if options is not None else ""
     raise ConfigError(
         f"{type(backbone).__name__} returns maps of {_shown(found)} channels{told}, "
         f"but {type(taker).__name__} takes {_shown(wanted)}: let "
@@ -64,9 +62,18 @@ def _channels(backbone: Any) -> list[int] | None:
             module.training = mode
 
 
-def _as_list(index: Any) -> list[int]:
-    return list(index) if isinstance(index, Sequence) else [index]
+def _taken(found: Sequence[int], head: Any) -> Any:
+    """Channels of what a segmentor's head takes of the maps; None where it cannot."""
+    index = getattr(head, "in_index", -1)
+    places = list(index) if isinstance(index, Sequence) else [index]
+    if not all(-len(found) <= i < len(found) for i in places):
+        return None
+    taken = [found[i] for i in places]
+    if isinstance(head.in_channels, Sequence):
+        return type(head.in_channels)(taken)
+    return sum(taken)  # of one map, or of all, enlarged and side by side
 
 
-def _shown(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _shown(numbers: Any) -> str:
+    many = isinstance(numbers, Sequence)
+    return ", ".join(map(str, numbers if many else [numbers]))

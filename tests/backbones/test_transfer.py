@@ -31,8 +31,11 @@ FRESH = {"ConvNeXt", "SwinTransformer"}  # norms behind the first three stages
 
 
 def config_of(transfer: str, name: str, checkpoint: Path | None, **more):
-    """A transfer config with the backbone."""
-    chosen = {"backbone": name, "checkpoint": checkpoint and str(checkpoint), **more}
+    """A transfer config with the backbone, and small heads."""
+    small = {"fpn_channels": 64, "fc_channels": 16} if "CNN" in transfer else {}
+    small |= {"head_channels": 16} if transfer == "UPerNet" else {}
+    weights = checkpoint and str(checkpoint)
+    chosen = {"backbone": name, "checkpoint": weights, **small, **more}
     return load_config(REPO / "configs/transfer" / TRANSFERS[transfer], chosen)
 
 

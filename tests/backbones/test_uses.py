@@ -28,7 +28,7 @@ EVERY = list(BACKBONES.values())
 
 @pytest.mark.parametrize(
     ("name", "use"),
-    some(list(itertools.product(EVERY, ("load", "export"))), 2, heavy=False),
+    some(list(itertools.product(EVERY, ("load", "export"))), 4, heavy=False),
 )
 def test_features_are_those_of_the_checkpoint(name, use, pretrained, images, tmp_path):
     checkpoint = pretrained(name)
