@@ -5,7 +5,7 @@ import torch
 
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.hooks import OnlineProbeHook
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import ConfigError, UserError
 from tests.harness import (
     Stopped,
     assert_same,
@@ -133,6 +133,15 @@ def test_refusals_and_other_classes(images, tmp_path):
     heldout = PROBE | {"dataloader": loader(images, labels="none")}
     with pytest.raises(ConfigError, match="dataloader has images without labels"):
         run(images, tmp_path / "c", epochs=1, probe=heldout)
+    for option, message in (
+        (
+            {"optimizer": {"type": "SGD", "rate": 1}},
+            "optimizer cannot be built: .*rate",
+        ),
+        ({"interval": 0}, "interval=0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(images, tmp_path / "o", epochs=1, probe=PROBE | option)
     # A run that began without it is resumed with one, which begins anew.
     run(images, tmp_path / "d", epochs=1, probe=None)
     runner = run(images, tmp_path / "d", epochs=2, resume=True)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mmssl_ext.compat import resumes
 from mmssl_ext.engine.resilience.preemption import interruptible
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
 from mmssl_ext.evaluation.features import extract_features, preserved_rng
 from mmssl_ext.fit import pooled
@@ -53,8 +53,9 @@ class OnlineProbeHook(Hook):
         val_interval: Epochs between two evaluations.
 
     Raises:
-        ConfigError: Before the first step, where the training images have no labels
-            or the model no backbone.
+        ValueError: A number is out of range.
+        ConfigError: Before the first step, where the training images have no labels,
+            the model no backbone, or the optimizer cannot be built.
     """
 
     priority = "NORMAL"  # before LoggerHook (60), which writes the figures
@@ -67,6 +68,11 @@ class OnlineProbeHook(Hook):
         interval: int = 50,
         val_interval: int = 1,
     ) -> None:
+        if min(interval, val_interval) < 1:
+            raise UserValueError(
+                f"OnlineProbeHook: interval={interval} and val_interval={val_interval} "
+                "must be 1 or more."
+            )
         self.changes = dataset or {}
         self.loader: Any = dataloader
         self.optimizer_cfg = {"type": "SGD", "lr": 0.1, "momentum": 0.9}
@@ -94,6 +100,7 @@ class OnlineProbeHook(Hook):
                 "training images: give it dataset=dict(labels='subfolders') for a "
                 "folder per class, or take it out of custom_hooks."
             )
+        self._check_optimizer()
         self.labels = torch.as_tensor(labels, dtype=torch.long)
         count = int(self.labels.max()) + 1
         self.classes = class_names(found) or tuple(map(str, range(count)))
@@ -168,6 +175,17 @@ class OnlineProbeHook(Hook):
                 "optimizer": self.optimizer.state_dict(),
                 "classes": list(self.classes),
             }
+
+    def _check_optimizer(self) -> None:
+        """Build it once for nothing, rather than fail in the first step."""
+        try:
+            config = {**self.optimizer_cfg, "params": [nn.Parameter(torch.zeros(1))]}
+            OPTIMIZERS.build(config)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ConfigError(
+                f"OnlineProbeHook: its optimizer cannot be built: {reason}."
+            ) from error
 
     def _listen(self, backbone: nn.Module, inputs: Any, output: Any) -> None:
         """Keep what a step sends through the network first: the first view."""
