@@ -135,8 +135,8 @@ def test_refusals_and_other_classes(images, tmp_path):
         run(images, tmp_path / "c", epochs=1, probe=heldout)
     for option, message in (
         (
-            {"optimizer": {"type": "SGD", "rate": 1}},
-            "optimizer cannot be built: .*rate",
+            {"optimizer": {"type": "SGD", "lr": -1}},
+            "cannot be built: .*learning rate",
         ),
         ({"interval": 0}, "interval=0"),
     ):
