@@ -69,8 +69,8 @@ def _taken(found: Sequence[int], head: Any) -> Any:
     if not all(-len(found) <= i < len(found) for i in places):
         return None
     taken = [found[i] for i in places]
-    if isinstance(head.in_channels, Sequence):
-        return type(head.in_channels)(taken)
+    if isinstance(head.in_channels, (list, tuple)):
+        return taken if isinstance(head.in_channels, list) else tuple(taken)
     return sum(taken)  # of one map, or of all, enlarged and side by side
 
 
