@@ -194,7 +194,8 @@ class WandbBackend(OneRun, WandbVisBackend):
             ) from error
         self.started = True
         # Of a start that was killed, W&B's server knows what arrived.
-        if isinstance(at := wandb.run.summary.get("iter"), int):
+        run: Any = wandb.run
+        if isinstance(at := run.summary.get("iter"), int):
             self.floor = at
 
     def send_config(self, config: Config) -> None:
