@@ -82,9 +82,8 @@ class Backbone:
         family, arch = self.family, dict(self.arch)
         if self.is_resnet:
             del arch["stem_channels"]  # not known to mmdet
-            norm = {"norm_cfg": {"type": "BN", "requires_grad": True}}
             free = {"frozen_stages": -1, "norm_eval": False, "style": "pytorch"}
-            return {"type": "ResNet", **arch, **free, **norm}
+            return {"type": "ResNet", **arch, **free}
         if not self.has_maps:
             arch["out_type"] = "featmap"
         found = {"type": f"mmpretrain.{family.type}", **arch}

@@ -76,7 +76,7 @@ def test_what_cannot_be_measured_is_explained(folder, tmp_path):
         stats(folder, value_range=(0, 1), percentile=(1, 2))
     with pytest.raises(UserValueError, match="must be two of 0 to 100"):
         stats(folder, percentile=(99, 1))
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         stats(tmp_path / "none")
     write_tiff(tmp_path / "a.tif", RAMPS[:9])
     write_tiff(tmp_path / "b.tif", RAMPS[:9].astype(np.float32))

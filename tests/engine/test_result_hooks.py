@@ -153,7 +153,10 @@ class Visualizer:
 def draw(tmp_path, samples, **options):
     log, vis = [], Visualizer()
     logger = types.SimpleNamespace(warning=log.append)
-    runner = types.SimpleNamespace(work_dir=tmp_path, visualizer=vis, logger=logger)
+    model = types.SimpleNamespace(data_preprocessor=None)
+    runner = types.SimpleNamespace(
+        work_dir=tmp_path, visualizer=vis, logger=logger, model=model
+    )
     hook = PicturesHook(**options)
     hook.before_val_epoch(runner)
     for i, sample in enumerate(samples):

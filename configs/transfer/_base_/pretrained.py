@@ -34,11 +34,12 @@ trunk = dict(
     **net["backbone"],
     **(dict(init_cfg=pretrained) if checkpoint or net["is_resnet"] else {}),
 )
+normed = dict(**trunk, norm_cfg=norm_cfg) if net["is_resnet"] else trunk
 # Maps of strides 4, 8, 16 and 32
 four_maps = (
     dict(type="mmssl_ext.SimplePyramid", backbone=trunk, channels=backbone_channels)
     if net["flat"]
-    else dict(**trunk, out_indices=tuple(net["levels"]))
+    else dict(**normed, out_indices=tuple(net["levels"]))
 )
 pixels = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 

@@ -18,7 +18,7 @@ res4_channels = _base_.backbone_channels // 2
 model = dict(
     data_preprocessor=_base_.preprocessor,
     backbone=dict(
-        **_base_.trunk,
+        **_base_.normed,
         num_stages=3,
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
