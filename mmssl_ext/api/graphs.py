@@ -19,7 +19,7 @@ from mmssl_ext.errors import UserError
 from mmssl_ext.files import drafted
 from mmssl_ext.fit import pooled
 
-from .backbone import check_size, load_backbone
+from .backbone import Preprocess, check_size, load_backbone
 
 __all__ = ["Graph", "export_graphs"]
 
@@ -72,8 +72,9 @@ def export_graphs(
     """Write the backbone of a checkpoint as a graph; each is run and compared.
 
     The input ``images`` is N x C x H x W in float32, normalised as the file's metadata
-    say: under ``mmssl_ext`` stand ``mean``, ``std``, ``channel_order`` (RGB or BGR),
-    the source and its SHA-256 as JSON. A graph that fails, or differs, with another
+    say: under ``mmssl_ext`` stand ``mean``, ``std``, ``channel_order`` (RGB or BGR; of
+    other images ``bands`` and ``value_range``, as ``DecodeBands`` takes them), the
+    source and its SHA-256 as JSON. A graph that fails, or differs, with another
     number of images or another size is written for the fixed one, which is then the
     only one that it takes.
 
@@ -105,7 +106,7 @@ def export_graphs(
     about = {
         "mean": list(input_.mean),
         "std": list(input_.std),
-        "channel_order": "BGR" if input_.bgr else "RGB",
+        **_colours(input_),
         "source": Path(backbone.handover.checkpoint).name,
         "source_sha256": backbone.handover.sha256,
         "encoder": encoder,
@@ -119,6 +120,13 @@ def export_graphs(
         )
         for kind in kinds
     }
+
+
+def _colours(preprocess: Preprocess) -> dict[str, Any]:
+    """What the channels of the images are."""
+    if preprocess.bands is None:
+        return {"channel_order": "BGR" if preprocess.bgr else "RGB"}
+    return {"bands": preprocess.bands, "value_range": preprocess.value_range}
 
 
 class _Outputs(nn.Module):
