@@ -263,6 +263,23 @@ def queue_loss(name: str) -> Cells:
     return cells
 
 
+def embed(name: str) -> Cells:
+    """Throughput beside that of the work alone, and memory."""
+    (row,) = read(name)
+    arms = {"parts": "decoding and forward pass", "alone": "`embed` in one process"}
+    arms["whole"] = "`embed` with its workers"
+    cells = [["what", "images/s", "share of the work"]]
+    for arm, label in arms.items():
+        share, ends = row.get(f"{arm}_share", ""), ""
+        if share:
+            ends = f" ({row[f'{arm}_share_low']} to {row[f'{arm}_share_high']})"
+        cells.append([label, row[f"{arm}_img_per_s"], share + ends])
+    for count in (1000, 10_000):
+        text = f"memory for {count:,} images, without the features"
+        cells.append([text, f"{float(row[f'peak_mb_{count}']):.0f} MB", ""])
+    return cells
+
+
 def co2_loss(name: str) -> Cells:
     """CO2's consistency term by the number of queries."""
     return [
@@ -638,6 +655,12 @@ TABLES = {
         "InfoNCE of N queries, K = 65,536, against mmpretrain's `ContrastiveHead`: "
         "time and peak extra memory on two threads, ratio with 95 % interval. The last "
         "column is without the page faults of a CPU's allocator, as on a GPU.",
+    ),
+    "embed": Table(
+        ("embed_cpu",),
+        embed,
+        "ResNet-18, 512 JPEG files of 640 x 480 pixels, two cores; interval of 95 %. "
+        "Memory is the peak of one call in a process of its own.",
     ),
     "co2_loss": Table(
         ("queue_loss_cpu",),

@@ -163,3 +163,19 @@ def test_mmdets_own_swin_computes_the_same(tmp_path):
     with torch.no_grad():
         for one, other in zip(ours(image), theirs(image), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("mocov2/mocov2_r50_imagenet.py", "lr"),
+        ("byol/byol_r50_imagenet.py", "lr_warmup"),
+        ("transfer/detection/mask_rcnn_r50_fpn_coco_1x.py", "lr"),
+    ],
+)
+def test_a_rate_that_would_do_nothing_is_refused(config, name):
+    with pytest.raises(
+        ConfigError, match=f"AdamW, where {name} does nothing; set adam"
+    ):
+        load_config(f"mmssl_ext::{config}", {"backbone": "swin-tiny", name: 1})
+    assert load_config(f"mmssl_ext::{config}", {name: 1})[name] == 1

@@ -10,6 +10,7 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import init_default_scope
 
+from mmssl_ext.backbones import network
 from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import build_runner, load_config, prepare
@@ -36,6 +37,8 @@ def config_of(transfer: str, name: str, checkpoint: Path | None, **more):
     small |= {"head_channels": 16} if transfer == "UPerNet" else {}
     weights = checkpoint and str(checkpoint)
     chosen = {"backbone": name, "checkpoint": weights, **small, **more}
+    if network(name, "transfer")["adamw"]:
+        chosen.pop("lr", None)  # which is refused there
     return load_config(REPO / "configs/transfer" / TRANSFERS[transfer], chosen)
 
 

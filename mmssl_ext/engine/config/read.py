@@ -41,6 +41,12 @@ _RUNNER_KEYS = """
 #: What mmengine's Runner takes, and what it looks up in the config besides.
 RUNNER_KEYS = frozenset(_RUNNER_KEYS.split())
 enable_variables(RUNNER_KEYS)
+# Variables of SGD and LARS -> what counts where AdamW takes their place.
+_OF_ADAMW = {
+    "lr": "adamw_lr",
+    "weight_decay": "adamw_decay",
+    "lr_warmup": "adamw_warmup",
+}
 
 
 def read(
@@ -68,7 +74,9 @@ def read(
     elif os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where `custom_imports` has modules of the user's
     options = dict(options or {})
+    given = set(options)
     cfg = _read(path, options)
+    _check_rate(given, cfg)
     for option in options:
         _check_option(option, cfg)
     try:
@@ -128,6 +136,16 @@ def _read(path: Path, options: dict[str, Any]) -> Config:
                 "TMPDIR name another folder."
             ) from error
         raise ConfigError(f"Config {path} cannot be read: {error}") from error
+
+
+def _check_rate(options: set[str], cfg: Config) -> None:
+    """Refuse a rate of SGD or LARS for a backbone that AdamW trains."""
+    for name, counts in _OF_ADAMW.items():
+        if name in options and counts in cfg and cfg.get("adamw_lr") is not None:
+            raise ConfigError(
+                f"--cfg-options {name}: backbone={cfg.get('backbone')} is trained by "
+                f"AdamW, where {name} does nothing; set {counts}."
+            )
 
 
 def _check_option(option: str, cfg: Config) -> None:
