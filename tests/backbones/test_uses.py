@@ -7,6 +7,7 @@ import itertools
 import pytest
 import timm
 import torch
+from mmengine.registry import init_default_scope
 
 import mmssl_ext
 from mmssl_ext.api.networks import backbone_for, backbone_of, teachers_of
@@ -160,6 +161,7 @@ def test_networks_of_timm_teach(name, hub):
 def test_weights_of_timm_start_a_pretraining(name, hub):
     found = backbone_for(None, f"timm:{name}", "resnet18")
     assert found.name == f"timm:{name}"
+    init_default_scope("mmssl_ext")
     load = dict(type="PretrainedBackbone", checkpoint=f"timm:{name}")
     backbone = MODELS.build({**found.pretraining(), "init_cfg": load})
     backbone.init_weights()
