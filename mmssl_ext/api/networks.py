@@ -40,11 +40,9 @@ def backbone_for(name: str | None, init: Any, usual: str) -> Backbone:
 
 def _check_same(asked: Backbone, init: Any) -> None:
     """Read starting weights, and refuse those that tell of another network."""
-    from mmssl_ext.engine.weights.files import read_weights
     from mmssl_ext.transfer.handover import check_source
 
-    check_source(init)
-    weights = read_weights(init)
+    weights = check_source(init)
     held = _told(weights) or _resnet(weights)
     if (
         held is not None

@@ -259,17 +259,21 @@ def _is_there(checkpoint: str) -> bool:
         return False
 
 
-def check_source(path: str | Path, encoder: str = "query") -> None:
+def check_source(path: str | Path, encoder: str = "query") -> Weights:
     """Read what transfers will start from, before the first of them is run.
+
+    Returns:
+        What was read.
 
     Raises:
         CheckpointFileError: The file cannot be read, or its ResNet holds weights that
             no working network has.
     """
-    tensors = read_weights(path).tensors
-    prefix = best_prefix(OF_A_RESNET, tensors, encoder)
+    weights = read_weights(path)
+    prefix = best_prefix(OF_A_RESNET, weights.tensors, encoder)
     if prefix is not None:
-        check_values(below(tensors, prefix), path, prefix=prefix)
+        check_values(below(weights.tensors, prefix), path, prefix=prefix)
+    return weights
 
 
 def fingerprint(tensors: nn.Module | Mapping[str, Tensor]) -> str:
