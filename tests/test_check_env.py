@@ -46,7 +46,7 @@ GOOD = {
         "safetensors": package("0.5", safetensors="0.5"),
         "filelock": package("3.30", filelock="3.30"),
         "jinja2": package("3.1.6", jinja2="3.1.6"),
-        **{name: absent(name) for name in ("mmdet", "mmseg", "sklearn", "tensorboard")},
+        **{name: absent(name) for name in check_env.OPTIONAL},
     },
     "torch": {
         "cuda": "13.0",

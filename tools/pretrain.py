@@ -17,7 +17,7 @@ with at_once(75):
     from mmssl_ext.api.data import bands_named, dataset_of
     from mmssl_ext.api.methods import METHODS, method_named
     from mmssl_ext.backbones import backbone_named
-    from mmssl_ext.run.tool import run_tool
+    from mmssl_ext.run.tool import add_trackers, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,6 +53,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="move a run that the folder holds to its folder old, and start afresh",
     )
+    add_trackers(parser)
     add(
         "--cfg-options",
         dest="options",
@@ -75,6 +76,8 @@ def main() -> None:
             backbone_named(args["backbone"])
         args["bands"] = bands_named(args["bands"])
         dataset_of(args["data"])
+        known = ("tensorboard", "wandb", "mlflow")
+        args["trackers"] = [name for name in known if args.pop(name)]
         from mmssl_ext.api.pretrain import pretrain
     pretrain(**args)
 

@@ -13,7 +13,7 @@ if find_spec("mmssl_ext") is None:  # a clone that is not installed
 from mmssl_ext.interrupt import at_once
 
 with at_once(75):
-    from mmssl_ext.run.tool import add_config, run_tool, take_config
+    from mmssl_ext.run.tool import add_config, add_trackers, run_tool, take_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,17 +52,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="scale the learning rate by the true batch over the config's base batch",
     )
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="also write TensorBoard files"
-    )
-    parser.add_argument(
-        "--wandb", action="store_true", help="also log to Weights & Biases"
-    )
-    parser.add_argument(
-        "--mlflow",
-        action="store_true",
-        help="also log to MLflow, without MLFLOW_TRACKING_URI to WORK_DIR/mlruns",
-    )
+    add_trackers(parser)
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
     )

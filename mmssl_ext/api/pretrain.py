@@ -39,6 +39,7 @@ def pretrain(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    trackers: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     **settings: Unpack[Given],
 ) -> Path:
@@ -67,6 +68,7 @@ def pretrain(
         seed: Of all that is random.
         resume: Go on with the run in ``out``.
         overwrite: Move a run that ``out`` holds aside.
+        trackers: Of ``tensorboard``, ``wandb`` and ``mlflow``, where to log as well.
         options: Further changes of the config, as ``--cfg-options``.
         **settings: See :class:`~mmssl_ext.api.settings.Given`, e.g. ``epochs``.
 
@@ -81,8 +83,24 @@ def pretrain(
     read = {"bands": bands, "value_range": value_range}
     asked = {**network, **settings, **read, "seed": seed, "options": options}
     path = Path(os.path.expanduser(out))
+    also = _named(trackers)
     _settle(path, data, out, asked, resume, overwrite)
-    return _train(path, options, resume, overwrite)
+    return _train(path, options, resume=resume, overwrite=overwrite, **also)
+
+
+def _named(trackers: Sequence[str]) -> dict[str, bool]:
+    """Options of a training, whose packages are there."""
+    from mmssl_ext.engine.config.complete import TRACKERS, check_trackers
+
+    names = [trackers] if isinstance(trackers, str) else list(trackers)
+    for name in names:
+        if name not in TRACKERS:
+            raise UserValueError(
+                f"There is no tracker {name!r}; trackers can hold "
+                f"{', '.join(TRACKERS)}."
+            )
+    check_trackers(names)
+    return dict.fromkeys(names, True)
 
 
 def _settle(
@@ -108,13 +126,13 @@ def _settle(
     _tell(plan, recipe)
 
 
-def _train(path: Path, options: Any, resume: bool, overwrite: bool) -> Path:
+def _train(path: Path, options: Any, **more: bool) -> Path:
     """Train the recipe of a folder."""
     from mmssl_ext.engine.checkpoint.run_folder import find_run
     from mmssl_ext.run.launch import train
 
     recipe = path / RECIPE
-    train(recipe, options, work_dir=str(path), resume=resume, overwrite=overwrite)
+    train(recipe, options, work_dir=str(path), **more)
     found = find_run(path)
     if found is None:
         raise ConfigError(f"{path} holds no checkpoint; see its log.")

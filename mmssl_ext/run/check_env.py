@@ -39,6 +39,15 @@ OPTIONAL = {
     "mmseg": ("onedl-mmsegmentation", "segmentation transfer"),
     "sklearn": ("scikit-learn", "SVM evaluation"),
     "tensorboard": ("tensorboard", "TensorBoard logs"),
+    "wandb": ("wandb", "--wandb"),
+    "mlflow": ("mlflow-skinny", "--mlflow"),
+    "timm": ("timm", "backbones of timm"),
+    "tifffile": ("tifffile", "TIFF of several bands or more than 8 bits"),
+    "pyarrow": ("pyarrow", "embed to Parquet"),
+    "imagehash": ("imagehash", "duplicates by hash"),
+    "onnx": ("onnx", "export --to onnx"),
+    "onnxruntime": ("onnxruntime", "check of the ONNX file"),
+    "faster_coco_eval": ("faster-coco-eval", "faster COCO metrics"),
 }
 _SHARED_NAMES = ("mmengine", "mmcv", "mmpretrain", "mmdet", "mmseg", "cv2")
 _INDEX = "https://download.pytorch.org/whl/"

@@ -22,7 +22,10 @@ from typing import Any
 from mmssl_ext import compat
 
 Facts = dict[str, Any]
-FOUND_ONLY = ("torchvision", "sklearn", "tensorboard")
+FOUND_ONLY = (
+    *("torchvision", "sklearn", "tensorboard", "wandb", "mlflow", "timm", "tifffile"),
+    *("pyarrow", "imagehash", "onnx", "onnxruntime", "faster_coco_eval"),
+)
 
 
 def collect(names: Iterable[str]) -> Facts:
@@ -59,8 +62,12 @@ def _probe(name: str, providers: list[str]) -> Facts:
         "error": None,
     }
     known = [*fact["distributions"].values(), None]
-    if name in FOUND_ONLY and importlib.util.find_spec(name):
-        return {**fact, "version": str(known[0] or "unknown")}
+    if name in FOUND_ONLY:
+        spec = importlib.util.find_spec(name)
+        if spec and spec.origin:  # not a folder of this name
+            return {**fact, "version": str(known[0] or "unknown")}
+        error = f"ModuleNotFoundError: No module named '{name}'"
+        return {**fact, "missing": True, "error": error}
     try:
         module = importlib.import_module(name)
         fact["version"] = str(getattr(module, "__version__", known[0] or "unknown"))

@@ -78,6 +78,17 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
     return run
 
 
+def add_trackers(parser: argparse.ArgumentParser) -> None:
+    """Add the options that also send the figures of a run elsewhere."""
+    add = functools.partial(parser.add_argument, action="store_true")
+    add("--tensorboard", help="also write TensorBoard files")
+    add("--wandb", help="also log to Weights & Biases")
+    add(
+        "--mlflow",
+        help="also log to MLflow, without MLFLOW_TRACKING_URI to mlruns in its folder",
+    )
+
+
 def add_config(parser: argparse.ArgumentParser, about: str) -> None:
     """Give a tool its config file and the options that change it."""
     parser.add_argument("config", help=about)

@@ -117,10 +117,13 @@ def _terms(log: RunLog) -> dict[str, str]:
 
 
 def knn_figure(log: RunLog) -> Figure | None:
-    """Draw kNN top-1 of backbone and embedding, the start of the backbone marked."""
+    """Draw top-1 by kNN, with its start, and of the online linear probe."""
     figure, axes = new_figure()
-    for name, *look in (("backbone", BLUE, "-", "o"), ("embedding", ORANGE, "--", "s")):
-        x, y = log.knn_series(name)
+    for name, (x, y), *look in (
+        ("backbone", log.knn_series("backbone"), BLUE, "-", "o"),
+        ("embedding", log.knn_series("embedding"), ORANGE, "--", "s"),
+        ("linear probe", log.probe_series(), GREEN, ":", "^"),
+    ):
         if y:
             (line,) = axes.plot(x, y, linewidth=1.8, label=f"{name}: {y[-1]:.1f}")
             line.set(**dict(zip(("color", "linestyle", "marker"), look, strict=True)))
@@ -132,8 +135,8 @@ def knn_figure(log: RunLog) -> Figure | None:
         label = f"start: {before:.1f}"
         axes.axhline(before, color=FAINT, linewidth=1.3, linestyle=_DOTS, label=label)
     legend_below(axes)
-    title, epoch = "kNN accuracy on held-out images", "epoch (0: before training)"
-    name_axes(axes, title, epoch, "top-1 accuracy (%)")
+    title = f"{'A' if y else 'kNN a'}ccuracy on held-out images"  # y: of the probe
+    name_axes(axes, title, "epoch (0: before training)", "top-1 accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axes.margins(y=0.12)
     return figure

@@ -19,6 +19,7 @@ FACTS_FILE = "run.json"
 Row = dict[str, float]
 
 _PREFIX = re.compile(r"^(train|val)/")
+_PROBE = "probe/top1"  # on held-out images, not of a batch
 _OLD = re.compile("^nce_")  # what version 0.1 called the losses before their weight
 # Error lines have "path - function - line number - " before the message.
 _LOG_LINE = re.compile(
@@ -33,7 +34,8 @@ class RunLog:
 
     Attributes:
         train: One row per training log line, by ascending ``step`` (iterations done).
-        knn: One row per kNN evaluation, by ascending ``epoch`` (0 = before training).
+        knn: One row per evaluation by kNN or the online probe, by ascending ``epoch``
+            (0 = before training).
         broken_lines: Lines that are not JSON, such as one cut short by a kill.
         sessions: Log directories that held scalars, oldest first.
         iterations_per_epoch: None where the run does not count epochs.
@@ -60,6 +62,11 @@ class RunLog:
             if rows:
                 return [row["epoch"] for row in rows], [row[key] for row in rows]
         return [], []
+
+    def probe_series(self) -> tuple[list[float], list[float]]:
+        """Return epochs and top-1 in percent of the online linear probe."""
+        rows = [row for row in self.knn if _PROBE in row]
+        return [row["epoch"] for row in rows], [row[_PROBE] for row in rows]
 
     def knn_before(self) -> float | None:
         """Return the backbone's kNN top-1 in percent before training, if measured."""
@@ -101,7 +108,7 @@ def read_run(work_dir: str | Path) -> RunLog:
         train: dict[float, Row] = {}
         knn: dict[float, Row] = {}
         for row in read_lines(path, log):
-            scores = {key: y for key, y in row.items() if key.startswith("knn/")}
+            scores = {k: y for k, y in row.items() if k.startswith(("knn/", _PROBE))}
             if "loss" in row and "step" in row:
                 train[row["step"]] = {k: y for k, y in row.items() if k not in scores}
             elif scores:

@@ -15,7 +15,7 @@ from mmssl_ext.chain.spec import read_chain
 from mmssl_ext.engine.resilience.preemption import SIGNALS, current
 from mmssl_ext.engine.weights.files import read_weights
 from mmssl_ext.engine.weights.origin import origin_lines
-from mmssl_ext.errors import UserError
+from mmssl_ext.errors import UserError, UserValueError
 from mmssl_ext.registry import MODELS
 from mmssl_ext.run.launch import load_config, prepare, train
 from tests.harness import REPO, call_tool, write_images
@@ -85,8 +85,11 @@ def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path):
     ended = pretrain(photos, again, "mocov2", epochs=2, **SMALL)
     (again / "epoch_2.pth").unlink()
     (again / "epoch_2.pth.json").unlink(missing_ok=True)
-    assert pretrain(photos, again, "mocov2", epochs=2, resume=True, **SMALL) == ended
-    assert same(ended, first[1])
+    more = dict(epochs=2, resume=True, **SMALL)
+    with pytest.raises(UserValueError, match=r"no tracker 'wandbb'; .* wandb, mlflow"):
+        pretrain(photos, again, "mocov2", trackers=["wandbb"], **more)
+    assert pretrain(photos, again, "mocov2", trackers="tensorboard", **more) == ended
+    assert same(ended, first[1]) and [*again.glob("*/vis_data/events*")]
 
 
 def test_begins_with_given_weights_and_says_so_ever_after(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fnmatch import fnmatch
+
 import pytest
 
 from tests.machine import shared_folder
@@ -20,6 +23,14 @@ for _path in pages():
         WRONG.append(str(error))
 
 BLOCKS = [block for blocks, _ in READ.values() for block in blocks]
+# The pages of the methods say the same of one method after the other. That of CO2 is
+# run each time, the others by `make test-all`; their commands are checked each time.
+OF_METHODS = {
+    page: [replace(b, kind="cluster") if b.language == "bash" else b for b in blocks]
+    for page, (blocks, _) in READ.items()
+    if fnmatch(page, "configs/*/README.md")
+    and not fnmatch(page, "configs/[ct]*/README.md")
+}
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +46,23 @@ def test_pages_are_written_as_the_tests_read_them():
     assert len(READ) > 50 and len(BLOCKS) > 100
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(b, marks=[pytest.mark.slow] * (b.page in OF_METHODS), id=b.name)
+        for b in BLOCKS
+    ],
+)
 def test_block(block, workspaces):
     blocks, _ = READ[block.page]
     workspaces.page(block.page, blocks).outcome(block).check()
+
+
+@pytest.mark.parametrize("page", OF_METHODS)
+def test_commands_of_a_method(page, workspaces):
+    blocks = OF_METHODS[page]
+    for block in blocks:
+        workspaces.page(f"checked {page}", blocks).outcome(block).check()
 
 
 def test_commands_in_the_text(workspaces):

@@ -170,6 +170,16 @@ def test_curves_hold_the_points_of_the_log(work_dir):
     }
 
 
+def test_the_online_probe_has_a_line_beside_knn(work_dir):
+    rows = [knn_row(e, 40, 35) | {"probe/top1": 50.0 + e} for e in (1, 2)]
+    rows.insert(1, train_row(20, 5.0) | {"probe/train_top1": 99.0})
+    write_session(work_dir, "20260103_000000", rows)
+    (axes,) = curves.knn_figure(logs.read_run(work_dir)).axes
+    (line,) = (x for x in axes.get_lines() if x.get_label() == "linear probe: 52.0")
+    assert list(line.get_xdata()) == [1, 2] and list(line.get_ydata()) == [51, 52]
+    assert axes.get_title("left") == "Accuracy on held-out images"
+
+
 @pytest.mark.parametrize("names", [("raw", "raw"), ("nce", "nce"), ("nce", "raw")])
 def test_terms_are_drawn_before_their_weight(tmp_path, names):
     rows = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from mmengine.config import Config
@@ -148,12 +148,8 @@ def set_backend(cfg: Config, launcher: str, timeout: float, notices: Notices) ->
         notices.append((logging.INFO, "No GPU here: ranks work on the CPU over gloo."))
 
 
-def add_trackers(cfg: Config, names: Iterable[str]) -> None:
-    """Let the run also tell its figures and pictures to other programs.
-
-    Args:
-        cfg: Of the run, changed in place.
-        names: Keys of :data:`TRACKERS`.
+def check_trackers(names: Iterable[str]) -> None:
+    """Refuse those of :data:`TRACKERS` whose package is missing.
 
     Raises:
         ConfigError: A package is not installed.
@@ -164,6 +160,20 @@ def add_trackers(cfg: Config, names: Iterable[str]) -> None:
             raise ConfigError(
                 f"--{name} needs the package {name}: pip install 'mmssl_ext[{name}]'."
             )
+
+
+def add_trackers(cfg: Config, names: Sequence[str]) -> None:
+    """Let the run also tell its figures and pictures to other programs.
+
+    Args:
+        cfg: Of the run, changed in place.
+        names: Keys of :data:`TRACKERS`.
+
+    Raises:
+        ConfigError: A package is not installed.
+    """
+    check_trackers(names)
+    for name in names:
         visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
         backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
         if not any(name in str(backend["type"]).lower() for backend in backends):
