@@ -9,7 +9,7 @@ custom_imports = dict(imports=["benchmarks.efficientnet_lite"])
 
 photographs = "photographs"
 teacher_checkpoint = "lite0.pth"
-max_epochs = 150  # 9 steps each
+max_epochs = 166  # 9 steps each
 batch_size = 32
 image_size = 128
 lr = 0.05
@@ -29,7 +29,13 @@ model = dict(
             ),
         ),
     ),
-    terms=[dict(type="LocalRegression", levels=((0, 0), (1, 1), (2, 2)))],
+    terms=[
+        dict(
+            type="LocalRegression",
+            levels=((0, 0), (1, 1), (2, 2)),
+            standardise=True,
+        )
+    ],
 )
 view = [
     dict(type="RandomResizedCrop", size=image_size, scale=(0.1, 0.6)),

@@ -14,6 +14,7 @@ from mmssl_ext.models.losses import (
     map_distillation,
     queue_distillation,
     similarity_distillation,
+    standardised,
 )
 from tests.distributed import run_ranks
 
@@ -126,6 +127,26 @@ def test_map_distillation_equals_the_loop_and_its_gradient():
     assert torch.autograd.gradcheck(lambda x: map_distillation(x, t), s)
 
 
+def _standardised(rank, t):
+    return standardised(t.chunk(2)[rank])
+
+
+def test_channels_of_a_teacher_are_standardised_over_all_ranks():
+    generator = torch.Generator().manual_seed(0)
+    t = 5 + 3 * torch.randn(4, 3, 2, 2, generator=generator)
+    t[:, 1] *= 100
+    found = standardised(t)
+    for d in range(3):
+        cells = [float(x) for x in t[:, d].flatten()]
+        mean = sum(cells) / 16
+        deviation = (sum((x - mean) ** 2 for x in cells) / 16 + 1e-5) ** 0.5
+        wanted = torch.tensor([(x - mean) / deviation for x in cells])
+        torch.testing.assert_close(found[:, d].flatten(), wanted)
+    ranks = torch.cat(run_ranks(_standardised, 2, t))
+    torch.testing.assert_close(ranks, found)
+    assert standardised(torch.ones(2, 1, 1, 1)).eq(0).all()  # a dead channel
+
+
 def test_the_head_of_the_paper():
     """From a ResNet-18 to a ResNet-50; another number of layers is refused."""
     head = teacher_head(512, 2048, 4)
@@ -187,7 +208,7 @@ KINDS = {
     "regression": {},
     "queue": dict(compare=QUEUE),
     "local": dict(terms=[dict(type="LocalSimilarity")]),
-    "cells": dict(terms=[dict(type="LocalRegression")]),
+    "cells": dict(terms=[dict(type="LocalRegression", standardise=True)]),
     "lightly": dict(compare=QUEUE, terms=[dict(type="LocalSimilarity")], mix=True),
 }
 

@@ -6,6 +6,7 @@ from .distillation import (
     map_distillation,
     queue_distillation,
     similarity_distillation,
+    standardised,
 )
 from .info_nce import info_nce, soft_nce
 from .margin import margin_info_nce
@@ -24,5 +25,6 @@ __all__ = [
     "queue_topk",
     "similarity_distillation",
     "soft_nce",
+    "standardised",
     "take_cells",
 ]

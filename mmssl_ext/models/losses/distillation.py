@@ -1,6 +1,7 @@
 """What a student lacks of its teacher (SimReg, arXiv 2201.05131, and lightly-train)."""
 
 import torch
+from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 
 from ..layers import unit
@@ -55,6 +56,28 @@ def map_distillation(s: Tensor, t: Tensor, normalise: bool = True) -> Tensor:
     if not normalise:
         return torch.nn.functional.mse_loss(s, t)
     return (2 - 2 * (unit(s, 1) * unit(t, 1)).sum(1)).mean()
+
+
+@torch.no_grad()
+def standardised(t: Tensor) -> Tensor:
+    """A map whose channels have mean 0 and variance 1 in the batch of all ranks.
+
+    Args:
+        t: N x D x H x W, of as many cells on every rank.
+
+    Returns:
+        N x D x H x W, constant; fp32 or wider.
+    """
+    t = t.to(torch.promote_types(t.dtype, torch.float))
+    t = t - _over_ranks(t.mean((0, 2, 3), keepdim=True))
+    variance = _over_ranks(t.square().mean((0, 2, 3), keepdim=True))
+    return t * torch.rsqrt(variance + 1e-5)
+
+
+def _over_ranks(mean: Tensor) -> Tensor:
+    if get_world_size() > 1:
+        all_reduce(mean, op="mean")
+    return mean
 
 
 def similarity_distillation(s: Tensor, t: Tensor, temperature: float) -> Tensor:

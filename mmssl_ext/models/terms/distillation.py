@@ -14,7 +14,7 @@ from mmssl_ext.registry import MODELS
 
 from ..comparisons.teacher import TeacherRegression
 from ..layers import unit
-from ..losses import map_distillation, similarity_distillation
+from ..losses import map_distillation, similarity_distillation, standardised
 from ..part import Features, build_part, check_positive
 from ..targets import FrozenTeacher
 from ..targets.base import View
@@ -262,17 +262,26 @@ class LocalRegression(OfTeacherMap):
 
     Args:
         normalise: See there.
+        standardise: Give the channels of the teacher's map mean 0 and variance 1 in
+            the batch first
+            (:func:`~mmssl_ext.models.losses.standardised`). Else, as features behind
+            a ReLU are positive, a few large channels say where a cell points, and most
+            cells point alike.
         **kwargs: As for :class:`OfTeacherMap`.
     """
 
     name = "cells"
 
-    def __init__(self, normalise: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, normalise: bool = True, standardise: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.normalise = normalise
+        self.standardise = standardise
 
     def distance(self, s: Tensor, t: Tensor) -> Tensor:
         """Distance of the cells."""
+        t = standardised(t) if self.standardise else t
         return map_distillation(s, t, self.normalise)
 
 
