@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,4 +55,26 @@ def write_labelled(root: Path, each: int = 4, side: int = 40) -> Path:
             labels = root / "labels" / part / f"{number}.png"
             labels.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(disc.astype(np.uint8)).save(labels)
+    return root
+
+
+def write_boxes(root: Path, each: int = 8, side: int = 64) -> Path:
+    """Images and boxes in the layout of COCO; the class is the band of the disc."""
+    rng = np.random.default_rng(2)
+    sizes = {"height": side, "width": side}
+    images, objects = [], []
+    for number in range(each):
+        kind = 3 + number % 2
+        values, disc = scene(rng, side, kind)
+        write_tiff(root / "images" / f"{number}.tif", values)
+        images.append({"id": number, "file_name": f"{number}.tif", **sizes})
+        rows, columns = np.nonzero(disc)
+        corner = int(columns.min()), int(rows.min())
+        box = [*corner, int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+        about = {"id": number + 1, "image_id": number, "category_id": kind}
+        area = {"bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        objects.append(about | area)
+    names = [{"id": kind, "name": f"band{kind}"} for kind in (3, 4)]
+    told = {"images": images, "annotations": objects, "categories": names}
+    (root / "boxes.json").write_text(json.dumps(told))
     return root

@@ -20,7 +20,7 @@ from mmssl_ext.transfer.detection import DetBandsPreprocessor
 from mmssl_ext.transfer.export import export_backbone
 from mmssl_ext.transfer.segmentation import SegBandsPreprocessor
 from mmssl_ext.visualization.pictures.browse import browse
-from tests.bands import RAMPS, write_classes, write_labelled
+from tests.bands import RAMPS, write_boxes, write_classes, write_labelled
 from tests.transfer.support import source_checkpoint
 
 pytest.importorskip("tifffile")
@@ -141,3 +141,28 @@ def test_five_bands_go_all_the_way(tmp_path):
     result = json.loads((tmp_path / "segment/result.json").read_text())
     assert "matched" in json.dumps(result) and result["metrics"]["mIoU"] > 55
     assert len(list((tmp_path / "segment/predictions").glob("*.png"))) == 4
+
+
+@pytest.mark.slow
+def test_a_detector_of_bands_finds_what_one_of_them_shows(tmp_path):
+    """Its class is the band of the disc; only weights of these bands are taken."""
+    data = write_boxes(tmp_path / "data")
+    told = stats(data / "images", workers=0)
+    read = dict(bands=5, value_range=told.value_range, mean=told.mean, std=told.std)
+    parts = ("train", "val")  # the same images, as these are few
+    options = {
+        **read,
+        **SMALL,
+        **{f"{part}_annotations": "boxes.json" for part in parts},
+        **{f"{part}_images": "images" for part in parts},
+        **dict(data_root=str(data), classes=["band3", "band4"], num_workers=0),
+        **dict(short_sides=(64,), test_size=64, max_size=64, fpn_channels=32),
+        **dict(batch_size=8, max_iters=300, val_interval=300, lr=0.04),
+        "checkpoint": None,
+        "adapt_input": False,
+    }
+    config = "configs/transfer/detection/retinanet_r50_fpn_coco_1x.py"
+    train(config, options, work_dir=str(tmp_path / "run"))
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["metrics"]["AP50"] > 50
+    assert len(list((tmp_path / "run/predictions").glob("*.png"))) > 0
