@@ -146,7 +146,8 @@ def _model(plan: Plan) -> dict[str, Any]:
         if taught == STAGES and plan.backbone.is_resnet:
             backbone["out_indices"] = STAGES
             levels = tuple((i, i) for i in range(len(STAGES)))
-            found["terms"] = [{"type": "LocalRegression", "levels": levels}]
+            regression = {"type": "LocalRegression", "levels": levels}
+            found["terms"] = [{**regression, "standardise": True}]
     return {"backbone": backbone, **found} if backbone else found
 
 

@@ -120,7 +120,21 @@ def test_every_backbone_tensor_arrives(name, sources):
     assert bool(frozen) == ("linear" in name)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Of parts that others of the list have, too; the first two are run by README and docs.
+LIKE_OTHERS = (
+    *("detection/faster_rcnn_r50_fpn_voc0712.py", "classification/svm_r50_voc07.py"),
+    *("detection/mask_rcnn_r50_fpn_coco_1x.py", "segmentation/fcn_r50_voc12aug.py"),
+    "classification/semi_r50_imagenet_1pct.py",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_OTHERS))
+        for name in CONFIGS
+    ],
+)
 def test_runs_on_tiny_data(name, demo, sources, tmp_path):
     """One optimizer step by the Runner, or the evaluation, and its figures."""
     chosen = options(name, demo, sources[18])
