@@ -71,16 +71,26 @@ def look_at(dataset: dict[str, Any]) -> Images:
     Raises:
         UserValueError: There is none.
     """
-    from mmssl_ext.registry import DATASETS
-
     try:
-        built = DATASETS.build({**dataset, "pipeline": []})
+        built = build_dataset(dataset)
     except FileNotFoundError as error:
         raise UserValueError(str(error)) from error
     count = len(built)
     step = max(1, count // _LOOKED_AT)
     sides = [side for row in range(0, count, step) if (side := _short_side(built, row))]
     return Images(count, int(median(sides)) if sides else None)
+
+
+def build_dataset(dataset: dict[str, Any]) -> Any:
+    """The dataset without a pipeline, whichever toolbox ran in this process before.
+
+    Args:
+        dataset: From :func:`dataset_of`.
+    """
+    from mmssl_ext.registry import DATASETS, SCOPE
+
+    kind = f"{SCOPE}.{dataset['type']}"
+    return DATASETS.build({**dataset, "type": kind, "pipeline": []})
 
 
 def _short_side(dataset: Any, row: int) -> int | None:

@@ -23,10 +23,9 @@ from mmssl_ext.datasets.progress import bar_of
 from mmssl_ext.datasets.walk import class_folders
 from mmssl_ext.engine.resilience.loading import guard_workers
 from mmssl_ext.errors import UserError, UserValueError
-from mmssl_ext.registry import DATASETS
 from mmssl_ext.text import shown
 
-from .data import dataset_of
+from .data import build_dataset, dataset_of
 
 _FEW = 64  # images for which no worker is started
 _MOST_WORKERS = 8
@@ -75,7 +74,7 @@ def open_images(data: str | os.PathLike[str]) -> Images:
         UserValueError: There is no such place, the list or the shards are damaged, or
             it is an image.
     """
-    dataset = DATASETS.build({**dataset_of(data), "pipeline": []})
+    dataset = build_dataset(dataset_of(data))
     labels, classes = _labels(dataset)
     return Images(dataset, labels, classes if labels is not None else ())
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from PIL import Image
 
-from mmssl_ext.api.data import bands_named
+from mmssl_ext.api.data import bands_named, dataset_of, look_at
+from mmssl_ext.api.images import open_images
 from mmssl_ext.api.pretrain import pretrain
 from mmssl_ext.api.stats import stats
 from mmssl_ext.errors import UserError, UserValueError
@@ -27,6 +29,14 @@ def folder(tmp_path_factory):
     (root / "broken.tif").write_bytes(b"II*\0 no more")
     Image.new("RGB", (8, 8)).save(root / "rgb.png")
     return root
+
+
+@pytest.mark.parametrize("scope", ["mmseg", "mmdet", "mmengine"])
+def test_a_toolbox_may_have_run_before(scope, folder):
+    """Its registries have no ImageFolder, and are those of this process then."""
+    with DefaultScope.overwrite_default_scope(scope):
+        count = len(open_images(folder).dataset)
+        assert count == look_at(dataset_of(folder)).count == 5
 
 
 def test_the_figures_are_those_of_all_pixels(folder):

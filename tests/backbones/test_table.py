@@ -179,3 +179,9 @@ def test_a_rate_that_would_do_nothing_is_refused(config, name):
     ):
         load_config(f"mmssl_ext::{config}", {"backbone": "swin-tiny", name: 1})
     assert load_config(f"mmssl_ext::{config}", {name: 1})[name] == 1
+    optimizer = "LARS" if "byol" in config else "SGD"
+    other = f"adamw_{name.removeprefix('lr_')}"
+    with pytest.raises(
+        ConfigError, match=f"{optimizer}, where {other} does nothing; set {name}"
+    ):
+        load_config(f"mmssl_ext::{config}", {other: 1})

@@ -37,8 +37,9 @@ def config_of(transfer: str, name: str, checkpoint: Path | None, **more):
     small |= {"head_channels": 16} if transfer == "UPerNet" else {}
     weights = checkpoint and str(checkpoint)
     chosen = {"backbone": name, "checkpoint": weights, **small, **more}
-    if network(name, "transfer")["adamw"]:
-        chosen.pop("lr", None)  # which is refused there
+    # The rate that does nothing is refused.
+    adamw = network(name, "transfer")["adamw"]
+    chosen.pop("lr" if adamw else "adamw_lr", None)
     return load_config(REPO / "configs/transfer" / TRANSFERS[transfer], chosen)
 
 

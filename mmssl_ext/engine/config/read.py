@@ -139,12 +139,17 @@ def _read(path: Path, options: dict[str, Any]) -> Config:
 
 
 def _check_rate(options: set[str], cfg: Config) -> None:
-    """Refuse a rate of SGD or LARS for a backbone that AdamW trains."""
-    for name, counts in _OF_ADAMW.items():
-        if name in options and counts in cfg and cfg.get("adamw_lr") is not None:
+    """Refuse a rate of SGD or LARS where AdamW trains, and the other way round."""
+    wrapper = cfg.get("optim_wrapper") or {}
+    optimizer = (wrapper.get("optimizer") or {}).get("type")
+    for usual, of_adamw in _OF_ADAMW.items():
+        idle, counts = usual, of_adamw
+        if optimizer != "AdamW":
+            idle, counts = of_adamw, usual
+        if idle in options and usual in cfg and of_adamw in cfg:
             raise ConfigError(
-                f"--cfg-options {name}: backbone={cfg.get('backbone')} is trained by "
-                f"AdamW, where {name} does nothing; set {counts}."
+                f"--cfg-options {idle}: backbone={cfg.get('backbone')} is trained by "
+                f"{optimizer}, where {idle} does nothing; set {counts}."
             )
 
 
