@@ -27,6 +27,11 @@ def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserValueError: There is no such place, or it is an image.
     """
+    if not os.fspath(data):  # which Path would take for the folder at hand
+        raise UserValueError(
+            "The name of the images is empty. Give a folder of images, a folder of "
+            "shards, or a text list of images; '.' is the folder at hand."
+        )
     path = Path(os.path.expanduser(data))
     if (path / SHARD_INDEX).is_file():
         return {"type": "ImageShards", "root": str(path)}

@@ -153,8 +153,8 @@ def read_images(
             show(done)
     if failed == count:
         raise UserError(
-            f"None of the {count:,} images can be read; of {example}. Check that they "
-            "are complete and mounted."
+            f"None of the {count:,} images can be read; of {example}. If they are "
+            "not meant to be so, check that they are complete and mounted."
         )
 
 

@@ -39,17 +39,17 @@ def backbone_for(name: str | None, init: Any, usual: str) -> Backbone:
 
 
 def _check_same(asked: Backbone, init: Any) -> None:
-    """Read starting weights, and refuse those that tell of another network."""
+    """Read starting weights, and refuse those that tell of another network.
+
+    Networks of timm may have the names of others, which are compared as they load.
+    """
     from mmssl_ext.transfer.handover import check_source
 
     weights = check_source(init)
     held = _told(weights) or _resnet(weights)
-    if (
-        held is not None
-        and held.is_resnet
-        and asked.is_resnet
-        and held.arch != asked.arch
-    ):
+    if held is None or "timm:" in (held.name[:5], asked.name[:5]):
+        return
+    if held.family is not asked.family or (held.is_resnet and held.arch != asked.arch):
         raise UserValueError(
             f"{shown(init)} holds the weights of {held.name}, not of {asked.name}; "
             f"leave backbone out, or set it to '{held.name}'."

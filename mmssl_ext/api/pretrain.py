@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmssl_ext.errors import ConfigError, UserValueError
+from mmssl_ext.errors import ConfigError, UserTypeError, UserValueError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.text import shown
 
@@ -79,6 +79,7 @@ def pretrain(
         UserError: Something cannot be used; a sentence says what to do.
     """
     check_names(settings)
+    _check_told(data, out, init, teacher, options)
     network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
     read = {"bands": bands, "value_range": value_range}
     asked = {**network, **settings, **read, "seed": seed, "options": options}
@@ -86,6 +87,23 @@ def pretrain(
     also = _named(trackers)
     _settle(path, data, out, asked, resume, overwrite)
     return _train(path, options, resume=resume, overwrite=overwrite, **also)
+
+
+def _check_told(data: Any, out: Any, init: Any, teacher: Any, options: Any) -> None:
+    """Refuse what names nothing, such as a variable of a shell that is not set."""
+    given = {"data": data, "out": out, "init": init, "teacher": teacher}
+    for name, value in given.items():
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        if any(x == "" for x in (value if several else [value])) or value == []:
+            raise UserValueError(
+                f"{name} is empty: {value!r}. Name a file or folder"
+                + (", or leave it out." if name in ("init", "teacher") else ".")
+            )
+    if options is not None and not isinstance(options, Mapping):
+        raise UserTypeError(
+            f"options={options!r} must be a dict of changes of the config, such as "
+            "{'optim_wrapper.optimizer.momentum': 0.95}."
+        )
 
 
 def _named(trackers: Sequence[str]) -> dict[str, bool]:
@@ -117,11 +135,13 @@ def _settle(
         _check_same(recipe, command, path)
         return
     from mmssl_ext.engine.checkpoint.identity import check_free
+    from mmssl_ext.run.work_dir import check_writable
 
     plan = _plan(data, asked, command)
     if not overwrite:
         check_free(path, None, "--out")
-    recipe.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path, "folder", "--out")
+    recipe.parent.mkdir(exist_ok=True)
     write_text(recipe, write_recipe(plan))
     _tell(plan, recipe)
 
@@ -237,11 +257,23 @@ def _check_same(recipe: Path, command: str, out: Path) -> None:
     """
     text = " ".join(read_text(recipe).split('"""')[1].split())
     before = text.partition(_ASKED)[2].partition(" What is assigned here")[0].strip()
-    if before != " ".join(command.split()):
+    if _without_out(before) != _without_out(" ".join(command.split())):
         raise ConfigError(
             f"The run in {out} was asked for by other options: {before}. Repeat these "
             "to go on with it, or choose another folder."
         )
+
+
+def _without_out(command: str) -> list[str]:
+    """The words of a command but for the folder of the run, which may be moved."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # quotes that a shell would not close
+        words = command.split(" ")
+    if "--out" in words:
+        place = words.index("--out")
+        del words[place : place + 2]
+    return words
 
 
 def _tell(plan: Plan, recipe: Path) -> None:

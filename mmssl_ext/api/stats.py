@@ -144,7 +144,10 @@ def _checked(percentile: Any, value_range: Any) -> tuple[float, float] | None:
         return None
     if value_range is not None:
         raise UserValueError("Give value_range or percentile, not both.")
-    ends = tuple(map(float, percentile))
+    try:
+        ends = tuple(map(float, percentile))
+    except (TypeError, ValueError):
+        ends = ()
     if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 100:
         raise UserValueError(
             f"percentile={percentile!r} must be two of 0 to 100, such as (1, 99)."

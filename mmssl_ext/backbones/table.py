@@ -155,7 +155,7 @@ FAMILIES = (
     Family(
         title="ResNet",
         type="ResNet",
-        names=r"resnet[-_]?(18|34|50|101|152)(?:[-_]w(\d+))?",
+        names=r"resnet[-_]?(18|34|50|101|152)(?:[-_]w([1-9]\d*))?",
         examples=(
             *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
             "resnet18-w32",
@@ -166,7 +166,7 @@ FAMILIES = (
     Family(
         title="ResNeXt",
         type="ResNeXt",
-        names=r"resnext(50|101|152)(?:-(\d+)x(\d+)d)?",
+        names=r"resnext(50|101|152)(?:-([1-9]\d*)x([1-9]\d*)d)?",
         examples=("resnext50", "resnext101-32x8d"),
         make=_resnext,
         pretraining=_NO_ZERO,
@@ -233,7 +233,7 @@ FAMILIES = (
     Family(
         title="MobileNet v2",
         type="MobileNetV2",
-        names=r"mobilenet-?v2(?:-w(\d(?:\.\d+)?))?",
+        names=r"mobilenet-?v2(?:-w(?!0(?:\.0+)?$)(\d(?:\.\d+)?))?",
         examples=("mobilenet-v2", "mobilenet-v2-w0.5"),
         make=_mobilenet_v2,
         levels=(1, 2, 4, 7),

@@ -128,6 +128,6 @@ def _tiff(data: bytes) -> str:
     each = bits[0] if isinstance(bits, tuple) else bits
     return (
         f"it is a TIFF file in a layout that cannot be read ({bands} bands of {each} "
-        "bits): set bands for it, such as bands=5, or write it as 8-bit or 16-bit gray "
-        "or the three bands to be used as 8-bit RGB"
+        "bits) as RGB: pretrain with bands, such as bands=5, and use that checkpoint, "
+        "or write it as 8-bit or 16-bit gray or the three bands to be used as 8-bit RGB"
     )

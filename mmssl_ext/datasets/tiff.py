@@ -49,6 +49,8 @@ def read_tiff(data: bytes) -> tuple[np.ndarray, int, str]:
                     "uncompressed or deflated."
                 ) from error
             raise
+        if values.dtype == bool:  # as of other formats, see read_bands
+            values = values * np.uint8(255)
         if page.photometric == _WHITE_IS_ZERO and values.dtype.kind == "u":
             values = np.iinfo(values.dtype).max - values
         tag = page.tags.get(_ORIENTATION)

@@ -11,6 +11,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from importlib.util import find_spec
+from numbers import Integral
 from typing import Any
 
 from mmdet.datasets import CityscapesDataset, CocoDataset
@@ -74,7 +75,8 @@ class CocoDetectionMetric(CocoMetric):
         *args: Of mmdet's ``CocoMetric``.
         faster: Evaluate by the package faster-coco-eval, which counts in C++: the same
             figures in a part of the time, but for the mAP of ``proposal_nums`` without
-            100, which pycocotools gives as -1.
+            100, which pycocotools gives as -1. Sets whose ids are texts are left to
+            pycocotools.
         **kwargs: Of mmdet's ``CocoMetric``.
 
     Raises:
@@ -108,13 +110,25 @@ class CocoDetectionMetric(CocoMetric):
             # mmdet's table of classes expects them as pycocotools sorts them.
             self.cat_ids = sorted(self._ids)
             self._name_absent(api, seen, self._ids)
-        with coco_evaluation(_faster() if self.faster else None):
+        with coco_evaluation(_faster() if self._is_fast(api, seen) else None):
             found = super().compute_metrics(results)
         if any(len(predicted["scores"]) for _, predicted in results):
             return found
         logger.warning("Nothing was detected: every AP is 0.")
         items = self.metric_items or self._ITEMS
         return {f"{metric}_{item}": 0.0 for metric in self.metrics for item in items}
+
+    def _is_fast(self, api: COCO | None, seen: list) -> bool:
+        """Whether faster-coco-eval can and shall evaluate."""
+        if not self.faster:
+            return False
+        if all(isinstance(x, Integral) for x in (*seen, *(api.cats if api else ()))):
+            return True
+        MMLogger.get_current_instance().warning(
+            "faster-coco-eval takes whole numbers alone as ids of images and "
+            "categories; pycocotools evaluates this set."
+        )
+        return False
 
     def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
         """Write the detections, each with the id that the file gives to its class."""

@@ -81,8 +81,10 @@ def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path):
     assert recipe == (first[0] / RECIPE).read_text()
     with pytest.raises(UserError, match=r"was asked for by other options: mmssl-ext"):
         pretrain(photos, out, "mocov2", epochs=3, resume=True, **SMALL)
-    again = tmp_path / "other"
-    ended = pretrain(photos, again, "mocov2", epochs=2, **SMALL)
+    made, again = tmp_path / "it's made", tmp_path / "other"
+    pretrain(photos, made, "mocov2", epochs=2, **SMALL)
+    made.rename(again)  # a run that was moved is the same one
+    ended = again / "epoch_2.pth"
     (again / "epoch_2.pth").unlink()
     (again / "epoch_2.pth.json").unlink(missing_ok=True)
     more = dict(epochs=2, resume=True, **SMALL)
@@ -187,6 +189,12 @@ def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_
         (dict(method="simreg"), r"^SimReg needs a teacher: teacher='resnet50\.pth'"),
         (dict(init="nowhere.pth"), r"nowhere\.pth"),
         (dict(epochs=1, steps=2), r"Give epochs or steps"),
+        (dict(data=""), r"^data is empty: ''\. Name a file or folder\.$"),
+        (dict(out=""), r"^out is empty: ''"),
+        (dict(init=""), r"^init is empty: ''\. .*, or leave it out"),
+        (dict(teacher=["a.pth", ""]), r"^teacher is empty: \['a\.pth', ''\]"),
+        (dict(teacher=[]), r"^teacher is empty: \[\]\. .*, or leave it out"),
+        (dict(options=["a=1"]), r"options=\['a=1'\] must be a dict"),
         (dict(epoch=1), r"pretrain has no 'epoch'\. Did you mean epochs"),
     ],
 )
@@ -204,6 +212,19 @@ def test_weights_of_another_backbone_are_refused_at_once(first, photos, tmp_path
     with pytest.raises(UserError, match=sentence):
         pretrain(photos, tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_family_are_refused_at_once(first, photos, tmp_path):
+    asked = SMALL | dict(init=first[1], backbone="convnext-atto")
+    sentence = r"weights of resnet18-w32, not of convnext-atto; leave backbone out"
+    with pytest.raises(UserError, match=sentence):
+        pretrain(photos, tmp_path / "run", **asked)
+
+
+def test_a_run_needs_a_folder(photos, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(UserError, match=r"run cannot be written: .*by --out\.$"):
+        pretrain(photos, tmp_path / "run", **SMALL)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

@@ -84,8 +84,9 @@ def test_photographs_are_measured_as_rgb(tmp_path):
 def test_what_cannot_be_measured_is_explained(folder, tmp_path):
     with pytest.raises(UserValueError, match="value_range or percentile, not both"):
         stats(folder, value_range=(0, 1), percentile=(1, 2))
-    with pytest.raises(UserValueError, match="must be two of 0 to 100"):
-        stats(folder, percentile=(99, 1))
+    for percentile in ((99, 1), 5, ("low", "high")):
+        with pytest.raises(UserValueError, match="must be two of 0 to 100"):
+            stats(folder, percentile=percentile)
     with pytest.raises(UserError, match="does not exist"):
         stats(tmp_path / "none")
     write_tiff(tmp_path / "a.tif", RAMPS[:9])

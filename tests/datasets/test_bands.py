@@ -132,6 +132,15 @@ def test_sixteen_bits_of_png(count, tmp_path):
     assert np.allclose(found * 257, values, atol=0.02)
 
 
+@pytest.mark.parametrize("zero", ["minisblack", "miniswhite"])
+def test_black_and_white_has_the_pixels_of_the_other_decoder(zero):
+    values = np.arange(64).reshape(8, 8) % 3 == 0
+    given = {"img_bytes": tiff(values, photometric=zero), "img_path": "x.tif"}
+    found = DecodeBands(1)(dict(given))["img"]
+    assert found.min() == 0 and found.max() == 255
+    assert np.array_equal(found, DecodeImage()(dict(given))["img"][..., :1])
+
+
 def test_the_axes_of_bands_are_told_by_their_shape():
     for shape, axes, result in (
         ((20, 30), "YX", (20, 30, 1)),

@@ -200,6 +200,15 @@ def test_numbers_that_a_run_counts_by(place, value, wanted):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "a"])
+def test_a_seed_that_numpy_does_not_take(seed):
+    cfg = base()
+    cfg.merge_from_dict({"randomness.seed": seed})
+    sentence = rf"randomness\.seed is {seed!r}: .* from 0 to 4294967295, or None"
+    with pytest.raises(ConfigError, match=sentence):
+        check_values(cfg)
+
+
 @pytest.mark.parametrize(
     ("place", "value", "sentence"),
     [

@@ -105,6 +105,17 @@ def test_dicts_replace_what_stood_there(tmp_path):
         load_config(file, options)
 
 
+def test_a_hook_that_is_not_there_is_not_switched_off(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text('default_hooks = dict(knn=dict(type="KNNHook"), learned=None)')
+    with pytest.raises(ConfigError, match=r"no 'learnt'\. Did you mean learned\?"):
+        load_config(file, {"default_hooks.learnt": None})
+    with pytest.raises(ConfigError, match=r"no 'kn'\. Did you mean knn\?"):
+        load_config(file, {"default_hooks.kn": None})
+    for name in ("knn", "timer", "visualization"):  # the last: there is none like it
+        assert load_config(file, {f"default_hooks.{name}": None})
+
+
 # Variables that a file of the user's assigns anew
 
 

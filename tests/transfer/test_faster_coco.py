@@ -94,6 +94,22 @@ def test_the_figures_are_equal(options, tmp_path):
     assert figures(path, samples, **options) == usual  # pycocotools is back
 
 
+@pytest.mark.parametrize("kind", ["images", "categories"])
+def test_ids_that_are_texts_are_left_to_pycocotools(kind, tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    truth, samples = scenes(images=4)
+    key = {"images": "image_id", "categories": "category_id"}[kind]
+    for row in truth[kind]:
+        row["id"] = f"a{row['id']}"
+    for own in truth["annotations"]:
+        own[key] = f"a{own[key]}"
+    for sample in samples if kind == "images" else ():
+        sample["img_id"] = f"a{sample['img_id']}"
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    assert figures(path, samples, faster=True) == figures(path, samples)
+
+
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(
         "mmssl_ext.transfer.coco.find_spec", lambda name: None, raising=True

@@ -47,6 +47,8 @@ _OF_ADAMW = {
     "weight_decay": "adamw_decay",
     "lr_warmup": "adamw_warmup",
 }
+# Hooks that its Runner has, whatever the config says.
+_OF_MMENGINE = ("runtime_info", "timer", "sampler_seed", "param_scheduler")
 
 
 def read(
@@ -77,8 +79,9 @@ def read(
     given = set(options)
     cfg = _read(path, options)
     _check_rate(given, cfg)
-    for option in options:
+    for option, value in options.items():
         _check_option(option, cfg)
+        _check_hook(option, value, cfg)
     try:
         _merge(cfg, options)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -167,6 +170,18 @@ def _check_option(option: str, cfg: Config) -> None:
         f"--cfg-options {option}: '{root}' is a variable that the config file puts to "
         f"use as a whole. Give all of it ({root}=...), or change it where it is used."
     )
+
+
+def _check_hook(option: str, value: Any, cfg: Config) -> None:
+    """Refuse to switch off a hook that is not there, but one of nearly that name."""
+    root, _, name = option.partition(".")
+    hooks = [*(cfg.get("default_hooks") or ()), *_OF_MMENGINE]
+    if root != "default_hooks" or value is not None or name in ("", *hooks):
+        return
+    if "." not in name and (meant := closest(name, hooks)):
+        raise ConfigError(
+            f"--cfg-options {option}=None: default_hooks has no '{name}'.{meant}"
+        )
 
 
 def _merge(cfg: Config, options: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from mmssl_ext.errors import ConfigError
 _LOOP = {"max_epochs": 1, "max_iters": 1, "val_interval": 1}
 _HOOK = {"interval": -1, "max_keep_ckpts": -1}  # -1: never, or all
 _STEPS = {"accumulative_counts": 1}
+_SEEDS = 2**32  # what NumPy takes
 _LOADER = {"batch_size": 1, "num_workers": 0}
 
 
@@ -33,6 +34,7 @@ def _mistakes(cfg: Any) -> Iterator[str]:
     yield from _wrong(cfg.get("optim_wrapper"), "optim_wrapper", _STEPS)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         yield from _wrong(cfg.get(name), name, _LOADER)
+    yield from _wrong_seed(cfg.get("randomness"))
     hooks = cfg.get("default_hooks")
     for name, hook in hooks.items() if isinstance(hooks, dict) else ():
         yield from _wrong(hook, f"default_hooks.{name}", _HOOK)
@@ -66,6 +68,15 @@ def _wrong(node: Any, place: str, least: dict[str, int]) -> Iterator[str]:
                 f"{place}.{key} is {value!r}: it must be a whole number of "
                 f"{least[key]} or more."
             )
+
+
+def _wrong_seed(randomness: Any) -> Iterator[str]:
+    seed = randomness.get("seed") if isinstance(randomness, dict) else None
+    if seed is not None and not (type(seed) is int and 0 <= seed < _SEEDS):
+        yield (
+            f"randomness.seed is {seed!r}: it must be a whole number from 0 to "
+            f"{_SEEDS - 1}, or None for another one each time."
+        )
 
 
 def _check_class_names(cfg: Any) -> None:
