@@ -1,8 +1,7 @@
 """Regularisers of the similarities in a batch, inspired by XMoCo (arXiv 2206.04676).
 
-Only the abstract of the paper could be read. It says that the similarity of any two
-images should survive the transformations of the views, of negatives too, and that the
-negatives of a batch should be equally similar. What is here is our reconstruction.
+Only the abstract could be read: the similarity of any two images should survive the
+transformations of the views, and negatives should be equally similar. The rest is ours.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 class OverBatch(Term):
     """A term on the similarities of queries to the targets of the batch of all ranks.
 
-    They go over all pairs of views; targets get no gradient. A batch of one image has
-    no other, and the loss is 0.
+    Over all pairs of views; targets get no gradient. Of a batch of one image it is 0.
     """
 
     def forward(self, method: Method, step: Step) -> Tensor:
@@ -46,14 +44,7 @@ class OverBatch(Term):
         return method.over_pairs(losses)
 
     def compare(self, q: Tensor, k: Tensor, keys: Tensor, own: Tensor) -> Tensor:
-        """Loss of each image, N.
-
-        Args:
-            q: Queries, N x D.
-            k: Their targets, N x D, constant.
-            keys: Targets of all ranks, B x D, constant.
-            own: Which of these are ``k``, N.
-        """
+        """Loss of each image, N, whose target k, N x D, is row ``own`` of B keys."""
         raise NotImplementedError
 
 
@@ -62,14 +53,11 @@ class CrossConsistency(OverBatch):
     """Two images should be as similar when their views are exchanged.
 
     ``S_ij = q_i . k_j`` against ``S_ji = q_j . k_i``, which the same two images have:
-    their squared difference, or the divergence of the profiles that both make. Views
-    must come from the same distribution, else the two are not expected to be equal.
-    All embeddings equal would be the best of all: the base must prevent that.
+    by squares or by the divergence of both profiles. Views must come from the same
+    distribution. Equal embeddings would be best of all: the base must prevent that.
 
     Args:
-        form: ``squares`` (:func:`~mmssl_ext.models.losses.cross_squares`), of the order
-            of 2 / D at first, or ``divergence``
-            (:func:`~mmssl_ext.models.losses.cross_divergence`).
+        form: ``squares``, of the order of 2 / D at first, or ``divergence``.
         temperature: T of the divergence.
         weight: See :class:`Term`.
         init_cfg: As for every mmengine module.
