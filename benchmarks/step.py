@@ -28,6 +28,10 @@ PATCHES = {96: 27, 224: 64}  # side of DetCo's patches by that of the image
 
 RATIOS = (  # name, numerator, denominator
     ("co2_over_moco", "co2", "moco"),
+    ("ascl_over_moco", "ascl", "moco"),
+    ("ressl_over_moco", "ressl", "moco"),
+    ("mochi_over_moco", "mochi", "moco"),
+    ("xmoco_over_moco", "xmoco", "moco"),
     ("densecl_over_moco", "densecl", "moco"),
     ("regionclm_over_moco", "regionclm", "moco"),
     ("detco_over_moco", "detco", "moco"),
@@ -81,6 +85,11 @@ def config(kind: str, depth: int) -> dict:
             "temperature": 0.05,
             "weight": 0.3,
         }
+    if kind in ("ASCL", "ReSSL", "MoCHi"):  # of five neighbours, 1,152 mixtures
+        model["head"] = {"num_neighbours": 5} if kind == "ASCL" else {}
+    if kind == "XMoCo":
+        terms = [{"type": "CrossConsistency"}, {"type": "CrossUniformity"}]
+        model |= {"type": "MoCo", "terms": terms}
     if kind.endswith("DenseCL"):
         model["neck"] = model["neck"] | {"type": "DenseCLNeck"}
     if kind == "RegionCLM":
@@ -155,6 +164,10 @@ def measure(
     arms = {
         "moco": whole_step("MoCo", depth, batch),
         "co2": whole_step("CO2", depth, batch),
+        "ascl": whole_step("ASCL", depth, batch),
+        "ressl": whole_step("ReSSL", depth, batch),
+        "mochi": whole_step("MoCHi", depth, batch),
+        "xmoco": whole_step("XMoCo", depth, batch),
         "densecl": whole_step("DenseCL", depth, batch),
         "regionclm": whole_step("RegionCLM", depth, batch),
         "detco": whole_step("DetCo", depth, more),

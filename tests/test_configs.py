@@ -57,6 +57,10 @@ def rates(name):
 LARGE = (
     *("regioncl/regionclm_r18_cifar10.py", "detco/detco_r18_cifar10.py"),
     *("simsiam/simsiam_r18_cifar10.py", "simclr/simclr_r18_cifar10.py"),
+    *("ascl/ascl_r50_imagenet.py", "ascl/ascl-byol_r18_cifar10.py"),
+    *("mochi/mochi_r50_imagenet.py", "xmoco/xmoco_r50_imagenet.py"),
+    *("mochi/mochi_r18_cifar10.py", "xmoco/xmoco_r18_cifar10.py"),
+    *("ressl/ressl_r50_imagenet.py", "ressl/ressl_r18_cifar10.py"),
     "densecl/densecl_r50_coco.py",  # but for the folder of images
     *(name for name in CONFIGS if "_r50_imagenet" in name),
 )
@@ -220,6 +224,61 @@ def test_co2_differs_from_moco_and_byol_by_the_term_alone():
     assert both.model == byol.model
     assert term.temperature == 0.05 and term.queue_len == 4096
     same(both, byol)
+
+
+def test_ascl_and_ressl_differ_from_moco_by_the_label_and_the_view_of_the_key():
+    def views_of(cfg):
+        views = cfg.train_dataloader.dataset.pipeline[1].pop("views")
+        return [[transform.type for transform in view] for view in views]
+
+    moco, ascl = (
+        load("mocov2/mocov2_r50_imagenet.py"),
+        load("ascl/ascl_r50_imagenet.py"),
+    )
+    head = dict(temperature=0.1, target_temperature=0.05, num_neighbours=1)
+    head["type"] = "NeighbourSoftmax"
+    assert ascl.model == moco.model | dict(type="ASCL", head=head)
+    strong, weak = views_of(ascl)
+    assert weak == ["RandomResizedCrop", "RandomFlip"]
+    assert views_of(moco) == [strong, strong]
+    same(ascl, moco)
+    ressl = load("ressl/ressl_r50_imagenet.py")
+    head = dict(type="RelationSoftmax", temperature=0.1, target_temperature=0.04)
+    assert ressl.model.head == head
+    assert (ressl.model.queue_len, ressl.model.neck.out_channels) == (131_072, 512)
+    assert views_of(ressl) == [strong, weak]
+    decays = ressl.optim_wrapper.paramwise_cfg
+    assert decays == dict(norm_decay_mult=0, bias_decay_mult=0)
+    assert ressl.optim_wrapper.optimizer.lr == 0.05
+    assert ressl.param_scheduler[0].end == 5  # epochs
+    cifar = load("ascl/ascl_r18_cifar10.py")
+    assert cifar.train_dataloader.batch_size == cifar.auto_scale_lr.base_batch_size
+    assert (cifar.optim_wrapper.optimizer.lr, cifar.model.queue_len) == (0.03, 4096)
+    byol, both = load("byol/byol_r18_cifar10.py"), load("ascl/ascl-byol_r18_cifar10.py")
+    (term,) = both.model.pop("terms")
+    assert both.model.pop("weights") == dict(instance=0, neighbours=1)
+    assert both.model == byol.model and term.type == "Neighbours"
+    same(both, byol)
+
+
+def test_mochi_and_xmoco_differ_from_moco_by_negatives_and_terms():
+    moco = load("mocov2/mocov2_r50_imagenet.py")
+    mochi, xmoco = (load(f"{n}/{n}_r50_imagenet.py") for n in ("mochi", "xmoco"))
+    counts = dict(num_hardest=1024, num_mixed=1024, num_with_query=128)
+    begun = dict(kind="step", start=0, end=1, until=15, unit="epoch")
+    head = moco.model.head | dict(type="MixedNegativesSoftmax", mixing=begun, **counts)
+    assert mochi.model == moco.model | dict(type="MoCHi", head=head)
+    risen = dict(kind="linear", start=0, end=10, until=5, unit="epoch")
+    weights = dict(cross_consistency=risen, cross_uniformity=0.01)
+    terms = [dict(type="CrossConsistency"), dict(type="CrossUniformity")]
+    assert xmoco.model == moco.model | dict(terms=terms, weights=weights)
+    for cfg in (mochi, xmoco):
+        same(cfg, moco)
+    for recipe, queue in (("cifar10", 4096), ("demo", 1024)):
+        small = load(f"mochi/mochi_r18_{recipe}.py").model
+        found = [small.head[name] for name in counts]
+        assert small.queue_len == queue == 64 * found[0]
+        assert found == [found[0], found[0], found[0] // 8]
 
 
 def test_mocov1_recipe():

@@ -46,6 +46,9 @@ _SGD = (
 METHODS = {
     "mocov2": Recipe("MoCo v2", "mocov2/mocov2_r50_imagenet.py", queue=True),
     "co2": Recipe("CO2", "co2/co2_r50_imagenet.py", queue=True),
+    "ascl": Recipe("ASCL", "ascl/ascl_r50_imagenet.py", queue=True),
+    "ressl": Recipe("ReSSL", "ressl/ressl_r50_imagenet.py", 0.05, queue=True),
+    "mochi": Recipe("MoCHi", "mochi/mochi_r50_imagenet.py", queue=True),
     "densecl": Recipe("DenseCL", "densecl/densecl_r50_imagenet.py", queue=True),
     "detco": Recipe("DetCo", "detco/detco_r50_imagenet.py", views=4, queue=True),
     "regionclm": Recipe(

@@ -117,6 +117,11 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
     if method == "detco" and size != 224:
         yield "patch_source", size, "px, cut into 3 x 3"
         yield "patch_size", size // 4, "px of a patch"
+    if method == "mochi":
+        hardest = max(1, plan.value("queue_len") // 64)
+        yield "num_hardest", hardest, "a 64th of the queue is mixed"
+        warmup = plan.value("max_epochs") // 20
+        yield "warmup_epochs", warmup, "of MoCo alone, a twentieth"
     if method == "interclr":
         yield "num_clusters", plan.clusters, "one for about 128 images"
         yield "negatives", 0.1, "share of the images"

@@ -14,6 +14,7 @@ from mmssl_ext.registry import MODELS
 
 if TYPE_CHECKING:
     from .algorithms.method import Method, Step
+    from .schedules import Schedule
 
 Features = dict[str, Tensor]  # by name, the batch in the first dimension
 
@@ -23,9 +24,11 @@ class Part(BaseModule):
 
     Attributes:
         remembers_first: A step is remembered before its loss, not after it.
+        schedules: What changes in it in the course of a training, but for its weight.
     """
 
     remembers_first = False
+    schedules: tuple[Schedule, ...] = ()
 
     def attach(self, method: Method) -> None:
         """Take what follows from the method's other parts, such as the feature size.
@@ -122,6 +125,13 @@ def shares(
             f"loss_lambda of {method}; leave weights.{both[0]} out."
         )
     return {**own, **(given or {})}
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """The value if it is one of the choices."""
+    if value not in choices:
+        raise UserValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+    return value
 
 
 def is_number(value: Any) -> bool:

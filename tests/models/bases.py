@@ -42,7 +42,11 @@ TERMS: dict = {
         labels=dict(type="OnlineLabels", num_clusters=4, interval=2, min_size=2),
         negatives=dict(type="SemiHardNegatives", num=6, pool=0.5),
     ),
+    "CrossConsistency": {},
+    "CrossUniformity": {},
 }
+# On bases that regress their target alone.
+REGRESSION_TERMS: dict = {"Neighbours": dict(temperature=0.2, num_neighbours=2)}
 IMAGES = 40  # of the bank
 
 
@@ -51,7 +55,7 @@ def term(name: str, base: str = "MoCo", **changes) -> dict:
     own_queue = name == "Consistency" and base != "MoCo"
     return (
         dict(type=name)
-        | TERMS[name]
+        | (TERMS | REGRESSION_TERMS)[name]
         | (dict(queue_len=32) if own_queue else {})
         | changes
     )

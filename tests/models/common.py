@@ -8,12 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmssl_ext.models.algorithms import Step
 from mmssl_ext.registry import MODELS
 
-QUEUE_ALGORITHMS = (
-    *("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR"),
-)
+OF_0_1 = ("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR")
+SOFT = ("ASCL", "ReSSL")
+QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi")
 ALGORITHMS = (*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR")
 MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL")
-NOT_DRAWN = ("MoCo", "CO2", "InterCLR", "SimSiam", "BYOL", "SimCLR")
+NOT_DRAWN = ("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "SimSiam", "BYOL", "SimCLR")
 CELL_ALGORITHMS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS")
 
 BACKBONE = dict(
@@ -64,6 +64,12 @@ def model_config(type_="CO2", **changes) -> dict:
         config["momentum"] = 0.9
     if type_ == "CO2":
         config["consistency"] = dict(temperature=0.05, weight=0.3)
+    if type_ in SOFT:
+        config["head"] = dict(temperature=0.2)
+    if type_ == "MoCHi":
+        config["head"] = dict(
+            temperature=0.2, num_hardest=8, num_mixed=6, num_with_query=3
+        )
     if type_ in ("DenseCL", "RegionCLD"):
         config["neck"] = DENSE_NECK
     if type_.startswith("RegionCL"):

@@ -13,6 +13,7 @@ from tests.distributed import run_ranks
 
 from .bases import (
     BASES,
+    REGRESSION_TERMS,
     TERMS,
     build,
     losses,
@@ -35,7 +36,11 @@ SINGLES = [
     for j, name in enumerate(TERMS)
     for marks in [() if i == j else pytest.mark.slow]
 ]
-WHOLE = [pytest.param(base, ALL, id=f"{base}-all") for base in BASES]
+WHOLE = [
+    pytest.param(base, ALL + more, id=f"{base}-all")
+    for base in BASES
+    for more in [tuple(REGRESSION_TERMS) if "predictor" in BASES[base] else ()]
+]
 
 
 def constants(model):
@@ -94,8 +99,8 @@ def test_learns_and_goes_on_exactly(base, names):
 
 RANKED = [
     ("MoCo", ("Dense", "InterImage")),
-    ("BYOL", ("Consistency",)),
-    ("SimCLR", ("Consistency", "Dense")),
+    ("BYOL", ("Consistency", "Neighbours")),
+    ("SimCLR", ("Consistency", "Dense", "CrossConsistency", "CrossUniformity")),
     ("MoCo v3", ()),
 ]
 MOCO_V3 = method(

@@ -1,5 +1,6 @@
 """One algorithm, one file, read from top to bottom like the paper."""
 
+from .ascl import ASCL
 from .base import SSLAlgorithm
 from .byol import BYOL
 from .co2 import CO2
@@ -7,13 +8,16 @@ from .densecl import DenseCL
 from .detco import DetCo
 from .interclr import InterCLR
 from .method import Features, Method, Step
+from .mochi import MoCHi
 from .moco import MoCo
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
+from .ressl import ReSSL
 from .simclr import SimCLR
 from .simreg import SimReg
 from .simsiam import SimSiam
 
 __all__ = [
+    "ASCL",
     "BYOL",
     "CO2",
     "DenseCL",
@@ -21,7 +25,9 @@ __all__ = [
     "Features",
     "InterCLR",
     "Method",
+    "MoCHi",
     "MoCo",
+    "ReSSL",
     "RegionCLD",
     "RegionCLM",
     "RegionCLS",

@@ -17,12 +17,19 @@ from mmssl_ext.old_names import rename_0_1
 from ..comparisons import Comparison
 from ..layers import protect_batch_norm
 from ..memory.clock import Clock
-from ..part import Features, Part, build_part, in_features, out_features
+from ..part import (
+    Features,
+    Part,
+    build_part,
+    in_features,
+    one_of,
+    out_features,
+)
 from ..schedules import Schedule, schedule
 from ..targets import Target
 from ..terms.base import Term, build_term
 from .base import SSLAlgorithm
-from .choices import by_name, configs, one_of, read_pairs
+from .choices import by_name, configs, read_pairs
 
 
 class Assembly(SSLAlgorithm):
@@ -162,7 +169,9 @@ class Assembly(SSLAlgorithm):
     def schedules(self) -> list[Schedule]:
         """What changes in the course of a training."""
         momentum = getattr(self.target, "momentum", None)
-        return [*self.weights.values(), *([momentum] if momentum is not None else [])]
+        of_parts = [found for part in self.losing.values() for found in part.schedules]
+        of_target = [] if momentum is None else [momentum]
+        return [*self.weights.values(), *of_parts, *of_target]
 
     @property
     def query_views(self) -> list[int]:
@@ -245,12 +254,12 @@ class Assembly(SSLAlgorithm):
         for part in self.losing.values():
             part.start(training)
         self.target.start(self)
-        for weight in self.weights.values():
-            weight(self.clock)  # a schedule that cannot be read is refused here
-            if weight.comes_too_late(self.clock):
+        for value in self.schedules:
+            value(self.clock)  # a schedule that cannot be read is refused here
+            if value.comes_too_late(self.clock):
                 training.logger.warning(
-                    f"{weight.name} stays 0 in this training of {self.clock.total} "
-                    f"iterations, since it begins at {weight.unit} {weight.until:g}; "
+                    f"{value.name} stays 0 in this training of {self.clock.total} "
+                    f"iterations, since it begins at {value.unit} {value.until:g}; "
                     "lower until if the loss is to count."
                 )
         self.waiting.clear()  # of a training that ended between two steps

@@ -59,13 +59,6 @@ def configs(terms: Any) -> Sequence[Mapping[str, Any]]:
     return terms
 
 
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
-    """The value if it is one of the choices."""
-    if value not in choices:
-        raise UserValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
-    return value
-
-
 def named_losses(compare: Comparison, losses: Any) -> dict[str, Tensor]:
     """The losses of a comparison, if they are those that its ``names`` say."""
     if not isinstance(losses, Mapping) or set(losses) != set(compare.names):

@@ -27,6 +27,7 @@ Differs from the reference code:
 
 from typing import Any
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..part import choices
@@ -58,3 +59,16 @@ class MoCo(Method):
         name = type(self).__name__
         own = choices(name, kwargs, target=target, compare=compare)
         super().__init__(bn_splits=bn_splits, **own)
+
+
+def require_head(method: MoCo, comparison: type) -> None:
+    """Refuse a ``head`` of another method, such as one that a base config leaves.
+
+    Raises:
+        ValueError: The method compares otherwise.
+    """
+    if not isinstance(method.compare, comparison):
+        raise UserValueError(
+            f"{type(method).__name__} compares by {comparison.__name__}, not by "
+            f"{type(method.compare).__name__}; set model.head.type or leave it out."
+        )

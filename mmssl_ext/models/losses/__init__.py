@@ -1,6 +1,7 @@
 """Losses as pure functions of tensors."""
 
 from .consistency import queue_consistency
+from .cross_similarity import cross_divergence, cross_squares, cross_uniformity
 from .dense import match_cells, take_cells
 from .distillation import (
     map_distillation,
@@ -8,17 +9,25 @@ from .distillation import (
     similarity_distillation,
     standardised,
 )
+from .hard_mixing import draw_mixtures, mix_negatives
 from .info_nce import info_nce, soft_nce
 from .margin import margin_info_nce
 from .queue_attention import attend, queue_logsumexp
 from .queue_topk import queue_topk
+from .soft_targets import neighbour_target
 
 __all__ = [
     "attend",
+    "cross_divergence",
+    "cross_squares",
+    "cross_uniformity",
+    "draw_mixtures",
     "info_nce",
     "map_distillation",
     "margin_info_nce",
     "match_cells",
+    "mix_negatives",
+    "neighbour_target",
     "queue_consistency",
     "queue_distillation",
     "queue_logsumexp",

@@ -2,18 +2,23 @@
 
 from .base import Term
 from .consistency import Consistency
+from .cross_similarity import CrossConsistency, CrossUniformity
 from .dense import Dense
 from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
+from .neighbours import Neighbours
 from .regions import Regions
 
 __all__ = [
     "Consistency",
+    "CrossConsistency",
+    "CrossUniformity",
     "Dense",
     "Distillation",
     "InterImage",
     "LocalRegression",
     "LocalSimilarity",
+    "Neighbours",
     "Regions",
     "Term",
 ]

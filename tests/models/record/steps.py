@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..common import QUEUE_ALGORITHMS, build, samples
+from ..common import OF_0_1, build, samples
 
 BATCH, STEPS = 16, 3  # images of all ranks
 QUEUE = 26  # wraps around in the middle of a batch
@@ -78,7 +78,7 @@ CASES = {
     **{
         f"{name}, {kind}": Case(name, {"bn_splits": splits})
         for kind, splits in (("plain", 1), ("split", 4))
-        for name in QUEUE_ALGORITHMS
+        for name in OF_0_1
     },
     "SimSiam": Case("SimSiam", {}),
     "RegionCLS": Case("RegionCLS", {}),
@@ -93,7 +93,7 @@ CASES = {
 }
 # Several ranks have plain BatchNorm and shuffle the keys, whatever bn_splits says.
 ON_TWO_RANKS = [
-    *(f"{name}, split" for name in QUEUE_ALGORITHMS),
+    *(f"{name}, split" for name in OF_0_1),
     *("SimSiam", "RegionCLS", "MoCo, accumulated", "InterCLR, offline"),
 ]
 
@@ -114,7 +114,7 @@ def run(
         losses by name and the others, as :func:`figures`, by part.
     """
     names, changes = version.name, case.changes
-    if case.algorithm in QUEUE_ALGORITHMS:
+    if case.algorithm in OF_0_1:
         changes = {"queue_len": QUEUE} | changes
     model = build(case.algorithm, **changes)
     model.double()

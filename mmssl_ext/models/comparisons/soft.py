@@ -1,0 +1,153 @@
+"""Softmax over a queue with soft targets (ASCL, 2207.11163; ReSSL, 2107.09282)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmssl_ext.errors import UserValueError
+from mmssl_ext.registry import MODELS
+
+from ..losses import attend, neighbour_target, soft_nce
+from ..part import check_positive
+from .queue import QueueSoftmax
+
+if TYPE_CHECKING:
+    from ..algorithms.method import Method, Step
+
+
+@MODELS.register_module()
+class NeighbourSoftmax(QueueSoftmax):
+    """Each query must pick its target and, in part, the target's neighbours.
+
+    The label of a query is that of :func:`~mmssl_ext.models.losses.neighbour_target`;
+    the loss is its cross-entropy with the softmax over target and queue. The mean
+    confidence of the targets goes to the log.
+
+    Args:
+        temperature: T of the loss.
+        length: Number of keys K; well below the size of the dataset.
+        target_temperature: T of the target's own profile of the queue.
+        num_neighbours: How many keys of the queue share in a label; 0 is MoCo.
+        hard: Only the nearest ones, all alike; else each by its similarity.
+        adaptive: The less, the flatter the profile is.
+        init_cfg: As for every mmengine module.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        length: int = 65536,
+        target_temperature: float = 0.05,
+        num_neighbours: int = 1,
+        hard: bool = False,
+        adaptive: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(temperature, length, init_cfg)
+        check_positive("target_temperature", target_temperature)
+        self.target_temperature = target_temperature
+        self.num_neighbours = check_neighbours(num_neighbours)
+        self.hard, self.adaptive = hard, adaptive
+
+    def attach(self, method: Method) -> None:
+        """Make the queue.
+
+        Raises:
+            ValueError: It holds fewer keys than there are to be neighbours.
+        """
+        super().attach(method)
+        if self.length < max(2, self.num_neighbours):
+            raise UserValueError(
+                f"{self.num_neighbours} neighbours cannot be found in a queue of "
+                f"{self.length} keys; raise queue_len above num_neighbours."
+            )
+
+    def soften(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean key under each label, N x D, and the targets' confidence, N."""
+        return neighbour_target(
+            k,
+            self.queue.keys,
+            self.target_temperature,
+            self.num_neighbours,
+            hard=self.hard,
+            adaptive=self.adaptive,
+        )
+
+    def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """See :class:`Comparison`; the label of a query gives its negatives nothing."""
+        return self._contrast(q, k, self.soften(k)[0], negatives)
+
+    def _contrast(
+        self, q: Tensor, k: Tensor, mean: Tensor, negatives: Tensor | None = None
+    ) -> Tensor:
+        k, mean = (x.detach().repeat(len(q) // len(x), 1) for x in (k, mean))  # M x D
+        queue, temperature = self.queue.keys, self.temperature
+        return soft_nce(q, mean, queue, temperature, negatives, positives=k).mean()
+
+    def forward(self, method: Method, step: Step) -> dict[str, Tensor]:
+        """See :class:`Comparison`."""
+        losses, confidence = [], []
+        for a, b in method.pairs:
+            k = step.target[b]["embedding"]
+            mean, sure = self.soften(k)
+            losses.append(self._contrast(step.online[a]["embedding"], k, mean))
+            confidence.append(sure)
+        step.figures["confidence"] = torch.cat(confidence).mean()
+        return {"instance": method.over_pairs(losses)}
+
+
+@MODELS.register_module()
+class RelationSoftmax(QueueSoftmax):
+    """A query must see the queue as its target sees it, and nothing else is compared.
+
+    ``CE(softmax(k . queue / T_k), softmax(q . queue / T_q))``: the target is no
+    candidate, and its profile, the sharper one, is the label.
+
+    Args:
+        temperature: T_q.
+        length: Number of keys K; well below the size of the dataset.
+        target_temperature: T_k.
+        init_cfg: As for every mmengine module.
+
+    Raises:
+        ValueError: ``target_temperature`` is not below ``temperature``.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        length: int = 65536,
+        target_temperature: float = 0.04,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(temperature, length, init_cfg)
+        check_positive("target_temperature", target_temperature)
+        if target_temperature >= temperature:
+            raise UserValueError(
+                f"target_temperature={target_temperature} must be below "
+                f"temperature={temperature}: labels that are no sharper than what is "
+                "to match them let all embeddings become equal."
+            )
+        self.target_temperature = target_temperature
+
+    def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """See :class:`Comparison`; negatives are not used."""
+        mean, _ = attend(k, self.queue.keys, 1 / self.target_temperature)  # N x D
+        mean = mean.repeat(len(q) // len(k), 1)
+        return soft_nce(q, mean, self.queue.keys, self.temperature).mean()
+
+
+def check_neighbours(num: int) -> int:
+    """Return a number of neighbours if it is one, else say what to change."""
+    if type(num) is not int or num < 0:
+        raise UserValueError(
+            f"num_neighbours={num!r} must be a whole number; 1 is usual, and 0 leaves "
+            "every image alone."
+        )
+    return num
