@@ -196,7 +196,9 @@ class OfTeacherMap(OfTeacher):
             for a, b in self.levels
         ]
         self.reads = tuple(f"map{b}" for _, b in self.levels)
-        self.heads = nn.ModuleList(_linear(own[a], others[b]) for a, b in self.levels)
+        self.heads = nn.ModuleList(
+            nn.Conv2d(own[a], others[b], 1) for a, b in self.levels
+        )
 
     def _map(self, whose: str, number: int, widths: list[int]) -> int:
         """The number of a map, counted from the first."""
@@ -232,7 +234,8 @@ class LocalSimilarity(OfTeacherMap):
     """The cells of a view must resemble each other as the teacher finds.
 
     The local loss of lightly-train's distillation
-    (:func:`~mmssl_ext.models.losses.similarity_distillation`).
+    (:func:`~mmssl_ext.models.losses.similarity_distillation`). Differs from it: the
+    linear layer begins as torch's do, there with a deviation of 0.02.
 
     Args:
         temperature: T.
@@ -283,12 +286,3 @@ class LocalRegression(OfTeacherMap):
         """Distance of the cells."""
         t = standardised(t) if self.standardise else t
         return map_distillation(s, t, self.normalise)
-
-
-def _linear(width: int, wanted: int) -> nn.Conv2d:
-    """A linear layer for every cell, initialised as lightly-train does."""
-    head = nn.Conv2d(width, wanted, 1)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    assert head.bias is not None
-    nn.init.zeros_(head.bias)
-    return head
