@@ -6,6 +6,7 @@ from .dense import Dense
 from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
 from .regions import Regions
+from .unmix import UnMix
 
 __all__ = [
     "Consistency",
@@ -16,4 +17,5 @@ __all__ = [
     "LocalSimilarity",
     "Regions",
     "Term",
+    "UnMix",
 ]
