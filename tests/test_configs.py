@@ -58,6 +58,8 @@ LARGE = (
     *("regioncl/regioncls_r50_imagenet.py", "regioncl/regioncld_r50_imagenet-b256.py"),
     *("regioncl/regionclm_r18_cifar10.py", "detco/detco_r18_cifar10.py"),
     *("simsiam/simsiam_r18_cifar10.py", "simclr/simclr_r18_cifar10.py"),
+    *("unmix/unmix_byol_r50_imagenet.py", "unmix/unmix_byol_r18_cifar10.py"),
+    "unmix/unmix_mocov2_r18_cifar10.py",
     "densecl/densecl_r50_coco.py",  # but for the folder of images
 )
 # For CPU cores, by the variable of configs/_base_/r18_cifar10.py
@@ -212,6 +214,20 @@ def test_co2_differs_from_moco_and_byol_by_the_term_alone():
     assert both.model == byol.model
     assert term.temperature == 0.05 and term.queue_len == 4096
     same(both, byol)
+
+
+@pytest.mark.parametrize("base", ["mocov2", "byol"])
+def test_unmix_differs_from_its_base_by_the_term_alone(base):
+    for recipe in ("r50_imagenet", "r18_demo", "r18_cifar10"):
+        plain = load(f"{base}/{base}_{recipe}.py")
+        mixed = load(f"unmix/unmix_{base}_{recipe}.py")
+        (term,) = mixed.model.pop("terms")
+        assert term == dict(type="UnMix", mixup_prob=0.5, alpha=1.0, weight=1.0)
+        assert mixed.model == plain.model
+        same(mixed, plain, "train_dataloader", "optim_wrapper")
+        if recipe != "r18_cifar10":
+            same(mixed, plain)
+    assert mixed.train_cfg.max_epochs == 1000
 
 
 def test_mocov1_recipe():
