@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
     str(p.relative_to(ROOT))
     for p in ROOT.rglob("*.py")
-    if not {"_base_", "transfer", "chains"} & set(p.relative_to(ROOT).parts)
+    if not {"_base_", "transfer", "chains", "mmpretrain"}
+    & set(p.relative_to(ROOT).parts)
 )
 
 

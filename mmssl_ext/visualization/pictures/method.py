@@ -35,7 +35,10 @@ def draw(subject: Subject) -> Sheet:
     """
     model, name = subject.model, subject.name
     if not hasattr(model, "inspect"):
-        raise ConfigError(f"{name} has nothing to draw; give the config of a method.")
+        raise ConfigError(
+            f"{name} has nothing to draw of its own; choose another --kind, or give "
+            "the config of a method of this package."
+        )
     every = range(len(subject.dataset))
     items = subject.items(every, subject.pipeline, most=subject.options.num or 4)
     try:
