@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from .errors import UserValueError
 from .fit import pooled, project
 
+_HOME = "mmpretrain.models.selfsup."
 _TARGETS = ("target_net", "momentum_encoder", "encoder_k")  # averages of both parts
 _PAIRS = {"BYOL", "SimSiam", "BarlowTwins", "MoCoV3", "SimCLR", "MoCo", "DenseCL"}
 
 
 def is_upstream(model: nn.Module) -> bool:
     """Whether it is a class of mmpretrain, or of one's own with the same modes."""
-    return type(model).forward.__module__.startswith("mmpretrain.models.selfsup.")
+    place = getattr(getattr(type(model), "forward", None), "__module__", "")
+    return place.startswith(_HOME)
 
 
 def embed(model: Any, images: Tensor, samples: Any = None, mode: str = "embed") -> Any:
@@ -144,5 +146,5 @@ def _kinds(model: nn.Module) -> set[str]:
     return {
         kind.__name__
         for kind in type(model).__mro__
-        if kind.__module__.startswith("mmpretrain.models.selfsup.")
+        if kind.__module__.startswith(_HOME)
     }
