@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import normalize
 
 import mmssl_ext
 from mmssl_ext.chain.spec import read_chain
+from mmssl_ext.engine.hooks import OnlineProbeHook
 from mmssl_ext.engine.weights.files import read_tensors
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import MODELS
@@ -231,6 +233,29 @@ def test_simclr_puts_the_views_of_an_image_together():
     assert rows_of(simclr, rows, 1, 4).flatten().tolist() == [1, 3, 5, 7]
     assert rows_of(other, rows, 1, 4).flatten().tolist() == [4, 5, 6, 7]
     assert rows_of(simclr, rows[:4], 0, 4).flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_the_probe_learns_from_rows_in_the_order_of_the_labels(images, tmp_path):
+    """Of SimCLR's backbone, which gets both views of an image together."""
+    cfg, given, taken = run_config("SimCLR", images, tmp_path), [], []
+    for name in ("knn", "report", "resume"):
+        cfg.default_hooks.pop(name)
+    runner, descend = make_runner(cfg), OnlineProbeHook._descend
+
+    def spy(hook, rows, labels):
+        taken.append(rows)
+        return descend(hook, rows, labels)
+
+    def note(backbone, args, output):
+        if backbone.training:
+            given.append(output[-1].detach().mean((2, 3))[0::2])
+
+    runner.model.backbone.register_forward_hook(note)
+    with mock.patch.object(OnlineProbeHook, "_descend", spy):
+        runner.train()
+    assert len(taken) == 4
+    for rows, wanted in zip(taken, given, strict=True):
+        torch.testing.assert_close(rows, wanted)
 
 
 # What does not fit
