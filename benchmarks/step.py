@@ -34,6 +34,7 @@ RATIOS = (  # name, numerator, denominator
     ("xmoco_over_moco", "xmoco", "moco"),
     ("densecl_over_moco", "densecl", "moco"),
     ("regionclm_over_moco", "regionclm", "moco"),
+    ("unmix_over_moco", "unmix", "moco"),
     ("detco_over_moco", "detco", "moco"),
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
@@ -94,6 +95,8 @@ def config(kind: str, depth: int) -> dict:
         model["neck"] = model["neck"] | {"type": "DenseCLNeck"}
     if kind == "RegionCLM":
         model["region"] = {"cells": (3, 5) if depth == 50 else (1, 2), "stride": 32}
+    if kind == "UnMix":
+        model |= {"type": "MoCo", "terms": [{"type": "UnMix"}]}
     if kind == "DetCo":
         stages = [channels // 8, channels // 4, channels // 2, channels]
         model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
@@ -170,6 +173,7 @@ def measure(
         "xmoco": whole_step("XMoCo", depth, batch),
         "densecl": whole_step("DenseCL", depth, batch),
         "regionclm": whole_step("RegionCLM", depth, batch),
+        "unmix": whole_step("UnMix", depth, batch),
         "detco": whole_step("DetCo", depth, more),
         "interclr": whole_step("InterCLR", depth, batch),
         "interclr_fast": whole_step("InterCLR-fast", depth, batch),

@@ -13,6 +13,13 @@ from mmssl_ext.errors import UserValueError
 
 # Options of mmpretrain's backbones that return vectors, and their values for maps.
 _MAPS_BY = {"out_type": "featmap", "gap_before_final_norm": False}
+# Where a head has its first layer, and the option that says what this takes.
+_HEADS = {
+    "predictor": "head.predictor.in_channels",
+    "fc": "head.in_channels",
+    "bn": "head.in_channels",  # of Barlow Twins
+    "loss_module.prototypes": "head.loss.feat_dim",  # of SwAV
+}
 _REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
 
 
@@ -20,6 +27,15 @@ def pooled(output: Any) -> Tensor:
     """Last output of a backbone, N x C x h x w or N x C, as vectors N x C."""
     last = output[-1] if isinstance(output, (list, tuple)) else output
     return last.flatten(2).mean(2) if last.ndim > 2 else last
+
+
+def project(neck: nn.Module, output: Any) -> Any:
+    """What a neck makes of a backbone's output.
+
+    mmpretrain's ``SwAVNeck`` takes a list, an output for each size of crops.
+    """
+    of_sizes = any(kind.__name__ == "SwAVNeck" for kind in type(neck).__mro__)
+    return neck([output] if of_sizes else output)
 
 
 def map_channels(backbone: Any) -> int | None:
@@ -81,7 +97,7 @@ def check_parts(model: Any, images: Tensor) -> None:
         return
     what = f"{_name(backbone)} returns {_shapes(output)}, on which {_name(neck)} fails"
     with _explained(what, _neck_remedy(backbone, neck, output)):
-        embedding = neck(output)
+        embedding = project(neck, output)
     _check_head(model, embedding)
 
 
@@ -136,20 +152,26 @@ def _check_head(model: Any, embedding: Any) -> None:
     """Compare the first layer of a head (a predictor, a classifier) with the neck."""
     head = getattr(model, "head", None)
     last = embedding[-1] if isinstance(embedding, (list, tuple)) else embedding
-    linear = _first(nn.Linear, getattr(head, "predictor", getattr(head, "fc", None)))
-    if linear is None or not isinstance(last, Tensor) or last.ndim != 2:
+    if not isinstance(last, Tensor) or last.ndim != 2:
         return
-    if linear.in_features != last.shape[1]:
-        of = "head.predictor" if hasattr(head, "predictor") else "head"
-        raise UserValueError(
-            f"{_name(model.neck)} after {_name(model.backbone)} returns "
-            f"{last.shape[1]} features but {_name(head)} takes {linear.in_features}; "
-            f"set {of}.in_channels to {last.shape[1]}."
-        )
+    for place, option in _HEADS.items():
+        part: Any = head
+        for name in place.split("."):
+            part = getattr(part, name, None)
+        layer = _first((nn.Linear, nn.BatchNorm1d), part)
+        if layer is None:
+            continue
+        taken = getattr(layer, "in_features", None) or layer.num_features
+        if taken != last.shape[1]:
+            raise UserValueError(
+                f"{_name(model.neck)} after {_name(model.backbone)} returns "
+                f"{last.shape[1]} features but {_name(head)} takes {taken}; "
+                f"set {option} to {last.shape[1]}."
+            )
 
 
-def _first(kind: type, module: Any) -> Any:
-    """The first layer of a kind within a module, or None."""
+def _first(kind: type | tuple[type, ...], module: Any) -> Any:
+    """The first layer of a kind, or of some, within a module, or None."""
     modules = module.modules() if isinstance(module, nn.Module) else ()
     return next((m for m in modules if isinstance(m, kind)), None)
 

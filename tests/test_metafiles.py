@@ -15,7 +15,7 @@ from mmssl_ext.run.launch import load_config
 REPO = Path(__file__).resolve().parents[1]
 INDEX = yaml.safe_load((REPO / "model-index.yml").read_text(encoding="utf-8"))
 FOLDERS = [Path(name).parent.name for name in INDEX["Import"]]
-NO_ALGORITHM = {"_base_", "chains", "transfer"}
+NO_ALGORITHM = {"_base_", "chains", "mmpretrain", "transfer"}
 TRAINING_DATA = {
     "data/imagenet/train": "ImageNet-1k",
     "data/cifar10": "CIFAR-10",

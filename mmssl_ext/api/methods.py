@@ -57,6 +57,9 @@ METHODS = {
     "regioncld": Recipe(
         "RegionCL-D", "regioncl/regioncld_r50_imagenet.py", views=3, queue=True
     ),
+    "unmix": Recipe(
+        "Un-Mix", "unmix/unmix_mocov2_r50_imagenet.py", views=3, queue=True
+    ),
     "interclr": Recipe("InterCLR", "interclr/interclr_r50_imagenet.py", queue=True),
     "simclr": Recipe("SimCLR", "simclr/simclr_r50_imagenet.py", 0.2, options=_SGD),
     "byol": Recipe("BYOL", "byol/byol_r50_imagenet.py", 0.2, 4, options=_SGD),

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.unwrap import unwrap
+from mmssl_ext.upstream import embed
 
 from .classes import class_names
 
@@ -110,7 +111,7 @@ def extract_features(
             # Only a step of training takes boxes and index.
             given = data["inputs"], data["data_samples"]
             for mode, prefix in MODES[encoder].items():
-                for name, value in module(*given, mode=mode).items():
+                for name, value in embed(module, *given, mode=mode).items():
                     if names is None or prefix + name in names:
                         rows.setdefault(prefix + name, []).append(value.float().cpu())
             for sample in given[1]:

@@ -90,6 +90,7 @@ def run_config(
         cfg.model.loss_lambda = {"kind": "step", "start": 0, "end": 0.5, "until": 5}
     if algorithm == "BYOL":
         cfg.model.momentum = {"kind": "cosine", "start": 0.8, "end": 1}
+        cfg.model.terms = [{"type": "UnMix"}]  # whose draws follow from the step
     if algorithm in ("SimSiam", "RegionCLS", "BYOL"):
         cfg.custom_hooks.append({"type": "FixedRateHook"})
         fixed = {"predictor": {"fix_lr": True}}

@@ -37,6 +37,7 @@ BASES: dict = {
 TERMS: dict = {
     "Consistency": dict(temperature=0.1),
     "Regions": dict(cells=(1, 1), stride=32),
+    "UnMix": {},
     "Dense": dict(hid_channels=16, queue_len=32),
     "InterImage": dict(
         labels=dict(type="OnlineLabels", num_clusters=4, interval=2, min_size=2),

@@ -272,6 +272,14 @@ REFUSED = {
         moco(term("Regions", stride=32.0)),
         "and stride=32.0 the positive number of pixels per cell",
     ),
+    "unmix-prob": (
+        moco(term("UnMix", mixup_prob=1.5)),
+        "mixup_prob=1.5 is the chance that whole images are blended",
+    ),
+    "unmix-alpha": (
+        moco(term("UnMix", alpha=0)),
+        "alpha=0 shapes the distribution Beta(alpha, alpha)",
+    ),
     "inter-margin": (
         moco(term("InterImage", margin="0")),
         "margin='0' is subtracted from a cosine",
@@ -283,6 +291,7 @@ REFUSED = {
     "no-config": (moco(neck=None), "neck=None must be a config with a type"),
     "detco-regions": (levels(term("Regions")), f"The term Regions {ONE_IMAGE}"),
     "detco-dense": (levels(term("Dense")), f"The term Dense {ONE_IMAGE}"),
+    "detco-unmix": (levels(term("UnMix")), f"The term UnMix {ONE_IMAGE}"),
     "detco-pairs": (levels(pairs=BOTH), "DetCo compares its two views"),
     "levels-on-moco": (
         moco(head=dict(type="MultiLevelSoftmax")),

@@ -13,11 +13,11 @@ from PIL import Image
 from mmssl_ext.models.layers.region import Region, pool_regions
 from mmssl_ext.preprocessing import MultiViewPreprocessor
 from mmssl_ext.run.launch import load_config
-from mmssl_ext.visualization.pictures import cells, patches, regions
+from mmssl_ext.visualization.pictures import cells, mixture, patches, regions
 from mmssl_ext.visualization.pictures.images import to_images
 from mmssl_ext.visualization.pictures.sheet import COLORS, SCALE
 from tests.harness import call_tool
-from tests.models.common import model_config
+from tests.models.common import initialise, model_config
 from tests.visualization import pictures
 from tests.visualization.pictures import draw, subject, texts
 
@@ -187,6 +187,36 @@ def test_regions_are_tinted_cell_by_cell_and_outlined():
     (mark,) = sheet.axes[0, 2].patches
     assert mark.get_bbox().extents == pytest.approx([0, 0.25, 1 / 3, 0.75])
     assert mark.get_edgecolor()[:3] == to_rgb(COLORS[1])
+
+
+def test_mixtures_name_their_shares_and_outline_the_box():
+    views = np.random.default_rng(0).integers(0, 255, (3, 40, 80, 3)).astype(np.uint8)
+    found = dict(mixture=views[::-1], share=0.75, box=(10, 40, 20, 40))
+    sheet = mixture.draw_mixture("M", found, [views, views], ["a", "b", "c"])
+    for i, row in enumerate(sheet.axes):
+        shown = (views[i], views[2 - i], views[2 - i])
+        for ax, pixels in zip(row, shown, strict=True):
+            assert np.array_equal(ax.images[0].get_array(), pixels)
+    labels = [ax.get_xlabel().strip() for ax in sheet.axes[0]]
+    assert labels[:2] == ["image 1", "image 3"]
+    assert " ".join(labels[2].split()) == "0.75 x target 1 and 0.25 x target 3"
+    (mark,) = sheet.axes[0, 2].patches
+    assert mark.get_bbox().extents == pytest.approx([0.5, 0.25, 1, 0.75])
+
+
+def test_a_method_with_mixtures_shows_them(root):
+    chosen = model_config("SimSiam", terms=[dict(type="UnMix", mixup_prob=0)])
+    pictures.write_config(root, "UnMix", chosen)
+    torch.save({"state_dict": initialise(chosen).state_dict()}, root / "UnMix.pth")
+    sheet = draw(subject(root, "UnMix", num=4))
+    assert "SimSiam: images put together by a box" in texts(sheet)
+    views, partners, mixed = (
+        np.stack([np.asarray(row[c].images[0].get_array()) for row in sheet.axes])
+        for c in range(3)
+    )
+    assert np.array_equal(partners, views[::-1])
+    assert ((mixed == views) | (mixed == partners)).all()
+    assert not np.array_equal(mixed, views) and not np.array_equal(mixed, partners)
 
 
 def test_patches_keep_their_order_and_bars_their_height():

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from torch import nn
 
 from mmssl_ext.evaluation.health import embedding_health
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
+from mmssl_ext.upstream import Listener, is_upstream
 
 _LOSS = "raw_instance"  # before its weight, as every method logs it
 _FIGURES = ("alignment", "uniformity", "pos_neg_gap")  # of the line of an epoch
@@ -32,7 +34,8 @@ class CollapseMonitorHook(Hook):
     model narrows its spread, because nothing pushes the images apart.
 
     A model takes part by ``last_embeddings`` (``query`` and ``key``, N x D unit rows)
-    and, for what concerns the queue, ``negatives`` (K x D).
+    and, for what concerns the queue, ``negatives`` (K x D). Of mmpretrain's own classes
+    it is listened to what their necks project.
 
     Args:
         interval: Iterations between two checks.
@@ -53,6 +56,7 @@ class CollapseMonitorHook(Hook):
         self.interval = interval
         self.min_std_ratio = min_std_ratio
         self.pinned_checks = pinned_checks
+        self._listener: Listener | None = None
         if loss_name is not None:
             print_log(
                 "default_hooks.collapse.loss_name is of no use any more, for every "
@@ -67,6 +71,9 @@ class CollapseMonitorHook(Hook):
         self._warned: set[str] = set()
         self._latest: dict[str, float] = {}
         self._max_rank = 0
+        model = unwrap(runner.model)
+        if is_upstream(model) and isinstance(model.neck, nn.Module):
+            self._listener = Listener(model)
         queue = _queue(runner)
         if queue is not None and runner.iter == 0:
             runner.logger.info(
@@ -78,6 +85,13 @@ class CollapseMonitorHook(Hook):
                 "normal."
             )
 
+    def before_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Wait for what the next step embeds."""
+        if self._listener is not None:
+            self._listener.clear()
+
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
@@ -86,6 +100,10 @@ class CollapseMonitorHook(Hook):
             return
         model = unwrap(runner.model)
         embeddings = getattr(model, "last_embeddings", None)
+        if self._listener is not None and data_batch:
+            views = data_batch["inputs"]
+            count = len(views if isinstance(views, torch.Tensor) else views[0])
+            embeddings = self._listener.embeddings(count)
         if not embeddings or len(embeddings["query"]) < 2:
             self._warn(
                 runner,
@@ -126,6 +144,12 @@ class CollapseMonitorHook(Hook):
                 f"rank {self._latest['effective_rank']:.1f} of at most "
                 f"{self._max_rank}{extra}"
             )
+
+    def after_train(self, runner: Any) -> None:
+        """Leave the model as it was."""
+        if self._listener is not None:
+            self._listener.remove()
+            self._listener = None
 
     def _judge(self, runner: Any, health: dict, loss: float | None, keys: int) -> None:
         if health["std_ratio"] < self.min_std_ratio:

@@ -27,6 +27,7 @@ from mmssl_ext.fit import check_parts
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap
+from mmssl_ext.upstream import check_views
 
 from .augmentation_seed import seeded_datasets
 from .first_look import look_at_loader, watched_read
@@ -152,7 +153,8 @@ def _try_model(model: Any, loader: Any, item: Any) -> list[str]:
             if hasattr(model, "check_inputs"):
                 model.check_inputs(data["inputs"])
             elif hasattr(model, "backbone"):
-                check_parts(model, data["inputs"])
+                for view in check_views(model, data["inputs"]):
+                    check_parts(model, view)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     return single

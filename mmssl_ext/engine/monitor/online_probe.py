@@ -20,6 +20,7 @@ from mmssl_ext.fit import pooled
 from mmssl_ext.models.memory.clock import indices
 from mmssl_ext.registry import HOOKS, OPTIMIZERS
 from mmssl_ext.unwrap import unwrap
+from mmssl_ext.upstream import rows_of
 
 from .knn import KNNHook
 from .labels import labelled
@@ -134,7 +135,8 @@ class OnlineProbeHook(Hook):
         if features is None or where is None:
             return
         labels = self.labels[where].to(features.device)
-        loss, right = self._descend(features[: len(labels)], labels)
+        rows = rows_of(unwrap(runner.model), features, 0, len(labels))
+        loss, right = self._descend(rows, labels)
         if self.every_n_inner_iters(batch_idx, self.interval):
             figures = torch.stack([loss, 100 * right.float().mean()]).tolist()
             for name, value in zip(("loss", "train_top1"), figures, strict=True):

@@ -8,6 +8,7 @@ from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
 from .neighbours import Neighbours
 from .regions import Regions
+from .unmix import UnMix
 
 __all__ = [
     "Consistency",
@@ -21,4 +22,5 @@ __all__ = [
     "Neighbours",
     "Regions",
     "Term",
+    "UnMix",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmssl_ext.errors import UserValueError
 
+from ..comparisons import Comparison
 from ..memory import KeyQueue
 from ..part import Features, Part, build_part
 from ..targets.base import View
@@ -55,6 +56,16 @@ class Term(Part):
             raise UserValueError(
                 f"The term {type(self).__name__} looks at whole images, but a view of "
                 f"{type(method).__name__} is more than one; leave the term out."
+            )
+
+    def check_pair(self, method: Method) -> None:
+        """Refuse comparisons that say no loss of a pair."""
+        compare = type(method.compare)
+        if compare.pair is Comparison.pair:
+            raise UserValueError(
+                f"The term {type(self).__name__} compares more queries as the base "
+                f"compares a pair, which {compare.__name__} does not say; define its "
+                "pair, or leave the term out."
             )
 
     def parts(self) -> dict[str, nn.Module]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
-from ..comparisons import Comparison
 from ..layers import unit
 from ..layers.region import RegionSampler, pairing, pool_regions, swap_region
 from ..part import Features
@@ -54,18 +53,9 @@ class Regions(Term):
         self.sampler = RegionSampler(cells, stride)
 
     def attach(self, method: Method) -> None:
-        """Refuse methods whose views or comparison do not suit the term.
-
-        Raises:
-            ValueError: A view is not one image, or the base has no loss of a pair.
-        """
+        """Refuse methods whose views or comparison do not suit the term."""
         self.check_views(method)
-        if type(method.compare).pair is Comparison.pair:
-            raise UserValueError(
-                "The term Regions compares its parts as the base compares a pair, "
-                f"which {type(method.compare).__name__} does not say; define its pair, "
-                "or leave the term out."
-            )
+        self.check_pair(method)
 
     def look(self, method: Method, number: int, view: View) -> Features:
         """Swap a region within the first pair's query view and encode both parts.

@@ -10,7 +10,7 @@ from mmengine.dataset import default_collate
 
 from mmssl_ext.errors import ConfigError, UserValueError
 
-from . import cells, patches, regions
+from . import cells, mixture, patches, regions
 from .images import to_images
 from .sheet import Sheet
 from .subject import Subject
@@ -19,6 +19,7 @@ TITLE = "What the method does to its views"
 JUDGE = ""
 DRAWINGS = {
     "mixed": regions.draw_regions,
+    "mixture": mixture.draw_mixture,
     "cross": patches.draw_patches,
     "match": cells.draw_cells_of,
 }
@@ -34,7 +35,10 @@ def draw(subject: Subject) -> Sheet:
     """
     model, name = subject.model, subject.name
     if not hasattr(model, "inspect"):
-        raise ConfigError(f"{name} has nothing to draw; give the config of a method.")
+        raise ConfigError(
+            f"{name} has nothing to draw of its own; choose another --kind, or give "
+            "the config of a method of this package."
+        )
     every = range(len(subject.dataset))
     items = subject.items(every, subject.pipeline, most=subject.options.num or 4)
     try:
@@ -57,8 +61,8 @@ def draw(subject: Subject) -> Sheet:
     def images_of(view: torch.Tensor) -> np.ndarray:
         return to_images(view, preprocessor)
 
-    if "mixed" in found:
-        found["mixed"] = images_of(found["mixed"])
+    for key in {"mixed", "mixture"} & found.keys():
+        found[key] = images_of(found[key])
     if "cross" in found:
         stages = getattr(model.backbone, "out_indices", range(found["cross"].shape[1]))
         found["levels"] = [f"res{stage + 2}" for stage in stages]

@@ -25,6 +25,7 @@ from mmssl_ext.datasets.transforms.geometry import (
 from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.evaluation.features import evaluating, preserved_rng
+from mmssl_ext.upstream import embed
 
 from .images import OF_BANDS, check_num, readable, to_pixels, with_pipeline
 from .sheet import Sheet, shortened
@@ -260,7 +261,7 @@ def pooled_features(model: Any, images: Sequence[Tensor], batch: int = 64) -> Te
     for _, alike in groupby(images, key=lambda image: image.shape):
         for inputs in torch.stack(list(alike)).split(batch):
             data = model.data_preprocessor({"inputs": inputs}, False)
-            rows.append(model(data["inputs"], mode="embed")["backbone"].float().cpu())
+            rows.append(embed(model, data["inputs"])["backbone"].float().cpu())
     return nn.functional.normalize(torch.cat(rows), dim=1)
 
 
