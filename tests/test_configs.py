@@ -101,6 +101,10 @@ def test_takes_a_step(name, options, tmp_path):
         labels = torch.arange(2 * term.labels.num_clusters) // 2
         term.bank.fill(torch.randn(len(labels), 128))
         term.labels.set_labels(labels, term.bank)
+    if cfg.model.type == "CMSF":
+        supervised = cfg.model.constraint.type == "SameLabel"
+        many = torch.arange(60_000)  # images, or their classes
+        model.compare.constraint.prepare(many % 9 if supervised else len(many))
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
     for _ in range(steps):
         inputs = small_batch(cfg, views)
@@ -466,6 +470,30 @@ def test_byol_and_simclr_models():
     assert cifar10.model.temperature == 0.5
     for name in ("byol/byol_r50_imagenet.py", "simclr/simclr_r50_imagenet.py"):
         assert load_config(ROOT / name).sync_bn == "torch"
+
+
+def test_msf_recipe():
+    """Widths, numbers of parameters and views of the sheet; CMSF adds a constraint."""
+    cfg = load("msf/msf_r50_imagenet.py")
+    model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.neck.parameters()) == 10_498_560
+    assert sum(p.numel() for p in model.compare.parameters()) == 4_207_104
+    bank, target = model.compare.bank, model.target.momentum
+    assert bank.keys.shape == (128_000, 512) and bank.keys.dtype == torch.float16
+    assert (target.start, target.end, model.compare.k) == (0.99, 0.99, 5)
+    assert model.pairs == ((0, 1),) and not cfg.sync_bn
+    lr = rates("msf/msf_r50_imagenet.py")
+    assert lr[0] == 0.05 and lr[100] == pytest.approx(0.025)
+    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
+    strong, weak = drawn("msf/msf_r50_imagenet.py")
+    assert strong == drawn("mocov2/mocov2_r50_imagenet.py")[0]
+    assert weak == {n: strong[n] for n in ("RandomResizedCrop", "RandomFlip")}
+    constrained = load("cmsf/cmsf-2q_r50_imagenet.py").model
+    constraint = constrained.pop("constraint")
+    assert constraint == dict(type="EarlierNeighbours", k=5)
+    assert constrained | dict(type="MSF") == cfg.model
+    clusters = load("cmsf/cmsf-km_r50_imagenet.py").model.constraint
+    assert clusters == dict(type="SameCluster", num_clusters=50_000)
 
 
 def drawn(name):

@@ -51,6 +51,26 @@ class Training:
         length = len(self._runner.train_dataloader)
         return (self.epoch + 1) * length if self.by_epoch else self._runner.max_iters
 
+    @property
+    def dataset(self) -> SSLDataset:
+        """The training set.
+
+        Raises:
+            ConfigError: It numbers no images.
+        """
+        trained = self._runner.train_dataloader.dataset
+        if not isinstance(trained, SSLDataset):
+            raise ConfigError(
+                "A feature bank needs images that are numbered through. A "
+                f"{type(trained).__name__} around datasets numbers them anew; train on "
+                "one ImageFolder, ImageList or CIFAR10."
+            )
+        return trained
+
+    def now(self, schedule: Any) -> float:
+        """The value of a :class:`~mmssl_ext.models.schedules.Schedule`."""
+        return schedule(unwrap(self._runner.model).clock)
+
     def images(self, options: dict | None, by: str) -> TrainingImages:
         """All training images, to be embedded in the order of the dataset.
 
@@ -62,13 +82,7 @@ class Training:
         Raises:
             ConfigError: The dataset numbers no images, or the options make no loader.
         """
-        trained = self._runner.train_dataloader.dataset
-        if not isinstance(trained, SSLDataset):
-            raise ConfigError(
-                "A feature bank needs images that are numbered through. A "
-                f"{type(trained).__name__} around datasets numbers them anew; train on "
-                "one ImageFolder, ImageList or CIFAR10."
-            )
+        trained = self.dataset
         if not options or "pipeline" not in options:
             raise ConfigError(
                 f"{by} embeds all training images and has to know how they are read: "

@@ -2,12 +2,14 @@
 
 from .base import SSLAlgorithm
 from .byol import BYOL
+from .cmsf import CMSF
 from .co2 import CO2
 from .densecl import DenseCL
 from .detco import DetCo
 from .interclr import InterCLR
 from .method import Features, Method, Step
 from .moco import MoCo
+from .msf import MSF
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
 from .simclr import SimCLR
 from .simreg import SimReg
@@ -15,7 +17,9 @@ from .simsiam import SimSiam
 
 __all__ = [
     "BYOL",
+    "CMSF",
     "CO2",
+    "MSF",
     "DenseCL",
     "DetCo",
     "Features",

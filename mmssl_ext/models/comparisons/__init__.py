@@ -3,6 +3,8 @@
 from .base import Comparison
 from .batch import BatchSoftmax
 from .levels import MultiLevelSoftmax
+from .mean_shift import MeanShift
+from .neighbours import Constraint, EarlierNeighbours, SameCluster, SameLabel
 from .queue import QueueSoftmax
 from .regression import Regression
 from .teacher import TeacherRegression, TeacherSoftmax
@@ -10,9 +12,14 @@ from .teacher import TeacherRegression, TeacherSoftmax
 __all__ = [
     "BatchSoftmax",
     "Comparison",
+    "Constraint",
+    "EarlierNeighbours",
+    "MeanShift",
     "MultiLevelSoftmax",
     "QueueSoftmax",
     "Regression",
+    "SameCluster",
+    "SameLabel",
     "TeacherRegression",
     "TeacherSoftmax",
 ]
