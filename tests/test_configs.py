@@ -105,6 +105,8 @@ def test_takes_a_step(name, options, tmp_path):
         supervised = cfg.model.constraint.type == "SameLabel"
         many = torch.arange(60_000)  # images, or their classes
         model.compare.constraint.prepare(many % 9 if supervised else len(many))
+    if cfg.model.type == "IFND":
+        model.compare.prepare(60_000)
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
     for _ in range(steps):
         inputs = small_batch(cfg, views)
@@ -494,6 +496,20 @@ def test_msf_recipe():
     assert constrained | dict(type="MSF") == cfg.model
     clusters = load("cmsf/cmsf-km_r50_imagenet.py").model.constraint
     assert clusters == dict(type="SameCluster", num_clusters=50_000)
+
+
+def test_ifnd_recipe():
+    """MoCo v2's, but for the comparison; the rate rises over the whole training."""
+    cfg = load("ifnd/ifnd_r50_imagenet.py")
+    same(cfg, load("mocov2/mocov2_r50_imagenet.py"))
+    model = MODELS.build(cfg.model)
+    compare = model.compare
+    assert [x.num_clusters for x in compare.levels] == [1000, 5000, 25_000]
+    assert (compare.temperature, compare.length) == (0.2, 65_536)
+    assert (compare.warmup, compare.interval, compare.action) == (20, 5, "eliminate")
+    model.clock.total = 1000
+    found = [compare.rate.at(i, model.clock) for i in (0, 250, 1000)]
+    assert found == [0, 0.25, 1] and compare.rate in model.schedules
 
 
 def drawn(name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmengine.model import BaseModule
@@ -23,9 +23,11 @@ class Part(BaseModule):
 
     Attributes:
         remembers_first: A step is remembered before its loss, not after it.
+        schedules: What changes in the course of a training.
     """
 
     remembers_first = False
+    schedules: Sequence[Any] = ()
 
     def attach(self, method: Method) -> None:
         """Take what follows from the method's other parts, such as the feature size.

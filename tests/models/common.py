@@ -6,11 +6,12 @@ from mmpretrain.structures import DataSample
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmssl_ext.models.algorithms import Step
-from mmssl_ext.models.comparisons import EarlierNeighbours
+from mmssl_ext.models.comparisons import EarlierNeighbours, FalseNegativeSoftmax
 from mmssl_ext.registry import MODELS
 
 QUEUE_ALGORITHMS = (
     *("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR"),
+    "IFND",
 )
 SHIFTING_ALGORITHMS = ("MSF", "CMSF")
 ALGORITHMS = (
@@ -19,7 +20,7 @@ ALGORITHMS = (
 )
 MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS)
 NOT_DRAWN = (
-    *("MoCo", "CO2", "InterCLR", "SimSiam", "BYOL", "SimCLR"),
+    *("MoCo", "CO2", "InterCLR", "IFND", "SimSiam", "BYOL", "SimCLR"),
     *SHIFTING_ALGORITHMS,
 )
 CELL_ALGORITHMS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS")
@@ -96,14 +97,16 @@ def model_config(type_="CO2", **changes) -> dict:
             negatives=dict(type="SemiHardNegatives", num=12, pool=0.5),
             inter_head=dict(temperature=0.2, margin=-0.5),
         )
+    if type_ == "IFND":
+        config["false_negatives"] = dict(levels=(3, 7), rate=0.5, warmup=0, interval=1)
     return config | changes
 
 
 def initialise(config, seed=0, images=100):
     """Build and initialise a model, in training mode.
 
-    InterCLR's bank, and what CMSF remembers of an earlier epoch, is filled with noise
-    for so many images, if any.
+    InterCLR's bank, what CMSF remembers of an earlier epoch, and the labels of IFND are
+    made of noise for so many images, if any.
     """
     init_default_scope("mmssl_ext")
     torch.manual_seed(seed)
@@ -117,6 +120,10 @@ def initialise(config, seed=0, images=100):
         generator = torch.Generator().manual_seed(seed)
         constraint.last.fill(torch.randn(images, model.dim, generator=generator))
         constraint.earlier.labels.zero_()
+    if images and isinstance(model.compare, FalseNegativeSoftmax):
+        generator = torch.Generator().manual_seed(seed)
+        model.compare.prepare(images)
+        model.compare.cluster(torch.randn(images, model.dim, generator=generator), 0.5)
     return model.train()
 
 

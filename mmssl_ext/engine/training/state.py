@@ -123,14 +123,20 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self._loader.dataset)
 
-    def embed(self) -> Tensor:
-        """Embeddings by the online network in eval mode, n x D, equal on all ranks."""
+    def embed(self, encoder: str = "query") -> Tensor:
+        """Embeddings in eval mode, n x D, equal on all ranks.
+
+        Args:
+            encoder: ``query``, the online network, or ``key``, the target network.
+        """
         progress = tenths(self._runner.logger.info, "Embedding images: batch")
+        name = "key_embedding" if encoder == "key" else "embedding"
         with preserved_rng(), interruptible("feature pass", self._loader):
             found = extract_features(
                 unwrap(self._runner.model),
                 self._loader,
                 progress=progress,
-                names=["embedding"],
+                encoder=encoder,
+                names=[name],
             )
-        return found.features["embedding"]
+        return found.features[name]

@@ -6,6 +6,7 @@ from .cmsf import CMSF
 from .co2 import CO2
 from .densecl import DenseCL
 from .detco import DetCo
+from .ifnd import IFND
 from .interclr import InterCLR
 from .method import Features, Method, Step
 from .moco import MoCo
@@ -19,6 +20,7 @@ __all__ = [
     "BYOL",
     "CMSF",
     "CO2",
+    "IFND",
     "MSF",
     "DenseCL",
     "DetCo",

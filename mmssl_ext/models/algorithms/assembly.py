@@ -162,7 +162,8 @@ class Assembly(SSLAlgorithm):
     def schedules(self) -> list[Schedule]:
         """What changes in the course of a training."""
         momentum = getattr(self.target, "momentum", None)
-        return [*self.weights.values(), *([momentum] if momentum is not None else [])]
+        own = [schedule for part in self.losing.values() for schedule in part.schedules]
+        return [*self.weights.values(), *own, *([momentum] if momentum else [])]
 
     @property
     def query_views(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from .base import Comparison
 from .batch import BatchSoftmax
+from .false_negatives import FalseNegativeSoftmax
 from .levels import MultiLevelSoftmax
 from .mean_shift import MeanShift
 from .neighbours import Constraint, EarlierNeighbours, SameCluster, SameLabel
@@ -14,6 +15,7 @@ __all__ = [
     "Comparison",
     "Constraint",
     "EarlierNeighbours",
+    "FalseNegativeSoftmax",
     "MeanShift",
     "MultiLevelSoftmax",
     "QueueSoftmax",
