@@ -58,6 +58,9 @@ LARGE = (
     *("regioncl/regioncls_r50_imagenet.py", "regioncl/regioncld_r50_imagenet-b256.py"),
     *("regioncl/regionclm_r18_cifar10.py", "detco/detco_r18_cifar10.py"),
     *("simsiam/simsiam_r18_cifar10.py", "simclr/simclr_r18_cifar10.py"),
+    *("cmsf/cmsf-2q_r50_imagenet.py", "cmsf/cmsf-km_r50_imagenet.py"),
+    *("cmsf/cmsf-2q_r18_cifar10.py", "msf/msf_r18_cifar10.py"),
+    "ifnd/ifnd_r50_imagenet.py",
     "densecl/densecl_r50_coco.py",  # but for the folder of images
 )
 # For CPU cores, by the variable of configs/_base_/r18_cifar10.py
@@ -381,6 +384,8 @@ LIKE_MOCO = {
     "detco/detco": ALL,
     "byol/byol": set(),
     "simclr/simclr": set(),
+    "msf/msf": {"model.momentum", "model.bn_splits"},
+    "ifnd/ifnd": ALL,
 }
 
 
