@@ -23,9 +23,6 @@ class Constraint(Part):
         share: What they count beside the k nearest of the whole bank, 0 to 1; 0 is MSF.
         init_cfg: As for every mmengine module.
 
-    Attributes:
-        rows: The bank of ``MeanShift``, m x D; not a part of this one.
-
     Raises:
         ValueError: ``share`` is outside [0, 1].
     """
@@ -41,7 +38,7 @@ class Constraint(Part):
 
     @property
     def rows(self) -> KeyQueue:
-        """See the class."""
+        """The bank of ``MeanShift``, m x D; not a module of this one."""
         return self._rows[0]
 
     def join(self, rows: KeyQueue, dtype: str) -> None:
