@@ -18,7 +18,7 @@ from mmssl_ext.models.losses import queue_attention, queue_topk
 from mmssl_ext.models.memory import KeyQueue, LabelTable
 
 from ..harness import assert_same
-from .bases import MLP, PREDICTOR, losses, method, sgd, total, train, views
+from .bases import BACKBONE, MLP, PREDICTOR, losses, method, sgd, total, train, views
 from .bases import build as build_config
 from .common import build
 from .loops import dot, unit
@@ -509,7 +509,8 @@ def test_clusters_need_epochs_and_enough_images():
 
 
 def test_defaults_are_the_official_ones():
-    model = build_config(method("MSF", neck=MLP, predictor=PREDICTOR))
+    config = dict(type="MSF", backbone=BACKBONE, neck=MLP, predictor=PREDICTOR)
+    model = build_config(config)
     assert (model.compare.k, model.compare.length) == (5, 128_000)
     assert model.target.momentum.end == model.target.momentum.start == 0.99
     assert model.pairs == ((0, 1),)
