@@ -61,6 +61,7 @@ LARGE = (
     *("mochi/mochi_r18_cifar10.py", "xmoco/xmoco_r18_cifar10.py"),
     *("ressl/ressl_r18_cifar10.py", "ascl/ascl-byol_r18_cifar10.py"),
     *("unmix/unmix_mocov2_r18_cifar10.py", "unmix/unmix_byol_r18_cifar10.py"),
+    *("cmsf/cmsf-2q_r18_cifar10.py", "msf/msf_r18_cifar10.py"),
     "densecl/densecl_r50_coco.py",  # but for the folder of images
     *(name for name in CONFIGS if "_r50_imagenet" in name),
 )
@@ -113,6 +114,12 @@ def test_takes_a_step(name, options, tmp_path):
         labels = torch.arange(2 * term.labels.num_clusters) // 2
         term.bank.fill(torch.randn(len(labels), 128))
         term.labels.set_labels(labels, term.bank)
+    if cfg.model.type == "CMSF":
+        supervised = cfg.model.constraint.type == "SameLabel"
+        many = torch.arange(60_000)  # images, or their classes
+        model.compare.constraint.prepare(many % 9 if supervised else len(many))
+    if cfg.model.type == "IFND":
+        model.compare.prepare(60_000)
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
     for _ in range(steps):
         inputs = small_batch(cfg, views)
@@ -456,6 +463,8 @@ LIKE_MOCO = {
     "detco/detco": ALL,
     "byol/byol": set(),
     "simclr/simclr": set(),
+    "msf/msf": {"model.momentum", "model.bn_splits"},
+    "ifnd/ifnd": ALL,
 }
 
 
@@ -547,6 +556,44 @@ def test_byol_and_simclr_models():
     assert cifar10.model.temperature == 0.5
     for name in ("byol/byol_r50_imagenet.py", "simclr/simclr_r50_imagenet.py"):
         assert load_config(ROOT / name).sync_bn == "torch"
+
+
+def test_msf_recipe():
+    """Widths, numbers of parameters and views of the sheet; CMSF adds a constraint."""
+    cfg = load("msf/msf_r50_imagenet.py")
+    model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.neck.parameters()) == 10_498_560
+    assert sum(p.numel() for p in model.compare.parameters()) == 4_207_104
+    bank, target = model.compare.bank, model.target.momentum
+    assert bank.keys.shape == (128_000, 512) and bank.keys.dtype == torch.float16
+    assert (target.start, target.end, model.compare.k) == (0.99, 0.99, 5)
+    assert model.pairs == ((0, 1),) and not cfg.sync_bn
+    lr = rates("msf/msf_r50_imagenet.py")
+    assert lr[0] == 0.05 and lr[100] == pytest.approx(0.025)
+    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
+    strong, weak = drawn("msf/msf_r50_imagenet.py")
+    assert strong == drawn("mocov2/mocov2_r50_imagenet.py")[0]
+    assert weak == {n: strong[n] for n in ("RandomResizedCrop", "RandomFlip")}
+    constrained = load("cmsf/cmsf-2q_r50_imagenet.py").model
+    constraint = constrained.pop("constraint")
+    assert constraint == dict(type="EarlierNeighbours", k=5)
+    assert constrained | dict(type="MSF") == cfg.model
+    clusters = load("cmsf/cmsf-km_r50_imagenet.py").model.constraint
+    assert clusters == dict(type="SameCluster", num_clusters=50_000)
+
+
+def test_ifnd_recipe():
+    """MoCo v2's, but for the comparison; the rate rises over the whole training."""
+    cfg = load("ifnd/ifnd_r50_imagenet.py")
+    same(cfg, load("mocov2/mocov2_r50_imagenet.py"))
+    model = MODELS.build(cfg.model)
+    compare = model.compare
+    assert [x.num_clusters for x in compare.levels] == [1000, 5000, 25_000]
+    assert (compare.temperature, compare.length) == (0.2, 65_536)
+    assert (compare.warmup, compare.interval, compare.action) == (20, 5, "eliminate")
+    model.clock.total = 1000
+    found = [compare.rate.at(i, model.clock) for i in (0, 250, 1000)]
+    assert found == [0, 0.25, 1] and compare.rate in model.schedules
 
 
 def drawn(name):

@@ -33,6 +33,7 @@ BASES: dict = {
     "BYOL": dict(neck=MLP, predictor=PREDICTOR, momentum=0.9),
     "SimSiam": dict(neck=MLP, predictor=PREDICTOR),
     "SimCLR": dict(neck=MLP, temperature=0.5),
+    "MSF": dict(neck=MLP, predictor=PREDICTOR, bank_len=32, topk=3, momentum=0.9),
 }
 TERMS: dict = {
     "Consistency": dict(temperature=0.1),

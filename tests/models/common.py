@@ -6,14 +6,22 @@ from mmpretrain.structures import DataSample
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmssl_ext.models.algorithms import Step
+from mmssl_ext.models.comparisons import EarlierNeighbours, FalseNegativeSoftmax
 from mmssl_ext.registry import MODELS
 
 OF_0_1 = ("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR")
 SOFT = ("ASCL", "ReSSL")
-QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi")
-ALGORITHMS = (*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR")
-MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL")
-NOT_DRAWN = ("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "SimSiam", "BYOL", "SimCLR")
+QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi", "IFND")
+SHIFTING_ALGORITHMS = ("MSF", "CMSF")
+ALGORITHMS = (
+    *(*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR"),
+    *SHIFTING_ALGORITHMS,
+)
+MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS)
+NOT_DRAWN = (
+    *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND"),
+    *("SimSiam", "BYOL", "SimCLR", *SHIFTING_ALGORITHMS),
+)
 CELL_ALGORITHMS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS")
 
 BACKBONE = dict(
@@ -60,8 +68,12 @@ def model_config(type_="CO2", **changes) -> dict:
         config["neck"] = _mlp(64, 32, with_last_bn_affine=False)
         if type_ != "SimCLR":
             config["predictor"] = PREDICTOR
-    if type_ == "BYOL":
+    if type_ in ("BYOL", *SHIFTING_ALGORITHMS):
         config["momentum"] = 0.9
+    if type_ in SHIFTING_ALGORITHMS:
+        config |= dict(bank_len=64, topk=3)
+    if type_ == "CMSF":
+        config["constraint"] = dict(type="EarlierNeighbours", k=4)
     if type_ == "CO2":
         config["consistency"] = dict(temperature=0.05, weight=0.3)
     if type_ in SOFT:
@@ -90,13 +102,16 @@ def model_config(type_="CO2", **changes) -> dict:
             negatives=dict(type="SemiHardNegatives", num=12, pool=0.5),
             inter_head=dict(temperature=0.2, margin=-0.5),
         )
+    if type_ == "IFND":
+        config["false_negatives"] = dict(levels=(3, 7), rate=0.5, warmup=0, interval=1)
     return config | changes
 
 
 def initialise(config, seed=0, images=100):
     """Build and initialise a model, in training mode.
 
-    InterCLR's bank is filled with noise for so many images, if any.
+    InterCLR's bank, what CMSF remembers of an earlier epoch, and the labels of IFND are
+    made of noise for so many images, if any.
     """
     init_default_scope("mmssl_ext")
     torch.manual_seed(seed)
@@ -105,6 +120,15 @@ def initialise(config, seed=0, images=100):
     if images and "inter" in model.terms:
         generator = torch.Generator().manual_seed(seed)
         model.terms.inter.fill(torch.randn(images, model.dim, generator=generator))
+    constraint = getattr(model.compare, "constraint", None)
+    if images and isinstance(constraint, EarlierNeighbours):
+        generator = torch.Generator().manual_seed(seed)
+        constraint.last.fill(torch.randn(images, model.dim, generator=generator))
+        constraint.earlier.labels.zero_()
+    if images and isinstance(model.compare, FalseNegativeSoftmax):
+        generator = torch.Generator().manual_seed(seed)
+        model.compare.prepare(images)
+        model.compare.cluster(torch.randn(images, model.dim, generator=generator), 0.5)
     return model.train()
 
 

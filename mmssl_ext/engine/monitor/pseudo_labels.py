@@ -27,8 +27,9 @@ class PseudoLabelHook(Hook):
     :func:`~mmssl_ext.evaluation.clusters.cluster_figures`, purity and NMI where the
     dataset has labels. One readable line per epoch. Labels never reach the model.
 
-    A model takes part by the term ``inter``
-    (:class:`~mmssl_ext.models.terms.InterImage`), which fills its bank by itself.
+    A model takes part by a comparison or a term that has ``pseudo_labels``
+    (:class:`~mmssl_ext.models.memory.PseudoLabels`), such as ``InterImage`` or the
+    constraint ``SameCluster``.
 
     Args:
         dataset: What to change in the config of the training set to get labels, e.g.
@@ -59,16 +60,16 @@ class PseudoLabelHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Find the labels of the images, where there are any."""
-        self._term = _term(runner)
-        if self._term is None:
+        self._labels = _labels(runner)
+        if self._labels is None:
             raise ConfigError(
-                "PseudoLabelHook serves models with the term InterImage, which "
-                f"{type(unwrap(runner.model)).__name__} has not; take it out of "
-                "custom_hooks."
+                "PseudoLabelHook serves models with pseudo-labels, such as the term "
+                f"InterImage keeps, which {type(unwrap(runner.model)).__name__} has "
+                "not; take it out of custom_hooks."
             )
         found = labelled(runner, self.changes, "PseudoLabelHook")
         classes = getattr(found, "labels", None)
-        device = self._term.bank.features.device
+        device = self._labels.sizes.device
         self._classes = None if classes is None else torch.tensor(classes).to(device)
         if runner.iter == 0:
             runner.message_hub.update_info(_FIGURES, {})
@@ -84,14 +85,16 @@ class PseudoLabelHook(Hook):
     ) -> None:
         """Publish the figures at the interval."""
         # As LoggerHook counts, whose line then has the figures of its own step.
-        if len(self._term.bank) and self.every_n_inner_iters(batch_idx, self.interval):
+        if len(self._labels.labels) and self.every_n_inner_iters(
+            batch_idx, self.interval
+        ):
             self._publish(runner)
 
     def after_train_epoch(self, runner: Any) -> None:
         """One readable line, once."""
         # A run that was stopped by a later hook calls this one again.
         done = runner.message_hub.get_info(_ENDED, 0) > runner.epoch
-        if len(self._term.bank) == 0 or done:
+        if len(self._labels.labels) == 0 or done:
             return
         self._publish(runner)
         runner.message_hub.update_info(_ENDED, runner.epoch + 1)
@@ -101,7 +104,7 @@ class PseudoLabelHook(Hook):
         )
         text = (
             f"Pseudo-labels in epoch {runner.epoch + 1}: "
-            f"{self._term.labels.num_clusters} clusters of {low} to {high} images "
+            f"{self._labels.num_clusters} clusters of {low} to {high} images "
             f"(median {middle})"
         )
         if "change_rate" in latest:
@@ -114,7 +117,7 @@ class PseudoLabelHook(Hook):
         runner.logger.info(text)
 
     def _publish(self, runner: Any) -> None:
-        labels = self._term.labels
+        labels = self._labels
         figures = cluster_figures(labels.labels, labels.num_clusters, self._classes)
         # `visits`: images seen and images that changed, since they were last read
         stacked = torch.stack([*figures.values(), *labels.visits.double()])
@@ -132,6 +135,7 @@ class PseudoLabelHook(Hook):
             runner.message_hub.update_scalar(f"train/cluster/{name}", value)
 
 
-def _term(runner: Any) -> Any:
-    terms = getattr(unwrap(runner.model), "terms", None)
-    return terms["inter"] if terms is not None and "inter" in terms else None
+def _labels(runner: Any) -> Any:
+    parts = getattr(unwrap(runner.model), "losing", {}).values()
+    found = (getattr(part, "pseudo_labels", None) for part in parts)
+    return next((labels for labels in found if labels is not None), None)

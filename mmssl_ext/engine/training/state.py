@@ -51,6 +51,26 @@ class Training:
         length = len(self._runner.train_dataloader)
         return (self.epoch + 1) * length if self.by_epoch else self._runner.max_iters
 
+    @property
+    def dataset(self) -> SSLDataset:
+        """The training set.
+
+        Raises:
+            ConfigError: It numbers no images.
+        """
+        trained = self._runner.train_dataloader.dataset
+        if not isinstance(trained, SSLDataset):
+            raise ConfigError(
+                "A feature bank needs images that are numbered through. A "
+                f"{type(trained).__name__} around datasets numbers them anew; train on "
+                "one ImageFolder, ImageList or CIFAR10."
+            )
+        return trained
+
+    def now(self, schedule: Any) -> float:
+        """The value of a :class:`~mmssl_ext.models.schedules.Schedule`."""
+        return schedule(unwrap(self._runner.model).clock)
+
     def images(self, options: dict | None, by: str) -> TrainingImages:
         """All training images, to be embedded in the order of the dataset.
 
@@ -62,13 +82,7 @@ class Training:
         Raises:
             ConfigError: The dataset numbers no images, or the options make no loader.
         """
-        trained = self._runner.train_dataloader.dataset
-        if not isinstance(trained, SSLDataset):
-            raise ConfigError(
-                "A feature bank needs images that are numbered through. A "
-                f"{type(trained).__name__} around datasets numbers them anew; train on "
-                "one ImageFolder, ImageList or CIFAR10."
-            )
+        trained = self.dataset
         if not options or "pipeline" not in options:
             raise ConfigError(
                 f"{by} embeds all training images and has to know how they are read: "
@@ -109,14 +123,20 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self._loader.dataset)
 
-    def embed(self) -> Tensor:
-        """Embeddings by the online network in eval mode, n x D, equal on all ranks."""
+    def embed(self, encoder: str = "query") -> Tensor:
+        """Embeddings in eval mode, n x D, equal on all ranks.
+
+        Args:
+            encoder: ``query``, the online network, or ``key``, the target network.
+        """
         progress = tenths(self._runner.logger.info, "Embedding images: batch")
+        name = "key_embedding" if encoder == "key" else "embedding"
         with preserved_rng(), interruptible("feature pass", self._loader):
             found = extract_features(
                 unwrap(self._runner.model),
                 self._loader,
                 progress=progress,
-                names=["embedding"],
+                encoder=encoder,
+                names=[name],
             )
-        return found.features["embedding"]
+        return found.features[name]

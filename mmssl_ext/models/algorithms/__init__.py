@@ -3,13 +3,16 @@
 from .ascl import ASCL
 from .base import SSLAlgorithm
 from .byol import BYOL
+from .cmsf import CMSF
 from .co2 import CO2
 from .densecl import DenseCL
 from .detco import DetCo
+from .ifnd import IFND
 from .interclr import InterCLR
 from .method import Features, Method, Step
 from .mochi import MoCHi
 from .moco import MoCo
+from .msf import MSF
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
 from .ressl import ReSSL
 from .simclr import SimCLR
@@ -19,7 +22,10 @@ from .simsiam import SimSiam
 __all__ = [
     "ASCL",
     "BYOL",
+    "CMSF",
     "CO2",
+    "IFND",
+    "MSF",
     "DenseCL",
     "DetCo",
     "Features",

@@ -2,8 +2,11 @@
 
 from .base import Comparison
 from .batch import BatchSoftmax
+from .false_negatives import FalseNegativeSoftmax
 from .levels import MultiLevelSoftmax
+from .mean_shift import MeanShift
 from .mixed import MixedNegativesSoftmax
+from .neighbours import Constraint, EarlierNeighbours, SameCluster, SameLabel
 from .queue import QueueSoftmax
 from .regression import Regression
 from .soft import NeighbourSoftmax, RelationSoftmax
@@ -12,12 +15,18 @@ from .teacher import TeacherRegression, TeacherSoftmax
 __all__ = [
     "BatchSoftmax",
     "Comparison",
+    "Constraint",
+    "EarlierNeighbours",
+    "FalseNegativeSoftmax",
+    "MeanShift",
     "MixedNegativesSoftmax",
     "MultiLevelSoftmax",
     "NeighbourSoftmax",
     "QueueSoftmax",
     "Regression",
     "RelationSoftmax",
+    "SameCluster",
+    "SameLabel",
     "TeacherRegression",
     "TeacherSoftmax",
 ]

@@ -31,6 +31,7 @@ class QueueSoftmax(Comparison):
     """
 
     queue: KeyQueue
+    keeps_images = False  # which image a key is of
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class QueueSoftmax(Comparison):
     def attach(self, method: Method) -> None:
         """Make the queue."""
         super().attach(method)
-        self.queue = KeyQueue(self.length, method.dim)
+        self.queue = KeyQueue(self.length, method.dim, index=self.keeps_images)
 
     def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
         """See :class:`Comparison`; :func:`~mmssl_ext.models.losses.info_nce`."""

@@ -14,6 +14,7 @@ from .info_nce import info_nce, soft_nce
 from .margin import margin_info_nce
 from .queue_attention import attend, queue_logsumexp
 from .queue_topk import queue_topk
+from .same_label import same_label_sums
 from .soft_targets import neighbour_target
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "queue_distillation",
     "queue_logsumexp",
     "queue_topk",
+    "same_label_sums",
     "similarity_distillation",
     "soft_nce",
     "standardised",

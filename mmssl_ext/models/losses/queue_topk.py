@@ -24,22 +24,30 @@ from .queue_attention import (
 _ROWS = 64
 _ELEMENTS = {"cpu": 2**22, "cuda": 2**24}
 _KEYS = 4096  # of one product on a CPU: oneDNN copies them
+_PROBE = 1024  # keys by which the form is chosen where they are of another precision
 _GROUP = 16  # columns of similarities of which the largest is compared first
 
 
 @torch.no_grad()
 def queue_topk(
-    q: Tensor, queue: Tensor, k: int, labels: Labels | None = None
+    q: Tensor,
+    queue: Tensor,
+    k: int,
+    labels: Labels | None = None,
+    *,
+    own: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The k largest similarities of every query to a queue, and where they are.
 
     Args:
         q: Queries, N x D, or B x N x D for B queues at once.
-        queue: Keys, K x D or B x K x D.
+        queue: Keys, K x D or B x K x D; those of half precision are widened block by
+            block.
         k: How many, 1 to K.
         labels: Labels of the queries, N, and of the slots, K, long: slots of a query's
             own label come last, as ``-inf``. A negative label is unknown and equals
             none.
+        own: The other way round: all slots but those of a query's own label come last.
 
     Returns:
         Similarities ``q_n . queue_j``, N x k (B x N x k), the largest first, fp32 (fp64
@@ -49,7 +57,7 @@ def queue_topk(
     Raises:
         ValueError: ``k`` is not within 1 to K, or sizes do not fit.
     """
-    q, queue = to_compute_dtype(q, queue)
+    q = to_compute_dtype(q, queue[..., :_PROBE, :])[0]
     if not 1 <= k <= queue.shape[-2]:
         raise UserValueError(
             f"The {k} nearest of a queue of {queue.shape[-2]} keys were asked for; "
@@ -61,7 +69,9 @@ def queue_topk(
     q, queue = as_groups(q), as_groups(queue)
     found: list[tuple[Tensor, Tensor]] = []
     with torch.autocast(q.device.type, enabled=False):
-        product = product_of(form_of(q, queue))
+        # No copy of all keys in single precision is made to find the form.
+        probe = queue if queue.dtype == q.dtype else queue[:, :_PROBE].to(q.dtype)
+        product = product_of(form_of(q, probe))
         rows = max(1, shape[-2] if q.is_cuda else min(_ROWS, shape[-2]))
         elements = _ELEMENTS.get(q.device.type, _ELEMENTS["cpu"])
         length = min(queue.shape[1], max(4 * k, elements // rows))
@@ -70,7 +80,7 @@ def queue_topk(
         for group, keys in enumerate(queue):
             for start in range(0, max(1, shape[-2]), rows):
                 part = slice(start, start + rows)
-                block = _Block(q[group, part], product, buffer)
+                block = _Block(q[group, part], product, buffer, own=own)
                 if labels is not None:
                     block.labels = labels[0][group, part], labels[1][group]
                 found.append(_nearest(block, keys.split(length), k))
@@ -87,26 +97,29 @@ class _Block:
         product: Of rows and keys.
         buffer: Memory for the similarities; unused on a GPU.
         labels: Of the rows, R, and of all slots, K, if slots are left out.
+        own: Those are left out whose label is not the row's.
     """
 
     rows: Tensor
     product: Product
     buffer: Tensor
     labels: Labels | None = None
+    own: bool = False
 
     def similarities(self, keys: Tensor, start: int) -> Tensor:
         """To the keys from position ``start`` on, R x b; valid until the next call."""
         if self.rows.is_cuda:
-            values = self.product(self.rows, keys)
+            values = self.product(self.rows, keys.to(self.rows.dtype))
         else:
             size = len(self.rows), len(keys)
             values = self.buffer[: math.prod(size)].view(size)
             columns = values.split(_KEYS, 1)
             for part, out in zip(keys.split(_KEYS), columns, strict=True):
-                out.copy_(self.product(self.rows, part))
+                out.copy_(self.product(self.rows, part.to(self.rows.dtype)))
         if self.labels is not None:
             slots = self.labels[1][start : start + len(keys)]
-            values.masked_fill_(self.labels[0][:, None] == slots, -torch.inf)
+            same = self.labels[0][:, None] == slots  # R x b
+            values.masked_fill_(~same if self.own else same, -torch.inf)
         return values
 
 

@@ -2,6 +2,7 @@
 
 from .clock import Clock
 from .feature_bank import Change, FeatureBank
+from .label_table import LabelTable
 from .negatives import (
     EasyNegatives,
     HardNegatives,
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureBank",
     "HardNegatives",
     "KeyQueue",
+    "LabelTable",
     "NegativeSampler",
     "Negatives",
     "OfflineLabels",

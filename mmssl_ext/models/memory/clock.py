@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
+
 from .step_counter import StepCounter
 
 
@@ -55,3 +57,29 @@ def indices(data_samples: object, device: torch.device) -> Tensor | None:
     if not found or any(index is None for index in found):
         return None
     return torch.tensor(found).to(device, non_blocking=True)
+
+
+def positions(index: Tensor | None, length: int, who: str) -> Tensor:
+    """Positions of a step's images, N, if they are known and in a table by image.
+
+    Args:
+        index: What the step knows of them.
+        length: Images of the table.
+        who: Needs them, for messages.
+
+    Raises:
+        ValueError: An index is missing, or outside of the table.
+    """
+    if index is None:
+        raise UserValueError(
+            f"{who} needs to know which image is which: let the pipeline end with "
+            "PackViews, whose items carry index."
+        )
+    if index.device.type == "cpu" and len(index):  # else it would wait
+        low, high = int(index.min()), int(index.max())
+        if not 0 <= low <= high < length:
+            raise UserValueError(
+                f"The index of the images runs from {low} to {high}, but the bank has "
+                f"{length} images; fill it from the dataset that is trained on."
+            )
+    return index

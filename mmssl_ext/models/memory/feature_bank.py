@@ -18,6 +18,19 @@ _DTYPES = {
 }
 
 
+def dtype_named(name: str) -> torch.dtype:
+    """The dtype of what is kept, ``float32``, ``float16`` or ``bfloat16``.
+
+    Raises:
+        ValueError: It is another one.
+    """
+    if name not in _DTYPES:
+        raise UserValueError(
+            f"bank_dtype={name!r} must be one of {', '.join(_DTYPES)}."
+        )
+    return _DTYPES[name]
+
+
 class Change(NamedTuple):
     """What one step wrote, the same on every rank.
 
@@ -71,12 +84,8 @@ class FeatureBank(nn.Module):
                 "update keeps and must lie in [0, 1); 0 replaces it, as the released "
                 "code does (there it is the share of the new one, 1)."
             )
-        if dtype not in _DTYPES:
-            raise UserValueError(
-                f"bank_dtype={dtype!r} must be one of {', '.join(_DTYPES)}."
-            )
         self.momentum = momentum
-        self.register_buffer("features", torch.empty(0, dim, dtype=_DTYPES[dtype]))
+        self.register_buffer("features", torch.empty(0, dim, dtype=dtype_named(dtype)))
         self.register_buffer("fingerprint", torch.zeros(1, dtype=torch.long))
 
     def __len__(self) -> int:
@@ -88,10 +97,29 @@ class FeatureBank(nn.Module):
         self.features = normalize(features.float(), dim=1).to(self.features)
         self.fingerprint.fill_(fingerprint)
 
+    @torch.no_grad()
+    def reserve(self, length: int, fingerprint: int = 0) -> None:
+        """Make room for so many images; rows that nothing was written to are 0."""
+        self.features = self.features.new_zeros(length, self.features.shape[1])
+        self.fingerprint.fill_(fingerprint)
+
+    def check(self, fingerprint: int) -> None:
+        """Refuse another data set than that of the rows.
+
+        Raises:
+            ValueError: The fingerprints differ.
+        """
+        if int(self.fingerprint) != fingerprint:
+            raise UserValueError(
+                f"The checkpoint's feature bank belongs to {len(self)} other images "
+                "than the training set has now, or in another order: its rows would be "
+                "mixed up. Resume with the same data, or start a new run from the "
+                "weights alone (load_from)."
+            )
+
     def clear(self) -> None:
         """Be empty again."""
-        self.features = self.features[:0]
-        self.fingerprint.zero_()
+        self.reserve(0)
 
     def read(self, rows: Tensor) -> Tensor:
         """Rows as fp32, R x D."""

@@ -120,6 +120,10 @@ class PseudoLabels(StepCounter):
                 "clusters; resume with the num_clusters that it was trained with."
             )
 
+    def clear(self) -> None:
+        """Be as before the first clustering."""
+        self.labels = self.labels[:0]
+
     def draw_members(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """For every image one of its own cluster, possibly itself, uniformly: N.
 
@@ -199,10 +203,14 @@ class OfflineLabels(PseudoLabels):
     def end_epoch(self, epoch: int, bank: FeatureBank) -> None:
         """Cluster anew at the interval."""
         if epoch % self.interval == 0:
-            before = self.labels
-            self.cluster(bank, centroids=normalize(self.centroids, dim=1))
-            self.visits[0] += len(before)
-            self.visits[1] += (before != self.labels).sum()
+            self.renew(bank)
+
+    def renew(self, bank: FeatureBank) -> None:
+        """Cluster anew, from the old centroids."""
+        before = self.labels
+        self.cluster(bank, centroids=normalize(self.centroids, dim=1))
+        self.visits[0] += len(before)
+        self.visits[1] += (before != self.labels).sum()
 
 
 def usual_clusters(num_images: int) -> int:

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from mmssl_ext.errors import UserValueError
 
+from .feature_bank import dtype_named
+
 
 class KeyQueue(nn.Module):
     """Ring buffer of the last K keys of all ranks.
@@ -19,6 +21,8 @@ class KeyQueue(nn.Module):
         dim: Feature size D.
         groups: Number G of queues that are written together, for methods with several
             keys per image; None is one queue without that dimension.
+        dtype: Of the keys, ``float32`` or, in half of the memory, ``float16`` or
+            ``bfloat16``; see :class:`FeatureBank`.
         labels: Keep a label of every slot.
         index: Keep the position in the dataset of every slot's image.
 
@@ -44,6 +48,7 @@ class KeyQueue(nn.Module):
         dim: int,
         groups: int | None = None,
         *,
+        dtype: str = "float32",
         labels: bool = False,
         index: bool = False,
     ) -> None:
@@ -56,7 +61,7 @@ class KeyQueue(nn.Module):
             )
         shape = (length, dim) if groups is None else (groups, length, dim)
         noise = nn.functional.normalize(torch.randn(shape), dim=-1)
-        self.register_buffer("keys", noise)
+        self.register_buffer("keys", noise.to(dtype_named(dtype)))
         self.register_buffer("ptr", torch.zeros(1, dtype=torch.long))
         for name, kept in (("labels", labels), ("index", index)):
             unknown = torch.full((length,), -1) if kept else None
@@ -93,6 +98,12 @@ class KeyQueue(nn.Module):
         for name, value in written.items():
             getattr(self, name).index_copy_(0, where, value[-length:])
         self.ptr.add_(len(keys)).remainder_(length)
+
+    def forget_images(self) -> None:
+        """Labels and images of all slots are unknown from now on."""
+        for kept in (self.labels, self.index):
+            if kept is not None:
+                kept.fill_(-1)
 
     def extra_repr(self) -> str:
         """Length and size for ``print(model)``."""

@@ -14,6 +14,7 @@ from mmssl_ext.registry import MODELS
 
 from ..losses import margin_info_nce
 from ..memory import FeatureBank, Negatives
+from ..memory.clock import positions
 from ..part import Features, build_part, check_positive, is_number
 from .base import Term
 
@@ -93,6 +94,11 @@ class InterImage(Term):
             )
         self.bank = FeatureBank(method.dim, *self.bank_options)
 
+    @property
+    def pseudo_labels(self) -> Any:
+        """The labels, for who looks on."""
+        return self.labels
+
     def fill(
         self,
         features: Tensor,
@@ -129,16 +135,11 @@ class InterImage(Term):
         images = training.images(self.images, "The inter-image term")
         self.labels.check_images(len(images))
         if len(self.bank) and training.iteration > 0:
-            if int(self.bank.fingerprint) != images.fingerprint:
-                raise UserValueError(
-                    f"The checkpoint's feature bank belongs to {len(self.bank)} other "
-                    "images than the training set has now, or in another order: its "
-                    "rows would be mixed up. Resume with the same data, or start a new "
-                    "run from the weights alone (load_from)."
-                )
+            self.bank.check(images.fingerprint)
             self.labels.check(self.bank)
         elif len(self.bank):  # load_from brought it along
             self.bank.clear()
+            self.labels.clear()
 
     def start_epoch(self, training: Any, weight: float) -> None:
         """Fill the bank when its time has come."""
@@ -177,20 +178,7 @@ class InterImage(Term):
                 "The feature bank is empty. SSLRunner and MethodHook let the model "
                 "fill it before training; in a loop of your own call terms.inter.fill."
             )
-        if step.index is None:
-            raise UserValueError(
-                "The inter-image term needs to know which image is which: let the "
-                "pipeline end with PackViews, whose items carry index."
-            )
-        if step.index.device.type == "cpu" and len(step.index):  # else it would wait
-            low, high = int(step.index.min()), int(step.index.max())
-            if not 0 <= low <= high < len(self.bank):
-                raise UserValueError(
-                    f"The index of the images runs from {low} to {high}, but the bank "
-                    f"has {len(self.bank)} images; fill it from the dataset that is "
-                    "trained on."
-                )
-        return step.index
+        return positions(step.index, len(self.bank), "The inter-image term")
 
     def forward(self, method: Method, step: Step) -> Tensor:
         """Mean loss of all queries; ``num_negatives`` of each goes to the log."""
