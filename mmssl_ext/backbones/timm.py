@@ -112,7 +112,10 @@ def _without_memory(timm: Any, name: str, arch: dict[str, Any]) -> Any:
 
     options = {k: v for k, v in arch.items() if k != "model_name"}
     try:
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                return timm.create_model(arch["model_name"], **options)
+        except NotImplementedError:  # it looks at a number, as Swin did before 1.0.20
             return timm.create_model(arch["model_name"], **options)
     except Exception as error:  # whatever a model of timm has against it
         reason = " ".join(str(error).split())[:200].rstrip(".")

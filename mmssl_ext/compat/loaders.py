@@ -117,7 +117,8 @@ class WorkersIterator(LoaderIterator):
         from torch._utils import ExceptionWrapper
 
         if isinstance(data, ExceptionWrapper):
-            self.raised(data)
+            # Later torch tells the worker, too, and has counted the batch before.
+            self.raised(data, self.batch - 1 if args else self.batch)
         return super()._process_data(data, *args)
 
 

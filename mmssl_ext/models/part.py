@@ -28,7 +28,7 @@ class Part(BaseModule):
     """
 
     remembers_first = False
-    schedules: Sequence[Schedule] = ()
+    schedules: tuple[Schedule, ...] = ()
 
     def attach(self, method: Method) -> None:
         """Take what follows from the method's other parts, such as the feature size.

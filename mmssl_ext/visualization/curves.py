@@ -171,6 +171,7 @@ def panels_figure(log: RunLog, panels: Iterable[Panel]) -> Figure | None:
     figure = _canvas((SIZE[0] * columns, SIZE[1] * rows))
     places = figure.subfigures(rows, columns, squeeze=False).flat
     for place, panel in zip(places, known, strict=False):
+        place.set_facecolor("none")  # which matplotlib forgot below 3.9
         _draw_panel(place, log, panel)
     return figure
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from ..distributed import run_ranks
 from .record.since import AGREE, LEFT_OUT, LOSSES, NOW, case_of
@@ -28,8 +29,17 @@ def ranks() -> list[dict]:
     return run_ranks(on_a_rank, 2)  # all at once: starting processes is slow
 
 
+def draws_as_then() -> bool:
+    """Whether this torch draws the first clusters of k-means as that of the record."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(torch.ones(8), 3, generator=generator)
+    return drawn.tolist() == [6, 7, 2]
+
+
 def assert_recorded(name: str, now: dict, then: dict) -> None:
     """All figures of a case agree; InterCLR's bank is single precision."""
+    if CASES[name].algorithm == "InterCLR" and not draws_as_then():
+        pytest.skip("this torch draws other first clusters than that of the record")
     tolerance = 1e-6 if CASES[name].algorithm == "InterCLR" else 1e-9
     count = len(then["losses"])
     assert len(now["losses"]) == count

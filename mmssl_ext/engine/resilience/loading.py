@@ -302,7 +302,7 @@ class _Workers(_Agreed, compat.WorkersIterator, _TorchWorkers):
             "raise `timeout` of the loader.",
         )
 
-    def raised(self, wrapped: Any) -> None:
+    def raised(self, wrapped: Any, place: int) -> None:
         """Raise for an exception that came from a worker in place of its batch."""
         from mmssl_ext.datasets.transforms.decode import UnreadableImageError
 
@@ -312,7 +312,7 @@ class _Workers(_Agreed, compat.WorkersIterator, _TorchWorkers):
         text = wrapped.exc_msg.strip()
         if issubclass(wrapped.exc_type, (UnreadableImageError, ImageSizesError)):
             text = text.rpartition(f"{wrapped.exc_type.__name__}: ")[2]  # its sentence
-        batch = self.batch - 1 if self.in_order else None
+        batch = place if self.in_order else None
         raise self._error(int(number), "failed to read", batch, f"\n{text}")
 
     def _error(
