@@ -115,7 +115,7 @@ def _without_memory(timm: Any, name: str, arch: dict[str, Any]) -> Any:
         try:
             with torch.device("meta"):
                 return timm.create_model(arch["model_name"], **options)
-        except NotImplementedError:  # it looks at a number, as Swin did before 1.0.20
+        except (NotImplementedError, RuntimeError):  # it looks at a number, as many did
             return timm.create_model(arch["model_name"], **options)
     except Exception as error:  # whatever a model of timm has against it
         reason = " ".join(str(error).split())[:200].rstrip(".")
