@@ -83,8 +83,7 @@ def pretrain(
     network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
     read = {"bands": bands, "value_range": value_range}
     asked = {**network, **settings, **read, "seed": seed, "options": options}
-    path = Path(os.path.expanduser(out))
-    also = _named(trackers)
+    path, also = Path(os.path.expanduser(out)), _named(trackers)
     _settle(path, data, out, asked, resume, overwrite)
     return _train(path, options, resume=resume, overwrite=overwrite, **also)
 

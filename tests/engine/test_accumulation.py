@@ -68,6 +68,7 @@ def one_by_one(method, images, work_dir, counts):
     Statistics of BatchNorm do not depend on the parts: they are those of the start.
     """
     cfg = run_config(method, images, work_dir, batch_size=8 // counts)
+    cfg.model.pop("terms", None)  # Un-Mix draws for each part
     cfg.train_cfg = {"by_epoch": True, "max_epochs": 1}
     cfg.train_dataloader.dataset.max_images = 16
     cfg.optim_wrapper.accumulative_counts = counts
