@@ -65,7 +65,7 @@ LARGE = (
     "densecl/densecl_r50_coco.py",  # but for the folder of images
     *(name for name in CONFIGS if "_r50_imagenet" in name),
 )
-WHOLE = ("co2/co2_r50", "detco/detco_r50", "regioncl/regioncls_r50", "byol/byol_r50")
+WHOLE = ("co2/co2_r50", "detco/detco_r50", "regioncl/regioncld_r50", "byol/byol_r50")
 # For CPU cores, by the variable of configs/_base_/r18_cifar10.py
 SHORT = ("detco/detco", "regioncl/regionclm", "simclr/simclr", "byol/byol")
 

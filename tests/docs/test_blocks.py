@@ -24,7 +24,8 @@ for _path in pages():
 
 BLOCKS = [block for blocks, _ in READ.values() for block in blocks]
 # The pages of the methods say the same of one method after the other. That of CO2 is
-# run each time, the others by `make test-all`; their commands are checked each time.
+# run each time, the others by `make test-all`; of some the commands are checked each
+# time.
 OF_METHODS = {
     page: [replace(b, kind="cluster") if b.language == "bash" else b for b in blocks]
     for page, (blocks, _) in READ.items()
@@ -58,7 +59,18 @@ def test_block(block, workspaces):
     workspaces.page(block.page, blocks).outcome(block).check()
 
 
-@pytest.mark.parametrize("page", OF_METHODS)
+CHECKED = ("interclr", "unmix", "byol")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, marks=[pytest.mark.slow] * (page.split("/")[1] not in CHECKED)
+        )
+        for page in OF_METHODS
+    ],
+)
 def test_commands_of_a_method(page, workspaces):
     blocks = OF_METHODS[page]
     for block in blocks:
