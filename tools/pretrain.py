@@ -17,7 +17,7 @@ with at_once(75):
     from mmssl_ext.api.data import bands_named, dataset_of
     from mmssl_ext.api.methods import METHODS, method_named
     from mmssl_ext.backbones import backbone_named
-    from mmssl_ext.run.tool import add_trackers, run_tool
+    from mmssl_ext.run.tool import TRACKERS, add_trackers, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,8 +76,7 @@ def main() -> None:
             backbone_named(args["backbone"])
         args["bands"] = bands_named(args["bands"])
         dataset_of(args["data"])
-        known = ("tensorboard", "wandb", "mlflow")
-        args["trackers"] = [name for name in known if args.pop(name)]
+        args["trackers"] = [name for name in TRACKERS if args.pop(name)]
         from mmssl_ext.api.pretrain import pretrain
     pretrain(**args)
 

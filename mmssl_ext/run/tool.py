@@ -26,6 +26,12 @@ from mmssl_ext.errors import Preempted, RankError, UserError
 from mmssl_ext.room import flush_output, no_room, told
 from mmssl_ext.text import guard_streams, printable
 
+#: Options of :func:`add_trackers`, and their help.
+TRACKERS = {
+    "tensorboard": "also write TensorBoard files",
+    "wandb": "also log to Weights & Biases",
+    "mlflow": "also log to MLflow, without MLFLOW_TRACKING_URI to mlruns in its folder",
+}
 _PATIENCE = 10.0  # seconds that torch has to close its connections
 
 
@@ -80,13 +86,8 @@ def run_tool(main: Callable[[], Any]) -> Callable[[], int]:
 
 def add_trackers(parser: argparse.ArgumentParser) -> None:
     """Add the options that also send the figures of a run elsewhere."""
-    add = functools.partial(parser.add_argument, action="store_true")
-    add("--tensorboard", help="also write TensorBoard files")
-    add("--wandb", help="also log to Weights & Biases")
-    add(
-        "--mlflow",
-        help="also log to MLflow, without MLFLOW_TRACKING_URI to mlruns in its folder",
-    )
+    for name, text in TRACKERS.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
 
 
 def add_config(parser: argparse.ArgumentParser, about: str) -> None:
