@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import pickle
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +16,9 @@ import mmengine.runner.loops as loops_module
 import mmengine.runner.runner as runner_module
 import yapf.yapflib.yapf_api as yapf
 from mmengine.config import Config
+
+import mmssl_ext.engine.config.read as read_module
+from mmssl_ext.engine.config.variables import config_files
 
 
 def quicken() -> None:
@@ -40,6 +47,7 @@ def quicken() -> None:
         last = max(time.time(), last + 1)
         return last
 
+    read_module.read_config = once_read(read_module.read_config)
     found = functools.cache(report)
     yapf.FormatCode = remembered
     runner_module.collect_env = functools.wraps(report)(lambda: dict(found()))
@@ -47,6 +55,27 @@ def quicken() -> None:
         time=seconds, localtime=time.localtime, strftime=time.strftime
     )
     loops_module.time = SimpleNamespace(sleep=lambda _: None)
+
+
+def once_read(read: Callable[..., Config]) -> Callable[..., Config]:
+    """Read a config anew only where a file of it or the environment has changed."""
+    seen: dict[str, bytes] = {}
+
+    @functools.wraps(read)
+    def remembered(path: str | Path, values: dict[str, Any], fixed: Any = ()) -> Config:
+        files = [(str(f), f.stat()) for f in config_files(path)]
+        stamps = [(name, s.st_ino, s.st_mtime_ns, s.st_size) for name, s in files]
+        environment = {k: v for k, v in os.environ.items() if "PYTEST" not in k}
+        key = repr((stamps, values, sorted(fixed), os.getcwd(), environment))
+        if key not in seen:
+            cfg = read(path, values, fixed)
+            try:
+                seen[key] = pickle.dumps(cfg)
+            except Exception:  # holds a function or a module
+                return cfg
+        return pickle.loads(seen[key])
+
+    return remembered
 
 
 def warm_up() -> None:

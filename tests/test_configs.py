@@ -54,18 +54,8 @@ def rates(name):
     return history
 
 
-# Large networks, whose methods and parts other configs of the list have, too.
-LARGE = (
-    *("regioncl/regionclm_r18_cifar10.py", "detco/detco_r18_cifar10.py"),
-    *("simsiam/simsiam_r18_cifar10.py", "simclr/simclr_r18_cifar10.py"),
-    *("mochi/mochi_r18_cifar10.py", "xmoco/xmoco_r18_cifar10.py"),
-    *("ressl/ressl_r18_cifar10.py", "ascl/ascl-byol_r18_cifar10.py"),
-    *("unmix/unmix_mocov2_r18_cifar10.py", "unmix/unmix_byol_r18_cifar10.py"),
-    *("cmsf/cmsf-2q_r18_cifar10.py", "msf/msf_r18_cifar10.py"),
-    "densecl/densecl_r50_coco.py",  # but for the folder of images
-    *(name for name in CONFIGS if "_r50_imagenet" in name),
-)
-WHOLE = ("co2/co2_r50", "detco/detco_r50", "regioncl/regioncld_r50", "byol/byol_r50")
+# The demo of every method, and of two recipes the whole size; `make test-all` has all.
+WHOLE = ("co2/co2_r50_imagenet.py", "co2/co2_r18_cifar10.py")
 # For CPU cores, by the variable of configs/_base_/r18_cifar10.py
 SHORT = ("detco/detco", "regioncl/regionclm", "simclr/simclr", "byol/byol")
 
@@ -76,7 +66,7 @@ SHORT = ("detco/detco", "regioncl/regionclm", "simclr/simclr", "byol/byol")
         pytest.param(
             name,
             {},
-            marks=[pytest.mark.slow] * (name in LARGE and not name.startswith(WHOLE)),
+            marks=[pytest.mark.slow] * ("_demo" not in name and name not in WHOLE),
         )
         for name in CONFIGS
     ]

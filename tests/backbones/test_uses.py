@@ -73,7 +73,7 @@ def test_embed_and_the_other_layouts(pretrained, images, tmp_path):
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        ("vit-tiny", "byol"),
+        pytest.param("vit-tiny", "byol", marks=pytest.mark.matrix),
         pytest.param("timm:test_vit", "densecl", marks=pytest.mark.slow),
         pytest.param("convnext-atto", "co2", marks=pytest.mark.slow),
         pytest.param("regnetx-400mf", "mocov2", marks=pytest.mark.slow),

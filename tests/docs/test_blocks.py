@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fnmatch import fnmatch
 
 import pytest
 
@@ -23,14 +22,22 @@ for _path in pages():
         WRONG.append(str(error))
 
 BLOCKS = [block for blocks, _ in READ.values() for block in blocks]
-# The pages of the methods say the same of one method after the other. That of CO2 is
-# run each time, the others by `make test-all`; of some the commands are checked each
-# time.
-OF_METHODS = {
-    page: [replace(b, kind="cluster") if b.language == "bash" else b for b in blocks]
+# Run each time: what newcomers read first, the page of one method, and pages of Python.
+# The other pages are run by `make test-all`. Their commands are checked each time; of
+# the pages of the methods, which say the same of one after the other, those of one.
+RUN = (
+    *(
+        "README.md",
+        "docs/quick_start.md",
+        "docs/own_images.md",
+        "configs/co2/README.md",
+    ),
+    *("docs/combine.md", "docs/own_algorithm.md"),
+)
+CHECKED = {
+    page: [replace(b, kind="cluster") for b in blocks if b.language == "bash" or b.file]
     for page, (blocks, _) in READ.items()
-    if fnmatch(page, "configs/*/README.md")
-    and not fnmatch(page, "configs/[ct]*/README.md")
+    if page not in RUN
 }
 
 
@@ -50,7 +57,7 @@ def test_pages_are_written_as_the_tests_read_them():
 @pytest.mark.parametrize(
     "block",
     [
-        pytest.param(b, marks=[pytest.mark.slow] * (b.page in OF_METHODS), id=b.name)
+        pytest.param(b, marks=[pytest.mark.slow] * (b.page not in RUN), id=b.name)
         for b in BLOCKS
     ],
 )
@@ -59,22 +66,23 @@ def test_block(block, workspaces):
     workspaces.page(block.page, blocks).outcome(block).check()
 
 
-CHECKED = ("interclr", "unmix", "byol")
+def like_others(page):
+    """Whether this is a method's page that says what another does."""
+    one = page in ("configs/unmix/README.md", "configs/transfer/detection/README.md")
+    return page.startswith("configs/") and not one
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(
-            page, marks=[pytest.mark.slow] * (page.split("/")[1] not in CHECKED)
-        )
-        for page in OF_METHODS
+        pytest.param(page, marks=[pytest.mark.slow] * like_others(page))
+        for page, blocks in CHECKED.items()
+        if blocks
     ],
 )
-def test_commands_of_a_method(page, workspaces):
-    blocks = OF_METHODS[page]
-    for block in blocks:
-        workspaces.page(f"checked {page}", blocks).outcome(block).check()
+def test_commands_of_a_page(page, workspaces):
+    for block in CHECKED[page]:
+        workspaces.page("checked", []).checked(block).check()
 
 
 def test_commands_in_the_text(workspaces):

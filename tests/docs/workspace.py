@@ -184,6 +184,10 @@ class PageRun:
             self._once(other)
         return self._once(block)
 
+    def checked(self, block: Block) -> Outcome:
+        """How a block ends that is only checked, whatever stands before it."""
+        return self._once(block)
+
     def _once(self, block: Block) -> Outcome:
         if block.name not in self._outcomes:
             run = self.python if block.language == "python" else self.bash

@@ -38,7 +38,19 @@ FILE = REPO / "configs" / "mmpretrain" / "mmpretrain_r18_demo.py"
 NAMES = ("BYOL", "BarlowTwins", "MoCoV3", "SimCLR", "SimSiam", "SwAV")
 TARGETS = ("BYOL", "MoCoV3")  # have a second network
 SMALL = dict(base_channels=8, hid_channels=16, out_channels=16, num_prototypes=8)
-every_class = pytest.mark.parametrize("name", NAMES)
+# As their own: the budget of our BYOL is not for mmpretrain's.
+every_class = pytest.mark.parametrize("name", NAMES, ids=lambda name: f"its{name}")
+some_classes = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] * (name not in ("BYOL", "SwAV")),
+            id=f"its{name}",
+        )
+        for name in NAMES
+    ],
+)
 
 
 def model_config(name, **changes):
@@ -100,7 +112,7 @@ def runs(images, tmp_path_factory):
     return get
 
 
-@every_class
+@some_classes
 def test_trains_with_knn_health_probe_and_report(name, runs):
     runner = runs(name)
     assert type(runner.model).__module__.startswith("mmpretrain.")
@@ -121,7 +133,7 @@ def test_trains_with_knn_health_probe_and_report(name, runs):
     assert not runner.model.neck._forward_hooks  # left as they were
 
 
-@every_class
+@some_classes
 def test_weights_arrive(name, runs, images, tmp_path):
     runner = runs(name)
     file = Path(runner.work_dir, "epoch_2.pth")
@@ -153,7 +165,7 @@ def test_tools_take_the_checkpoint(name, runs, images, tmp_path):
             learned.DRAWINGS["method"].draw(given)
 
 
-@pytest.mark.parametrize("name", ["BYOL", "SwAV"])
+@some_classes
 def test_a_resumed_run_ends_as_the_whole_one(name, runs, images, tmp_path):
     whole = runs(name)
     first = Path(whole.work_dir, "epoch_1.pth")

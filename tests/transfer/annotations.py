@@ -139,10 +139,23 @@ def first(part: str = "annotations", /, **values: Any) -> Edit:
     return change
 
 
+def config_at(root: Path, path: Path, options: dict) -> Config:
+    """A config for the data of a folder, read once for all folders."""
+    cfg = load_config(path, {"data_root": "/DATA", **options})
+
+    def put(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: put(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(put(v) for v in value)
+        return value.replace("/DATA", str(root)) if isinstance(value, str) else value
+
+    return Config(put(cfg.to_dict()), filename=cfg.filename)
+
+
 def coco_config(root: Path, path: Path = MASK, **options: Any) -> Config:
     """The Mask R-CNN of the package on such a set."""
-    options = dict(data_root=str(root), classes=CLASSES) | options
-    return load_config(path, {**SMALL, **options})
+    return config_at(root, path, {**SMALL, "classes": CLASSES, **options})
 
 
 # VOC
@@ -187,7 +200,7 @@ def voc_config(root: Path, *splits: str, **options: Any) -> Config:
     """The Faster R-CNN of the package on such a set."""
     lists = [("VOC2007", split) for split in splits or ("trainval",)]
     options = dict(classes=CLASSES, train_splits=lists) | options
-    return load_config(VOC, dict(data_root=str(root), checkpoint=None, **options))
+    return config_at(root, VOC, dict(checkpoint=None, **options))
 
 
 # Label maps
@@ -229,4 +242,6 @@ def segmentation_options(root: Path, **options: Any) -> dict[str, Any]:
 
 def segmentation_config(root: Path, **options: Any) -> Config:
     """The FCN of the package on such a set."""
-    return load_config(FCN, segmentation_options(root, **options))
+    given = segmentation_options(root, **options)
+    del given["data_root"]
+    return config_at(root, FCN, given)

@@ -124,7 +124,11 @@ def test_every_backbone_tensor_arrives(name, sources):
 LIKE_OTHERS = (
     *("detection/faster_rcnn_r50_fpn_voc0712.py", "classification/svm_r50_voc07.py"),
     *("detection/mask_rcnn_r50_fpn_coco_1x.py", "segmentation/fcn_r50_voc12aug.py"),
-    "classification/semi_r50_imagenet_1pct.py",
+    *("classification/semi_r50_imagenet_1pct.py", "detection/fcos_r50_fpn_coco_1x.py"),
+    *(
+        "detection/mask_rcnn_r50_c4_coco_1x.py",
+        "segmentation/fcn_r50_cityscapes_40k.py",
+    ),
 )
 
 
