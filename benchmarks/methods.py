@@ -3,15 +3,19 @@
 Run, with the scenes of `make demo` at hand:
 
     python benchmarks/methods.py --seeds 0 1 2 --jobs 2    # hours; again: goes on
+    python benchmarks/methods.py --few --seeds 0 1         # kNN and linear probe only
     python benchmarks/methods.py --collect                 # only write the result
     python benchmarks/tables.py                            # and put it into the pages
 
 Every combination is a run of `configs/chains/demo_methods.py` in a folder of its own,
 OUT/<method>-seed<seed>, on one thread. `results/demo_methods_seeds_cpu.csv` then has a
-row for each method, seed and transfer that has finished.
+row for each method, seed and transfer that has finished; rows of runs that are not in
+OUT stay.
 """
 
 import argparse
+import csv
+import functools
 import os
 import subprocess
 import sys
@@ -30,7 +34,8 @@ CHAIN = "configs/chains/demo_methods.py"
 NAME = "demo_methods_seeds_cpu"
 METHODS = (
     *("random", "mocov2", "co2", "densecl", "regionclm", "detco", "interclr"),
-    *("byol", "simclr"),
+    *("byol", "simclr", "simsiam", "ascl", "ressl", "mochi", "xmoco"),
+    *("unmix_mocov2", "unmix_byol", "msf", "cmsf-2q", "cmsf-km", "ifnd"),
 )
 COLUMNS = (
     *("method", "transfer", "seed", "metric", "value", "recipe", "source_recipe"),
@@ -48,6 +53,7 @@ def parse_args(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, a core each")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/methods"))
+    parser.add_argument("--few", action="store_true", help="kNN and linear probe only")
     parser.add_argument("--collect", action="store_true", help="run nothing")
     return parser.parse_args(args)
 
@@ -57,11 +63,12 @@ def folder(out: Path, run: Run) -> Path:
     return out / f"{run[0]}-seed{run[1]}"
 
 
-def train(out: Path, run: Run) -> int:
+def train(out: Path, run: Run, transfers: str = "all") -> int:
     """Run the chain of one method with one seed, or go on with it."""
     place = folder(out, run)
     command = ["tools/chain.py", CHAIN, "--work-dir", place]
-    return call(place, command, {"METHOD": run[0], "SEED": str(run[1])})
+    chosen = {"METHOD": run[0], "SEED": str(run[1]), "TRANSFERS": transfers}
+    return call(place, command, chosen)
 
 
 def call(
@@ -118,16 +125,26 @@ def collect(out: Path, runs: list[Run]) -> list[dict]:
     return [{key: row[key] for key in COLUMNS} for row in rows]
 
 
+def others(table: Path, rows: list[dict]) -> list[dict]:
+    """Rows of the table that are not of the runs of these."""
+    if not table.is_file():
+        return []
+    runs = {(row["method"], str(row["seed"])) for row in rows}
+    with table.open(newline="") as file:
+        return [r for r in csv.DictReader(file) if (r["method"], r["seed"]) not in runs]
+
+
 def main(args: argparse.Namespace) -> int:
     """Run what is asked for and write the result."""
     runs = [(method, seed) for seed, method in product(args.seeds, args.methods)]
     out = args.out.resolve()
-    code = 0 if args.collect else train_all(out, runs, args.jobs)
+    one_run = functools.partial(train, transfers="few" if args.few else "all")
+    code = 0 if args.collect else train_all(out, runs, args.jobs, one_run)
     rows = collect(out, runs)
     if not rows:
         print("Nothing has finished, so no result is written.")
         return code or 1
-    common.write_rows(NAME, rows)
+    common.write_rows(NAME, others(common.RESULTS / f"{NAME}.csv", rows) + rows)
     return code
 
 

@@ -392,6 +392,12 @@ def test_methods_collects_what_has_finished(
         ("co2", "pretrain", "80"),
         ("co2", "knn", "90.5"),
     ]
+    left_by_a_chain(tmp_path / "detco-seed1")
+    for args.methods in (["detco"], ["detco", "random"]):
+        assert methods.main(args) == 0  # rows of other runs stay, its own are replaced
+        with (results / f"{methods.NAME}.csv").open() as file:
+            found = [row["method"] for row in csv.DictReader(file)]
+        assert found == ["co2", "co2", "detco", "detco"]
     args.out = tmp_path / "nothing"
     assert methods.main(args) == 1
 

@@ -415,3 +415,23 @@ def test_methods_are_averaged_over_their_seeds(results: Path) -> None:
     # co2: mean 72, squares 4 + 1 + 9 = 14, / 2 = 7, root 2.6
     assert cells[3] == ["CO2", "72.0 ± 2.6", "-", "72.0 ± 2.6", "-"]
     assert "n = 3 seeds" in tables.render("demo_methods", REPO / "README.md")
+
+
+def test_methods_with_two_seeds_stand_beside_what_a_step_costs(results: Path) -> None:
+    header = "method,transfer,seed,metric,value,torch,cpu\n"
+    values = {"random": (30, 31), "mocov2": (60, 62), "msf": (70,)}
+    rows = [
+        f"{method},{transfer},{seed},x,{value},2.11.0,EPYC\n"
+        for method, row in values.items()
+        for transfer in ("knn", "linear")
+        for seed, value in enumerate(row)
+    ]
+    (results / f"{tables.DEMO}.csv").write_text(header + "".join(rows))
+    costs = "method,value,peak_mb\nmocov2,1.0,137\nmsf,1.05,139\n"
+    (results / "cost.csv").write_text(costs)
+    tables.read.cache_clear()
+    cells = tables.all_methods(tables.DEMO, "cost")
+    assert cells[1:] == [  # a method with one seed has no row yet
+        ["random weights", "30.0 / 31.0", "30.0 / 31.0", "-", "-"],
+        ["MoCo v2", "60.0 / 62.0", "60.0 / 62.0", "1.00", "137 MB"],
+    ]

@@ -2,26 +2,33 @@
 
     METHOD=densecl SEED=1 python tools/chain.py configs/chains/demo_methods.py
 
-The transfers are those of `demo.py`, without its COCO stage. The pretraining has 10
+The transfers are those of `demo.py`, without its COCO stage, or with TRANSFERS=few
+without both stages of training a detector or segmentor. The pretraining has 10
 epochs instead of 30, so that all sources with three seeds take hours and not a day;
 every method keeps the last stage at its resolution, and kNN and the linear probe too.
 """
 
 _base_ = "demo.py"
 
-# Or co2, detco, densecl, regionclm, interclr, byol, simclr, random
+# Or random, or another <method>_r18_demo.py below configs/: co2, detco, msf ...
 method = "{{$METHOD:mocov2}}"
+few = "{{$TRANSFERS:all}}" == "few"
 number = int("{{$SEED:0}}")  # of the pretraining and of the transfers
 max_epochs = 10
 strides = (1, 2, 2, 1)
 
+folders = {  # of the config, where it is not the method's name
+    "regionclm": "regioncl",
+    **dict.fromkeys(("cmsf-2q", "cmsf-km"), "cmsf"),
+    **dict.fromkeys(("unmix_mocov2", "unmix_byol"), "unmix"),
+}
 shortened = dict(interclr=dict(warmup_epochs=4), co2=dict(strides=strides))
 pretrain = (
     None
     if method == "random"
     else dict(
         _delete_=True,
-        config=f"configs/{method.rstrip('m')}/{method}_r18_demo.py",
+        config=f"configs/{folders.get(method, method)}/{method}_r18_demo.py",
         title=f"{method}, {max_epochs} epochs",
         options={
             "max_epochs": max_epochs,
@@ -36,4 +43,5 @@ transfers = dict(
     knn=dict(options={"model.backbone.strides": strides}),
     linear=dict(options={"model.backbone.strides": strides}),
     coco=None,  # switched off
+    **(dict(voc=None, cityscapes=None) if few else {}),
 )

@@ -1,0 +1,139 @@
+"""A training step of every method on the demo scenes against MoCo v2's.
+
+The models are those of `configs/chains/demo_methods.py`, past every warm-up, with a
+full batch of noise of the shapes that the method's pipeline gives. The arms run in
+turn, by processor time; the peak is what one step adds to the memory of a fresh
+process. An epoch has as many steps with every method. Run:
+
+    python benchmarks/cost.py
+"""
+
+import argparse
+import multiprocessing as mp
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import common
+import methods
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
+from mmpretrain.structures import DataSample
+from PIL import Image
+from recipe import at_home
+
+from mmssl_ext.chain.spec import PRETRAIN, read_chain
+from mmssl_ext.datasets.base import SSLDataset
+from mmssl_ext.registry import MODELS, TRANSFORMS
+from mmssl_ext.run.launch import import_modules
+
+NAME = "demo_methods_cost_cpu"
+IMAGES = 4000  # of the scenes
+
+
+def pretraining(method: str) -> Config:
+    """The config of a method's pretraining."""
+    with at_home(METHOD=method):
+        chain = read_chain(methods.CHAIN)
+        return import_modules(chain.stage(PRETRAIN).load())
+
+
+class One(SSLDataset):
+    """A photograph that is no file."""
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Noise, whatever the row."""
+        noise = torch.randint(256, (120, 120, 3), dtype=torch.uint8).numpy()
+        return {"img_path": "noise", "img": Image.fromarray(noise)}
+
+
+def batch_of(cfg: Config) -> dict[str, Any]:
+    """A whole batch as the loader gives it."""
+    transforms = [TRANSFORMS.build(t) for t in cfg.train_dataloader.dataset.pipeline]
+    images = One(1, transforms)
+    size = cfg.train_dataloader.batch_size
+    batch = default_collate([images[0] for _ in range(size)])
+    samples = [DataSample(metainfo={"sample_idx": i}) for i in range(size)]
+    return batch | {"data_samples": samples}
+
+
+def build(method: str) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Model past the warm-up, with all it remembers, and a batch."""
+    init_default_scope("mmssl_ext")
+    torch.manual_seed(0)
+    cfg = pretraining(method)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    model.clock.total = model.clock.epoch_length = 10**6
+    model.clock.set(500_000)
+    if cfg.model.type == "InterCLR":
+        model.clock.epoch_length = 1000
+        term = model.terms.inter
+        term.bank.fill(torch.randn(IMAGES, term.bank.features.shape[1]))
+        term.labels.set_labels(
+            torch.arange(IMAGES) % term.labels.num_clusters, term.bank
+        )
+    if cfg.model.type == "CMSF":
+        model.compare.constraint.prepare(IMAGES)
+    if cfg.model.type == "IFND":
+        model.compare.prepare(IMAGES)
+        model.compare.cluster(torch.randn(IMAGES, model.dim), 0.5)
+    return model, batch_of(cfg)
+
+
+def step_of(method: str) -> Callable[[], object]:
+    """``train_step`` as the Runner calls it."""
+    model, batch = build(method)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    wrapper = OptimWrapper(torch.optim.SGD(trained, lr=1e-3, momentum=0.9))
+    return lambda: model.train_step(dict(batch), wrapper)
+
+
+def peak(method: str) -> int:
+    """Bytes that a step adds at most."""
+    torch.set_num_threads(1)
+    step = step_of(method)
+    step()
+    return common.peak_memory(step)
+
+
+def measure(names: tuple[str, ...], blocks: int) -> list[dict]:
+    """Rows of all methods."""
+    with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as pool:
+        peaks = dict(zip(names, pool.map(peak, names), strict=True))
+    arms = {name: step_of(name) for name in names}
+    seconds = common.time_arms(arms, blocks, 1, clock=time.process_time)
+    rows = []
+    for name in names:
+        value, low, high = common.ratio(seconds[name], seconds["mocov2"])
+        row = {
+            **{"method": name, "value": round(value, 2)},
+            **{"low": round(low, 2), "high": round(high, 2)},
+            **{"ms": common.median_ms(seconds[name])},
+            **{"peak_mb": round(peaks[name] / 1e6)},
+        }
+        rows.append(row)
+    return rows
+
+
+def main(args: list[str] | None = None) -> int:
+    """Time and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    known = tuple(name for name in methods.METHODS if name != "random")
+    parser.add_argument("--methods", nargs="+", choices=known, default=known)
+    parser.add_argument("--blocks", type=int, default=9)
+    chosen = parser.parse_args(args)
+    torch.set_num_threads(1)
+    names = ("mocov2", *(name for name in chosen.methods if name != "mocov2"))
+    common.write_rows(NAME, measure(names, chosen.blocks))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
