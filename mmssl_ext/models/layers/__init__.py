@@ -10,7 +10,7 @@ from .exchange import (
     unshuffle_batch,
 )
 from .gather import gather_rows
-from .geometry import overlap_grid, pairs, require_boxes, sample, warp
+from .geometry import overlap, overlap_grid, pairs, require_boxes, sample, warp
 from .unit import unit
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SplitBatchNorm",
     "exchange_rows",
     "gather_rows",
+    "overlap",
     "overlap_grid",
     "pairs",
     "plan_exchange",
