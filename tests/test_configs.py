@@ -62,6 +62,7 @@ LARGE = (
     *("ressl/ressl_r18_cifar10.py", "ascl/ascl-byol_r18_cifar10.py"),
     *("unmix/unmix_mocov2_r18_cifar10.py", "unmix/unmix_byol_r18_cifar10.py"),
     *("cmsf/cmsf-2q_r18_cifar10.py", "msf/msf_r18_cifar10.py"),
+    "densesiam/densesiam_r18_cifar10.py",
     "densecl/densecl_r50_coco.py",  # but for the folder of images
     *(name for name in CONFIGS if "_r50_imagenet" in name),
 )
@@ -124,6 +125,8 @@ def test_takes_a_step(name, options, tmp_path):
     for _ in range(steps):
         inputs = small_batch(cfg, views)
         batch = dict(inputs=inputs, data_samples=samples(len(inputs[0])))
+        if model.needs_boxes_of:
+            batch["boxes"] = torch.rand(len(inputs[0]), len(inputs), 4)
         log = model.train_step(batch, OptimWrapper(optimizer))
     assert torch.isfinite(log["loss"])
     assert ("loss_consistency" in log) == ("co2" in name)

@@ -64,6 +64,7 @@ METHODS = {
     "simclr": Recipe("SimCLR", "simclr/simclr_r50_imagenet.py", 0.2, options=_SGD),
     "byol": Recipe("BYOL", "byol/byol_r50_imagenet.py", 0.2, 4, options=_SGD),
     "simsiam": Recipe("SimSiam", "simsiam/simsiam_r50_imagenet.py", 0.05, 4),
+    "densesiam": Recipe("DenseSiam", "densesiam/densesiam_r50_imagenet.py", 0.05, 4),
     "regioncls": Recipe("RegionCL-S", "regioncl/regioncls_r50_imagenet.py", 0.05, 5),
     "simreg": Recipe("SimReg", "simreg/simreg_r18_imagenet.py", 0.05, 1, teaches=True),
 }

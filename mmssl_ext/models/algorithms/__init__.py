@@ -6,6 +6,7 @@ from .byol import BYOL
 from .cmsf import CMSF
 from .co2 import CO2
 from .densecl import DenseCL
+from .densesiam import DenseSiam
 from .detco import DetCo
 from .ifnd import IFND
 from .interclr import InterCLR
@@ -27,6 +28,7 @@ __all__ = [
     "IFND",
     "MSF",
     "DenseCL",
+    "DenseSiam",
     "DetCo",
     "Features",
     "InterCLR",

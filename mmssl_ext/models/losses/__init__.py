@@ -3,6 +3,7 @@
 from .consistency import queue_consistency
 from .cross_similarity import cross_divergence, cross_squares, cross_uniformity
 from .dense import match_cells, take_cells
+from .dense_siamese import pixel_similarity, region_contrast, region_vectors
 from .distillation import (
     map_distillation,
     queue_distillation,
@@ -29,10 +30,13 @@ __all__ = [
     "match_cells",
     "mix_negatives",
     "neighbour_target",
+    "pixel_similarity",
     "queue_consistency",
     "queue_distillation",
     "queue_logsumexp",
     "queue_topk",
+    "region_contrast",
+    "region_vectors",
     "same_label_sums",
     "similarity_distillation",
     "soft_nce",

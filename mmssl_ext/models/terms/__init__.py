@@ -4,6 +4,7 @@ from .base import Term
 from .consistency import Consistency
 from .cross_similarity import CrossConsistency, CrossUniformity
 from .dense import Dense
+from .dense_siamese import PixelSimilarity, RegionSimilarity
 from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
 from .neighbours import Neighbours
@@ -20,6 +21,8 @@ __all__ = [
     "LocalRegression",
     "LocalSimilarity",
     "Neighbours",
+    "PixelSimilarity",
+    "RegionSimilarity",
     "Regions",
     "Term",
     "UnMix",
