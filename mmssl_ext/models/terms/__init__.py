@@ -6,7 +6,9 @@ from .cross_similarity import CrossConsistency, CrossUniformity
 from .dense import Dense
 from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
+from .local import LocalContrast
 from .neighbours import Neighbours
+from .pixels import PixelConsistency, PixelContrast, PooledRegression
 from .regions import Regions
 from .unmix import UnMix
 
@@ -17,9 +19,13 @@ __all__ = [
     "Dense",
     "Distillation",
     "InterImage",
+    "LocalContrast",
     "LocalRegression",
     "LocalSimilarity",
     "Neighbours",
+    "PixelConsistency",
+    "PixelContrast",
+    "PooledRegression",
     "Regions",
     "Term",
     "UnMix",
