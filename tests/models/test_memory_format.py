@@ -97,6 +97,8 @@ def test_maps_stay_in_channels_last(name):
             y.register_hook(lambda slope: watch(f"gradient of {key}", slope))
 
     for key, module in model.named_modules():
+        if name == "PixPro" and key == "neck.conv2":  # its cells meet as a matrix
+            continue
         if isinstance(module, (nn.Conv2d, _BatchNorm, nn.ReLU, nn.MaxPool2d)):
             module.register_forward_pre_hook(lambda m, x, key=key: watch(key, x[0]))
         if isinstance(module, nn.Conv2d):

@@ -41,9 +41,8 @@ def pair_cosine(y: Tensor, k: Tensor, near: Tensor) -> Tensor:
         k: N x Q x C.
         near: The pairs, N x P x Q bool.
     """
-    count = near.sum((1, 2))
     total = torch.where(near, cosines(y, k), 0.0).sum((1, 2))
-    return total / (count + _EPS)
+    return total / (near.sum((1, 2)).to(total) + _EPS)
 
 
 def pair_contrast(x: Tensor, k: Tensor, near: Tensor, temperature: float) -> Tensor:
