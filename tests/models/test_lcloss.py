@@ -68,7 +68,7 @@ def test_gradients_numerically():
 
 def pair_loss(model, maps, where_a, where_b):
     """The term on maps of D channels as they are."""
-    lc = model.terms.local
+    lc = model.terms.point
     lc.predictor = None
     return lc.pair(*maps, where_a, where_b).item()
 
@@ -134,12 +134,12 @@ def test_neighbours_are_no_negatives():
 
 def loop(model, inputs, where, points, across):
     """The definition, one point at a time; the points are those of geometry.py."""
-    lc, rows = model.terms.local, []
+    lc, rows = model.terms.point, []
     target = model.target if model.target.encodes else None
     for a, b in model.pairs:
         x = lc.head.project(model.backbone(inputs[a])[-1])
         x = x if lc.predictor is None else lc.predictor.project(x)
-        head = target.local_head if target else lc.head
+        head = target.point_head if target else lc.head
         k = head.project((target or model).backbone(inputs[b])[-1]).detach()
         boxes_ = where[:, a].double(), where[:, b].double()
         found = []  # by image: r, t of its points
@@ -191,8 +191,8 @@ def test_loss_and_gradient_equal_the_loop(base, points, negatives):
     twin = copy.deepcopy(model)
     found = model(inputs, mode="loss", index=torch.arange(4), boxes=where)
     truth = loop(twin, inputs, where, points, negatives == "batch")
-    assert found["raw_local"].item() == pytest.approx(truth.item(), abs=1e-9)
-    found["loss_local"].backward()
+    assert found["raw_point"].item() == pytest.approx(truth.item(), abs=1e-9)
+    found["loss_point"].backward()
     truth.backward()
     assert_same_gradients(model, twin, 1e-7, 1e-9)
 
@@ -223,8 +223,8 @@ def test_weight_zero_is_the_base(base):
             torch.testing.assert_close(
                 ours[name].grad, parameter.grad, rtol=1e-12, atol=1e-14
             )
-    assert not any(p.grad.any() for p in models[0].terms.local.parameters())
-    assert not any("local" in n for n in base_)
+    assert not any(p.grad.any() for p in models[0].terms.point.parameters())
+    assert not any("point" in n for n in base_)
 
 
 def test_no_overlap_is_nothing():
@@ -232,16 +232,16 @@ def test_no_overlap_is_nothing():
     for where in (DISJOINT, torch.full((1, 2, 4), torch.nan)):
         model.zero_grad()
         found = model(views(4), mode="loss", boxes=where.expand(4, -1, -1))
-        assert found["raw_local"] == 0
-        found["loss_local"].backward()
+        assert found["raw_point"] == 0
+        found["loss_point"].backward()
         assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
 def test_predictor_and_temperature_follow_the_base():
-    moco, byol = local("MoCo").terms.local, local("BYOL").terms.local
+    moco, byol = local("MoCo").terms.point, local("BYOL").terms.point
     assert (moco.predictor, moco.temperature, byol.temperature) == (None, 0.2, 0.1)
     assert byol.predictor.conv1.out_channels == 16
-    assert set(byol.parts()) == {"local_head"}  # the target has no predictor
+    assert set(byol.parts()) == {"point_head"}  # the target has no predictor
 
 
 def one_step(rank, world_size):
@@ -290,4 +290,4 @@ def test_bad_options_are_refused(changes, message):
 def test_learns_beside_pixel_consistency():
     model = build(method("BYOL", "LocalContrast", "PixelConsistency"))
     figures = train(model, views(4), sgd(model))
-    assert {"raw_local", "raw_pixel", "raw_instance"} <= figures.keys()
+    assert {"raw_point", "raw_pixel", "raw_instance"} <= figures.keys()

@@ -57,7 +57,7 @@ class LocalContrast(MapTerm):
         ValueError: An option is none of these.
     """
 
-    name = "local"
+    name = "point"
 
     def __init__(
         self,
