@@ -406,5 +406,5 @@ def test_wrong_values_say_what_to_change(changes, sentence):
 def test_a_batch_without_boxes_is_refused():
     model = build(DENSESIAM)
     assert model.needs_boxes_of == [0, 1]
-    with pytest.raises(ValueError, match="where its views were cut"):
+    with pytest.raises(ValueError, match="where each view was cut"):
         losses(model, views(2), None)

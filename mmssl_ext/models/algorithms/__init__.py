@@ -14,6 +14,7 @@ from .method import Features, Method, Step
 from .mochi import MoCHi
 from .moco import MoCo
 from .msf import MSF
+from .pixpro import PixContrast, PixPro
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
 from .ressl import ReSSL
 from .simclr import SimCLR
@@ -35,6 +36,8 @@ __all__ = [
     "Method",
     "MoCHi",
     "MoCo",
+    "PixContrast",
+    "PixPro",
     "ReSSL",
     "RegionCLD",
     "RegionCLM",

@@ -145,10 +145,22 @@ def warp(
         shows. The others repeat b's border.
     """
     h, w = size or map_b.shape[-2:]
+    grid, valid = centre_grid(boxes_a, boxes_b, h, w)
+    return sample(map_b, grid), valid
+
+
+def centre_grid(
+    boxes_a: Tensor, boxes_b: Tensor, h: int, w: int
+) -> tuple[Tensor, Tensor]:
+    """Where the centres of the h x w cells of view a are in view b.
+
+    Returns:
+        A grid for :func:`sample` of b's map, N x h x w x 2, and a mask N x h x w of
+        those that b shows.
+    """
     points = to_view(to_image(cell_centres(h, w, _full(boxes_a)), boxes_a), boxes_b)
     points = points.view(-1, h, w, 2)
-    valid = ((points >= 0) & (points <= 1)).all(-1)
-    return sample(map_b, 2 * points - 1), valid
+    return 2 * points - 1, ((points >= 0) & (points <= 1)).all(-1)
 
 
 def overlap(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,6 +195,24 @@ def overlap_grid(
         grid = torch.where(valid[:, None, None], grid, 0.0)
         grids.append(grid.view(-1, size, size, 2))
     return grids[0], grids[1], valid
+
+
+def apart(grid: Tensor, h: int, w: int) -> Tensor:
+    """Which points of a map are at least one of its h x w cells apart.
+
+    Along x or along y: of two points nearer than that, :func:`sample` reads mostly the
+    same cells. Those exactly a cell apart, but for rounding, are apart.
+
+    Args:
+        grid: N x M x 2, as for :func:`sample`.
+        h: Rows of the map.
+        w: Columns of the map.
+
+    Returns:
+        N x M x M bool, False for a point and itself.
+    """
+    steps = (grid[:, :, None] - grid[:, None]).abs() * grid.new_tensor([w / 2, h / 2])
+    return steps.amax(-1) > 1 - 1e-3
 
 
 def sample(maps: Tensor, grid: Tensor) -> Tensor:

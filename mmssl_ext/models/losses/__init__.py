@@ -1,5 +1,13 @@
 """Losses as pure functions of tensors."""
 
+from .cells import (
+    across_images,
+    cosines,
+    pair_contrast,
+    pair_cosine,
+    point_contrast,
+    propagate,
+)
 from .consistency import queue_consistency
 from .cross_similarity import cross_divergence, cross_squares, cross_uniformity
 from .dense import match_cells, take_cells
@@ -19,7 +27,9 @@ from .same_label import same_label_sums
 from .soft_targets import neighbour_target
 
 __all__ = [
+    "across_images",
     "attend",
+    "cosines",
     "cross_divergence",
     "cross_squares",
     "cross_uniformity",
@@ -30,7 +40,11 @@ __all__ = [
     "match_cells",
     "mix_negatives",
     "neighbour_target",
+    "pair_contrast",
+    "pair_cosine",
     "pixel_similarity",
+    "point_contrast",
+    "propagate",
     "queue_consistency",
     "queue_distillation",
     "queue_logsumexp",

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
-from ..layers import unit
+from ..layers import overlap_grid, require_boxes, sample, unit
 from ..layers.cell_mlp import cell_mlp
-from ..layers.geometry import overlap_grid, sample
 from ..losses import pixel_similarity, region_contrast, region_vectors
 from ..part import Features, check_positive, is_count, one_of
 from .base import Term
@@ -64,13 +63,14 @@ class _Overlap(Term):
         return maps[-1]
 
     def grids(self, step: Step, a: int, b: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Common points of two views, N x S x S x 2 each, and where there are any."""
+        """Common points of two views, N x S x S x 2 each, and where there are any.
+
+        Raises:
+            ValueError: The batch does not say where its views were cut.
+        """
         if step.boxes is None:
-            raise UserValueError(
-                f"The term {type(self).__name__} compares the same places of an image, "
-                "but the batch does not say where its views were cut (boxes); let "
-                "MakeViews and PackViews make the views."
-            )
+            require_boxes(None, type(self).__name__, ())
+        assert step.boxes is not None
         return overlap_grid(step.boxes[:, a], step.boxes[:, b], self.num_points)
 
 
