@@ -35,6 +35,9 @@ RATIOS = (  # name, numerator, denominator
     ("densecl_over_moco", "densecl", "moco"),
     ("regionclm_over_moco", "regionclm", "moco"),
     ("unmix_over_moco", "unmix", "moco"),
+    ("lcloss_over_moco", "lcloss", "moco"),
+    ("pixpro_over_byol", "pixpro", "byol"),
+    ("lcloss_over_byol", "lcloss_byol", "byol"),
     ("detco_over_moco", "detco", "moco"),
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
@@ -97,6 +100,13 @@ def config(kind: str, depth: int) -> dict:
         model["region"] = {"cells": (3, 5) if depth == 50 else (1, 2), "stride": 32}
     if kind == "UnMix":
         model |= {"type": "MoCo", "terms": [{"type": "UnMix"}]}
+    if kind.startswith("LC"):
+        model |= {"type": "MoCo", "terms": [{"type": "LocalContrast"}]}
+    if kind in ("BYOL", "LC-BYOL", "PixPro"):
+        for key in ("head", "queue_len"):
+            del model[key]
+        model |= {"type": kind.rpartition("-")[2], "momentum": 0.99, "bn_splits": None}
+        model |= byol_heads(kind, channels)
     if kind == "DetCo":
         stages = [channels // 8, channels // 4, channels // 2, channels]
         model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
@@ -109,6 +119,19 @@ def config(kind: str, depth: int) -> dict:
             "negatives": {"type": "SemiHardNegatives", "exact": kind == "InterCLR"},
         }
     return model
+
+
+def byol_heads(kind: str, channels: int) -> dict:
+    """Projector and predictor of BYOL, or of PixPro, in the paper's widths."""
+    widths = {"hid_channels": 4096, "out_channels": 256}
+    if kind == "PixPro":
+        return {"neck": {"type": "ConvProjector", "in_channels": channels, **widths}}
+    mlp = {"type": "NonLinearNeck", **widths, "num_layers": 2, "with_bias": True}
+    mlp |= {"norm_cfg": {"type": "BN1d"}, "with_last_bn": False}
+    return {
+        "neck": mlp | {"in_channels": channels},
+        "predictor": mlp | {"in_channels": 256, "with_avg_pool": False},
+    }
 
 
 def build(kind: str, depth: int, fast: bool = False):
@@ -162,7 +185,12 @@ def measure(
     patches = torch.randint(256, (2, batch_size, 9, 3, side, side), dtype=torch.uint8)
     numbers = torch.randperm(IMAGES)[:batch_size].tolist()
     samples = [DataSample(metainfo={"sample_idx": i}) for i in numbers]
-    batch = {"inputs": list(images), "data_samples": samples}
+    crops = torch.tensor([(0.0, 0.0, 0.75, 0.75), (1.0, 0.25, 0.25, 1.0)])
+    batch = {
+        "inputs": list(images),
+        "data_samples": samples,
+        "boxes": crops.expand(batch_size, -1, -1),
+    }
     more = batch | {"inputs": [*images, *patches]}
     arms = {
         "moco": whole_step("MoCo", depth, batch),
@@ -174,6 +202,10 @@ def measure(
         "densecl": whole_step("DenseCL", depth, batch),
         "regionclm": whole_step("RegionCLM", depth, batch),
         "unmix": whole_step("UnMix", depth, batch),
+        "lcloss": whole_step("LC", depth, batch),
+        "byol": whole_step("BYOL", depth, batch),
+        "lcloss_byol": whole_step("LC-BYOL", depth, batch),
+        "pixpro": whole_step("PixPro", depth, batch),
         "detco": whole_step("DetCo", depth, more),
         "interclr": whole_step("InterCLR", depth, batch),
         "interclr_fast": whole_step("InterCLR-fast", depth, batch),

@@ -17,7 +17,7 @@ from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from mmssl_ext.run.launch import load_config, prepare
 
-from .models.common import samples
+from .models.common import boxes, samples
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
@@ -113,7 +113,9 @@ def test_takes_a_step(name, options, tmp_path):
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
     for _ in range(steps):
         inputs = small_batch(cfg, views)
-        batch = dict(inputs=inputs, data_samples=samples(len(inputs[0])))
+        count = len(inputs[0])
+        batch = dict(inputs=inputs, data_samples=samples(count))
+        batch["boxes"] = boxes(count, len(inputs))
         log = model.train_step(batch, OptimWrapper(optimizer))
     assert torch.isfinite(log["loss"])
     assert ("loss_consistency" in log) == ("co2" in name)
@@ -123,7 +125,8 @@ def test_takes_a_step(name, options, tmp_path):
 
 def small_batch(cfg, views):
     """Noise of few pixels; the regions of RegionCL need the size of the config."""
-    side = 64 if "neck" not in cfg.model or cfg.model.type == "DenseCL" else 32
+    cells = cfg.model.type == "DenseCL" or "lcloss" in cfg.filename
+    side = 64 if "neck" not in cfg.model or cells else 32
     batch, side = (2, views[0].shape[-1]) if "region" in cfg.model else (8, side)
     if len(views) > 2:  # with patches, of which each image has nine
         batch = 4
@@ -276,6 +279,52 @@ def test_mochi_and_xmoco_differ_from_moco_by_negatives_and_terms():
         found = [small.head[name] for name in counts]
         assert small.queue_len == queue == 64 * found[0]
         assert found == [found[0], found[0], found[0] // 8]
+
+
+@pytest.mark.parametrize("base", ["mocov2", "byol", "simsiam"])
+def test_lcloss_differs_from_its_base_by_the_term_and_the_size_of_the_maps(base):
+    for recipe in ("r50_imagenet", "r18_demo", "r18_cifar10"):
+        plain = load(f"{base}/{base}_{recipe}.py")
+        ours = load(f"lcloss/lcloss_{base}_{recipe}.py")
+        (term,) = ours.model.pop("terms")
+        fixed = dict(type="LocalContrast", points=7, weight=1.0)
+        assert fixed.items() <= term.items()
+        assert ("predictor_channels" in term) == (base != "mocov2")
+        assert ours.model == plain.model
+        same(ours, plain, *SAME[1:] if recipe == "r18_demo" else SAME)
+    seen = [x.shape[-1] for x in views_of_demo("lcloss/lcloss_byol")]
+    assert seen == [112, 112]
+
+
+def views_of_demo(name):
+    cfg = load(f"{name}_r18_demo.py")
+    photo = Image.new("RGB", (96, 96))
+    return make_views(cfg.train_dataloader.dataset.pipeline, photo)
+
+
+def test_pixpro_recipe():
+    """Widths and numbers of parameters of the sheet; data and schedule are BYOL's."""
+    cfg, byol = load("pixpro/pixpro_r50_imagenet.py"), load("byol/byol_r50_imagenet.py")
+    same_views = ("train_dataloader", "dataset")
+    assert cfg[same_views[0]][same_views[1]] == byol[same_views[0]][same_views[1]]
+    assert load_config(ROOT / "pixpro/pixpro_r50_imagenet.py").sync_bn == "torch"
+    model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.neck.parameters()) == 9_449_728
+    assert sum(p.numel() for p in model.terms.parameters()) == 65_792
+    pixel, momentum = model.terms.pixel, model.target.momentum
+    assert (pixel.gamma, pixel.threshold, pixel.layers) == (2, 0.7, 1)
+    assert (momentum.kind, momentum.start, momentum.end) == ("cosine", 0.99, 1)
+    assert cfg.model.backbone.zero_init_residual and model.reduce == "sum"
+    branch = MODELS.build(load("pixpro/pixpro-inst_r50_imagenet.py").model)
+    assert branch.weight_of("instance") == 1
+    parts = branch.terms.instance
+    assert sum(p.numel() for p in parts.head.parameters()) == 9_449_728
+    assert sum(p.numel() for p in parts.predictor.parameters()) == 2_109_696
+    contrast = load("pixpro/pixcontrast_r50_imagenet.py")
+    assert contrast.model.pixel == dict(temperature=0.3, threshold=0.7)
+    same(contrast, cfg)
+    demo = [x.shape[-1] for x in views_of_demo("pixpro/pixpro")]
+    assert demo == [112, 112] and load("pixpro/pixpro_r18_demo.py").lr_batch == 64
 
 
 @pytest.mark.parametrize("base", ["mocov2", "byol"])
@@ -483,6 +532,7 @@ LARS_RECIPES = {
     "byol/byol_r18_cifar10.py": (2.0, 1e-5, 1000, 256),
     "simclr/simclr_r50_imagenet.py": (4.8, 1e-6, 200, 4096),
     "simclr/simclr_r18_cifar10.py": (2.0, 1e-4, 1000, 512),
+    "pixpro/pixpro_r50_imagenet.py": (4.0, 1e-5, 100, 1024),
 }
 
 
@@ -523,12 +573,14 @@ def test_lars_recipe(name):
             left_alone = param.ndim == 1  # BatchNorm and biases
             assert group.get("lars_exclude", False) == left_alone, names[id(param)]
             assert group["weight_decay"] == (0 if left_alone else weight_decay)
-    # Linear in 10 epochs of 2 iterations, then half a cosine
+    # Linear in some epochs of 2 iterations, then half a cosine
     rates = iteration_rates(cfg.param_scheduler, 2 * epochs)
-    assert rates[0] == pytest.approx(1e-4)
-    assert rates[10] == pytest.approx(1e-4 + (1 - 1e-4) * 10 / 19)
-    assert rates[20] == pytest.approx(1, abs=1e-4)
-    assert rates[20 + (epochs - 10)] == pytest.approx(0.5, abs=1e-3)
+    warmup, start = (5, 0.01) if "pixpro" in name else (10, 1e-4)
+    assert rates[0] == pytest.approx(start)
+    middle = start + (1 - start) * warmup / (2 * warmup - 1)
+    assert rates[warmup] == pytest.approx(middle)
+    assert rates[2 * warmup] == pytest.approx(1, abs=1e-4)
+    assert rates[2 * warmup + (epochs - warmup)] == pytest.approx(0.5, abs=1e-3)
     assert 0 < rates[-1] < 1e-4
 
 

@@ -63,7 +63,12 @@ METHODS = {
     "interclr": Recipe("InterCLR", "interclr/interclr_r50_imagenet.py", queue=True),
     "simclr": Recipe("SimCLR", "simclr/simclr_r50_imagenet.py", 0.2, options=_SGD),
     "byol": Recipe("BYOL", "byol/byol_r50_imagenet.py", 0.2, 4, options=_SGD),
+    "pixpro": Recipe("PixPro", "pixpro/pixpro_r50_imagenet.py", 0.2, 4, options=_SGD),
+    "lcloss": Recipe(
+        "LC-loss", "lcloss/lcloss_byol_r50_imagenet.py", 0.2, 4, options=_SGD
+    ),
     "simsiam": Recipe("SimSiam", "simsiam/simsiam_r50_imagenet.py", 0.05, 4),
+    "densesiam": Recipe("DenseSiam", "densesiam/densesiam_r50_imagenet.py", 0.05, 4),
     "regioncls": Recipe("RegionCL-S", "regioncl/regioncls_r50_imagenet.py", 0.05, 5),
     "simreg": Recipe("SimReg", "simreg/simreg_r18_imagenet.py", 0.05, 1, teaches=True),
 }

@@ -156,12 +156,20 @@ def check_positive(name: str, value: float) -> float:
 
 
 def in_features(module: nn.Module) -> int | None:
-    """Size of what a predictor takes, by its first linear layer."""
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    return linear[0].in_features if linear else None
+    """Size of what a projector or predictor takes, by its first layer."""
+    layers = _layers(module)
+    return layers[0].weight.shape[1] if layers else None
 
 
 def out_features(module: nn.Module) -> int | None:
-    """Size of what a projector or predictor returns, by its last linear layer."""
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    return linear[-1].out_features if linear else None
+    """Size of what a projector or predictor returns, by its last layer."""
+    layers = _layers(module)
+    return layers[-1].weight.shape[0] if layers else None
+
+
+def _layers(module: nn.Module) -> list[Any]:
+    """Its linear layers; without any, its convolutions of 1 x 1."""
+    every = list(module.modules())
+    linear = [m for m in every if isinstance(m, nn.Linear)]
+    flat = (m for m in every if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))
+    return linear or list(flat)

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from .common import BACKBONE, initialise, total
+from .common import BACKBONE, boxes, initialise, total
 
 DIM = 16
 MLP = dict(
@@ -46,6 +46,10 @@ TERMS: dict = {
     ),
     "CrossConsistency": {},
     "CrossUniformity": {},
+    "PixelConsistency": dict(hid_channels=16, layers=2),
+    "PixelSimilarity": dict(num_layers=2, num_points=3),
+    "RegionSimilarity": dict(num_regions=4, hid_channels=16, num_points=3),
+    "LocalContrast": dict(hid_channels=16, points=3, exclude_near=False),
 }
 # On bases that regress their target alone.
 REGRESSION_TERMS: dict = {"Neighbours": dict(temperature=0.2, num_neighbours=2)}
@@ -86,7 +90,8 @@ def views(batch: int = 8, seed: int = 0, size: int = 64, count: int = 2, **optio
 def losses(model, inputs, index=None):
     """What the model makes of the views of the first images, or of those."""
     index = torch.arange(len(inputs[0])) if index is None else index
-    return model(inputs, mode="loss", index=index)
+    where = boxes(len(inputs[0]), len(inputs))
+    return model(inputs, mode="loss", index=index, boxes=where)
 
 
 def train(model, inputs, optimizer, index=None):

@@ -16,13 +16,21 @@ SHIFTING_ALGORITHMS = ("MSF", "CMSF")
 ALGORITHMS = (
     *(*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR"),
     *SHIFTING_ALGORITHMS,
+    *("PixPro", "DenseSiam"),
 )
-MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS)
+MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS, "PixPro")
 NOT_DRAWN = (
     *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND"),
     *("SimSiam", "BYOL", "SimCLR", *SHIFTING_ALGORITHMS),
 )
-CELL_ALGORITHMS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS")
+CELL_ALGORITHMS = (
+    "DenseCL",
+    "RegionCLM",
+    "RegionCLD",
+    "RegionCLS",
+    "PixPro",
+    "DenseSiam",
+)
 
 BACKBONE = dict(
     type="ResNet",
@@ -32,6 +40,7 @@ BACKBONE = dict(
     zero_init_residual=False,  # else half of the layers start without a gradient
 )
 DENSE_NECK = dict(type="DenseCLNeck", in_channels=64, hid_channels=64, out_channels=16)
+CONV_NECK = dict(type="ConvProjector", in_channels=64, hid_channels=32, out_channels=16)
 REGION = dict(cells=(1, 1), stride=32)
 
 
@@ -66,10 +75,15 @@ def model_config(type_="CO2", **changes) -> dict:
         )
     else:
         config["neck"] = _mlp(64, 32, with_last_bn_affine=False)
-        if type_ != "SimCLR":
+        if type_ not in ("SimCLR", "PixPro"):
             config["predictor"] = PREDICTOR
-    if type_ in ("BYOL", *SHIFTING_ALGORITHMS):
+    if type_ in ("BYOL", *SHIFTING_ALGORITHMS, "PixPro"):
         config["momentum"] = 0.9
+    if type_ == "DenseSiam":
+        config["pixel"] = dict(num_layers=2, num_points=3)
+        config["region"] = dict(num_regions=4, hid_channels=16, num_points=3)
+    if type_ == "PixPro":
+        config |= dict(neck=CONV_NECK, instance_weight=0.5)
     if type_ in SHIFTING_ALGORITHMS:
         config |= dict(bank_len=64, topk=3)
     if type_ == "CMSF":
@@ -193,13 +207,20 @@ def samples(images):
     return [DataSample(metainfo=dict(sample_idx=int(i))) for i in images]
 
 
+def boxes(batch, count=2):
+    """Where the views were cut: two that overlap, every other view mirrored."""
+    rows = [(0, 0, 0.75, 0.75), (1, 0.25, 0.25, 1)]
+    return torch.tensor([rows[v % 2] for v in range(count)]).expand(batch, -1, -1)
+
+
 def step(model, inputs, optimizer, images=None):
     """One optimizer step; the losses and other figures by name.
 
     ``images`` are the numbers of the images in the dataset, the first ones unless told.
     """
     images = len(inputs[0]) if images is None else images
-    losses = model(inputs, samples(images), mode="loss")
+    where = boxes(len(inputs[0]), len(inputs))
+    losses = model(inputs, samples(images), mode="loss", boxes=where)
     optimizer.zero_grad()
     total(losses).backward()
     optimizer.step()

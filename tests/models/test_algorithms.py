@@ -19,6 +19,7 @@ from .common import (
     MOMENTUM_ALGORITHMS,
     NOT_DRAWN,
     QUEUE_ALGORITHMS,
+    boxes,
     build,
     double,
     encode_key,
@@ -62,7 +63,7 @@ def assert_same_state(ours, theirs):
 def test_every_parameter_learns_and_no_key_does(name, changes):
     model = build(name, **changes)
     with mock.patch.object(model, "remember", wraps=model.remember) as spy:
-        losses = model(views(8, type_=name), samples(8), mode="loss")
+        losses = model(views(8, type_=name), samples(8), mode="loss", boxes=boxes(8))
     assert "loss_instance" in losses or name == "DetCo"
     for key, value in losses.items():
         assert value.shape == (), key
@@ -94,7 +95,7 @@ def test_any_batch_size(name, changes):
         if name not in QUEUE_ALGORITHMS:
             batch = max(2, batch)  # the neck has BatchNorm
         inputs = views(batch, seed, 64, type_=name)
-        losses = model(inputs, samples(batch), mode="loss")
+        losses = model(inputs, samples(batch), mode="loss", boxes=boxes(batch))
         assert all(torch.isfinite(v) for v in losses.values())
         seen += batch
         for queue in queues(model).values():
@@ -110,7 +111,7 @@ def test_any_batch_size(name, changes):
 @every_queue_algorithm
 def test_keys_become_negatives_after_their_own_step(name):
     model = build(name)
-    model(views(8, 0, type_=name), samples(8), mode="loss")
+    model(views(8, 0, type_=name), samples(8), mode="loss", boxes=boxes(8))
     before = copy.deepcopy(model)
     inputs, images = views(8, 1, type_=name), samples(range(8, 16))
     losses = model(inputs, images, mode="loss")
@@ -213,7 +214,7 @@ def test_state_dict_holds_everything(name, changes):
 @every_algorithm
 def test_embed_modes(name):
     model = build(name)
-    model(views(8, type_=name), samples(8), mode="loss")
+    model(views(8, type_=name), samples(8), mode="loss", boxes=boxes(8))
     with torch.no_grad():
         model.backbone.conv1.weight.add_(1)
     model.eval()

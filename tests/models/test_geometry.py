@@ -116,7 +116,7 @@ def test_warp_by_hand():
         assert values.item() == pytest.approx(value) and valid.all()
 
 
-def test_overlap_by_hand():
+def test_common_points_by_hand():
     for b, u in ((B, (1 / 12, 1 / 4)), (mirrored(B), (11 / 12, 3 / 4))):
         grid_a, grid_b, valid = geo.overlap_grid(A, b, 2)
         assert valid.tolist() == [True]
@@ -197,3 +197,94 @@ def test_missing_boxes_are_refused_by_name():
     ):
         geo.require_boxes(good, "PixPro", range(3))
     geo.require_boxes(good, "PixPro", (0, 2))  # the other may be of patches
+
+
+def test_overlap_by_hand():
+    box, valid = geo.overlap(A, B)
+    assert box.tolist() == [[0.25, 0.25, 0.5, 0.5]] and valid.tolist() == [True]
+    corners = box.view(2, 2)  # of the overlap, in units of a view
+    assert geo.to_view(corners, A)[0].tolist() == [[0.5, 0.5], [1, 1]]
+    for view, u in ((B, (0, 1 / 3)), (mirrored(B), (1, 2 / 3))):
+        assert torch.equal(geo.overlap(A, view)[0], box)
+        assert geo.to_view(corners, view)[0, :, 0].tolist() == pytest.approx(u)
+
+
+def test_equals_loops_over_pixels():
+    """Overlap, warp and places against a drawn image of which every pixel is seen."""
+    side, cells = 40, 5
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        draw = torch.randint(0, 5, (2, 4), generator=generator)
+        rows, seen = [], []  # in pixels, edges that fall on cells
+        for left, top, wide, high in draw.tolist():
+            x0, y0 = 5 * left, 5 * top
+            x1, y1 = x0 + 5 * (wide + 1), y0 + 5 * (high + 1)
+            x1, y1 = min(x1, side), min(y1, side)
+            mirror = bool((left + wide) % 2)
+            rows.append((x1, y0, x0, y1) if mirror else (x0, y0, x1, y1))
+            seen.append({(x, y) for x in range(x0, x1) for y in range(y0, y1)})
+        a, b = (boxes(row) / side for row in rows)
+        common = seen[0] & seen[1]
+        box, valid = geo.overlap(a, b)
+        assert valid.item() == bool(common)
+        if common:
+            x, y = zip(*common, strict=True)
+            edges = [min(x), min(y), max(x) + 1, max(y) + 1]
+            assert (box[0] * side).tolist() == pytest.approx(edges)
+        values = torch.rand(1, 2, cells, cells, dtype=torch.float64)
+        found, shown = geo.warp(values, a, b)
+        for i, j in itertools.product(range(cells), repeat=2):
+            x = rows[0][0] + (j + 0.5) / cells * (rows[0][2] - rows[0][0])
+            y = rows[0][1] + (i + 0.5) / cells * (rows[0][3] - rows[0][1])
+            u = (x - rows[1][0]) / (rows[1][2] - rows[1][0])
+            v = (y - rows[1][1]) / (rows[1][3] - rows[1][1])
+            inside = min(u, v) >= -1e-12 and max(u, v) <= 1 + 1e-12
+            edge = min(abs(t - e) for t in (u, v) for e in (0, 1)) < 1e-9
+            assert edge or shown[0, i, j] == inside
+            row, column = (min(max(t * cells - 0.5, 0), cells - 1) for t in (v, u))
+            top, left = min(int(row), cells - 2), min(int(column), cells - 2)
+            expected = sum(
+                values[0, :, top + p, left + q]
+                * (1 - abs(row - top - p))
+                * (1 - abs(column - left - q))
+                for p, q in itertools.product((0, 1), repeat=2)
+            )
+            assert torch.allclose(found[0, :, i, j], expected)
+
+
+def test_pairs_of_maps_of_two_sizes():
+    a, b = random_boxes(6, 5), random_boxes(6, 6)
+    found = geo.pairs(a, b, 2, 3, size_b=(4, 5))
+    assert found.shape == (6, 6, 20) and found.any()
+    assert torch.equal(found.mT, geo.pairs(b, a, 4, 5, size_b=(2, 3)))
+    assert torch.equal(geo.pairs(a, b, 3, 3), geo.pairs(a, b, 3, 3, size_b=(3, 3)))
+
+
+def test_invariants():
+    count = 20
+    a, b = random_boxes(count, 7), random_boxes(count, 8)
+    generator = torch.Generator().manual_seed(9)
+    maps = torch.rand(count, 3, 6, 5, generator=generator, dtype=torch.float64)
+    points = torch.rand(count, 9, 2, generator=generator, dtype=torch.float64)
+    there = geo.to_view(geo.to_image(points, a), b)
+    assert torch.allclose(geo.to_view(geo.to_image(there, b), a), points)
+    same, valid = geo.warp(maps, a, a)
+    assert valid.all() and torch.allclose(same, maps)
+    found, valid = geo.warp(maps, a, b)
+    # A mirrored view is put upright again: its box and its map are mirrored together.
+    turned, shown = geo.warp(maps.flip(-1), a, mirrored(b))
+    assert torch.allclose(turned, found) and torch.equal(shown, valid)
+    near = geo.pairs(a, b, 6, 5)
+    assert torch.equal(geo.pairs(b, a, 6, 5).mT, near)
+    columns = near.view(count, 30, 6, 5)
+    assert torch.equal(
+        geo.pairs(a, mirrored(b), 6, 5).view(count, 30, 6, 5), columns.flip(-1)
+    )
+    shift = torch.tensor([0.5, -0.25, 0.5, -0.25], dtype=torch.float64)
+    scale = torch.tensor([2, 0.5, 2, 0.5], dtype=torch.float64)
+    moved = geo.warp(maps, a * scale + shift, b * scale + shift)
+    assert torch.allclose(moved[0], found) and torch.equal(moved[1], valid)
+    assert torch.equal(geo.pairs(2 * a + shift, 2 * b + shift, 6, 5), near)
+    order = torch.randperm(count, generator=generator)
+    assert torch.equal(geo.warp(maps[order], a[order], b[order])[0], found[order])
+    assert torch.equal(geo.pairs(a[order], b[order], 6, 5), near[order])

@@ -99,7 +99,7 @@ def test_learns_and_goes_on_exactly(base, names):
 
 RANKED = [
     ("MoCo", ("Dense", "InterImage")),
-    ("BYOL", ("Consistency", "Neighbours")),
+    ("BYOL", ("Consistency", "Neighbours", "LocalContrast")),
     ("SimCLR", ("Consistency", "Dense", "CrossConsistency", "CrossUniformity")),
     ("MoCo v3", ()),
 ]

@@ -6,6 +6,7 @@ from .byol import BYOL
 from .cmsf import CMSF
 from .co2 import CO2
 from .densecl import DenseCL
+from .densesiam import DenseSiam
 from .detco import DetCo
 from .ifnd import IFND
 from .interclr import InterCLR
@@ -13,6 +14,7 @@ from .method import Features, Method, Step
 from .mochi import MoCHi
 from .moco import MoCo
 from .msf import MSF
+from .pixpro import PixContrast, PixPro
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
 from .ressl import ReSSL
 from .simclr import SimCLR
@@ -27,12 +29,15 @@ __all__ = [
     "IFND",
     "MSF",
     "DenseCL",
+    "DenseSiam",
     "DetCo",
     "Features",
     "InterCLR",
     "Method",
     "MoCHi",
     "MoCo",
+    "PixContrast",
+    "PixPro",
     "ReSSL",
     "RegionCLD",
     "RegionCLM",

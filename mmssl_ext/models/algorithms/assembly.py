@@ -240,7 +240,8 @@ class Assembly(SSLAlgorithm):
         names = self.compare.names if part == "compare" else (part,)
         now = self.clock.num_steps
         ends = {now, max(now, until - 1)}
-        return max(self.weights[name].at(i, self.clock) for name in names for i in ends)
+        every = (self.weights[name].at(i, self.clock) for name in names for i in ends)
+        return max(every, default=0.0)
 
     def start(self, training: Any) -> None:
         """Before the first step of a run.

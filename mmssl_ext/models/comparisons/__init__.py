@@ -7,6 +7,7 @@ from .levels import MultiLevelSoftmax
 from .mean_shift import MeanShift
 from .mixed import MixedNegativesSoftmax
 from .neighbours import Constraint, EarlierNeighbours, SameCluster, SameLabel
+from .none import NoComparison
 from .queue import QueueSoftmax
 from .regression import Regression
 from .soft import NeighbourSoftmax, RelationSoftmax
@@ -22,6 +23,7 @@ __all__ = [
     "MixedNegativesSoftmax",
     "MultiLevelSoftmax",
     "NeighbourSoftmax",
+    "NoComparison",
     "QueueSoftmax",
     "Regression",
     "RelationSoftmax",

@@ -10,14 +10,26 @@ from .exchange import (
     unshuffle_batch,
 )
 from .gather import gather_rows
-from .geometry import overlap_grid, pairs, require_boxes, sample, warp
+from .geometry import (
+    apart,
+    centre_grid,
+    overlap,
+    overlap_grid,
+    pairs,
+    require_boxes,
+    sample,
+    warp,
+)
 from .unit import unit
 
 __all__ = [
     "Exchange",
     "SplitBatchNorm",
+    "apart",
+    "centre_grid",
     "exchange_rows",
     "gather_rows",
+    "overlap",
     "overlap_grid",
     "pairs",
     "plan_exchange",

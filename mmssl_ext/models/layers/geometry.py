@@ -86,21 +86,37 @@ def to_view(points: Tensor, boxes: Tensor) -> Tensor:
     return (points - start) / (end - start)
 
 
-def pairs(boxes_a: Tensor, boxes_b: Tensor, h: int, w: int, thr: float = 0.7) -> Tensor:
-    """Which cells of two h x w maps lie close to each other in the image.
+def pairs(
+    boxes_a: Tensor,
+    boxes_b: Tensor,
+    h: int,
+    w: int,
+    thr: float = 0.7,
+    size_b: tuple[int, int] | None = None,
+) -> Tensor:
+    """Which cells of two maps lie close to each other in the image.
 
     As in PixPro (arXiv 2011.10043): their centres are nearer than ``thr`` times the
     larger of the diagonals of a cell of a and of b, in units of the image.
+
+    Args:
+        boxes_a: N x 4.
+        boxes_b: N x 4.
+        h: Rows of a's map.
+        w: Columns of a's map.
+        thr: In diagonals of a cell.
+        size_b: Cells (h, w) of b's map, if these are others than a's.
 
     Returns:
         Cells of a by cells of b, N x h*w x h*w bool, row by row each. Also cells just
         outside of the overlap can be close.
     """
-    centres = cell_centres(h, w, _full(boxes_a))
-    a, b = to_image(centres, boxes_a), to_image(centres, boxes_b)
+    full, (h_b, w_b) = _full(boxes_a), size_b or (h, w)
+    a = to_image(cell_centres(h, w, full), boxes_a)
+    b = to_image(cell_centres(h_b, w_b, full), boxes_b)
     distance = (a[:, :, None] - b[:, None]).square().sum(-1)
     limit = thr * torch.maximum(
-        _cell_diagonal(boxes_a, h, w), _cell_diagonal(boxes_b, h, w)
+        _cell_diagonal(boxes_a, h, w), _cell_diagonal(boxes_b, h_b, w_b)
     )
     return distance < limit.square()[:, None, None]
 
@@ -129,10 +145,35 @@ def warp(
         shows. The others repeat b's border.
     """
     h, w = size or map_b.shape[-2:]
+    grid, valid = centre_grid(boxes_a, boxes_b, h, w)
+    return sample(map_b, grid), valid
+
+
+def centre_grid(
+    boxes_a: Tensor, boxes_b: Tensor, h: int, w: int
+) -> tuple[Tensor, Tensor]:
+    """Where the centres of the h x w cells of view a are in view b.
+
+    Returns:
+        A grid for :func:`sample` of b's map, N x h x w x 2, and a mask N x h x w of
+        those that b shows.
+    """
     points = to_view(to_image(cell_centres(h, w, _full(boxes_a)), boxes_a), boxes_b)
     points = points.view(-1, h, w, 2)
-    valid = ((points >= 0) & (points <= 1)).all(-1)
-    return sample(map_b, 2 * points - 1), valid
+    return 2 * points - 1, ((points >= 0) & (points <= 1)).all(-1)
+
+
+def overlap(boxes_a: Tensor, boxes_b: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of the image that both views show.
+
+    Returns:
+        Its box, N x 4, upright, x0 < x1 whether the views are mirrored or not; and a
+        mask N, False where they do not overlap, which leaves the box without meaning.
+    """
+    a, b = (_full(boxes).view(-1, 2, 2) for boxes in (boxes_a, boxes_b))
+    low = torch.maximum(a.amin(1), b.amin(1))  # N x 2
+    high = torch.minimum(a.amax(1), b.amax(1))
+    return torch.cat([low, high], 1), (high > low).all(-1)
 
 
 def overlap_grid(
@@ -146,18 +187,32 @@ def overlap_grid(
         N, False where the views do not overlap. The grids are the views' centres then,
         and what is sampled there has to be left out.
     """
-    a, b = (_full(boxes).view(-1, 2, 2) for boxes in (boxes_a, boxes_b))
-    low = torch.maximum(a.amin(1), b.amin(1))  # N x 2
-    high = torch.minimum(a.amax(1), b.amax(1))
-    valid = (high > low).all(-1)
-    centres = cell_centres(size, size, low)
-    points = low[:, None] + centres * (high - low)[:, None]
+    common, valid = overlap(boxes_a, boxes_b)
+    points = to_image(cell_centres(size, size, common), common)
     grids = []
     for boxes in (boxes_a, boxes_b):
         grid = 2 * to_view(points, boxes) - 1
         grid = torch.where(valid[:, None, None], grid, 0.0)
         grids.append(grid.view(-1, size, size, 2))
     return grids[0], grids[1], valid
+
+
+def apart(grid: Tensor, h: int, w: int) -> Tensor:
+    """Which points of a map are at least one of its h x w cells apart.
+
+    Along x or along y: of two points nearer than that, :func:`sample` reads mostly the
+    same cells. Those exactly a cell apart, but for rounding, are apart.
+
+    Args:
+        grid: N x M x 2, as for :func:`sample`.
+        h: Rows of the map.
+        w: Columns of the map.
+
+    Returns:
+        N x M x M bool, False for a point and itself.
+    """
+    steps = (grid[:, :, None] - grid[:, None]).abs() * grid.new_tensor([w / 2, h / 2])
+    return steps.amax(-1) > 1 - 1e-3
 
 
 def sample(maps: Tensor, grid: Tensor) -> Tensor:

@@ -1,8 +1,17 @@
 """Losses as pure functions of tensors."""
 
+from .cells import (
+    across_images,
+    cosines,
+    pair_contrast,
+    pair_cosine,
+    point_contrast,
+    propagate,
+)
 from .consistency import queue_consistency
 from .cross_similarity import cross_divergence, cross_squares, cross_uniformity
 from .dense import match_cells, take_cells
+from .dense_siamese import pixel_similarity, region_contrast, region_vectors
 from .distillation import (
     map_distillation,
     queue_distillation,
@@ -18,7 +27,9 @@ from .same_label import same_label_sums
 from .soft_targets import neighbour_target
 
 __all__ = [
+    "across_images",
     "attend",
+    "cosines",
     "cross_divergence",
     "cross_squares",
     "cross_uniformity",
@@ -29,10 +40,17 @@ __all__ = [
     "match_cells",
     "mix_negatives",
     "neighbour_target",
+    "pair_contrast",
+    "pair_cosine",
+    "pixel_similarity",
+    "point_contrast",
+    "propagate",
     "queue_consistency",
     "queue_distillation",
     "queue_logsumexp",
     "queue_topk",
+    "region_contrast",
+    "region_vectors",
     "same_label_sums",
     "similarity_distillation",
     "soft_nce",

@@ -1,5 +1,6 @@
 """Projection heads that mmpretrain has not got."""
 
+from .conv_projector import ConvProjector
 from .multi_level import MultiLevelNeck
 
-__all__ = ["MultiLevelNeck"]
+__all__ = ["ConvProjector", "MultiLevelNeck"]

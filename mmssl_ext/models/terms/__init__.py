@@ -4,9 +4,12 @@ from .base import Term
 from .consistency import Consistency
 from .cross_similarity import CrossConsistency, CrossUniformity
 from .dense import Dense
+from .dense_siamese import PixelSimilarity, RegionSimilarity
 from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
+from .local import LocalContrast
 from .neighbours import Neighbours
+from .pixels import PixelConsistency, PixelContrast, PooledRegression
 from .regions import Regions
 from .unmix import UnMix
 
@@ -17,9 +20,15 @@ __all__ = [
     "Dense",
     "Distillation",
     "InterImage",
+    "LocalContrast",
     "LocalRegression",
     "LocalSimilarity",
     "Neighbours",
+    "PixelConsistency",
+    "PixelContrast",
+    "PixelSimilarity",
+    "PooledRegression",
+    "RegionSimilarity",
     "Regions",
     "Term",
     "UnMix",

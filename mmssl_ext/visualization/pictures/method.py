@@ -10,7 +10,7 @@ from mmengine.dataset import default_collate
 
 from mmssl_ext.errors import ConfigError, UserValueError
 
-from . import cells, mixture, patches, regions
+from . import cells, mixture, patches, places, regions
 from .images import to_images
 from .sheet import Sheet
 from .subject import Subject
@@ -22,6 +22,7 @@ DRAWINGS = {
     "mixture": mixture.draw_mixture,
     "cross": patches.draw_patches,
     "match": cells.draw_cells_of,
+    "cosine": places.draw_places,
 }
 """By a key of what ``inspect`` returns; of several terms the first is drawn."""
 

@@ -1,0 +1,23 @@
+"""PixPro on the demo scenes: minutes on two CPU cores.
+
+Heads are small. The views are larger than those of other methods, for 7 x 7 cells.
+"""
+
+_base_ = ["../byol/byol_r18_demo.py", "../_base_/models/pixpro.py"]
+
+image_size = 112
+
+model = dict(
+    _delete_=True,
+    type="PixPro",
+    pixel=_base_.pixel,
+    momentum=_base_.byol["momentum"],
+    neck=dict(
+        type="ConvProjector",
+        in_channels=_base_.backbone_channels,
+        hid_channels=_base_.hid_channels,
+        out_channels=_base_.out_channels,
+    ),
+    backbone=_base_.model["backbone"],
+    data_preprocessor=_base_.model["data_preprocessor"],
+)
