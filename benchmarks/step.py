@@ -35,6 +35,7 @@ RATIOS = (  # name, numerator, denominator
     ("densecl_over_moco", "densecl", "moco"),
     ("regionclm_over_moco", "regionclm", "moco"),
     ("unmix_over_moco", "unmix", "moco"),
+    ("tkc_over_moco", "tkc", "moco"),
     ("detco_over_moco", "detco", "moco"),
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
@@ -97,6 +98,8 @@ def config(kind: str, depth: int) -> dict:
         model["region"] = {"cells": (3, 5) if depth == 50 else (1, 2), "stride": 32}
     if kind == "UnMix":
         model |= {"type": "MoCo", "terms": [{"type": "UnMix"}]}
+    if kind == "TKC":
+        model["temporal"] = {"interval": 10**6, "by_epoch": False, "ramp": 0}
     if kind == "DetCo":
         stages = [channels // 8, channels // 4, channels // 2, channels]
         model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
@@ -120,6 +123,10 @@ def build(kind: str, depth: int, fast: bool = False):
         inter = model.terms.inter
         inter.bank.fill(torch.randn(IMAGES, 128))
         inter.labels.set_labels(torch.arange(IMAGES) % CLUSTERS, inter.bank)
+    if kind == "TKC":  # time does not depend on what the teachers know
+        temporal = model.terms.temporal
+        for _ in range(temporal.num_teachers):
+            temporal.take(model)
     if fast:
         model.to(memory_format=torch.channels_last)
         model.data_preprocessor.channels_last = True
@@ -174,6 +181,7 @@ def measure(
         "densecl": whole_step("DenseCL", depth, batch),
         "regionclm": whole_step("RegionCLM", depth, batch),
         "unmix": whole_step("UnMix", depth, batch),
+        "tkc": whole_step("TKC", depth, batch),
         "detco": whole_step("DetCo", depth, more),
         "interclr": whole_step("InterCLR", depth, batch),
         "interclr_fast": whole_step("InterCLR-fast", depth, batch),

@@ -17,7 +17,7 @@ from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from mmssl_ext.run.launch import load_config, prepare
 
-from .models.common import samples
+from .models.common import samples, teach
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
@@ -62,6 +62,7 @@ LARGE = (
     *("ressl/ressl_r18_cifar10.py", "ascl/ascl-byol_r18_cifar10.py"),
     *("unmix/unmix_mocov2_r18_cifar10.py", "unmix/unmix_byol_r18_cifar10.py"),
     *("cmsf/cmsf-2q_r18_cifar10.py", "msf/msf_r18_cifar10.py"),
+    "tkc/tkc_r18_cifar10.py",
     "densecl/densecl_r50_coco.py",  # but for the folder of images
     *(name for name in CONFIGS if "_r50_imagenet" in name),
 )
@@ -118,6 +119,9 @@ def test_takes_a_step(name, options, tmp_path):
         supervised = cfg.model.constraint.type == "SameLabel"
         many = torch.arange(60_000)  # images, or their classes
         model.compare.constraint.prepare(many % 9 if supervised else len(many))
+    if cfg.model.type == "TKC":
+        model.clock.epoch_length = 999
+        teach(model, torch.Generator().manual_seed(0))
     if cfg.model.type == "IFND":
         model.compare.prepare(60_000)
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
@@ -286,6 +290,21 @@ def test_mochi_and_xmoco_differ_from_moco_by_negatives_and_terms():
         found = [small.head[name] for name in counts]
         assert small.queue_len == queue == 64 * found[0]
         assert found == [found[0], found[0], found[0] // 8]
+
+
+def test_tkc_differs_from_moco_by_the_term_alone():
+    for recipe, interval in (
+        ("r50_imagenet", 10),
+        ("r18_cifar10", 10),
+        ("r18_demo", 2),
+    ):
+        moco, tkc = (load(f"{n}_{recipe}.py") for n in ("mocov2/mocov2", "tkc/tkc"))
+        term = dict(num_teachers=2, interval=interval, hidden=512, weight=1.0)
+        term |= dict(learn_weights=False)
+        assert tkc.model == moco.model | dict(type="TKC", temporal=term)
+        same(tkc, moco)
+        epochs = tkc.train_cfg.max_epochs
+        assert interval == round(epochs / 20)  # a twentieth of the training
 
 
 @pytest.mark.parametrize("base", ["mocov2", "byol"])

@@ -61,6 +61,7 @@ METHODS = {
         "Un-Mix", "unmix/unmix_mocov2_r50_imagenet.py", views=3, queue=True
     ),
     "interclr": Recipe("InterCLR", "interclr/interclr_r50_imagenet.py", queue=True),
+    "tkc": Recipe("TKC", "tkc/tkc_r50_imagenet.py", queue=True),
     "simclr": Recipe("SimCLR", "simclr/simclr_r50_imagenet.py", 0.2, options=_SGD),
     "byol": Recipe("BYOL", "byol/byol_r50_imagenet.py", 0.2, 4, options=_SGD),
     "simsiam": Recipe("SimSiam", "simsiam/simsiam_r50_imagenet.py", 0.05, 4),

@@ -122,6 +122,9 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
         yield "num_hardest", hardest, "a 64th of the queue is mixed"
         warmup = plan.value("max_epochs") // 20
         yield "warmup_epochs", warmup, "of MoCo alone, a twentieth"
+    if method == "tkc":
+        interval = max(1, plan.value("max_epochs") // 20)
+        yield "interval", interval, "a twentieth of the epochs between two teachers"
     if method == "interclr":
         yield "num_clusters", plan.clusters, "one for about 128 images"
         yield "negatives", 0.1, "share of the images"

@@ -18,6 +18,7 @@ from .ressl import ReSSL
 from .simclr import SimCLR
 from .simreg import SimReg
 from .simsiam import SimSiam
+from .tkc import TKC
 
 __all__ = [
     "ASCL",
@@ -26,6 +27,7 @@ __all__ = [
     "CO2",
     "IFND",
     "MSF",
+    "TKC",
     "DenseCL",
     "DetCo",
     "Features",

@@ -8,6 +8,7 @@ from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
 from .neighbours import Neighbours
 from .regions import Regions
+from .temporal import TemporalTeachers
 from .unmix import UnMix
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "LocalSimilarity",
     "Neighbours",
     "Regions",
+    "TemporalTeachers",
     "Term",
     "UnMix",
 ]
