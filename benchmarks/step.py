@@ -38,6 +38,7 @@ RATIOS = (  # name, numerator, denominator
     ("lcloss_over_moco", "lcloss", "moco"),
     ("pixpro_over_byol", "pixpro", "byol"),
     ("lcloss_over_byol", "lcloss_byol", "byol"),
+    ("tkc_over_moco", "tkc", "moco"),
     ("detco_over_moco", "detco", "moco"),
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
@@ -107,6 +108,8 @@ def config(kind: str, depth: int) -> dict:
             del model[key]
         model |= {"type": kind.rpartition("-")[2], "momentum": 0.99, "bn_splits": None}
         model |= byol_heads(kind, channels)
+    if kind == "TKC":
+        model["temporal"] = {"interval": 10**6, "by_epoch": False, "ramp": 0}
     if kind == "DetCo":
         stages = [channels // 8, channels // 4, channels // 2, channels]
         model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
@@ -143,6 +146,10 @@ def build(kind: str, depth: int, fast: bool = False):
         inter = model.terms.inter
         inter.bank.fill(torch.randn(IMAGES, 128))
         inter.labels.set_labels(torch.arange(IMAGES) % CLUSTERS, inter.bank)
+    if kind == "TKC":  # time does not depend on what the teachers know
+        temporal = model.terms.temporal
+        for _ in range(temporal.num_teachers):
+            temporal.take(model)
     if fast:
         model.to(memory_format=torch.channels_last)
         model.data_preprocessor.channels_last = True
@@ -206,6 +213,7 @@ def measure(
         "byol": whole_step("BYOL", depth, batch),
         "lcloss_byol": whole_step("LC-BYOL", depth, batch),
         "pixpro": whole_step("PixPro", depth, batch),
+        "tkc": whole_step("TKC", depth, batch),
         "detco": whole_step("DetCo", depth, more),
         "interclr": whole_step("InterCLR", depth, batch),
         "interclr_fast": whole_step("InterCLR-fast", depth, batch),

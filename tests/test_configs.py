@@ -17,7 +17,7 @@ from mmssl_ext.errors import ConfigError
 from mmssl_ext.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from mmssl_ext.run.launch import load_config, prepare
 
-from .models.common import boxes, samples
+from .models.common import boxes, samples, teach
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
@@ -108,6 +108,9 @@ def test_takes_a_step(name, options, tmp_path):
         supervised = cfg.model.constraint.type == "SameLabel"
         many = torch.arange(60_000)  # images, or their classes
         model.compare.constraint.prepare(many % 9 if supervised else len(many))
+    if cfg.model.type == "TKC":
+        model.clock.epoch_length = 999
+        teach(model, torch.Generator().manual_seed(0))
     if cfg.model.type == "IFND":
         model.compare.prepare(60_000)
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
@@ -325,6 +328,21 @@ def test_pixpro_recipe():
     same(contrast, cfg)
     demo = [x.shape[-1] for x in views_of_demo("pixpro/pixpro")]
     assert demo == [112, 112] and load("pixpro/pixpro_r18_demo.py").lr_batch == 64
+
+
+def test_tkc_differs_from_moco_by_the_term_alone():
+    for recipe, interval in (
+        ("r50_imagenet", 10),
+        ("r18_cifar10", 10),
+        ("r18_demo", 2),
+    ):
+        moco, tkc = (load(f"{n}_{recipe}.py") for n in ("mocov2/mocov2", "tkc/tkc"))
+        term = dict(num_teachers=2, interval=interval, hidden=512, weight=1.0)
+        term |= dict(learn_weights=False)
+        assert tkc.model == moco.model | dict(type="TKC", temporal=term)
+        same(tkc, moco)
+        epochs = tkc.train_cfg.max_epochs
+        assert interval == round(epochs / 20)  # a twentieth of the training
 
 
 @pytest.mark.parametrize("base", ["mocov2", "byol"])

@@ -22,6 +22,7 @@ class Recipe:
         rate: Learning rate of SGD for a batch of 256 from random weights.
         views: That go through the trained network, for an estimate of the memory.
         queue: It has a queue of keys.
+        bank: It has a bank of targets, of which neighbours are taken.
         teaches: It needs a teacher.
         options: Variables of the config that differ from ImageNet's: small batches go
             without LARS and warm-up.
@@ -32,6 +33,7 @@ class Recipe:
     rate: float = 0.03
     views: int = 2
     queue: bool = False
+    bank: bool = False
     teaches: bool = False
     options: tuple[tuple[str, Any], ...] = ()
 
@@ -61,12 +63,16 @@ METHODS = {
         "Un-Mix", "unmix/unmix_mocov2_r50_imagenet.py", views=3, queue=True
     ),
     "interclr": Recipe("InterCLR", "interclr/interclr_r50_imagenet.py", queue=True),
+    "ifnd": Recipe("IFND", "ifnd/ifnd_r50_imagenet.py", queue=True),
+    "tkc": Recipe("TKC", "tkc/tkc_r50_imagenet.py", queue=True),
     "simclr": Recipe("SimCLR", "simclr/simclr_r50_imagenet.py", 0.2, options=_SGD),
     "byol": Recipe("BYOL", "byol/byol_r50_imagenet.py", 0.2, 4, options=_SGD),
     "pixpro": Recipe("PixPro", "pixpro/pixpro_r50_imagenet.py", 0.2, 4, options=_SGD),
     "lcloss": Recipe(
         "LC-loss", "lcloss/lcloss_byol_r50_imagenet.py", 0.2, 4, options=_SGD
     ),
+    "msf": Recipe("MSF", "msf/msf_r50_imagenet.py", 0.05, bank=True),
+    "cmsf": Recipe("CMSF", "cmsf/cmsf-2q_r50_imagenet.py", 0.05, bank=True),
     "simsiam": Recipe("SimSiam", "simsiam/simsiam_r50_imagenet.py", 0.05, 4),
     "densesiam": Recipe("DenseSiam", "densesiam/densesiam_r50_imagenet.py", 0.05, 4),
     "regioncls": Recipe("RegionCL-S", "regioncl/regioncls_r50_imagenet.py", 0.05, 5),

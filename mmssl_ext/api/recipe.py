@@ -122,6 +122,15 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
         yield "num_hardest", hardest, "a 64th of the queue is mixed"
         warmup = plan.value("max_epochs") // 20
         yield "warmup_epochs", warmup, "of MoCo alone, a twentieth"
+    if method == "ifnd":
+        few, some, many = (max(2, plan.images // n) for n in (1280, 256, 51))
+        yield "levels", (few, some, many), "clusters of about 1280, 256 and 51 images"
+        epochs = plan.value("max_epochs")
+        yield "warmup_epochs", epochs // 10, "of MoCo alone, a tenth"
+        yield "interval", max(1, epochs // 40), "epochs between two clusterings"
+    if method == "tkc":
+        interval = max(1, plan.value("max_epochs") // 20)
+        yield "interval", interval, "a twentieth of the epochs between two teachers"
     if method == "interclr":
         yield "num_clusters", plan.clusters, "one for about 128 images"
         yield "negatives", 0.1, "share of the images"

@@ -24,6 +24,7 @@ from .methods import Recipe
 STEPS = 2000  # at least, from random weights
 _FEWEST = 8  # images that two batches can be made of
 _QUEUE = 65536
+_BANK = 128_000
 _BATCH = {"cpu": 64, "cuda": 256}
 _SIZE = {"cpu": 96, "cuda": 224}
 
@@ -167,8 +168,11 @@ class _Choice:
         yield Setting("lr_batch", batch.value, "the batch that lr is for")
         if self.recipe.queue:
             yield self.one("queue_len", *self._queue(batch.value))
-            if not self.backbone.family.adamw:  # which have no BatchNorm
-                yield Setting("bn_splits", *_splits(batch.value))
+        if self.recipe.bank:
+            yield Setting("bank_len", *self._bank(batch.value))
+        remembers = self.recipe.queue or self.recipe.bank
+        if remembers and not self.backbone.family.adamw:  # which have no BatchNorm
+            yield Setting("bn_splits", *_splits(batch.value))
         workers = max(1, min(8, self.device.cores - 1))
         reason = f"of {self.device.cores} processors, one is left to the training"
         yield self.one("num_workers", workers, reason)
@@ -258,6 +262,12 @@ class _Choice:
             return _QUEUE, "as for ImageNet"
         length = max(batch, quarter)
         return length, f"about a quarter of {self.images.count:,} images"
+
+    def _bank(self, batch: int) -> tuple[int, str]:
+        half = self.images.count // 2
+        if half >= _BANK:
+            return _BANK, "as for ImageNet"
+        return max(batch, half), f"half of {self.images.count:,} images"
 
 
 def _splits(batch: int) -> tuple[int, str]:

@@ -54,6 +54,10 @@ def test_the_table_of_small_data():
     assert chosen(20_000, GPU, continued=True)["lr"] == chosen(20_000, GPU)["lr"]
     assert chosen(1_300_000, GPU)["queue_len"] == 65536
     assert "queue_len" not in chosen(3000, method="byol")
+    for count, rows in ((20, 10), (3000, 1500), (1_300_000, 128_000)):
+        found = chosen(count, GPU, method="msf")
+        assert found["bank_len"] == rows and "queue_len" not in found
+        assert found["batch_size"] % found["bn_splits"] == 0
     # 60 photographs: three steps an epoch, not one
     assert chosen(60)["batch_size"] == 16 and steps(chosen(60), 60) == 2001
 

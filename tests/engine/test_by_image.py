@@ -1,4 +1,4 @@
-"""What MSF's relatives and IFND keep by image, through whole runs."""
+"""What MSF's relatives, IFND and TKC keep beside the weights, through whole runs."""
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ METHODS = {
     "half": ("CMSF", dict(bank_len=12, bank_dtype="float16")),
     "clusters": ("CMSF", dict(bank_len=12, constraint=CLUSTERS)),
     "classes": ("CMSF", dict(bank_len=12, constraint=dict(type="SameLabel"))),
+    "teachers": ("TKC", dict(queue_len=12, temporal=dict(interval=1))),
     "ifnd": ("IFND", dict(queue_len=12, false_negatives=LEVELS, images=LOADER)),
 }
 
@@ -60,7 +61,14 @@ def state_of(runner):
 
 @pytest.mark.filterwarnings("ignore:bn_splits=1")
 @pytest.mark.parametrize(
-    "method", [pytest.param("half", marks=pytest.mark.slow), "2q", "clusters", "ifnd"]
+    "method",
+    [
+        pytest.param("half", marks=pytest.mark.slow),
+        "2q",
+        "clusters",
+        "ifnd",
+        "teachers",
+    ],
 )
 def test_resume_is_bitwise(images, tmp_path, method):
     """Stopped in the third epoch, when sets and labels count already."""
@@ -74,6 +82,9 @@ def test_resume_is_bitwise(images, tmp_path, method):
     assert begun == [10] and resumed.iter == 20
     assert_same(state_of(straight), state_of(resumed))
     model = resumed.model
+    if method == "teachers":  # one after each epoch, the last at iteration 15
+        assert model.terms.temporal.snapshots.taken == [15, 10]
+        return
     if method in ("2q", "half"):
         constraint = model.compare.constraint
         assert (constraint.earlier.labels == 0).sum() > 6
@@ -90,6 +101,17 @@ def test_resume_is_bitwise(images, tmp_path, method):
         assert "Pseudo-labels in epoch 4" in log_text(resumed)
     dataset = resumed.train_dataloader.dataset
     assert fingerprint.tolist() == [dataset.fingerprint()]
+
+
+@pytest.mark.filterwarnings("ignore:bn_splits=1")
+def test_a_checkpoint_without_its_snapshots_is_refused(images, tmp_path):
+    """Of a run whose first teacher was to come later."""
+    late = run_config(images, tmp_path / "late", "teachers", epochs=2)
+    late.model.temporal.interval = 5
+    trained(late)
+    cfg = run_config(images, tmp_path / "late", "teachers", epochs=3)
+    with pytest.raises(UserError, match=r"By iteration 10 1 snapshots.* holds 0: re"):
+        trained(cfg, resume=True)
 
 
 @pytest.mark.filterwarnings("ignore:bn_splits=1")

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from .common import BACKBONE, boxes, initialise, total
+from .common import BACKBONE, TEMPORAL, boxes, initialise, total
 
 DIM = 16
 MLP = dict(
@@ -50,6 +50,7 @@ TERMS: dict = {
     "PixelSimilarity": dict(num_layers=2, num_points=3),
     "RegionSimilarity": dict(num_regions=4, hid_channels=16, num_points=3),
     "LocalContrast": dict(hid_channels=16, points=3, exclude_near=False),
+    "TemporalTeachers": TEMPORAL,
 }
 # On bases that regress their target alone.
 REGRESSION_TERMS: dict = {"Neighbours": dict(temperature=0.2, num_neighbours=2)}
@@ -59,10 +60,12 @@ IMAGES = 40  # of the bank
 def term(name: str, base: str = "MoCo", **changes) -> dict:
     """Config of a term; a queue of its own is short, too."""
     own_queue = name == "Consistency" and base != "MoCo"
+    fixed = name == "TemporalTeachers" and base == "MSF"
     return (
         dict(type=name)
         | (TERMS | REGRESSION_TERMS)[name]
         | (dict(queue_len=32) if own_queue else {})
+        | (dict(hidden=None) if fixed else {})
         | changes
     )
 

@@ -11,7 +11,7 @@ from mmssl_ext.registry import MODELS
 
 OF_0_1 = ("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR")
 SOFT = ("ASCL", "ReSSL")
-QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi", "IFND")
+QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi", "IFND", "TKC")
 SHIFTING_ALGORITHMS = ("MSF", "CMSF")
 ALGORITHMS = (
     *(*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR"),
@@ -20,7 +20,7 @@ ALGORITHMS = (
 )
 MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS, "PixPro")
 NOT_DRAWN = (
-    *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND"),
+    *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND", "TKC"),
     *("SimSiam", "BYOL", "SimCLR", *SHIFTING_ALGORITHMS),
 )
 CELL_ALGORITHMS = (
@@ -41,6 +41,7 @@ BACKBONE = dict(
 )
 DENSE_NECK = dict(type="DenseCLNeck", in_channels=64, hid_channels=64, out_channels=16)
 CONV_NECK = dict(type="ConvProjector", in_channels=64, hid_channels=32, out_channels=16)
+TEMPORAL = dict(interval=3, by_epoch=False, ramp=0, hidden=24)
 REGION = dict(cells=(1, 1), stride=32)
 
 
@@ -118,14 +119,16 @@ def model_config(type_="CO2", **changes) -> dict:
         )
     if type_ == "IFND":
         config["false_negatives"] = dict(levels=(3, 7), rate=0.5, warmup=0, interval=1)
+    if type_ == "TKC":
+        config["temporal"] = TEMPORAL | dict(interval=1, learn_weights=True)
     return config | changes
 
 
 def initialise(config, seed=0, images=100):
     """Build and initialise a model, in training mode.
 
-    InterCLR's bank, what CMSF remembers of an earlier epoch, and the labels of IFND are
-    made of noise for so many images, if any.
+    InterCLR's bank, what CMSF remembers of an earlier epoch, the labels of IFND for so
+    many images, if any, and TKC's teachers are made of noise.
     """
     init_default_scope("mmssl_ext")
     torch.manual_seed(seed)
@@ -143,7 +146,23 @@ def initialise(config, seed=0, images=100):
         generator = torch.Generator().manual_seed(seed)
         model.compare.prepare(images)
         model.compare.cluster(torch.randn(images, model.dim, generator=generator), 0.5)
+    if images and "temporal" in model.terms:
+        generator = torch.Generator().manual_seed(seed)
+        teach(model, generator)
     return model.train()
+
+
+@torch.no_grad()
+def teach(model, generator):
+    """Temporal teachers that are near the network, behind transformers of noise."""
+    temporal = model.terms.temporal
+    while len(temporal.snapshots) < temporal.num_teachers:
+        temporal.take(model)
+    noisy = [*temporal.snapshots.parameters()]
+    for transformer in temporal.transformers:
+        noisy += getattr(transformer, "outer", transformer).parameters()
+    for parameter in noisy:
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
 def build(type_="CO2", seed=0, images=100, **changes):

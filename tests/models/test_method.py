@@ -280,6 +280,26 @@ REFUSED = {
         moco(term("UnMix", alpha=0)),
         "alpha=0 shapes the distribution Beta(alpha, alpha)",
     ),
+    "teachers-num": (
+        moco(term("TemporalTeachers", num_teachers=0)),
+        "num_teachers=0 of TemporalTeachers must be a whole number from 1",
+    ),
+    "teachers-interval": (
+        moco(term("TemporalTeachers", interval=0.5)),
+        "interval=0.5 of TemporalTeachers must be a whole number from 1",
+    ),
+    "teachers-ramp": (
+        moco(term("TemporalTeachers", ramp=-1)),
+        "ramp=-1 of TemporalTeachers must be 0 or more intervals",
+    ),
+    "teachers-msf": (
+        method("MSF", dict(type="TemporalTeachers")),
+        "MeanShift has no gradient in its targets, from which a knowledge transformer",
+    ),
+    "detco-teachers": (
+        levels(term("TemporalTeachers")),
+        f"The term TemporalTeachers {ONE_IMAGE}",
+    ),
     "inter-margin": (
         moco(term("InterImage", margin="0")),
         "margin='0' is subtracted from a cosine",
@@ -368,6 +388,7 @@ def test_dense_with_a_teacher_is_refused():
     for name, sentence in {
         "Dense": "The term dense compares features that a FrozenTeacher has not got",
         "InterImage": "embeddings are not those of a FrozenTeacher; take another",
+        "TemporalTeachers": "but a FrozenTeacher is always the same; leave the term",
     }.items():
         with pytest.raises(ValueError, match=sentence):
             build(method("Method", name, neck=MLP, target=target, compare=compare))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
-from mmssl_ext.models.memory import FeatureBank, KeyQueue
+from mmssl_ext.models.memory import FeatureBank, KeyQueue, Snapshots
 from tests.distributed import run_ranks
 
 from .bases import (
@@ -48,7 +48,7 @@ def constants(model):
     kept = {"target": model.target} | {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (KeyQueue, FeatureBank))
+        if isinstance(module, (KeyQueue, FeatureBank, Snapshots))
     }
     return {
         f"{name}.{key}": value

@@ -20,6 +20,7 @@ from .ressl import ReSSL
 from .simclr import SimCLR
 from .simreg import SimReg
 from .simsiam import SimSiam
+from .tkc import TKC
 
 __all__ = [
     "ASCL",
@@ -28,6 +29,7 @@ __all__ = [
     "CO2",
     "IFND",
     "MSF",
+    "TKC",
     "DenseCL",
     "DenseSiam",
     "DetCo",

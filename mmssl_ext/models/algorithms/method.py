@@ -102,12 +102,16 @@ class Method(Assembly):
     ) -> Step:
         """Encode the views: the online network, then the target."""
         given = dict(enumerate(self.views_of(inputs)))
-        views, online = self.look(given, self.active())
+        terms = self.active()
+        views, online = self.look(given, terms)
         # Shuffled targets change ranks as they came, in uint8.
         ready = {} if self.shuffles else views
         targets = {b: ready.get(b, given[b]) for b in self.target_views}
         self.target.index = index
         target = self.target.features(self, targets, online)
+        for b, view in targets.items():
+            for term in terms:
+                target[b] |= term.look_at_target(self, b, view)
         return Step(views, boxes, index, online, target, {})
 
     def look(

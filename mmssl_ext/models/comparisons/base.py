@@ -23,10 +23,12 @@ class Comparison(Part):
     Attributes:
         names: Of the losses that ``forward`` returns.
         negatives: K x D keys that every query is told apart from, None without a queue.
+        targets_learn: :meth:`pair` has a gradient in its targets.
     """
 
     names: tuple[str, ...] = ("instance",)
     negatives: Tensor | None = None
+    targets_learn = True
 
     def attach(self, method: Method) -> None:
         """Compare what it gets from the network with what it gets from the target.

@@ -45,6 +45,7 @@ class MeanShift(Regression):
     """
 
     remembers_first = True
+    targets_learn = False
     bank: KeyQueue
 
     def __init__(

@@ -39,6 +39,8 @@ class NeighbourSoftmax(QueueSoftmax):
         ValueError: A value is out of its range.
     """
 
+    targets_learn = False
+
     def __init__(
         self,
         temperature: float = 0.1,
@@ -118,6 +120,8 @@ class RelationSoftmax(QueueSoftmax):
     Raises:
         ValueError: ``target_temperature`` is not below ``temperature``.
     """
+
+    targets_learn = False
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from .negatives import (
 from .online_labels import OnlineLabels
 from .pseudo_labels import OfflineLabels, PseudoLabels
 from .queue import KeyQueue
+from .snapshots import Snapshots
 from .step_counter import StepCounter
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "PseudoLabels",
     "RandomNegatives",
     "SemiHardNegatives",
+    "Snapshots",
     "StepCounter",
 ]

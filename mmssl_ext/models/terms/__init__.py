@@ -11,6 +11,7 @@ from .local import LocalContrast
 from .neighbours import Neighbours
 from .pixels import PixelConsistency, PixelContrast, PooledRegression
 from .regions import Regions
+from .temporal import TemporalTeachers
 from .unmix import UnMix
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PooledRegression",
     "RegionSimilarity",
     "Regions",
+    "TemporalTeachers",
     "Term",
     "UnMix",
 ]

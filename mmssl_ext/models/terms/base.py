@@ -86,6 +86,10 @@ class Term(Part):
         """More passes of the online network, right after that of view ``number``."""
         return {}
 
+    def look_at_target(self, method: Method, number: int, view: View) -> Features:
+        """More passes over target view ``number``, by networks of the term's own."""
+        return {}
+
     def forward(self, method: Method, step: Step) -> Tensor:
         """The loss, a scalar, not weighted."""
         raise NotImplementedError
