@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from mmssl_ext.datasets.proposals import ProposalError, Proposals
+from mmssl_ext.datasets.proposals.find import Settings, find_boxes, suppress
+from mmssl_ext.datasets.proposals.superpixels import superpixel_boxes
+from tests.ragged import photo
 
 ODD = os.fsdecode(b"sub/caf\xe9 \n.jpg")  # no UTF-8, and a line end
 
@@ -80,3 +83,62 @@ def test_what_does_not_fit_the_images_is_refused(tmp_path):
     said = re.escape("are for an image of 40 x 20 pixels, but it has 20 x 40")
     with pytest.raises(ProposalError, match=said):
         found.of(tmp_path / "z.png", (20, 40))
+
+
+def overlap(a, b):
+    left, upper = max(a[0], b[0]), max(a[1], b[1])
+    right, lower = min(a[2], b[2]), min(a[3], b[3])
+    inner = max(right - left, 0) * max(lower - upper, 0)
+    areas = sum((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b))
+    return inner / (areas - inner)
+
+
+def test_suppression_is_that_of_two_loops():
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 30, (60, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(5, 20, (60, 2))], 1)
+    chosen = []
+    for i, box in enumerate(boxes):
+        if all(overlap(box, boxes[j]) <= 0.5 for j in chosen):
+            chosen.append(i)
+    assert 10 < len(chosen) < 60
+    assert suppress(boxes.astype(float), 0.5, 1000).tolist() == chosen
+    assert suppress(boxes.astype(float), 0.5, 7).tolist() == chosen[:7]
+    assert suppress(np.zeros((0, 4)), 0.5, 7).tolist() == []
+
+
+def test_superpixels_find_what_stands_out():
+    """A disk on noise is one region of the tree, whatever its scale in the image."""
+    rng = np.random.default_rng(0)
+    for size, centre, radius in ((100, (60, 40), 18), (600, (200, 350), 90)):
+        img = rng.integers(60, 90, (size, size, 3), dtype=np.uint8)
+        rows, columns = np.indices((size, size))
+        inside = (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2 <= radius**2
+        img[inside] = rng.integers(170, 200, (inside.sum(), 3), dtype=np.uint8)
+        box = [centre[0] - radius, centre[1] - radius]
+        box += [centre[0] + radius + 1, centre[1] + radius + 1]
+        found = superpixel_boxes(img)
+        assert max(overlap(box, other) for other in found) > 0.85
+        assert found[-1].tolist() == [0, 0, size, size]  # the root
+        assert np.array_equal(found, superpixel_boxes(img))
+    for shape in ((1, 1), (1, 40), (3, 500)):  # nothing to merge, and strips
+        boxes = superpixel_boxes(np.zeros((*shape, 3), np.uint8))
+        assert np.allclose(boxes[-1], [0, 0, *shape[::-1]])
+
+
+def test_boxes_follow_from_pixels_name_and_seed_alone():
+    img = np.asarray(photo(5, (90, 70)))
+    settings = Settings(min_side=8)
+    boxes, scores = find_boxes(img, "a", settings)
+    again = find_boxes(img, "a", settings)
+    assert all(
+        np.array_equal(x, y) for x, y in zip((boxes, scores), again, strict=True)
+    )
+    assert (np.diff(scores) < 0).all() and len(boxes) > 3
+    others = (
+        find_boxes(img, "b", settings),
+        find_boxes(img, "a", Settings(min_side=8, seed=1)),
+    )
+    assert all(not np.array_equal(scores, other[1]) for other in others)
+    small, _ = find_boxes(img, "a", Settings(min_side=8, long_side=45))
+    assert small.max() <= 90 and small[:, 3].max() <= 70
