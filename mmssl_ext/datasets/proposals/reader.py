@@ -29,7 +29,7 @@ import numpy as np
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import shown
 
-from ..listing import PackedPaths
+from ..listing import PackedPaths, name_below
 
 
 class ProposalError(UserValueError):
@@ -56,7 +56,7 @@ class Proposals:
         self, ann_file: str | os.PathLike[str], root: str | os.PathLike[str] = ""
     ) -> None:
         self.ann_file = os.fspath(ann_file)
-        self.root = os.path.join(os.fspath(root), "") if root else ""
+        self.root = os.fspath(root)
         found = _Reading()
         text = _text_of(self.ann_file)
         try:
@@ -116,15 +116,13 @@ class Proposals:
         return boxes / np.array([width, height, width, height], np.float32)
 
     def _row(self, path: str) -> int:
-        name = path.removeprefix(self.root)
-        inside = name.partition(".tar/")[2]  # of a shard
-        for known in (name, inside):
-            row = bisect_left(self._names, known)
-            if known and row < len(self._names) and self._names[row] == known:
+        for name in (name_below(self.root, path), path):
+            row = bisect_left(self._names, name)
+            if row < len(self._names) and self._names[row] == name:
                 return row
         where = f" below '{shown(self.root)}'" if self.root else ""
         raise ProposalError(
-            f"'{shown(self.ann_file)}' lists no proposals of '{shown(name)}'{where}; "
+            f"'{shown(self.ann_file)}' lists no proposals of '{shown(path)}'{where}; "
             "its names start from the folder that tools/make_proposals.py was given, "
             "so let root be that folder, or run the tool for these images."
         )

@@ -2,6 +2,7 @@
 
 from .ascl import ASCL
 from .base import SSLAlgorithm
+from .bg_swaps import BGSwaps
 from .byol import BYOL
 from .cmsf import CMSF
 from .co2 import CO2
@@ -26,6 +27,7 @@ __all__ = [
     "CO2",
     "IFND",
     "MSF",
+    "BGSwaps",
     "DenseCL",
     "DetCo",
     "Features",
