@@ -22,6 +22,7 @@ LAZY = {
     "duplicates": "mmssl_ext.api.duplicates",
     "embed": "mmssl_ext.api.embed",
     "load_backbone": "mmssl_ext.api.backbone",
+    "make_proposals": "mmssl_ext.api.proposals",
     "pretrain": "mmssl_ext.api.pretrain",
     "stats": "mmssl_ext.api.stats",
 }

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from mmssl_ext import __version__, packaged
 from mmssl_ext.chain.spec import read_chain
+from mmssl_ext.datasets.proposals import find
 from mmssl_ext.engine.config.read import RUNNER_KEYS
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.run import cli
@@ -183,13 +184,15 @@ def test_help_and_version_import_nothing_slow() -> None:
         assert "'mmssl_ext'" in done.stderr
         assert not any(f"'{x}'" in done.stderr for x in ("torch", "mmengine", "numpy"))
     for name in cli.COMMANDS:
-        assert f"\n  {name:<12} " in cli.usage()
+        assert f"\n  {name:<14} " in cli.usage()
 
 
 def test_names_that_stand_twice_so_that_torch_is_not_needed() -> None:
     assert set(inspect.signature(Runner).parameters) <= RUNNER_KEYS
     tool = runpy.run_path(str(REPO / "tools" / "export_backbone.py"))
     assert tool["LAYOUTS"] == tuple(export.LAYOUTS)
+    tool = runpy.run_path(str(REPO / "tools" / "make_proposals.py"))
+    assert tool["METHODS"] == tuple(find.METHODS)
 
 
 SLIPS = {
@@ -202,6 +205,7 @@ SLIPS = {
     "chain gone.py": "Config gone.py does not exist",
     "export x.pth --layouts timmm": "invalid choice",
     "make-shards photos": "OUT is missing",
+    "make-proposals photos x.json --method edges": "invalid choice",
     "embed x.pth photos": "the following arguments are required: --out",
     "duplicates photos --encoder keys": "invalid choice",
 }

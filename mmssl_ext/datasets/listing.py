@@ -25,6 +25,15 @@ def some(names: Sequence[str], most: int = 3, quote: str = "") -> str:
     return f"{listed or 'nothing'}{', ...' if len(names) > most else ''}"
 
 
+def name_below(root: str, path: str) -> str:
+    """The name by which a list or a file knows an image: from the folder ``root`` on.
+
+    Of one in a shard, its name in it.
+    """
+    name = path.removeprefix(os.path.join(root, "")) if root else path
+    return name.partition(".tar/")[2] or name
+
+
 class PackedPaths:
     """Immutable list of strings in one byte buffer.
 

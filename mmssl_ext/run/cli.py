@@ -32,6 +32,7 @@ COMMANDS = {
     "browse": ("browse_dataset.py", "draw the views that the network receives"),
     "visualize": ("visualize.py", "draw what a checkpoint has learned"),
     "make-shards": ("make_shards.py", "pack a folder of images into tar files"),
+    "make-proposals": ("make_proposals.py", "find boxes that may hold an object"),
     "report": ("mmssl_ext.visualization.report", "write a run's report.html anew"),
     "check-env": ("mmssl_ext.run.check_env", "what is installed, what is wrong"),
     "demo-data": ("mmssl_ext.datasets.demo.__main__", "draw the demo scenes"),
@@ -69,7 +70,7 @@ def main() -> int:
 
 def usage() -> str:
     """What ``mmssl-ext --help`` prints."""
-    lines = [f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<14} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: mmssl-ext COMMAND [options]",

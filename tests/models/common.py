@@ -11,7 +11,7 @@ from mmssl_ext.registry import MODELS
 
 OF_0_1 = ("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR")
 SOFT = ("ASCL", "ReSSL")
-QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi", "IFND", "TKC")
+QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi", "IFND", "TKC", "BGSwaps")
 SHIFTING_ALGORITHMS = ("MSF", "CMSF")
 ALGORITHMS = (
     *(*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR"),
@@ -92,6 +92,8 @@ def model_config(type_="CO2", **changes) -> dict:
     if type_ == "CO2":
         config["consistency"] = dict(temperature=0.05, weight=0.3)
     if type_ in SOFT:
+        config["head"] = dict(temperature=0.2)
+    if type_ == "BGSwaps":
         config["head"] = dict(temperature=0.2)
     if type_ == "MoCHi":
         config["head"] = dict(
@@ -207,12 +209,16 @@ def assert_same_gradients(model, truth, relative, absolute=0.0):
 def views(batch, seed=0, size=None, type_="CO2"):
     """Float views of the images: two, and for DetCo two sets of nine patches more.
 
+    BGSwaps has a third, the negatives.
+
     Images are 32 pixels wide, where a method looks at cells 64 (2 x 2 of them).
     """
     if size is None:
         size = 64 if type_ in CELL_ALGORITHMS else 32
     generator = torch.Generator().manual_seed(seed)
-    images = [torch.randn(batch, 3, size, size, generator=generator) for _ in range(2)]
+    count = 3 if type_ == "BGSwaps" else 2
+    shape = (batch, 3, size, size)
+    images = [torch.randn(shape, generator=generator) for _ in range(count)]
     if type_ != "DetCo":
         return images
     return images + [

@@ -1,5 +1,6 @@
 """Transforms that run in the loader's workers, on one decoded image."""
 
+from .background import LoadMask, RandomBackground, SwapSubject
 from .bands import DecodeBands
 from .color import ColorJitter, GaussianBlur, RandomGrayscale, RandomSolarize
 from .decode import DecodeImage, UnreadableImageError
@@ -15,13 +16,16 @@ __all__ = [
     "DecodeBands",
     "DecodeImage",
     "GaussianBlur",
+    "LoadMask",
     "MakeViews",
     "PackViews",
+    "RandomBackground",
     "RandomFlip",
     "RandomGrayscale",
     "RandomResizedCrop",
     "RandomSolarize",
     "ResizeShort",
+    "SwapSubject",
     "UnreadableImageError",
     "move_box",
 ]

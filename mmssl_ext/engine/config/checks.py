@@ -38,6 +38,7 @@ _FIELDS = {
     "init_cfg": "WEIGHT_INITIALIZERS",
     "dataset": "DATASETS",
     "datasets": "DATASETS",
+    "donors": "DATASETS",
     "pipeline": "TRANSFORMS",
     "transforms": "TRANSFORMS",
     "views": "TRANSFORMS",

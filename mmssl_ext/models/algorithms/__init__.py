@@ -2,6 +2,7 @@
 
 from .ascl import ASCL
 from .base import SSLAlgorithm
+from .bg_swaps import BGSwaps
 from .byol import BYOL
 from .cmsf import CMSF
 from .co2 import CO2
@@ -30,6 +31,7 @@ __all__ = [
     "IFND",
     "MSF",
     "TKC",
+    "BGSwaps",
     "DenseCL",
     "DenseSiam",
     "DetCo",

@@ -65,6 +65,7 @@ class Assembly(SSLAlgorithm):
         pairs: (query view, target view).
         dim: Size D of the embedding.
         channels: Of the backbone's last map, None where it does not say.
+        extra_views: What the target network encodes besides target views.
         shuffles: Target views are encoded in another order than query views.
         clock: Which iteration it is.
         waiting: What the iterations of the optimizer's step under way want remembered.
@@ -75,6 +76,7 @@ class Assembly(SSLAlgorithm):
     """
 
     plain_views = True
+    extra_views: tuple[int, ...] = ()
     compare: Comparison
     target: Target
 
@@ -283,7 +285,9 @@ class Assembly(SSLAlgorithm):
         super().check_inputs(inputs)
         given = dict(enumerate(self.views_of(inputs)))
         self.look(given, self.terms.values())
-        self.target.check_inputs(self, [given[b] for b in self.target_views])
+        self.target.check_inputs(
+            self, [given[b] for b in (*self.target_views, *self.extra_views)]
+        )
         for part in self.losing.values():
             part.check_inputs(self, [given[a] for a in self.query_views])
 

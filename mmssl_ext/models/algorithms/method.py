@@ -106,7 +106,8 @@ class Method(Assembly):
         views, online = self.look(given, terms)
         # Shuffled targets change ranks as they came, in uint8.
         ready = {} if self.shuffles else views
-        targets = {b: ready.get(b, given[b]) for b in self.target_views}
+        encoded = (*self.target_views, *self.extra_views)
+        targets = {b: ready.get(b, given[b]) for b in encoded}
         self.target.index = index
         target = self.target.features(self, targets, online)
         for b, view in targets.items():

@@ -2,6 +2,7 @@
 
 from .base import Comparison
 from .batch import BatchSoftmax
+from .extra import ExtraNegativeSoftmax
 from .false_negatives import FalseNegativeSoftmax
 from .levels import MultiLevelSoftmax
 from .mean_shift import MeanShift
@@ -18,6 +19,7 @@ __all__ = [
     "Comparison",
     "Constraint",
     "EarlierNeighbours",
+    "ExtraNegativeSoftmax",
     "FalseNegativeSoftmax",
     "MeanShift",
     "MixedNegativesSoftmax",

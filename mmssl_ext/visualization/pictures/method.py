@@ -11,6 +11,7 @@ from mmengine.dataset import default_collate
 from mmssl_ext.errors import ConfigError, UserValueError
 
 from . import cells, mixture, patches, places, regions
+from .backgrounds import changes_backgrounds, draw_backgrounds
 from .images import to_images
 from .sheet import Sheet
 from .subject import Subject
@@ -24,7 +25,10 @@ DRAWINGS = {
     "match": cells.draw_cells_of,
     "cosine": places.draw_places,
 }
-"""By a key of what ``inspect`` returns; of several terms the first is drawn."""
+"""By a key of what ``inspect`` returns; of several terms the first is drawn.
+
+Where the pipeline loads masks, :mod:`.backgrounds` draws its views instead.
+"""
 
 
 def draw(subject: Subject) -> Sheet:
@@ -35,6 +39,8 @@ def draw(subject: Subject) -> Sheet:
         ValueError: It has nothing to draw, or the views are of no use for it.
     """
     model, name = subject.model, subject.name
+    if changes_backgrounds(subject.pipeline):
+        return draw_backgrounds(subject)
     if not hasattr(model, "inspect"):
         raise ConfigError(
             f"{name} has nothing to draw of its own; choose another --kind, or give "

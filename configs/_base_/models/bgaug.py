@@ -1,0 +1,13 @@
+"""Background augmentations: where masks come from, and how often views change."""
+
+background = "remove"  # "random": of another image; "swap": besides, a third view
+masks = "border"  # without labels; or a folder of masks, or a COCO file
+missing_masks = "raise"  # or "keep": an image without mask keeps its background
+background_prob = 0.2  # of a view
+
+mask = dict(type="LoadMask", masks=masks, missing=missing_masks)
+change = dict(
+    type="RandomBackground",
+    mode="remove" if background == "remove" else "random",
+    prob=background_prob,
+)

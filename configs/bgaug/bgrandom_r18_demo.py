@@ -1,0 +1,5 @@
+"""BG_Random on MoCo, on the demo scenes: minutes on two CPU cores."""
+
+_base_ = "bgremove_r18_demo.py"
+
+background = "random"

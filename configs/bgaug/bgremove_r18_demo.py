@@ -1,0 +1,18 @@
+"""BG_RM on MoCo, on the demo scenes: minutes on two CPU cores."""
+
+_base_ = ["../mocov2/mocov2_r18_demo.py", "../_base_/models/bgaug.py"]
+
+read = [_base_.decoder, dict(**_base_.mask, root=_base_.train_root)]
+donors = dict(type="ImageFolder", root=_base_.train_root, pipeline=read)
+others = {} if _base_.background == "remove" else dict(donors=donors)
+crop, *changes = _base_.view
+changed = [crop, dict(**_base_.change, **others), *changes]
+swapped = [crop, dict(type="SwapSubject", donors=donors), *changes]
+swaps = _base_.background == "swap"
+views = [_base_.view, changed, swapped] if swaps else [changed, changed]
+train_pipeline = [
+    *read,
+    dict(type="MakeViews", views=views, augment_on=_base_.augment_on),
+    dict(type="PackViews"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

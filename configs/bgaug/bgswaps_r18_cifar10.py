@@ -1,0 +1,7 @@
+"""BG_Swaps on MoCo, ResNet-18, CIFAR-10, 200 epochs, one GPU x 512 images."""
+
+_base_ = "bgremove_r18_cifar10.py"
+
+background = "swap"
+
+model = dict(type="BGSwaps", head=dict(type="ExtraNegativeSoftmax"))

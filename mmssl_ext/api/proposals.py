@@ -1,0 +1,311 @@
+"""Boxes that may hold an object in every image of a folder, as one COCO file.
+
+Two methods, none of which needs labels or weights. ``superpixels`` is part of this
+package (:mod:`mmssl_ext.datasets.proposals.superpixels`), takes some 0.02 s of
+processor an image, and is no selective search: see there. ``selective-search`` is
+OpenCV's in its fast mode, with which CCOP and DETReg were published; it needs
+opencv-contrib-python-headless in place of the OpenCV that is installed.
+
+Images are done one by one and what is found is kept beside the file that is to be,
+``FILE.partial``, so that the same call goes on where another one was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmssl_ext.datasets import DecodeImage, SSLDataset
+from mmssl_ext.datasets.proposals import Proposals
+from mmssl_ext.datasets.proposals.find import Settings, find_boxes
+from mmssl_ext.errors import UserError, UserValueError
+from mmssl_ext.files import drafted
+from mmssl_ext.text import shown, tenths
+
+from .images import check_count, open_images, read_images
+
+__all__ = ["ProposalFile", "make_proposals"]
+
+_FEW = 4  # images for which no worker is started
+
+
+class ProposalFile(NamedTuple):
+    """What :func:`make_proposals` returns.
+
+    Attributes:
+        path: The file.
+        images: Listed in it.
+        boxes: In all of them.
+        empty: Images without a box, which are listed too.
+        unreadable: Name of each other image, and why it cannot be read.
+    """
+
+    path: str
+    images: int
+    boxes: int
+    empty: int
+    unreadable: list[tuple[str, str]]
+
+
+def make_proposals(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    workers: int | None = None,
+    **settings: Any,
+) -> ProposalFile:
+    """Find boxes in all images and write them.
+
+    The boxes of an image follow from its pixels, its name and the settings, whatever
+    the number of processes and however often the work was stopped.
+
+    Args:
+        data: As for :func:`embed`.
+        out: The file to write, JSON. A file that is complete stays as it is.
+        workers: Processes; None takes one for each processor.
+        **settings: Fields of
+            :class:`~mmssl_ext.datasets.proposals.find.Settings`: ``method``,
+            ``max_boxes``, ``min_side``, ``max_aspect``, ``iou``, ``long_side``,
+            ``seed``.
+
+    Raises:
+        UserError: An option cannot be used, no image can be read, or ``out`` is a file
+            of other images or settings.
+        FileNotFoundError: There is no such data.
+    """
+    wanted = Settings(**settings)
+    wanted.check()
+    if workers is not None:
+        check_count("workers", workers, 0)
+    path = Path(out)
+    if path.suffix != ".json":
+        raise UserValueError(f"'{shown(out)}' must end in .json, COCO's format.")
+    dataset = open_images(data).dataset
+    names = list(dict.fromkeys(map(dataset.name, range(len(dataset)))))
+    info = {
+        "description": "object proposals without labels, by mmssl_ext",
+        "settings": wanted.told(),
+        "images": dataset.fingerprint(),
+    }
+    if path.exists():
+        return _complete(path, info)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _Journal(path, wanted) as journal:
+        unreadable = _find(dataset, journal, wanted, workers)
+        kept = [name for name in names if name in journal.places]
+        found = _write(path, kept, journal, {**info, "unreadable": unreadable})
+    return found
+
+
+def _complete(path: Path, info: dict[str, Any]) -> ProposalFile:
+    """What a file says that is there already."""
+    found = Proposals(path)
+    for key, what in (("settings", "other settings"), ("images", "other images")):
+        if found.info.get(key) != info[key]:
+            raise UserValueError(
+                f"'{shown(path)}' is there already, and is of {what}; choose another "
+                "name, or delete it first."
+            )
+    broken = [(name, reason) for name, reason in found.info["unreadable"]]
+    boxes, empty = int(found.counts.sum()), int((found.counts == 0).sum())
+    return ProposalFile(str(path), len(found), boxes, empty, broken)
+
+
+def _find(
+    dataset: SSLDataset, journal: _Journal, settings: Settings, workers: int | None
+) -> list[tuple[str, str]]:
+    """Fill the journal; returns the images that cannot be read."""
+    rest, seen = [], set(journal.places)
+    for row in range(len(dataset)):
+        if (name := dataset.name(row)) not in seen:
+            rest.append(row)
+            seen.add(name)
+    failed: list[tuple[str, str]] = []
+    if not rest:
+        return failed
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if len(rest) > _FEW else 0
+    todo = _Rest(dataset, rest)
+    report = tenths(print, "Proposals: image")
+    if sys.stderr.isatty():  # a bar is drawn
+        report = lambda done, total: None  # noqa: E731
+    try:
+        for done, batch in enumerate(
+            read_images(todo, _View(settings), 1, workers, "Proposals"), 1
+        ):
+            failed += [(todo.name(row), reason) for row, reason in batch.failed]
+            for row, values in zip(batch.rows, batch.values.numpy(), strict=False):
+                journal.add(todo.name(row), values)
+            report(done, len(rest))
+    except KeyboardInterrupt:
+        text = f"{len(journal.places):,} of {len(dataset):,} images are done and kept"
+        print_log(f"{text}; the same command goes on.", "current", logging.WARNING)
+        raise
+    except UserError:
+        if len(failed) < len(rest) or not journal.places:
+            raise
+    return failed
+
+
+class _Rest(SSLDataset):
+    """Some rows of a dataset, and what each is named."""
+
+    def __init__(self, whole: SSLDataset, rows: list[int]) -> None:
+        super().__init__(len(rows))
+        self._whole, self._places = whole, rows
+
+    def name(self, row: int) -> str:
+        return self._whole.name(self._places[row])
+
+    def describe(self, row: int) -> dict[str, Any]:
+        return {**self._whole.describe(self._places[row]), "name": self.name(row)}
+
+    def read(self, row: int) -> dict[str, Any]:
+        return self._whole.read(self._places[row])
+
+
+class _View:
+    """Size of an image, its boxes and their scores: 1 + n rows of 5, in float64."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __call__(self, told: dict[str, Any]) -> Tensor:
+        # Workers decode by threads of their own; a process for each processor is meant.
+        cv2.setNumThreads(1)
+        img = DecodeImage()({k: v for k, v in told.items() if k != "name"})["img"]
+        boxes, scores = find_boxes(img, told["name"], self.settings)
+        rows = np.zeros((1 + len(boxes), 5))
+        rows[0, :2] = img.shape[1], img.shape[0]
+        rows[1:, :4], rows[1:, 4] = boxes, scores
+        return torch.from_numpy(rows)
+
+
+class _Journal:
+    """What is known of the images so far, one line of JSON for each.
+
+    Args:
+        out: The file that is to be.
+        settings: How boxes are made.
+
+    Attributes:
+        places: Where the line of an image begins, by its name.
+
+    Raises:
+        UserValueError: It was begun with other settings, or another process writes it.
+    """
+
+    def __init__(self, out: Path, settings: Settings) -> None:
+        self.path = out.with_name(f"{out.name}.partial")
+        self.places: dict[str, int] = {}
+        self._file = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserValueError(
+                f"'{shown(self.path)}' is being written by another process; wait for "
+                "it, or choose another name."
+            ) from error
+        self._resume(settings.told())
+
+    def __enter__(self) -> _Journal:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.close()
+
+    def _resume(self, told: dict[str, Any]) -> None:
+        """Index the lines, and cut off what was not written to its end."""
+        self._file.seek(0)
+        end = 0
+        for number, line in enumerate(self._file):
+            try:
+                found = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                found = None
+            if found is None:
+                break
+            if number == 0 and found != told:
+                raise UserValueError(
+                    f"'{shown(self.path)}' was begun with other settings ({found}, not "
+                    f"{told}); go on with those, or delete it."
+                )
+            if number:
+                self.places[found["name"]] = end
+            end += len(line)
+        self._file.truncate(end)
+        if not end:
+            self._append(told)
+
+    def _append(self, found: dict[str, Any]) -> int:
+        place = self._file.seek(0, os.SEEK_END)
+        self._file.write(json.dumps(found).encode() + b"\n")
+        self._file.flush()
+        return place
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Keep what :class:`_View` made of an image."""
+        (width, height), rows = values[0, :2].astype(int).tolist(), values[1:]
+        found = {"name": name, "width": width, "height": height}
+        boxes, scores = rows[:, :4].astype(int).tolist(), rows[:, 4].tolist()
+        self.places[name] = self._append({**found, "boxes": boxes, "scores": scores})
+
+    def read(self, names: list[str]) -> Iterator[dict[str, Any]]:
+        """What is known of these images."""
+        for name in names:
+            self._file.seek(self.places[name])
+            yield json.loads(self._file.readline())
+
+
+def _write(
+    path: Path, names: list[str], journal: _Journal, info: dict[str, Any]
+) -> ProposalFile:
+    """Write the file in one step, and remove the journal."""
+    boxes = sum(len(found["boxes"]) for found in journal.read(names))
+    empty = sum(not found["boxes"] for found in journal.read(names))
+    info = {**info, "without_proposals": empty}
+    with drafted(path, durable=True) as draft, draft.open("w", encoding="ascii") as out:
+        out.write(f'{{"info": {json.dumps(info)},\n"images": [\n')
+        _put(out, (_image(n, x) for n, x in enumerate(journal.read(names), 1)))
+        out.write('],\n"annotations": [\n')
+        _put(out, _annotations(journal.read(names)))
+        out.write('],\n"categories": [{"id": 1, "name": "object"}]}\n')
+    with contextlib.suppress(FileNotFoundError):
+        journal.path.unlink()
+    return ProposalFile(str(path), len(names), boxes, empty, info["unreadable"])
+
+
+def _put(out: Any, items: Iterator[dict[str, Any]]) -> None:
+    for number, item in enumerate(items):
+        out.write(f"{',' if number else ''}{json.dumps(item)}\n")
+
+
+def _image(number: int, found: dict[str, Any]) -> dict[str, Any]:
+    size = {key: found[key] for key in ("width", "height")}
+    return {"id": number, "file_name": found["name"], **size}
+
+
+def _annotations(images: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    count = 0
+    for number, found in enumerate(images, 1):
+        for box, score in zip(found["boxes"], found["scores"], strict=True):
+            left, upper, right, lower = box
+            width, height = right - left, lower - upper
+            count += 1
+            yield {
+                **{"id": count, "image_id": number, "category_id": 1},
+                **{"bbox": [left, upper, width, height], "score": score},
+                **{"area": width * height, "iscrowd": 0},
+            }
