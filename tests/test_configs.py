@@ -64,7 +64,9 @@ LARGE = (
     *("cmsf/cmsf-2q_r18_cifar10.py", "msf/msf_r18_cifar10.py"),
     *("pixpro/pixpro_r18_cifar10.py", "lcloss/lcloss_byol_r18_cifar10.py"),
     *("lcloss/lcloss_mocov2_r18_cifar10.py", "lcloss/lcloss_simsiam_r18_cifar10.py"),
-    "densesiam/densesiam_r18_cifar10.py",
+    *("densesiam/densesiam_r18_cifar10.py", "dsc/dsc-pm_r18_cifar10.py"),
+    "dsc/dsc-km_r18_cifar10.py",
+    *(f"{name}_r50_coco.py" for name in ("dsc/dsc-pm", "dsc/dsc-km")),
     "densecl/densecl_r50_coco.py",  # but for the folder of images
     *(name for name in CONFIGS if "_r50_imagenet" in name),
 )
@@ -111,8 +113,9 @@ def test_takes_a_step(name, options, tmp_path):
     )
     model.clock.total = model.clock.epoch_length = 10**6
     model.clock.set(500_000)  # behind every warm-up
-    if cfg.model.type == "InterCLR":
+    if cfg.model.type in ("InterCLR", "DSC"):
         model.clock.epoch_length = 1000
+    if cfg.model.type == "InterCLR":
         term = model.terms.inter
         labels = torch.arange(2 * term.labels.num_clusters) // 2
         term.bank.fill(torch.randn(len(labels), 128))
@@ -138,7 +141,7 @@ def test_takes_a_step(name, options, tmp_path):
 
 def small_batch(cfg, views):
     """Noise of few pixels; the regions of RegionCL need the size of the config."""
-    cells = cfg.model.type == "DenseCL" or "lcloss" in cfg.filename
+    cells = cfg.model.type in ("DenseCL", "DSC") or "lcloss" in cfg.filename
     side = 64 if "neck" not in cfg.model or cells else 32
     batch, side = (2, views[0].shape[-1]) if "region" in cfg.model else (8, side)
     if len(views) > 2:  # with patches, of which each image has nine

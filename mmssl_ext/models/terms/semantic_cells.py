@@ -223,9 +223,8 @@ class CellClusters(SemanticCells):
         labels = torch.empty_like(cells[:, 0], dtype=torch.int32)
         if get_rank() == 0:
             old = unit(self.centroids).float() if self.clusterings.num_steps else None
-            options = {"seed": seed, "centroids": old}
             labels = spherical_kmeans(
-                cells, self.num_clusters, self.num_iters, **options
+                cells, self.num_clusters, self.num_iters, seed, old
             )
         broadcast(labels)
         sizes = cluster_sizes(labels, self.num_clusters)
@@ -278,7 +277,7 @@ class CellClusters(SemanticCells):
         r, t = query["dense"], key["dense"].detach()
         match = match_cells(query["cells"], key["cells"])  # N x S^2
         if self.num_cells is not None and self.num_cells < r.shape[1]:
-            order = _noise(method, *r.shape[:2], like=r).argsort(1)
+            order = _noise(method, r).argsort(1)
             places = order[:, : self.num_cells]  # N x c
             r, match = take_cells(r, places), match.gather(1, places)
         return r, take_cells(t, match)
@@ -286,7 +285,7 @@ class CellClusters(SemanticCells):
     def collect(self, method: Method, step: Step) -> Features:
         """One key cell of each image and target view, to be clustered."""
         cells = method.targets(step, "dense")  # N V x S^2 x D
-        place = _noise(method, *cells.shape[:2], like=cells).argmax(1)
+        place = _noise(method, cells).argmax(1)
         return {"cells": take_cells(cells, place[:, None])[:, 0]}
 
     def remember(self, found: Features) -> None:
@@ -300,11 +299,12 @@ def _all(x: Tensor) -> Tensor:
     return torch.cat(all_gather(x.contiguous())) if get_world_size() > 1 else x
 
 
-def _noise(method: Method, count: int, cells: int, like: Tensor) -> Tensor:
+def _noise(method: Method, cells: Tensor) -> Tensor:
     """This rank's part of what one process would draw for the whole batch, N x S^2."""
-    generator = torch.Generator(like.device).manual_seed(method.clock.draw_seed)
-    shape = get_world_size(), count, cells
-    return torch.rand(shape, generator=generator, device=like.device)[get_rank()]
+    generator = torch.Generator(cells.device)
+    generator.manual_seed(method.clock.draw_seed)  # equal on all ranks
+    shape = get_world_size(), *cells.shape[:2]
+    return torch.rand(shape, generator=generator, device=cells.device)[get_rank()]
 
 
 def _check_counts(term: Term, **counts: Any) -> None:
