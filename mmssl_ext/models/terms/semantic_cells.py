@@ -98,8 +98,9 @@ class CellPrototypes(SemanticCells):
         codes, used = {}, []
         with torch.autocast(prototypes.device.type, enabled=False):
             for b in method.target_views:
-                t = step.target[b]["dense"].detach()  # N x S^2 x D
-                scores = (t @ prototypes.detach().T).flatten(0, 1)
+                # In one order in memory, whatever way it came: products round alike.
+                t = step.target[b]["dense"].detach().contiguous()  # N x S^2 x D
+                scores = t.flatten(0, 1) @ prototypes.detach().T
                 found = balanced_codes(scores, self.epsilon, self.num_iters)
                 codes[b] = found.view(*t.shape[:2], -1)  # N x S^2 x K
                 used.append((scores / self.temperature).softmax(1).mean(0))
