@@ -98,8 +98,9 @@ def test_takes_a_step(name, options, tmp_path):
     )
     model.clock.total = model.clock.epoch_length = 10**6
     model.clock.set(500_000)  # behind every warm-up
-    if cfg.model.type == "InterCLR":
+    if cfg.model.type in ("InterCLR", "DSC"):
         model.clock.epoch_length = 1000
+    if cfg.model.type == "InterCLR":
         term = model.terms.inter
         labels = torch.arange(2 * term.labels.num_clusters) // 2
         term.bank.fill(torch.randn(len(labels), 128))
@@ -128,7 +129,7 @@ def test_takes_a_step(name, options, tmp_path):
 
 def small_batch(cfg, views):
     """Noise of few pixels; the regions of RegionCL need the size of the config."""
-    cells = cfg.model.type == "DenseCL" or "lcloss" in cfg.filename
+    cells = cfg.model.type in ("DenseCL", "DSC") or "lcloss" in cfg.filename
     side = 64 if "neck" not in cfg.model or cells else 32
     batch, side = (2, views[0].shape[-1]) if "region" in cfg.model else (8, side)
     if len(views) > 2:  # with patches, of which each image has nine

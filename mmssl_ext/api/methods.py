@@ -52,6 +52,7 @@ METHODS = {
     "ressl": Recipe("ReSSL", "ressl/ressl_r50_imagenet.py", 0.05, queue=True),
     "mochi": Recipe("MoCHi", "mochi/mochi_r50_imagenet.py", queue=True),
     "densecl": Recipe("DenseCL", "densecl/densecl_r50_imagenet.py", queue=True),
+    "dsc": Recipe("DSC", "dsc/dsc-pm_r50_imagenet.py", queue=True),
     "detco": Recipe("DetCo", "detco/detco_r50_imagenet.py", views=4, queue=True),
     "regionclm": Recipe(
         "RegionCL-M", "regioncl/regionclm_r50_imagenet.py", views=3, queue=True

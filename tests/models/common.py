@@ -11,7 +11,7 @@ from mmssl_ext.registry import MODELS
 
 OF_0_1 = ("MoCo", "CO2", "DenseCL", "RegionCLM", "RegionCLD", "DetCo", "InterCLR")
 SOFT = ("ASCL", "ReSSL")
-QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi", "IFND", "TKC", "BGSwaps")
+QUEUE_ALGORITHMS = (*OF_0_1, *SOFT, "MoCHi", "IFND", "TKC", "BGSwaps", "DSC")
 SHIFTING_ALGORITHMS = ("MSF", "CMSF")
 ALGORITHMS = (
     *(*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR"),
@@ -21,15 +21,11 @@ ALGORITHMS = (
 MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS, "PixPro")
 NOT_DRAWN = (
     *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND", "TKC"),
-    *("SimSiam", "BYOL", "SimCLR", *SHIFTING_ALGORITHMS),
+    *("SimSiam", "BYOL", "SimCLR", *SHIFTING_ALGORITHMS, "DenseSiam"),
 )
 CELL_ALGORITHMS = (
-    "DenseCL",
-    "RegionCLM",
-    "RegionCLD",
-    "RegionCLS",
-    "PixPro",
-    "DenseSiam",
+    *("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS"),
+    *("PixPro", "DenseSiam", "DSC"),
 )
 
 BACKBONE = dict(
@@ -99,7 +95,10 @@ def model_config(type_="CO2", **changes) -> dict:
         config["head"] = dict(
             temperature=0.2, num_hardest=8, num_mixed=6, num_with_query=3
         )
-    if type_ in ("DenseCL", "RegionCLD"):
+    if type_ == "DSC":
+        config["dense"] = dict(num_neighbours=2)
+        config["semantic"] = dict(num_prototypes=5)
+    if type_ in ("DenseCL", "RegionCLD", "DSC"):
         config["neck"] = DENSE_NECK
     if type_.startswith("RegionCL"):
         config["region"] = REGION

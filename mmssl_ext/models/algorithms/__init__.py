@@ -9,6 +9,7 @@ from .co2 import CO2
 from .densecl import DenseCL
 from .densesiam import DenseSiam
 from .detco import DetCo
+from .dsc import DSC
 from .ifnd import IFND
 from .interclr import InterCLR
 from .method import Features, Method, Step
@@ -28,6 +29,7 @@ __all__ = [
     "BYOL",
     "CMSF",
     "CO2",
+    "DSC",
     "IFND",
     "MSF",
     "TKC",

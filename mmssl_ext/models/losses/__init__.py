@@ -10,7 +10,7 @@ from .cells import (
 )
 from .consistency import queue_consistency
 from .cross_similarity import cross_divergence, cross_squares, cross_uniformity
-from .dense import match_cells, take_cells
+from .dense import match_cells, neighbour_cells, several_positives, take_cells
 from .dense_siamese import pixel_similarity, region_contrast, region_vectors
 from .distillation import (
     map_distillation,
@@ -24,11 +24,14 @@ from .margin import margin_info_nce
 from .queue_attention import attend, queue_logsumexp
 from .queue_topk import queue_topk
 from .same_label import same_label_sums
+from .semantic import balanced_codes, class_contrast
 from .soft_targets import neighbour_target
 
 __all__ = [
     "across_images",
     "attend",
+    "balanced_codes",
+    "class_contrast",
     "cosines",
     "cross_divergence",
     "cross_squares",
@@ -39,6 +42,7 @@ __all__ = [
     "margin_info_nce",
     "match_cells",
     "mix_negatives",
+    "neighbour_cells",
     "neighbour_target",
     "pair_contrast",
     "pair_cosine",
@@ -52,6 +56,7 @@ __all__ = [
     "region_contrast",
     "region_vectors",
     "same_label_sums",
+    "several_positives",
     "similarity_distillation",
     "soft_nce",
     "standardised",

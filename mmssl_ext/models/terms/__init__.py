@@ -4,6 +4,7 @@ from .base import Term
 from .consistency import Consistency
 from .cross_similarity import CrossConsistency, CrossUniformity
 from .dense import Dense
+from .dense_neighbours import DenseNeighbours
 from .dense_siamese import PixelSimilarity, RegionSimilarity
 from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
@@ -11,14 +12,18 @@ from .local import LocalContrast
 from .neighbours import Neighbours
 from .pixels import PixelConsistency, PixelContrast, PooledRegression
 from .regions import Regions
+from .semantic_cells import CellClusters, CellPrototypes
 from .temporal import TemporalTeachers
 from .unmix import UnMix
 
 __all__ = [
+    "CellClusters",
+    "CellPrototypes",
     "Consistency",
     "CrossConsistency",
     "CrossUniformity",
     "Dense",
+    "DenseNeighbours",
     "Distillation",
     "InterImage",
     "LocalContrast",

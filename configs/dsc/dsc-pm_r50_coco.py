@@ -1,0 +1,11 @@
+"""DSC with prototypes, COCO without labels, the recipe of `densecl_r50_coco.py`.
+
+A reconstruction, inspired by arXiv 2109.07756, whose recipe is not known.
+"""
+
+_base_ = ["../densecl/densecl_r50_coco.py", "../_base_/models/dsc.py"]
+
+num_classes = 2048  # of 12,544 cells on 8 GPUs
+semantic_start = 80
+
+model = dict(**_base_.dsc, semantic=_base_.prototypes)
