@@ -2,13 +2,15 @@
 
 from .base import Comparison
 from .batch import BatchSoftmax
+from .constraint import Constraint
+from .earlier import EarlierNeighbours
 from .false_negatives import FalseNegativeSoftmax
 from .levels import MultiLevelSoftmax
 from .mean_shift import MeanShift
 from .mixed import MixedNegativesSoftmax
-from .neighbours import Constraint, EarlierNeighbours, SameCluster, SameLabel
 from .queue import QueueSoftmax
 from .regression import Regression
+from .same_label import SameCluster, SameLabel
 from .soft import NeighbourSoftmax, RelationSoftmax
 from .teacher import TeacherRegression, TeacherSoftmax
 
