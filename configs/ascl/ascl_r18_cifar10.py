@@ -26,10 +26,11 @@ model = dict(
 )
 
 strong = [_base_.crop, _base_.flip, _base_.color_jitter, _base_.gray, _base_.blur]
-weak = [_base_.crop, _base_.flip]
 train_pipeline = [
     _base_.decoder,
-    dict(type="MakeViews", views=[strong, weak], augment_on=_base_.augment_on),
+    dict(
+        type="MakeViews", views=[strong, _base_.weak_view], augment_on=_base_.augment_on
+    ),
     dict(type="PackViews"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -7,13 +7,6 @@ is not MoCo v2's. The second view, the key's, is cropped and mirrored alone.
 _base_ = ["../mocov2/mocov2_r50_imagenet.py", "../_base_/models/ascl.py"]
 
 tau_ins = 0.1  # T1, of the loss
+weak_target = True
 
 model = dict(**_base_.ascl)
-
-weak = [_base_.crop, _base_.flip]
-train_pipeline = [
-    _base_.decoder,
-    dict(type="MakeViews", views=[_base_.view, weak], augment_on=_base_.augment_on),
-    dict(type="PackViews"),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

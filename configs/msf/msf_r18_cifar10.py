@@ -9,6 +9,7 @@ _base_ = ["../_base_/r18_cifar10.py", "../_base_/models/msf.py"]
 bank_len = 4096
 hid_channels = 2 * _base_.backbone_channels
 out_channels = _base_.backbone_channels // 4
+weak_target = True
 
 model = dict(
     **_base_.msf,
@@ -20,14 +21,3 @@ model = dict(
     ),
     bn_splits=4 if _base_.cpu else 8,  # groups of 64
 )
-
-train_pipeline = [
-    _base_.decoder,
-    dict(
-        type="MakeViews",
-        views=[_base_.view, [_base_.crop, _base_.flip]],
-        augment_on=_base_.augment_on,
-    ),
-    dict(type="PackViews"),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

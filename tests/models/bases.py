@@ -60,12 +60,10 @@ IMAGES = 40  # of the bank
 def term(name: str, base: str = "MoCo", **changes) -> dict:
     """Config of a term; a queue of its own is short, too."""
     own_queue = name == "Consistency" and base != "MoCo"
-    fixed = name == "TemporalTeachers" and base == "MSF"
     return (
         dict(type=name)
         | (TERMS | REGRESSION_TERMS)[name]
         | (dict(queue_len=32) if own_queue else {})
-        | (dict(hidden=None) if fixed else {})
         | changes
     )
 

@@ -331,7 +331,11 @@ def test_neighbours_as_a_term(base):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("ASCL", dict(num_neighbours=65), "65 neighbours .* queue of 64 keys; raise"),
+        (
+            "ASCL",
+            dict(num_neighbours=65),
+            "65 of a queue of 64 keys are looked for; raise",
+        ),
         ("ASCL", dict(num_neighbours=1.5), "num_neighbours=1.5 must be a whole number"),
         ("ASCL", dict(num_neighbours=-1), "num_neighbours=-1 must be"),
         ("ASCL", dict(target_temperature=0), "target_temperature=0 is not a temp"),

@@ -9,8 +9,8 @@ from torch.nn.functional import normalize
 
 from mmssl_ext.models.algorithms import Step
 from mmssl_ext.models.comparisons import FalseNegativeSoftmax
-from mmssl_ext.models.comparisons.false_negatives import accept, confidence
 from mmssl_ext.models.losses import same_label_sums
+from mmssl_ext.models.memory.confidence import accept, confidence
 
 from ..harness import assert_same
 from .bases import losses, sgd, total, train, views

@@ -293,7 +293,7 @@ REFUSED = {
         "ramp=-1 of TemporalTeachers must be 0 or more intervals",
     ),
     "teachers-msf": (
-        method("MSF", dict(type="TemporalTeachers")),
+        method("MSF", dict(type="TemporalTeachers", form="base")),
         "MeanShift has no gradient in its targets, from which a knowledge transformer",
     ),
     "detco-teachers": (

@@ -38,7 +38,7 @@ def narrow(base, count, scores, **changes):
     neck = dict(
         type="LinearNeck", in_channels=64, out_channels=2, gap_dim=2, norm_cfg=None
     )
-    more = dict(num_teachers=count, hidden=None)
+    more = dict(num_teachers=count, hidden=None, form="base")
     chosen = term("TemporalTeachers", **LEARNED | more)
     model = double(build(method(base, chosen, neck=neck, **changes)))
     with torch.no_grad():
@@ -98,10 +98,16 @@ def test_contrast_by_hand(teachers, scores, expected):
 
 @pytest.mark.parametrize(
     ("base", "changes"),
-    [("MoCo", dict(pairs=BOTH, reduce="sum")), ("BYOL", {}), ("SimSiam", {})],
+    [
+        ("MoCo", dict(pairs=BOTH, reduce="sum")),
+        ("BYOL", dict(reduce="mean")),
+        ("SimSiam", {}),
+    ],
 )
-def test_loss_and_gradient_equal_the_loop(base, changes):
-    model = unlike_target(base, term("TemporalTeachers", **LEARNED), **changes)
+@pytest.mark.parametrize("form", ["base", "regression"])
+def test_loss_and_gradient_equal_the_loop(base, changes, form):
+    chosen = term("TemporalTeachers", form=form, **LEARNED)
+    model = unlike_target(base, chosen, **changes)
     with torch.no_grad():
         model.terms.temporal.scores.copy_(rows(0.5, -0.3))
     inputs, count = views(4, **(DOUBLE | dict(size=32))), 4
@@ -124,11 +130,12 @@ def test_loss_and_gradient_equal_the_loop(base, changes):
                 t = z.detach() + hidden @ outer.weight.T + outer.bias
                 for n in range(count):
                     one, other = normalize(q[a][n], dim=0), normalize(t[n], dim=0)
-                    if base == "MoCo":
+                    if base == "MoCo" and form == "base":
                         queue, temperature = twin.compare.queue.keys, 0.2
                         found = info_nce(one, other, queue, temperature)
                     else:
-                        shift, scale = (2, 2) if base == "BYOL" else (0, 1)
+                        same = base == "SimSiam" and form == "base"
+                        shift, scale = (0, 1) if same else (2, 2)
                         found = shift - scale * one @ other
                     loss = loss + w[i] * found / count
         return loss if model.reduce == "sum" else loss / len(model.pairs)
@@ -323,7 +330,8 @@ def test_passes_of_a_step():
 
 
 def test_no_matrix_of_queries_and_queue():
-    model = build(method("MoCo", "TemporalTeachers", queue_len=65536))
+    chosen = term("TemporalTeachers", form="base")
+    model = build(method("MoCo", chosen, queue_len=65536))
     inputs = views(64, size=32)
     assert largest(lambda: total(losses(model, inputs)).backward()) < 64 * 65536
     with torch.autocast("cpu", torch.bfloat16):

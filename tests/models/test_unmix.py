@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from unittest import mock
 
 import numpy as np
@@ -97,6 +98,19 @@ def test_loss_on_moco_by_hand(share, expected):
     model = double(build(narrow("MoCo", queue_len=2)))
     model.compare.queue.keys.copy_(QUEUE)
     assert by_hand(model, share).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_loss_of_features_that_know_nothing():
+    """Those of an untrained network: twice that of MoCo, ln(K + 1) = 11.1."""
+    neck = dict(
+        type="LinearNeck", in_channels=64, out_channels=128, gap_dim=2, norm_cfg=None
+    )
+    model = build(method("MoCo", "UnMix", neck=neck, queue_len=65536))
+    model.terms.mixture.mixture = Mixture(0.4)
+    q, k, mixed = (unit(64, 128, seed=i, dtype=torch.float) for i in range(3))
+    online = {0: {"embedding": q, "mixture": mixed}}
+    found = losses_of(model, Step({}, None, None, online, {1: {"embedding": k}}, {}))
+    assert total(found).item() == pytest.approx(2 * math.log(65537), abs=0.5)
 
 
 def test_loss_on_byol_by_hand():

@@ -18,9 +18,10 @@ mean = [125.307, 122.961, 113.8575]
 std = [51.5865, 50.847, 51.255]
 
 view = [_base_.crop, _base_.flip, _base_.color_jitter, _base_.gray]
+second_view = _base_.weak_view if _base_.weak_target else view
 train_pipeline = [
     _base_.decoder,
-    dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
+    dict(type="MakeViews", views=[view, second_view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [_base_.decoder, dict(type="PackViews")]

@@ -14,9 +14,10 @@ image_size = 64
 crop_scale = (0.4, 1.0)
 
 view = [_base_.crop, _base_.color_jitter, _base_.gray, _base_.flip]
+second_view = _base_.weak_view if _base_.weak_target else view
 train_pipeline = [
     _base_.decoder,
-    dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
+    dict(type="MakeViews", views=[view, second_view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [

@@ -15,9 +15,10 @@ on_unreadable = "raise"  # or "skip": another image takes its place, counted and
 
 train_root = data_root + "/" + train_folder
 view = [_base_.crop, _base_.color_jitter, _base_.gray, _base_.blur, _base_.flip]
+second_view = _base_.weak_view if _base_.weak_target else view
 train_pipeline = [
     _base_.decoder,
-    dict(type="MakeViews", views=[view, view], augment_on=_base_.augment_on),
+    dict(type="MakeViews", views=[view, second_view], augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [

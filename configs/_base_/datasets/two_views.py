@@ -8,6 +8,7 @@ num_workers = 8
 augment_on = "device"  # only decode and crop on the loader's CPU cores; "worker": all
 image_size = 224
 crop_scale = (0.2, 1.0)  # share of the image's area
+weak_target = False  # True: the second view is cropped and mirrored alone
 jitter = (0.4, 0.4, 0.4, 0.1)  # of brightness, contrast, saturation, hue
 bands = None  # None: 8-bit RGB; 5: images of five bands; [3, 2, 1]: these, from 0
 value_range = None  # (low, high) of the files' values, or of each band: 0 and 255
@@ -32,6 +33,7 @@ color_jitter = dict(
 gray = dict(type="RandomGrayscale", prob=0.2)
 blur = dict(type="GaussianBlur", sigma_range=(0.1, 2.0), prob=0.5)
 flip = dict(type="RandomFlip", prob=0.5)
+weak_view = [crop, flip]
 
 train_loader = dict(
     batch_size=batch_size,

@@ -1,7 +1,7 @@
 """MSF: BYOL's projector and predictor in MSF's widths, and a bank of targets.
 
 A query sees all changes of the recipe, its target a crop and a flip alone (the paper's
-"weak/strong").
+"weak/strong"), where the config says `weak_target = True`.
 """
 
 _base_ = ["byol.py"]

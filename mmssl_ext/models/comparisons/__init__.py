@@ -2,15 +2,17 @@
 
 from .base import Comparison
 from .batch import BatchSoftmax
+from .constraint import Constraint
+from .earlier import EarlierNeighbours
 from .extra import ExtraNegativeSoftmax
 from .false_negatives import FalseNegativeSoftmax
 from .levels import MultiLevelSoftmax
 from .mean_shift import MeanShift
 from .mixed import MixedNegativesSoftmax
-from .neighbours import Constraint, EarlierNeighbours, SameCluster, SameLabel
 from .none import NoComparison
 from .queue import QueueSoftmax
 from .regression import Regression
+from .same_label import SameCluster, SameLabel
 from .soft import NeighbourSoftmax, RelationSoftmax
 from .teacher import TeacherRegression, TeacherSoftmax
 

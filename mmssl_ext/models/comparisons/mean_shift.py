@@ -10,10 +10,10 @@ from torch import Tensor
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
-from ..losses import queue_topk
+from ..losses import members_first, queue_topk
 from ..memory import KeyQueue
 from ..part import Features, build_part, is_count
-from .neighbours import Constraint
+from .constraint import Constraint
 from .regression import Regression
 
 if TYPE_CHECKING:
@@ -131,14 +131,7 @@ class MeanShift(Regression):
         assert self.constraint is not None
         near = self.nearest(u)  # N x k
         chosen = self.constraint.choose(u, index, self.k, place)  # N x s
-        # Members of the set by their similarity, then the nearest others.
-        similarity = (u[:, None] * self.rows(chosen.clamp(min=0), u)).sum(2)  # N x s
-        similarity = similarity.masked_fill(chosen < 0, -torch.inf)
-        member = (near[:, :, None] == chosen[:, None]).any(2)  # N x k
-        rest = -2.0 - torch.arange(self.k, device=u.device)  # below every cosine
-        rest = rest.expand(near.shape).masked_fill(member, -torch.inf)
-        best = torch.cat([similarity, rest.to(u.dtype)], 1).topk(self.k).indices
-        within = torch.cat([chosen, near], 1).gather(1, best)  # N x k
+        within = members_first(u, self.bank.keys, chosen, near)  # N x k
         means = self.rows(near, u).mean(1), self.rows(within, u).mean(1)
         return torch.lerp(*means, self.constraint.share)
 

@@ -47,6 +47,8 @@ class MixedNegativesSoftmax(QueueSoftmax):
         ValueError: A value is out of its range.
     """
 
+    remedy = "lower num_hardest, to about a 64th of queue_len"
+
     def __init__(
         self,
         temperature: float = 0.2,
@@ -69,23 +71,11 @@ class MixedNegativesSoftmax(QueueSoftmax):
                     f"{name}={count!r} must be a whole number of negatives; "
                     "num_mixed=0 and num_with_query=0 are MoCo."
                 )
-        self.num_hardest, self.num_mixed = num_hardest, num_mixed
+        self.num_hardest = self.sought = num_hardest
+        self.num_mixed = num_mixed
         self.num_with_query = num_with_query
         self.mixing = schedule(mixing, "mixing", high=1.0)
         self.schedules = (self.mixing,)
-
-    def attach(self, method: Method) -> None:
-        """Make the queue.
-
-        Raises:
-            ValueError: It holds fewer keys than are to be mixed.
-        """
-        super().attach(method)
-        if self.num_hardest > self.length:
-            raise UserValueError(
-                f"The {self.num_hardest} hardest of a queue of {self.length} keys were "
-                "asked for; lower num_hardest, to about a 64th of queue_len."
-            )
 
     def forward(self, method: Method, step: Step) -> dict[str, Tensor]:
         """See :class:`Comparison`."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..losses import info_nce
@@ -32,6 +33,8 @@ class QueueSoftmax(Comparison):
 
     queue: KeyQueue
     keeps_images = False  # which image a key is of
+    sought = 1  # keys that it looks for in the queue at once
+    remedy = "raise queue_len"  # where it has fewer
 
     def __init__(
         self,
@@ -44,9 +47,18 @@ class QueueSoftmax(Comparison):
         self.length = length
 
     def attach(self, method: Method) -> None:
-        """Make the queue."""
+        """Make the queue.
+
+        Raises:
+            ValueError: It holds fewer keys than are looked for.
+        """
         super().attach(method)
         self.queue = KeyQueue(self.length, method.dim, index=self.keeps_images)
+        if self.length < self.sought:
+            raise UserValueError(
+                f"{self.sought} of a queue of {self.length} keys are looked for; "
+                f"{self.remedy}."
+            )
 
     def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
         """See :class:`Comparison`; :func:`~mmssl_ext.models.losses.info_nce`."""

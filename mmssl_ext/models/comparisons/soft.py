@@ -40,6 +40,7 @@ class NeighbourSoftmax(QueueSoftmax):
     """
 
     targets_learn = False
+    remedy = "raise queue_len above num_neighbours"
 
     def __init__(
         self,
@@ -55,20 +56,8 @@ class NeighbourSoftmax(QueueSoftmax):
         check_positive("target_temperature", target_temperature)
         self.target_temperature = target_temperature
         self.num_neighbours = check_neighbours(num_neighbours)
+        self.sought = max(2, num_neighbours)
         self.hard, self.adaptive = hard, adaptive
-
-    def attach(self, method: Method) -> None:
-        """Make the queue.
-
-        Raises:
-            ValueError: It holds fewer keys than there are to be neighbours.
-        """
-        super().attach(method)
-        if self.length < max(2, self.num_neighbours):
-            raise UserValueError(
-                f"{self.num_neighbours} neighbours cannot be found in a queue of "
-                f"{self.length} keys; raise queue_len above num_neighbours."
-            )
 
     def soften(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """Mean key under each label, N x D, and the targets' confidence, N."""

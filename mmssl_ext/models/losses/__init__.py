@@ -22,7 +22,7 @@ from .hard_mixing import draw_mixtures, mix_negatives
 from .info_nce import info_nce, soft_nce
 from .margin import margin_info_nce
 from .queue_attention import attend, queue_logsumexp
-from .queue_topk import queue_topk
+from .queue_topk import members_first, queue_topk
 from .same_label import same_label_sums
 from .semantic import balanced_codes, class_contrast
 from .soft_targets import neighbour_target
@@ -41,6 +41,7 @@ __all__ = [
     "map_distillation",
     "margin_info_nce",
     "match_cells",
+    "members_first",
     "mix_negatives",
     "neighbour_cells",
     "neighbour_target",

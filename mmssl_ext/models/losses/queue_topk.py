@@ -185,3 +185,26 @@ def _top_of_equals(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     found = values.gather(1, places)
     found, order = found.sort(dim=1, descending=True, stable=True)
     return found, places.gather(1, order)
+
+
+@torch.no_grad()
+def members_first(u: Tensor, queue: Tensor, chosen: Tensor, near: Tensor) -> Tensor:
+    """Rows of a set by their similarity, then the nearest others (CMSF, 2112.04607).
+
+    Args:
+        u: N x D unit rows.
+        queue: K x D.
+        chosen: Rows of the queue in the set of each u, N x s, -1 where there is none.
+        near: The k nearest rows of the whole queue, N x k, nearest first.
+
+    Returns:
+        N x k rows of the queue, none twice.
+    """
+    rows = queue[chosen.clamp(min=0)].to(u.dtype)  # N x s x D
+    similarity = (u[:, None] * rows).sum(2).masked_fill(chosen < 0, -torch.inf)
+    member = (near[:, :, None] == chosen[:, None]).any(2)  # N x k
+    k = near.shape[1]
+    rest = -2.0 - torch.arange(k, device=u.device)  # below every cosine
+    rest = rest.expand(near.shape).masked_fill(member, -torch.inf)
+    best = torch.cat([similarity, rest.to(u.dtype)], 1).topk(k).indices
+    return torch.cat([chosen, near], 1).gather(1, best)

@@ -13,7 +13,7 @@ from mmssl_ext.registry import MODELS
 from ..layers import unit
 from ..layers.knowledge_transformer import KnowledgeTransformer
 from ..memory import Snapshots
-from ..part import Features, is_count, is_number
+from ..part import Features, is_count, is_number, one_of
 from ..targets import FrozenTeacher
 from ..targets.base import View
 from .base import Term
@@ -27,14 +27,17 @@ class TemporalTeachers(Term):
     """A query must find what the encoder made of its target view at earlier times.
 
     After each ``interval`` the encoder of the targets is copied over the oldest of h
-    teachers. Each pair of views is compared with every teacher as the base compares it
-    with its target; the loss is the weighted mean over them, and 0 before the first.
+    teachers. The loss of a pair of views is the weighted mean over the teachers, and 0
+    before the first.
 
     Args:
         num_teachers: h.
         interval: Epochs between two copies; a twentieth of the training.
         by_epoch: False: ``interval`` counts iterations.
         ramp: How long the loss rises once there is a teacher, in intervals.
+        form: ``"regression"``: ``2 - 2 cos``. ``"base"``: as the base compares a pair;
+            over a queue that is easily cheated, since the queue's keys are of another
+            encoder than the teacher's embedding.
         hidden: Width of the knowledge transformers; None: there are none.
         learn_weights: Learn what each teacher counts; else all count alike.
         weight: alpha; see :class:`Term`.
@@ -54,6 +57,7 @@ class TemporalTeachers(Term):
         interval: int = 10,
         by_epoch: bool = True,
         ramp: float = 0.1,
+        form: str = "regression",
         hidden: int | None = 512,
         learn_weights: bool = False,
         weight: Any = None,
@@ -72,6 +76,7 @@ class TemporalTeachers(Term):
                 f"hidden={hidden!r} a number of features, or None."
             )
         self.num_teachers, self.ramp, self.hidden = num_teachers, ramp, hidden
+        self.form = one_of("form", form, ("regression", "base"))
         self.when: dict[str, Any] = {"interval": interval, "by_epoch": by_epoch}
         self.scores = nn.Parameter(torch.zeros(num_teachers)) if learn_weights else None
 
@@ -82,17 +87,19 @@ class TemporalTeachers(Term):
             ValueError: The base has nothing of the kind, or nothing for these to learn.
         """
         self.check_views(method)
-        self.check_pair(method)
+        if self.form == "base":
+            self.check_pair(method)
         if isinstance(method.target, FrozenTeacher):
             raise UserValueError(
                 "TemporalTeachers are earlier states of the encoder of the targets, "
                 "but a FrozenTeacher is always the same; leave the term out."
             )
-        if self.hidden is not None and not method.compare.targets_learn:
+        learns = self.form == "regression" or method.compare.targets_learn
+        if self.hidden is not None and not learns:
             raise UserValueError(
                 f"{type(method.compare).__name__} has no gradient in its targets, from "
-                "which a knowledge transformer would learn; set hidden=None of "
-                "TemporalTeachers."
+                "which a knowledge transformer would learn; let form of "
+                "TemporalTeachers be 'regression', or hidden None."
             )
         encoder = {"backbone": method.backbone, "neck": method.neck}
         self.snapshots = Snapshots(encoder, self.num_teachers, **self.when)
@@ -147,6 +154,10 @@ class TemporalTeachers(Term):
         """Loss of all pairs with one teacher, a scalar."""
         losses = []
         for a, b in method.pairs:
-            t = self.transformers[place](step.target[b][f"{self.name}{place}"])  # N x D
-            losses.append(method.compare.pair(step.online[a]["embedding"], t))
+            q = step.online[a]["embedding"]  # N x D
+            t = self.transformers[place](step.target[b][f"{self.name}{place}"])
+            if self.form == "base":
+                losses.append(method.compare.pair(q, t))
+            else:
+                losses.append((2 - 2 * (q * t).sum(1)).mean())
         return method.over_pairs(losses)
