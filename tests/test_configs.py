@@ -62,6 +62,7 @@ LARGE = (
     *("ressl/ressl_r18_cifar10.py", "ascl/ascl-byol_r18_cifar10.py"),
     *("unmix/unmix_mocov2_r18_cifar10.py", "unmix/unmix_byol_r18_cifar10.py"),
     *("cmsf/cmsf-2q_r18_cifar10.py", "msf/msf_r18_cifar10.py"),
+    *(f"bgaug/{name}_r18_cifar10.py" for name in ("bgremove", "bgrandom", "bgswaps")),
     "densecl/densecl_r50_coco.py",  # but for the folder of images
     *(name for name in CONFIGS if "_r50_imagenet" in name),
 )
@@ -96,8 +97,9 @@ def test_takes_a_step(name, options, tmp_path):
     photo = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (80, 90, 3), "u1")
     )
-    views = make_views(cfg.train_dataloader.dataset.pipeline, photo)
-    if len(views) > 1:
+    pipeline = with_donors(cfg.train_dataloader.dataset.pipeline, tmp_path)
+    views = make_views(pipeline, photo)
+    if len(views) > 1 and cfg.model.type != "BGSwaps":
         assert [v.shape for v in views[0::2]] == [v.shape for v in views[1::2]]
     model.train().check_views([v[None] for v in views])
     # Blocks that start as the identity learn from the second step on, and little.
@@ -135,10 +137,22 @@ def small_batch(cfg, views):
     """Noise of few pixels; the regions of RegionCL need the size of the config."""
     side = 64 if "neck" not in cfg.model or cfg.model.type == "DenseCL" else 32
     batch, side = (2, views[0].shape[-1]) if "region" in cfg.model else (8, side)
-    if len(views) > 2:  # with patches, of which each image has nine
+    if views[-1].ndim == 4:  # with patches, of which each image has nine
         batch = 4
     shapes = [(3, side, side) if v.ndim == 3 else (9, 3, 32, 32) for v in views]
     return [torch.randint(256, (batch, *s), dtype=torch.uint8) for s in shapes]
+
+
+def with_donors(pipeline, folder):
+    """Let backgrounds come from two images of a folder, whatever the config names."""
+    for view in (v for t in pipeline for v in t.get("views", ())):
+        for transform in view:
+            if "donors" in transform:
+                for i in range(2):
+                    Image.new("RGB", (40, 40), (90 * i, 9, 9)).save(folder / f"{i}.png")
+                donors = dict(type="ImageFolder", root=str(folder))
+                transform.donors = donors | dict(pipeline=transform.donors.pipeline)
+    return pipeline
 
 
 def make_views(pipeline, photo):
@@ -286,6 +300,32 @@ def test_mochi_and_xmoco_differ_from_moco_by_negatives_and_terms():
         found = [small.head[name] for name in counts]
         assert small.queue_len == queue == 64 * found[0]
         assert found == [found[0], found[0], found[0] // 8]
+
+
+def test_backgrounds_change_behind_the_crop_and_nothing_else_does():
+    for recipe in ("r50_imagenet", "r18_demo", "r18_cifar10"):
+        plain = load(f"mocov2/mocov2_{recipe}.py")
+        (view, _) = plain.train_dataloader.dataset.pipeline[1].views
+        for kind in ("remove", "random", "swaps"):
+            cfg = load(f"bgaug/bg{kind}_{recipe}.py", background_prob=0.3)
+            _, mask, made, _ = cfg.train_dataloader.dataset.pipeline
+            assert mask.type == "LoadMask" and mask.masks == "border"
+            modes = []
+            for mine in made.views:
+                assert mine[0] == view[0]
+                own = [t for t in mine if t not in view]
+                assert [t for t in mine if t in view] == view and own == mine[1:][
+                    : len(own)
+                ]
+                modes += [t.get("mode", t.type) for t in own] or ["none"]
+                assert all(t.get("prob", 0.3) == 0.3 for t in own)
+            if kind == "swaps":
+                assert modes == ["none", "random", "SwapSubject"]
+                head = plain.model.head | dict(type="ExtraNegativeSoftmax")
+                assert cfg.model == plain.model | dict(type="BGSwaps", head=head)
+            else:
+                assert modes == [kind, kind] and cfg.model == plain.model
+            same(cfg, plain, "optim_wrapper", "param_scheduler", "train_cfg")
 
 
 @pytest.mark.parametrize("base", ["mocov2", "byol"])
