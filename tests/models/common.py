@@ -19,7 +19,7 @@ ALGORITHMS = (
 )
 MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS)
 NOT_DRAWN = (
-    *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND"),
+    *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND", "BGSwaps"),
     *("SimSiam", "BYOL", "SimCLR", *SHIFTING_ALGORITHMS),
 )
 CELL_ALGORITHMS = ("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS")
