@@ -86,8 +86,9 @@ def test_takes_a_step(name, options, tmp_path):
     photo = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (80, 90, 3), "u1")
     )
-    views = make_views(cfg.train_dataloader.dataset.pipeline, photo)
-    if len(views) > 1:
+    pipeline = with_donors(cfg.train_dataloader.dataset.pipeline, tmp_path)
+    views = make_views(pipeline, photo)
+    if len(views) > 1 and cfg.model.type != "BGSwaps":
         assert [v.shape for v in views[0::2]] == [v.shape for v in views[1::2]]
     model.train().check_views([v[None] for v in views])
     # Blocks that start as the identity learn from the second step on, and little.
@@ -132,10 +133,22 @@ def small_batch(cfg, views):
     cells = cfg.model.type in ("DenseCL", "DSC") or "lcloss" in cfg.filename
     side = 64 if "neck" not in cfg.model or cells else 32
     batch, side = (2, views[0].shape[-1]) if "region" in cfg.model else (8, side)
-    if len(views) > 2:  # with patches, of which each image has nine
+    if views[-1].ndim == 4:  # with patches, of which each image has nine
         batch = 4
     shapes = [(3, side, side) if v.ndim == 3 else (9, 3, 32, 32) for v in views]
     return [torch.randint(256, (batch, *s), dtype=torch.uint8) for s in shapes]
+
+
+def with_donors(pipeline, folder):
+    """Let backgrounds come from two images of a folder, whatever the config names."""
+    for view in (v for t in pipeline for v in t.get("views", ())):
+        for transform in view:
+            if "donors" in transform:
+                for i in range(2):
+                    Image.new("RGB", (40, 40), (90 * i, 9, 9)).save(folder / f"{i}.png")
+                donors = dict(type="ImageFolder", root=str(folder))
+                transform.donors = donors | dict(pipeline=transform.donors.pipeline)
+    return pipeline
 
 
 def make_views(pipeline, photo):
@@ -344,6 +357,32 @@ def test_tkc_differs_from_moco_by_the_term_alone():
         same(tkc, moco)
         epochs = tkc.train_cfg.max_epochs
         assert interval == round(epochs / 20)  # a twentieth of the training
+
+
+def test_backgrounds_change_behind_the_crop_and_nothing_else_does():
+    for recipe in ("r50_imagenet", "r18_demo", "r18_cifar10"):
+        plain = load(f"mocov2/mocov2_{recipe}.py")
+        (view, _) = plain.train_dataloader.dataset.pipeline[1].views
+        for kind in ("remove", "random", "swaps"):
+            cfg = load(f"bgaug/bg{kind}_{recipe}.py", background_prob=0.3)
+            _, mask, made, _ = cfg.train_dataloader.dataset.pipeline
+            assert mask.type == "LoadMask" and mask.masks == "border"
+            modes = []
+            for mine in made.views:
+                assert mine[0] == view[0]
+                own = [t for t in mine if t not in view]
+                assert [t for t in mine if t in view] == view and own == mine[1:][
+                    : len(own)
+                ]
+                modes += [t.get("mode", t.type) for t in own] or ["none"]
+                assert all(t.get("prob", 0.3) == 0.3 for t in own)
+            if kind == "swaps":
+                assert modes == ["none", "random", "SwapSubject"]
+                head = plain.model.head | dict(type="ExtraNegativeSoftmax")
+                assert cfg.model == plain.model | dict(type="BGSwaps", head=head)
+            else:
+                assert modes == [kind, kind] and cfg.model == plain.model
+            same(cfg, plain, "optim_wrapper", "param_scheduler", "train_cfg")
 
 
 @pytest.mark.parametrize("base", ["mocov2", "byol"])

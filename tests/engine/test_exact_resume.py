@@ -51,11 +51,17 @@ def run_config(
     ]
     cut = {"type": "CutPatches", "size": 8, "grid": 3}
     views = [view, view] + [[*view, cut]] * 2 * (algorithm == "DetCo")
+    read: list[dict] = [{"type": "DecodeImage"}]
+    if algorithm == "BGSwaps":  # a third view is made of two images
+        read.append({"type": "LoadMask", "masks": "border"})
+        donors = {"type": "ImageFolder", "root": str(images), "pipeline": read}
+        swap = {"type": "SwapSubject", "donors": donors, "valid": [0, 1]}
+        views.append([view[0], swap, *view[1:]])
     cfg = config(images, work_dir, EPOCHS)
     cfg.train_dataloader.update({"batch_size": BATCH, **loader})
     cfg.train_dataloader.dataset.labels = "none"
     cfg.train_dataloader.dataset.pipeline = [
-        {"type": "DecodeImage"},
+        *read,
         {"type": "MakeViews", "views": views},
         {"type": "PackViews"},
     ]

@@ -20,7 +20,7 @@ ALGORITHMS = (
 )
 MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS, "PixPro")
 NOT_DRAWN = (
-    *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND", "TKC"),
+    *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND", "TKC", "BGSwaps"),
     *("SimSiam", "BYOL", "SimCLR", *SHIFTING_ALGORITHMS, "DenseSiam"),
 )
 CELL_ALGORITHMS = (

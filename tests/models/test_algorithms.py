@@ -252,7 +252,7 @@ def test_wrong_number_of_views_is_refused(name):
 @pytest.mark.parametrize("name", NOT_DRAWN)
 def test_nothing_to_inspect_is_said(name):
     with pytest.raises(ValueError, match=f"{name} has nothing to draw"):
-        build(name)(views(4), mode="inspect")
+        build(name)(views(4, type_=name), mode="inspect")
 
 
 @variants(4)

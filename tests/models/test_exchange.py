@@ -123,7 +123,9 @@ def own_part(order):
 def uint8_views(model, batch, generator):
     """Images, for a method that takes them with patch sets."""
     size = 64 if type(model).__name__ in CELL_ALGORITHMS else 32
-    shapes = [(3, size, size)] * 2 + [(9, 3, 32, 32)] * (model.num_views - 2)
+    whole, more = (3, size, size), model.num_views - 2
+    patches = type(model).__name__ == "DetCo"
+    shapes = [whole] * 2 + [(9, 3, 32, 32) if patches else whole] * more
     return [
         torch.randint(256, (batch, *s), generator=generator, dtype=torch.uint8)
         for s in shapes
