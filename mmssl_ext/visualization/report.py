@@ -20,7 +20,7 @@ from mmssl_ext.files import read_json, read_text
 from mmssl_ext.interrupt import explained
 from mmssl_ext.text import guard_streams, printable
 
-from . import curves, logs, page
+from . import logs, page
 from .logs import RunLog
 from .panels import CLUSTERS, COLLAPSE_BELOW, HEALTH, SCHEDULE
 
@@ -40,6 +40,8 @@ class Run:
     """
 
     def __init__(self, work_dir: str | Path) -> None:
+        from . import curves  # matplotlib: --help goes without it
+
         self.work_dir = Path(work_dir)
         self.log = log = logs.read_run(work_dir)
         self.facts = facts = logs.read_facts(work_dir)
@@ -211,6 +213,8 @@ def write_report(work_dir: str | Path) -> Path:
     Raises:
         FileNotFoundError: If ``work_dir`` is not a directory.
     """
+    from . import curves
+
     run = Run(work_dir)
     panels = {"health": HEALTH, "clusters": CLUSTERS}
     drawn = {name: curves.panels_figure(run.log, some) for name, some in panels.items()}
