@@ -94,7 +94,7 @@ class MaskFolder:
 def _read(file: str) -> np.ndarray:
     try:
         if file.endswith(".npz"):
-            with np.load(file) as found:
+            with np.load(file, allow_pickle=False) as found:
                 values = found[found.files[0]]
         else:
             with opened(read_file(file)[0]) as img:
