@@ -352,7 +352,7 @@ def test_tkc_differs_from_moco_by_the_term_alone():
     ):
         moco, tkc = (load(f"{n}_{recipe}.py") for n in ("mocov2/mocov2", "tkc/tkc"))
         term = dict(num_teachers=2, interval=interval, hidden=512, weight=1.0)
-        term |= dict(learn_weights=False)
+        term |= dict(form="regression", learn_weights=False)
         assert tkc.model == moco.model | dict(type="TKC", temporal=term)
         same(tkc, moco)
         epochs = tkc.train_cfg.max_epochs

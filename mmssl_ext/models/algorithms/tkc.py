@@ -12,13 +12,13 @@ what the student has to find, and every teacher has a share in the loss.
     z_i = normalise(g_i(f_i(x_k))),  i = 1 .. h       N x D, no gradient, eval mode
     t_i = normalise(z_i + W_2 relu(BN(W_1 z_i)))      N x D, gradient in the transformer
     w   = 1 / h, or softmax(s) of learned scores s    h
-    L   = L_MoCo(q, k) + alpha sum_i w_i D(q, t_i)
+    L   = L_MoCo(q, k) + alpha mean_n sum_i w_i D(q_n, t_in),  D = 2 - 2 cos
     f_i, g_i: the momentum encoder as it was; every ``interval`` the oldest is replaced
 
-D is the base's comparison: InfoNCE with the queue in MoCo; 2 - 2 cos in BYOL, by the
-term :class:`~mmssl_ext.models.terms.TemporalTeachers`. Teachers see the key's view, and
-the queue holds the momentum encoder's keys alone. Before the first copy, and with alpha
-= 0, losses and gradients are MoCo's.
+Teachers see the key's view, and the queue holds the momentum encoder's keys alone.
+Before the first copy, and with alpha = 0, losses and gradients are MoCo's. With
+``form="base"`` D is InfoNCE with the queue and t_i in the key's place. On other bases
+the term :class:`~mmssl_ext.models.terms.TemporalTeachers` does the same.
 
 Of the paper the abstract, the introduction and captions were read: momentum and
 temporal teachers, a transformer behind each of the latter that makes their importance

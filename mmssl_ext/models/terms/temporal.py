@@ -36,8 +36,7 @@ class TemporalTeachers(Term):
         by_epoch: False: ``interval`` counts iterations.
         ramp: How long the loss rises once there is a teacher, in intervals.
         form: ``"regression"``: ``2 - 2 cos``. ``"base"``: as the base compares a pair;
-            over a queue that is easily cheated, since the queue's keys are of another
-            encoder than the teacher's embedding.
+            over a queue the negatives are then of another encoder.
         hidden: Width of the knowledge transformers; None: there are none.
         learn_weights: Learn what each teacher counts; else all count alike.
         weight: alpha; see :class:`Term`.
@@ -103,12 +102,13 @@ class TemporalTeachers(Term):
             )
         encoder = {"backbone": method.backbone, "neck": method.neck}
         self.snapshots = Snapshots(encoder, self.num_teachers, **self.when)
-        self.transformers: Any = nn.ModuleList(
-            nn.Identity()
-            if self.hidden is None
-            else KnowledgeTransformer(method.dim, self.hidden)
-            for _ in range(self.num_teachers)
-        )
+        with torch.random.fork_rng([]):  # the base begins as it does without the term
+            self.transformers: Any = nn.ModuleList(
+                nn.Identity()
+                if self.hidden is None
+                else KnowledgeTransformer(method.dim, self.hidden)
+                for _ in range(self.num_teachers)
+            )
 
     def start(self, training: Any) -> None:
         """See :meth:`Snapshots.start`."""
