@@ -22,8 +22,8 @@ from .common import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:bn_splits=1")
-# Layers that look at regions, or at the cells of an encoded map
-LATER = ("RegionCLS", "PixPro", "DenseSiam")
+# Layers that look at regions, at the cells of an encoded map, or at earlier embeddings
+LATER = ("RegionCLS", "PixPro", "DenseSiam", "TKC")
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 AS_OTHERS = ("CO2", "InterCLR", "RegionCLM")  # encode as MoCo and RegionCLD do
 every_encoder = pytest.mark.parametrize(
