@@ -24,6 +24,10 @@ from mmssl_ext.registry import MODELS
 
 QUEUE_LEN = 65536
 IMAGES, CLUSTERS = 1_281_167, 10_000
+DSC = {
+    "DSC-PM": {"type": "CellPrototypes", "num_prototypes": 64},
+    "DSC-KM": {"type": "CellClusters", "num_clusters": 64},
+}
 PATCHES = {96: 27, 224: 64}  # side of DetCo's patches by that of the image
 
 RATIOS = (  # name, numerator, denominator
@@ -33,6 +37,9 @@ RATIOS = (  # name, numerator, denominator
     ("mochi_over_moco", "mochi", "moco"),
     ("xmoco_over_moco", "xmoco", "moco"),
     ("densecl_over_moco", "densecl", "moco"),
+    ("dsc_pm_over_densecl", "dsc_pm", "densecl"),
+    ("dsc_km_over_densecl", "dsc_km", "densecl"),
+    ("densesiam_over_simsiam", "densesiam", "simsiam"),
     ("regionclm_over_moco", "regionclm", "moco"),
     ("unmix_over_moco", "unmix", "moco"),
     ("lcloss_over_moco", "lcloss", "moco"),
@@ -95,8 +102,14 @@ def config(kind: str, depth: int) -> dict:
     if kind == "XMoCo":
         terms = [{"type": "CrossConsistency"}, {"type": "CrossUniformity"}]
         model |= {"type": "MoCo", "terms": terms}
-    if kind.endswith("DenseCL"):
+    if kind.endswith("DenseCL") or kind.startswith("DSC"):
         model["neck"] = model["neck"] | {"type": "DenseCLNeck"}
+    if kind.startswith("DSC"):
+        model |= {"type": "DSC", "semantic": DSC[kind]}
+    if kind in ("SimSiam", "DenseSiam"):
+        for key in ("head", "queue_len", "momentum", "bn_splits"):
+            del model[key]
+        model |= simsiam_heads(channels)
     if kind == "RegionCLM":
         model["region"] = {"cells": (3, 5) if depth == 50 else (1, 2), "stride": 32}
     if kind == "UnMix":
@@ -137,6 +150,28 @@ def byol_heads(kind: str, channels: int) -> dict:
     }
 
 
+def simsiam_heads(channels: int) -> dict:
+    """Projector and predictor of SimSiam in the paper's widths."""
+    mlp = {"type": "NonLinearNeck", "out_channels": 2048, "norm_cfg": {"type": "BN1d"}}
+    return {
+        "neck": {
+            **mlp,
+            "in_channels": channels,
+            "hid_channels": 2048,
+            "num_layers": 3,
+            "with_last_bn_affine": False,
+        },
+        "predictor": {
+            **mlp,
+            "in_channels": 2048,
+            "hid_channels": 512,
+            "with_avg_pool": False,
+            "with_last_bn": False,
+            "with_last_bias": True,
+        },
+    }
+
+
 def build(kind: str, depth: int, fast: bool = False):
     """A model with its optimizer."""
     init_default_scope("mmpretrain" if kind.startswith("mmpretrain") else "mmssl_ext")
@@ -150,6 +185,9 @@ def build(kind: str, depth: int, fast: bool = False):
         temporal = model.terms.temporal
         for _ in range(temporal.num_teachers):
             temporal.take(model)
+    if kind == "DSC-KM":  # as after its first clustering
+        model.terms.semantic.centroids.copy_(normalize(torch.randn(64, 128)))
+        model.terms.semantic.clusterings.count_step()
     if fast:
         model.to(memory_format=torch.channels_last)
         model.data_preprocessor.channels_last = True
@@ -207,6 +245,15 @@ def measure(
         "mochi": whole_step("MoCHi", depth, batch),
         "xmoco": whole_step("XMoCo", depth, batch),
         "densecl": whole_step("DenseCL", depth, batch),
+        **{
+            name: whole_step(kind, depth, batch)
+            for name, kind in {
+                "dsc_pm": "DSC-PM",
+                "dsc_km": "DSC-KM",
+                "simsiam": "SimSiam",
+                "densesiam": "DenseSiam",
+            }.items()
+        },
         "regionclm": whole_step("RegionCLM", depth, batch),
         "unmix": whole_step("UnMix", depth, batch),
         "lcloss": whole_step("LC", depth, batch),
