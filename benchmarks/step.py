@@ -46,6 +46,8 @@ RATIOS = (  # name, numerator, denominator
     ("pixpro_over_byol", "pixpro", "byol"),
     ("lcloss_over_byol", "lcloss_byol", "byol"),
     ("tkc_over_moco", "tkc", "moco"),
+    ("ccop_over_moco", "ccop", "moco"),
+    ("ccop_50_over_moco", "ccop_50", "moco"),
     ("detco_over_moco", "detco", "moco"),
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
@@ -123,8 +125,15 @@ def config(kind: str, depth: int) -> dict:
         model |= byol_heads(kind, channels)
     if kind == "TKC":
         model["temporal"] = {"interval": 10**6, "by_epoch": False, "ramp": 0}
+    stages = [channels // 8, channels // 4, channels // 2, channels]
+    if kind == "CCOP":
+        import mmssl_ext.transfer.detection  # noqa: F401  mmdet's FPN
+
+        fpn = {"type": "mmdet.FPN", "in_channels": stages, "out_channels": 256}
+        fpn |= {"num_outs": 4, "norm_cfg": {"type": "BN"}}
+        model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
+        model["objects"] = {"fpn": fpn}
     if kind == "DetCo":
-        stages = [channels // 8, channels // 4, channels // 2, channels]
         model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
         model["neck"] = {"type": "MultiLevelNeck", "in_channels": stages}
         model["head"] = {"type": "MultiLevelSoftmax"}
@@ -177,6 +186,8 @@ def build(kind: str, depth: int, fast: bool = False):
     init_default_scope("mmpretrain" if kind.startswith("mmpretrain") else "mmssl_ext")
     torch.manual_seed(0)
     model = MODELS.build(config(kind, depth)).train()
+    if kind == "CCOP":
+        model.clock.total = 1_000_000
     if kind.startswith("InterCLR"):  # time does not depend on what is in the bank
         inter = model.terms.inter
         inter.bank.fill(torch.randn(IMAGES, 128))
@@ -221,6 +232,13 @@ def parts(depth: int, batch: dict, fast: bool = False) -> Callable[[], object]:
     return run
 
 
+def objects(batch_size: int, count: int) -> torch.Tensor:
+    """Boxes of objects of all sizes, N x P x V x 4."""
+    sides = 0.1 + 0.8 * torch.rand(batch_size, count, 2, 2)
+    low = (1 - sides) * torch.rand_like(sides)
+    return torch.cat([low, low + sides], -1)
+
+
 def measure(
     depth: int, batch_size: int, size: int, blocks: int, steps: int
 ) -> list[dict]:
@@ -237,6 +255,7 @@ def measure(
         "boxes": crops.expand(batch_size, -1, -1),
     }
     more = batch | {"inputs": [*images, *patches]}
+    few, many = (batch | {"objects": objects(batch_size, n)} for n in (10, 50))
     arms = {
         "moco": whole_step("MoCo", depth, batch),
         "co2": whole_step("CO2", depth, batch),
@@ -261,6 +280,8 @@ def measure(
         "lcloss_byol": whole_step("LC-BYOL", depth, batch),
         "pixpro": whole_step("PixPro", depth, batch),
         "tkc": whole_step("TKC", depth, batch),
+        "ccop": whole_step("CCOP", depth, few),
+        "ccop_50": whole_step("CCOP", depth, many),
         "detco": whole_step("DetCo", depth, more),
         "interclr": whole_step("InterCLR", depth, batch),
         "interclr_fast": whole_step("InterCLR-fast", depth, batch),

@@ -1,5 +1,6 @@
 """Every shipped config: loads, is checked, builds, makes views and takes a step."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,8 @@ def test_takes_a_step(name, options, tmp_path):
         np.random.default_rng(0).integers(0, 256, (80, 90, 3), "u1")
     )
     pipeline = with_donors(cfg.train_dataloader.dataset.pipeline, tmp_path)
+    if cfg.model.type == "CCOP":
+        pipeline[1] = dict(type="LoadProposals", ann_file=write_proposals(tmp_path))
     views = make_views(pipeline, photo)
     if len(views) > 1 and cfg.model.type != "BGSwaps":
         assert [v.shape for v in views[0::2]] == [v.shape for v in views[1::2]]
@@ -121,6 +124,10 @@ def test_takes_a_step(name, options, tmp_path):
         count = len(inputs[0])
         batch = dict(inputs=inputs, data_samples=samples(count))
         batch["boxes"] = boxes(count, len(inputs))
+        if cfg.model.type == "CCOP":
+            sides = torch.tensor([0.1, 0.3, 0.6, 1.0])  # one for each level
+            corners = torch.stack([0 * sides, 0 * sides, sides, sides], 1)
+            batch["objects"] = corners[None, :, None].expand(count, -1, 2, -1)
         log = model.train_step(batch, OptimWrapper(optimizer))
     assert torch.isfinite(log["loss"])
     assert ("loss_consistency" in log) == ("co2" in name)
@@ -129,10 +136,11 @@ def test_takes_a_step(name, options, tmp_path):
 
 
 def small_batch(cfg, views):
-    """Noise of few pixels; the regions of RegionCL need the size of the config."""
+    """Noise of few pixels; regions and boxes need the size of the config."""
     cells = cfg.model.type in ("DenseCL", "DSC") or "lcloss" in cfg.filename
     side = 64 if "neck" not in cfg.model or cells else 32
-    batch, side = (2, views[0].shape[-1]) if "region" in cfg.model else (8, side)
+    whole = "region" in cfg.model or cfg.model.type == "CCOP"
+    batch, side = (2, views[0].shape[-1]) if whole else (8, side)
     if views[-1].ndim == 4:  # with patches, of which each image has nine
         batch = 4
     shapes = [(3, side, side) if v.ndim == 3 else (9, 3, 32, 32) for v in views]
@@ -149,6 +157,15 @@ def with_donors(pipeline, folder):
                 donors = dict(type="ImageFolder", root=str(folder))
                 transform.donors = donors | dict(pipeline=transform.donors.pipeline)
     return pipeline
+
+
+def write_proposals(folder):
+    """A file of proposals of the photo."""
+    file = folder / "proposals.json"
+    images = [dict(id=1, file_name="photo", width=90, height=80)]
+    boxes = [dict(id=1, image_id=1, bbox=[20, 20, 40, 50], score=1)]
+    file.write_text(json.dumps(dict(images=images, annotations=boxes)))
+    return str(file)
 
 
 def make_views(pipeline, photo):

@@ -54,6 +54,14 @@ def parse_args() -> argparse.Namespace:
         "--prefix", help="what stands before its names [found by itself]"
     )
     parser.add_argument(
+        "--neck",
+        dest="part",
+        action="store_const",
+        const="neck",
+        default="backbone",
+        help="write the FPN that was pretrained with it, by --to mm safetensors",
+    )
+    parser.add_argument(
         "--trust",
         action="store_true",
         help="let code stored in the checkpoint run; only where its origin is certain",
@@ -72,6 +80,10 @@ def main() -> None:
         raise UserError(
             f"--prefix and --trust do not serve --to {' '.join(graphs)}: export by "
             "--to mm with them first, and then the file that this writes."
+        )
+    if graphs and args["part"] == "neck":
+        raise UserError(
+            "--neck writes weights; leave onnx and torchscript out of --to."
         )
     with at_once():
         from mmssl_ext.engine.weights.download import local_path

@@ -17,6 +17,7 @@ from mmssl_ext.datasets.transforms.bands import (
     check_value_range,
     count_of,
 )
+from mmssl_ext.datasets.transforms.objects import Objects
 from mmssl_ext.errors import UserTypeError, UserValueError
 from mmssl_ext.registry import MODELS
 
@@ -42,9 +43,10 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
         batched: Whether to augment whole batches on the device, or image by image on
             the CPU by the functions of the workers, whose pixels the results are then.
             None: the former except on the CPU, where it takes longer.
-        for_method: Also return ``boxes`` and ``index`` of the batch, and in training
-            leave the views in uint8, which the algorithm has :meth:`normalise` turn
-            into floats: what changes ranks or is mixed takes a quarter of the memory.
+        for_method: Also return ``boxes``, ``index`` and ``objects`` of the batch, and
+            in training leave the views in uint8, which the algorithm has
+            :meth:`normalise` turn into floats: what changes ranks or is mixed takes a
+            quarter of the memory.
         bands: What ``DecodeBands`` is told, None for RGB. It changes nothing here, but
             the record of the weights tells it, by which others read such images.
         value_range: Likewise.
@@ -94,13 +96,16 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
                 dict per view, from the name of an operation to its parameters, N x L
                 on the CPU, in the order of application; ``boxes``: optional, N x V x 4,
                 where in the image each view was cut, as ``MakeViews`` says it;
-                ``index``: optional, N numbers of the images in their dataset.
+                ``index``: optional, N numbers of the images in their dataset;
+                ``objects``: optional, N x P x V x 4, boxes in the views, NaN behind
+                the last one of an image.
             training: Whether this is a step of training; of effect with
                 ``for_method`` only. What is to be augmented is in the batch.
 
         Returns:
             ``inputs``, the same structure in float32 on the device, ``data_samples``.
-            With ``for_method`` also ``boxes`` in float32 and ``index`` in int64 on the
+            With ``for_method`` also ``boxes`` in float32, ``index`` in int64 and
+            ``objects`` as :class:`~mmssl_ext.datasets.transforms.Objects` on the
             device, each where the batch has it, and in training ``inputs`` in uint8,
             augmented but not normalised; of views that came as floats nothing is left
             to do.
@@ -167,11 +172,14 @@ class MultiViewPreprocessor(BaseDataPreprocessor):
             return augment(self.cast_data(view), operations)
         return self.cast_data(augment_imagewise(view.cpu(), operations))
 
-    def _geometry(self, data: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """``boxes`` and ``index`` on the device, where the batch has them."""
+    def _geometry(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """``boxes``, ``index`` and ``objects`` on the device, where there are some."""
         kinds = {"boxes": torch.float32, "index": torch.int64}
         given = {name: data[name] for name in kinds if data.get(name) is not None}
-        return self.cast_data({n: value.to(kinds[n]) for n, value in given.items()})
+        found: dict[str, Any] = {n: x.to(kinds[n]) for n, x in given.items()}
+        if data.get("objects") is not None:  # counted before they leave the CPU
+            found["objects"] = Objects.of(data["objects"])
+        return self.cast_data(found)
 
     def _move_labels(self, samples: Sequence[Any] | None) -> None:
         # One copy for the batch: cast_data would make one per sample.

@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 
 from mmssl_ext.datasets.look import warn_of_unread
 from mmssl_ext.engine.config.checks import check_config
+from mmssl_ext.engine.config.read import import_modules
 from mmssl_ext.engine.weights.strict import load_strictly
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
@@ -50,6 +51,7 @@ def evaluate_checkpoint(
     Raises:
         UserError: Config, checkpoint or data cannot be used.
     """
+    import_modules(cfg)
     hook = _knn_of(cfg)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).to(get_device())

@@ -4,6 +4,7 @@ from . import mmengine_init
 from .frozen import FrozenBackboneHook
 from .handover import Handover, PretrainedBackbone, fingerprint
 from .hook import HandoverHook
+from .neck import PretrainedNeck
 
 mmengine_init.install()
 
@@ -12,5 +13,6 @@ __all__ = [
     "Handover",
     "HandoverHook",
     "PretrainedBackbone",
+    "PretrainedNeck",
     "fingerprint",
 ]

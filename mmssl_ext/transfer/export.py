@@ -28,6 +28,7 @@ from mmssl_ext.files import sha256
 from mmssl_ext.room import writing
 
 from .handover import OF_A_RESNET, backbone_in, fingerprint, holds_resnet
+from .neck import neck_in
 
 __all__ = ["export_backbone"]
 
@@ -60,6 +61,7 @@ def export_backbone(
     encoder: str = "query",
     prefix: str | None = None,
     trust: bool = False,
+    part: str = "backbone",
 ) -> dict[str, Path]:
     """Export the backbone of a checkpoint; each file is read back, compared by hash.
 
@@ -82,6 +84,8 @@ def export_backbone(
         encoder: As for ``PretrainedBackbone``, like ``prefix`` and ``trust``.
         prefix: See there.
         trust: See there; what is written holds tensors alone.
+        part: ``backbone``, or ``neck`` for mmdet's FPN that was pretrained with it, in
+            the layouts ``mm`` and ``safetensors``: ``weights/ccop_neck_mm.pth`` ...
 
     Returns:
         Path of each layout's file.
@@ -95,8 +99,12 @@ def export_backbone(
         )
     checkpoint = local_path(checkpoint)
     weights = read_weights(checkpoint, trust)
-    state, found = _tensors(weights, encoder, prefix)
-    _check_structure(checkpoint, state, weights.record["backbone"], layouts)
+    if part == "neck":
+        state, found = _neck(weights, encoder, prefix, layouts)
+        out = f"{out}_neck"
+    else:
+        state, found = _tensors(weights, encoder, prefix)
+        _check_structure(checkpoint, state, weights.record["backbone"], layouts)
     origin = _origin(weights, checkpoint, state, found, encoder)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     written = {name: Path(f"{out}{LAYOUTS[name]}") for name in layouts}
@@ -133,6 +141,17 @@ def _tensors(weights: Weights, encoder: str, prefix: str | None) -> tuple[State,
         return backbone_in(weights, encoder, prefix)[:2]
     check_values(found, weights.path, prefix=own)
     return found, own
+
+
+def _neck(
+    weights: Weights, encoder: str, prefix: str | None, layouts: Sequence[str]
+) -> tuple[State, str]:
+    """As :func:`_tensors`, of the neck."""
+    if wrong := [name for name in layouts if name in _FIXED]:
+        raise UserError(
+            f"A neck has no layout {', '.join(wrong)}; choose --to mm safetensors."
+        )
+    return neck_in(weights, encoder, prefix)
 
 
 def _write_verified(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from logging import WARNING
 from pathlib import Path
@@ -55,6 +55,7 @@ class Handover:
         fingerprint: :func:`fingerprint` of what was loaded, as the module holds it.
         record: What the file says that its weights were trained as.
         license: As the file states it; empty where it does not.
+        part: Of the network, for the log.
     """
 
     checkpoint: str
@@ -64,11 +65,12 @@ class Handover:
     fingerprint: str
     record: Record
     license: str = ""
+    part: str = "Backbone"
 
     def line(self) -> str:
         """Return the line for the log."""
         return (
-            f"Backbone from {self.checkpoint} (sha256 {self.sha256[:12]}), prefix "
+            f"{self.part} from {self.checkpoint} (sha256 {self.sha256[:12]}), prefix "
             f"'{self.prefix}': {self.report.summary()}."
         )
 
@@ -106,6 +108,8 @@ class PretrainedBackbone:
             module, unless every tensor matched and holds values that a working network
             has; or when the file cannot be read.
     """
+
+    part = "Backbone"
 
     def __init__(
         self,
@@ -146,7 +150,7 @@ class PretrainedBackbone:
         wanted = {n: v for n, v in state if n.split(".")[0] not in self.absent}
         prefix = self.prefix
         if prefix is None:
-            prefix = find_prefix(wanted, weights, self.encoder)
+            prefix = self.find(wanted, weights)
         match = Match(wanted, weights, prefix)
         if self.adapt_input:
             match = with_adapted(match)
@@ -170,14 +174,23 @@ class PretrainedBackbone:
             prefix=prefix,
             report=match.report,
             fingerprint=fingerprint({name: filled[name] for name in found}),
-            record=weights.record,
+            record=self.note(weights.record),
             license=weights.license,
+            part=self.part,
         )
         module.handover = handover  # type: ignore[assignment]
         compat.note_initialised(module, f"PretrainedBackbone: {self.checkpoint}")
         print_log(handover.line(), logger="current")
-        if text := structure_text(weights.record, module, self.checkpoint):
+        if text := structure_text(handover.record, module, self.checkpoint):
             print_log(text, logger="current", level=WARNING)
+
+    def find(self, names: Iterable[str], weights: Weights) -> str:
+        """What stands before the module's names in a file."""
+        return find_prefix(names, weights, self.encoder)
+
+    def note(self, record: Record) -> Record:
+        """What of a file's record is kept."""
+        return record
 
     def _style(self, module: nn.Module, record: Record) -> list[str]:
         """A sentence where the bottlenecks stride in another place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -16,6 +16,9 @@ from mmssl_ext.unwrap import unwrap
 
 from .handover import Handover, PretrainedBackbone, fingerprint, handovers
 from .maps import check_maps
+from .neck import PretrainedNeck
+
+_INITIALIZERS = (PretrainedBackbone.__name__, PretrainedNeck.__name__)
 
 
 @HOOKS.register_module()
@@ -30,7 +33,8 @@ class HandoverHook(Hook):
             :func:`~mmssl_ext.transfer.maps.check_maps`. A backbone that is not trained
             has other strides or another stem than the pretrained one: its features
             would not be those of the weights. Or a module has not called
-            ``PretrainedBackbone`` though it names it.
+            ``PretrainedBackbone`` though it names it; or a pretrained neck has another
+            file's backbone.
     """
 
     def before_train(self, runner: Any) -> None:
@@ -51,6 +55,7 @@ class HandoverHook(Hook):
         found = handovers(model)
         if getattr(model, "is_init", True):  # a test does not initialise by itself
             self._check_asked(model, found)
+        _check_necks(found)
         if not found:
             runner.logger.info("No pretrained weights: the model starts at random.")
         for name, handover in found.items():
@@ -79,14 +84,28 @@ class HandoverHook(Hook):
             given = getattr(module, "init_cfg", None)
             configs = [given] if isinstance(given, dict) else given or []
             kinds = [str(config.get("type", "")) for config in configs]
-            named = any(kind.endswith(PretrainedBackbone.__name__) for kind in kinds)
+            named = [n for n in _INITIALIZERS for k in kinds if k.endswith(n)]
             if named and name not in found:
                 raise ConfigError(
-                    f"{name} names PretrainedBackbone in its init_cfg, but the "
+                    f"{name} names {named[0]} in its init_cfg, but the "
                     f"init_weights of {type(module).__name__} reads checkpoints in a "
                     "way of its own, which nothing verifies. Remove the init_cfg and "
                     "start from a file with the names of the whole model by load_from."
                 )
+
+
+def _check_necks(found: Mapping[str, Handover]) -> None:
+    """Refuse a neck whose backbone comes from another file."""
+    necks = [h for h in found.values() if h.part == PretrainedNeck.part]
+    others = {h.sha256: h for h in found.values() if h.part != PretrainedNeck.part}
+    for neck in necks:
+        if neck.sha256 not in others:
+            which = " and ".join(h.checkpoint for h in others.values()) or "nowhere"
+            raise ConfigError(
+                f"The neck comes from {neck.checkpoint}, but the backbone from "
+                f"{which}: a neck reads the maps of the backbone that it was trained "
+                "with. Give both the same checkpoint, or set pretrained_neck=False."
+            )
 
 
 def _image_warning(handover: Handover, preprocessor: Any, runner: Any) -> str:

@@ -13,7 +13,14 @@ from PIL import Image
 from mmssl_ext.models.layers.region import Region, pool_regions
 from mmssl_ext.preprocessing import MultiViewPreprocessor
 from mmssl_ext.run.launch import load_config
-from mmssl_ext.visualization.pictures import cells, mixture, patches, places, regions
+from mmssl_ext.visualization.pictures import (
+    cells,
+    mixture,
+    objects,
+    patches,
+    places,
+    regions,
+)
 from mmssl_ext.visualization.pictures.images import to_images
 from mmssl_ext.visualization.pictures.sheet import COLORS, SCALE
 from tests.harness import call_tool
@@ -217,6 +224,34 @@ def test_a_method_with_mixtures_shows_them(root):
     assert np.array_equal(partners, views[::-1])
     assert ((mixed == views) | (mixed == partners)).all()
     assert not np.array_equal(mixed, views) and not np.array_equal(mixed, partners)
+
+
+def test_objects_have_one_colour_in_all_views():
+    rng = np.random.default_rng(0)
+    view = rng.integers(0, 255, (2, 40, 50, 3)).astype(np.uint8)
+    places = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.1, 0.9, 0.8], [0, 0, 1, 1]])
+    found = dict(
+        objects=places[:, None].repeat(2, 1),
+        images=np.array([0, 0, 1]),
+        copies=places[None, :, None].repeat(2, 0).repeat(4, 2),
+        valid=np.array(2 * [3 * [[True, True, False, True]]]),
+    )
+    sheet = objects.draw_objects("M", found, [view, view], ["a.png", "b.png"])
+    for row, many in zip(sheet.axes, (2, 1), strict=True):
+        assert len(row[0].patches) == many
+        for ax in row[1:]:
+            assert len(ax.patches) == many * 5
+            dotted = [p for p in ax.patches if p.get_linestyle() in (":", "dotted")]
+            assert len(dotted) == many
+    (first, second), *others = (ax.patches[-2:] for ax in sheet.axes[0])
+    assert first.get_edgecolor() != second.get_edgecolor()
+    for one, other in others:
+        assert one.get_bbox().extents == pytest.approx(first.get_bbox().extents)
+        assert one.get_edgecolor() == first.get_edgecolor()
+        assert other.get_edgecolor() == second.get_edgecolor()
+    written = texts(sheet)
+    assert "6 of 8 copies may be taken" in written
+    assert "a.png 2 objects in both views" in written
 
 
 def test_patches_keep_their_order_and_bars_their_height():

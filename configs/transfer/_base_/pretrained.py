@@ -9,6 +9,7 @@ from mmssl_ext.backbones import network
 
 checkpoint = "work_dirs/co2_r50_imagenet/epoch_200.pth"  # None: random weights
 encoder = "query"  # or "key"
+pretrained_neck = False  # True: the FPN too, where the pretraining has one (CCOP)
 adapt_input = False  # True: of other bands than these images, see PretrainedBackbone
 depth = 50  # 18, 34, 50, 101
 base_channels = 64  # 32: half the width

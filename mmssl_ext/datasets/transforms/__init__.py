@@ -5,6 +5,7 @@ from .bands import DecodeBands
 from .color import ColorJitter, GaussianBlur, RandomGrayscale, RandomSolarize
 from .decode import DecodeImage, UnreadableImageError
 from .geometry import CenterCrop, RandomFlip, RandomResizedCrop, ResizeShort
+from .objects import LoadProposals, ObjectCrop, Objects, PlaceProposals
 from .patches import CutPatches
 from .placing import move_box
 from .views import MakeViews, PackViews
@@ -17,8 +18,12 @@ __all__ = [
     "DecodeImage",
     "GaussianBlur",
     "LoadMask",
+    "LoadProposals",
     "MakeViews",
+    "ObjectCrop",
+    "Objects",
     "PackViews",
+    "PlaceProposals",
     "RandomBackground",
     "RandomFlip",
     "RandomGrayscale",

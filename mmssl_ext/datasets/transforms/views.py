@@ -143,10 +143,11 @@ class PackViews:
 
     Besides, the item has ``index``, the ``sample_idx`` as a number, and with MakeViews
     ``boxes``, float32 V x 4: where in the image each of the V views was cut
-    (:mod:`.placing`), NaN where that is not known.
+    (:mod:`.placing`), NaN where that is not known; and ``objects``, where a transform
+    has found some (:class:`PlaceProposals`).
 
     Args:
-        geometry: False leaves out ``boxes`` and ``index``, for a preprocessor that
+        geometry: False leaves these out, for a preprocessor that
             takes ``inputs`` and ``data_samples`` only, as mmpretrain's
             ``SelfSupDataPreprocessor`` does.
     """
@@ -171,6 +172,8 @@ class PackViews:
                 known = {id(view): box for view, box in results["view_boxes"]}
                 rows = [known.get(id(view), UNKNOWN) for view in results["views"]]
                 item["boxes"] = torch.tensor(rows, dtype=torch.float32)
+            if "objects" in results:
+                item["objects"] = results["objects"]
         if "augment" in results:
             item["augment"] = [
                 {name: torch.from_numpy(params) for name, params in view.items()}

@@ -150,6 +150,10 @@ def _try_model(model: Any, loader: Any, item: Any) -> list[str]:
                 from mmssl_ext.models.layers.geometry import require_boxes
 
                 require_boxes(data.get("boxes"), type(model).__name__, views)
+            if getattr(model, "needs_objects", False):
+                from mmssl_ext.models.layers.roi import require_objects
+
+                require_objects(data.get("objects"), type(model).__name__)
             if hasattr(model, "check_inputs"):
                 model.check_inputs(data["inputs"])
             elif hasattr(model, "backbone"):
@@ -179,7 +183,9 @@ def _check_forward(model: Any, data: Any) -> None:
 
 def _extra(batch: Any) -> set[str]:
     """Which of the fields that PackViews adds a batch has."""
-    return {"boxes", "index"} & set(batch) if isinstance(batch, dict) else set()
+    return (
+        {"boxes", "index", "objects"} & set(batch) if isinstance(batch, dict) else set()
+    )
 
 
 def _takes_no_boxes(part: Any) -> ConfigError:

@@ -4,6 +4,7 @@ from .ascl import ASCL
 from .base import SSLAlgorithm
 from .bg_swaps import BGSwaps
 from .byol import BYOL
+from .ccop import CCOP
 from .cmsf import CMSF
 from .co2 import CO2
 from .densecl import DenseCL
@@ -27,6 +28,7 @@ from .tkc import TKC
 __all__ = [
     "ASCL",
     "BYOL",
+    "CCOP",
     "CMSF",
     "CO2",
     "DSC",

@@ -104,13 +104,15 @@ class Assembly(SSLAlgorithm):
         self.reduce = one_of("reduce", reduce, ("mean", "sum"))
         self.channels: int | None = getattr(self.backbone, "feat_dim", None)
         self.dim = self.check_sizes(feat_dim)
-        encoder = {"backbone": self.backbone, "neck": self.neck}
-        self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
         self.compare = build_part("compare", compare, Comparison)
         self.terms: Any = ModuleDict()  # of Terms; mmengine's, which initialises them
         self.weights = self._build_terms(terms, by_name(weights))
         for part in self.losing.values():
             part.attach(self)
+        encoder = {"backbone": self.backbone, "neck": self.neck}
+        for term in self.terms.values():
+            encoder |= term.parts()
+        self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
         self.target.attach(self)
         self.clock = Clock()
         self.waiting: list[dict[str, Features]] = []
@@ -190,6 +192,11 @@ class Assembly(SSLAlgorithm):
         """Numbers of the views whose ``boxes`` a term reads."""
         some = any(term.needs_boxes for term in self.terms.values())
         return sorted({*self.query_views, *self.target_views}) if some else []
+
+    @property
+    def needs_objects(self) -> bool:
+        """Whether a term compares objects."""
+        return any(term.needs_objects for term in self.terms.values())
 
     def active(self) -> list[Term]:
         """The terms that count in this iteration, or must have a gradient in each."""
@@ -292,17 +299,22 @@ class Assembly(SSLAlgorithm):
             part.check_inputs(self, [given[a] for a in self.query_views])
 
     @torch.no_grad()
-    def inspect(self, inputs: Any) -> dict[str, Any]:
+    def inspect(self, inputs: Any, objects: Any = None) -> dict[str, Any]:
         """What a term makes of the views, the last that has something to draw.
 
-        For :mod:`mmssl_ext.visualization`.
+        For :mod:`mmssl_ext.visualization`; ``objects`` as in a step.
 
         Raises:
             ValueError: The method has nothing to draw.
         """
         self.check_views(inputs)
         for term in reversed(self.terms.values()):
-            if found := term.inspect(self, inputs):
+            known = (
+                {}
+                if objects is None or not term.needs_objects
+                else {"objects": objects}
+            )
+            if found := term.inspect(self, inputs, **known):
                 return found
         return super().inspect(inputs)
 

@@ -59,7 +59,7 @@ class SSLAlgorithm(BaseSelfSupervisor):
         inputs: Any,
         data_samples: Any = None,
         mode: str = "tensor",
-        **fields: Tensor,
+        **fields: Any,
     ) -> Any:
         """Dispatch on ``mode``.
 
@@ -70,8 +70,8 @@ class SSLAlgorithm(BaseSelfSupervisor):
             mode: ``loss``; ``tensor`` for the backbone's feature maps; ``embed`` and
                 ``embed_key`` for the features of the online and the target network;
                 ``inspect`` for what can be drawn of the method on a few images.
-            **fields: What the preprocessor adds, ``boxes`` and ``index``, for
-                :meth:`loss`.
+            **fields: What the preprocessor adds, ``boxes``, ``index`` and ``objects``,
+                for :meth:`loss`.
 
         Returns:
             For ``embed`` and ``embed_key`` a dict of ``backbone`` (globally pooled,
@@ -84,7 +84,8 @@ class SSLAlgorithm(BaseSelfSupervisor):
                 raise UserValueError(f"{type(self).__name__} has no target network.")
             return self.embed(target, inputs)
         if mode == "inspect":
-            return self.inspect(inputs)
+            known = {k: v for k, v in fields.items() if k == "objects"}
+            return self.inspect(inputs, **known)
         if mode == "loss":
             return self.loss(inputs, data_samples, **fields)
         return super().forward(inputs, data_samples, mode)

@@ -128,7 +128,7 @@ class DetCo(MoCo):
         return {"backbone": pooled(maps), "embedding": encoder.neck(maps)[:, -1]}
 
     @torch.no_grad()
-    def inspect(self, inputs: list[Tensor]) -> dict[str, Any]:
+    def inspect(self, inputs: Any, objects: Any = None) -> dict[str, Any]:
         """Agreement of images and patch sets.
 
         Returns:

@@ -11,12 +11,13 @@ batch, regression through a predictor), the **terms** that are added, which view
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmssl_ext.datasets.transforms.objects import Objects
 from mmssl_ext.registry import MODELS
 
 from ..layers import unit
@@ -41,6 +42,7 @@ class Step:
             is compared), and those of the terms.
         target: Likewise of the target views.
         figures: More to be logged; scalars, constant.
+        objects: Boxes that all views show, or None where the pipeline finds none.
     """
 
     views: dict[int, View]
@@ -49,6 +51,7 @@ class Step:
     online: dict[int, Features]
     target: dict[int, Features]
     figures: dict[str, Tensor]
+    objects: Objects | None = None
 
 
 @MODELS.register_module()
@@ -64,6 +67,7 @@ class Method(Assembly):
         data_samples: Any = None,
         boxes: Tensor | None = None,
         index: Tensor | None = None,
+        objects: Objects | None = None,
     ) -> dict[str, Tensor]:
         """Losses of one batch.
 
@@ -72,6 +76,7 @@ class Method(Assembly):
             data_samples: Say which image is which, where ``index`` does not.
             boxes: See :class:`Step`.
             index: See :class:`Step`.
+            objects: See :class:`Step`.
 
         Returns:
             ``loss_<name>`` of every loss, times its weight, which are to be summed;
@@ -80,7 +85,7 @@ class Method(Assembly):
         self.check_views(inputs)
         if index is None:
             index = indices(data_samples, inputs[0].device)
-        step = self.step(inputs, boxes, index)
+        step = replace(self.step(inputs, boxes, index), objects=objects)
         self.remember_first(step)
         raw = named_losses(self.compare, self.compare(self, step))
         raw |= {term.name: term(self, step) for term in self.active()}

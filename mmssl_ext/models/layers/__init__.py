@@ -9,7 +9,7 @@ from .exchange import (
     shuffle_batch,
     unshuffle_batch,
 )
-from .gather import gather_rows
+from .gather import gather_rows, mean_of_all
 from .geometry import (
     apart,
     centre_grid,
@@ -20,19 +20,24 @@ from .geometry import (
     sample,
     warp,
 )
+from .roi import box_iou, jitter_boxes, pool_boxes
 from .unit import unit
 
 __all__ = [
     "Exchange",
     "SplitBatchNorm",
     "apart",
+    "box_iou",
     "centre_grid",
     "exchange_rows",
     "gather_rows",
+    "jitter_boxes",
+    "mean_of_all",
     "overlap",
     "overlap_grid",
     "pairs",
     "plan_exchange",
+    "pool_boxes",
     "protect_batch_norm",
     "require_boxes",
     "sample",

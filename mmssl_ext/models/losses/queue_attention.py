@@ -116,6 +116,8 @@ def attend(
     """
     q, queue = to_compute_dtype(q, queue)
     shape = q.shape
+    if not q.numel():  # fused attention on a CPU divides by the number of rows
+        return torch.zeros_like(q), q.new_zeros(shape[:-1])
     if labels is not None:
         labels = fit_labels(labels, q, queue)
     q, queue = as_groups(q), as_groups(queue)

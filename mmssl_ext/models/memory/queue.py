@@ -68,6 +68,30 @@ class KeyQueue(nn.Module):
             self.register_buffer(name, unknown)
 
     @torch.no_grad()
+    def enqueue_some(self, keys: Tensor, valid: Tensor) -> None:
+        """As :meth:`enqueue` of the valid keys, whose number may differ by rank.
+
+        No device is waited for, so all K slots are looked at.
+
+        Args:
+            keys: This rank's keys, N x D; N is the same on every rank.
+            valid: Which of them count, N bool.
+        """
+        if get_world_size() > 1:
+            keys = torch.cat(all_gather(keys.contiguous()))
+            valid = torch.cat(all_gather(valid.contiguous()))
+        if not len(keys):
+            return
+        rows = keys[(~valid).long().argsort(stable=True)].to(self.keys.dtype)
+        count, length = valid.sum(), len(self.keys)
+        slots = torch.arange(length, device=keys.device)
+        first = (slots - self.ptr) % length  # the first row that falls on each slot
+        last = first + (count - 1 - first).div(length, rounding_mode="floor") * length
+        new = rows[last.clamp(0, len(rows) - 1)]
+        self.keys.copy_(torch.where((first < count)[:, None], new, self.keys))
+        self.ptr.add_(count).remainder_(length)
+
+    @torch.no_grad()
     def enqueue(
         self, keys: Tensor, labels: Tensor | None = None, index: Tensor | None = None
     ) -> None:

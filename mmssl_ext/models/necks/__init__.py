@@ -1,6 +1,7 @@
 """Projection heads that mmpretrain has not got."""
 
 from .conv_projector import ConvProjector
+from .dropout import DropoutNeck
 from .multi_level import MultiLevelNeck
 
-__all__ = ["ConvProjector", "MultiLevelNeck"]
+__all__ = ["ConvProjector", "DropoutNeck", "MultiLevelNeck"]

@@ -8,8 +8,10 @@ from .dense_neighbours import DenseNeighbours
 from .dense_siamese import PixelSimilarity, RegionSimilarity
 from .distillation import Distillation, LocalRegression, LocalSimilarity
 from .inter_image import InterImage
+from .intra_image import IntraImage
 from .local import LocalContrast
 from .neighbours import Neighbours
+from .objects import ObjectContrast
 from .pixels import PixelConsistency, PixelContrast, PooledRegression
 from .regions import Regions
 from .semantic_cells import CellClusters, CellPrototypes
@@ -26,10 +28,12 @@ __all__ = [
     "DenseNeighbours",
     "Distillation",
     "InterImage",
+    "IntraImage",
     "LocalContrast",
     "LocalRegression",
     "LocalSimilarity",
     "Neighbours",
+    "ObjectContrast",
     "PixelConsistency",
     "PixelContrast",
     "PixelSimilarity",

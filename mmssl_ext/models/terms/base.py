@@ -39,12 +39,14 @@ class Term(Part):
         needs_features: Reads features of the target beside its embedding.
         needs_boxes: Compares places of the image; a pipeline that does not say where
             the views were cut is then refused before training.
+        needs_objects: Likewise of boxes of objects.
     """
 
     name = "term"
     always = False
     needs_features = False
     needs_boxes = False
+    needs_objects = False
 
     def __init__(self, weight: Any = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)

@@ -16,6 +16,7 @@ from mmssl_ext.datasets.base import SSLDataset
 from mmssl_ext.datasets.look import warn_of_unread
 from mmssl_ext.datasets.transforms.views import MakeViews, PackViews
 from mmssl_ext.engine.config.checks import check_config
+from mmssl_ext.engine.config.read import import_modules
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.registry import DATASETS, MODELS
 
@@ -144,6 +145,7 @@ def browse(
         raise UserValueError(f"--epoch {epoch}: epochs count from 1, as in the log.")
     if seed is None:
         seed = (cfg.get("randomness") or {}).get("seed") or 0
+    import_modules(cfg)
     dataset = training_dataset(cfg, images)
     warn_of_unread(dataset)
     given = (cfg.get("model") or {}).get("data_preprocessor") or {}

@@ -18,6 +18,7 @@ from mmssl_ext.datasets.base import build_pipeline
 from mmssl_ext.datasets.folder import ImageFolder
 from mmssl_ext.datasets.look import warn_of_unread
 from mmssl_ext.engine.config.checks import check_config
+from mmssl_ext.engine.config.read import import_modules
 from mmssl_ext.engine.weights.strict import load_strictly
 from mmssl_ext.errors import ConfigError, UserError, UserValueError
 from mmssl_ext.evaluation.features import preserved_rng
@@ -154,6 +155,7 @@ def load_subject(
             "The config has no model or no train_dataloader.dataset.pipeline, which "
             "makes the views; give the config of a pretraining."
         )
+    import_modules(cfg)
     check_config({"model": cfg.model, "train_dataloader": loader})
     init_default_scope(cfg.get("default_scope", "mmssl_ext"))
     dataset = ImageFolder(str(images))

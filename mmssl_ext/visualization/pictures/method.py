@@ -10,7 +10,7 @@ from mmengine.dataset import default_collate
 
 from mmssl_ext.errors import ConfigError, UserValueError
 
-from . import cells, mixture, patches, places, regions
+from . import cells, mixture, objects, patches, places, regions
 from .backgrounds import changes_backgrounds, draw_backgrounds
 from .images import to_images
 from .sheet import Sheet
@@ -24,6 +24,7 @@ DRAWINGS = {
     "cross": patches.draw_patches,
     "match": cells.draw_cells_of,
     "cosine": places.draw_places,
+    "objects": objects.draw_objects,
 }
 """By a key of what ``inspect`` returns; of several terms the first is drawn.
 
@@ -56,8 +57,10 @@ def draw(subject: Subject) -> Sheet:
             "one size (RandomResizedCrop, or ResizeShort and CenterCrop)."
         ) from error
     preprocessor = model.data_preprocessor
-    inputs = preprocessor(batch)["inputs"]
-    found: dict[str, Any] = dict(model(inputs, mode="inspect"))
+    prepared = preprocessor(batch)
+    inputs = prepared["inputs"]
+    known = {k: prepared[k] for k in ("objects",) if k in prepared}
+    found: dict[str, Any] = dict(model(inputs, mode="inspect", **known))
     drawing = next((d for key, d in DRAWINGS.items() if key in found), None)
     if drawing is None:
         raise UserValueError(

@@ -216,12 +216,20 @@ def frame(ax: Axes, color: str, width: float = 1.5, style: Any = "solid") -> Non
         spine.set(visible=True, color=color, lw=width, ls=style)
 
 
-def mark(ax: Axes, box: Sequence[float], color: str, width: float = 1.5) -> None:
+def mark(
+    ax: Axes,
+    box: Sequence[float],
+    color: str,
+    width: float = 1.5,
+    style: Any = "solid",
+) -> None:
     """Frame a part (x0, y0, x1, y1) of an image, on white."""
     halo = withStroke(linewidth=width + 1.2, foreground="white")
     left, upper, right, lower = box
     patch = Rectangle((left, upper), right - left, lower - upper, fill=False)
-    patch.set(edgecolor=color, lw=width, joinstyle="miter", path_effects=[halo])
+    patch.set(
+        edgecolor=color, lw=width, ls=style, joinstyle="miter", path_effects=[halo]
+    )
     ax.add_patch(patch).set_clip_on(False)
 
 

@@ -17,4 +17,9 @@ fpn = dict(
     out_channels=fpn_channels,
     norm_cfg=_base_.norm_cfg,
     num_outs=5,
+    **(
+        dict(init_cfg=dict(_base_.pretrained, type="mmssl_ext.PretrainedNeck"))
+        if _base_.checkpoint and _base_.pretrained_neck
+        else {}
+    ),
 )
