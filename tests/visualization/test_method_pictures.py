@@ -13,7 +13,7 @@ from PIL import Image
 from mmssl_ext.models.layers.region import Region, pool_regions
 from mmssl_ext.preprocessing import MultiViewPreprocessor
 from mmssl_ext.run.launch import load_config
-from mmssl_ext.visualization.pictures import cells, mixture, patches, regions
+from mmssl_ext.visualization.pictures import cells, mixture, patches, places, regions
 from mmssl_ext.visualization.pictures.images import to_images
 from mmssl_ext.visualization.pictures.sheet import COLORS, SCALE
 from tests.harness import call_tool
@@ -238,6 +238,41 @@ def test_patches_keep_their_order_and_bars_their_height():
     for row, expected in zip(sheet.axes, values, strict=True):
         assert [bar.get_height() for bar in row[4].patches] == expected.tolist()
     assert {"0.50", "−0.25", "1.00"} <= set(texts(sheet))
+
+
+def test_places_by_geometry_and_by_features():
+    """The key view is the mirrored query view, and features find the mirrored cell."""
+    views = np.random.default_rng(0).integers(0, 255, (2, 40, 40, 3)).astype(np.uint8)
+    boxes = torch.tensor([[(0.0, 0, 1, 1), (1, 0, 0, 1)]] * 2)
+    boxes[1, 1] = torch.nan
+    cosine = np.zeros((2, 12, 12))
+    for i, j in itertools.product(range(3), range(4)):
+        cosine[:, 4 * i + j, 4 * i + 3 - j] = 1
+    weights = np.stack([np.eye(12), np.full((12, 12), 0.5)])
+    found = dict(cosine=cosine, grids=((3, 4), (3, 4)), propagation=weights)
+    sheet = places.draw_places("M", found | {"boxes": boxes}, [views] * 2, ["a", "b"])
+    known, unknown = sheet.axes
+    for dot, line, ring, cross in zip(
+        known[0].lines, *(list(known[1].lines)[i::3] for i in range(3)), strict=True
+    ):
+        (x,), (y,) = dot.get_data()
+        assert (ring.get_xdata()[0], ring.get_ydata()[0]) == pytest.approx((1 - x, y))
+        assert cross.get_xydata() == pytest.approx(ring.get_xydata())
+        assert np.ptp(line.get_xydata(), axis=0).max() < 1e-6
+    assert len(known[0].lines) == 5 and "12 of the 12 cells" in known[1].get_xlabel()
+    assert len(unknown[1].lines) == 5  # crosses alone
+    assert "mean cosine of the best 1.00" in unknown[1].get_xlabel()
+    shown = np.asarray(known[2].images[1].get_array())
+    assert shown.sum() == 1 and "sum of the weights 1.0" in known[2].get_xlabel()
+    assert sheet.pixels().ndim == 3
+    # Views of an image that have no cell in common, and a method that gathers nothing
+    boxes[0] = torch.tensor([(0, 0, 0.4, 0.4), (0.6, 0.6, 1, 1)])
+    found.pop("propagation")
+    sheet = places.draw_places("M", found | {"boxes": boxes}, [views] * 2, ["a", "b"])
+    assert not sheet.axes[0, 0].lines and sheet.axes.shape == (2, 2)
+    assert "shows none of these cells" in " ".join(
+        sheet.axes[0, 1].get_xlabel().split()
+    )
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 9, 3, 4, 4)])
