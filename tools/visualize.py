@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         choices=[METHOD, *KINDS, "all"],
         dest="kinds",
         metavar="KIND",
-        help=f"{METHOD}: what DenseCL, RegionCL or DetCo does to its views [default]; "
+        help=f"{METHOD}: what a method such as DenseCL does to its views [default]; "
         f"{', '.join(KINDS)}; or all",
     )
     parser.add_argument(

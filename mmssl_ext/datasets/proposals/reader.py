@@ -116,13 +116,14 @@ class Proposals:
         return boxes / np.array([width, height, width, height], np.float32)
 
     def _row(self, path: str) -> int:
-        for name in (name_below(self.root, path), path):
-            row = bisect_left(self._names, name)
-            if row < len(self._names) and self._names[row] == name:
+        name = name_below(self.root, path)
+        for known in (name, path):
+            row = bisect_left(self._names, known)
+            if row < len(self._names) and self._names[row] == known:
                 return row
         where = f" below '{shown(self.root)}'" if self.root else ""
         raise ProposalError(
-            f"'{shown(self.ann_file)}' lists no proposals of '{shown(path)}'{where}; "
+            f"'{shown(self.ann_file)}' lists no proposals of '{shown(name)}'{where}; "
             "its names start from the folder that tools/make_proposals.py was given, "
             "so let root be that folder, or run the tool for these images."
         )
