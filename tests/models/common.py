@@ -5,7 +5,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmssl_ext.models.algorithms import Step
+from mmssl_ext.models.algorithms import SSLAlgorithm, Step
 from mmssl_ext.models.comparisons import EarlierNeighbours, FalseNegativeSoftmax
 from mmssl_ext.registry import MODELS
 
@@ -243,8 +243,10 @@ def step(model, inputs, optimizer, images=None):
     ``images`` are the numbers of the images in the dataset, the first ones unless told.
     """
     images = len(inputs[0]) if images is None else images
-    where = boxes(len(inputs[0]), len(inputs))
-    losses = model(inputs, samples(images), mode="loss", boxes=where)
+    where = dict(boxes=boxes(len(inputs[0]), len(inputs)))
+    if not isinstance(model, SSLAlgorithm):  # a peer
+        where = {}
+    losses = model(inputs, samples(images), mode="loss", **where)
     optimizer.zero_grad()
     total(losses).backward()
     optimizer.step()
