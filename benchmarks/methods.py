@@ -35,7 +35,9 @@ NAME = "demo_methods_seeds_cpu"
 METHODS = (
     *("random", "mocov2", "co2", "densecl", "regionclm", "detco", "interclr"),
     *("byol", "simclr", "simsiam", "ascl", "ressl", "mochi", "xmoco"),
-    *("unmix_mocov2", "unmix_byol", "msf", "cmsf-2q", "cmsf-km", "ifnd"),
+    *("unmix_mocov2", "unmix_byol", "msf", "cmsf-2q", "cmsf-km", "ifnd", "tkc"),
+    *("pixpro", "pixcontrast", "lcloss_mocov2", "lcloss_byol", "lcloss_simsiam"),
+    *("densesiam", "dsc-pm", "dsc-km", "bgswaps", "ccop"),
 )
 COLUMNS = (
     *("method", "transfer", "seed", "metric", "value", "recipe", "source_recipe"),

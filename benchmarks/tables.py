@@ -133,6 +133,17 @@ METHODS = {
     "cmsf-2q": "CMSF-2Q",
     "cmsf-km": "CMSF, k-means",
     "ifnd": "IFND (after the paper)",
+    "tkc": "TKC (after the paper)",
+    "pixpro": "PixPro",
+    "pixcontrast": "PixContrast",
+    "lcloss_mocov2": "LC-loss on MoCo v2",
+    "lcloss_byol": "LC-loss on BYOL",
+    "lcloss_simsiam": "LC-loss on SimSiam",
+    "densesiam": "DenseSiam (after the paper)",
+    "dsc-pm": "DSC, prototypes (after the paper)",
+    "dsc-km": "DSC, k-means (after the paper)",
+    "bgswaps": "BG-Aug, swapped backgrounds",
+    "ccop": "CCOP",
 }
 WITH_TERMS = METHODS | {"byol-co2": "BYOL with CO2's term"}
 DEMO_METRICS = {
@@ -624,7 +635,8 @@ TABLES = {
         all_methods,
         "Percent on held-out demo scenes after 10 epochs, ResNet-18 of half the width, "
         "two seeds that all methods share. Time is relative to MoCo v2's step, by "
-        "processor time in turn; memory is what a step of 64 images of 64 px adds.",
+        "processor time in turn; memory is what a step of 64 images adds. Views have "
+        "64 px, and 112 px with DSC, DenseSiam, LC-loss, PixPro and PixContrast.",
     ),
     "demo_methods": Table(
         (DEMO,),

@@ -19,8 +19,17 @@ strides = (1, 2, 2, 1)
 
 folders = {  # of the config, where it is not the method's name
     "regionclm": "regioncl",
-    **dict.fromkeys(("cmsf-2q", "cmsf-km"), "cmsf"),
-    **dict.fromkeys(("unmix_mocov2", "unmix_byol"), "unmix"),
+    "cmsf-2q": "cmsf",
+    "cmsf-km": "cmsf",
+    "unmix_mocov2": "unmix",
+    "unmix_byol": "unmix",
+    "lcloss_mocov2": "lcloss",
+    "lcloss_byol": "lcloss",
+    "lcloss_simsiam": "lcloss",
+    "pixcontrast": "pixpro",
+    "dsc-pm": "dsc",
+    "dsc-km": "dsc",
+    "bgswaps": "bgaug",
 }
 shortened = dict(interclr=dict(warmup_epochs=4), co2=dict(strides=strides))
 pretrain = (

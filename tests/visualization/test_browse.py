@@ -119,7 +119,11 @@ def test_views_may_differ_in_number(photos):
     assert drawn == [[False] + [True] * 7, [False, True, True] + [False] * 5]
 
 
-@pytest.mark.parametrize("name", [*PRETRAINING[::6], "detco/detco_r18_demo.py"])
+# Of others the images alone do not do: they need masks and donors, or proposals.
+BROWSED = [n for n in PRETRAINING if not n.startswith(("bgaug/", "ccop/"))]
+
+
+@pytest.mark.parametrize("name", [*BROWSED[::8], "detco/detco_r18_demo.py"])
 def test_configs_are_browsed_without_their_network(name, photos, monkeypatch):
     before = torch.get_rng_state()
     cfg = load_config(REPO / "configs" / name)

@@ -25,10 +25,9 @@ from .random import image_size
 class Objects(NamedTuple):
     """The objects of a batch that all of its V views show, M in all.
 
-    Attributes:
-        boxes: Where each view shows them, M x V x 4, in units of the view.
-        rows: Image of each, times ``most``, plus its number there: M, rising.
-        most: Objects that an image can have.
+    ``boxes`` are where each view shows them, M x V x 4, in units of the view; ``rows``
+    the image of each, times ``most``, plus its number there: M, rising; ``most`` the
+    objects that an image can have.
     """
 
     boxes: Tensor
