@@ -158,8 +158,8 @@ def test_a_teacher_makes_it_distillation(first, photos, tmp_path):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_path):
-    """At 96 px, the size for a CPU, and at the 224 of the papers."""
-    for size in (96, 224):
+    """At 96 px, the size for a CPU, and some at the 224 of the papers."""
+    for size in (96, 224) if method in ("co2", "byol", "regionclm") else (96,):
         asked = dict(
             method=method,
             backbone="resnet18",

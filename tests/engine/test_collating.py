@@ -52,7 +52,7 @@ def test_a_run_says_so(tmp_path):
         make_runner(cfg).train()
 
 
-@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize("name", DEMOS[::4])
 def test_demo_configs_measure_photographs_of_any_shape(name):
     cfg = load_config(CONFIGS / name, {"image_size": 40})
     knn = cfg.default_hooks.knn

@@ -244,7 +244,7 @@ def step(model, inputs, optimizer, images=None):
     """
     images = len(inputs[0]) if images is None else images
     where = dict(boxes=boxes(len(inputs[0]), len(inputs)))
-    if not isinstance(model, SSLAlgorithm):  # a peer
+    if not isinstance(getattr(model, "module", model), SSLAlgorithm):  # a peer
         where = {}
     losses = model(inputs, samples(images), mode="loss", **where)
     optimizer.zero_grad()

@@ -27,6 +27,18 @@ CONFIGS = sorted(
 )
 
 
+# Of parts that others of the list have, too; the first two are run by README and docs.
+LIKE_OTHERS = (
+    *("detection/faster_rcnn_r50_fpn_voc0712.py", "classification/svm_r50_voc07.py"),
+    *("detection/mask_rcnn_r50_fpn_coco_1x.py", "segmentation/fcn_r50_voc12aug.py"),
+    *("classification/semi_r50_imagenet_1pct.py", "detection/fcos_r50_fpn_coco_1x.py"),
+    *(
+        "detection/mask_rcnn_r50_c4_coco_1x.py",
+        "segmentation/fcn_r50_cityscapes_40k.py",
+    ),
+)
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """Per depth: checkpoint, width and the state of its backbone."""
@@ -99,7 +111,13 @@ def test_chains_name_configs_and_options_that_exist(tmp_path, monkeypatch):
     assert {str(s.config.resolve().relative_to(where)) for s in stages} == set(CONFIGS)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_OTHERS))
+        for name in CONFIGS
+    ],
+)
 def test_every_backbone_tensor_arrives(name, sources):
     """Built as configured, initialised as the Runner does, compared by hash."""
     path, width, state = sources[50]
@@ -118,18 +136,6 @@ def test_every_backbone_tensor_arrives(name, sources):
     assert taken.keys() == state.keys()  # C4's RoI head takes res5
     frozen = [n for n, p in model.backbone.named_parameters() if not p.requires_grad]
     assert bool(frozen) == ("linear" in name)
-
-
-# Of parts that others of the list have, too; the first two are run by README and docs.
-LIKE_OTHERS = (
-    *("detection/faster_rcnn_r50_fpn_voc0712.py", "classification/svm_r50_voc07.py"),
-    *("detection/mask_rcnn_r50_fpn_coco_1x.py", "segmentation/fcn_r50_voc12aug.py"),
-    *("classification/semi_r50_imagenet_1pct.py", "detection/fcos_r50_fpn_coco_1x.py"),
-    *(
-        "detection/mask_rcnn_r50_c4_coco_1x.py",
-        "segmentation/fcn_r50_cityscapes_40k.py",
-    ),
-)
 
 
 @pytest.mark.parametrize(
