@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -100,6 +102,25 @@ def _peak_of_arm(losses: type, size: int, arm: str) -> int:
     call = getattr(losses(size), arm)
     getattr(losses(8), arm)()  # one-time allocations of libraries
     return peak_memory(call)
+
+
+def let_remember(model: Any, images: int) -> None:
+    """Fill what terms keep of so many images, of the past and of clusters.
+
+    With noise: the time of a step does not depend on it.
+    """
+    if "inter" in model.terms:
+        inter = model.terms.inter
+        inter.bank.fill(torch.randn(images, inter.bank.features.shape[1]))
+        labels = torch.arange(images) % inter.labels.num_clusters
+        inter.labels.set_labels(labels, inter.bank)
+    if "temporal" in model.terms:
+        for _ in range(model.terms.temporal.num_teachers):
+            model.terms.temporal.take(model)
+    semantic = model.terms.semantic if "semantic" in model.terms else None
+    if hasattr(semantic, "clusterings"):  # as after the first
+        semantic.centroids.copy_(normalize(torch.randn(semantic.centroids.shape)))
+        semantic.clusterings.count_step()
 
 
 def loss_and_gradient(loss: Callable[[], Tensor], leaf: Tensor) -> tuple[Tensor, ...]:

@@ -27,7 +27,6 @@ from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 from PIL import Image
 from recipe import at_home
-from torch.nn.functional import normalize
 
 from mmssl_ext.chain.spec import PRETRAIN, read_chain
 from mmssl_ext.datasets.base import SSLDataset
@@ -72,27 +71,16 @@ def build(method: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     model = MODELS.build(cfg.model)
     model.init_weights()
     model.train()
-    model.clock.total = model.clock.epoch_length = 10**6
-    model.clock.set(500_000)
-    if cfg.model.type == "InterCLR":
-        model.clock.epoch_length = 1000
-        term = model.terms.inter
-        term.bank.fill(torch.randn(IMAGES, term.bank.features.shape[1]))
-        term.labels.set_labels(
-            torch.arange(IMAGES) % term.labels.num_clusters, term.bank
-        )
+    model.clock.total, model.clock.epoch_length = 10**6, 1000
+    model.clock.set(500_000)  # in epoch 500
     if cfg.model.type == "CMSF":
         model.compare.constraint.prepare(IMAGES)
     if cfg.model.type == "IFND":
         model.compare.prepare(IMAGES)
         model.compare.cluster(torch.randn(IMAGES, model.dim), 0.5)
-    if cfg.model.type == "TKC":
-        for _ in range(model.terms.temporal.num_teachers):
-            model.terms.temporal.take(model)
-    if cfg.model.type == "DSC" and hasattr(model.terms.semantic, "clusterings"):
-        centroids = model.terms.semantic.centroids
-        centroids.copy_(normalize(torch.randn(centroids.shape)))
-        model.terms.semantic.clusterings.count_step()
+    common.let_remember(model, IMAGES)
+    idle = [name for name, weight in model.weights.items() if not weight(model.clock)]
+    assert not idle, f"{method} was to be measured with its {idle}"
     return model, batch_of(cfg)
 
 

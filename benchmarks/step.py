@@ -188,17 +188,8 @@ def build(kind: str, depth: int, fast: bool = False):
     model = MODELS.build(config(kind, depth)).train()
     if kind == "CCOP":
         model.clock.total = 1_000_000
-    if kind.startswith("InterCLR"):  # time does not depend on what is in the bank
-        inter = model.terms.inter
-        inter.bank.fill(torch.randn(IMAGES, 128))
-        inter.labels.set_labels(torch.arange(IMAGES) % CLUSTERS, inter.bank)
-    if kind == "TKC":  # time does not depend on what the teachers know
-        temporal = model.terms.temporal
-        for _ in range(temporal.num_teachers):
-            temporal.take(model)
-    if kind == "DSC-KM":  # as after its first clustering
-        model.terms.semantic.centroids.copy_(normalize(torch.randn(64, 128)))
-        model.terms.semantic.clusterings.count_step()
+    if not kind.startswith("mmpretrain"):
+        common.let_remember(model, IMAGES)
     if fast:
         model.to(memory_format=torch.channels_last)
         model.data_preprocessor.channels_last = True
