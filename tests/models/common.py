@@ -20,8 +20,8 @@ ALGORITHMS = (
 )
 MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS, "PixPro")
 NOT_DRAWN = (
-    *("MoCo", "CO2", "InterCLR", *SOFT, "MoCHi", "IFND", "TKC", "BGSwaps"),
-    *("SimSiam", "BYOL", "SimCLR", *SHIFTING_ALGORITHMS, "DenseSiam"),
+    *("MoCo", "CO2", "InterCLR", "MoCHi", "IFND", "TKC", "BGSwaps"),
+    *("SimSiam", "BYOL", "SimCLR", "CMSF", "DenseSiam"),
 )
 CELL_ALGORITHMS = (
     *("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS"),

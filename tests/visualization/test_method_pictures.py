@@ -10,7 +10,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import ConnectionPatch
 from PIL import Image
 
+from mmssl_ext.models.comparisons import Comparison
+from mmssl_ext.models.layers import unit
 from mmssl_ext.models.layers.region import Region, pool_regions
+from mmssl_ext.models.part import build_part
 from mmssl_ext.preprocessing import MultiViewPreprocessor
 from mmssl_ext.run.launch import load_config
 from mmssl_ext.visualization.pictures import (
@@ -224,6 +227,46 @@ def test_a_method_with_mixtures_shows_them(root):
     assert np.array_equal(partners, views[::-1])
     assert ((mixed == views) | (mixed == partners)).all()
     assert not np.array_equal(mixed, views) and not np.array_equal(mixed, partners)
+
+
+COMPARED = {
+    "soft": dict(type="NeighbourSoftmax", length=64, num_neighbours=3),
+    "hard": dict(type="NeighbourSoftmax", length=64, num_neighbours=3, hard=True),
+    "relation": dict(type="RelationSoftmax", length=64),
+    "mean shift": dict(type="MeanShift", predictor=None, length=64, k=4),
+}
+
+
+@pytest.mark.parametrize("compare", COMPARED.values(), ids=COMPARED)
+def test_shares_are_those_of_the_target(compare):
+    """By its definition: the mean that a prediction is compared with."""
+    part = build_part("compare", compare, Comparison)
+    k, keys = (unit(torch.randn(n, 8, dtype=torch.double)) for n in (5, 20))
+    found = part.shares(k, keys)
+    p = torch.softmax(k @ keys.T / getattr(part, "target_temperature", 1), 1)
+    if compare["type"] == "RelationSoftmax":
+        assert torch.allclose(found, p)
+        return
+    near = (k @ keys.T).topk(3).indices
+    if compare["type"] == "MeanShift":
+        wanted = torch.zeros_like(p).scatter_(1, near, 0.25)
+    else:
+        sure = 1 + (p * p.log()).sum(1, keepdim=True) / np.log(20)
+        wanted = (3 * sure * p).clamp(max=1)
+        if compare.get("hard"):
+            wanted = torch.zeros_like(p).scatter_(1, near, 1.0) * sure
+        wanted = wanted / (1 + wanted.sum(1, keepdim=True))
+    assert torch.allclose(found, wanted)
+    assert (1 - found.sum(1) > found.max(1).values - 1e-9).all()  # the largest
+
+
+def test_a_method_that_looks_at_other_images_shows_them(root):
+    chosen = model_config("ASCL")
+    pictures.write_config(root, "ASCL", chosen)
+    torch.save({"state_dict": initialise(chosen).state_dict()}, root / "ASCL.pth")
+    sheet = draw(subject(root, "ASCL", num=3))
+    found = [ax.get_xlabel().split() for ax in sheet.axes[:, 0]]
+    assert len(found) == 3 and all("itself" in words for words in found)
 
 
 def test_objects_have_one_colour_in_all_views():

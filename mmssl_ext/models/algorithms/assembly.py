@@ -30,6 +30,7 @@ from ..targets import Target
 from ..terms.base import Term, build_term
 from .base import SSLAlgorithm
 from .choices import by_name, configs, read_pairs
+from .inspection import inspect_shares, inspect_terms
 
 
 class Assembly(SSLAlgorithm):
@@ -300,23 +301,17 @@ class Assembly(SSLAlgorithm):
 
     @torch.no_grad()
     def inspect(self, inputs: Any, objects: Any = None) -> dict[str, Any]:
-        """What a term makes of the views, the last that has something to draw.
+        """What a term makes of the views, or which images a target stands for.
 
-        For :mod:`mmssl_ext.visualization`; ``objects`` as in a step.
+        For :mod:`mmssl_ext.visualization`; ``objects`` as in a step. Of several terms
+        the last that has something to draw.
 
         Raises:
             ValueError: The method has nothing to draw.
         """
         self.check_views(inputs)
-        for term in reversed(self.terms.values()):
-            known = (
-                {}
-                if objects is None or not term.needs_objects
-                else {"objects": objects}
-            )
-            if found := term.inspect(self, inputs, **known):
-                return found
-        return super().inspect(inputs)
+        found = inspect_terms(self, inputs, objects) or inspect_shares(self, inputs)
+        return found or super().inspect(inputs)
 
     def check_sizes(self, feat_dim: int | None = None) -> int:
         """Compare the projector with the backbone; returns the embedding's size D.

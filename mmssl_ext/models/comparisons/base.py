@@ -60,6 +60,20 @@ class Comparison(Part):
         """
         raise NotImplementedError
 
+    def shares(self, k: Tensor, keys: Tensor) -> Tensor | None:
+        """How far other images take part in what each target stands for.
+
+        For pictures; the rest of each row, up to 1, is the target's own part.
+
+        Args:
+            k: Targets, N x D unit rows.
+            keys: Of other images, M x D unit rows.
+
+        Returns:
+            N x M, None where every image stands for itself alone.
+        """
+        return None
+
     def forward(self, method: Method, step: Step) -> dict[str, Tensor]:
         """Losses of a step by name, scalars, not weighted."""
         losses = [

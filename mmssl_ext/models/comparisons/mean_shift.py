@@ -93,6 +93,17 @@ class MeanShift(Regression):
         """Those that the constraint keeps, None where it keeps none."""
         return getattr(self.constraint, "pseudo_labels", None)
 
+    def shares(self, k: Tensor, keys: Tensor) -> Tensor | None:
+        """See :class:`Comparison`; a target is its own first neighbour."""
+        if self.constraint is not None:
+            return None  # it wants to know which images they are
+        count = min(self.k - 1, len(keys))
+        found = k.new_zeros(len(k), len(keys))
+        if count:
+            near = queue_topk(k, keys, count)[1]  # N x count
+            found.scatter_(1, near, 1 / (1 + count))
+        return found
+
     def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
         """See :class:`Comparison`; negatives and the constraint are not used."""
         return super().pair(q, self.rows(self.nearest(k), k).mean(1))

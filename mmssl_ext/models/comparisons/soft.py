@@ -59,16 +59,20 @@ class NeighbourSoftmax(QueueSoftmax):
         self.sought = max(2, num_neighbours)
         self.hard, self.adaptive = hard, adaptive
 
-    def soften(self, k: Tensor) -> tuple[Tensor, Tensor]:
+    def soften(self, k: Tensor, queue: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean key under each label, N x D, and the targets' confidence, N."""
         return neighbour_target(
             k,
-            self.queue.keys,
+            self.queue.keys if queue is None else queue,
             self.target_temperature,
             self.num_neighbours,
             hard=self.hard,
             adaptive=self.adaptive,
         )
+
+    def shares(self, k: Tensor, keys: Tensor) -> Tensor:
+        """See :class:`Comparison`."""
+        return self.soften(*told_apart(k, keys))[0][:, k.shape[1] :]
 
     def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
         """See :class:`Comparison`; the label of a query gives its negatives nothing."""
@@ -129,6 +133,11 @@ class RelationSoftmax(QueueSoftmax):
             )
         self.target_temperature = target_temperature
 
+    def shares(self, k: Tensor, keys: Tensor) -> Tensor:
+        """See :class:`Comparison`; no part of a target is its own."""
+        mean, _ = attend(*told_apart(k, keys), 1 / self.target_temperature)
+        return mean[:, k.shape[1] :]
+
     def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
         """See :class:`Comparison`; negatives are not used."""
         mean, _ = attend(k, self.queue.keys, 1 / self.target_temperature)  # N x D
@@ -144,3 +153,14 @@ def check_neighbours(num: int) -> int:
             "every image alone."
         )
     return num
+
+
+def told_apart(k: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Append a row of the identity to each key and zeros to ``k``, N x D.
+
+    No similarity changes, and the last M numbers of a mean of the M keys are the
+    weights that they have in it.
+    """
+    eye = torch.eye(len(keys)).to(keys)  # M x M
+    zeros = k.new_zeros(len(k), len(keys))  # N x M
+    return torch.cat([k, zeros], 1), torch.cat([keys, eye], 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from mmengine.dataset import default_collate
 
 from mmssl_ext.errors import ConfigError, UserValueError
 
-from . import cells, mixture, objects, patches, places, regions
+from . import cells, mixture, objects, patches, places, regions, shares
 from .backgrounds import changes_backgrounds, draw_backgrounds
 from .images import to_images
 from .sheet import Sheet
@@ -25,6 +26,7 @@ DRAWINGS = {
     "match": cells.draw_cells_of,
     "cosine": places.draw_places,
     "objects": objects.draw_objects,
+    "shares": shares.draw_shares,
 }
 """By a key of what ``inspect`` returns; of several terms the first is drawn.
 
@@ -47,26 +49,18 @@ def draw(subject: Subject) -> Sheet:
             f"{name} has nothing to draw of its own; choose another --kind, or give "
             "the config of a method of this package."
         )
-    every = range(len(subject.dataset))
-    items = subject.items(every, subject.pipeline, most=subject.options.num or 4)
-    try:
-        batch = default_collate(list(items.values()))
-    except RuntimeError as error:  # of torch.stack
-        raise UserValueError(
-            "The same view of two images differs in size; let the pipeline make all of "
-            "one size (RandomResizedCrop, or ResizeShort and CenterCrop)."
-        ) from error
-    preprocessor = model.data_preprocessor
-    prepared = preprocessor(batch)
-    inputs = prepared["inputs"]
-    known = {k: prepared[k] for k in ("objects",) if k in prepared}
-    found: dict[str, Any] = dict(model(inputs, mode="inspect", **known))
+    count, every = subject.options.num or 4, range(len(subject.dataset))
+    items, batch, found = _inspect(subject, every, count)
+    if "shares" in found:  # they mean something among many
+        items, batch, found = _inspect(subject, subject.spread(shares.MEMORY), None)
+        found["shown"] = count
     drawing = next((d for key, d in DRAWINGS.items() if key in found), None)
     if drawing is None:
         raise UserValueError(
             f"{name} returns {', '.join(found)} for mode='inspect', of which there is "
             f"no drawing; one of {', '.join(DRAWINGS)} is needed."
         )
+    preprocessor, inputs = model.data_preprocessor, found.pop("inputs")
 
     def images_of(view: torch.Tensor) -> np.ndarray:
         return to_images(view, preprocessor)
@@ -82,3 +76,21 @@ def draw(subject: Subject) -> Sheet:
         found["boxes"] = batch["boxes"][:, :2]
     labels = [subject.file(index) for index in items]
     return drawing(name, found, [images_of(view) for view in inputs], labels)
+
+
+def _inspect(
+    subject: Subject, indices: Sequence[int], most: int | None
+) -> tuple[dict[int, Any], dict[str, Any], dict[str, Any]]:
+    """Views of images by index, their batch, and what the model makes of it."""
+    items = subject.items(indices, subject.pipeline, most)
+    try:
+        batch = default_collate(list(items.values()))
+    except RuntimeError as error:  # of torch.stack
+        raise UserValueError(
+            "The same view of two images differs in size; let the pipeline make all of "
+            "one size (RandomResizedCrop, or ResizeShort and CenterCrop)."
+        ) from error
+    prepared = subject.model.data_preprocessor(batch)
+    known = {k: prepared[k] for k in ("objects",) if k in prepared}
+    found = subject.model(prepared["inputs"], mode="inspect", **known)
+    return items, batch, {**found, "inputs": prepared["inputs"]}
