@@ -30,7 +30,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help venv demo test test-quick test-all test-faults test-slurm test-newest \
-	test-oldest test-wheel docs lint typecheck format peers bench clean FORCE
+	test-oldest test-upstream test-wheel dist docs lint typecheck format peers bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -117,6 +117,20 @@ $(VERSIONS): .venv/%/.stamp: requirements/%.txt $(STAMP)
 	@grep ^onedl- $< | $(INSTALL_INTO) --no-deps -r /dev/stdin
 	@$(INSTALL_INTO) --no-deps --no-build-isolation -e .
 	@touch $@
+
+test-upstream: .venv/upstream/.stamp ## Run the tests of models with mmengine and mmpretrain by OpenMMLab
+	PYTHONPATH=.venv/upstream $(PY) -m pytest -q $(FAST) tests/models $(PYTEST_ARGS)
+
+# In a folder of their own, which PYTHONPATH puts before the builds that are installed.
+.venv/upstream/.stamp: requirements/upstream.txt $(STAMP)
+	@rm -rf $(@D)
+	@$(INSTALL) --no-deps --target $(@D) -r requirements/upstream.txt
+	@touch $@
+
+dist: venv ## Build wheel and sdist into dist
+	rm -rf dist
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(PY) setup.py --quiet sdist
 
 test-wheel: venv ## Install the wheel into an empty environment elsewhere, use it (5 GB)
 	$(PY) -m tests.wheel

@@ -43,6 +43,7 @@ def run_rows(work_dir: Path) -> list[dict]:
             "embedding_top1": round(row["knn/embedding_top1"], 2),
             "train_minutes": round(log.seconds() / 60 * row["epoch"] / epochs, 1),
             "device": facts["device"],
+            **unsaid(work_dir),
         }
         for row in log.knn
     ]
@@ -68,8 +69,21 @@ def chain_rows(work_dir: Path) -> list[dict]:
         }
         | {key: row[key] for key in (*MEASURED, *metrics)}
         | {"torch": row["torch_version"], "onedl-mmengine": row["mmengine_version"]}
+        | unsaid(work_dir)
         for row in stages
     ]
+
+
+def unsaid(work_dir: Path) -> dict[str, str]:
+    """What a run does not say itself, else those of who collects would be taken."""
+    return {"threads": "", "commit": commits(work_dir)}
+
+
+def commits(place: Path) -> str:
+    """Those that a run was trained with, the first first."""
+    file = place.with_name(f"{place.name}.commit")
+    found = file.read_text().split() if file.is_file() else []
+    return " ".join(dict.fromkeys(found))
 
 
 def pretrained(row: dict[str, str]) -> bool:

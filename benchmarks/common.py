@@ -12,6 +12,7 @@ import multiprocessing as mp
 import os
 import platform
 import statistics
+import subprocess
 import tarfile
 import tempfile
 import time
@@ -161,21 +162,38 @@ def _status(key: str) -> int:
     return next(int(x.split()[1]) * 1024 for x in lines if x.startswith(key + ":"))
 
 
-def describe_machine() -> dict[str, str]:
-    """Versions and hardware, for every row of a result."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
+def describe_machine() -> dict[str, str | int]:
+    """Code, versions and hardware, for every row of a result."""
+    info: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        info.setdefault(key.strip(), value.strip())
     names = ("torch", "onedl-mmpretrain", "onedl-mmengine")
     return {name: version(name) for name in names} | {
         "python": platform.python_version(),
-        "cpu": cpu,
+        "cpu": info.get("model name", platform.processor()),
+        "vector_units": vector_units(info.get("flags", "")),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
     }
+
+
+def vector_units(flags: str) -> str:
+    """The widest of a processor's flags that the libraries choose their code by."""
+    names = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((name for flag, name in names.items() if flag in flags.split()), "")
+
+
+def commit() -> str:
+    """Commit of this repository, with a + where files differ from it."""
+    git = ("git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=10")
+    try:
+        found = subprocess.run(
+            [*git, "--exclude=*", "--dirty=+"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return ""
+    return found.stdout.strip()
 
 
 def write_rows(name: str, rows: list[dict]) -> None:

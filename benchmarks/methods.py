@@ -42,6 +42,7 @@ METHODS = (
 COLUMNS = (
     *("method", "transfer", "seed", "metric", "value", "recipe", "source_recipe"),
     *("seconds", "memory_mb", "device", "torch", "onedl-mmengine"),
+    *("threads", "commit"),
 )
 Run = tuple[str, int]
 
@@ -78,6 +79,8 @@ def call(
 ) -> int:
     """Run a tool on one thread, with its output in a log beside its folder."""
     name, start = place.name, time.monotonic()
+    with place.with_name(f"{name}.commit").open("a") as file:
+        file.write(common.commit() + "\n")
     print(f"{name}: started", flush=True)
     with place.with_name(f"{name}.log").open("a") as log:
         code = subprocess.call(
@@ -121,7 +124,8 @@ def collect(out: Path, runs: list[Run]) -> list[dict]:
     for run in runs:
         if (folder(out, run) / CHAIN_TABLE).is_file():
             found = chain_rows(folder(out, run))
-            rows += [{"method": run[0]} | row for row in found]
+            own = {"method": run[0], "threads": 1}
+            rows += [row | own for row in found]
         else:
             print(f"{folder(out, run)} has no results yet.")
     return [{key: row[key] for key in COLUMNS} for row in rows]
@@ -133,7 +137,11 @@ def others(table: Path, rows: list[dict]) -> list[dict]:
         return []
     runs = {(row["method"], str(row["seed"])) for row in rows}
     with table.open(newline="") as file:
-        return [r for r in csv.DictReader(file) if (r["method"], r["seed"]) not in runs]
+        known = [
+            r for r in csv.DictReader(file) if (r["method"], r["seed"]) not in runs
+        ]
+    machine = common.describe_machine()  # a column may be newer than a row
+    return [row | {k: row.get(k, "") for k in machine} for row in known]
 
 
 def main(args: argparse.Namespace) -> int:

@@ -815,11 +815,17 @@ def link(name: str, page: Path) -> str:
 
 
 def machine(table: Table) -> str:
-    """Hardware and version of torch of a table's rows."""
+    """Hardware, version of torch and code of a table's rows."""
     rows = [row for name in table.results for row in read(name)]
-    cpus = dict.fromkeys(row["cpu"] for row in rows)
+    units = (row.get("vector_units") for row in rows)
+    cpus = dict.fromkeys(
+        f"{row['cpu']} with {unit}" if unit else row["cpu"]
+        for row, unit in zip(rows, units, strict=True)
+    )
     versions = dict.fromkeys(row["torch"].split("+")[0] for row in rows)
-    return f"{', '.join(cpus)}, torch {', '.join(versions)}"
+    found = f"{', '.join(cpus)}, torch {', '.join(versions)}"
+    commits = sorted({c for row in rows for c in row.get("commit", "").split()})
+    return f"{found}, commit {', '.join(commits)}" if commits else found
 
 
 def wrap(text: str, width: int = 88) -> list[str]:
