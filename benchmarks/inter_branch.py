@@ -69,14 +69,14 @@ class Reference:
         return cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
 
     def update(self, images: Tensor, keys: Tensor) -> None:
-        """Write the keys, assign them, mend small clusters, now and then average."""
+        """Write the keys, assign them, dissolve small clusters, now and then average."""
         self.bank[images] = normalize(keys, dim=1)
         self.labels[images] = (self.bank[images] @ self.centroids.T).argmax(1)
         self.steps += 1
         if self.steps % INTERVAL == 0:
             for cluster in range(CLUSTERS):
                 self.average(cluster)
-        self.mend()
+        self.dissolve()
 
     def average(self, cluster: int) -> None:
         """Mean of the members of one cluster."""
@@ -84,7 +84,7 @@ class Reference:
         if len(members):
             self.centroids[cluster] = self.bank[members].mean(0)
 
-    def mend(self) -> None:
+    def dissolve(self) -> None:
         """Dissolve small clusters one by one; halve the largest for each of them."""
         sizes = np.bincount(self.labels.numpy(), minlength=CLUSTERS)
         small = torch.from_numpy(np.where(sizes < MIN_SIZE)[0])

@@ -590,7 +590,7 @@ def headline(*names: str) -> Cells:
     )
     stall = [1 / float(saving[f"stall_{end}"]) for end in ("ratio", "high", "low")]
     return [
-        ["time of", "against", "theirs / here"],
+        ["what", "compared with", "times as fast"],
         *([label, peer, with_interval(row)] for label, peer, row in ratios),
         [
             "a whole step of MoCo, ResNet-50, `runtime_fast.py`",

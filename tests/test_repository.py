@@ -153,5 +153,29 @@ def test_the_image_is_built_step_by_step(tmp_path):
     assert "pretrain" in said
 
 
+# Words of ours that a stranger stumbles over, in pages and in what the package prints
+PRIVATE = re.compile(
+    r"theirs / here|\barrives? whole|worth against|\bmend(s|ed|ing)?\b", re.IGNORECASE
+)
+PRINTED = ("*.md", "*.py", "*.html")
+
+
+@pytest.mark.parametrize("folder", ["docs", "configs", "mmssl_ext", "tools", "."])
+def test_english_is_plain(folder):
+    files = [
+        f
+        for kind in PRINTED
+        for f in (REPO / folder).glob("**/" * (folder != ".") + kind)
+    ]
+    found = [
+        f"{file.relative_to(REPO)}:{number}: {line}"
+        for file in files
+        if not {"_build", ".mim"} & {*file.parts}
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if PRIVATE.search(line)
+    ]
+    assert files and not found, "\n".join(found)
+
+
 def test_typed():
     assert (REPO / "mmssl_ext" / "py.typed").read_text() == ""

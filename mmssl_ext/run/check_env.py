@@ -1,4 +1,4 @@
-"""Say whether this machine can pretrain, and how to mend it where it cannot.
+"""Say whether this machine can pretrain, and how to fix it where it cannot.
 
     python -m mmssl_ext check-env [--json]
 
@@ -55,12 +55,12 @@ _INDEX = "https://download.pytorch.org/whl/"
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, and the command that mends it.
+    """Something wrong, and the command that fixes it.
 
     Attributes:
         text: What is wrong, in full sentences.
         command: What to type.
-        blocks: Whether pretraining cannot run before it is mended.
+        blocks: Whether pretraining cannot run before it is fixed.
     """
 
     text: str
@@ -275,7 +275,7 @@ def render(facts: Facts, problems: Sequence[Problem]) -> str:
     lines = [f"{label:<{width}}{text}" for label, text in rows]
     blocked = any(problem.blocks for problem in problems)
     if problems:
-        lines += ["", "What is wrong and how to mend it"]
+        lines += ["", "What is wrong and how to fix it"]
         for i, problem in enumerate(problems, 1):
             hint = "" if problem.blocks else " (pretraining runs without this)"
             lines += [f"{i}. {problem.text}{hint}", f"     {problem.command}"]
@@ -319,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the answer; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="mmssl-ext check-env",
-        description="Say whether this machine can pretrain, and what to mend if not.",
+        description="Say whether this machine can pretrain, and what to fix if not.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Weights of every backbone arrive whole, and compute what they did."""
+"""Weights of every backbone arrive completely, and compute what they did."""
 
 from __future__ import annotations
 

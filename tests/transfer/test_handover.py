@@ -1,4 +1,4 @@
-"""Every source layout arrives whole; everything else is refused with its cause."""
+"""Every source layout arrives completely; everything else is refused with its cause."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Differs from the reference code:
   at every step;
 * negatives are never drawn twice, and where too few images suit a query it has fewer;
   the reference then draws for ever. All queries of a step try one random order;
-* small clusters are mended with the centroids every 10 steps, not at every step, and
+* small clusters are dissolved with the centroids every 10 steps, not at every step, and
   all centroids are refreshed then, not those of the two halves alone;
 * while the weight is 0, in a warm-up, there is no bank; the reference fills and
   follows it;

@@ -30,9 +30,9 @@ class OnlineLabels(PseudoLabels):
     Args:
         num_clusters: C.
         interval: Steps between two updates of the centroids and the small clusters.
-            The released code mends small clusters at every step, for which the host
+            The released code dissolves small clusters at every step, for which the host
             would have to wait for the device.
-        min_size: Clusters below it are dissolved; 1 mends empty ones only. A half may
+        min_size: Clusters below it are dissolved; 1 fills empty ones only. A half may
             be smaller, until the next update.
         num_iters: Iterations of the first clustering.
 
