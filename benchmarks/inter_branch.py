@@ -69,7 +69,7 @@ class Reference:
         return cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
 
     def update(self, images: Tensor, keys: Tensor) -> None:
-        """Write the keys, assign them, dissolve small clusters, now and then average."""
+        """Write the keys, assign them, dissolve small clusters, average at times."""
         self.bank[images] = normalize(keys, dim=1)
         self.labels[images] = (self.bank[images] @ self.centroids.T).argmax(1)
         self.steps += 1

@@ -46,5 +46,6 @@ def draw_shares(
                 sheet.below(ax, f"{shares[i, j]:.1%}")
         rest = 1 - shares[i, i] - shares[i, order].sum()
         if rest > 0.0005:
-            sheet.below(axes[-1], f"{shares[i, order[-1]]:.1%}", f"all others {rest:.1%}")
+            last = f"{shares[i, order[-1]]:.1%}"
+            sheet.below(axes[-1], last, f"all others {rest:.1%}")
     return sheet
