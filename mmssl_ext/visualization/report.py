@@ -23,6 +23,7 @@ from mmssl_ext.text import guard_streams, printable
 from . import logs, page
 from .logs import RunLog
 from .panels import CLUSTERS, COLLAPSE_BELOW, HEALTH, SCHEDULE
+from .verdict import verdict
 
 REPORT_FILE = "report.html"
 UNREADABLE_FILE = "unreadable_images.txt"
@@ -90,11 +91,9 @@ def _sentence(log: RunLog) -> str:
     epochs, scores = log.knn_series("backbone")
     before = log.knn_before()
     if not scores:
-        text = "kNN accuracy was not measured, which needs labelled images"
-        losses = [value for value in log.series("loss")[1] if math.isfinite(value)]
-        if losses:
-            text += f"; the loss went from {losses[0]:.3f} to {losses[-1]:.3f}"
-        return f"{text}."
+        text = "kNN accuracy was not measured, which needs labelled images."
+        judged = verdict(log)
+        return f"{judged} {text}" if judged else text
     last, best = scores[-1], max(scores)
     if before is not None and len(scores) == 1:
         return (
