@@ -119,6 +119,21 @@ def test_views_may_differ_in_number(photos):
     assert drawn == [[False] + [True] * 7, [False, True, True] + [False] * 5]
 
 
+def test_two_images_stand_in_a_row_where_they_have_room():
+    views = [np.full((4, 4, 3), n, np.uint8) for n in range(6)]
+    seen = [browsing.Seen(i, "a", views[2 * i : 2 * i + 2]) for i in range(3)]
+    sheet = browsing.draw_views("c", seen, "")
+    shown = [
+        [ax.images[0].get_array()[0, 0, 0] if ax.images else None for ax in row]
+        for row in sheet.axes
+    ]
+    none = [None] * 4
+    assert shown == [[None, 0, 1, None, None, 2, 3], [None, 4, 5, *none]]
+    titles = [ax.get_title() for ax in sheet.axes[0]]
+    assert titles == ["original", "view 1", "view 2", ""] + titles[:3]
+    assert not any(ax.get_title() for ax in sheet.axes[1])
+
+
 # Of others the images alone do not do: they need masks and donors, or proposals.
 BROWSED = [n for n in PRETRAINING if not n.startswith(("bgaug/", "ccop/"))]
 

@@ -34,6 +34,9 @@ from .sheet import COLORS, Sheet, check_png, frame, mark, shortened, show, write
 from .subject import spread
 
 
+_COLUMNS = 6  # of pictures, at most, where two images stand in a row
+
+
 class Seen(NamedTuple):
     """One image as it is shown.
 
@@ -169,13 +172,22 @@ def browse(
 
 
 def draw_views(name: str, seen: Sequence[Seen], run: str) -> Sheet:
-    """Draw images, a row each, and their views."""
-    columns = 1 + max(len(image.views) for image in seen)
+    """Draw images and their views, two images in a row where they have room."""
+    width = 1 + max(len(image.views) for image in seen)
+    beside = 2 if 2 * width <= _COLUMNS and len(seen) > 1 else 1
     title = f"{name}: every view as the network receives it"
     captions = (f"{run} Frames: what a view is cut from.",)
-    sheet = Sheet(title, captions, len(seen), columns)
-    sheet.axes[0, 0].set_title("original")
-    for image, (whole, *axes) in zip(seen, sheet.axes, strict=True):
+    gap = [0.12] * (beside - 1)  # an empty column
+    ratios = [*width * [1], *gap, *(beside - 1) * width * [1]]
+    sheet = Sheet(title, captions, -(-len(seen) // beside), len(ratios), ratios)
+    places = [
+        row[first : first + width]
+        for row in sheet.axes
+        for first in range(0, len(ratios), width + 1)
+    ]
+    for image, (whole, *axes) in zip(seen, places, strict=False):
+        on_top = any(image is other for other in seen[:beside])
+        whole.set_title("original" if on_top else "")
         text = f"image {image.number}"
         if image.original is not None:
             text += f": {_size_of(image.original)}"
@@ -183,7 +195,7 @@ def draw_views(name: str, seen: Sequence[Seen], run: str) -> Sheet:
         sheet.below(whole, text, shortened(Path(image.path).name, 60))
         for number, (ax, view) in enumerate(zip(axes, image.views, strict=False)):
             color = COLORS[number % len(COLORS)]
-            ax.set_title(f"view {number + 1}" if image is seen[0] else "", color=color)
+            ax.set_title(f"view {number + 1}" if on_top else "", color=color)
             show(ax, as_image(view))
             sheet.below(ax, _size_of(view))
             if view.ndim == 3:
