@@ -149,7 +149,8 @@ def test_configs_are_browsed_without_their_network(name, photos, monkeypatch):
     monkeypatch.setattr(browsing, "write_png", lambda pixels, out: out)
     assert browsing.browse(cfg, "a.png", num=2, images=photos).name == "a.png"
     views = 4 if name.startswith("detco/") else 2
-    assert [len(ax.images) for ax in drawn[0].axes.flat] == 2 * (views + 1) * [1]
+    shown = [len(ax.images) for ax in drawn[0].axes.flat]
+    assert sum(shown) == 2 * (views + 1) and max(shown) == 1
     assert torch.equal(before, torch.get_rng_state())
 
 
