@@ -33,6 +33,8 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value: ([^>]+) -->).*?(<!-- /value -->)")
 
+ROOT = "root:"  # in a link, what a page replaces by its own way to the repository
+
 Row = dict[str, str]
 Cells = list[list[str]]  # the header first
 
@@ -173,7 +175,7 @@ def demo_methods(name: str, method: str = "") -> Cells:
 def all_methods(name: str, cost: str) -> Cells:
     """A row per method: both seeds of what needs no detector, and what a step costs."""
     head = [f"{DEMO_METRICS[t]}, seed 0 / 1" for t in ("knn", "linear")]
-    cells = [["pretraining", *head, "time of a step", "memory of a step"]]
+    cells = [["pretraining", "arXiv", *head, "time of a step", "memory of a step"]]
     costs = {row["method"]: row for row in read(cost)}
     for key, label in METHODS.items():
         found = [
@@ -190,8 +192,21 @@ def all_methods(name: str, cost: str) -> Cells:
             if row
             else ["-", "-"]
         )
-        cells.append([label, f"{knn} / {knn_1}", f"{linear} / {linear_1}", *step])
+        page, paper = read_more(key)
+        linked = f"[{label}]({ROOT}{page})" if page else label
+        scores = f"{knn} / {knn_1}", f"{linear} / {linear_1}"
+        cells.append([linked, paper, *scores, *step])
     return cells
+
+
+@cache
+def read_more(key: str) -> tuple[str, str]:
+    """README of a method, from the repository's root, and its paper's number."""
+    for config in (REPOSITORY / "configs").glob(f"*/{key}_r18_demo.py"):
+        about = (config.parent / "metafile.yml").read_text(encoding="utf-8")
+        (paper,) = re.findall(r"arxiv\.org/abs/(\S+)", about)
+        return (config.parent / "README.md").relative_to(REPOSITORY).as_posix(), paper
+    return "", "-"
 
 
 def seeds(name: str) -> str:
@@ -799,7 +814,9 @@ def render(name: str, page: Path) -> str:
         raise KeyError(f"There is no table '{base}'; there are {', '.join(TABLES)}.")
     table = TABLES[base]
     cells = table.cells(*table.results, **({"method": method} if method else {}))
+    up = os.path.relpath(REPOSITORY, page.parent)
     lines = ["| " + " | ".join(row) + " |" for row in cells]
+    lines = [line.replace(ROOT, "" if up == "." else f"{up}/") for line in lines]
     lines.insert(1, "|" + "---|" * len(cells[0]))
     caption = table.caption if isinstance(table.caption, str) else table.caption()
     links = ", ".join(link(name, page) for name in table.results)

@@ -417,7 +417,9 @@ def test_methods_are_averaged_over_their_seeds(results: Path) -> None:
     assert "n = 3 seeds" in tables.render("demo_methods", REPO / "README.md")
 
 
-def test_methods_with_two_seeds_stand_beside_what_a_step_costs(results: Path) -> None:
+def test_methods_with_two_seeds_stand_beside_what_a_step_costs(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     header = "method,transfer,seed,metric,value,torch,cpu\n"
     values = {"random": (30, 31), "mocov2": (60, 62), "msf": (70,)}
     rows = [
@@ -427,11 +429,19 @@ def test_methods_with_two_seeds_stand_beside_what_a_step_costs(results: Path) ->
         for seed, value in enumerate(row)
     ]
     (results / f"{tables.DEMO}.csv").write_text(header + "".join(rows))
-    costs = "method,value,peak_mb\nmocov2,1.0,137\nmsf,1.05,139\n"
+    costs = "method,value,peak_mb,torch,cpu\nmocov2,1.0,137,2.11.0,EPYC\n"
     (results / "cost.csv").write_text(costs)
     tables.read.cache_clear()
     cells = tables.all_methods(tables.DEMO, "cost")
     assert cells[1:] == [  # a method with one seed has no row yet
-        ["random weights", "30.0 / 31.0", "30.0 / 31.0", "-", "-"],
-        ["MoCo v2", "60.0 / 62.0", "60.0 / 62.0", "1.00", "137 MB"],
+        ["random weights", "-", "30.0 / 31.0", "30.0 / 31.0", "-", "-"],
+        [
+            "[MoCo v2](root:configs/mocov2/README.md)",
+            *("2003.04297", "60.0 / 62.0", "60.0 / 62.0", "1.00", "137 MB"),
+        ],
     ]
+    table = tables.Table((tables.DEMO, "cost"), tables.all_methods, "")
+    for page, link in (("README.md", "configs"), ("docs/results.md", "../configs")):
+        monkeypatch.setattr(tables, "TABLES", {"all": table})
+        shown = tables.render("all", REPO / page)
+        assert f"[MoCo v2]({link}/mocov2/README.md)" in shown

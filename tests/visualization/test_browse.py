@@ -130,7 +130,7 @@ def test_two_images_stand_in_a_row_where_they_have_room():
     none = [None] * 4
     assert shown == [[None, 0, 1, None, None, 2, 3], [None, 4, 5, *none]]
     titles = [ax.get_title() for ax in sheet.axes[0]]
-    assert titles == ["original", "view 1", "view 2", ""] + titles[:3]
+    assert titles == ["original", "view 1", "view 2", "", *titles[:3]]
     assert not any(ax.get_title() for ax in sheet.axes[1])
 
 

@@ -33,7 +33,6 @@ from .patches import as_image
 from .sheet import COLORS, Sheet, check_png, frame, mark, shortened, show, write_png
 from .subject import spread
 
-
 _COLUMNS = 6  # of pictures, at most, where two images stand in a row
 
 
