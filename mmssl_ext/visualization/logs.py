@@ -19,6 +19,7 @@ FACTS_FILE = "run.json"
 Row = dict[str, float]
 
 _PREFIX = re.compile(r"^(train|val)/")
+_MONITORED = ("health/", "cluster/")
 _PROBE = "probe/top1"  # on held-out images, not of a batch
 _OLD = re.compile("^nce_")  # what version 0.1 called the losses before their weight
 # Error lines have "path - function - line number - " before the message.
@@ -115,10 +116,29 @@ def read_run(work_dir: str | Path) -> RunLog:
                 epoch = row.get("epoch", row.get("step", 0))
                 # The embedding's score may come on a line of its own.
                 knn[epoch] = {**knn.get(epoch, {}), **scores, "epoch": epoch}
-        log.train = _continue(log.train, train)
+        log.train = _continue(log.train, measured(train))
         log.knn = _continue(log.knn, knn, "epoch")
     log.iterations_per_epoch = _iterations_per_epoch(log.train, read_facts(work_dir))
     return log
+
+
+def measured(rows: dict[float, Row]) -> dict[float, Row]:
+    """Leave out of each line what it only repeats of the line before.
+
+    A line of the log has the last figures of every monitor, also where nothing was
+    measured since: then those of that monitor are all the same, to the last digit.
+    """
+    kept: dict[float, Row] = {}
+    last: dict[str, tuple[tuple[str, float], ...]] = dict.fromkeys(_MONITORED, ())
+    for step in sorted(rows):
+        row = rows[step]
+        for kind in _MONITORED:
+            found = tuple(x for x in row.items() if x[0].startswith(kind))
+            if found and found == last[kind]:
+                row = {k: y for k, y in row.items() if not k.startswith(kind)}
+            last[kind] = found
+        kept[step] = row
+    return kept
 
 
 def _iterations_per_epoch(train: list[Row], facts: dict[str, Any]) -> float | None:

@@ -55,3 +55,22 @@ def test_it_stands_on_the_page_only_where_there_are_no_labels(tmp_path):
     page = report.write_report(tmp_path).read_text()
     assert "Learning: two views of one image" in page
     assert report.headline(tmp_path).endswith("which needs labelled images.")
+
+
+def test_a_point_stands_only_where_something_was_measured(tmp_path):
+    """Monitors measure at some lines; the log repeats their figures in the others."""
+    repeated = [{"health/std_ratio": s, "health/alignment": a} for s, a in BOTH]
+    rows = [
+        {"loss": 4.0 - i, "step": i + 1.0, "cluster/nmi": 0.5 + i // 3}
+        | repeated[i // 2]
+        for i in range(6)
+    ]
+    write_session(tmp_path, "20260101_000000", rows)
+    log = report.logs.read_run(tmp_path)
+    assert log.series("health/std_ratio") == ([1, 3, 5], [0.2, 0.2, 0.6])
+    assert log.series("health/alignment") == ([1, 3, 5], [0.9, 0.5, 0.5])
+    assert log.series("cluster/nmi") == ([1, 4], [0.5, 1.5])
+    assert log.series("loss")[1] == [4, 3, 2, 1, 0, -1]
+
+
+BOTH = ((0.2, 0.9), (0.2, 0.5), (0.6, 0.5))
