@@ -82,8 +82,8 @@ def curve_figure(results: Results, transfer: str) -> Figure | None:
         for record in results.of(transfer, source):
             curve = record.result.get("curve") or {}
             if len(curve.get("values") or []) > 1:
-                look = _look(results, source) | {"marker": ""}
                 x, y = curve["iterations"], curve["values"]
+                look = _look(results, source) | {"markersize": 5 if len(x) < 31 else 0}
                 axes.plot(x, y, linewidth=1.6, label=label, **look)
                 label = ""  # named once
     if not axes.lines or transfer not in results.headlines:

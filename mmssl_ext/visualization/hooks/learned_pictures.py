@@ -36,6 +36,7 @@ class LearnedPicturesHook(Hook):
         kinds: Which pictures.
         num_images: Images whose feature maps are shown, 12 at most.
         max_images: Images that are searched for neighbours and embedded, at most.
+        compare: Show the untrained network beside the feature maps and neighbours.
         interval: Epochs between two sets of pictures, of which the newer replaces the
             older; None: at the end of training alone.
 
@@ -51,6 +52,7 @@ class LearnedPicturesHook(Hook):
         num_images: int = 6,
         max_images: int = 500,
         interval: int | None = None,
+        compare: bool = True,
     ) -> None:
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise UserValueError(
@@ -66,7 +68,7 @@ class LearnedPicturesHook(Hook):
             )
         self.kinds = tuple(dict.fromkeys(kinds))
         self.num_images, self.max_images = num_images, max_images
-        self.interval = interval
+        self.interval, self.compare = interval, compare
 
     def after_train_epoch(self, runner: Any) -> None:
         """Draw at the interval; :meth:`after_train` draws the last ones."""
@@ -104,14 +106,19 @@ class LearnedPicturesHook(Hook):
 
         training = own_dataset(runner.train_dataloader.dataset)
         queries = _queries(runner)
+        model, untrained = unwrap(runner.model), None
+        backbone = (runner.cfg.get("model") or {}).get("backbone")
+        if self.compare and backbone and hasattr(model, "backbone"):
+            untrained = learned.untrained_of(model, backbone, runner.seed or 0)
         subject = learned.Subject(
-            unwrap(runner.model),
+            model,
             training if queries is None else queries,
             training.pipeline,
             learned.Options(num=self.num_images, most=self.max_images),
+            untrained,
         )
         pictures = []
-        pairs = getattr(unwrap(runner.model), "num_views", 2) > 1
+        pairs = getattr(model, "num_views", 2) > 1
         for kind in self.kinds:
             if kind == "matches" and not pairs:
                 continue

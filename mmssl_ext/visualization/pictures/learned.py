@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,10 +167,22 @@ def load_subject(
         raise ConfigError(f"{type(model).__name__} has no backbone to look into.")
     untrained = None
     if compare:
-        with preserved_rng(), quietly():  # a line for every tensor
-            torch.manual_seed(options.seed)
-            untrained = MODELS.build(cfg.model)
-            untrained.init_weights()
-        untrained = untrained.to(get_device()).eval()
+        untrained = untrained_of(model, cfg.model.backbone, options.seed)
     steps = build_pipeline(pipeline)
     return Subject(model, dataset, steps, options, untrained, folders=True)
+
+
+def untrained_of(model: Any, backbone: Mapping[str, Any], seed: int) -> Any:
+    """The model with random weights in its backbone, also where it began with others.
+
+    All else is that of the model itself, not a copy.
+    """
+    config = {k: v for k, v in deepcopy(dict(backbone)).items() if k != "init_cfg"}
+    with preserved_rng(), quietly():  # a line for every tensor
+        torch.manual_seed(seed)
+        fresh = MODELS.build(config)
+        fresh.init_weights()
+    untrained = copy(model)
+    untrained._modules = dict(model._modules) | {"backbone": fresh.to(get_device())}
+    fresh.train(model.training)
+    return untrained

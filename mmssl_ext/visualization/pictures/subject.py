@@ -162,16 +162,30 @@ class Subject:
         found = sorted(index for group in groups for index in group)
         return spread(found or range(len(self.dataset)), self.options.most)
 
-    @cached_property
+    @property
     def pooled(self) -> tuple[list[int], Tensor]:
         """Indices and unit features, n x C, of the images that are searched."""
-        found: dict[int, Tensor] = {}
+        return self._pooled[0], self._pooled[1]
+
+    @property
+    def pooled_untrained(self) -> Tensor | None:
+        """Features of the same images by the untrained network, where there is one."""
+        return self._pooled[2] if self.untrained is not None else None
+
+    @cached_property
+    def _pooled(self) -> tuple[list[int], Tensor, Tensor]:
+        indices: list[int] = []
+        rows: tuple[list[Tensor], list[Tensor]] = [], []
         chosen, steps = self.searched, (ResizeShort(self.crop), CenterCrop(self.crop))
         for start in range(0, len(chosen), 256):  # images of 256 at a time
             images = self.tensors(chosen[start : start + 256], *steps)
-            rows = pooled_features(self.model, list(images.values()))
-            found |= zip(images, rows, strict=True)
-        return list(found), torch.stack(list(found.values()))
+            indices += images
+            for model, found in zip((self.model, self.untrained), rows, strict=True):
+                if model is not None:
+                    with undisturbed(model):
+                        found.append(pooled_features(model, list(images.values())))
+        trained, untrained = (torch.cat(found or [torch.empty(0)]) for found in rows)
+        return indices, trained, untrained
 
     @property
     def _members(self) -> dict[str, list[int]]:
