@@ -33,7 +33,13 @@ SHOWN = (
     *("{eval-rst}", "{literalinclude}", "{repository-file}", "{toctree}"),
 )
 PAGES = (
-    *("README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"),
+    *(
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "benchmarks/README.md",
+    ),
     *("docs/**/*.md", "configs/**/*.md", "projects/**/*.md"),
 )
 

@@ -23,6 +23,7 @@ from mmssl_ext.errors import CheckpointFileError, ConfigError
 from mmssl_ext.transfer import HandoverHook, fingerprint, ops
 from mmssl_ext.transfer.export import to_detectron2
 from mmssl_ext.transfer.handover import find_prefix, handovers
+from tests.models.common import ALGORITHMS, MOMENTUM_ALGORITHMS, build
 
 from .support import backbone_state, source_checkpoint
 
@@ -324,6 +325,27 @@ def test_two_networks_that_fit_must_be_told_apart():
     one.tensors["b.w"] = torch.zeros(2)
     with pytest.raises(CheckpointFileError, match=r"'a\.' and 'b\.'.*prefix='a\.'"):
         find_prefix(["w"], one, "query")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_encoder_of_every_method_is_found(name):
+    """Whatever networks a method keeps besides: teachers, earlier states, targets."""
+    model = build(name)
+    if "temporal" in model.terms:
+        model.terms.temporal.take(model)
+    state = {
+        key: value + 1 if value.is_floating_point() else value  # no two are the same
+        for key, value in model.state_dict().items()
+        if not key.startswith("backbone.")
+    }
+    own = model.backbone.state_dict()
+    state |= {f"backbone.{key}": value for key, value in own.items()}
+    if name == "TKC":
+        assert any(key.startswith("terms.temporal.snap") for key in state)
+    weights = Weights(state, {}, "file")
+    assert find_prefix(own, weights, "query") == "backbone."
+    if name in MOMENTUM_ALGORITHMS:
+        assert find_prefix(own, weights, "key") == "target.backbone."
 
 
 def test_fingerprint_sees_every_kind_of_change():

@@ -21,6 +21,8 @@ from .values import check_values
 _KEY_ENCODER = re.compile(
     r"(^|[._])(encoder_k|key|momentum|target|teacher|ema)([._]|$)"
 )
+# What a term of a method keeps for itself: teachers, earlier states of the network.
+_OF_A_TERM = re.compile(r"(^|\.)terms\.")
 _KINDS = {
     "query": "a query encoder",
     "key": "a momentum encoder, target network or teacher",
@@ -139,7 +141,11 @@ def _ranked(
             if ".".join(parts[i:]) in wanted:
                 counts["".join(f"{part}." for part in parts[:i])] += 1
     is_key = encoder == "key"
-    found = [x for x in counts.items() if bool(_KEY_ENCODER.search(x[0])) == is_key]
+    found = [
+        (prefix, count)
+        for prefix, count in counts.items()
+        if bool(_KEY_ENCODER.search(prefix)) == is_key and not _OF_A_TERM.search(prefix)
+    ]
     return sorted(found, key=lambda item: (-item[1], len(item[0])))
 
 
