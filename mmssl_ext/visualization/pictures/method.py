@@ -10,7 +10,7 @@ from mmengine.dataset import default_collate
 
 from mmssl_ext.errors import ConfigError, UserValueError
 
-from . import cells, mixture, objects, patches, places, regions
+from . import assigned, cells, mixture, objects, patches, places, regions
 from .backgrounds import changes_backgrounds, draw_backgrounds
 from .images import to_images
 from .sheet import Sheet
@@ -25,6 +25,7 @@ DRAWINGS = {
     "match": cells.draw_cells_of,
     "cosine": places.draw_places,
     "objects": objects.draw_objects,
+    "assigned": assigned.draw_assigned,
 }
 """By a key of what ``inspect`` returns; of several terms the first is drawn.
 
