@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class _Overlap(Term):
     """A term that compares common points of two views, S x S in their overlap.
 
-    Images whose views do not overlap count 0.
+    A mean over all images of the batch, of which those whose views do not overlap add
+    0, as in PixPro.
     """
 
     always = True

@@ -35,7 +35,8 @@ class ObjectContrast(Term):
     The box is moved at random first, J times, the more the longer the training has
     gone; of the copies that still overlap enough, and the box itself, that one is the
     positive which the object resembles least. Boxes are pooled from a feature pyramid
-    (FPN), which is trained with the backbone. The noise follows from the step.
+    (FPN), which is trained with the backbone. The noise follows from the step. All
+    objects count alike, whatever image and rank they are of.
 
     Args:
         fpn: Config of the pyramid, mmdet's ``FPN`` on maps of the backbone from the
