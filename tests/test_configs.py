@@ -359,6 +359,7 @@ def test_pixpro_recipe():
     same(contrast, cfg)
     demo = [x.shape[-1] for x in views_of_demo("pixpro/pixpro")]
     assert demo == [112, 112] and load("pixpro/pixpro_r18_demo.py").lr_batch == 64
+    assert load("pixpro/pixpro_r18_demo.py").model.pixel.layers == 2  # one collapses
 
 
 def test_tkc_differs_from_moco_by_the_term_alone():
