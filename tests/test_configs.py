@@ -132,6 +132,8 @@ def test_takes_a_step(name, options, tmp_path):
     assert torch.isfinite(log["loss"])
     assert ("loss_consistency" in log) == ("co2" in name)
     for key, old in before.items():
+        if key.endswith(".conv1.bias"):
+            continue  # a ConvProjector's BatchNorm takes it out: rounding may move it
         assert not torch.equal(old, model.get_parameter(key)), key
 
 

@@ -56,7 +56,7 @@ def draw_assigned(
             sheet.below(seen, f"{len(np.unique(side))} of {total} regions")
         sheet.below(axes[0], label, color=INK)
         if boxes is not None and boxes[i].isfinite().all():
-            sheet.below(axes[2], kept(*sides, boxes[i]))
+            sheet.below(axes[2], kept(sides[0], sides[1], boxes[i]))
     return sheet
 
 
