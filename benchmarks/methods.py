@@ -1,7 +1,8 @@
 """All methods beside each other: the demo chain of every method, with several seeds.
 
-Run, with the scenes of `make demo` at hand:
+Run, with the scenes of `make demo` at hand, and CCOP's proposals in them:
 
+    python tools/make_proposals.py data/demo/imagenet data/demo/imagenet/proposals.json
     python benchmarks/methods.py --seeds 0 1 2 --jobs 2    # hours; again: goes on
     python benchmarks/methods.py --few --seeds 0 1         # kNN and linear probe only
     python benchmarks/methods.py --collect                 # only write the result

@@ -9,9 +9,15 @@ shuffle, no loss, no queue. ``moco_fast`` and ``parts_fast`` run as by
 ``configs/_base_/runtime_fast.py`` on a CPU: channels_last and a fused optimizer. Run:
 
     python benchmarks/step.py
+    python benchmarks/step.py --places    # methods on places and objects, and bounds
+
+The latter are ResNet-18 alone, by processor time, on one thread; each beside the bound
+that follows from counting multiplications.
 """
 
-from collections.abc import Callable
+import argparse
+import time
+from collections.abc import Callable, Sequence
 
 import common
 import torch
@@ -30,6 +36,45 @@ DSC = {
 }
 PATCHES = {96: 27, 224: 64}  # side of DetCo's patches by that of the image
 
+PEER = {  # what mmpretrain says otherwise
+    "head": {
+        "type": "ContrastiveHead",
+        "temperature": 0.2,
+        "loss": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
+    },
+    "momentum": 0.001,
+    "data_preprocessor": {
+        "type": "SelfSupDataPreprocessor",
+        "mean": (123.675, 116.28, 103.53),
+        "std": (58.395, 57.12, 57.375),
+    },
+}
+NO_QUEUE = {"head": None, "queue_len": None, "bn_splits": None}  # None: left out
+CHANGES: dict[str, dict] = {  # of MoCo, where these do not depend on the depth
+    "CO2": {
+        "consistency": {"type": "ConsistencyHead", "temperature": 0.05, "weight": 0.3}
+    },
+    "ASCL": {"head": {"num_neighbours": 5}},
+    "ReSSL": {"head": {}},
+    "MoCHi": {"head": {}},  # 1,152 mixtures
+    "XMoCo": {
+        "type": "MoCo",
+        "terms": [{"type": "CrossConsistency"}, {"type": "CrossUniformity"}],
+    },
+    "DSC-PM": {"type": "DSC", "semantic": DSC["DSC-PM"]},
+    "DSC-KM": {"type": "DSC", "semantic": DSC["DSC-KM"]},
+    "SimSiam": NO_QUEUE | {"momentum": None},
+    "DenseSiam": NO_QUEUE | {"momentum": None},
+    "UnMix": {"type": "MoCo", "terms": [{"type": "UnMix"}]},
+    "LC": {"type": "MoCo", "terms": [{"type": "LocalContrast"}]},
+    "BYOL": NO_QUEUE | {"momentum": 0.99},
+    "PixPro": NO_QUEUE | {"momentum": 0.99},
+    "LC-BYOL": NO_QUEUE
+    | {"type": "BYOL", "momentum": 0.99, "terms": [{"type": "LocalContrast"}]},
+    "TKC": {"temporal": {"interval": 10**6, "by_epoch": False, "ramp": 0}},
+    "BGSwaps": {"head": {"type": "ExtraNegativeSoftmax", "temperature": 0.2}},
+}
+
 RATIOS = (  # name, numerator, denominator
     ("co2_over_moco", "co2", "moco"),
     ("ascl_over_moco", "ascl", "moco"),
@@ -46,6 +91,7 @@ RATIOS = (  # name, numerator, denominator
     ("pixpro_over_byol", "pixpro", "byol"),
     ("lcloss_over_byol", "lcloss_byol", "byol"),
     ("tkc_over_moco", "tkc", "moco"),
+    ("bgswaps_over_moco", "bgswaps", "moco"),
     ("ccop_over_moco", "ccop", "moco"),
     ("ccop_50_over_moco", "ccop_50", "moco"),
     ("detco_over_moco", "detco", "moco"),
@@ -59,11 +105,24 @@ RATIOS = (  # name, numerator, denominator
     ("mmpretrain_over_densecl", "mmpretrain_densecl", "densecl"),
 )
 
+# The multiplications of both, from the layers' sizes: a ResNet-18 at 96 pixels has 333
+# million for a view, FPN 469, a box of CCOP 26; forward and backward count three times.
+PLACES = {
+    "lcloss_over_moco": 1.01,
+    "lcloss_over_byol": 1.02,
+    "pixpro_over_byol": 1.07,
+    "densesiam_over_simsiam": 1.45,
+    "dsc_pm_over_densecl": 1.0,
+    "dsc_km_over_densecl": 1.0,
+    "bgswaps_over_moco": 1.25,
+    "ccop_over_moco": 5.0,
+    "ccop_50_over_moco": 15.8,
+}
+
 
 def config(kind: str, depth: int) -> dict:
     """The model of one arm."""
     channels = {18: 512, 50: 2048}[depth]
-    peer = kind.startswith("mmpretrain")
     model = {
         "type": kind,
         "backbone": {"type": "ResNet", "depth": depth, "zero_init_residual": False},
@@ -76,74 +135,45 @@ def config(kind: str, depth: int) -> dict:
         "head": {"type": "InstanceHead", "temperature": 0.2},
         "queue_len": QUEUE_LEN,
         "momentum": 0.999,
+        "bn_splits": 1,  # the peer has no protection on one device either
     }
-    if peer:
-        model |= {
-            "head": {
-                "type": "ContrastiveHead",
-                "temperature": 0.2,
-                "loss": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
-            },
-            "momentum": 0.001,
-            "data_preprocessor": {
-                "type": "SelfSupDataPreprocessor",
-                "mean": (123.675, 116.28, 103.53),
-                "std": (58.395, 57.12, 57.375),
-            },
-        }
-    else:
-        model["bn_splits"] = 1  # the peer has no protection on one device either
-    if kind == "CO2":
-        model["consistency"] = {
-            "type": "ConsistencyHead",
-            "temperature": 0.05,
-            "weight": 0.3,
-        }
-    if kind in ("ASCL", "ReSSL", "MoCHi"):  # of five neighbours, 1,152 mixtures
-        model["head"] = {"num_neighbours": 5} if kind == "ASCL" else {}
-    if kind == "XMoCo":
-        terms = [{"type": "CrossConsistency"}, {"type": "CrossUniformity"}]
-        model |= {"type": "MoCo", "terms": terms}
+    if kind.startswith("mmpretrain"):
+        model |= PEER | {"bn_splits": None}
+    model |= CHANGES.get(kind, {})
     if kind.endswith("DenseCL") or kind.startswith("DSC"):
         model["neck"] = model["neck"] | {"type": "DenseCLNeck"}
-    if kind.startswith("DSC"):
-        model |= {"type": "DSC", "semantic": DSC[kind]}
     if kind in ("SimSiam", "DenseSiam"):
-        for key in ("head", "queue_len", "momentum", "bn_splits"):
-            del model[key]
         model |= simsiam_heads(channels)
+    if kind in ("BYOL", "LC-BYOL", "PixPro"):
+        model |= byol_heads(kind, channels)
     if kind == "RegionCLM":
         model["region"] = {"cells": (3, 5) if depth == 50 else (1, 2), "stride": 32}
-    if kind == "UnMix":
-        model |= {"type": "MoCo", "terms": [{"type": "UnMix"}]}
-    if kind.startswith("LC"):
-        model |= {"type": "MoCo", "terms": [{"type": "LocalContrast"}]}
-    if kind in ("BYOL", "LC-BYOL", "PixPro"):
-        for key in ("head", "queue_len"):
-            del model[key]
-        model |= {"type": kind.rpartition("-")[2], "momentum": 0.99, "bn_splits": None}
-        model |= byol_heads(kind, channels)
-    if kind == "TKC":
-        model["temporal"] = {"interval": 10**6, "by_epoch": False, "ramp": 0}
-    stages = [channels // 8, channels // 4, channels // 2, channels]
-    if kind == "CCOP":
-        import mmssl_ext.transfer.detection  # noqa: F401  mmdet's FPN
-
-        fpn = {"type": "mmdet.FPN", "in_channels": stages, "out_channels": 256}
-        fpn |= {"num_outs": 4, "norm_cfg": {"type": "BN"}}
-        model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
-        model["objects"] = {"fpn": fpn}
-    if kind == "DetCo":
-        model["backbone"] = model["backbone"] | {"out_indices": (0, 1, 2, 3)}
-        model["neck"] = {"type": "MultiLevelNeck", "in_channels": stages}
-        model["head"] = {"type": "MultiLevelSoftmax"}
+    if kind in ("CCOP", "DetCo"):
+        model |= with_levels(kind, model["backbone"], channels)
     if kind.startswith("InterCLR"):
         model |= {
             "type": "InterCLR",
             "pseudo_labels": {"type": "OnlineLabels", "num_clusters": CLUSTERS},
             "negatives": {"type": "SemiHardNegatives", "exact": kind == "InterCLR"},
         }
-    return model
+    return {key: value for key, value in model.items() if value is not None}
+
+
+def with_levels(kind: str, backbone: dict, channels: int) -> dict:
+    """Maps of all stages, and what CCOP or DetCo makes of them."""
+    stages = [channels // 8, channels // 4, channels // 2, channels]
+    backbone = backbone | {"out_indices": (0, 1, 2, 3)}
+    if kind == "DetCo":
+        return {
+            "backbone": backbone,
+            "neck": {"type": "MultiLevelNeck", "in_channels": stages},
+            "head": {"type": "MultiLevelSoftmax"},
+        }
+    import mmssl_ext.transfer.detection  # noqa: F401  mmdet's FPN
+
+    fpn = {"type": "mmdet.FPN", "in_channels": stages, "out_channels": 256}
+    fpn |= {"num_outs": 4, "norm_cfg": {"type": "BN"}}
+    return {"backbone": backbone, "objects": {"fpn": fpn}}
 
 
 def byol_heads(kind: str, channels: int) -> dict:
@@ -230,61 +260,83 @@ def objects(batch_size: int, count: int) -> torch.Tensor:
     return torch.cat([low, low + sides], -1)
 
 
-def measure(
-    depth: int, batch_size: int, size: int, blocks: int, steps: int
-) -> list[dict]:
-    """Time the arms at one size."""
-    images = torch.randint(256, (2, batch_size, 3, size, size), dtype=torch.uint8)
+def batches(batch_size: int, size: int) -> dict[str, dict]:
+    """What steps take: images, and with DetCo's patches, a third view or objects."""
+    images = torch.randint(256, (3, batch_size, 3, size, size), dtype=torch.uint8)
     side = PATCHES[size]
     patches = torch.randint(256, (2, batch_size, 9, 3, side, side), dtype=torch.uint8)
     numbers = torch.randperm(IMAGES)[:batch_size].tolist()
-    samples = [DataSample(metainfo={"sample_idx": i}) for i in numbers]
     crops = torch.tensor([(0.0, 0.0, 0.75, 0.75), (1.0, 0.25, 0.25, 1.0)])
-    batch = {
-        "inputs": list(images),
-        "data_samples": samples,
+    plain = {
+        "inputs": list(images[:2]),
+        "data_samples": [DataSample(metainfo={"sample_idx": i}) for i in numbers],
         "boxes": crops.expand(batch_size, -1, -1),
     }
-    more = batch | {"inputs": [*images, *patches]}
-    few, many = (batch | {"objects": objects(batch_size, n)} for n in (10, 50))
-    arms = {
-        "moco": whole_step("MoCo", depth, batch),
-        "co2": whole_step("CO2", depth, batch),
-        "ascl": whole_step("ASCL", depth, batch),
-        "ressl": whole_step("ReSSL", depth, batch),
-        "mochi": whole_step("MoCHi", depth, batch),
-        "xmoco": whole_step("XMoCo", depth, batch),
-        "densecl": whole_step("DenseCL", depth, batch),
-        **{
-            name: whole_step(kind, depth, batch)
-            for name, kind in {
-                "dsc_pm": "DSC-PM",
-                "dsc_km": "DSC-KM",
-                "simsiam": "SimSiam",
-                "densesiam": "DenseSiam",
-            }.items()
-        },
-        "regionclm": whole_step("RegionCLM", depth, batch),
-        "unmix": whole_step("UnMix", depth, batch),
-        "lcloss": whole_step("LC", depth, batch),
-        "byol": whole_step("BYOL", depth, batch),
-        "lcloss_byol": whole_step("LC-BYOL", depth, batch),
-        "pixpro": whole_step("PixPro", depth, batch),
-        "tkc": whole_step("TKC", depth, batch),
-        "ccop": whole_step("CCOP", depth, few),
-        "ccop_50": whole_step("CCOP", depth, many),
-        "detco": whole_step("DetCo", depth, more),
-        "interclr": whole_step("InterCLR", depth, batch),
-        "interclr_fast": whole_step("InterCLR-fast", depth, batch),
-        "parts": parts(depth, batch),
-        "moco_fast": whole_step("MoCo", depth, batch, fast=True),
-        "parts_fast": parts(depth, batch, fast=True),
-        "mmpretrain_moco": whole_step("mmpretrain.MoCo", depth, batch),
-        "mmpretrain_densecl": whole_step("mmpretrain.DenseCL", depth, batch),
+    return {
+        "plain": plain,
+        "patches": plain | {"inputs": [*images[:2], *patches]},
+        "three": plain | {"inputs": list(images)},
+        "few": plain | {"objects": objects(batch_size, 10)},
+        "many": plain | {"objects": objects(batch_size, 50)},
     }
-    seconds = common.time_arms(arms, blocks, steps, warmups=1)
+
+
+ARMS = {  # name: type of the model, and its batch
+    "moco": ("MoCo", "plain"),
+    "co2": ("CO2", "plain"),
+    "ascl": ("ASCL", "plain"),
+    "ressl": ("ReSSL", "plain"),
+    "mochi": ("MoCHi", "plain"),
+    "xmoco": ("XMoCo", "plain"),
+    "densecl": ("DenseCL", "plain"),
+    "dsc_pm": ("DSC-PM", "plain"),
+    "dsc_km": ("DSC-KM", "plain"),
+    "simsiam": ("SimSiam", "plain"),
+    "densesiam": ("DenseSiam", "plain"),
+    "regionclm": ("RegionCLM", "plain"),
+    "unmix": ("UnMix", "plain"),
+    "lcloss": ("LC", "plain"),
+    "byol": ("BYOL", "plain"),
+    "lcloss_byol": ("LC-BYOL", "plain"),
+    "pixpro": ("PixPro", "plain"),
+    "tkc": ("TKC", "plain"),
+    "bgswaps": ("BGSwaps", "three"),
+    "ccop": ("CCOP", "few"),
+    "ccop_50": ("CCOP", "many"),
+    "detco": ("DetCo", "patches"),
+    "interclr": ("InterCLR", "plain"),
+    "interclr_fast": ("InterCLR-fast", "plain"),
+    "mmpretrain_moco": ("mmpretrain.MoCo", "plain"),
+    "mmpretrain_densecl": ("mmpretrain.DenseCL", "plain"),
+}
+
+
+def arm(name: str, depth: int, given: dict[str, dict]) -> Callable[[], object]:
+    """A step, by name; ``_fast`` and ``parts`` beside those of ARMS."""
+    if name in ARMS:
+        kind, batch = ARMS[name]
+        return whole_step(kind, depth, given[batch])
+    fast = name.endswith("_fast")
+    if name.startswith("parts"):
+        return parts(depth, given["plain"], fast)
+    return whole_step("MoCo", depth, given["plain"], fast)
+
+
+def measure(
+    depth: int,
+    batch_size: int,
+    size: int,
+    blocks: int,
+    ratios: Sequence[tuple[str, str, str]] = RATIOS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[dict]:
+    """Time the arms of ratios at one size, in turn."""
+    given = batches(batch_size, size)
+    names = dict.fromkeys(name for _, *both in ratios for name in both)
+    arms = {name: arm(name, depth, given) for name in names}
+    seconds = common.time_arms(arms, blocks, 1, warmups=1, clock=clock)
     rows = []
-    for name, numerator, denominator in RATIOS:
+    for name, numerator, denominator in ratios:
         value, low, high = common.ratio(seconds[numerator], seconds[denominator])
         rows.append(
             {
@@ -304,11 +356,26 @@ def measure(
     return rows
 
 
+def measure_places() -> list[dict]:
+    """The methods on places and objects, each beside its bound."""
+    torch.set_num_threads(1)
+    ratios = [ratio for ratio in RATIOS if ratio[0] in PLACES]
+    rows = measure(18, 32, 96, 5, ratios, time.process_time)
+    return [row | {"bound": PLACES[row["ratio"]]} for row in rows]
+
+
 def main() -> None:
     """Time and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--places", action="store_true", help="methods on places")
     common.keep_freed_memory()
-    rows = measure(depth=18, batch_size=32, size=96, blocks=7, steps=1)
-    rows += measure(depth=50, batch_size=8, size=224, blocks=5, steps=1)
+    if parser.parse_args().places:
+        common.write_rows("step_places_cpu", measure_places())
+        return
+    rows = measure(depth=18, batch_size=32, size=96, blocks=7)
+    rows += measure(depth=50, batch_size=8, size=224, blocks=5)
     common.write_rows("step_cpu", rows)
 
 

@@ -132,6 +132,8 @@ def test_takes_a_step(name, options, tmp_path):
     assert torch.isfinite(log["loss"])
     assert ("loss_consistency" in log) == ("co2" in name)
     for key, old in before.items():
+        if key.endswith(".conv1.bias"):
+            continue  # a ConvProjector's BatchNorm takes it out: rounding may move it
         assert not torch.equal(old, model.get_parameter(key)), key
 
 
@@ -359,6 +361,7 @@ def test_pixpro_recipe():
     same(contrast, cfg)
     demo = [x.shape[-1] for x in views_of_demo("pixpro/pixpro")]
     assert demo == [112, 112] and load("pixpro/pixpro_r18_demo.py").lr_batch == 64
+    assert load("pixpro/pixpro_r18_demo.py").model.pixel.layers == 2  # one collapses
 
 
 def test_tkc_differs_from_moco_by_the_term_alone():

@@ -35,7 +35,6 @@ model = dict(
         fpn=dict(**_base_.fpn, in_channels=levels["stages"]),
     ),
 )
-custom_imports = dict(imports=["mmssl_ext.transfer.detection"])  # for mmdet's FPN
 
 view = [dict(_base_.crop, **_base_.object_crop), *_base_.view[1:]]
 train_pipeline = [

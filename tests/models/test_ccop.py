@@ -17,7 +17,7 @@ from mmssl_ext.models.algorithms import Step
 from mmssl_ext.models.layers import box_iou, jitter_boxes, mean_of_all, pool_boxes
 from mmssl_ext.models.memory import KeyQueue
 from mmssl_ext.models.terms import IntraImage, ObjectContrast
-from mmssl_ext.models.terms.objects import noisy_boxes
+from mmssl_ext.models.terms.box_noise import noisy_boxes
 
 from ..distributed import run_ranks
 from .bases import BASES
@@ -124,7 +124,7 @@ def test_curriculum_by_hand():
     model = build(total=100)
     term = model.terms.roi
     model.clock.set(50)
-    shift, scale, least = term.curriculum(model.clock)
+    shift, scale, least = term.noise.now(model.clock)
     assert (shift / 2, math.exp(scale / 2), least) == pytest.approx(
         (0.1875, 1.548830, 0.6), abs=1e-6
     )
@@ -133,7 +133,7 @@ def test_curriculum_by_hand():
         model.clock.set(iteration)
         shift = term.schedules[0](model.clock)
         noise[..., 0] = 0.2 / shift  # 0.2 of the width
-        moved, fits = noisy_boxes(whole, noise, *term.curriculum(model.clock))
+        moved, fits = noisy_boxes(whole, noise, *term.noise.now(model.clock))
         assert fits.tolist() == [[valid, True]]
         assert torch.equal(moved[:, -1], whole)
     assert [s.at(i, model.clock) for s in term.schedules for i in (0, 100)] == (
@@ -251,7 +251,7 @@ def test_a_ring_takes_any_number_of_valid_keys():
 def loop_losses(model, online, target, objects, noise):
     """L_roi and L_intra of the features of two views, one object at a time."""
     term, clock = model.terms.roi, model.clock
-    shift, scale, least = term.curriculum(clock)
+    shift, scale, least = term.noise.now(clock)
 
     def embed(encoder, features, place, image):
         maps = [features[f"level{i}"] for i in range(4)]
@@ -302,7 +302,7 @@ def test_a_whole_step_equals_loops():
     views = images(seed=5, dtype=torch.double)
     made = replace(model.step(views), objects=found)
     generator = torch.Generator().manual_seed(model.clock.draw_seed)
-    noise = model.terms.roi.draw(found, 4, generator)
+    noise = model.terms.roi.noise.draw(found, 4, generator)
     ours = [model.terms.roi(model, made), model.terms.intra(model, made)]
     wanted = loop_losses(model, made.online[0], made.target[1], found, noise)
     chosen = made.figures["valid_copies"].item()
@@ -547,8 +547,8 @@ def test_on_bases_without_a_queue(base):
     [
         (dict(objects=dict(limits=(4, 7))), "limits=.* must be 3 rising sizes"),
         (dict(objects=dict(limits=(7, 4, 9))), "must be 3 rising sizes"),
-        (dict(objects=dict(roi_size=0)), "roi_size=0 and copies=4 of ObjectContrast"),
-        (dict(objects=dict(copies=-1)), "copies=-1"),
+        (dict(objects=dict(roi_size=0)), "roi_size=0 of ObjectContrast"),
+        (dict(objects=dict(copies=-1)), "roi.copies=-1"),
         (dict(objects=dict(min_iou=1.5)), "roi.min_iou=1.5 must lie in"),
         (dict(objects=dict(dropout=1)), "dropout=1 is the chance"),
         (dict(objects=dict(temperature=0)), "temperature=0 is not a temperature"),
@@ -575,7 +575,7 @@ def test_a_batch_without_boxes_is_refused():
 
 def test_defaults():
     term = ObjectContrast(fpn=FPN)
-    assert (term.copies, term.roi_size, term.limits) == (10, 7, (12, 24, 48))
+    assert (term.noise.copies, term.roi_size, term.limits) == (10, 7, (12, 24, 48))
     intra = IntraImage()
     assert (intra.margin, intra.max_iou) == (0.4, 0.05)
 

@@ -237,6 +237,21 @@ def test_no_overlap_is_nothing():
         assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize(("base", "negatives"), [("MoCo", "batch"), ("BYOL", "image")])
+def test_bfloat16_is_finite_and_near_fp32(base, negatives):
+    model = build(method(base, term("LocalContrast", negatives=negatives)))
+    twin, inputs, where = copy.deepcopy(model), views(4), where_cut(4, 3).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(inputs, mode="loss", index=torch.arange(4), boxes=where)
+    truth = twin(inputs, mode="loss", index=torch.arange(4), boxes=where)
+    assert found["raw_point"].dtype == torch.float32
+    assert found["raw_point"].item() == pytest.approx(truth["raw_point"].item(), 0.02)
+    total(found).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
 def test_predictor_and_temperature_follow_the_base():
     moco, byol = local("MoCo").terms.point, local("BYOL").terms.point
     assert (moco.predictor, moco.temperature, byol.temperature) == (None, 0.2, 0.1)

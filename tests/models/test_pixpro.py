@@ -197,6 +197,17 @@ def same_networks(size=(4, 4), **changes):
     return model.terms.pixel
 
 
+def test_two_layers_take_out_what_all_cells_share():
+    """And one keeps it: the direction in which SGD then pushes all cells."""
+    maps = torch.randn(4, 16, 3, 3, generator=torch.Generator().manual_seed(0))
+    shift = torch.linspace(-3, 3, maps.shape[1])[:, None, None]
+    one, two = (build("PixPro", pixel=dict(layers=n)).terms.pixel for n in (1, 2))
+    assert one.dim == two.dim == maps.shape[1]
+    project = two.transform.project
+    torch.testing.assert_close(project(maps + shift), project(maps), rtol=0, atol=1e-4)
+    assert (one.transform(maps + shift) - one.transform(maps)).abs().max() > 0.1
+
+
 def test_perfect_features_and_symmetries():
     term = same_networks()
     generator = torch.Generator().manual_seed(0)

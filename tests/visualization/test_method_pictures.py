@@ -17,6 +17,7 @@ from mmssl_ext.models.part import build_part
 from mmssl_ext.preprocessing import MultiViewPreprocessor
 from mmssl_ext.run.launch import load_config
 from mmssl_ext.visualization.pictures import (
+    assigned,
     cells,
     mixture,
     objects,
@@ -295,6 +296,28 @@ def test_objects_have_one_colour_in_all_views():
     written = texts(sheet)
     assert "6 of 8 copies may be taken" in written
     assert "a.png 2 objects in both views" in written
+
+
+def test_regions_keep_their_colour_in_a_mirrored_view():
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 40, 60, 3)).astype(np.uint8)
+    views = [pixels, pixels[:, :, ::-1]]
+    here = np.array([[3, 3, 9], [7, 7, 9]])[None].repeat(2, 0)
+    boxes = torch.tensor([[(0.0, 0, 1, 1), (1, 0, 0, 1)]] * 2)
+    boxes[1, 1] = torch.tensor([0.0, 2, 1, 3])  # elsewhere
+    sides = here, here[:, :, ::-1].copy()
+    found = dict(assigned=sides, num_regions=16, boxes=boxes)
+    sheet = assigned.draw_assigned("M", found, views, ["a.png", "b.png"])
+    for row in sheet.axes:
+        one, other = (np.asarray(ax.images[0].get_array()) for ax in row[1::2])
+        assert np.array_equal(one[:, ::-1], other)
+        assert not np.array_equal(one[:20, :20], one[20:, :20])
+        assert row[1].get_xlabel().strip() == "3 of 16 regions"
+    known, unknown = (" ".join(row[2].get_xlabel().split()) for row in sheet.axes)
+    assert known.startswith("6 of the 6 cells that both views show") and "33%" in known
+    assert unknown == "shows none of these cells"
+    sides[1][0, 0, 0] = 5
+    sheet = assigned.draw_assigned("M", found, views, ["a.png", "b.png"])
+    assert "5 of the 6 cells" in " ".join(sheet.axes[0, 2].get_xlabel().split())
 
 
 def test_patches_keep_their_order_and_bars_their_height():

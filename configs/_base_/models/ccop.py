@@ -23,3 +23,4 @@ fpn = dict(  # and `in_channels`, those of the backbone's stages
 )
 objects = dict(hid_channels=hid_channels, copies=copies, limits=limits)
 head_neck = dict(type="DropoutNeck", out_channels=128, dropout=0.1)
+custom_imports = dict(imports=["mmssl_ext.transfer.detection"])  # for mmdet's FPN

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class _Overlap(Term):
     """A term that compares common points of two views, S x S in their overlap.
 
-    Images whose views do not overlap count 0.
+    A mean over all images of the batch, of which those whose views do not overlap add
+    0, as in PixPro.
     """
 
     always = True
@@ -208,6 +209,22 @@ class RegionSimilarity(_Overlap):
         last = self.last_map(encoder, maps)
         masks = getattr(encoder, "region_masks", self.masks)
         return {"region_logits": masks(last), "region_maps": last}
+
+    @torch.no_grad()
+    def inspect(self, method: Method, inputs: list[Tensor]) -> dict[str, Any]:
+        """Regions of the cells of the first pair of views.
+
+        Returns:
+            ``assigned``, the number of the largest region of each cell in both views,
+            N x h x w each, and ``num_regions``.
+        """
+        encoders = method, method.target_encoder
+        logits = [
+            method.encode(encoder, inputs[view])["region_logits"]
+            for encoder, view in zip(encoders, method.pairs[0], strict=True)
+        ]
+        largest = tuple(x.argmax(1).cpu().numpy() for x in logits)
+        return {"assigned": largest, "num_regions": self.num_regions}
 
     def forward(self, method: Method, step: Step) -> Tensor:
         """Mean over the pairs, the images and the regions."""

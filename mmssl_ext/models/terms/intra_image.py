@@ -27,6 +27,7 @@ class IntraImage(Term):
     ``max(0, s_ij - s_jj + margin)`` for objects i and j of one image whose boxes in the
     target view hardly overlap; ``s_ij`` is the cosine of object i of the query view and
     the box of object j of the target view. Reads what :class:`ObjectContrast` pooled.
+    All such pairs count alike, whatever image and rank they are of.
 
     Args:
         margin: 0.4 in the paper.

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 class LocalContrast(MapTerm):
     """A point must find itself in the other view among other points of its image.
 
+    Points that have a negative count alike within an image, and images that have such
+    points among those of all ranks; others are left out of the mean, since without a
+    negative the loss is 0 whatever the features are.
+
     Args:
         temperature: T; None is that of the base, 0.1 where that has none.
         points: Side of the lattice of points in the overlap; ``"cells"`` takes the

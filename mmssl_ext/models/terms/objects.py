@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from mmssl_ext.datasets.transforms.objects import Objects
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
-from ..layers import box_iou, jitter_boxes, mean_of_all, pool_boxes, unit
+from ..layers import mean_of_all, pool_boxes, unit
 from ..layers.roi import padded, require_objects
 from ..losses import info_nce
 from ..memory import KeyQueue
 from ..necks.dropout import DropoutNeck
 from ..part import Features, build_part, check_positive, is_count
-from ..schedules import schedule
 from .base import QUEUE_LEN, Term
+from .box_noise import BoxNoise, noisy_boxes
 
 if TYPE_CHECKING:
     from ..algorithms.method import Method, Step
 
 _ROWS = 4096  # boxes of the targets that are pooled at once
-
-
-def _rising(start: float, end: float) -> dict[str, Any]:
-    return {"kind": "linear", "start": start, "end": end}
 
 
 @MODELS.register_module()
@@ -40,7 +35,8 @@ class ObjectContrast(Term):
     The box is moved at random first, J times, the more the longer the training has
     gone; of the copies that still overlap enough, and the box itself, that one is the
     positive which the object resembles least. Boxes are pooled from a feature pyramid
-    (FPN), which is trained with the backbone. The noise follows from the step.
+    (FPN), which is trained with the backbone. The noise follows from the step. All
+    objects count alike, whatever image and rank they are of.
 
     Args:
         fpn: Config of the pyramid, mmdet's ``FPN`` on maps of the backbone from the
@@ -88,21 +84,14 @@ class ObjectContrast(Term):
     ) -> None:
         super().__init__(weight, init_cfg)
         self.temperature, self.queue_len = temperature, queue_len
-        if not is_count(roi_size) or type(copies) is not int or copies < 0:
+        if not is_count(roi_size):
             raise UserValueError(
-                f"roi_size={roi_size!r} and copies={copies!r} of ObjectContrast must "
-                "be whole numbers, roi_size above 0."
+                f"roi_size={roi_size!r} of ObjectContrast must be a whole number above "
+                "0."
             )
-        self.roi_size, self.copies = roi_size, copies
-        given = {
-            "shift": (shift, _rising(0.15, 0.6), math.inf),
-            "scale": (scale, _rising(0.35, 1.4), math.inf),
-            "min_iou": (min_iou, _rising(0.8, 0.4), 1),
-        }
-        self.schedules = tuple(
-            schedule(default if value is None else value, f"{self.name}.{key}", 0, high)
-            for key, (value, default, high) in given.items()
-        )
+        self.roi_size = roi_size
+        self.noise = BoxNoise(self.name, copies, shift, scale, min_iou)
+        self.schedules = self.noise.schedules
         self.fpn = _pyramid(fpn)
         levels = len(self.fpn.in_channels)
         self.limits = tuple(limits)
@@ -159,21 +148,6 @@ class ObjectContrast(Term):
         ]
         return unit(torch.cat(found))
 
-    def curriculum(self, clock: Any) -> tuple[float, ...]:
-        """``shift``, ``scale`` and ``min_iou`` of an iteration."""
-        return tuple(value(clock) for value in self.schedules)
-
-    def draw(self, objects: Objects, batch: int, generator: torch.Generator) -> Tensor:
-        """Noise of the copies, M x J x 4; that of an object whatever rank has it."""
-        rows, boxes = batch * objects.most, objects.boxes
-        noise = torch.rand(
-            (get_world_size() * rows, self.copies, 4),
-            generator=generator,
-            device=boxes.device,
-            dtype=torch.float32,
-        )
-        return noise[get_rank() * rows + objects.rows].to(boxes) - 0.5
-
     def forward(self, method: Method, step: Step) -> Tensor:
         """Mean InfoNCE of the objects of all ranks, 0 where there are none."""
         objects = require_objects(step.objects, type(self).__name__)
@@ -189,8 +163,8 @@ class ObjectContrast(Term):
                     method, query, objects.boxes[:, a], images
                 )
             o = query["objects"]  # M x D
-            noise = self.draw(objects, batch, generator)
-            now = self.curriculum(method.clock)
+            noise = self.noise.draw(objects, batch, generator)
+            now = self.noise.now(method.clock)
             boxes, valid = noisy_boxes(objects.boxes[:, b], noise, *now)
             with torch.no_grad():
                 near = images.repeat_interleave(boxes.shape[1])
@@ -233,13 +207,9 @@ class ObjectContrast(Term):
         """
         objects = require_objects(objects, type(self).__name__)
         generator = torch.Generator(objects.boxes.device).manual_seed(0)
-        noise = self.draw(objects, len(inputs[0]), generator)
+        noise = self.noise.draw(objects, len(inputs[0]), generator)
         boxes = objects.boxes[:, method.pairs[0][1]]
-        stages = [
-            noisy_boxes(boxes, noise, *(getattr(s, end) for s in self.schedules))
-            for end in ("start", "end")
-        ]
-        copies, valid = (torch.stack([x[i][:, :-1] for x in stages]) for i in (0, 1))
+        copies, valid = self.noise.at_both_ends(boxes, noise)
         found = {"objects": objects.boxes, "images": objects.images}
         return {**found, "copies": copies, "valid": valid}
 
@@ -249,28 +219,6 @@ class ObjectContrast(Term):
             self.queue.enqueue_some(found["keys"], found["valid"])
         else:
             self.queue.enqueue(found["keys"])
-
-
-def noisy_boxes(
-    boxes: Tensor, noise: Tensor, shift: float, scale: float, min_iou: float
-) -> tuple[Tensor, Tensor]:
-    """Moved copies of boxes, M x 4, and the boxes themselves behind them.
-
-    Args:
-        boxes: M x 4.
-        noise: As for :func:`~mmssl_ext.models.layers.jitter_boxes`, like ``shift`` and
-            ``scale``.
-        shift: See there.
-        scale: See there.
-        min_iou: Overlap with the box that a copy must have.
-
-    Returns:
-        M x (J + 1) x 4, and which overlap their box enough.
-    """
-    moved = jitter_boxes(boxes, noise, shift, scale)
-    whole = torch.ones_like(boxes[:, :1], dtype=torch.bool)
-    valid = torch.cat([box_iou(moved, boxes[:, None]) >= min_iou, whole], 1)
-    return torch.cat([moved, boxes[:, None]], 1), valid
 
 
 def _pyramid(config: Any) -> Any:

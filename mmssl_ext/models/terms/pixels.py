@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class PixelConsistency(PixelTerm):
     """A cell, smoothed over similar cells of its view, predicts the other view's cells.
 
+    Pairs of cells count alike within an image, and images in the batch, of which those
+    without a pair add 0, as in the authors' code.
+
     Args:
         gamma: Sharpness of the propagation, at least 1.
         layers: Convolutions of the transform v: 0 (none), 1, or 2.
@@ -73,6 +76,9 @@ class PixelConsistency(PixelTerm):
 @MODELS.register_module()
 class PixelContrast(PixelTerm):
     """A cell finds its pairs among all cells of the other view of its image.
+
+    Cells that have a pair count alike within an image, and images in the batch, of
+    which those without a pair add 0.
 
     Args:
         temperature: T.

@@ -11,7 +11,16 @@ from mmengine.dataset import default_collate
 
 from mmssl_ext.errors import ConfigError, UserValueError
 
-from . import cells, mixture, objects, patches, places, regions, shares
+from . import (
+    assigned,
+    cells,
+    mixture,
+    objects,
+    patches,
+    places,
+    regions,
+    shares,
+)
 from .backgrounds import changes_backgrounds, draw_backgrounds
 from .images import to_images
 from .sheet import Sheet
@@ -27,6 +36,7 @@ DRAWINGS = {
     "cosine": places.draw_places,
     "objects": objects.draw_objects,
     "shares": shares.draw_shares,
+    "assigned": assigned.draw_assigned,
 }
 """By a key of what ``inspect`` returns; of several terms the first is drawn.
 

@@ -71,12 +71,20 @@ def draw_regions(
 
 def tinted(pixels: np.ndarray, mask: np.ndarray, color: str) -> np.ndarray:
     """Tint the cells (h x w) of a mask in an image H x W x 3, and fade all others."""
+    return painted(pixels, np.where(mask[..., None], to_rgb(color), 1.0))
+
+
+def painted(pixels: np.ndarray, tints: np.ndarray) -> np.ndarray:
+    """Tint the cells of an image H x W x 3, and fade those whose tint is white.
+
+    ``tints`` are h x w x 3, from 0 to 1.
+    """
     rows, columns = (
         np.arange(size) * cells // size
-        for size, cells in zip(pixels.shape, mask.shape, strict=False)
+        for size, cells in zip(pixels.shape[:2], tints.shape[:2], strict=True)
     )
-    chosen = mask[rows[:, None], columns][..., None]
-    tint, share = np.where(chosen, to_rgb(color), 1.0), np.where(chosen, 0.5, 0.85)
+    tint = tints[rows[:, None], columns]
+    share = np.where((tint == 1).all(2, keepdims=True), 0.85, 0.5)
     return np.rint(255 * tint * share + pixels * (1 - share)).astype(np.uint8)
 
 
