@@ -1,4 +1,4 @@
-"""Softmax over a queue with soft targets (ASCL, 2207.11163; ReSSL, 2107.09282)."""
+"""Softmax over a queue whose label the target's neighbours share (ASCL, 2207.11163)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
-from ..losses import attend, neighbour_target, soft_nce
+from ..losses import neighbour_target, soft_nce
 from ..part import check_positive
 from .queue import QueueSoftmax
 
@@ -91,49 +91,6 @@ class NeighbourSoftmax(QueueSoftmax):
             confidence.append(sure)
         step.figures["confidence"] = torch.cat(confidence).mean()
         return {"instance": method.over_pairs(losses)}
-
-
-@MODELS.register_module()
-class RelationSoftmax(QueueSoftmax):
-    """A query must see the queue as its target sees it, and nothing else is compared.
-
-    ``CE(softmax(k . queue / T_k), softmax(q . queue / T_q))``: the target is no
-    candidate, and its profile, the sharper one, is the label.
-
-    Args:
-        temperature: T_q.
-        length: Number of keys K; well below the size of the dataset.
-        target_temperature: T_k.
-        init_cfg: As for every mmengine module.
-
-    Raises:
-        ValueError: ``target_temperature`` is not below ``temperature``.
-    """
-
-    targets_learn = False
-
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        length: int = 65536,
-        target_temperature: float = 0.04,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(temperature, length, init_cfg)
-        check_positive("target_temperature", target_temperature)
-        if target_temperature >= temperature:
-            raise UserValueError(
-                f"target_temperature={target_temperature} must be below "
-                f"temperature={temperature}: labels that are no sharper than what is "
-                "to match them let all embeddings become equal."
-            )
-        self.target_temperature = target_temperature
-
-    def pair(self, q: Tensor, k: Tensor, negatives: Tensor | None = None) -> Tensor:
-        """See :class:`Comparison`; negatives are not used."""
-        mean, _ = attend(k, self.queue.keys, 1 / self.target_temperature)  # N x D
-        mean = mean.repeat(len(q) // len(k), 1)
-        return soft_nce(q, mean, self.queue.keys, self.temperature).mean()
 
 
 def check_neighbours(num: int) -> int:
