@@ -78,6 +78,10 @@ def build(method: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     if cfg.model.type == "IFND":
         model.compare.prepare(IMAGES)
         model.compare.cluster(torch.randn(IMAGES, model.dim), 0.5)
+    if cfg.model.type == "ProPos":
+        model.terms.scattering.clusters.prepare(IMAGES)
+        features = torch.randn(IMAGES, model.dim)
+        model.terms.scattering.clusters.cluster(features)
     common.let_remember(model, IMAGES)
     idle = [name for name, weight in model.weights.items() if not weight(model.clock)]
     assert not idle, f"{method} was to be measured with its {idle}"

@@ -38,7 +38,7 @@ METHODS = (
     *("byol", "simclr", "simsiam", "ascl", "ressl", "mochi", "xmoco"),
     *("unmix_mocov2", "unmix_byol", "msf", "cmsf-2q", "cmsf-km", "ifnd", "tkc"),
     *("pixpro", "pixcontrast", "lcloss_mocov2", "lcloss_byol", "lcloss_simsiam"),
-    *("densesiam", "dsc-pm", "dsc-km", "bgswaps", "ccop"),
+    *("densesiam", "dsc-pm", "dsc-km", "bgswaps", "ccop", "propos"),
 )
 COLUMNS = (
     *("method", "transfer", "seed", "metric", "value", "recipe", "source_recipe"),

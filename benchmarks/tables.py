@@ -146,6 +146,7 @@ METHODS = {
     "dsc-km": "DSC, k-means, inspired by",
     "bgswaps": "BG-Aug, swapped backgrounds",
     "ccop": "CCOP",
+    "propos": "ProPos",
 }
 WITH_TERMS = METHODS | {"byol-co2": "BYOL with CO2's term"}
 DEMO_METRICS = {

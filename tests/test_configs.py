@@ -118,6 +118,9 @@ def test_takes_a_step(name, options, tmp_path):
         teach(model, torch.Generator().manual_seed(0))
     if cfg.model.type == "IFND":
         model.compare.prepare(60_000)
+    if cfg.model.type == "ProPos":
+        model.clock.epoch_length = 1000
+        model.terms.scattering.clusters.prepare(60_000)
     before = {k: p.clone() for k, p in model.named_parameters() if p.requires_grad}
     for _ in range(steps):
         inputs = small_batch(cfg, views)
@@ -708,7 +711,7 @@ def test_ifnd_recipe():
     same(cfg, load("mocov2/mocov2_r50_imagenet.py"))
     model = MODELS.build(cfg.model)
     compare = model.compare
-    assert [x.num_clusters for x in compare.levels] == [1000, 5000, 25_000]
+    assert [x.num_clusters for x in compare.clusters.levels] == [1000, 5000, 25_000]
     assert (compare.temperature, compare.length) == (0.2, 65_536)
     assert (compare.warmup, compare.interval, compare.action) == (20, 5, "eliminate")
     model.clock.total = 1000

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Report the kNN accuracy of a checkpoint, and write its features."""
+"""Report kNN accuracy and clustering scores of a checkpoint, and write its features."""
 
 import argparse
 import sys
@@ -45,10 +45,11 @@ def main() -> None:
     args.pop("launcher")
     cfg = take_config(args)
     with at_once():
+        from mmssl_ext.engine.monitor.knn import tag_of
         from mmssl_ext.run.evaluate import evaluate_checkpoint
     scores = evaluate_checkpoint(cfg, **args)
     for name, value in scores.items():
-        print(f"knn {name}: {value:.2f} %")
+        print(f"{tag_of(name).replace('/', ' ')}: {value:.2f} %")
     if args["features"]:
         print(f"Features: {shown(args['features'])}")
 

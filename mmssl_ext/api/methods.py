@@ -68,6 +68,10 @@ METHODS = {
     "tkc": Recipe("TKC", "tkc/tkc_r50_imagenet.py", queue=True),
     "simclr": Recipe("SimCLR", "simclr/simclr_r50_imagenet.py", 0.2, options=_SGD),
     "byol": Recipe("BYOL", "byol/byol_r50_imagenet.py", 0.2, 4, options=_SGD),
+    "propos": Recipe(
+        *("ProPos", "propos/propos_r50_imagenet.py", 0.4, 4),
+        options=(*_SGD, ("accumulative_counts", 1)),
+    ),
     "pixpro": Recipe("PixPro", "pixpro/pixpro_r50_imagenet.py", 0.2, 4, options=_SGD),
     "lcloss": Recipe(
         "LC-loss", "lcloss/lcloss_byol_r50_imagenet.py", 0.2, 4, options=_SGD

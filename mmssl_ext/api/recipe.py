@@ -131,6 +131,14 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
     if method == "tkc":
         interval = max(1, plan.value("max_epochs") // 20)
         yield "interval", interval, "a twentieth of the epochs between two teachers"
+    if method == "propos":
+        clusters, epochs = max(2, plan.clusters), plan.value("max_epochs")
+        yield "num_clusters", clusters, "one for about 128 images"
+        yield "num_prototype_keys", 4 * clusters, "earlier targets of each cluster"
+        yield "scattering_weight", 0.1, "as for small sets in the paper"
+        yield "sigma", 0.001, "likewise"
+        yield "warmup_epochs", epochs // 20, "of BYOL alone, a twentieth"
+        yield "interval", max(1, epochs // 200), "epochs between two clusterings"
     if method == "interclr":
         yield "num_clusters", plan.clusters, "one for about 128 images"
         yield "negatives", 0.1, "share of the images"

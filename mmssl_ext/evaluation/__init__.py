@@ -1,5 +1,6 @@
-"""Evaluation of features: weighted kNN, linear SVMs and embedding health."""
+"""Evaluation of features: kNN, linear SVMs, clusters and embedding health."""
 
+from .clustering import clustering_scores
 from .clusters import cluster_figures
 from .features import Features, evaluating, extract_features, preserved_rng
 from .health import embedding_health
@@ -11,6 +12,7 @@ __all__ = [
     "KNNTestLoop",
     "SVMTestLoop",
     "cluster_figures",
+    "clustering_scores",
     "embedding_health",
     "evaluating",
     "extract_features",

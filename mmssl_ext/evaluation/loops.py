@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from mmssl_ext.text import tenths
 from mmssl_ext.unwrap import unwrap
 
 from .classes import match_classes
+from .clustering import SCORES, clustering_of
 from .copies import say_copies
 from .features import Features, extract_features
 from .knn import knn_accuracy
@@ -127,24 +129,38 @@ class FeatureTestLoop(BaseLoop):
 class KNNTestLoop(FeatureTestLoop):
     """Weighted kNN classification by pooled backbone features.
 
-    Gives ``knn/top1`` and, above five classes, ``knn/top5``, in percent.
+    Gives ``knn/top1`` and, above five classes, ``knn/top5``, in percent; and of
+    clusters of the test images ``clustering/nmi``, ``clustering/ari`` and
+    ``clustering/acc`` (:func:`clustering_scores`), NaN where there can be none.
 
     Args:
         k: Number of voters; all images vote where there are fewer.
         temperature: Sharpness of the vote, exp(similarity / temperature).
+        num_clusters: Clusters of the test images; None is one per class, 0 none.
         **loop: See :class:`FeatureTestLoop`.
     """
 
-    def __init__(self, k: int = 200, temperature: float = 0.1, **loop: Any) -> None:
+    def __init__(
+        self,
+        k: int = 200,
+        temperature: float = 0.1,
+        num_clusters: int | None = None,
+        **loop: Any,
+    ) -> None:
         super().__init__(**loop)
         self.k = k
         self.temperature = temperature
+        self.num_clusters = num_clusters
 
     def evaluate(self, train: Features, test: Features) -> dict[str, float]:
-        """Classify the test images."""
+        """Classify and cluster the test images."""
         device = next(self.model.parameters()).device
         found = knn_accuracy(test, train, self.k, self.temperature, device=device)
-        return {n.replace("backbone_", "knn/"): value for n, value in found.items()}
+        figures = {n.replace("backbone_", "knn/"): x for n, x in found.items()}
+        scores = clustering_of(test, num_clusters=self.num_clusters, device=device)
+        return figures | {
+            f"clustering/{n}": scores.get(f"backbone_{n}", math.nan) for n in SCORES
+        }
 
 
 @LOOPS.register_module()

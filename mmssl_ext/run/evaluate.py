@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: kNN accuracy and features on disk."""
+"""Evaluate a checkpoint: kNN accuracy, clustering scores and features on disk."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mmssl_ext.engine.config.read import import_modules
 from mmssl_ext.engine.weights.strict import load_strictly
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
+from mmssl_ext.evaluation.clustering import clustering_of
 from mmssl_ext.evaluation.copies import say_copies
 from mmssl_ext.evaluation.features import Features, extract_features
 from mmssl_ext.evaluation.knn import knn_accuracy
@@ -35,6 +36,8 @@ def evaluate_checkpoint(
 ) -> dict[str, float]:
     """Classify by kNN with a checkpoint, by the settings of the config's kNN hook.
 
+    Clusters of the query set are compared with its classes besides.
+
     Args:
         cfg: Config with ``default_hooks.knn``, which names both sets of images.
         checkpoint: Its weights; they must fit the model exactly.
@@ -46,7 +49,7 @@ def evaluate_checkpoint(
             labels are then allowed and give no accuracy.
 
     Returns:
-        Accuracies in percent, empty without labels.
+        Accuracies and clustering scores in percent, empty without labels.
 
     Raises:
         UserError: Config, checkpoint or data cannot be used.
@@ -83,7 +86,10 @@ def evaluate_checkpoint(
     say_copies(query, bank, ("query", "bank"))
     k = k or hook.get("k", 200)
     temperature = temperature or hook.get("temperature", 0.1)
-    return knn_accuracy(query, bank, k, temperature, device=get_device())
+    device = get_device()
+    scores = knn_accuracy(query, bank, k, temperature, device=device)
+    clusters = hook.get("num_clusters")
+    return scores | clustering_of(query, num_clusters=clusters, device=device)
 
 
 def _knn_of(cfg: Config) -> dict[str, Any]:

@@ -21,6 +21,7 @@ Row = dict[str, float]
 _PREFIX = re.compile(r"^(train|val)/")
 _MONITORED = ("health/", "cluster/")
 _PROBE = "probe/top1"  # on held-out images, not of a batch
+_MEASURED = ("knn/", "clustering/", _PROBE)
 _OLD = re.compile("^nce_")  # what version 0.1 called the losses before their weight
 # Error lines have "path - function - line number - " before the message.
 _LOG_LINE = re.compile(
@@ -49,8 +50,9 @@ class RunLog:
     iterations_per_epoch: float | None = None
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
-        """Return the steps and values of ``key`` in the training lines that hold it."""
-        points = [(row["step"], row[key]) for row in self.train if key in row]
+        """Return the steps and values of ``key`` in the lines that hold it."""
+        rows = [row for row in (*self.train, *self.knn) if key in row]
+        points = [(row["step"], row[key]) for row in rows]
         return [x for x, _ in points], [y for _, y in points]
 
     def knn_series(self, name: str) -> tuple[list[float], list[float]]:
@@ -109,13 +111,14 @@ def read_run(work_dir: str | Path) -> RunLog:
         train: dict[float, Row] = {}
         knn: dict[float, Row] = {}
         for row in read_lines(path, log):
-            scores = {k: y for k, y in row.items() if k.startswith(("knn/", _PROBE))}
+            scores = {k: y for k, y in row.items() if k.startswith(_MEASURED)}
             if "loss" in row and "step" in row:
                 train[row["step"]] = {k: y for k, y in row.items() if k not in scores}
             elif scores:
                 epoch = row.get("epoch", row.get("step", 0))
                 # The embedding's score may come on a line of its own.
-                knn[epoch] = {**knn.get(epoch, {}), **scores, "epoch": epoch}
+                place = {"epoch": epoch, "step": row.get("step", 0)}
+                knn[epoch] = {**knn.get(epoch, {}), **scores, **place}
         log.train = _continue(log.train, measured(train))
         log.knn = _continue(log.knn, knn, "epoch")
     log.iterations_per_epoch = _iterations_per_epoch(log.train, read_facts(work_dir))

@@ -82,6 +82,19 @@ HEALTH = (
 
 SCHEDULE = (Panel("lr", "Learning rate"),)
 
+CLASSES = (
+    Panel(
+        "clustering/backbone",
+        "Clusters of held-out images",
+        "Agreement of clusters of their features with the true classes: mutual "
+        "information (NMI), adjusted Rand index (ARI), accuracy of the best assignment "
+        "(ACC).",
+        "rising with kNN",
+        unit="%",
+        parts=("nmi", "ari", "acc"),
+    ),
+)
+
 CLUSTERS = (
     Panel(
         "cluster/size",

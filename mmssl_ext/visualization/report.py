@@ -22,7 +22,7 @@ from mmssl_ext.text import guard_streams, printable
 
 from . import logs, page
 from .logs import RunLog
-from .panels import CLUSTERS, COLLAPSE_BELOW, HEALTH, SCHEDULE
+from .panels import CLASSES, CLUSTERS, COLLAPSE_BELOW, HEALTH, SCHEDULE
 from .verdict import verdict
 
 REPORT_FILE = "report.html"
@@ -60,7 +60,7 @@ class Run:
         }
         self.figures = {name: fig for name, fig in drawn.items() if fig is not None}
         self.charts = [curves.chart(fig, name) for name, fig in self.figures.items()]
-        self.charts += curves.panel_charts(log, SCHEDULE)
+        self.charts += curves.panel_charts(log, (*CLASSES, *SCHEDULE))
         self.health = curves.panel_charts(log, HEALTH)
         self.clusters = curves.panel_charts(log, CLUSTERS)
         self.environment = _environment(log, facts)

@@ -1,4 +1,4 @@
-"""What MSF's relatives, IFND and TKC keep beside the weights, through whole runs."""
+"""What MSF's kin, IFND, ProPos and TKC keep beside the weights, in whole runs."""
 
 import pytest
 import torch
@@ -23,12 +23,14 @@ LOADER = dict(batch_size=4, num_workers=0, pipeline=ONE_VIEW)
 CLUSTERS = dict(type="SameCluster", num_clusters=4)
 RATE = dict(kind="linear", start=0, end=1)
 LEVELS = dict(levels=(3, 6), warmup=1, interval=1, rate=RATE)
+PROTOTYPES = dict(num_clusters=4, queue_len=12)
 METHODS = {
     "2q": ("CMSF", dict(bank_len=12)),
     "half": ("CMSF", dict(bank_len=12, bank_dtype="float16")),
     "clusters": ("CMSF", dict(bank_len=12, constraint=CLUSTERS)),
     "classes": ("CMSF", dict(bank_len=12, constraint=dict(type="SameLabel"))),
     "teachers": ("TKC", dict(queue_len=12, temporal=dict(interval=1))),
+    "propos": ("ProPos", dict(warmup=1, images=LOADER, prototypes=PROTOTYPES)),
     "ifnd": ("IFND", dict(queue_len=12, false_negatives=LEVELS, images=LOADER)),
 }
 
@@ -44,7 +46,7 @@ def run_config(images, work_dir, method, epochs=4):
     if method != "classes":
         cfg.train_dataloader.dataset.labels = "none"
     cfg.model = model_config(name, **changes)
-    if method in ("clusters", "ifnd"):
+    if method in ("clusters", "ifnd", "propos"):
         cfg.custom_hooks = [{"type": "PseudoLabelHook", "interval": 2}]
     return cfg
 
@@ -67,6 +69,7 @@ def state_of(runner):
         "2q",
         "clusters",
         "ifnd",
+        "propos",
         "teachers",
     ],
 )
@@ -91,11 +94,11 @@ def test_resume_is_bitwise(images, tmp_path, method):
         assert len(constraint.last) == IMAGES
         fingerprint = constraint.last.fingerprint
     else:
-        table = (
-            model.compare.tables[0]
-            if method == "ifnd"
-            else model.compare.constraint.table
-        )
+        table = {
+            "ifnd": lambda: model.compare.clusters.tables[0],
+            "propos": lambda: model.terms.scattering.clusters.tables[0],
+            "clusters": lambda: model.compare.constraint.table,
+        }[method]()
         assert len(table) == IMAGES and (table.labels >= 0).any()
         fingerprint = table.fingerprint
         assert "Pseudo-labels in epoch 4" in log_text(resumed)
@@ -120,7 +123,7 @@ def test_ifnd_clusters_when_it_is_time(images, tmp_path):
     found = []
 
     def look(runner):
-        tables = runner.model.compare.tables
+        tables = runner.model.compare.clusters.tables
         found.append([int((table.labels >= 0).sum()) for table in tables])
 
     hook = Watch(before_train_iter=look)
@@ -128,7 +131,7 @@ def test_ifnd_clusters_when_it_is_time(images, tmp_path):
     share = {1: 6, 2: 11, 3: 16}  # ceil of 21 times 1/4, 1/2 and 3/4
     for iteration, known in enumerate(found):
         assert known == 2 * [share.get(iteration // STEPS, 0)], iteration
-    assert runner.model.compare.clustered.item() == 4
+    assert runner.model.compare.clusters.clustered.item() == 4
     assert "labels of 25.0% of 21 images at 2 levels" in log_text(runner)
     rows = [row for row in log_rows(runner) if "loss_instance" in row]
     assert "false_negatives" not in rows[0] and rows[-1]["false_negatives"] > 0
@@ -138,7 +141,7 @@ def test_ifnd_clusters_when_it_is_time(images, tmp_path):
 def test_other_images_are_refused_at_resume(images, tmp_path):
     """One sentence for each way of keeping something by image."""
     other = write_images(tmp_path / "other", classes=3, per_class=8)
-    for method in ("2q", "clusters", "classes", "ifnd"):
+    for method in ("2q", "clusters", "classes", "ifnd", "propos"):
         trained(run_config(images, tmp_path / method, method, epochs=1))
         cfg = run_config(other, tmp_path / method, method, epochs=2)
         runner = make_runner(cfg, resume=True)
@@ -163,6 +166,7 @@ def no_images(cfg):
 REFUSED = {
     "clusters": ("clusters", no_epochs, "set by_epoch=True"),
     "ifnd": ("ifnd", no_epochs, "clusters before an epoch, which this run has not"),
+    "propos": ("propos", no_epochs, "PrototypeScattering clusters before an epoch"),
     "images": ("ifnd", no_images, "FalseNegativeSoftmax embeds all training images"),
     "labels": ("classes", no_labels, "SameLabel needs a dataset with labels"),
 }

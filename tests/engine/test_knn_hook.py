@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from mmssl_ext.engine.hooks import KNNHook
 from mmssl_ext.errors import ConfigError
 from tests.harness import (
     assert_same,
@@ -38,18 +39,29 @@ def test_figures_reach_log_json_and_history_and_survive_a_resume(photos, tmp_pat
         for feature in ("backbone", "embedding")
         for n in (1, 5)
     }
-    assert set(history[0]) == names | {"epoch", "iter"}
+    scores = {
+        f"{prefix}{feature}_{score}"
+        for prefix in ("", "key_")
+        for feature in ("backbone", "embedding")
+        for score in ("nmi", "ari", "acc")
+    }
+    assert set(history[0]) == names | scores | {"epoch", "iter"}
     assert all(type(record["backbone_top1"]) is float for record in history)
     rows = [row for row in log_rows(runner) if "knn/backbone_top1" in row]
     assert [(row["epoch"], row["step"]) for row in rows] == places
     for row, record in zip(rows, history, strict=True):
         for name in names:
             assert row[f"knn/{name}"] == record[name]
+        for name in scores:
+            assert row[f"clustering/{name}"] == record[name]
     text = log_text(runner)
     untrained, last = (f"{history[i]['backbone_top1']:.1f} %" for i in (0, 2))
     assert f"kNN (k=3, t=0.1) untrained: backbone {untrained}" in text
     assert f"kNN (k=3, t=0.1) epoch 2: backbone {last}" in text
     assert f"; untrained {untrained}" in text
+    nmi, ari, acc = (history[2][f"backbone_{x}"] for x in ("nmi", "ari", "acc"))
+    said = f"backbone NMI {nmi:.1f} %, ARI {ari:.1f} %, ACC {acc:.1f} %; embedding NMI"
+    assert f"Clusters of the kNN query set: {said}" in text
 
     resumed = make_runner(
         config(photos, tmp_path, epochs=3, knn=knn(photos)), resume=True
@@ -106,3 +118,28 @@ def test_k_above_the_bank_is_said_once(photos, tmp_path):
     runner = make_runner(config(photos, tmp_path, epochs=2, knn=hook))
     runner.train()
     assert log_text(runner).count("k=200 exceeds the 18 images") == 1
+
+
+@pytest.mark.parametrize(
+    ("clusters", "sentence"),
+    [
+        (None, "say nothing of a query set with a single class"),
+        (7, "7 clusters cannot be made of the 6 images of the query set"),
+        (0, None),
+    ],
+)
+def test_scores_that_cannot_be_are_said_once(tmp_path, clusters, sentence):
+    count = 2 if clusters else 1
+    photos = write_images(tmp_path / "photos", classes=count, per_class=3)
+    hook = knn(photos, num_clusters=clusters)
+    runner = make_runner(config(photos, tmp_path / "run", epochs=2, knn=hook))
+    runner.train()
+    history = runner.message_hub.get_info("knn_history")
+    assert "backbone_top1" in history[2] and "backbone_nmi" not in history[2]
+    text = log_text(runner)
+    assert text.count(sentence or "lustering scores") == (sentence is not None)
+
+
+def test_a_senseless_number_of_clusters_is_refused():
+    with pytest.raises(ValueError, match="num_clusters=-1 of KNNHook must be a number"):
+        KNNHook({}, {}, num_clusters=-1)

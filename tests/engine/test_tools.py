@@ -1,5 +1,6 @@
 """The command line tools, as a user starts them."""
 
+import re
 from copy import deepcopy
 
 import numpy as np
@@ -53,6 +54,7 @@ def test_test_reports_knn_and_writes_features(trained, run_dir):
     # k = 1 with the query set as bank: every image is its own nearest neighbour
     assert "knn backbone_top1: 100.00 %" in done.stdout
     assert "knn key_embedding_top1: 100.00 %" in done.stdout
+    assert re.search(r"^clustering key_embedding_acc: \d+\.\d\d %$", done.stdout, re.M)
     found = np.load(run_dir / "out" / "features.npz")
     assert found["backbone"].shape == (16, 64)
     assert found["embedding"].shape == (16, 16)

@@ -51,6 +51,7 @@ TERMS: dict = {
     "RegionSimilarity": dict(num_regions=4, hid_channels=16, num_points=3),
     "LocalContrast": dict(hid_channels=16, points=3, exclude_near=False),
     "TemporalTeachers": TEMPORAL,
+    "PrototypeScattering": dict(num_clusters=4),
 }
 # On bases that regress their target alone.
 REGRESSION_TERMS: dict = {"Neighbours": dict(temperature=0.2, num_neighbours=2)}

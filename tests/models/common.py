@@ -16,12 +16,14 @@ SHIFTING_ALGORITHMS = ("MSF", "CMSF")
 ALGORITHMS = (
     *(*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR"),
     *SHIFTING_ALGORITHMS,
-    *("PixPro", "DenseSiam"),
+    *("PixPro", "DenseSiam", "ProPos"),
 )
-MOMENTUM_ALGORITHMS = (*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS, "PixPro")
+MOMENTUM_ALGORITHMS = (
+    *(*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS, "PixPro", "ProPos"),
+)
 NOT_DRAWN = (
     *("MoCo", "CO2", "InterCLR", "MoCHi", "IFND", "TKC", "BGSwaps"),
-    *("SimSiam", "BYOL", "SimCLR", "CMSF", "DenseSiam"),
+    *("SimSiam", "BYOL", "SimCLR", "CMSF", "ProPos"),
 )
 CELL_ALGORITHMS = (
     *("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS"),
@@ -74,7 +76,7 @@ def model_config(type_="CO2", **changes) -> dict:
         config["neck"] = _mlp(64, 32, with_last_bn_affine=False)
         if type_ not in ("SimCLR", "PixPro"):
             config["predictor"] = PREDICTOR
-    if type_ in ("BYOL", *SHIFTING_ALGORITHMS, "PixPro"):
+    if type_ in ("BYOL", *SHIFTING_ALGORITHMS, "PixPro", "ProPos"):
         config["momentum"] = 0.9
     if type_ == "DenseSiam":
         config["pixel"] = dict(num_layers=2, num_points=3)
@@ -120,6 +122,8 @@ def model_config(type_="CO2", **changes) -> dict:
         )
     if type_ == "IFND":
         config["false_negatives"] = dict(levels=(3, 7), rate=0.5, warmup=0, interval=1)
+    if type_ == "ProPos":
+        config |= dict(prototypes=dict(num_clusters=4), warmup=0, scattering_weight=0.5)
     if type_ == "TKC":
         config["temporal"] = TEMPORAL | dict(interval=1, learn_weights=True)
     return config | changes
@@ -128,8 +132,8 @@ def model_config(type_="CO2", **changes) -> dict:
 def initialise(config, seed=0, images=100):
     """Build and initialise a model, in training mode.
 
-    InterCLR's bank, what CMSF remembers of an earlier epoch, the labels of IFND for so
-    many images, if any, and TKC's teachers are made of noise.
+    InterCLR's bank, what CMSF remembers of an earlier epoch, the labels of IFND and
+    ProPos for so many images, if any, and TKC's teachers are made of noise.
     """
     init_default_scope("mmssl_ext")
     torch.manual_seed(seed)
@@ -147,6 +151,12 @@ def initialise(config, seed=0, images=100):
         generator = torch.Generator().manual_seed(seed)
         model.compare.prepare(images)
         model.compare.cluster(torch.randn(images, model.dim, generator=generator), 0.5)
+    scattering = dict(model.terms.items()).get("scattering")
+    if images and scattering is not None and scattering.clusters is not None:
+        generator = torch.Generator().manual_seed(seed)
+        scattering.clusters.prepare(images)
+        features = torch.randn(images, model.dim, generator=generator)
+        scattering.clusters.cluster(features)
     if images and "temporal" in model.terms:
         generator = torch.Generator().manual_seed(seed)
         teach(model, generator)

@@ -32,14 +32,14 @@ def softmax(dim, length, levels=1, action="eliminate", **options):
     made = FalseNegativeSoftmax(0.2, length, sizes, action, **options)
     target = SimpleNamespace(dim=dim, encodes=True)
     made.attach(SimpleNamespace(dim=dim, target=target))
-    for level in made.levels:
+    for level in made.clusters.levels:
         level.labels = torch.zeros(1, dtype=torch.int32)
     return made.double()
 
 
 def with_labels(made, tables, index):
     """Labels of all images by level, and the images of the slots."""
-    for table, labels in zip(made.tables, tables, strict=True):
+    for table, labels in zip(made.clusters.tables, tables, strict=True):
         table.write(torch.as_tensor(labels))
     made.queue.index.copy_(torch.as_tensor(index))
     return made
@@ -207,7 +207,7 @@ def test_without_a_label_it_is_moco(clustered):
     ifnd.compare.prepare(100)
     if clustered:
         ifnd.compare.cluster(torch.randn(100, 16), 0.0)
-        assert all((table.labels == -1).all() for table in ifnd.compare.tables)
+        assert all((table.labels == -1).all() for table in ifnd.compare.clusters.tables)
     for seed in range(3):
         inputs = views(8, seed, 32, dtype=torch.double)
         ours, theirs = (train(m, inputs, sgd(m)) for m in (ifnd, moco))
@@ -234,8 +234,8 @@ def test_slots_know_their_images_and_labels_follow_a_clustering():
     before = copy.deepcopy(model)
     model.compare.cluster(torch.randn(100, 16), 0.7)
     assert torch.equal(model.compare.queue.index, before.compare.queue.index)
-    table = model.compare.tables[1]
-    assert not torch.equal(table.labels, before.compare.tables[1].labels)
+    table = model.compare.clusters.tables[1]
+    assert not torch.equal(table.labels, before.compare.clusters.tables[1].labels)
     assert (table.labels >= 0).sum() == 70
     restored = build("IFND", seed=1, images=0, queue_len=20)
     restored.load_state_dict(model.state_dict())
@@ -292,7 +292,11 @@ def test_a_dataset_that_is_not_known_is_refused():
 
 def test_defaults():
     model = FalseNegativeSoftmax()
-    assert [level.num_clusters for level in model.levels] == [1000, 5000, 25_000]
+    assert [level.num_clusters for level in model.clusters.levels] == [
+        1000,
+        5000,
+        25_000,
+    ]
     assert (model.rate.kind, model.rate.start, model.rate.end) == ("linear", 0, 1)
     assert model.confidence_temperature == model.temperature == 0.2
     assert (model.action, model.warmup, model.interval) == ("eliminate", 20, 5)

@@ -170,6 +170,17 @@ def test_curves_hold_the_points_of_the_log(work_dir):
     }
 
 
+def test_clustering_scores_have_a_chart(work_dir):
+    names = ("nmi", "ari", "acc")
+    scores = {f"clustering/backbone_{n}": 10.0 * i for i, n in enumerate(names, 1)}
+    rows = [knn_row(e, 40, 35) | scores | {"step": 5 * e} for e in (0, 1)]
+    write_session(work_dir, "20990101_000000", rows)
+    log = logs.read_run(work_dir)
+    assert log.series("clustering/backbone_acc") == ([0, 5], [30.0, 30.0])
+    page = write_report(work_dir).read_text()
+    assert "Clusters of held-out images" in page and "10 / 20 / 30" in page
+
+
 def test_the_online_probe_has_a_line_beside_knn(work_dir):
     rows = [knn_row(e, 40, 35) | {"probe/top1": 50.0 + e} for e in (1, 2)]
     rows.insert(1, train_row(20, 5.0) | {"probe/train_top1": 99.0})

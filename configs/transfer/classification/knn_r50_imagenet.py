@@ -7,6 +7,8 @@ Target, top-1: MoCo v2 55.7 at k = 20 (mmselfsup model zoo).
 Differs: k = 200 and a temperature of 0.1, as in the MoCo CIFAR demo and the kNN of
 pretraining. All training features lie in host memory, 10 GB; `bank_images` bounds them.
 
+NMI, ARI and ACC are of k-means clusters of the test images, one per class.
+
     python tools/train.py configs/transfer/classification/knn_r50_imagenet.py
 """
 
@@ -31,5 +33,10 @@ test_cfg = dict(
     temperature=temperature,
 )
 default_hooks = dict(
-    result=dict(metrics={f"top{n}": f"knn/top{n}" for n in _base_.topk}),
+    result=dict(
+        metrics={
+            **{f"top{n}": f"knn/top{n}" for n in _base_.topk},
+            **{n.upper(): f"clustering/{n}" for n in ("nmi", "ari", "acc")},
+        }
+    ),
 )

@@ -17,14 +17,16 @@ from .saver import Saver, from_first_rank
 
 # Parts of names of scores whose rule mmengine does not know, or takes for the other.
 _LESS = ("loss", "alignment", "uniformity", "error")
-_GREATER = ("rank", "std_ratio", "gap", "ap50", "ap75", "recall", "f1")
+_GREATER = ("rank", "std_ratio", "gap", "ap50", "ap75", "recall", "f1", "nmi", "_ari")
 # What a run logs besides scores.
 _NO_SCORES = ("time", "lr", "memory", "eta", "img_per_s", "data_wait", "momentum")
 _LOGGED_BY = {
     "knn/": "KNNHook",
+    "clustering/": "KNNHook",
     "health/": "CollapseMonitorHook",
     "probe/": "OnlineProbeHook",
 }
+_BY_KNN = ("knn/", "clustering/")
 _TOOLBOXES = {"mmssl_ext", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"}
 
 
@@ -94,7 +96,7 @@ class BestCheckpoints(CheckpointHook):
         # Of untrained weights, or from before a resume.
         self._seen = {name: x.data[0] for name, x in hub.log_scalars.items()}
         self._check_interval(runner)
-        self._refuse(runner, [x for x in self._lost(runner) if x.startswith("knn/")])
+        self._refuse(runner, [x for x in self._lost(runner) if x.startswith(_BY_KNN)])
 
     def _best_files(self, runner: Any) -> list[str | None]:
         return [self._best(runner, key, "ckpt") for key in self.key_indicators]
@@ -256,7 +258,8 @@ class BestCheckpoints(CheckpointHook):
         key, logged = key.removeprefix("train/"), _names(runner)
         for prefix, hook in _LOGGED_BY.items():
             if key.startswith(prefix):
-                spoken = any(name.startswith(prefix) for name in logged)
+                prefixes = tuple(p for p, by in _LOGGED_BY.items() if by == hook)
+                spoken = any(name.startswith(prefixes) for name in logged)
                 return bool(_hooks(runner, hook)) and not spoken
         if val_loop(runner) is not None and not self._validated:
             return True

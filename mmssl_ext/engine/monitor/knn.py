@@ -12,6 +12,7 @@ from mmssl_ext import compat
 from mmssl_ext.engine.resilience.preemption import interruptible
 from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.evaluation.classes import class_names, in_numbers_of
+from mmssl_ext.evaluation.clustering import SCORES, clustering_of
 from mmssl_ext.evaluation.copies import say_copied_files, say_copies
 from mmssl_ext.evaluation.features import MODES, extract_features, preserved_rng
 from mmssl_ext.evaluation.knn import knn_accuracy
@@ -29,10 +30,13 @@ class KNNHook(Hook):
 
     Runs before training (what untrained weights reach; not after a resume), every
     ``interval`` epochs and after the last; in a loop without epochs at both ends.
-    Figures in percent go to the log, to the JSON log as ``knn/backbone_top1`` and the
-    like (with ``key_`` for the key encoder), and as plain records to ``knn_history`` of
-    the message hub, which survives a resume:
-    ``[{"epoch": 0, "iter": 0, "backbone_top1": ...}, ...]``, epoch 0 being the start.
+    Beside it stand the scores of clusters of the query set
+    (:func:`~mmssl_ext.evaluation.clustering_scores`).
+    Figures in percent go to the log, to the JSON log as ``knn/backbone_top1``,
+    ``clustering/backbone_nmi`` and the like (with ``key_`` for the key encoder), and as
+    plain records to ``knn_history`` of the message hub, which survives a resume:
+    ``[{"epoch": 0, "iter": 0, "backbone_top1": ..., "backbone_nmi": ...}, ...]``, epoch
+    0 being the start.
     Training is the same with and without this hook: mode, buffers and random
     generators are left as they were.
 
@@ -48,6 +52,7 @@ class KNNHook(Hook):
         encoder: ``query``, ``key`` or ``both``.
         features: Which of the features that ``forward(mode="embed")`` returns.
         before_train: Whether to run before training.
+        num_clusters: Clusters of the query set; None is one per class, 0 none at all.
 
     Raises:
         ConfigError: Before the first step, where images have no labels, or are of a
@@ -67,9 +72,16 @@ class KNNHook(Hook):
         encoder: str = "query",
         features: tuple[str, ...] | list[str] = ("backbone", "embedding"),
         before_train: bool = True,
+        num_clusters: int | None = None,
     ) -> None:
         if encoder not in MODES:
             raise UserValueError(f"encoder='{encoder}' must be query, key or both.")
+        whole = type(num_clusters) is int and num_clusters >= 0
+        if num_clusters is not None and not whole:
+            raise UserValueError(
+                f"num_clusters={num_clusters!r} of KNNHook must be a number of "
+                "clusters, None for one per class of the query set, or 0 for none."
+            )
         self.loaders: list[Any] = [bank_dataloader, query_dataloader]
         self.k = k
         self.temperature = temperature
@@ -78,6 +90,7 @@ class KNNHook(Hook):
         prefixes = MODES[encoder].values()
         self.names = tuple(p + name for p in prefixes for name in features)
         self.at_start = before_train
+        self.num_clusters = num_clusters
         self._compared = False  # the pixels of the two sets
         self._said = False  # that images stand in both
 
@@ -124,7 +137,7 @@ class KNNHook(Hook):
         now = {"epoch": epoch, "iter": runner.iter}
         history = [*hub.get_info(HISTORY, []), {**now, **scores}]
         hub.update_info(HISTORY, history)
-        tags = {f"knn/{name}": value for name, value in scores.items()}
+        tags = {tag_of(name): value for name, value in scores.items()}
         for tag, value in tags.items():
             hub.update_scalar(tag, value)
         runner.visualizer.add_scalars(
@@ -132,6 +145,8 @@ class KNNHook(Hook):
         )
         seconds = time.perf_counter() - start
         runner.logger.info(f"{self._line(runner, history)} ({seconds:.1f} s)")
+        if clusters := self._clusters_line(scores):
+            runner.logger.info(clusters)
 
     def _measure(self, runner: Any) -> dict[str, float]:
         model, first = unwrap(runner.model), not self._compared
@@ -147,7 +162,12 @@ class KNNHook(Hook):
             if found.labels is None:
                 raise _unlabelled(loader.dataset)
         device = next(model.parameters()).device
-        return knn_accuracy(query, bank, self.k, self.temperature, self.names, device)
+        options = self.names, self.num_clusters, device
+        scores = knn_accuracy(query, bank, self.k, self.temperature, self.names, device)
+        clusters = clustering_of(query, *options)
+        if not clusters:
+            self.num_clusters = 0  # what hinders is said once
+        return scores | clusters
 
     def _line(self, runner: Any, history: list[dict]) -> str:
         now, first = history[-1], history[0]
@@ -164,6 +184,20 @@ class KNNHook(Hook):
         if now["epoch"] and first["epoch"] == 0 and top1[0] in first:
             text += f"; {start} {first[top1[0]]:.1f} %"
         return text
+
+    def _clusters_line(self, scores: dict[str, float]) -> str:
+        names = [name.removesuffix("_nmi") for name in scores if name.endswith("_nmi")]
+        parts = []
+        for name in names:
+            said = (f"{x.upper()} {scores[f'{name}_{x}']:.1f} %" for x in SCORES)
+            parts.append(f"{name.replace('_', ' ')} {', '.join(said)}")
+        return f"Clusters of the kNN query set: {'; '.join(parts)}" if parts else ""
+
+
+def tag_of(name: str) -> str:
+    """What a score is called in the log: ``knn/...`` or ``clustering/...``."""
+    kind = "clustering" if name.rpartition("_")[2] in SCORES else "knn"
+    return f"{kind}/{name}"
 
 
 def _check_labels(bank: Any, query: Any) -> None:

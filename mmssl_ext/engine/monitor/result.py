@@ -22,6 +22,7 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from .knn import HISTORY as KNN_HISTORY
+from .knn import tag_of
 
 RESULT_FILE = "result.json"
 ABSENT = "absent_classes"  # what a metric says nothing of; noted in the message hub
@@ -159,7 +160,9 @@ class ResultHook(Hook):
             return rows
         rows = []
         for row in hub.get_info(KNN_HISTORY, []):
-            found = {f"knn/{k}": v for k, v in row.items() if k.endswith("_top1")}
+            left_out = ("epoch", "iter", "_top5")
+            scores = {k: v for k, v in row.items() if not k.endswith(left_out)}
+            found = {tag_of(k): v for k, v in scores.items()}
             row = {"iter": row["iter"], "epoch": row["epoch"]}
             rows.append({**row, "metrics": self._select(runner, found)})
         return rows

@@ -18,6 +18,7 @@ from .mochi import MoCHi
 from .moco import MoCo
 from .msf import MSF
 from .pixpro import PixContrast, PixPro
+from .propos import ProPos
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
 from .ressl import ReSSL
 from .simclr import SimCLR
@@ -46,6 +47,7 @@ __all__ = [
     "MoCo",
     "PixContrast",
     "PixPro",
+    "ProPos",
     "ReSSL",
     "RegionCLD",
     "RegionCLM",

@@ -108,6 +108,7 @@ class Assembly(SSLAlgorithm):
         self.compare = build_part("compare", compare, Comparison)
         self.terms: Any = ModuleDict()  # of Terms; mmengine's, which initialises them
         self.weights = self._build_terms(terms, by_name(weights))
+        self.clock = Clock()
         for part in self.losing.values():
             part.attach(self)
         encoder = {"backbone": self.backbone, "neck": self.neck}
@@ -115,7 +116,6 @@ class Assembly(SSLAlgorithm):
             encoder |= term.parts()
         self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
         self.target.attach(self)
-        self.clock = Clock()
         self.waiting: list[dict[str, Features]] = []
 
     def _build_terms(

@@ -10,10 +10,13 @@ from .levels import MultiLevelSoftmax
 from .mean_shift import MeanShift
 from .mixed import MixedNegativesSoftmax
 from .none import NoComparison
+from .positive_sampling import PositiveSampling
 from .queue import QueueSoftmax
 from .regression import Regression
-from .same_label import SameCluster, SameLabel
-from .soft import NeighbourSoftmax, RelationSoftmax
+from .relation import RelationSoftmax
+from .same_cluster import SameCluster
+from .same_label import SameLabel
+from .soft import NeighbourSoftmax
 from .teacher import TeacherRegression, TeacherSoftmax
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "MultiLevelSoftmax",
     "NeighbourSoftmax",
     "NoComparison",
+    "PositiveSampling",
     "QueueSoftmax",
     "Regression",
     "RelationSoftmax",

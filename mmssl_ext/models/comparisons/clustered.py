@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from mmengine.dist import broadcast
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl_ext.errors import UserValueError
 
-from ..memory import FeatureBank, LabelTable, OfflineLabels
-from ..memory.clock import positions
+from ..memory import FeatureBank, ImageClusters, OfflineLabels
 from ..memory.confidence import accept, confidence
 from ..part import Features, check_positive, is_count
 from ..schedules import schedule
@@ -49,7 +45,6 @@ class ClusteredQueue(QueueSoftmax):
     """
 
     keeps_images = True
-    clustered: Tensor
 
     def __init__(
         self,
@@ -65,10 +60,6 @@ class ClusteredQueue(QueueSoftmax):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(temperature, length, init_cfg)
-        if not isinstance(levels, Sequence) or not all(map(is_count, levels or [0])):
-            raise UserValueError(
-                f"levels={levels!r} must be numbers of clusters, such as (1000, 5000)."
-            )
         if type(warmup) is not int or warmup < 0 or not is_count(interval):
             raise UserValueError(
                 f"warmup={warmup!r} and interval={interval!r} are epochs, whole "
@@ -82,10 +73,7 @@ class ClusteredQueue(QueueSoftmax):
             "confidence_temperature", confidence_temperature or temperature
         )
         self.images = images
-        self.levels: Any = nn.ModuleList(OfflineLabels(n, 1, num_iters) for n in levels)
-        self.tables: Any = nn.ModuleList(LabelTable() for _ in levels)
-        # Epoch that the last clustering was made for, from 1.
-        self.register_buffer("clustered", torch.zeros(1, dtype=torch.long))
+        self.clusters = ImageClusters(levels, num_iters, type(self).__name__)
 
     def attach(self, method: Method) -> None:
         """Make the queue."""
@@ -93,18 +81,14 @@ class ClusteredQueue(QueueSoftmax):
         self.encoder = "key" if method.target.encodes else "query"
 
     @property
-    def pseudo_labels(self) -> Any:
+    def pseudo_labels(self) -> OfflineLabels:
         """Those of the first level, for who looks on."""
-        return self.levels[0]
+        return self.clusters.levels[0]
 
     def prepare(self, length: int, fingerprint: int = 0) -> None:
         """Begin with a dataset of so many images, without labels."""
-        for level, table in zip(self.levels, self.tables, strict=True):
-            level.check_images(length)
-            level.clear()
-            table.write(table.labels.new_full((length,), -1), fingerprint)
+        self.clusters.prepare(length, fingerprint)
         self.queue.forget_images()
-        self.clustered.zero_()
 
     def start(self, training: Any) -> None:
         """Find out about the images, or check that they are those of the checkpoint.
@@ -112,70 +96,53 @@ class ClusteredQueue(QueueSoftmax):
         Raises:
             ValueError: They are not, or the run cannot cluster them.
         """
-        if not training.by_epoch:
-            raise UserValueError(
-                f"{type(self).__name__} clusters before an epoch, which this run has "
-                "not; set by_epoch=True in train_cfg."
-            )
         training.now(self.rate)  # a schedule that cannot be read is refused here
-        images = training.images(self.images, type(self).__name__)
-        if training.iteration == 0 or not len(self.tables[0]):
-            self.prepare(len(images), images.fingerprint)
-        self.tables[0].check(images.fingerprint)
+        if self.clusters.start(training, self.images):
+            self.queue.forget_images()
 
     def start_epoch(self, training: Any, weight: float) -> None:
         """Cluster when it is time."""
         epoch, rate = training.epoch, training.now(self.rate)
         due = epoch >= self.warmup and (epoch - self.warmup) % self.interval == 0
-        if not (due and rate and weight) or int(self.clustered) > epoch:
+        if not (due and rate and weight) or int(self.clusters.clustered) > epoch:
             return
-        started = time.perf_counter()
-        images = training.images(self.images, type(self).__name__)
-        features = images.embed(self.encoder)
-        embedded = time.perf_counter()
-        self.cluster(features, rate, images.fingerprint, training.seed)
-        self.clustered.fill_(epoch + 1)
+        choose = self.surest(rate)
+        took = self.clusters.renew(training, self.images, self.encoder, choose)
         training.logger.info(
-            f"False negatives: labels of {rate:.1%} of {len(features)} images at "
-            f"{len(self.levels)} levels; embedded in {embedded - started:.1f} s, "
-            f"clustered in {time.perf_counter() - embedded:.1f} s."
+            f"False negatives: labels of {rate:.1%} of {len(self.clusters)} images at "
+            f"{len(self.clusters.levels)} levels; {took}."
         )
 
-    @torch.no_grad()
-    def cluster(
-        self, features: Tensor, rate: float, fingerprint: int = 0, seed: int = 0
-    ) -> None:
-        """Label all images, n x D embeddings by position; the share ``rate`` counts."""
-        bank = FeatureBank(features.shape[1]).to(self.queue.keys.device)
-        bank.fill(features.to(bank.features.device))
-        for level, table in zip(self.levels, self.tables, strict=True):
-            if len(level.labels):
-                level.renew(bank)
-            else:
-                level.start(bank, seed)
-            sure = confidence(
-                *(bank.features, level.labels, level.centroids),
-                self.confidence_temperature,
+    def surest(self, rate: float) -> Any:
+        """What lets the labels of the share ``rate`` of the images count."""
+
+        def choose(bank: FeatureBank, level: OfflineLabels) -> Tensor:
+            known = bank.features, level.labels, level.centroids
+            return accept(
+                level.labels, confidence(*known, self.confidence_temperature), rate
             )
-            labels = accept(level.labels, sure, rate)
-            broadcast(labels)  # rounding must not tell ranks apart
-            table.write(labels, fingerprint)
+
+        return choose
+
+    def cluster(self, features: Tensor, rate: float, seed: int = 0) -> None:
+        """Label all images, n x D embeddings by position; the share ``rate`` counts."""
+        self.clusters.cluster(features, seed=seed, choose=self.surest(rate))
 
     def labels(self, step: Step) -> list[tuple[Tensor, Tensor]]:
         """Labels of a step's images, N, and of the slots, K, at each level.
 
         None before the first clustering.
         """
-        if not len(self.levels[0].labels):
+        if not self.clusters.known:
             return []
         index, slots = self.positions(step), self.queue.index
         assert slots is not None
-        return [(table.of(index), table.of(slots)) for table in self.tables]
+        return [(table.of(index), table.of(slots)) for table in self.clusters.tables]
 
     def count(self, labels: tuple[Tensor, Tensor]) -> Tensor:
         """Mean number of slots that have a query's label of the first level."""
         rows, slots = labels
-        sizes = rows.new_zeros(self.levels[0].num_clusters)  # of the slots
+        sizes = rows.new_zeros(self.pseudo_labels.num_clusters)  # of the slots
         sizes.index_add_(0, slots.clamp(min=0), (slots >= 0).long())
         return (sizes[rows.clamp(min=0)] * (rows >= 0)).float().mean()
 
@@ -185,13 +152,7 @@ class ClusteredQueue(QueueSoftmax):
         Raises:
             ValueError: They are not known, or not in the dataset.
         """
-        if not len(self.tables[0]):
-            raise UserValueError(
-                f"{type(self).__name__} does not know the dataset yet. SSLRunner and "
-                "MethodHook let it; in a loop of your own call compare.prepare before "
-                "the first step."
-            )
-        return positions(step.index, len(self.tables[0]), type(self).__name__)
+        return self.clusters.positions(step.index, "compare.prepare")
 
     def collect(self, method: Method, step: Step) -> Features:
         """The targets of the step, one view after the other, and their images."""

@@ -24,6 +24,7 @@ from .margin import margin_info_nce
 from .queue_attention import attend, queue_logsumexp
 from .queue_topk import members_first, queue_topk
 from .same_label import same_label_sums
+from .scattering import prototype_scattering
 from .semantic import balanced_codes, class_contrast
 from .soft_targets import neighbour_target
 
@@ -50,6 +51,7 @@ __all__ = [
     "pixel_similarity",
     "point_contrast",
     "propagate",
+    "prototype_scattering",
     "queue_consistency",
     "queue_distillation",
     "queue_logsumexp",

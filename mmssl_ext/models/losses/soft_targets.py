@@ -79,3 +79,14 @@ def _nearest(
         return k.new_zeros(len(k), 0), k.new_zeros(len(k), 0, k.shape[1])
     values, places = queue_topk(k, candidates, count, labels)
     return values, candidates[places]
+
+
+def told_apart(k: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Append a row of the identity to each key and zeros to ``k``, N x D.
+
+    No similarity changes, and the last M numbers of a mean of the M keys are the
+    weights that they have in it.
+    """
+    eye = torch.eye(len(keys)).to(keys)  # M x M
+    zeros = k.new_zeros(len(k), len(keys))  # N x M
+    return torch.cat([k, zeros], 1), torch.cat([keys, eye], 1)

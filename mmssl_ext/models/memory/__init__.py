@@ -2,6 +2,7 @@
 
 from .clock import Clock
 from .feature_bank import Change, FeatureBank
+from .image_clusters import ImageClusters
 from .label_table import LabelTable
 from .negatives import (
     EasyNegatives,
@@ -23,6 +24,7 @@ __all__ = [
     "EasyNegatives",
     "FeatureBank",
     "HardNegatives",
+    "ImageClusters",
     "KeyQueue",
     "LabelTable",
     "NegativeSampler",

@@ -14,6 +14,7 @@ from .neighbours import Neighbours
 from .objects import ObjectContrast
 from .pixels import PixelConsistency, PixelContrast, PooledRegression
 from .regions import Regions
+from .scattering import PrototypeScattering
 from .semantic_cells import CellClusters, CellPrototypes
 from .temporal import TemporalTeachers
 from .unmix import UnMix
@@ -38,6 +39,7 @@ __all__ = [
     "PixelContrast",
     "PixelSimilarity",
     "PooledRegression",
+    "PrototypeScattering",
     "RegionSimilarity",
     "Regions",
     "TemporalTeachers",
