@@ -6,7 +6,10 @@ ImageNet's bank of 1,281,167 features, 10,000 clusters and 16,384 negatives, in 
 ``interclr_fast`` with ``exact=False``. The parts are one forward and backward of the
 query encoder, one forward of the key encoder and the optimizer: no momentum update, no
 shuffle, no loss, no queue. ``moco_fast`` and ``parts_fast`` run as by
-``configs/_base_/runtime_fast.py`` on a CPU: channels_last and a fused optimizer. Run:
+``configs/_base_/runtime_fast.py`` on a CPU: channels_last and a fused optimizer. The
+arms of crops have six small ones of 32 and 96 pixels besides; by their convolutions
+alone they cost 1.50 and 1.83 (MoCo), 1.33 and 1.55 (SimSiam), 1.25 and 1.41 (BYOL)
+times the two views. Run:
 
     python benchmarks/step.py
 """
@@ -29,6 +32,7 @@ DSC = {
     "DSC-KM": {"type": "CellClusters", "num_clusters": 64},
 }
 PATCHES = {96: 27, 224: 64}  # side of DetCo's patches by that of the image
+SMALL, CROPS = {96: 32, 224: 96}, 6  # side of small crops likewise, and their number
 
 RATIOS = (  # name, numerator, denominator
     ("co2_over_moco", "co2", "moco"),
@@ -51,6 +55,9 @@ RATIOS = (  # name, numerator, denominator
     ("detco_over_moco", "detco", "moco"),
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
+    ("moco_crops_over_moco", "moco_crops", "moco"),
+    ("simsiam_crops_over_simsiam", "simsiam_crops", "simsiam"),
+    ("byol_crops_over_byol", "byol_crops", "byol"),
     ("moco_over_parts", "moco", "parts"),
     ("moco_fast_over_parts_fast", "moco_fast", "parts_fast"),
     ("moco_over_moco_fast", "moco", "moco_fast"),
@@ -62,6 +69,10 @@ RATIOS = (  # name, numerator, denominator
 
 def config(kind: str, depth: int) -> dict:
     """The model of one arm."""
+    if kind.endswith("-crops"):
+        base = config(kind.removesuffix("-crops"), depth)
+        pairs = {"locals": CROPS, "targets": 1 if kind.startswith("MoCo") else 2}
+        return base | {"pairs": pairs, "grouping": "size"}
     channels = {18: 512, 50: 2048}[depth]
     peer = kind.startswith("mmpretrain")
     model = {
@@ -246,8 +257,15 @@ def measure(
         "boxes": crops.expand(batch_size, -1, -1),
     }
     more = batch | {"inputs": [*images, *patches]}
+    shape = (CROPS, batch_size, 3, SMALL[size], SMALL[size])
+    small = torch.randint(256, shape, dtype=torch.uint8)
+    cropped = batch | {"inputs": [*images, *small]}
     few, many = (batch | {"objects": objects(batch_size, n)} for n in (10, 50))
     arms = {
+        **{
+            f"{kind.lower()}_crops": whole_step(f"{kind}-crops", depth, cropped)
+            for kind in ("MoCo", "SimSiam", "BYOL")
+        },
         "moco": whole_step("MoCo", depth, batch),
         "co2": whole_step("CO2", depth, batch),
         "ascl": whole_step("ASCL", depth, batch),
