@@ -434,6 +434,8 @@ def pipeline(name: str) -> Cells:
     ]
     for arm, label in arms.items():
         chosen = select(name, arm=arm)
+        if not chosen:
+            continue  # not measured yet
         rows = {row["peer"].removesuffix("_crops"): row for row in chosen}
         ratios = [with_interval(rows[p]) if p in rows else "-" for p in peers]
         cells.append([label, short(next(iter(rows.values()))["arm_cpu_ms"]), *ratios])

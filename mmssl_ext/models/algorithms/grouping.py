@@ -63,7 +63,8 @@ def encode_groups(
         batches: A group each, normalised.
     """
     areas = [_area(batch) for batch in batches]
-    parts = [getattr(encoder, name) for name in method.parts]
+    own = method.parts  # of a term or the comparison, no attributes of the method
+    parts = [own[n] if encoder is method else getattr(encoder, n) for n in own]
     joint = method.grouping == "joint"
     found: list[Any] = []
     for area, batch in zip(areas, batches, strict=True):
