@@ -1,4 +1,4 @@
-"""B1: processor time per sample from a JPEG file to the batch, two MoCo v2 views.
+"""B1: processor time per sample from a JPEG file to the batch: two views, eight crops.
 
 Views of 224 px from real photographs whose files lie in the page cache, batches of 16,
 one thread. Nobody normalises: mmpretrain and we do it on the device, and the other
@@ -15,7 +15,13 @@ the worker's share alone. Before anything is timed, shapes and pixels are compar
     ours_device     backend="array", augment_on="device"
     limit           decoding and the two resized crops of ours, and nothing else
 
-Run: python benchmarks/pipeline.py [--images FOLDER]
+Arms of SwAV's eight crops of an image, two of 224 px and six of 96 px:
+
+    mmpretrain_crops   its own config of SwAV
+    ours_crops         the same recipe by ``local_crops=6``, everything in the worker
+    ours_crops_device  and with augment_on="device"
+
+Run: python benchmarks/pipeline.py [--images FOLDER] [--crops]
 """
 
 import argparse
@@ -24,7 +30,7 @@ import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +38,7 @@ import common
 import cv2
 import numpy as np
 import peers
+import plot
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
@@ -64,7 +71,17 @@ RATIOS = (
     ("ours_pil", "mmpretrain", None),
     ("limit", "mmpretrain", None),
     ("limit", "torchvision_v1", None),
+    ("ours_crops", "mmpretrain_crops", 4.0),
+    ("ours_crops_device", "mmpretrain_crops", None),
 )
+TWO, EIGHT = (SIZE,) * 2, (SIZE,) * 2 + (96,) * 6  # px of the views
+SWAV_CONFIG = "swav/swav_resnet50_8xb32-mcrop-coslr-200e_in1k-224px-96px.py"
+SWAV = {  # as the config of mmpretrain has it
+    "local_crops": 6,
+    "crop_scale": (0.14, 1.0),
+    "local_scale": (0.05, 0.14),
+    "jitter": (0.8, 0.8, 0.8, 0.2),
+}
 
 Loader = Callable[[list[int]], list[Tensor]]  # indices -> views of the batch
 
@@ -106,9 +123,11 @@ def mmpretrain_config(name: str) -> Config:
     return Config.fromfile(Path(spec.origin).parent / ".mim" / "configs" / name)
 
 
-def mmpretrain(folder: Path) -> Loader:
+def mmpretrain(
+    folder: Path, name: str = "_base_/datasets/imagenet_bs32_mocov2.py"
+) -> Loader:
     """Its stock pipeline from its stock config."""
-    config = mmpretrain_config("_base_/datasets/imagenet_bs32_mocov2.py")
+    config = mmpretrain_config(name)
     assert config.train_dataloader.collate_fn.type == "default_collate"
     with DefaultScope.overwrite_default_scope("mmpretrain"):
         data = CustomDataset(
@@ -167,15 +186,22 @@ def lightly(paths: list[str]) -> Loader:
     return lambda indices: collate([transform(read_pil(paths[i])) for i in indices])
 
 
-def our_view() -> list[dict]:
-    """The view of the paper's config."""
+def our_views(**options: object) -> list[list[dict]]:
+    """The views of the paper's config."""
     path = common.REPOSITORY / "configs" / "mocov2" / "mocov2_r50_imagenet.py"
-    return load_config(path).view
+    return load_config(path, options).train_dataloader.dataset.pipeline[1].views
 
 
-def ours(folder: Path, backend: str, augment_on: str = "worker") -> Loader:
+def our_view() -> list[dict]:
+    """One of the two."""
+    return our_views()[0]
+
+
+def ours(
+    folder: Path, backend: str, augment_on: str = "worker", **options: object
+) -> Loader:
     """Our data set, pipeline and collation."""
-    views = [our_view(), our_view()]
+    views = our_views(**options)
     pipeline = [
         dict(type="DecodeImage", backend=backend),
         dict(type="MakeViews", views=views, augment_on=augment_on),
@@ -242,22 +268,28 @@ def limit(paths: list[str]) -> Callable[[list[int]], None]:
     return run
 
 
-def build(folder: Path, paths: list[str]) -> tuple[dict[str, Loader], dict[str, str]]:
+def build(
+    folder: Path, paths: list[str], only: str
+) -> tuple[dict[str, Loader], dict[str, str]]:
     """All arms that can be built, and why the others cannot."""
-    return peers.available(
-        {
-            "mmpretrain": lambda: mmpretrain(folder),
-            "torchvision_v1": lambda: torchvision_v1(paths),
-            "torchvision_v2": lambda: torchvision_v2(paths),
-            "lightly": lambda: lightly(paths),
-            "ours": lambda: ours(folder, "array"),
-            "ours_pil": lambda: ours(folder, "pil"),
-            "ours_device": lambda: ours(folder, "array", "device"),
-        }
-    )
+    makers = {
+        "mmpretrain": lambda: mmpretrain(folder),
+        "torchvision_v1": lambda: torchvision_v1(paths),
+        "torchvision_v2": lambda: torchvision_v2(paths),
+        "lightly": lambda: lightly(paths),
+        "ours": lambda: ours(folder, "array"),
+        "ours_pil": lambda: ours(folder, "pil"),
+        "ours_device": lambda: ours(folder, "array", "device"),
+        "mmpretrain_crops": lambda: mmpretrain(folder, SWAV_CONFIG),
+        "ours_crops": lambda: ours(folder, "array", **SWAV),
+        "ours_crops_device": lambda: ours(folder, "array", "device", **SWAV),
+    }
+    return peers.available({k: make for k, make in makers.items() if only in k})
 
 
-def look(name: str, load: Loader, count: int, batch: int = BATCH) -> dict[str, Tensor]:
+def look(
+    name: str, load: Loader, count: int, batch: int = BATCH, sides: Sequence = TWO
+) -> dict[str, Tensor]:
     """Per view of ``count`` photographs: mean, spread and detail of the pixels.
 
     Detail is the mean difference of neighbours, which blur and resampling change.
@@ -268,10 +300,10 @@ def look(name: str, load: Loader, count: int, batch: int = BATCH) -> dict[str, T
     found: dict[str, list[Tensor]] = {"mean": [], "std": [], "detail": []}
     for start in range(0, count, batch):
         views = load(list(range(start, min(start + batch, count))))
-        assert len(views) == 2, f"{name} yields {len(views)} views"
-        for view in views:
+        assert len(views) == len(sides), f"{name} yields {len(views)} views"
+        for view, side in zip(views, sides, strict=True):
             number = min(batch, count - start)
-            assert view.shape == (number, 3, SIZE, SIZE), f"{name}: {view.shape}"
+            assert view.shape == (number, 3, side, side), f"{name}: {view.shape}"
             expected = torch.float32 if name == "lightly" else torch.uint8
             assert view.dtype == expected, f"{name} yields {view.dtype}"
             pixels = view.float() * (255 if name == "lightly" else 1)
@@ -302,6 +334,11 @@ def agree(name: str, views: dict[str, Tensor], reference: dict[str, Tensor]) -> 
     return row
 
 
+def sides_of(arm: str) -> tuple[int, ...]:
+    """Pixels of the views of an arm."""
+    return EIGHT if "_crops" in arm else TWO
+
+
 def batches(count: int, size: int) -> Iterator[list[int]]:
     """Indices of batches, the same for every arm, round and round."""
     numbers = itertools.cycle(range(count))
@@ -315,38 +352,49 @@ def measure(
     steps: int = STEPS,
     batch: int = BATCH,
     checked: int = CHECKED,
+    only: str = "",
 ) -> tuple[list[dict], list[dict]]:
-    """Compare, then time: rows of the ratios and rows of our stages."""
+    """Compare, then time: rows of the ratios and rows of our stages.
+
+    ``only`` leaves the arms out whose name has it not, and the stages.
+    """
     endings = (".jpg", ".jpeg")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings)
     paths = [str(path) for path in found]
-    arms, missing = build(folder, paths)
+    arms, missing = build(folder, paths, only)
     seen = {
-        name: look(name, load, min(checked, len(paths)))
+        name: look(name, load, min(checked, len(paths)), sides=sides_of(name))
         for name, load in arms.items()
-        if name != "ours_device"  # its views are not finished
+        if not name.endswith("_device")  # whose views are not finished
     }
     for name, views in seen.items():
-        print(agree(name, views, seen["torchvision_v1"]))
-    shapes = {tuple(v.shape) for v in arms["ours_device"](list(range(batch)))}
-    assert shapes == {(batch, 3, SIZE, SIZE)}, shapes
+        eight = sides_of(name) == EIGHT
+        reference = "mmpretrain_crops" if eight else "torchvision_v1"
+        print(agree(name, views, seen[reference]))
+    for name in arms.keys() & {"ours_device", "ours_crops_device"}:
+        shapes = [tuple(v.shape) for v in arms[name](list(range(batch)))]
+        assert shapes == [(batch, 3, s, s) for s in sides_of(name)], shapes
 
     def call(run: Callable) -> Callable[[], object]:
         indices = batches(len(paths), batch)
         return lambda: run(next(indices))
 
     calls = {name: call(load) for name, load in arms.items()}
-    calls["limit"] = call(limit(paths))
+    if "ours" in arms:
+        calls["limit"] = call(limit(paths))
     seconds = common.time_arms(calls, blocks, steps, 1, time.process_time)
     per_sample = {k: [s / batch for s in values] for k, values in seconds.items()}
-    rows = [_ratio(arm, peer, goal, per_sample, missing) for arm, peer, goal in RATIOS]
-    return rows, _stage_rows(paths, blocks * steps, batch)
+    chosen = [ratio for ratio in RATIOS if only in ratio[0]]
+    rows = [_ratio(arm, peer, goal, per_sample, missing) for arm, peer, goal in chosen]
+    return rows, [] if only else _stage_rows(paths, blocks * steps, batch)
 
 
 def _ratio(
     arm: str, peer: str, goal: float | None, seconds: dict, missing: dict[str, str]
 ) -> dict:
-    row = {"threads": 1, "batch": BATCH, "size": SIZE, "arm": arm, "peer": peer}
+    size = "+".join(f"{n}x{s}" for s, n in Counter(sides_of(arm)).items())
+    size = str(SIZE) if sides_of(arm) == TWO else size
+    row = {"threads": 1, "batch": BATCH, "size": size, "arm": arm, "peer": peer}
     values: dict = dict.fromkeys(
         ("arm_cpu_ms", "peer_cpu_ms", "speedup", "speedup_low", "speedup_high"), ""
     )
@@ -392,7 +440,11 @@ def main() -> None:
     """Check, time, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="a folder of photographs (JPEG)")
-    images = parser.parse_args().images
+    parser.add_argument(
+        "--crops", action="store_true", help="time the eight crops alone"
+    )
+    args = parser.parse_args()
+    images = args.images
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     warnings.filterwarnings("ignore")  # mmcv warns at every change of saturation
@@ -404,9 +456,13 @@ def main() -> None:
                 "of bccd_voc.tar.xz by MMSSL_BCCD."
             )
             return
-        rows, stage_rows = measure(folder)
+        rows, stage_rows = measure(folder, only="_crops" if args.crops else "")
+    if args.crops:  # the others stay as they were measured
+        before = plot.read("pipeline_cpu")
+        rows = [row for row in before if "_crops" not in row["arm"]] + rows
+    else:
+        common.write_rows("pipeline_stages_cpu", stage_rows)
     common.write_rows("pipeline_cpu", rows)
-    common.write_rows("pipeline_stages_cpu", stage_rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ ImageNet's bank of 1,281,167 features, 10,000 clusters and 16,384 negatives, in 
 ``interclr_fast`` with ``exact=False``. The parts are one forward and backward of the
 query encoder, one forward of the key encoder and the optimizer: no momentum update, no
 shuffle, no loss, no queue. ``moco_fast`` and ``parts_fast`` run as by
-``configs/_base_/runtime_fast.py`` on a CPU: channels_last and a fused optimizer. Run:
+``configs/_base_/runtime_fast.py`` on a CPU: channels_last and a fused optimizer. The
+arms of crops have six small ones of 32 and 96 pixels besides; by their convolutions
+alone they cost 1.50 and 1.83 (MoCo), 1.33 and 1.55 (SimSiam), 1.25 and 1.41 (BYOL)
+times the two views. Run:
 
     python benchmarks/step.py
     python benchmarks/step.py --places    # methods on places and objects, and bounds
@@ -35,6 +38,7 @@ DSC = {
     "DSC-KM": {"type": "CellClusters", "num_clusters": 64},
 }
 PATCHES = {96: 27, 224: 64}  # side of DetCo's patches by that of the image
+SMALL, CROPS = {96: 32, 224: 96}, 6  # side of small crops likewise, and their number
 
 PEER = {  # what mmpretrain says otherwise
     "head": {
@@ -97,6 +101,9 @@ RATIOS = (  # name, numerator, denominator
     ("detco_over_moco", "detco", "moco"),
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
+    ("moco_crops_over_moco", "moco_crops", "moco"),
+    ("simsiam_crops_over_simsiam", "simsiam_crops", "simsiam"),
+    ("byol_crops_over_byol", "byol_crops", "byol"),
     ("moco_over_parts", "moco", "parts"),
     ("moco_fast_over_parts_fast", "moco_fast", "parts_fast"),
     ("moco_over_moco_fast", "moco", "moco_fast"),
@@ -122,6 +129,10 @@ PLACES = {
 
 def config(kind: str, depth: int) -> dict:
     """The model of one arm."""
+    if kind.endswith("-crops"):
+        base = config(kind.removesuffix("-crops"), depth)
+        pairs = {"locals": CROPS, "targets": 1 if kind.startswith("MoCo") else 2}
+        return base | {"pairs": pairs, "grouping": "size"}
     channels = {18: 512, 50: 2048}[depth]
     model = {
         "type": kind,
@@ -272,9 +283,12 @@ def batches(batch_size: int, size: int) -> dict[str, dict]:
         "data_samples": [DataSample(metainfo={"sample_idx": i}) for i in numbers],
         "boxes": crops.expand(batch_size, -1, -1),
     }
+    shape = (CROPS, batch_size, 3, SMALL[size], SMALL[size])
+    small = torch.randint(256, shape, dtype=torch.uint8)
     return {
         "plain": plain,
         "patches": plain | {"inputs": [*images[:2], *patches]},
+        "crops": plain | {"inputs": [*images[:2], *small]},
         "three": plain | {"inputs": list(images)},
         "few": plain | {"objects": objects(batch_size, 10)},
         "many": plain | {"objects": objects(batch_size, 50)},
@@ -301,6 +315,9 @@ ARMS = {  # name: type of the model, and its batch
     "pixpro": ("PixPro", "plain"),
     "tkc": ("TKC", "plain"),
     "bgswaps": ("BGSwaps", "three"),
+    "moco_crops": ("MoCo-crops", "crops"),
+    "simsiam_crops": ("SimSiam-crops", "crops"),
+    "byol_crops": ("BYOL-crops", "crops"),
     "ccop": ("CCOP", "few"),
     "ccop_50": ("CCOP", "many"),
     "detco": ("DetCo", "patches"),

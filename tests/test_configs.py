@@ -251,6 +251,24 @@ def same(one, other, *names):
         assert one[key] == other[key], key
 
 
+@pytest.mark.parametrize("base", ["mocov2", "byol", "simsiam"])
+def test_small_crops_are_all_that_multi_crop_adds(base):
+    for kind, count in (("r18_demo", 2), ("r50_imagenet", 6)):
+        plain, cropped = (
+            load(f"{base}/{name}_{kind}.py") for name in (base, f"{base}_multicrop")
+        )
+        pairs = cropped.model.pop("pairs")
+        assert pairs.locals == count and cropped.model.pop("grouping") == "size"
+        if base == "byol":  # on the scale of two pairs that are summed
+            assert cropped.model.pop("reduce") == "mean"
+            assert cropped.model.pop("weights") == dict(instance=2)
+        assert cropped.model == plain.model
+        same(cropped, plain, "optim_wrapper", "param_scheduler", "train_cfg")
+        views = cropped.train_dataloader.dataset.pipeline[1].views
+        large, small = views[0][0], views[-1][0]
+        assert len(views) == 2 + count and large.scale[0] == small.scale[1]
+
+
 def test_co2_differs_from_moco_and_byol_by_the_term_alone():
     moco, co2 = load("mocov2/mocov2_r50_imagenet.py"), load("co2/co2_r50_imagenet.py")
     term = co2.model.pop("consistency")

@@ -16,6 +16,7 @@ weight_decay = 1e-6
 batch_size = 512  # per GPU
 crop_scale = (0.08, 1.0)
 jitter = (0.4, 0.4, 0.2, 0.1)
+three_recipes = True
 
 model = dict(
     **_base_.byol,
@@ -23,18 +24,3 @@ model = dict(
         **_base_.projector, **_base_.pooling, in_channels=_base_.backbone_channels
     ),
 )
-
-changes = [_base_.crop, _base_.color_jitter, _base_.gray]
-first = [*changes, dict(_base_.blur, prob=1.0), _base_.flip]
-second = [
-    *changes,
-    dict(_base_.blur, prob=0.1),
-    dict(type="RandomSolarize", threshold=128, prob=0.2),
-    _base_.flip,
-]
-train_pipeline = [
-    _base_.decoder,
-    dict(type="MakeViews", views=[first, second], augment_on=_base_.augment_on),
-    dict(type="PackViews"),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

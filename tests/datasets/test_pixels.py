@@ -87,15 +87,18 @@ BOXES = [
 ]
 
 
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("size", "box", "target"), BOXES)
-def test_crops_are_torchvisions(size, box, target):
-    crop = RandomResizedCrop(target)
+def test_crops_are_torchvisions(size, box, target, how):
+    crop = RandomResizedCrop(target, interpolation=how)
     d = []
     for seed in range(4):
         img = natural(seed, size)
         pil = Image.fromarray(img)
         height, width = target
-        reference = pil.crop(box).resize((width, height), Image.Resampling.BILINEAR)
+        reference = pil.crop(box).resize(
+            (width, height), getattr(Image.Resampling, how.upper())
+        )
         d.append(difference(crop.apply(img, box), reference))
         assert crop.apply(pil, box) == Image.fromarray(crop.apply(img, box))
     assert np.abs(d).max() <= 1

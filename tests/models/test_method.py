@@ -229,7 +229,10 @@ REFUSED = {
         "terms=['Consistency'] must be a list of configs with a type",
     ),
     "terms-untyped": (moco(dict(temperature=0.1)), "a list of configs with a type"),
-    "grouping": (moco(grouping="both"), "grouping='both' must be one of view, size."),
+    "grouping": (
+        moco(grouping="both"),
+        "grouping='both' must be one of view, size, joint.",
+    ),
     "reduce": (moco(reduce="max"), "reduce='max' must be one of mean, sum."),
     "pairs-empty": (moco(pairs=()), "pairs=() must name different pairs"),
     "pairs-same": (moco(pairs=((0, 0),)), "must name different pairs of two views"),

@@ -102,6 +102,7 @@ RANKED = [
     ("BYOL", ("Consistency", "Neighbours", "LocalContrast")),
     ("SimCLR", ("Consistency", "Dense", "CrossConsistency", "CrossUniformity")),
     ("MoCo v3", ()),
+    ("crops", ()),
 ]
 MOCO_V3 = method(
     "Method",
@@ -110,6 +111,7 @@ MOCO_V3 = method(
     compare=dict(type="BatchSoftmax", temperature=0.5),
     pairs=BOTH,
 )
+CROPS = method("BYOL", pairs=dict(locals=2, share=0.4), grouping="size")
 
 
 def _two_steps(base, names, rank, world_size):
@@ -118,13 +120,15 @@ def _two_steps(base, names, rank, world_size):
         config |= {"queue_len": 24} if "queue_len" in config else {}
         if "negatives" in config:  # those of the paper are drawn by every rank
             config["negatives"] = dict(type="HardNegatives", num=6)
-    whole_config = MOCO_V3 if base == "MoCo v3" else method(base, *chosen)
+    known = {"MoCo v3": MOCO_V3, "crops": CROPS}
+    whole_config = known.get(base) or method(base, *chosen)
     call = model = freeze_norms(double(build(whole_config)))
     if world_size > 1:
         call = torch.nn.parallel.DistributedDataParallel(model)
     optimizer, history = sgd(model), []
     for seed in range(2):
-        whole = views(12, seed, 32, dtype=torch.double)
+        whole = views(12, seed, 32, model.num_views, dtype=torch.double)
+        whole[2:] = [x[..., :24, :24] for x in whole[2:]]  # small crops
         inputs = [x.chunk(world_size)[rank] for x in whole]
         index = (torch.arange(12) + 12 * seed).chunk(world_size)[rank]
         history.append(train(call, inputs, optimizer, index))

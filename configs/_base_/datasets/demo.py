@@ -4,7 +4,7 @@
 for speed; the crops are larger, since the objects fill only a part of a scene.
 """
 
-_base_ = ["../default_runtime.py", "two_views.py"]
+_base_ = ["../default_runtime.py", "multi_crop.py"]
 
 data_root = "{{$DEMO_ROOT:data/demo}}/imagenet"
 batch_size = 64
@@ -12,12 +12,18 @@ num_workers = 1
 augment_on = "worker"
 image_size = 64
 crop_scale = (0.4, 1.0)
+local_size = 32
+local_scale = (0.05, 0.4)
+recipe_blur = False
 
-view = [_base_.crop, _base_.color_jitter, _base_.gray, _base_.flip]
-second_view = _base_.weak_view if _base_.weak_target else view
+usual = [_base_.crop, _base_.color_jitter, _base_.gray, _base_.flip]
+weak = _base_.weak_view if _base_.weak_target else usual
+alike = [usual, weak, [_base_.local_crop, *usual[1:]]]
+view, second_view, local_view = _base_.recipes if _base_.three_recipes else alike
+train_views = [view, second_view, *[local_view] * _base_.local_crops]
 train_pipeline = [
     _base_.decoder,
-    dict(type="MakeViews", views=[view, second_view], augment_on=_base_.augment_on),
+    dict(type="MakeViews", views=train_views, augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [

@@ -6,7 +6,7 @@ image below `train/` and no labels; kNN takes its labels from the class folders
 `--cfg-options default_hooks.knn=None`. 8 GPUs make the paper's batch of 256.
 """
 
-_base_ = ["../runtime_fast.py", "two_views.py"]
+_base_ = ["../runtime_fast.py", "multi_crop.py"]
 
 data_root = "{{$IMAGENET_ROOT:data/imagenet}}"
 train_folder = "train"
@@ -14,11 +14,14 @@ storage = "ImageFolder"  # or "ImageShards", by tools/make_shards.py, for train 
 on_unreadable = "raise"  # or "skip": another image takes its place, counted and listed
 
 train_root = data_root + "/" + train_folder
-view = [_base_.crop, _base_.color_jitter, _base_.gray, _base_.blur, _base_.flip]
-second_view = _base_.weak_view if _base_.weak_target else view
+usual = [_base_.crop, _base_.color_jitter, _base_.gray, _base_.blur, _base_.flip]
+weak = _base_.weak_view if _base_.weak_target else usual
+alike = [usual, weak, [_base_.local_crop, *usual[1:]]]
+view, second_view, local_view = _base_.recipes if _base_.three_recipes else alike
+train_views = [view, second_view, *[local_view] * _base_.local_crops]
 train_pipeline = [
     _base_.decoder,
-    dict(type="MakeViews", views=[view, second_view], augment_on=_base_.augment_on),
+    dict(type="MakeViews", views=train_views, augment_on=_base_.augment_on),
     dict(type="PackViews"),
 ]
 eval_pipeline = [

@@ -8,6 +8,7 @@ num_workers = 8
 augment_on = "device"  # only decode and crop on the loader's CPU cores; "worker": all
 image_size = 224
 crop_scale = (0.2, 1.0)  # share of the image's area
+interpolation = "bilinear"  # of the crops, or "bicubic"
 weak_target = False  # True: the second view is cropped and mirrored alone
 jitter = (0.4, 0.4, 0.4, 0.1)  # of brightness, contrast, saturation, hue
 bands = None  # None: 8-bit RGB; 5: images of five bands; [3, 2, 1]: these, from 0
@@ -21,7 +22,8 @@ bands_in = (  # of a backbone
     dict(in_channels=bands if isinstance(bands, int) else len(bands)) if read_as else {}
 )
 
-crop = dict(type="RandomResizedCrop", size=image_size, scale=crop_scale)
+resize = {} if interpolation == "bilinear" else dict(interpolation=interpolation)
+crop = dict(type="RandomResizedCrop", size=image_size, scale=crop_scale, **resize)
 color_jitter = dict(
     type="ColorJitter",
     brightness=jitter[0],

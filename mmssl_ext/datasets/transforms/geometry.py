@@ -17,6 +17,7 @@ from .random import (
     AnyImage,
     RandomSwitch,
     RandomTransform,
+    check_choice,
     check_range,
     check_size,
     image_size,
@@ -30,22 +31,26 @@ Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 _MAX_ASPECT = 20
 
 
-def resize(img: AnyImage, size: tuple[int, int], box: Box) -> AnyImage:
-    """Cut ``box`` and resize it to (height, width); bilinear with antialiasing.
+def resize(
+    img: AnyImage, size: tuple[int, int], box: Box, interpolation: str = "bilinear"
+) -> AnyImage:
+    """Cut ``box`` and resize it to (height, width), with antialiasing.
 
     Cut first, as torchvision does: else the filter would also read the pixels beyond
     the edges. The pixels are PIL's up to 1.
     """
-    return on_array(img, _resize, size, box)
+    return on_array(img, _resize, size, box, interpolation)
 
 
-def _resize(img: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
+def _resize(
+    img: np.ndarray, size: tuple[int, int], box: Box, interpolation: str
+) -> np.ndarray:
     left, upper, right, lower = box
     crop = np.ascontiguousarray(img[upper:lower, left:right])
     # The batch axis comes before the permutation: torch has to recognise channels_last
     # by the strides, or it copies to planes and back.
     batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)  # 1 x C x h x w
-    batch = F.interpolate(batch, size, mode="bilinear", antialias=True)
+    batch = F.interpolate(batch, size, mode=interpolation, antialias=True)
     return np.ascontiguousarray(batch[0].permute(1, 2, 0).numpy())
 
 
@@ -62,12 +67,13 @@ class RandomResizedCrop(RandomTransform):
     The crop is drawn as in Szegedy et al. (arXiv 1409.4842, section 6), with
     torchvision's conventions: the area is uniform in ``scale``, the logarithm of the
     aspect ratio uniform in ``ratio``; after ten draws that do not fit, the largest
-    central crop within ``ratio``. Bilinear with antialiasing.
+    central crop within ``ratio``. Resized with antialiasing.
 
     Args:
         size: Output side, or (height, width), in pixels.
         scale: Range of the crop's area as a fraction of the image's.
         ratio: Range of width / height of the crop.
+        interpolation: ``"bilinear"`` or ``"bicubic"``.
     """
 
     keeps_box = True
@@ -77,7 +83,11 @@ class RandomResizedCrop(RandomTransform):
         size: int | Sequence[int],
         scale: Sequence[float] = (0.2, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
+        interpolation: str = "bilinear",
     ) -> None:
+        name = "RandomResizedCrop: interpolation"
+        check_choice(name, interpolation, "bilinear", "bicubic")
+        self.interpolation = interpolation
         self.size = check_size("RandomResizedCrop", size)
         self.scale = check_range("RandomResizedCrop", "scale", scale, 1e-6, 1)
         self.ratio = check_range("RandomResizedCrop", "ratio", ratio, 1e-3, 1e3)
@@ -105,7 +115,7 @@ class RandomResizedCrop(RandomTransform):
 
     def apply(self, img: AnyImage, params: Box) -> AnyImage:
         """Cut and resize."""
-        return resize(img, self.size, params)
+        return resize(img, self.size, params, self.interpolation)
 
     def locate(self, params: Box, size: tuple[int, int]) -> ViewBox:
         """Return the crop."""

@@ -7,6 +7,7 @@ from .byol import BYOL
 from .ccop import CCOP
 from .cmsf import CMSF
 from .co2 import CO2
+from .crops import Crops
 from .densecl import DenseCL
 from .densesiam import DenseSiam
 from .detco import DetCo
@@ -37,6 +38,7 @@ __all__ = [
     "MSF",
     "TKC",
     "BGSwaps",
+    "Crops",
     "DenseCL",
     "DenseSiam",
     "DetCo",

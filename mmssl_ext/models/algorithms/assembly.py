@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 from mmengine.model import ModuleDict
-from mmpretrain.models import GlobalAveragePooling
 from torch import Tensor, nn
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.fit import map_channels
 from mmssl_ext.old_names import rename_0_1
 
 from ..comparisons import Comparison
@@ -21,15 +19,15 @@ from ..part import (
     Features,
     Part,
     build_part,
-    in_features,
     one_of,
-    out_features,
 )
 from ..schedules import Schedule, schedule
 from ..targets import Target
 from ..terms.base import Term, build_term
 from .base import SSLAlgorithm
-from .choices import by_name, configs, read_pairs
+from .choices import by_name, configs, embedding_size, read_pairs
+from .crops import Crops
+from .grouping import read_grouping
 from .inspection import inspect_shares, inspect_terms
 
 
@@ -46,9 +44,11 @@ class Assembly(SSLAlgorithm):
         weights: Of the losses by name: a number, or a
             :class:`~mmssl_ext.models.schedules.Schedule`.
         pairs: Which views meet: (query, target) by number, ``((0, 1),)`` in one
-            direction, ``((0, 1), (1, 0))`` in both.
+            direction, ``((0, 1), (1, 0))`` in both; or how many crops there are,
+            ``dict(locals=6)``, see :class:`~mmssl_ext.models.algorithms.Crops`.
         grouping: ``view``: each view goes through the network alone, with BatchNorm
-            statistics of its own; ``size``: views of one size go together.
+            statistics of its own; ``size``: views of one size go together; ``joint``:
+            they do so through the backbone, and all together through the projector.
         reduce: ``mean`` or ``sum`` of the losses of the pairs.
         bn_splits: Protect targets against the leak of BatchNorm: groups of the batch
             with statistics of their own when training runs on one device; 1 leaves
@@ -64,6 +64,7 @@ class Assembly(SSLAlgorithm):
         target: The target.
         weights: Schedules by the name of the loss.
         pairs: (query view, target view).
+        crops: What ``pairs`` follow from, or None.
         dim: Size D of the embedding.
         channels: Of the backbone's last map, None where it does not say.
         extra_views: What the target network encodes besides target views.
@@ -89,7 +90,7 @@ class Assembly(SSLAlgorithm):
         compare: dict,
         terms: Sequence[dict] = (),
         weights: Mapping[str, Any] | None = None,
-        pairs: Sequence[Sequence[int]] = ((0, 1),),
+        pairs: Any = ((0, 1),),
         grouping: str = "view",
         reduce: str = "mean",
         bn_splits: int | None = None,
@@ -99,9 +100,11 @@ class Assembly(SSLAlgorithm):
     ) -> None:
         super().__init__(backbone, neck, None, data_preprocessor, init_cfg)
         self.target = build_part("target", target, Target)
-        self.pairs = read_pairs(pairs, self.target.takes_own_view)
+        self.crops = Crops.read(pairs) if isinstance(pairs, Mapping) else None
+        own = self.target.takes_own_view
+        self.pairs = self.crops.pairs if self.crops else read_pairs(pairs, own)
         self.num_views = max(self.num_views, 1 + max(map(max, self.pairs)))
-        self.grouping = one_of("grouping", grouping, ("view", "size"))
+        self.grouping = read_grouping(grouping, self.plain_views)
         self.reduce = one_of("reduce", reduce, ("mean", "sum"))
         self.channels: int | None = getattr(self.backbone, "feat_dim", None)
         self.dim = self.check_sizes(feat_dim)
@@ -209,7 +212,9 @@ class Assembly(SSLAlgorithm):
         return [term for name, term in self.terms.items() if counts(name, term)]
 
     def over_pairs(self, losses: Sequence[Tensor]) -> Tensor:
-        """Sum or mean of the losses of the pairs, as the method says."""
+        """Sum or mean of the losses of the pairs, as the method and their share say."""
+        if self.crops and (shares := self.crops.weights):
+            losses = [len(shares) * w * x for w, x in zip(shares, losses, strict=True)]
         total = sum(losses[1:], losses[0])
         return total / len(losses) if self.reduce == "mean" else total
 
@@ -313,30 +318,15 @@ class Assembly(SSLAlgorithm):
         found = inspect_terms(self, inputs, objects) or inspect_shares(self, inputs)
         return found or super().inspect(inputs)
 
-    def check_sizes(self, feat_dim: int | None = None) -> int:
-        """Compare the projector with the backbone; returns the embedding's size D.
+    def check_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Refuse views that are no images, or small crops where large ones belong."""
+        super().check_shapes(shapes)
+        if self.crops:
+            self.crops.check(shapes)
 
-        Raises:
-            ValueError: Their sizes differ, or D is not known; the message says what to
-                set.
-        """
-        taken, size = in_features(self.neck), out_features(self.neck)
-        if size is None and isinstance(self.neck, GlobalAveragePooling):
-            self.channels = self.channels or map_channels(self.backbone) or feat_dim
-            size = self.channels
-        if size and feat_dim and size != feat_dim:
-            raise UserValueError(
-                f"The neck returns {size} features but feat_dim is {feat_dim}; leave "
-                "feat_dim out."
-            )
-        if taken and self.channels and taken != self.channels:
-            raise UserValueError(
-                f"The backbone returns {self.channels} channels but the neck takes "
-                f"{taken}; set neck.in_channels to {self.channels}."
-            )
-        if not (size or feat_dim):
-            raise UserValueError(
-                f"How many features a {type(self.neck).__name__} returns is not known; "
-                "set feat_dim."
-            )
-        return size or feat_dim or 0
+    def check_sizes(self, feat_dim: int | None = None) -> int:
+        """Compare the projector with the backbone; returns the embedding's size D."""
+        self.channels, dim = embedding_size(
+            self.neck, self.backbone, self.channels, feat_dim
+        )
+        return dim

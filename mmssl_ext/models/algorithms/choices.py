@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from mmpretrain.models import GlobalAveragePooling
+from torch import Tensor, nn
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.fit import map_channels
 
 from ..comparisons import Comparison
+from ..part import in_features, out_features
 
 
 def read_pairs(
@@ -33,7 +36,8 @@ def read_pairs(
     if not sound or len(set(found)) < len(found):
         raise UserValueError(
             f"pairs={pairs!r} must name different pairs of two views by number, "
-            "((0, 1),) for one direction or ((0, 1), (1, 0)) for both."
+            "((0, 1),) for one direction or ((0, 1), (1, 0)) for both, or count crops, "
+            "dict(locals=6)."
         )
     return found
 
@@ -84,3 +88,42 @@ def check_scalars(losses: Mapping[str, Any]) -> None:
                 f"The loss {name} must be a scalar tensor of floats, not {found}; "
                 "return the mean over the images."
             )
+
+
+def embedding_size(
+    neck: nn.Module, backbone: Any, channels: int | None, feat_dim: int | None
+) -> tuple[int | None, int]:
+    """Compare the projector with the backbone.
+
+    Args:
+        neck: The projector.
+        backbone: The backbone.
+        channels: Of its last map, None where it does not say.
+        feat_dim: Size D of the embedding, None where it follows from the projector.
+
+    Returns:
+        The channels where they are known by now, and D.
+
+    Raises:
+        ValueError: Their sizes differ, or D is not known; the message says what to set.
+    """
+    taken, size = in_features(neck), out_features(neck)
+    if size is None and isinstance(neck, GlobalAveragePooling):
+        channels = channels or map_channels(backbone) or feat_dim
+        size = channels
+    if size and feat_dim and size != feat_dim:
+        raise UserValueError(
+            f"The neck returns {size} features but feat_dim is {feat_dim}; leave "
+            "feat_dim out."
+        )
+    if taken and channels and taken != channels:
+        raise UserValueError(
+            f"The backbone returns {channels} channels but the neck takes {taken}; set "
+            f"neck.in_channels to {channels}."
+        )
+    if not (size or feat_dim):
+        raise UserValueError(
+            f"How many features a {type(neck).__name__} returns is not known; set "
+            "feat_dim."
+        )
+    return channels, size or feat_dim or 0

@@ -27,6 +27,7 @@ from ..targets.base import View
 from ..terms import Term
 from .assembly import Assembly
 from .choices import check_scalars, named_losses
+from .grouping import encode_groups, groups_of
 
 
 @dataclass(frozen=True)
@@ -148,22 +149,19 @@ class Method(Assembly):
     def encode_all(
         self, encoder: Any, views: Mapping[int, View], terms: Iterable[Term] = ()
     ) -> dict[int, Features]:
-        """Features of views by number, one by one or those of one size together.
+        """Features of views by number, as the ``grouping`` says.
 
         Args:
             encoder: What has the ``parts`` as attributes: the method or its target.
             views: N x 3 x H x W each.
             terms: That look at each view besides.
         """
-        groups: dict[Any, list[int]] = {}
-        for v, view in views.items():
-            alone = self.grouping == "view" or not isinstance(view, Tensor)
-            groups.setdefault(v if alone else tuple(view.shape[2:]), []).append(v)
+        groups = groups_of(views, self.grouping)
+        images = [[self.prepare(views[v]) for v in members] for members in groups]
+        batches = [some[0] if len(some) == 1 else torch.cat(some) for some in images]
         found: dict[int, Features] = {}
-        for members in groups.values():
-            some = [self.prepare(views[v]) for v in members]
-            view = some[0] if len(some) == 1 else torch.cat(some)
-            features = self.encode(encoder, view)
+        encoded = encode_groups(self, encoder, batches)
+        for members, some, features in zip(groups, images, encoded, strict=True):
             shares = {name: x.chunk(len(some)) for name, x in features.items()}
             for i, v in enumerate(members):
                 found[v] = {name: share[i] for name, share in shares.items()}
@@ -174,7 +172,10 @@ class Method(Assembly):
     def encode(self, encoder: Any, view: View) -> Features:
         """Features of a view: ``projection``, N x D, and those of the terms."""
         maps = encoder.backbone(view)
-        outputs = encoder.neck(maps[-1:])
+        return self.complete(encoder, maps, encoder.neck(maps[-1:]))
+
+    def complete(self, encoder: Any, maps: Any, outputs: Any) -> Features:
+        """Features from the outputs of backbone and neck."""
         features = {"projection": outputs[0]}
         for term in self.terms.values():
             features |= term.features(encoder, maps, outputs)

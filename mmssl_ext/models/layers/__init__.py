@@ -1,6 +1,11 @@
 """Layers shared by the algorithms."""
 
-from .batch_norm import SplitBatchNorm, protect_batch_norm, split_batch_norm
+from .batch_norm import (
+    SplitBatchNorm,
+    protect_batch_norm,
+    split_batch_norm,
+    without_statistics,
+)
 from .dropout import without_dropout
 from .exchange import (
     Exchange,
@@ -47,4 +52,5 @@ __all__ = [
     "unshuffle_batch",
     "warp",
     "without_dropout",
+    "without_statistics",
 ]

@@ -7,8 +7,9 @@ groups of one batch (SplitBatchNorm, as in the official CIFAR-10 demo) where the
 one.
 """
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +60,24 @@ def protect_batch_norm(parts: Mapping[str, nn.Module], num_splits: int) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def without_statistics(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Let the BatchNorm of ``parts`` leave its running statistics as they are.
+
+    In training it normalises by those of the batch all the same.
+    """
+    every = (m for part in parts for m in part.modules())
+    norms = [m for m in every if isinstance(m, compat.BatchNorm)]
+    before = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, tracked in zip(norms, before, strict=True):
+            norm.track_running_stats = tracked
+
+
 @MODELS.register_module()
 class SplitBatchNorm(compat.BatchNorm):
     """BatchNorm whose training statistics come from groups of the batch.
@@ -98,9 +117,10 @@ class SplitBatchNorm(compat.BatchNorm):
         splits = min(self.num_splits, len(x) // 2)
         if not self.training or splits < 2:
             return super().forward(x)
-        if self.num_batches_tracked is not None:
+        kept = (self.running_mean, self.running_var) if self.track_running_stats else ()
+        if kept and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        tracked = [s for s in (self.running_mean, self.running_var) if s is not None]
+        tracked = [s for s in kept if s is not None]
         running = [s.repeat(splits, 1) for s in tracked]  # S x C each
         flat = [statistic.view(-1) for statistic in running]
         if len(x) % splits:  # unequal groups: one call for each
