@@ -39,6 +39,7 @@ METHODS = (
     *("unmix_mocov2", "unmix_byol", "msf", "cmsf-2q", "cmsf-km", "ifnd", "tkc"),
     *("pixpro", "pixcontrast", "lcloss_mocov2", "lcloss_byol", "lcloss_simsiam"),
     *("densesiam", "dsc-pm", "dsc-km", "bgswaps", "ccop", "propos"),
+    *("swav", "mira", "dino", "scfs"),
 )
 COLUMNS = (
     *("method", "transfer", "seed", "metric", "value", "recipe", "source_recipe"),

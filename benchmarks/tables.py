@@ -147,6 +147,10 @@ METHODS = {
     "bgswaps": "BG-Aug, swapped backgrounds",
     "ccop": "CCOP",
     "propos": "ProPos",
+    "swav": "SwAV",
+    "mira": "MIRA",
+    "dino": "DINO",
+    "scfs": "SCFS",
 }
 WITH_TERMS = METHODS | {"byol-co2": "BYOL with CO2's term"}
 DEMO_METRICS = {

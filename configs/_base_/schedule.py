@@ -18,6 +18,7 @@ lars = False  # True: LARS; False: SGD
 lr_warmup = 0  # epochs
 lr_warmup_start = 1e-4  # share of the rate at first
 lr_warmup_unit = "iteration"  # or "epoch": how often the rate rises
+lr_end = 0  # share of the rate at last
 uses_adamw = bool(_base_.net.adamw)
 adamw_lr = _base_.net.adamw[0] * lr_batch / 256 if uses_adamw else None
 adamw_decay = _base_.net.adamw[1] if uses_adamw else None
@@ -58,6 +59,7 @@ cosine = dict(
     T_max=max_epochs - warmup,
     by_epoch=True,
     end=max_epochs,
+    **(dict(eta_min_ratio=lr_end) if lr_end else {}),
 )
 unit = dict(convert_to_iter_based=True) if lr_warmup_unit == "iteration" else {}
 param_scheduler = (

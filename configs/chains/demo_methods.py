@@ -46,11 +46,13 @@ pretrain = (
         },
     )
 )
+encoder = "key" if method in ("dino", "scfs") else "query"  # their teachers
 sources = {"_delete_": True, method: None if method == "random" else "pretrain"}
 seeds = (number,)
 transfers = dict(
-    knn=dict(options={"model.backbone.strides": strides}),
-    linear=dict(options={"model.backbone.strides": strides}),
+    knn=dict(options={"model.backbone.strides": strides, "encoder": encoder}),
+    linear=dict(options={"model.backbone.strides": strides, "encoder": encoder}),
     coco=None,  # switched off
-    **(dict(voc=None, cityscapes=None) if few else {}),
+    voc=None if few else dict(options=dict(encoder=encoder)),
+    cityscapes=None if few else dict(options=dict(encoder=encoder)),
 )

@@ -44,6 +44,8 @@ _SGD = (
     ("weight_decay", 1e-4),
     ("crop_scale", (0.2, 1.0)),
 )
+_TWO = (*_SGD, ("local_crops", 0))
+_ALONE = (*_TWO, ("queue_len", 0))
 
 METHODS = {
     "mocov2": Recipe("MoCo v2", "mocov2/mocov2_r50_imagenet.py", queue=True),
@@ -78,6 +80,10 @@ METHODS = {
     ),
     "msf": Recipe("MSF", "msf/msf_r50_imagenet.py", 0.05, bank=True),
     "cmsf": Recipe("CMSF", "cmsf/cmsf-2q_r50_imagenet.py", 0.05, bank=True),
+    "swav": Recipe("SwAV", "swav/swav_r50_imagenet.py", 0.06, options=_ALONE),
+    "dino": Recipe("DINO", "dino/dino_r50_imagenet.py", 0.06, 4, options=_TWO),
+    "scfs": Recipe("SCFS", "scfs/scfs_r50_imagenet.py", 0.06, 4, options=_TWO),
+    "mira": Recipe("MIRA", "mira/mira_r50_imagenet.py", 0.06, options=_TWO),
     "simsiam": Recipe("SimSiam", "simsiam/simsiam_r50_imagenet.py", 0.05, 4),
     "densesiam": Recipe("DenseSiam", "densesiam/densesiam_r50_imagenet.py", 0.05, 4),
     "regioncls": Recipe("RegionCL-S", "regioncl/regioncls_r50_imagenet.py", 0.05, 5),

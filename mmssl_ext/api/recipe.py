@@ -128,6 +128,15 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
         epochs = plan.value("max_epochs")
         yield "warmup_epochs", epochs // 10, "of MoCo alone, a tenth"
         yield "interval", max(1, epochs // 40), "epochs between two clusterings"
+    if method in ("swav", "mira"):
+        number = min(3000, max(16, plan.images // 32))
+        yield "num_prototypes", number, "one for 32 images"
+    if method in ("dino", "scfs"):
+        sizes = (20_000, 1024), (50_000, 2048), (100_000, 4096), (200_000, 16384)
+        number = next((k for most, k in sizes if plan.images < most), 65536)
+        yield "num_prototypes", number, "as suits so many images"
+        if steps < _SHORT:
+            yield "momentum", 0.99, "a teacher of 0.996 would hardly move at first"
     if method == "tkc":
         interval = max(1, plan.value("max_epochs") // 20)
         yield "interval", interval, "a twentieth of the epochs between two teachers"

@@ -42,6 +42,16 @@ def lerp(to: list[Tensor], towards: list[Tensor], weight: float) -> None:
     torch._foreach_lerp_(to, towards, weight)
 
 
+def clip_norms(tensors: list[Tensor], most: float) -> None:
+    """Scale tensors in place, each that is longer than ``most`` down to it."""
+    import torch
+
+    factors = [
+        (most / (norm + 1e-6)).clamp(max=1) for norm in torch._foreach_norm(tensors)
+    ]
+    torch._foreach_mul_(tensors, factors)
+
+
 def compile_training(module: nn.Module, options: dict) -> None:
     """Compile a module in place for its training mode; its state dict stays."""
     module.compile(**options)

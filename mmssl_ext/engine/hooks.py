@@ -17,12 +17,14 @@ from .monitor.runtime_info import DeferredRuntimeInfoHook
 from .resilience.guard import NonFiniteGuardHook
 from .resilience.preemption_hook import PreemptionHook
 from .resilience.unreadable import UnreadableImagesHook
+from .training.clip import ClipEachHook
 from .training.fixed_rate import FixedRateHook
 from .training.method import MethodHook
 from .weights.hook import LoadedWeightsHook
 
 __all__ = [
     "AugmentationSeedHook",
+    "ClipEachHook",
     "CollapseMonitorHook",
     "DeferredRuntimeInfoHook",
     "ExactResumeHook",

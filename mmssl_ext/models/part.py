@@ -14,6 +14,7 @@ from mmssl_ext.registry import MODELS
 
 if TYPE_CHECKING:
     from .algorithms.method import Method, Step
+    from .memory.clock import Clock
     from .schedules import Schedule
 
 Features = dict[str, Tensor]  # by name, the batch in the first dimension
@@ -36,6 +37,14 @@ class Part(BaseModule):
         Raises:
             ValueError: It cannot work with them; the message says why.
         """
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Trained modules that the target needs a copy of, by a name of their own."""
+        return {}
+
+    def frozen(self, iteration: int, clock: Clock) -> list[Tensor]:
+        """Parameters that the optimizer must leave alone in an iteration."""
+        return []
 
     def collect(self, method: Method, step: Step) -> Features:
         """What is to be remembered of a step, N rows each; constant."""

@@ -13,7 +13,7 @@ from .memory.clock import Clock
 from .part import is_number
 
 _KINDS = ("constant", "step", "linear", "cosine")
-_UNITS = ("iteration", "epoch")
+_UNITS = ("iteration", "epoch", "training")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Schedule:
         start: First value.
         end: Last value.
         until: When it reaches ``end``; None is the end of the training.
-        unit: Of ``until``: ``iteration`` or ``epoch``.
+        unit: Of ``until``: ``iteration``, ``epoch``, or ``training`` for a share of it.
         name: The key in the config, for messages.
     """
 
@@ -63,12 +63,13 @@ class Schedule:
 
     def _length(self, clock: Clock) -> float:
         """Iterations until the end."""
-        known = clock.total if self.until is None else clock.epoch_length
+        whole = self.until is None or self.unit == "training"
+        known = clock.total if whole else clock.epoch_length
         unit = self.until if self.until is not None else 1
         if self.unit == "iteration" and self.until is not None:
             return self.until
         if known is None:
-            what = "the training" if self.until is None else "an epoch"
+            what = "the training" if whole else "an epoch"
             raise UserValueError(
                 f"{self.name} depends on how many iterations {what} has; train by "
                 "mmssl_ext.SSLRunner, add dict(type='MethodHook') to custom_hooks, or "
@@ -84,7 +85,8 @@ class Schedule:
     @property
     def follows_length(self) -> bool:
         """Whether the length of the training changes its values."""
-        return self.until is None and self.start != self.end
+        whole = self.until is None or self.unit == "training"
+        return whole and self.start != self.end
 
     def complement(self) -> Schedule:
         """What is missing to 1."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mmssl_ext.code_verdict import ALIKE_ABOVE, USED_BELOW
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -77,6 +79,30 @@ HEALTH = (
         "(arXiv 2005.10242); the more negative, the more evenly spread.",
         "falling, to -2 or -4 in a long training; towards 0 means collapse",
         ymin=None,
+    ),
+    Panel(
+        "health/prototypes_used",
+        "Prototypes used",
+        "Share of the prototypes, or of as many as images were assigned since the line "
+        "before, that are the first choice of an image.",
+        f"high; an alarm below {USED_BELOW:g}, where few take all images",
+        marks=((1.0, "all"), (USED_BELOW, "alarm")),
+    ),
+    Panel(
+        "health/code_entropy",
+        "Entropy of the codes",
+        "Mean entropy of the assignment of an image, of that of equal shares for all "
+        "prototypes: 0 when an image has one prototype, 1 when all are alike to it.",
+        f"falling; an alarm above {ALIKE_ABOVE:g}, where the assignments say nothing",
+        marks=((1.0, "all alike"),),
+    ),
+    Panel(
+        "health/mean_code_entropy",
+        "Entropy of the mean code",
+        "Entropy of the mean assignment: 1 when the prototypes are used alike, 0 when "
+        "all images have the same one.",
+        "near 1",
+        marks=((1.0, "even"),),
     ),
 )
 

@@ -9,6 +9,7 @@ from mmengine.logging import MessageHub
 from torch.nn.functional import normalize
 
 from mmssl_ext.engine.monitor.collapse import CollapseMonitorHook
+from mmssl_ext.models.memory import CodeUsage
 from tests.harness import config, log_rows, log_text, make_runner, write_images
 
 K, D, N = 64, 16, 32
@@ -18,10 +19,10 @@ class Log(list):
     info = warning = list.append
 
 
-def run(hook, embed, losses=(), start=0, queue=None):
+def run(hook, embed, losses=(), start=0, queue=None, losing=None):
     """Feed a hook with ``embed(i)``; returns the log lines and the message hub."""
     queue = normalize(torch.randn(K, D), dim=1) if queue is None else queue
-    model = SimpleNamespace(negatives=queue)
+    model = SimpleNamespace(negatives=queue, losing=losing or {})
     hub = MessageHub(f"collapse{id(hook)}")
     runner = SimpleNamespace(
         model=model, iter=start, epoch=0, world_size=1, logger=Log(), message_hub=hub
@@ -119,3 +120,60 @@ def test_figures_join_the_training_log(tmp_path):
     for row in rows:
         assert all(math.isfinite(row[f"health/{name}"]) for name in names)
     assert "With 64 keys in the queue" in log_text(runner)
+
+
+# Prototypes
+
+
+class Part(torch.nn.Module):
+    def __init__(self, prototypes):
+        super().__init__()
+        self.usage = CodeUsage(prototypes)
+
+
+def watch(codes, checks=8, prototypes=50):
+    """Log lines and figures of a healthy network with these codes in every step."""
+    hook, part = CollapseMonitorHook(interval=5), Part(prototypes)
+
+    def embed(i):
+        part.usage.add(codes(i))
+        return spread(i)
+
+    return run(hook, embed, [2.0] * 5 * checks, losing={"compare": part})
+
+
+def chosen(*prototypes):
+    return lambda i: torch.eye(50)[[p % 50 for p in prototypes for _ in range(8)]]
+
+
+def test_used_prototypes_raise_no_alarm():
+    log, hub = watch(lambda i: torch.eye(50)[torch.arange(8 * i, 8 * i + 8) % 50])
+    assert len(log) == 3 and "Prototypes in epoch 1: used " in log[2]
+    figures = {
+        name: hub.get_scalar(f"train/health/{name}").current()
+        for name in ("prototypes_used", "code_entropy", "mean_code_entropy")
+    }
+    assert figures["prototypes_used"] == 1 and figures["code_entropy"] == 0
+    assert 0.9 < figures["mean_code_entropy"] < 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "sentence"),
+    [
+        (chosen(3, 7), "4.0% of the prototypes are used: nearly all images are"),
+        (lambda i: torch.full((8, 50), 0.02), "The prototypes have collapsed: all are"),
+    ],
+)
+def test_collapsed_prototypes_are_one_alarm_when_it_stays(codes, sentence):
+    log, _ = watch(codes)
+    alarms = [line for line in log if sentence in line]
+    assert len(alarms) == 1 and "4 checks up to iteration 20." in alarms[0]
+    assert "frozen_epochs" in alarms[0]
+    log, _ = watch(codes, checks=3)
+    assert not [line for line in log if sentence in line]
+
+
+def test_few_codes_cannot_use_many_prototypes():
+    usage = CodeUsage(1000)
+    usage.add(torch.eye(1000)[:20])
+    assert usage.read()["prototypes_used"] == 1

@@ -16,14 +16,16 @@ SHIFTING_ALGORITHMS = ("MSF", "CMSF")
 ALGORITHMS = (
     *(*QUEUE_ALGORITHMS, "SimSiam", "RegionCLS", "BYOL", "SimCLR"),
     *SHIFTING_ALGORITHMS,
-    *("PixPro", "DenseSiam", "ProPos"),
+    *("PixPro", "DenseSiam", "ProPos", "SwAV", "MIRA", "DINO", "SCFS"),
 )
 MOMENTUM_ALGORITHMS = (
     *(*QUEUE_ALGORITHMS, "BYOL", *SHIFTING_ALGORITHMS, "PixPro", "ProPos"),
+    *("MIRA", "DINO", "SCFS"),
 )
 NOT_DRAWN = (
     *("MoCo", "CO2", "InterCLR", "MoCHi", "IFND", "TKC", "BGSwaps"),
     *("SimSiam", "BYOL", "SimCLR", "CMSF", "ProPos"),
+    *("SwAV", "MIRA", "DINO", "SCFS"),
 )
 CELL_ALGORITHMS = (
     *("DenseCL", "RegionCLM", "RegionCLD", "RegionCLS"),
@@ -39,6 +41,8 @@ BACKBONE = dict(
 )
 DENSE_NECK = dict(type="DenseCLNeck", in_channels=64, hid_channels=64, out_channels=16)
 CONV_NECK = dict(type="ConvProjector", in_channels=64, hid_channels=32, out_channels=16)
+GELU_NECK = dict(type="GELUNeck", in_channels=64, hid_channels=32, out_channels=16)
+SEARCH = dict(out_channels=12, mid_channels=8, hid_channels=16)
 TEMPORAL = dict(interval=3, by_epoch=False, ramp=0, hidden=24)
 REGION = dict(cells=(1, 1), stride=32)
 
@@ -56,6 +60,7 @@ def _mlp(in_channels, hid_channels, **changes):
     )
 
 
+PLAIN_NECK = _mlp(64, 32, with_bias=True, with_last_bn=False, with_last_bias=True)
 PREDICTOR = _mlp(*(32, 8), with_avg_pool=False, with_last_bn=False, with_last_bias=True)
 
 
@@ -72,12 +77,20 @@ def model_config(type_="CO2", **changes) -> dict:
             momentum=0.9,
             bn_splits=1,
         )
+    elif type_ in ("DINO", "SCFS"):
+        config |= dict(neck=GELU_NECK, num_prototypes=24, momentum=0.9)
     else:
         config["neck"] = _mlp(64, 32, with_last_bn_affine=False)
-        if type_ not in ("SimCLR", "PixPro"):
+        if type_ in ("SwAV", "MIRA"):
+            config |= dict(neck=PLAIN_NECK, num_prototypes=12)
+        elif type_ not in ("SimCLR", "PixPro"):
             config["predictor"] = PREDICTOR
-    if type_ in ("BYOL", *SHIFTING_ALGORITHMS, "PixPro", "ProPos"):
+    if type_ in ("BYOL", *SHIFTING_ALGORITHMS, "PixPro", "ProPos", "MIRA"):
         config["momentum"] = 0.9
+    if type_ == "SwAV":
+        config |= dict(queue_len=64, queue_start=0)
+    if type_ == "MIRA":
+        config["beta"] = 2 / 3
     if type_ == "DenseSiam":
         config["pixel"] = dict(num_layers=2, num_points=3)
         config["region"] = dict(num_regions=4, hid_channels=16, num_points=3)
@@ -120,6 +133,9 @@ def model_config(type_="CO2", **changes) -> dict:
             negatives=dict(type="SemiHardNegatives", num=12, pool=0.5),
             inter_head=dict(temperature=0.2, margin=-0.5),
         )
+    if type_ == "SCFS":
+        config["backbone"] = BACKBONE | dict(out_indices=(1, 2, 3))
+        config["search"] = SEARCH
     if type_ == "IFND":
         config["false_negatives"] = dict(levels=(3, 7), rate=0.5, warmup=0, interval=1)
     if type_ == "ProPos":

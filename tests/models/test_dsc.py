@@ -12,10 +12,10 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from mmssl_ext.models.losses import (
-    balanced_codes,
     class_contrast,
     neighbour_cells,
     several_positives,
+    sinkhorn,
 )
 from tests.distributed import run_ranks
 
@@ -119,23 +119,21 @@ def test_single_cells_of_a_class_count_nothing():
 
 
 def test_codes_by_hand():
-    codes = balanced_codes(rows((1, 0), (0.8, 0.2), (0.3, 0.9)), 0.5)
+    codes = sinkhorn(rows((1, 0), (0.8, 0.2), (0.3, 0.9)), 0.5)
     wanted = rows((0.777661, 0.222339), (0.611135, 0.388865), (0.124781, 0.875219))
     torch.testing.assert_close(codes, wanted, rtol=0, atol=1e-6)
     one_hot = -(rows((1, 0)) * (rows((0.8, 0.6)) / 0.1).log_softmax(1)).sum()
     assert one_hot.item() == pytest.approx(0.126928, abs=1e-6)
     scores = unit(60, 8) @ unit(4, 8, seed=1).T
-    codes = balanced_codes(scores, 0.2, 500)
+    codes = sinkhorn(scores, 0.2, 500)
     torch.testing.assert_close(codes.sum(1), torch.ones(60).double())
     torch.testing.assert_close(
         codes.sum(0), torch.full((4,), 15.0).double(), rtol=1e-3, atol=0
     )
     assert codes.min() >= 0 and codes.max() <= 1
     order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(
-        balanced_codes(scores[:, order], 0.2, 500), codes[:, order]
-    )
-    assert balanced_codes(-scores.float().abs().sqrt(), 0.05).isfinite().all()
+    torch.testing.assert_close(sinkhorn(scores[:, order], 0.2, 500), codes[:, order])
+    assert sinkhorn(-scores.float().abs().sqrt(), 0.05).isfinite().all()
 
 
 def test_gradients_of_the_losses():

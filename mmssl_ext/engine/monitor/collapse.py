@@ -11,12 +11,18 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from torch import nn
 
+from mmssl_ext.code_verdict import code_verdict
 from mmssl_ext.evaluation.health import embedding_health
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 from mmssl_ext.upstream import Listener, is_upstream
 
 _LOSS = "raw_instance"  # before its weight, as every method logs it
+_CODES = {  # of the line of an epoch, where a method has prototypes
+    "prototypes_used": "used",
+    "code_entropy": "entropy of a code",
+    "mean_code_entropy": "of the mean code",
+}
 _FIGURES = ("alignment", "uniformity", "pos_neg_gap")  # of the line of an epoch
 
 
@@ -33,15 +39,22 @@ class CollapseMonitorHook(Hook):
     Neither counts before the queue is full: as long as it holds noise, a healthy
     model narrows its spread, because nothing pushes the images apart.
 
+    Methods with prototypes add how their codes use these since the last check, those of
+    all ranks: ``health/prototypes_used``, ``code_entropy`` and ``mean_code_entropy`` of
+    :class:`~mmssl_ext.models.memory.CodeUsage`. A warning says, once, that few are used
+    or all are alike, where that stays for ``pinned_checks`` checks.
+
     A model takes part by ``last_embeddings`` (``query`` and ``key``, N x D unit rows)
-    and, for what concerns the queue, ``negatives`` (K x D). Of mmpretrain's own classes
+    and, for what concerns the queue, ``negatives`` (K x D), for prototypes by a part
+    with a ``usage``. Of mmpretrain's own classes
     it is listened to what their necks project.
 
     Args:
         interval: Iterations between two checks.
         min_std_ratio: Warn below this ``std_ratio``.
         loss_name: Of version 0.1; of no use any more.
-        pinned_checks: Consecutive checks at ln(K + 1), within 0.01, before the warning.
+        pinned_checks: Consecutive checks at ln(K + 1), within 0.01, or with collapsed
+            prototypes, before the warning.
     """
 
     priority = "NORMAL"  # before LoggerHook (60), which writes the figures
@@ -67,7 +80,7 @@ class CollapseMonitorHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Say what the loss will look like at first."""
-        self._pinned = 0
+        self._pinned = self._collapsed = 0
         self._warned: set[str] = set()
         self._latest: dict[str, float] = {}
         self._max_rank = 0
@@ -114,6 +127,8 @@ class CollapseMonitorHook(Hook):
             return
         queue = _queue(runner)
         figures = embedding_health(embeddings["query"], embeddings.get("key"), queue)
+        if usage := _usage(model):
+            figures |= {n: x.to(figures["std_ratio"]) for n, x in usage.read().items()}
         loss = (outputs or {}).get(_LOSS)
         if loss is not None:
             figures["loss"] = torch.as_tensor(loss).detach().to(figures["std_ratio"])
@@ -144,6 +159,13 @@ class CollapseMonitorHook(Hook):
                 f"rank {self._latest['effective_rank']:.1f} of at most "
                 f"{self._max_rank}{extra}"
             )
+            found = [name for name in _CODES if name in self._latest]
+            if found:
+                shares = ", ".join(f"{_CODES[x]} {self._latest[x]:.3f}" for x in found)
+                runner.logger.info(
+                    f"Prototypes in epoch {runner.epoch + 1}: {shares} (shares of the "
+                    "most that there can be)"
+                )
 
     def after_train(self, runner: Any) -> None:
         """Leave the model as it was."""
@@ -162,6 +184,18 @@ class CollapseMonitorHook(Hook):
                 "the two views of an image differ, that the learning rate is not too "
                 "high and that the key encoder's momentum is near 0.999.",
             )
+        if "code_entropy" in health:
+            verdict = code_verdict(health)
+            self._collapsed = self._collapsed + 1 if verdict else 0
+            if self._collapsed >= self.pinned_checks:
+                self._warn(
+                    runner,
+                    "codes",
+                    f"{verdict} That has been so for {self._collapsed} checks up to "
+                    f"iteration {runner.iter + 1}. Check that the learning rate is not "
+                    "too high, freeze the prototypes for longer (frozen_epochs), or "
+                    "take fewer of them (num_prototypes).",
+                )
         if loss is None or keys == 0:
             return
         chance = math.log(keys + 1)
@@ -181,6 +215,12 @@ class CollapseMonitorHook(Hook):
         if kind not in self._warned:
             self._warned.add(kind)
             runner.logger.warning(text)
+
+
+def _usage(model: Any) -> Any:
+    """How the codes of a method use its prototypes, None where it has none."""
+    parts = getattr(model, "losing", {}).values()
+    return next((x.usage for x in parts if hasattr(x, "usage")), None)
 
 
 def _queue(runner: Any) -> torch.Tensor | None:

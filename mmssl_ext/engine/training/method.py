@@ -29,7 +29,7 @@ class MethodHook(Hook):
     :class:`~mmssl_ext.run.runner.SSLRunner` has this hook without being told.
 
     A model takes part by ``clock`` (:class:`~mmssl_ext.models.memory.Clock`),
-    ``start``, ``start_epoch`` and ``end_epoch``, as
+    ``start``, ``start_epoch``, ``end_epoch`` and ``drop_frozen``, as
     :class:`~mmssl_ext.models.algorithms.Method`.
 
     Raises:
@@ -56,6 +56,15 @@ class MethodHook(Hook):
         self._training = Training(runner)
         model.start(self._training)
         self._tell_length(runner)
+        # Between the backward pass and the step no hook of mmengine is called.
+        self._frozen = runner.optim_wrapper.optimizer.register_step_pre_hook(
+            lambda *_: model.drop_frozen(runner.iter)
+        )
+
+    def after_train(self, runner: Any) -> None:
+        """Leave the optimizer as it was."""
+        if self._model is not None:
+            self._frozen.remove()
 
     def _tell_length(self, runner: Any) -> None:
         """Say what a resumed run changes by being longer or shorter than before."""

@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 
 from mmssl_ext.datasets import SSLDataset
+from mmssl_ext.engine.checkpoint.facts import batch_size
 from mmssl_ext.engine.resilience.preemption import interruptible
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.evaluation.features import extract_features, preserved_rng
@@ -50,6 +51,12 @@ class Training:
         """Iterations that will be done when this epoch ends, or a run without any."""
         length = len(self._runner.train_dataloader)
         return (self.epoch + 1) * length if self.by_epoch else self._runner.max_iters
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images of all ranks in an iteration; None where the loader does not tell."""
+        size = batch_size(self._runner.train_dataloader)
+        return None if size is None else size * self._runner.world_size
 
     @property
     def dataset(self) -> SSLDataset:

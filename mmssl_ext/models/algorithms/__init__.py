@@ -11,10 +11,12 @@ from .crops import Crops
 from .densecl import DenseCL
 from .densesiam import DenseSiam
 from .detco import DetCo
+from .dino import DINO
 from .dsc import DSC
 from .ifnd import IFND
 from .interclr import InterCLR
 from .method import Features, Method, Step
+from .mira import MIRA
 from .mochi import MoCHi
 from .moco import MoCo
 from .msf import MSF
@@ -22,9 +24,11 @@ from .pixpro import PixContrast, PixPro
 from .propos import ProPos
 from .regioncl import RegionCLD, RegionCLM, RegionCLS
 from .ressl import ReSSL
+from .scfs import SCFS
 from .simclr import SimCLR
 from .simreg import SimReg
 from .simsiam import SimSiam
+from .swav import SwAV
 from .tkc import TKC
 
 __all__ = [
@@ -33,9 +37,12 @@ __all__ = [
     "CCOP",
     "CMSF",
     "CO2",
+    "DINO",
     "DSC",
     "IFND",
+    "MIRA",
     "MSF",
+    "SCFS",
     "TKC",
     "BGSwaps",
     "Crops",
@@ -59,4 +66,5 @@ __all__ = [
     "SimReg",
     "SimSiam",
     "Step",
+    "SwAV",
 ]

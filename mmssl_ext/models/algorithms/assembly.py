@@ -114,10 +114,9 @@ class Assembly(SSLAlgorithm):
         self.clock = Clock()
         for part in self.losing.values():
             part.attach(self)
-        encoder = {"backbone": self.backbone, "neck": self.neck}
-        for term in self.terms.values():
-            encoder |= term.parts()
-        self.shuffles = bn_splits is not None and protect_batch_norm(encoder, bn_splits)
+        self.shuffles = bn_splits is not None and protect_batch_norm(
+            self.parts, bn_splits
+        )
         self.target.attach(self)
         self.waiting: list[dict[str, Features]] = []
 
@@ -169,8 +168,8 @@ class Assembly(SSLAlgorithm):
     def parts(self) -> dict[str, nn.Module]:
         """The trained modules that a target network has copies of."""
         found = {"backbone": self.backbone, "neck": self.neck}
-        for term in self.terms.values():
-            found |= term.parts()
+        for part in self.losing.values():
+            found |= part.parts()
         return found
 
     @property
@@ -276,7 +275,7 @@ class Assembly(SSLAlgorithm):
                 training.logger.warning(
                     f"{value.name} stays 0 in this training of {self.clock.total} "
                     f"iterations, since it begins at {value.unit} {value.until:g}; "
-                    "lower until if the loss is to count."
+                    "lower until if it is to count."
                 )
         self.waiting.clear()  # of a training that ended between two steps
 
@@ -291,6 +290,12 @@ class Assembly(SSLAlgorithm):
         """After an epoch: pseudo-labels follow."""
         for part in self.losing.values():
             part.end_epoch(training)
+
+    def drop_frozen(self, iteration: int) -> None:
+        """Before a step of the optimizer: what is frozen for now has no gradient."""
+        for part in self.losing.values():
+            for frozen in part.frozen(iteration, self.clock):
+                frozen.grad = None
 
     @torch.no_grad()
     def check_inputs(self, inputs: Any) -> None:

@@ -14,7 +14,7 @@ from .exchange import (
     shuffle_batch,
     unshuffle_batch,
 )
-from .gather import gather_rows, mean_of_all
+from .gather import gather_rows, logsumexp_of_all, mean_of_all
 from .geometry import (
     apart,
     centre_grid,
@@ -37,6 +37,7 @@ __all__ = [
     "exchange_rows",
     "gather_rows",
     "jitter_boxes",
+    "logsumexp_of_all",
     "mean_of_all",
     "overlap",
     "overlap_grid",

@@ -1,6 +1,7 @@
 """Rows of all ranks, with their gradient, and means over those of all."""
 
 import torch
+from mmengine.dist import all_gather as gather
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
@@ -32,3 +33,15 @@ def mean_of_all(total: Tensor, count: Tensor) -> Tensor:
         count = count.clone()
         all_reduce(count, op="mean")
     return total / count.clamp(min=1 / ranks)
+
+
+@torch.no_grad()
+def logsumexp_of_all(x: Tensor, dim: int) -> Tensor:
+    """Log-sum-exp along a dimension that continues on the other ranks, kept as 1.
+
+    Constant, and the same to the last bit on every rank. A rank may have no elements.
+    """
+    own = x.logsumexp(dim, keepdim=True)
+    if get_world_size() == 1:
+        return own
+    return torch.stack(gather(own.contiguous())).logsumexp(0)

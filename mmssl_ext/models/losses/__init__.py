@@ -21,17 +21,20 @@ from .distillation import (
 from .hard_mixing import draw_mixtures, mix_negatives
 from .info_nce import info_nce, soft_nce
 from .margin import margin_info_nce
+from .mutual_information import informative_codes
+from .prototype_softmax import Aims, prototype_aims, prototype_logsumexp
 from .queue_attention import attend, queue_logsumexp
 from .queue_topk import members_first, queue_topk
 from .same_label import same_label_sums
 from .scattering import prototype_scattering
-from .semantic import balanced_codes, class_contrast
+from .semantic import class_contrast
+from .sinkhorn import sinkhorn
 from .soft_targets import neighbour_target
 
 __all__ = [
+    "Aims",
     "across_images",
     "attend",
-    "balanced_codes",
     "class_contrast",
     "cosines",
     "cross_divergence",
@@ -39,6 +42,7 @@ __all__ = [
     "cross_uniformity",
     "draw_mixtures",
     "info_nce",
+    "informative_codes",
     "map_distillation",
     "margin_info_nce",
     "match_cells",
@@ -51,6 +55,8 @@ __all__ = [
     "pixel_similarity",
     "point_contrast",
     "propagate",
+    "prototype_aims",
+    "prototype_logsumexp",
     "prototype_scattering",
     "queue_consistency",
     "queue_distillation",
@@ -61,6 +67,7 @@ __all__ = [
     "same_label_sums",
     "several_positives",
     "similarity_distillation",
+    "sinkhorn",
     "soft_nce",
     "standardised",
     "take_cells",

@@ -1,34 +1,7 @@
-"""Classes of cells in a batch, balanced codes and contrast of classes, as in DSC."""
+"""Contrast of classes of cells in a batch, as in DSC."""
 
 import torch
-from mmengine.dist import all_reduce
 from torch import Tensor
-
-
-@torch.no_grad()
-def balanced_codes(scores: Tensor, epsilon: float, num_iters: int = 3) -> Tensor:
-    """Share out cells among prototypes so that each gets about as much of them.
-
-    Sinkhorn's iterations on ``exp(scores / epsilon)``, of all ranks' cells: prototypes
-    first, then cells, so that the code of each cell sums to 1 exactly.
-
-    Args:
-        scores: Cosines of cells and prototypes, M x K.
-        epsilon: The smaller, the nearer to one prototype per cell.
-        num_iters: Of both normalisations.
-
-    Returns:
-        Codes, M x K, fp32 or wider.
-    """
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float))
-    codes = ((scores - 1) / epsilon).exp()  # of cosines; no power above 1
-    tiny = torch.finfo(codes.dtype).tiny
-    for _ in range(num_iters):
-        mass = codes.sum(0)  # K
-        all_reduce(mass)
-        codes = codes / mass.clamp(min=tiny)
-        codes = codes / codes.sum(1, keepdim=True).clamp(min=tiny)
-    return codes
 
 
 def class_contrast(

@@ -1,6 +1,8 @@
 """State beside the weights, all of it in the checkpoint."""
 
+from .centre import Centre
 from .clock import Clock
+from .code_usage import CodeUsage
 from .feature_bank import Change, FeatureBank
 from .image_clusters import ImageClusters
 from .label_table import LabelTable
@@ -19,8 +21,10 @@ from .snapshots import Snapshots
 from .step_counter import StepCounter
 
 __all__ = [
+    "Centre",
     "Change",
     "Clock",
+    "CodeUsage",
     "EasyNegatives",
     "FeatureBank",
     "HardNegatives",

@@ -42,13 +42,6 @@ class Clock(StepCounter):
         """For draws that follow from the iteration; equal on all ranks."""
         return self.num_steps // self.accumulation + 1 + (self.gathered << 32)
 
-    @torch.no_grad()
-    def set(self, iteration: int) -> None:
-        """Show this iteration; waits for no device."""
-        if iteration != self.num_steps:
-            self.num_steps = iteration
-            self.steps.fill_(iteration)
-
 
 def indices(data_samples: object, device: torch.device) -> Tensor | None:
     """Positions of the images in the dataset, N; None where one has none."""

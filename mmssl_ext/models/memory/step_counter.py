@@ -21,10 +21,17 @@ class StepCounter(nn.Module):
         self.register_buffer("steps", torch.zeros(1, dtype=torch.long))
         self.num_steps = 0
 
-    def count_step(self) -> None:
-        """Add one step."""
-        self.num_steps += 1
-        self.steps += 1
+    def count_step(self, count: int = 1) -> None:
+        """Add one step, or so many."""
+        self.num_steps += count
+        self.steps += count
+
+    @torch.no_grad()
+    def set(self, count: int) -> None:
+        """Show this number; waits for no device."""
+        if count != self.num_steps:
+            self.num_steps = count
+            self.steps.fill_(count)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from .conv_projector import ConvProjector
 from .dropout import DropoutNeck
+from .gelu import GELUNeck
 from .multi_level import MultiLevelNeck
 
-__all__ = ["ConvProjector", "DropoutNeck", "MultiLevelNeck"]
+__all__ = ["ConvProjector", "DropoutNeck", "GELUNeck", "MultiLevelNeck"]

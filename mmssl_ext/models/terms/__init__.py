@@ -7,6 +7,7 @@ from .dense import Dense
 from .dense_neighbours import DenseNeighbours
 from .dense_siamese import PixelSimilarity, RegionSimilarity
 from .distillation import Distillation, LocalRegression, LocalSimilarity
+from .feature_search import FeatureSearch
 from .inter_image import InterImage
 from .intra_image import IntraImage
 from .local import LocalContrast
@@ -28,6 +29,7 @@ __all__ = [
     "Dense",
     "DenseNeighbours",
     "Distillation",
+    "FeatureSearch",
     "InterImage",
     "IntraImage",
     "LocalContrast",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmengine.model import ModuleDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl_ext.errors import UserValueError
 
@@ -69,10 +69,6 @@ class Term(Part):
                 f"compares a pair, which {compare.__name__} does not say; define its "
                 "pair, or leave the term out."
             )
-
-    def parts(self) -> dict[str, nn.Module]:
-        """Trained modules that the target needs a copy of, by a name of their own."""
-        return {}
 
     def features(self, encoder: Any, maps: Any, outputs: Any) -> Features:
         """What the term needs of a view, by name, N rows each.

@@ -16,7 +16,7 @@ from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import MODELS
 
 from ..layers import unit
-from ..losses import balanced_codes, class_contrast, match_cells, take_cells
+from ..losses import class_contrast, match_cells, sinkhorn, take_cells
 from ..memory import KeyQueue, StepCounter
 from ..memory.kmeans import cluster_sizes, cluster_sums, means, spherical_kmeans
 from ..part import Features, check_positive, is_count
@@ -101,7 +101,7 @@ class CellPrototypes(SemanticCells):
                 # In one order in memory, whatever way it came: products round alike.
                 t = step.target[b]["dense"].detach().contiguous()  # N x S^2 x D
                 scores = t.flatten(0, 1) @ prototypes.detach().T
-                found = balanced_codes(scores, self.epsilon, self.num_iters)
+                found = sinkhorn(scores, self.epsilon, self.num_iters)
                 codes[b] = found.view(*t.shape[:2], -1)  # N x S^2 x K
                 used.append((scores / self.temperature).softmax(1).mean(0))
             losses = []

@@ -18,7 +18,7 @@ from mmssl_ext.errors import UserValueError
 from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
-from mmssl_ext.visualization.pictures import KINDS
+from mmssl_ext.visualization.pictures import KINDS, PROTOTYPES
 
 
 @HOOKS.register_module()
@@ -33,7 +33,7 @@ class LearnedPicturesHook(Hook):
     the run.
 
     Args:
-        kinds: Which pictures.
+        kinds: Which pictures; of prototypes where the method has some.
         num_images: Images whose feature maps are shown, 12 at most.
         max_images: Images that are searched for neighbours and embedded, at most.
         compare: Show the untrained network beside the feature maps and neighbours.
@@ -48,16 +48,16 @@ class LearnedPicturesHook(Hook):
 
     def __init__(
         self,
-        kinds: Sequence[str] = KINDS,
+        kinds: Sequence[str] = (*KINDS, PROTOTYPES),
         num_images: int = 6,
         max_images: int = 500,
         interval: int | None = None,
         compare: bool = True,
     ) -> None:
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
+        if unknown := [kind for kind in kinds if kind not in (*KINDS, PROTOTYPES)]:
             raise UserValueError(
                 f"LearnedPicturesHook: there is no kind {unknown[0]!r}; choose of "
-                f"{', '.join(KINDS)}."
+                f"{', '.join((*KINDS, PROTOTYPES))}."
             )
         number = 1 if interval is None else interval
         if not (1 <= num_images <= 12 and 3 <= max_images <= 5000 and number >= 1):
@@ -103,6 +103,7 @@ class LearnedPicturesHook(Hook):
         # Imported late: matplotlib is needed only where something is drawn.
         from mmssl_ext.visualization.pictures import learned
         from mmssl_ext.visualization.pictures.images import own_dataset
+        from mmssl_ext.visualization.pictures.prototypes import prototypes_of
 
         training = own_dataset(runner.train_dataloader.dataset)
         queries = _queries(runner)
@@ -121,6 +122,8 @@ class LearnedPicturesHook(Hook):
         pairs = getattr(model, "num_views", 2) > 1
         for kind in self.kinds:
             if kind == "matches" and not pairs:
+                continue
+            if kind == PROTOTYPES and prototypes_of(subject.model) is None:
                 continue
             if kind == "embedding" and find_spec("sklearn") is None:
                 runner.logger.info("No embedding is drawn without scikit-learn.")
