@@ -84,11 +84,22 @@ def evaluate_checkpoint(
             "default_hooks.knn.bank_dataloader has images without labels."
         )
     say_copies(query, bank, ("query", "bank"))
+    return _scores(query, bank, k, temperature, hook)
+
+
+def _scores(
+    query: Features,
+    bank: Features,
+    k: int | None,
+    temperature: float | None,
+    hook: dict[str, Any],
+) -> dict[str, float]:
+    """Accuracies and clustering scores in percent; None: as the hook says."""
+    device = get_device()
     k = k or hook.get("k", 200)
     temperature = temperature or hook.get("temperature", 0.1)
-    device = get_device()
-    scores = knn_accuracy(query, bank, k, temperature, device=device)
     clusters = hook.get("num_clusters")
+    scores = knn_accuracy(query, bank, k, temperature, device=device)
     return scores | clustering_of(query, num_clusters=clusters, device=device)
 
 

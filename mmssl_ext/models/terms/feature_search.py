@@ -164,8 +164,9 @@ class FeatureSearch(Term):
             return step.target[first][name].new_zeros(())
         seen = torch.stack([step.online[v][f"pooled{stage}"] for v in crops])
         maps = step.target[first][f"map{stage}"]
+        heads: Any = method.target.stage_heads
         with torch.no_grad():
-            found = method.target.stage_heads[stage](maps, likeness(seen, maps))
+            found = heads[stage](maps, likeness(seen, maps))
         own = torch.cat([step.online[v][name] for v in crops])
         return self.compare(found, own, sharpness)
 
