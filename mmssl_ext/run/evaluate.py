@@ -34,9 +34,7 @@ def evaluate_checkpoint(
     temperature: float | None = None,
     features: str | Path | None = None,
 ) -> dict[str, float]:
-    """Classify by kNN with a checkpoint, by the settings of the config's kNN hook.
-
-    Clusters of the query set are compared with its classes besides.
+    """Classify and cluster with a checkpoint, by the settings of the config's kNN hook.
 
     Args:
         cfg: Config with ``default_hooks.knn``, which names both sets of images.
@@ -80,16 +78,14 @@ def evaluate_checkpoint(
     in_numbers_of(query.labels.numpy(), query.classes, known)  # before the long work
     bank = extract(loader)
     if bank.labels is None:
-        raise ConfigError(
-            "default_hooks.knn.bank_dataloader has images without labels."
-        )
+        message = "default_hooks.knn.bank_dataloader has images without labels."
+        raise ConfigError(message)
     say_copies(query, bank, ("query", "bank"))
     k = k or hook.get("k", 200)
     temperature = temperature or hook.get("temperature", 0.1)
-    device = get_device()
-    scores = knn_accuracy(query, bank, k, temperature, device=device)
+    scores = knn_accuracy(query, bank, k, temperature, device=get_device())
     clusters = hook.get("num_clusters")
-    return scores | clustering_of(query, num_clusters=clusters, device=device)
+    return scores | clustering_of(query, num_clusters=clusters, device=get_device())
 
 
 def _knn_of(cfg: Config) -> dict[str, Any]:
