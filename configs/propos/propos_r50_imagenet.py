@@ -8,7 +8,8 @@ _base_ = ["../byol/byol_r50_imagenet.py", "../_base_/models/propos.py"]
 
 max_epochs = 200
 batch_size = 32  # per GPU
-accumulative_counts = 16  # 4096 images for a step of the optimizer
+accumulative_counts = 16  # 4096 images for a step of the optimizer, as the rate wants
+lr_batch = 256  # of an iteration
 num_clusters = 1000
 scattering_weight = 0.001
 sigma = 0.0001
