@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
 from collections.abc import Callable, Sequence
@@ -50,6 +51,13 @@ def clip_norms(tensors: list[Tensor], most: float) -> None:
         (most / (norm + 1e-6)).clamp(max=1) for norm in torch._foreach_norm(tensors)
     ]
     torch._foreach_mul_(tensors, factors)
+
+
+def with_module(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """The model with another module of that name; all else is shared, not copied."""
+    found = copy.copy(model)
+    found._modules = {**model._modules, name: module}
+    return found
 
 
 def compile_training(module: nn.Module, options: dict) -> None:

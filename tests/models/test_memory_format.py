@@ -61,7 +61,8 @@ def test_channels_last_changes_nothing(name):
     plain = build(name, **splits(name))
     predictor = getattr(plain.compare, "predictor", nn.Identity())
     heads = [term for term in plain.terms.values() if [*term.parameters()]]
-    for part in (plain.backbone, plain.neck, plain.target, predictor, *heads):
+    shared = plain.compare.parts().values()  # of which the target has copies
+    for part in (plain.backbone, plain.neck, plain.target, predictor, *heads, *shared):
         part.double()
     model = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     for seed in range(2):

@@ -186,8 +186,10 @@ def test_every_parameter_learns_and_halves_are_finite(base, grouping):
     model = build(method(base, pairs=usual(base, locals=2), grouping=grouping))
     train(model, crops(), sgd(model))
     model.zero_grad()
+    # In bf16 on a CPU torch 2.11 has noise as the gradient of a 3 x 3 convolution of
+    # stride 2 on a map of one cell; small crops of 24 pixels have no such map.
     with torch.autocast("cpu", torch.bfloat16):
-        found = total(losses(model, crops(seed=1)))
+        found = total(losses(model, crops(seed=1, small=(24, 24))))
     assert torch.isfinite(found)
     found.backward()
     for name, parameter in model.named_parameters():

@@ -148,7 +148,9 @@ def test_configs_are_browsed_without_their_network(name, photos, monkeypatch):
     monkeypatch.setattr(Sheet, "pixels", lambda sheet: drawn.append(sheet))
     monkeypatch.setattr(browsing, "write_png", lambda pixels, out: out)
     assert browsing.browse(cfg, "a.png", num=2, images=photos).name == "a.png"
-    views = 4 if name.startswith("detco/") else 2
+    (made,) = (t for t in cfg.train_dataloader.dataset.pipeline if "views" in t)
+    views = len(made["views"])
+    assert views == (4 if name.startswith("detco/") else 2 + cfg.get("local_crops", 0))
     shown = [len(ax.images) for ax in drawn[0].axes.flat]
     assert sum(shown) == 2 * (views + 1) and max(shown) == 1
     assert torch.equal(before, torch.get_rng_state())

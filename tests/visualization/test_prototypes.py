@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmssl_ext.datasets.transforms.geometry import CenterCrop, ResizeShort
 from mmssl_ext.errors import ConfigError
 from mmssl_ext.visualization.hooks.learned_pictures import LearnedPicturesHook
 from mmssl_ext.visualization.pictures.prototypes import prototypes_of
@@ -26,7 +27,8 @@ def test_rows_of_the_nearest_images(tmp_path):
     # The first row is the prototype of most images, with the highest cosines.
     rows = {}
     with torch.no_grad():
-        for i, image in given.tensors(range(images)).items():
+        steps = ResizeShort(given.crop), CenterCrop(given.crop)
+        for i, image in given.tensors(range(images), *steps).items():
             view = given.model.data_preprocessor({"inputs": image[None]}, False)
             z = given.model(view["inputs"], mode="embed")["embedding"]
             z = torch.nn.functional.normalize(z)

@@ -21,7 +21,8 @@ from .values import check_values
 _KEY_ENCODER = re.compile(
     r"(^|[._])(encoder_k|key|momentum|target|teacher|ema)([._]|$)"
 )
-# What a term of a method keeps for itself: teachers, earlier states of the network.
+# What a term of a method keeps for itself: teachers, earlier states of the network. It
+# is what is meant only where nothing else fits, as CCOP's pyramid.
 _OF_A_TERM = re.compile(r"(^|\.)terms\.")
 _KINDS = {
     "query": "a query encoder",
@@ -141,11 +142,8 @@ def _ranked(
             if ".".join(parts[i:]) in wanted:
                 counts["".join(f"{part}." for part in parts[:i])] += 1
     is_key = encoder == "key"
-    found = [
-        (prefix, count)
-        for prefix, count in counts.items()
-        if bool(_KEY_ENCODER.search(prefix)) == is_key and not _OF_A_TERM.search(prefix)
-    ]
+    found = [x for x in counts.items() if bool(_KEY_ENCODER.search(x[0])) == is_key]
+    found = [x for x in found if not _OF_A_TERM.search(x[0])] or found
     return sorted(found, key=lambda item: (-item[1], len(item[0])))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,8 +50,11 @@ def groups_of(views: Mapping[int, View], grouping: str) -> list[list[int]]:
 
 def encode_groups(
     method: Method, encoder: Any, batches: Sequence[View]
-) -> list[Features]:
+) -> Iterator[Features]:
     """Features of groups of views, one after the other in each.
+
+    A group is encoded when its features are asked for, so that what terms do with one
+    view comes before the next view, as far as the projector does not wait for all.
 
     BatchNorm's running statistics are those of the largest views. A network that sees
     whole images later must not average them with those of small crops; to training they
@@ -66,13 +69,16 @@ def encode_groups(
     own = method.parts  # of a term or the comparison, no attributes of the method
     parts = [own[n] if encoder is method else getattr(encoder, n) for n in own]
     joint = method.grouping == "joint"
-    found: list[Any] = []
+    maps: list[Any] = []
     for area, batch in zip(areas, batches, strict=True):
         with without_statistics(parts if area < max(areas) else ()):
-            found.append(
-                encoder.backbone(batch) if joint else method.encode(encoder, batch)
-            )
-    return _project_jointly(method, encoder, found) if joint else found
+            found = encoder.backbone(batch) if joint else method.encode(encoder, batch)
+        if joint:
+            maps.append(found)
+        else:
+            yield found
+    if joint:
+        yield from _project_jointly(method, encoder, maps)
 
 
 def _project_jointly(

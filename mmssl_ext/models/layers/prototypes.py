@@ -63,7 +63,8 @@ class Prototypes(nn.Linear):
     def forward(self, z: Tensor) -> Tensor:
         """Cosines with unit rows ... x D: ... x M, in fp32 or wider."""
         with torch.autocast(z.device.type, enabled=False):
-            rows = self.weight if self.in_place else unit(self.weight)  # M x D
+            # A copy, for the weight may change before the gradient is asked for. M x D
+            rows = self.weight.clone() if self.in_place else unit(self.weight)
             dtype = torch.promote_types(z.dtype, torch.float)
             return linear(z.to(dtype), rows.to(dtype))
 

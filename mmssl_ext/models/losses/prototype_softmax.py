@@ -33,19 +33,12 @@ def prototype_logsumexp(x: Tensor, prototypes: Tensor, temperature: float) -> Te
 
 
 class Aims(NamedTuple):
-    """What N targets make of K prototypes, of which P are their softmaxes.
+    """What N targets make of K prototypes, of which P are their softmaxes."""
 
-    Attributes:
-        mean: Mean of the prototypes under each P, N x D, differentiable in them.
-        entropy: Of each P, N.
-        first: The prototype with the largest entry of each P, N, long.
-        mass: Sum of all P, K.
-    """
-
-    mean: Tensor
-    entropy: Tensor
-    first: Tensor
-    mass: Tensor
+    mean: Tensor  # of the prototypes under each P, N x D, differentiable in them
+    entropy: Tensor  # of each P, N
+    first: Tensor  # the prototype with the largest entry of each P, N, long
+    mass: Tensor  # sum of all P, K
 
 
 def prototype_aims(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
+from mmssl_ext import compat
 from mmssl_ext.datasets.base import build_pipeline
 from mmssl_ext.datasets.folder import ImageFolder
 from mmssl_ext.datasets.look import warn_of_unread
@@ -183,7 +184,5 @@ def untrained_of(model: Any, backbone: Mapping[str, Any], seed: int) -> Any:
         torch.manual_seed(seed)
         fresh = MODELS.build(config)
         fresh.init_weights()
-    untrained = copy(model)
-    untrained._modules = dict(model._modules) | {"backbone": fresh.to(get_device())}
-    fresh.train(model.training)
-    return untrained
+    fresh.to(get_device()).train(model.training)
+    return compat.with_module(model, "backbone", fresh)
