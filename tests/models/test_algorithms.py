@@ -162,6 +162,11 @@ def ranks():
     return run_ranks(train_on_a_rank, 2)  # all at once: starting processes is slow
 
 
+def test_both_ranks_have_trained_all_methods(ranks):
+    """Before those below, so that what all share is on no method's account."""
+    assert len(ranks) == 2 and ranks[0].keys() == ranks[1].keys() >= {*ALGORITHMS}
+
+
 @every_algorithm
 def test_two_ranks_equal_one(name, ranks):
     with mock.patch.object(regions, "pairing", by_halves):

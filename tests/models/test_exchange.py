@@ -186,6 +186,11 @@ def ranks():
     return run_ranks(train_both_ways, 2)
 
 
+def test_both_ranks_have_trained(ranks):
+    """Before those below, so that what all share is on no method's account."""
+    assert len(ranks) == 2 and all(rank.keys() == {*CASES} for rank in ranks)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_uint8_training_equals_gathered_floats(name, ranks):
     for (state, history), (truth, expected) in (r[name] for r in ranks):

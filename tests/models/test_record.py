@@ -69,6 +69,11 @@ def test_one_rank_computes_what_it_did(name):
     assert_recorded(name, run(case_of(name), version=NOW), THEN["one rank"][name])
 
 
+def test_both_ranks_have_computed(ranks):
+    """Before those below, so that what all share is on no method's account."""
+    assert len(ranks) == 2 and all(rank.keys() >= {*ON_TWO_RANKS} for rank in ranks)
+
+
 @pytest.mark.parametrize("name", ON_TWO_RANKS)
 def test_two_ranks_compute_what_they_did(name, ranks):
     for rank in range(2):
