@@ -134,14 +134,16 @@ def collect(out: Path, runs: list[Run]) -> list[dict]:
 
 
 def others(table: Path, rows: list[dict]) -> list[dict]:
-    """Rows of the table that are not of the runs of these."""
+    """Rows of the table that these do not measure again."""
     if not table.is_file():
         return []
-    runs = {(row["method"], str(row["seed"])) for row in rows}
+
+    def measured(row: dict) -> tuple[str, ...]:
+        return row["method"], str(row["seed"]), row["transfer"]
+
+    again = set(map(measured, rows))
     with table.open(newline="") as file:
-        known = [
-            r for r in csv.DictReader(file) if (r["method"], r["seed"]) not in runs
-        ]
+        known = [row for row in csv.DictReader(file) if measured(row) not in again]
     machine = common.describe_machine()  # a column may be newer than a row
     return [row | {k: row.get(k, "") for k in machine} for row in known]
 

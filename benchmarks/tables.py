@@ -128,7 +128,7 @@ METHODS = {
     "ascl": "ASCL",
     "ressl": "ReSSL",
     "mochi": "MoCHi",
-    "xmoco": "terms after XMoCo on MoCo v2",
+    "xmoco": "terms inspired by XMoCo, on MoCo v2",
     "unmix_mocov2": "Un-Mix on MoCo v2",
     "unmix_byol": "Un-Mix on BYOL",
     "msf": "MSF",
