@@ -533,6 +533,21 @@ def step_ratio(row: Row) -> str:
     return with_interval(row, "value", "low", "high")
 
 
+def bounded_steps(name: str) -> Cells:
+    """Time and memory of a step of methods by their ImageNet configs."""
+    head = ["method", "step / MoCo v2's", "bound", "memory of a step"]
+    rows = [
+        [
+            METHODS[row["method"]],
+            with_interval(row, "value", "low", "high"),
+            row["bound"],
+            f"{row['peak_mb']} MB",
+        ]
+        for row in read(name)
+    ]
+    return [head, *rows]
+
+
 def versions(name: str) -> Cells:
     """Steps of every method beside those of version 0.1."""
     return [
@@ -801,6 +816,12 @@ TABLES = {
         "disk, read back and described.",
     ),
     "scale": Table(("scale_fit_cpu",), scale, "Fits to the points of scale_cpu.csv."),
+    "bounded_steps": Table(
+        ("imagenet_methods_cost_cpu",),
+        bounded_steps,
+        "ResNet-50, 224 px, batches of 8, one thread, processor time in turn, ratio "
+        "with 95 % interval. The bound counts forward and backward passes alone.",
+    ),
     "headline": Table(
         ("queue_loss_cpu", "pipeline_cpu", "step_cpu", "checkpoint_cpu"),
         headline,
