@@ -14,7 +14,7 @@ from mmssl_ext.interrupt import at_once
 with at_once():
     from mmssl_ext.run.tool import add_config, run_tool, take_config
     from mmssl_ext.text import shown
-    from mmssl_ext.visualization.pictures import KINDS, METHOD, PROTOTYPES
+    from mmssl_ext.visualization.pictures import LEARNED, METHOD
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,11 +35,11 @@ def parse_args() -> argparse.Namespace:
         "--kind",
         nargs="+",
         default=[METHOD],
-        choices=[METHOD, *KINDS, PROTOTYPES, "all"],
+        choices=[METHOD, *LEARNED, "all"],
         dest="kinds",
         metavar="KIND",
         help=f"{METHOD}: what a method such as DenseCL does to its views [default]; "
-        f"{', '.join((*KINDS, PROTOTYPES))}; or all",
+        f"{', '.join(LEARNED)}; or all",
     )
     parser.add_argument(
         "--num", type=int, help=f"images shown [4 for {METHOD}, else 6, spread evenly]"

@@ -6,12 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn.functional import normalize
-from torch.nn.parallel import DistributedDataParallel
 
 from mmssl_ext.models.losses import informative_codes
 from tests.distributed import run_ranks
 
-from .common import build, double, freeze_norms, sgd, total, views
+from .common import build, double, freeze_norms, sgd, train_in_double, views
 from .loops import dot, unit
 
 
@@ -208,17 +207,7 @@ def test_targets_move_by_the_network_but_have_its_prototypes():
 
 
 def train(rank, world_size):
-    ours = model()
-    call = DistributedDataParallel(ours) if world_size > 1 else ours
-    optimizer, history = sgd(ours), []
-    for seed in range(3):
-        given = [x.double().chunk(world_size)[rank] for x in views(6, seed)]
-        loss = total(call(given, mode="loss"))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        history.append(loss.item())
-    return history, ours.state_dict()
+    return train_in_double(model(), rank, world_size)
 
 
 def on_a_rank(rank):

@@ -7,14 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn.functional import normalize
-from torch.nn.parallel import DistributedDataParallel
 
 from mmssl_ext.models.comparisons import BalancedPrototypes
 from mmssl_ext.models.losses import sinkhorn
 from mmssl_ext.models.memory import Clock
 from tests.distributed import run_ranks
 
-from .common import build, double, freeze_norms, sgd, total, views
+from .common import build, double, freeze_norms, sgd, total, train_in_double, views
 from .loops import dot, unit
 from .peers import peer
 
@@ -315,17 +314,7 @@ CODES = rows(
 
 
 def train(rank, world_size):
-    ours = model(queue_len=10)
-    call = DistributedDataParallel(ours) if world_size > 1 else ours
-    optimizer, history = sgd(ours), []
-    for seed in range(3):
-        given = [x.double().chunk(world_size)[rank] for x in views(6, seed)]
-        loss = total(call(given, mode="loss"))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        history.append(loss.item())
-    return history, ours.state_dict()
+    return train_in_double(model(queue_len=10), rank, world_size)
 
 
 def on_a_rank(rank):

@@ -115,9 +115,14 @@ def test_failures_are_warnings(images, tmp_path, monkeypatch):
     runner.train()
     index = json.loads((tmp_path / "pictures/index.json").read_text())
     assert [entry["kind"] for entry in index["pictures"]] == ["filters"]
+    (tmp_path / "pictures/filters.png").unlink()
+    monkeypatch.setattr(learned, "untrained_of", fail)  # the others do not need it
+    LearnedPicturesHook(kinds=["filters"]).after_train(runner)
+    assert (tmp_path / "pictures/filters.png").is_file()
     monkeypatch.setattr(learned, "save", fail)
     LearnedPicturesHook(kinds=["filters"]).after_train(runner)
     text = log_text(runner)
+    assert "the untrained network is left out (RuntimeError: the disk is" in text
     assert "no picture 'pca' (RuntimeError: the disk is full)" in text
     assert "no pictures of what was learned (RuntimeError: the disk" in text
 

@@ -18,7 +18,7 @@ from mmssl_ext.errors import UserValueError
 from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
-from mmssl_ext.visualization.pictures import KINDS, PROTOTYPES
+from mmssl_ext.visualization.pictures import LEARNED, PROTOTYPES
 
 
 @HOOKS.register_module()
@@ -48,16 +48,16 @@ class LearnedPicturesHook(Hook):
 
     def __init__(
         self,
-        kinds: Sequence[str] = (*KINDS, PROTOTYPES),
+        kinds: Sequence[str] = LEARNED,
         num_images: int = 6,
         max_images: int = 500,
         interval: int | None = None,
         compare: bool = True,
     ) -> None:
-        if unknown := [kind for kind in kinds if kind not in (*KINDS, PROTOTYPES)]:
+        if unknown := [kind for kind in kinds if kind not in LEARNED]:
             raise UserValueError(
                 f"LearnedPicturesHook: there is no kind {unknown[0]!r}; choose of "
-                f"{', '.join((*KINDS, PROTOTYPES))}."
+                f"{', '.join(LEARNED)}."
             )
         number = 1 if interval is None else interval
         if not (1 <= num_images <= 12 and 3 <= max_images <= 5000 and number >= 1):
@@ -107,16 +107,13 @@ class LearnedPicturesHook(Hook):
 
         training = own_dataset(runner.train_dataloader.dataset)
         queries = _queries(runner)
-        model, untrained = unwrap(runner.model), None
-        backbone = (runner.cfg.get("model") or {}).get("backbone")
-        if self.compare and backbone and hasattr(model, "backbone"):
-            untrained = learned.untrained_of(model, backbone, runner.seed or 0)
+        model = unwrap(runner.model)
         subject = learned.Subject(
             model,
             training if queries is None else queries,
             training.pipeline,
             learned.Options(num=self.num_images, most=self.max_images),
-            untrained,
+            self._untrained(runner, model),
         )
         pictures = []
         pairs = getattr(model, "num_views", 2) > 1
@@ -144,6 +141,22 @@ class LearnedPicturesHook(Hook):
                 name = f"pictures/{picture.kind}"
                 backend.add_image(name, picture.pixels, step=runner.iter)
         return len(pictures), folder
+
+    def _untrained(self, runner: Any, model: Any) -> Any:
+        """The model with random weights, None where it is not wanted or cannot be."""
+        from mmssl_ext.visualization.pictures import learned
+
+        backbone = (runner.cfg.get("model") or {}).get("backbone")
+        if not (self.compare and backbone and hasattr(model, "backbone")):
+            return None
+        try:
+            return learned.untrained_of(model, backbone, runner.seed or 0)
+        except Exception as error:  # the other pictures do not need it
+            runner.logger.warning(
+                "LearnedPicturesHook: the untrained network is left out "
+                f"({type(error).__name__}: {error})"
+            )
+            return None
 
 
 def _queries(runner: Any) -> SSLDataset | None:

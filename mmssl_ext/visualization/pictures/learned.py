@@ -28,15 +28,14 @@ from mmssl_ext.files import write_text
 from mmssl_ext.imports import quietly
 from mmssl_ext.registry import MODELS
 
-from . import KINDS, METHOD, PROTOTYPES
+from . import LEARNED, METHOD
 from .images import warn
 from .sheet import check_png, write_png
 from .subject import Options, Subject, undisturbed
 
 FOLDER, INDEX = "pictures", "index.json"
 DRAWINGS: dict[str, Any] = {
-    kind: import_module(f"{__package__}.{kind}")
-    for kind in (METHOD, *KINDS, PROTOTYPES)
+    kind: import_module(f"{__package__}.{kind}") for kind in (METHOD, *LEARNED)
 }
 
 
@@ -79,7 +78,7 @@ def save(
     index = {"checkpoint": checkpoint, "epoch": epoch, "pictures": entries}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
-    for kind in {*KINDS, PROTOTYPES} - {picture.kind for picture in pictures}:
+    for kind in set(LEARNED) - {picture.kind for picture in pictures}:
         (folder / f"{kind}.png").unlink(missing_ok=True)
 
 
