@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.logging import MMLogger
 from mmengine.runner import BaseLoop, Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -49,6 +50,16 @@ class SSLRunner(Runner):
         heed_log_files(logger)
         quieten(logger)
         return logger
+
+    def build_visualizer(self, visualizer: Any = None) -> Visualizer:
+        """Build the visualizer under the name of this run's folder.
+
+        Under a name of the config, as mmsegmentation's have one, mmengine gives a
+        second run of the process that of the first, and writes into its folder.
+        """
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, "name": str(self.log_dir)}
+        return super().build_visualizer(visualizer)
 
     def register_hooks(
         self, default_hooks: dict | None = None, custom_hooks: list | None = None

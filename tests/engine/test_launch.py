@@ -212,6 +212,15 @@ def test_trackers_join_the_backends_or_name_the_extra(cfg, monkeypatch, tmp_path
                 prepare(cfg, **{name: True})
 
 
+def test_runs_of_a_process_write_into_their_own_folders(images, tmp_path):
+    for name in "ab":
+        cfg = config(images, tmp_path / name)
+        backends = [{"type": "LocalVisBackend"}]
+        cfg.visualizer = dict(type="Visualizer", name="v", vis_backends=backends)
+        runner = make_runner(cfg)
+        assert Path(runner.log_dir, "vis_data/config.py").is_file()
+
+
 def test_ranks_on_the_cpu_use_gloo(cfg, no_gpu, monkeypatch):
     with pytest.raises(ConfigError, match="WORLD_SIZE and RANK"):
         prepare(cfg, launcher="pytorch")
