@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import DictAction
+from PIL import Image
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
@@ -30,6 +31,7 @@ import methods  # noqa: E402
 import peers  # noqa: E402
 import pipeline  # noqa: E402
 import plot  # noqa: E402
+import plot_methods  # noqa: E402
 import recipe  # noqa: E402
 import scale  # noqa: E402
 
@@ -234,6 +236,14 @@ def test_plots_leave_out_what_was_not_measured(results: Path) -> None:
     assert [bar[1:] for bar in bars] == [(4.0, 3.0, 5.0, 3.5)]
     for name in ("ratios.png", "scaling.png"):
         assert (results / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_figure_of_all_methods_is_drawn_from_its_csv() -> None:
+    with Image.open(common.RESULTS / "methods.png") as figure:
+        drawn = figure.text[plot_methods.KEY]
+    found = plot_methods.scores()
+    assert len(found["knn"]) > 20
+    assert drawn == plot_methods.digest(found), "run benchmarks/plot_methods.py"
 
 
 def test_short_numbers() -> None:
