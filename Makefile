@@ -2,7 +2,6 @@
 # built on first use. Another interpreter: make clean, then make venv PYTHON=python3.11.
 
 PYTHON ?= python3
-DEMO_CHAIN ?= configs/chains/demo.py
 DEMO_DATA ?= data/demo
 DEMO_RUN ?= work_dirs/demo
 DEMO_JOBS ?= 2
@@ -29,7 +28,7 @@ endif
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-quick test-all test-faults test-slurm test-newest \
+.PHONY: help venv demo demo-full test test-quick test-all test-faults test-slurm test-newest \
 	test-oldest test-upstream test-wheel dist docs lint typecheck format peers bench clean FORCE
 
 help: ## List the targets
@@ -49,12 +48,20 @@ $(STAMP): requirements/pinned.txt setup.cfg setup.py pyproject.toml $(REBUILD)
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -W ignore -c "$$FIRST_IMPORT" >/dev/null
 	@echo "$$REPOSITORY" > $(STAMP)
 
-demo: export DEMO_ROOT := $(DEMO_DATA)
-demo: export OMP_WAIT_POLICY ?= PASSIVE
-demo: venv ## Draw demo scenes, pretrain CO2, carry it to every transfer, report
-	$(PY) -m mmssl_ext.datasets.demo --out $(DEMO_DATA)
-	$(PY) tools/chain.py $(DEMO_CHAIN) --work-dir $(DEMO_RUN) --rerun \
-		--jobs $(DEMO_JOBS)
+define DEMO
+$(PY) -m mmssl_ext.datasets.demo --out $(DEMO_DATA)
+$(PY) tools/chain.py configs/chains/$(subst -,_,$@).py --work-dir $(DEMO_RUN) --rerun \
+	--jobs $(DEMO_JOBS)
+endef
+
+demo demo-full: export DEMO_ROOT := $(DEMO_DATA)
+demo demo-full: export OMP_WAIT_POLICY ?= PASSIVE
+
+demo: venv ## Draw scenes, pretrain ASCL, carry it to a segmentor, one page (5 minutes)
+	$(DEMO)
+
+demo-full: venv ## The same with every transfer; keeps what `make demo` has finished
+	$(DEMO)
 
 # All tests of a file run on one worker, so that what the file shares is made once. More
 # workers than 16 would wait for the longest file.

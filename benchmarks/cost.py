@@ -7,10 +7,11 @@ the peak is what one step adds to the memory of a fresh process. An epoch has as
 steps with every method. Run:
 
     python benchmarks/cost.py
-    python benchmarks/cost.py --r50    # methods of BOUNDS by their ImageNet configs
+    python benchmarks/cost.py --imagenet    # by ImageNet's configs, those of PASSES
 
-The latter takes batches of 8 and writes `imagenet_methods_cost_cpu.csv`, where each
-method has the bound that follows from its forward and backward passes.
+The latter takes 8 images of 224 pixels, and 32 of 96 with ResNet-18, and writes
+`imagenet_methods_cost_cpu.csv`, where each method has the bound that follows from its
+forward and backward passes and what it compares with a queue or bank.
 """
 
 import argparse
@@ -38,24 +39,45 @@ from mmssl_ext.datasets.base import SSLDataset
 from mmssl_ext.registry import MODELS, TRANSFORMS
 from mmssl_ext.run.launch import import_modules, load_config
 
-NAME, NAME_R50 = "demo_methods_cost_cpu", "imagenet_methods_cost_cpu"
+NAME, NAME_IMAGENET = "demo_methods_cost_cpu", "imagenet_methods_cost_cpu"
 IMAGES = 4000  # of the scenes
-SMALL_BATCH = 8
-# Passes in units of a forward, of which a step of MoCo has 4: query 1 + 2, key 1. MSF
-# compares targets of 512 numbers with a bank of 128,000 rows besides: 3 % of a forward.
-BOUNDS = {
-    **dict.fromkeys(("mocov2", "ascl", "ressl", "mochi", "xmoco", "ifnd"), 1.0),
-    **{"unmix_mocov2": 1.75, "msf": 1.01, "tkc": 1.5},
+SIZES = (
+    {"depth": 50, "image_size": 224, "batch_size": 8},
+    {"depth": 18, "image_size": 96, "batch_size": 32},
+)
+# A forward of both in million multiplications, from the sizes of the layers.
+FORWARD = {50: 4090, 18: 333}
+# Forwards that a method takes, a backward being two, and the numbers in queue or bank
+# that an image is multiplied with, in millions. MoCo: query 1 + 2, key 1; the queue of
+# 65,536 x 128 for the loss and its gradient. MSF: two directions with 128,000 x 512.
+PASSES = {
+    "mocov2": (4, 16.8),
+    "ascl": (4, 25.2),
+    "ressl": (4, 25.2),
+    "mochi": (4, 16.8),
+    "xmoco": (4, 16.8),
+    "ifnd": (4, 16.8),
+    "unmix_mocov2": (7, 33.6),
+    "msf": (4, 131),
+    "cmsf-2q": (4, 196),
+    "tkc": (6, 50.3),
 }
 FEWER = {"ifnd": {"levels": (100, 500, 1000)}}  # clusters; a step does not see them
 
 
-def pretraining(method: str, r50: bool) -> Config:
-    """The config of a method's pretraining."""
-    if r50:
+def bound(method: str, depth: int) -> float:
+    """Multiplications of a step over those of MoCo v2's."""
+    passes, compared = PASSES[method]
+    base, base_compared = PASSES["mocov2"]
+    of_base = base * FORWARD[depth] + base_compared
+    return round((passes * FORWARD[depth] + compared) / of_base, 2)
+
+
+def pretraining(method: str, size: dict[str, int]) -> Config:
+    """The config of a method's pretraining; without ``size`` that of the scenes."""
+    if size:
         (path,) = (common.REPOSITORY / "configs").glob(f"*/{method}_r50_imagenet.py")
-        options = {"batch_size": SMALL_BATCH, **FEWER.get(method, {})}
-        return import_modules(load_config(path, options))
+        return import_modules(load_config(path, {**size, **FEWER.get(method, {})}))
     with at_home(METHOD=method):
         chain = read_chain(methods.CHAIN)
         return import_modules(chain.stage(PRETRAIN).load())
@@ -80,11 +102,11 @@ def batch_of(cfg: Config) -> dict[str, Any]:
     return batch | {"data_samples": samples}
 
 
-def build(method: str, r50: bool) -> tuple[torch.nn.Module, dict[str, Any]]:
+def build(method: str, size: dict[str, int]) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Model past the warm-up, with all it remembers, and a batch."""
     init_default_scope("mmssl_ext")
     torch.manual_seed(0)
-    cfg = pretraining(method, r50)
+    cfg = pretraining(method, size)
     model = MODELS.build(cfg.model)
     model.init_weights()
     model.train()
@@ -105,27 +127,28 @@ def build(method: str, r50: bool) -> tuple[torch.nn.Module, dict[str, Any]]:
     return model, batch_of(cfg)
 
 
-def step_of(method: str, r50: bool = False) -> Callable[[], object]:
+def step_of(method: str, size: dict[str, int]) -> Callable[[], object]:
     """``train_step`` as the Runner calls it."""
-    model, batch = build(method, r50)
+    model, batch = build(method, size)
     trained = [p for p in model.parameters() if p.requires_grad]
     wrapper = OptimWrapper(torch.optim.SGD(trained, lr=1e-3, momentum=0.9))
     return lambda: model.train_step(dict(batch), wrapper)
 
 
-def peak(method: str, r50: bool) -> int:
+def peak(method: str, size: dict[str, int]) -> int:
     """Bytes that a step adds at most."""
     torch.set_num_threads(1)
-    step = step_of(method, r50)
+    step = step_of(method, size)
     step()
     return common.peak_memory(step)
 
 
-def measure(names: tuple[str, ...], blocks: int, r50: bool = False) -> list[dict]:
+def measure(names: tuple[str, ...], blocks: int, size: dict[str, int]) -> list[dict]:
     """Rows of all methods."""
-    steps = functools.partial(step_of, r50=r50)
+    steps = functools.partial(step_of, size=size)
     with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as pool:
-        peaks = dict(zip(names, pool.map(peak, names, [r50] * len(names)), strict=True))
+        found = pool.map(peak, names, [size] * len(names))
+        peaks = dict(zip(names, found, strict=True))
     arms = {name: steps(name) for name in names}
     seconds = common.time_arms(arms, blocks, 1, clock=time.process_time)
     rows = []
@@ -137,8 +160,8 @@ def measure(names: tuple[str, ...], blocks: int, r50: bool = False) -> list[dict
             **{"ms": common.median_ms(seconds[name])},
             **{"peak_mb": round(peaks[name] / 1e6)},
         }
-        if r50:
-            row["bound"] = BOUNDS[name]
+        if size:
+            row = {**size, **row, "bound": bound(name, size["depth"])}
         rows.append(row)
     return rows
 
@@ -149,16 +172,17 @@ def main(args: list[str] | None = None) -> int:
     without = ("random", "bgswaps", "ccop")
     known = tuple(name for name in methods.METHODS if name not in without)
     parser.add_argument("--methods", nargs="+", choices=known)
-    parser.add_argument("--r50", action="store_true", help="ImageNet's configs")
+    parser.add_argument("--imagenet", action="store_true", help="ImageNet's configs")
     parser.add_argument("--blocks", type=int, default=9)
     chosen = parser.parse_args(args)
     torch.set_num_threads(1)
-    if chosen.r50:
+    if chosen.imagenet:
         common.keep_freed_memory()
-    wanted = chosen.methods or (tuple(BOUNDS) if chosen.r50 else known)
+    wanted = chosen.methods or (tuple(PASSES) if chosen.imagenet else known)
     names = ("mocov2", *(name for name in wanted if name != "mocov2"))
-    rows = measure(names, chosen.blocks, chosen.r50)
-    common.write_rows(NAME_R50 if chosen.r50 else NAME, rows)
+    sizes = SIZES if chosen.imagenet else ({},)
+    rows = [row for size in sizes for row in measure(names, chosen.blocks, size)]
+    common.write_rows(NAME_IMAGENET if chosen.imagenet else NAME, rows)
     return 0
 
 

@@ -148,7 +148,7 @@ def _uncropped(node: Any) -> Any:
 
 
 CHAINS = {
-    "demo_chain_cpu": "configs/chains/demo.py",
+    "demo_chain_cpu": "configs/chains/demo_full.py",
     "demo_methods_seeds_cpu": "configs/chains/demo_methods.py",
     "bccd_voc_cpu": "benchmarks/bccd.py",
 }

@@ -127,17 +127,17 @@ def test_a_chain_takes_from_the_package_what_is_not_here(elsewhere: Path) -> Non
     linear = "configs/transfer/classification/linear_r50_imagenet.py"
     mine = write(
         elsewhere / "chain.py",
-        "_base_ = 'mmssl_ext::chains/demo.py'\n"
+        "_base_ = 'mmssl_ext::chains/demo_full.py'\n"
         "transfers = dict(voc=None, coco=None, cityscapes=None)",
     )
     stages = {stage.transfer: stage for stage in read_chain(mine).stages}
-    assert stages["pretrain"].config == CONFIGS / DEMO
+    assert stages["pretrain"].config == CONFIGS / "ascl/ascl_r18_demo.py"
     assert stages["linear"].config == REPO / linear
     write(elsewhere / linear, "checkpoint = None")
     stages = {stage.transfer: stage for stage in read_chain("chain.py").stages}
     assert stages["linear"].config == Path(linear)
     chain = read_chain("chains/demo.py")
-    assert (chain.file, len(chain.stages)) == (CONFIGS / "chains" / "demo.py", 11)
+    assert (chain.file, len(chain.stages)) == (CONFIGS / "chains" / "demo.py", 5)
     mine.write_text(mine.read_text() + "\nsources = dict(a='co2/co2_r18_demo.py')")
     with pytest.raises(ConfigError, match=r"sources\['a'\]: there is no file co2/"):
         read_chain(mine)  # a checkpoint is no config

@@ -257,11 +257,11 @@ def test_the_wheel_trains_by_a_base_from_the_package(trained: Environment) -> No
 def test_the_wheel_finds_what_its_chain_names(trained: Environment) -> None:
     chain = trained.home / "mine" / "chain.py"
     chain.write_text(
-        '_base_ = "mmssl_ext::chains/demo.py"\n'
+        '_base_ = "mmssl_ext::chains/demo_full.py"\n'
         "transfers = dict(voc=None, coco=None, cityscapes=None)\n"  # seconds of imports
     )
     said = trained.run("mmssl-ext", "chain", "mine/chain.py", "--dry-run")
-    names = ["knn-random", "knn-co2", "linear-random", "linear-co2"]
+    names = ["knn-random", "knn-ascl", "linear-random", "linear-ascl"]
     stages = ["pretrain", *(f"{name}-seed0" for name in names)]
     assert re.findall(r"^(\S+): to run$", said, re.M) == stages
 

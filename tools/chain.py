@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     MMLogger.get_current_instance().setLevel("WARNING")
     chain = read_chain(args.chain)
     work_dir = Path(args.work_dir or Path("work_dirs", chain.file.stem))
-    runner = ChainRunner(chain, work_dir, TOOLS, args.gpus, args.jobs)
+    runner = ChainRunner(chain, work_dir, TOOLS, args.gpus, args.jobs, renew)
     if args.stage:
         return runner.run_alone(chain.stage(args.stage), args.rerun)
     if args.report:
@@ -112,6 +112,13 @@ def run(args: argparse.Namespace) -> int:
     if code != Preempted.exit_code:  # else there may be little time
         report(work_dir)
     return code
+
+
+def renew(work_dir: Path) -> Path:
+    """Write the report of a chain that is going; return its path."""
+    from mmssl_ext.chain.report import write_chain_report
+
+    return write_chain_report(work_dir, going=True)
 
 
 def report(work_dir: Path) -> None:

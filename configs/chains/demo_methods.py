@@ -2,13 +2,13 @@
 
     METHOD=densecl SEED=1 python tools/chain.py configs/chains/demo_methods.py
 
-The transfers are those of `demo.py`, without its COCO stage, or with TRANSFERS=few
+The transfers are those of `demo_full.py`, without its COCO stage, or with TRANSFERS=few
 without both stages of training a detector or segmentor. The pretraining has 10
 epochs instead of 30, so that all sources with three seeds take hours and not a day;
 every method keeps the last stage at its resolution, and kNN and the linear probe too.
 """
 
-_base_ = "demo.py"
+_base_ = "demo_full.py"
 
 # Or random, or another <method>_r18_demo.py below configs/: co2, detco, msf ...
 method = "{{$METHOD:mocov2}}"

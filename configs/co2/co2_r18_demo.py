@@ -1,6 +1,6 @@
 """CO2 on the demo scenes: minutes on two CPU cores, to see everything work.
 
-The first stage of `make demo`, which draws the scenes into data/demo or DEMO_ROOT.
+`make demo` draws the scenes into data/demo or DEMO_ROOT.
 Differs from `mocov2_r18_demo.py` by the term and by a last stage of the usual stride,
 which is faster.
 """

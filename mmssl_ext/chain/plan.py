@@ -157,7 +157,8 @@ class Plan:
     def save(self) -> None:
         """Write ``chain.json``, by which the results are read."""
         stages = [_entry(stage) for stage in self.chain.stages]
-        value = {"chain": str(self.chain.file), "stages": stages}
+        chain = {"chain": str(self.chain.file), "note": self.chain.note}
+        value = {**chain, "stages": stages}
         write_json(self.work_dir / CHAIN_FILE, value)
 
     def move_aside(self, folder: Path) -> Path:

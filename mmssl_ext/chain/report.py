@@ -25,10 +25,16 @@ from .results import Record, read_json
 PAGE_FILE, PLOTS = "chain.html", "plots"
 
 _SIDE, _EXAMPLES = 320, 4  # pixels of a picture; images per transfer
+_RELOAD = 20  # seconds after which a browser reads the page of a chain under way again
 
 
-def write_chain_report(work_dir: str | Path) -> Path:
+def write_chain_report(work_dir: str | Path, going: bool = False) -> Path:
     """Write ``chain.html``, and its plots as PNG to ``plots/``.
+
+    Args:
+        work_dir: Of the chain.
+        going: Stages are running: a browser that shows the page reads it anew from
+            time to time.
 
     Returns:
         The path of the page.
@@ -42,12 +48,15 @@ def write_chain_report(work_dir: str | Path) -> Path:
     record = next((r for r in results.records if r.source is None), None)
     run = Run(record.folder) if record and record.folder.is_dir() else None
     examples = {t: _examples(results, t) for t in results.transfers}
-    chain = str(read_json(results.work_dir / "chain.json").get("chain", "chain"))
+    known = read_json(results.work_dir / "chain.json")
+    chain = str(known.get("chain", "chain"))
     return page.write_page(
         results.work_dir / PAGE_FILE,
         "chain.html",
         name=Path(chain).stem,
         chain=chain,
+        note=str(known.get("note") or ""),
+        reload=_RELOAD if going else None,
         results=results,
         run=run,
         has_page=run is not None and (run.work_dir / REPORT_FILE).is_file(),

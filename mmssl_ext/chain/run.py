@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,8 @@ class ChainRunner:
         tools: Folder of train.py and dist_train.sh.
         gpus: Processes per stage; above one by dist_train.sh.
         jobs: Stages that run at once; each gets GPUs of its own as far as there are.
+        page: Writes the page of a work dir and returns its path; called at the start
+            and after every stage.
     """
 
     def __init__(
@@ -46,12 +49,14 @@ class ChainRunner:
         tools: Path,
         gpus: int = 1,
         jobs: int = 1,
+        page: Callable[[Path], Path] | None = None,
     ) -> None:
         self.chain = chain
         self.work_dir = Path(work_dir)
         self.tools = tools
         self.gpus = gpus
         self.jobs = jobs
+        self.page = page
         self.plan = Plan(chain, self.work_dir)
         self.processes = Processes(gpus, jobs)
         self._preempted = False
@@ -87,6 +92,8 @@ class ChainRunner:
             f"{f', {done} finished before' if done else ''}. Logs: "
             f"{self.work_dir / 'STAGE' / LOG_FILE}"
         )
+        if todo and (path := self._renew()):
+            _say(f"Page, renewed after every stage: {path}")
         failures = self._run_tasks(todo, keep_going)
         write_csv(self.work_dir)
         if self._preempted:
@@ -146,6 +153,15 @@ class ChainRunner:
                     raise error from None
         return failures
 
+    def _renew(self) -> Path | None:
+        """Write results and page; a page that cannot be made does not end the chain."""
+        write_csv(self.work_dir)
+        try:
+            return self.page and self.page(self.work_dir)
+        except Exception as error:
+            _say(f"The page could not be renewed: {error}")
+            return None
+
     @staticmethod
     def _awaits(needs: str | None, waiting: dict, running: dict) -> bool:
         return needs in waiting or needs in [name for name, _ in running.values()]
@@ -160,7 +176,8 @@ class ChainRunner:
         self, name: str, place: str, failures: dict[str, str], left: list[Task]
     ) -> None:
         """Say how a stage ended and what time the rest will take."""
-        write_csv(self.work_dir)
+        with self.processes.guard:  # reading a config diverts stdout
+            self._renew()
         if name in failures:
             with self.processes.guard:
                 _say(f"{place}: FAILED. {failures[name]}")

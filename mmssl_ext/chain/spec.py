@@ -21,6 +21,7 @@ A chain file is a config file, for instance::
     )
     seeds = (0,)
     options = dict(num_workers=4)          # of every transfer; its own options win
+    note = "What a reader of the page should know of these data."
 
 ``options`` are those of ``tools/train.py --cfg-options``: variables or dotted keys of
 the config, here with any plain Python values. The chain itself sets ``checkpoint``, the
@@ -59,7 +60,7 @@ from .sources import NAME, PRETRAIN, find, read_sources
 # Stands for every source's path where the stages' inputs are compared: a checkpoint
 # counts by its content.
 _ANY_CHECKPOINT = "checkpoint.pth"
-_KEYS = {PRETRAIN, "sources", "transfers", "seeds", "options"}
+_KEYS = {PRETRAIN, "sources", "transfers", "seeds", "options", "note"}
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,14 @@ class Chain:
         stages: In the order in which they run.
         sources: Name to path, ``pretrain`` or None.
         titles: Of the transfers, by name.
+        note: What the page says of the data, or nothing.
     """
 
     file: Path
     stages: list[Stage] = field(default_factory=list)
     sources: dict[str, Path | str | None] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
     def stage(self, name: str) -> Stage:
         """Return a stage by its name.
@@ -202,7 +205,10 @@ def read_chain(path: str | Path) -> Chain:
                 f"{path}: a chain has no '{key}'. Did you mean {meant[0]}?"
             )
     common = _options(cfg.get("options"), f"{path}: options")
-    chain = Chain(path)
+    note = cfg.get("note") or ""
+    if not isinstance(note, str):
+        raise ConfigError(f"{path}: note must be a text, not {note!r}.")
+    chain = Chain(path, note=note)
     if cfg.get(PRETRAIN):
         chain.stages.append(_stage(path, cfg[PRETRAIN], PRETRAIN, "Pretraining"))
     chain.sources = read_sources(path, cfg, lambda: chain.stages[0].load())

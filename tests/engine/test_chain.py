@@ -119,11 +119,11 @@ def wait_for_files(process, *paths):
         time.sleep(0.02)
 
 
-def run(folder, text=None, only=(), jobs=1, **options):
+def run(folder, text=None, only=(), jobs=1, page=None, **options):
     if text is not None:
         (folder / "small.py").write_text(text)
     chain = read_chain("small.py")
-    runner = ChainRunner(chain, "wd", folder / "tools", jobs=jobs)
+    runner = ChainRunner(chain, "wd", folder / "tools", jobs=jobs, page=page)
     return runner.run(chain.select(list(only)), **options)
 
 
@@ -186,6 +186,24 @@ def test_stages_at_once_wait_for_the_pretraining_only(folder, monkeypatch, capsy
     pretrained = rows(folder)["pretrain"]["output_sha256"]
     assert rows(folder)["voc-pretrained-seed0"]["source_sha256"] == pretrained
     assert (folder / "wd" / "voc-random-seed0" / "here").read_text() == "3"
+
+
+def test_the_page_is_renewed_after_every_stage(folder, capsys):
+    shown = []
+
+    def page(work_dir):
+        states = [record.status for record in read_records(work_dir)]
+        shown.append(states.count("finished"))
+        if len(shown) == 4:
+            raise OSError("no room")
+        return work_dir / "page.html"
+
+    assert run(folder, page=page) == 0
+    assert shown == [0, 1, 2, 3, 4, 5]
+    out = capsys.readouterr().out
+    assert out.index("after every stage: wd/page.html") < out.index("pretrain starts")
+    assert out.count("The page could not be renewed: no room") == 1
+    assert run(folder, page=page) == 0 and len(shown) == 6  # nothing to run
 
 
 def test_stages_at_once_have_gpus_of_their_own(folder, monkeypatch):
@@ -303,6 +321,7 @@ MISTAKES = [  # what takes whose place in the chain, and what is said of it
     ("title=", "titel=", "transfers.voc: 'titel' is none of"),
     ("voc=", "**{'a b': 1}, voc=", "use letters, digits"),
     ('"random": None', '"random": 3', "must be None, 'pretrain', 'start' or"),
+    ("pretrain = ", "note = 3\npretrain = ", "note must be a text, not 3."),
     ("score=70", "checkpoint=object", "must be a plain Python value"),
     ("pair", "checkpoint", "the chain sets the option checkpoint"),
     ("pretrain = ", "seeds = (1, 1)\npretrain = ", "seeds must be different"),
@@ -416,7 +435,8 @@ def test_a_signal_lets_the_stages_save(folder, number, expected):
         assert rows(folder)[name]["status"] == "interrupted"
     assert not [*(folder / "wd" / "locks").iterdir()]
     assert not (folder / "wd" / "chain.lock").exists()
-    assert not (folder / "wd" / "chain.html").exists()  # no time for it
+    assert "Report:" not in out  # no time for it; the page is that of the last stage
+    assert "refresh" in (folder / "wd" / "chain.html").read_text()
     assert run(folder, only=["voc"]) == 0
     assert {n: calls(folder)[n] for n in names} == dict.fromkeys(names, ".--resume.")
 

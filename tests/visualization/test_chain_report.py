@@ -84,6 +84,20 @@ def test_one_page_has_all(reported):
     assert text.count("<svg") == 3 + 8  # of the transfers, of the pretraining
 
 
+def test_what_the_chain_says_of_its_data_and_reading_it_anew(tmp_path):
+    work_dir = make_chain(tmp_path, {"city": {"random": [(40,)]}})
+    page, _ = read(work_dir)
+    assert "refresh" not in [meta.get("http-equiv") for meta in page.all("meta")]
+    file = work_dir / "chain.json"
+    known = json.loads(file.read_text()) | {"note": "Scenes <drawn> for a demo."}
+    file.write_text(json.dumps(known))
+    text = write_chain_report(work_dir, going=True).read_text("utf-8")
+    page = Page(text)
+    assert "Scenes <drawn> for a demo." in page.text
+    (meta,) = [meta for meta in page.all("meta") if meta.get("http-equiv") == "refresh"]
+    assert 5 <= int(meta["content"]) <= 60
+
+
 def test_headline_counts_and_names_what_is_worse(reported):
     work_dir, page, _ = reported
     assert headline(work_dir) == (
