@@ -49,11 +49,12 @@ SIZES = (
 FORWARD = {50: 4090, 18: 333}
 # Forwards that a method takes, a backward being two, and the numbers in queue or bank
 # that an image is multiplied with, in millions. MoCo: query 1 + 2, key 1; the queue of
-# 65,536 x 128 for the loss and its gradient. MSF: two directions with 128,000 x 512.
+# 65,536 x 128 for the loss and its gradient. Soft targets: the key's share and the mean
+# key besides, ReSSL's with 131,072 x 512. MSF: two directions with 128,000 x 512.
 PASSES = {
     "mocov2": (4, 16.8),
-    "ascl": (4, 25.2),
-    "ressl": (4, 25.2),
+    "ascl": (4, 33.6),
+    "ressl": (4, 268),
     "mochi": (4, 16.8),
     "xmoco": (4, 16.8),
     "ifnd": (4, 16.8),

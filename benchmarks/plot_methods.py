@@ -1,6 +1,7 @@
 """All methods on the demo scenes in one figure: `results/methods.png`, from the CSV.
 
-A dot per seed, the methods by their mean, a line at the mean of random weights. Run:
+A dot per seed, the methods by their mean, a line at the mean of random weights, and
+what a step costs. Run:
 
     python benchmarks/plot_methods.py
 """
@@ -14,10 +15,10 @@ import common
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from plot import GRID, INK, MUTED, OTHER, OURS, STYLE, read
+from plot import BAR, GRID, INK, MUTED, OTHER, OURS, STYLE, read
 from tables import METHODS
 
-NAME = "demo_methods_seeds_cpu"
+NAME, COST = "demo_methods_seeds_cpu", "demo_methods_cost_cpu"
 PANELS = {"knn": "kNN of frozen features", "linear": "linear probe"}
 MARKERS = "oDs^v"  # of the seeds
 KEY = "Figures"  # in the file
@@ -37,22 +38,32 @@ def scores() -> dict[str, dict[str, dict[int, float]]]:
     }
 
 
-def digest(found: dict) -> str:
+def costs() -> dict[str, float]:
+    """A step of each method in steps of MoCo v2."""
+    return {row["method"]: float(row["value"]) for row in read(COST)}
+
+
+def digest() -> str:
     """Of all that the figure shows; stands in the file, by which a test compares."""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    shown = json.dumps([scores(), costs()], sort_keys=True)
+    return hashlib.sha256(shown.encode()).hexdigest()
 
 
 def draw(path: Path) -> None:
     """Draw methods.png; nothing where no method has been measured."""
     found = scores()
-    order = sorted(found["knn"], key=lambda name: fmean(found["knn"][name].values()))
-    if not order:
+    if not found["knn"]:
         return
-    size = (9, 1.4 + 0.27 * len(order))
+    order = sorted(found["knn"], key=lambda name: fmean(found["knn"][name].values()))
     figure, axes = plt.subplots(
-        1, len(PANELS), figsize=size, sharey=True, layout="constrained"
+        *(1, len(PANELS) + 1),
+        figsize=(10.5, 1.4 + 0.25 * len(order)),
+        sharey=True,
+        layout="constrained",
+        width_ratios=(*(3 for _ in PANELS), 2),
     )
-    for ax, (transfer, title) in zip(axes, PANELS.items(), strict=True):
+    _draw_cost(axes[-1], order)
+    for ax, (transfer, title) in zip(axes, PANELS.items(), strict=False):
         _draw_panel(ax, [found[transfer][name] for name in order])
         ax.set_title(title, pad=6)
         ax.set_xlabel("held-out scenes, percent right")
@@ -61,7 +72,7 @@ def draw(path: Path) -> None:
     for height, label in enumerate(axes[0].get_yticklabels()):
         label.set_color(MUTED if height == random else INK)
     if random is not None:
-        for ax, transfer in zip(axes, PANELS, strict=True):
+        for ax, transfer in zip(axes, PANELS, strict=False):
             mean = fmean(found[transfer]["random"].values())
             ax.axvline(mean, color=OTHER, lw=1, ls="--", zorder=1)
             ax.annotate(
@@ -72,10 +83,9 @@ def draw(path: Path) -> None:
                 fontsize=8,
                 va="top",
             )
-    handles, labels = axes[-1].get_legend_handles_labels()
-    if len(labels) > 1:
-        axes[-1].legend(handles, labels, loc="lower right", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150, metadata={KEY: digest(found)})
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].legend(handles, labels, loc="lower right", frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130, metadata={KEY: digest()})
     plt.close(figure)
     print(f"Wrote {path}")
 
@@ -91,6 +101,20 @@ def _draw_panel(ax: Axes, values: list[dict[int, float]]) -> None:
         ax.plot(x, y, marker, color=OURS, ms=5, label=f"seed {seed}", zorder=3)
     ax.set_ylim(-0.7, len(values) - 0.3)
     ax.grid(color=GRID, zorder=0)
+
+
+def _draw_cost(ax: Axes, order: list[str]) -> None:
+    found = {name: value for name, value in costs().items() if name in order}
+    for height, name in enumerate(order):
+        if name in found:
+            ax.barh(height, found[name], 0.55, color=BAR, zorder=2)
+            ax.text(
+                found[name] + 0.04, height, f"{found[name]:.2f}", va="center", size=8
+            )
+    ax.set_xlim(0, 1.15 * max(found.values(), default=1))
+    ax.grid(color=GRID, axis="x", zorder=0)
+    ax.set_title("time of a step", pad=6)
+    ax.set_xlabel("MoCo v2's step = 1")
 
 
 def main() -> None:

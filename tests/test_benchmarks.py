@@ -241,9 +241,8 @@ def test_plots_leave_out_what_was_not_measured(results: Path) -> None:
 def test_the_figure_of_all_methods_is_drawn_from_its_csv() -> None:
     with Image.open(common.RESULTS / "methods.png") as figure:
         drawn = figure.text[plot_methods.KEY]
-    found = plot_methods.scores()
-    assert len(found["knn"]) > 20
-    assert drawn == plot_methods.digest(found), "run benchmarks/plot_methods.py"
+    assert len(plot_methods.scores()["knn"]) > 20
+    assert drawn == plot_methods.digest(), "run benchmarks/plot_methods.py"
 
 
 def test_short_numbers() -> None:

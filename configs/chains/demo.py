@@ -9,7 +9,7 @@ their variables, and random initialisation has the same schedule and learning ra
 """
 
 data_root = "{{$DEMO_ROOT:data/demo}}"
-max_epochs = 8
+max_epochs = 6
 classes = (
     *("striped_disk", "checkered_square", "dotted_star", "zigzag_cross"),
     *("ringed_triangle", "speckled_crescent", "wavy_heart", "latticed_arrow"),
@@ -19,6 +19,7 @@ palette = [
     *([245, 130, 48], [145, 30, 180], [70, 240, 240], [240, 50, 230]),
 ]
 where = "configs/transfer/"
+strides = (1, 2, 2, 1)  # as in the pretraining; a segmentor sets its own
 note = """\
 The scenes are drawn: objects of eight textures on cluttered grounds. They show that all
 parts work and what a figure looks like, not what pretraining brings for your images.
@@ -30,7 +31,7 @@ on images like those that you will use.\
 pretrain = dict(
     config="configs/ascl/ascl_r18_demo.py",
     title="ASCL R18 on the demo scenes",
-    options=dict(max_epochs=max_epochs),
+    options={"max_epochs": max_epochs, "default_hooks.knn.interval": 3},
 )
 sources = {"random": None, "ascl": "pretrain"}
 options = dict(depth=18, base_channels=32, num_workers=1)
@@ -40,7 +41,14 @@ transfers = dict(
     knn=dict(
         config=where + "classification/knn_r50_imagenet.py",
         title="kNN, scenes by their main object",
-        options=dict(folder, image_size=64, resize=64, k=20, bank_images=None),
+        options={
+            **folder,
+            "image_size": 64,
+            "resize": 64,
+            "k": 20,
+            "bank_images": None,
+            "model.backbone.strides": strides,
+        },
     ),
     cityscapes=dict(
         config=where + "segmentation/fcn_r50_cityscapes_40k.py",
@@ -53,8 +61,8 @@ transfers = dict(
             "crop_size": (96, 96),
             "scale": (192, 96),
             "batch_size": 16,
-            "max_iters": 150,
-            "val_interval": 75,
+            "max_iters": 100,
+            "val_interval": 50,
             "val_dataloader.dataset.indices": 200,
         },
     ),

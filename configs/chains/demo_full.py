@@ -34,15 +34,16 @@ transfers = dict(
     linear=dict(
         config=where + "classification/linear_r50_imagenet.py",
         title="Linear probe",
-        options=dict(
-            _base_.folder,
-            image_size=64,
-            resize=96,
-            max_epochs=10,
-            val_interval=5,
-            batch_size=128,
-            lr=3,
-        ),
+        options={
+            **_base_.folder,
+            "image_size": 64,
+            "resize": 96,
+            "max_epochs": 10,
+            "val_interval": 5,
+            "batch_size": 128,
+            "lr": 3,
+            "model.backbone.strides": _base_.strides,
+        },
     ),
     voc=dict(
         config=where + "detection/faster_rcnn_r50_fpn_voc0712.py",

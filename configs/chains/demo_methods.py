@@ -50,9 +50,11 @@ encoder = "key" if method in ("dino", "scfs") else "query"  # their teachers
 sources = {"_delete_": True, method: None if method == "random" else "pretrain"}
 seeds = (number,)
 transfers = dict(
-    knn=dict(options={"model.backbone.strides": strides, "encoder": encoder}),
-    linear=dict(options={"model.backbone.strides": strides, "encoder": encoder}),
+    knn=dict(options=dict(encoder=encoder)),
+    linear=dict(options=dict(encoder=encoder)),
     coco=None,  # switched off
     voc=None if few else dict(options=dict(encoder=encoder)),
-    cityscapes=None if few else dict(options=dict(encoder=encoder)),
+    cityscapes=None
+    if few
+    else dict(options=dict(encoder=encoder, max_iters=150, val_interval=75)),
 )

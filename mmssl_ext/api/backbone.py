@@ -16,6 +16,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import Tensor, nn
 
+from mmssl_ext.compat import let_train_return
 from mmssl_ext.datasets import CenterCrop, DecodeBands, DecodeImage, ResizeShort
 from mmssl_ext.engine.checkpoint.run_folder import find_run
 from mmssl_ext.engine.config.strict import check_names
@@ -163,6 +164,7 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
     weights = read_weights(checkpoint)
     module = _built(weights, encoder)
     fill(module, weights)
+    let_train_return(module)
     module.eval()
     preprocess = Preprocess.of(weights.record)
     module.preprocess = preprocess  # type: ignore[assignment]

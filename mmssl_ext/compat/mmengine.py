@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # -- mmengine's Config and DictAction --
 # The steps by which a config file is read, and the values of --cfg-options. Gone:
@@ -203,3 +206,22 @@ def coco_evaluation(kind: Any) -> Iterator[None]:
 def vis_backends(visualizer: Any) -> list[Any]:
     """The backends of a visualizer: TensorBoard's, that of the local files, ..."""
     return list((getattr(visualizer, "_vis_backends", None) or {}).values())
+
+
+# -- Backbones of mmpretrain --
+# Their `train`, and so `eval`, returns nothing. Gone: nothing to replace.
+
+
+def let_train_return(module: nn.Module) -> None:
+    """Let ``train`` and ``eval`` of a module's class return the module, as torch's."""
+    kind = type(module)
+    before = kind.train
+    if module.train(module.training) is module:
+        return
+
+    @wraps(before)
+    def train(self: nn.Module, mode: bool = True) -> nn.Module:
+        before(self, mode)
+        return self
+
+    kind.train = train  # type: ignore[method-assign, assignment]

@@ -70,6 +70,8 @@ def test_both_encoders_of_a_checkpoint_of_this_package(encoder, tmp_path):
     found = mmssl_ext.load_backbone(path, encoder)
     same(found, backbone)
     assert found.handover.report.complete
+    assert found.train() is found and found.training
+    assert found.eval() is found and not found.training  # mmpretrain's return nothing
 
 
 STRUCTURES = {
