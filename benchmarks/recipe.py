@@ -149,6 +149,7 @@ def _uncropped(node: Any) -> Any:
 
 CHAINS = {
     "demo_chain_cpu": "configs/chains/demo_full.py",
+    "demo_knn_cpu": "configs/chains/demo_full.py",  # the curve of its pretraining
     "demo_methods_seeds_cpu": "configs/chains/demo_methods.py",
     "bccd_voc_cpu": "benchmarks/bccd.py",
 }
@@ -191,7 +192,7 @@ def present(name: str, row: Row) -> tuple[str, str]:
             (path,) = REPOSITORY.glob(f"configs/*/{config}")
             return _run(path, json.dumps(options(name, row))), ""
         chain = _chain(name, row.get("method", ""), row["seed"])
-        if row["transfer"] == PRETRAIN:
+        if row.get("transfer", PRETRAIN) == PRETRAIN:
             return _stage(chain, PRETRAIN), ""
         source = row.get("source") or row["method"]
         if source not in chain.sources:  # a file; the recipe is that from any other

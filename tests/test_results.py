@@ -158,10 +158,11 @@ def test_sources_of_a_comparison_share_the_settings_of_the_transfer() -> None:
     for name in set(TRAININGS) & recipe.CHAINS.keys():
         found: dict[tuple[str, str], set[str]] = {}
         for row in tables.read(name):
-            if row["transfer"] != "pretrain":
+            if row.get("transfer", "pretrain") != "pretrain":
                 key = row["transfer"], row["seed"]
                 found.setdefault(key, set()).add(row["recipe"])
-        assert found and all(len(hashes) == 1 for hashes in found.values())
+        assert found or name == "demo_knn_cpu"  # of a pretraining alone
+        assert all(len(hashes) == 1 for hashes in found.values())
 
 
 # --- each of these fails
