@@ -694,7 +694,7 @@ TABLES = {
     "demo_chain": Table(
         ("demo_chain_cpu",),
         demo_chain,
-        "Percent, seed 0; ASCL pretrained for 8 epochs, the chain of `make demo-full`.",
+        "Percent, seed 0; ASCL pretrained for 6 epochs, the chain of `make demo-full`.",
     ),
     "cifar10_methods": Table(
         ("cifar10_methods_cpu",),
