@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl_ext.code_verdict import code_verdict
 from mmssl_ext.files import read_json, read_text
 from mmssl_ext.interrupt import explained
 from mmssl_ext.text import guard_streams, printable
@@ -24,7 +23,7 @@ from mmssl_ext.text import guard_streams, printable
 from . import logs, page
 from .logs import RunLog
 from .panels import CLASSES, CLUSTERS, COLLAPSE_BELOW, HEALTH, SCHEDULE
-from .verdict import verdict
+from .verdict import verdict, wrong_codes
 
 REPORT_FILE = "report.html"
 UNREADABLE_FILE = "unreadable_images.txt"
@@ -151,11 +150,8 @@ def _alarms(run: Run) -> Iterator[str]:
             f"The embeddings have collapsed: their spread is {spread[-1]:.3f} of an "
             "even one. What the network learnt is hardly of use."
         )
-    codes = ("prototypes_used", "code_entropy")
-    found = {name: run.log.series(f"health/{name}")[1] for name in codes}
-    if all(found.values()):
-        verdict = code_verdict({name: values[-1] for name, values in found.items()})
-        yield from [verdict] * bool(verdict)
+    if wrong := wrong_codes(run.log):
+        yield wrong
     for level, texts in run.messages.items():
         if level != "WARNING":
             yield from (f"{level.capitalize()} in the log: {text}" for text in texts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from mmssl_ext.code_verdict import code_verdict
+
 from .logs import RunLog
 from .panels import COLLAPSE_BELOW
 
@@ -42,6 +44,8 @@ def verdict(log: RunLog) -> Verdict | None:
             "all images have nearly the same embedding, whose spread is "
             f"{spread[-1]:.2f} of an even one, so the network tells nothing apart.",
         )
+    if wrong := wrong_codes(log):
+        return Verdict("collapsed", wrong[0].lower() + wrong[1:])
     if not losses:
         return Verdict("unclear", "no finite loss is in the logs.")
     if min(len(spread), len(near)) < 2:
@@ -63,3 +67,12 @@ def verdict(log: RunLog) -> Verdict | None:
             "that helps your task, only a transfer or labelled images can say.",
         )
     return Verdict("unclear", f"{told}, which is not yet a clear gap.")
+
+
+def wrong_codes(log: RunLog) -> str:
+    """What is wrong with the prototypes at the end, "" where nothing is or none are."""
+    names = ("prototypes_used", "code_entropy")
+    found = {name: log.series(f"health/{name}")[1] for name in names}
+    if not all(found.values()):
+        return ""
+    return code_verdict({name: values[-1] for name, values in found.items()})

@@ -37,6 +37,21 @@ def test_word(tmp_path, measured, word):
     assert str(found).startswith(f"{word.capitalize()}: ") and found.because[-1] == "."
 
 
+@pytest.mark.parametrize(
+    ("used", "entropy", "because"),
+    [
+        (0.04, 0.5, "4.0% of the prototypes are used: "),
+        (0.9, 0.995, "the prototypes have collapsed: all are alike"),
+        (0.06, 0.98, None),
+    ],
+)
+def test_prototypes_count_too(tmp_path, used, entropy, because):
+    codes = {"health/prototypes_used": used, "health/code_entropy": entropy}
+    found = verdict(run(tmp_path, *CASES["BYOL"][0], **codes))
+    assert found.word == ("learning" if because is None else "collapsed")
+    assert because is None or found.because.startswith(because)
+
+
 def test_figures_by_hand(tmp_path):
     # Distances of different images: 2 x 0.5^2 = 0.5, then 2 x 0.8^2 = 1.28.
     found = verdict(run(tmp_path, (0.5, 0.6), (0.8, 0.32)))
