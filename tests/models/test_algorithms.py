@@ -108,6 +108,22 @@ def test_any_batch_size(name, changes):
         torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
+@every_algorithm
+def test_two_steps_in_bfloat16_are_finite(name):
+    model = build(name)
+    optimizer = sgd(model)
+    for seed in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            given = views(8, seed, type_=name), samples(8)
+            losses = model(*given, mode="loss", boxes=boxes(8))
+        assert all(value.isfinite() for value in losses.values())
+        optimizer.zero_grad()
+        total(losses).backward()
+        optimizer.step()
+    state = {key: x for key, x in model.state_dict().items() if x.is_floating_point()}
+    assert [key for key, x in state.items() if not x.isfinite().all()] == []
+
+
 @every_queue_algorithm
 def test_keys_become_negatives_after_their_own_step(name):
     model = build(name)

@@ -181,6 +181,23 @@ def test_value_and_gradient_equal_loops():
             torch.testing.assert_close(parameter.grad, truth, rtol=1e-4, atol=1e-7)
 
 
+def test_gradcheck():
+    ours = model()
+    compare = ours.compare
+    codes = compare.codes_of_targets(ours, ours.step([x.double() for x in views(3)]))
+    compare.codes_of_targets = lambda *_: codes  # which get no gradient
+    weight = compare.prototypes.weight.detach().clone().requires_grad_()
+    del compare.prototypes.weight
+
+    def loss(x, weight):
+        online = {v: {"embedding": normalize(x[v], dim=1)} for v in (0, 1)}
+        compare.prototypes.weight = weight
+        return compare(ours, SimpleNamespace(online=online))["instance"]
+
+    x = torch.randn(2, 3, ours.dim, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (x, weight))
+
+
 def test_targets_move_by_the_network_but_have_its_prototypes():
     ours = model(momentum=0.75)
     assert "prototypes" not in dict(ours.target.named_children())
