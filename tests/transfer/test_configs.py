@@ -175,6 +175,30 @@ def test_runs_on_tiny_data(name, demo, sources, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
+    [
+        "detection/faster_rcnn_r50_fpn_voc0712.py",
+        "segmentation/fcn_r50_voc12aug.py",
+        "classification/linear_r50_imagenet.py",
+    ],
+)
+def test_the_same_seed_makes_the_same_model_and_figures(name, demo, sources, tmp_path):
+    chosen = options(name, demo, sources[18]) | {"randomness.seed": 3}
+    if "max_iters" in chosen:
+        chosen["max_iters"] = chosen["val_interval"] = 2
+    found = []
+    for run in ("first", "second"):
+        cfg = load_config(ROOT / "transfer" / name, chosen)
+        runner = build_runner(prepare(cfg, work_dir=str(tmp_path / run)))
+        runner.train()
+        result = json.loads((tmp_path / run / "result.json").read_text())
+        found.append((fingerprint(runner.model.state_dict()), result["metrics"]))
+        torch.manual_seed(99)  # of no consequence for what follows
+    assert found[0] == found[1]
+    assert found[0][1]
+
+
+@pytest.mark.parametrize(
+    "name",
     ["detection/retinanet_r50_fpn_coco_1x.py", "segmentation/fcn_r50_voc12aug.py"],
 )
 def test_the_runner_stops_at_a_checkpoint_that_does_not_fit(
