@@ -1,7 +1,6 @@
 import json
 import types
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from mmssl_ext.engine.checkpoint.read import load_checkpoint_file
 from mmssl_ext.engine.hooks import PlainCheckpointHook, ResultHook
 from mmssl_ext.errors import UserError
 from mmssl_ext.visualization.hooks.pictures import PicturesHook, enlarged
+from mmssl_ext.visualization.predictions import COLOURS, add_legends, colours_of
 from tests.harness import (
     Stopped,
     Watch,
@@ -134,26 +134,12 @@ def test_pretraining_gives_its_last_knn(tmp_path):
     assert got["curve"]["values"] == [20.0, 61.0]
 
 
-class Visualizer:
-    """Paints a panel per side: 10 for the truth, 200 for a prediction."""
-
-    alpha = 0.8
-
-    def __init__(self):
-        self.seen = []
-        self.dataset_meta = {"classes": ("sky", "road")}
-
-    def add_datasample(self, name, image, sample, show, out_file, **options):
-        np.random.rand()
-        self.seen.append((image.shape, sample, self.alpha, options))
-        sides = [np.full_like(image, 10), np.full_like(image, 200)]
-        cv2.imwrite(out_file, np.concatenate(sides, axis=1))
-
-
-def draw(tmp_path, samples, **options):
-    log, vis = [], Visualizer()
+def draw(tmp_path, samples, palette=None, **options):
+    log = []
     logger = types.SimpleNamespace(warning=log.append)
     model = types.SimpleNamespace(data_preprocessor=None)
+    meta = {"classes": ("sky", "road"), "palette": palette}
+    vis = types.SimpleNamespace(dataset_meta=meta)
     runner = types.SimpleNamespace(
         work_dir=tmp_path, visualizer=vis, logger=logger, model=model
     )
@@ -161,7 +147,21 @@ def draw(tmp_path, samples, **options):
     hook.before_val_epoch(runner)
     for i, sample in enumerate(samples):
         hook.after_val_iter(runner, i, None, [sample])
-    return vis.seen, log
+    return log
+
+
+def picture(tmp_path):
+    """The first picture, H x W x 3 in RGB, its sides and the height of the legends."""
+    folder = tmp_path / "predictions"
+    entry = json.loads((folder / "index.json").read_text())["pictures"][0]
+    drawn = np.asarray(Image.open(folder / entry["file"]).convert("RGB"))
+    width = (drawn.shape[1] - entry["gap"]) // 2
+    sides = drawn[: len(drawn) - entry["legend"]]
+    return entry, drawn, (sides[:, :width], sides[:, -width:])
+
+
+def near(pixel, colour):
+    return np.abs(pixel.astype(int) - np.array(colour)).max() <= 1
 
 
 def instances(path, masks=False):
@@ -185,41 +185,75 @@ def image(tmp_path):
 
 def test_small_images_are_enlarged_with_their_boxes_and_masks(tmp_path, image):
     state = np.random.get_state()[1].copy()
-    seen, log = draw(tmp_path, [instances(image, masks=True)] * 3, num_images=2)
-    assert not log
-    assert len(seen) == 2
-    shape, sample, alpha, options = seen[0]
-    assert shape == (288, 384, 3)  # 12 times: the short side is at least 256
-    assert sample.pred_instances.bboxes.tolist() == [[12.0, 24.0, 132.0, 144.0]]
-    mask = sample.gt_instances.masks[0]
-    assert mask.sum() == 144 and mask[36:48, 60:72].all()
-    assert options == {"pred_score_thr": 0.3}
-    assert alpha < 0.8
-    picture = cv2.imread(str(tmp_path / "predictions" / "0.png"))
-    assert picture.shape == (288, 2 * 384 + 6, 3)
-    assert picture[:, :384].max() == 10 and picture[:, 390:].min() == 200
-    index = json.loads((tmp_path / "predictions" / "index.json").read_text())
-    assert [e["file"] for e in index["pictures"]] == ["0.png", "1.png"]
-    assert index["pictures"][0]["image"] == "small image.png"
-    assert index["pictures"][0]["panels"] == 2
-    # mmdet draws random tints: training must not notice.
-    assert (np.random.get_state()[1] == state).all()
+    samples = [instances(image, masks=True) for _ in range(3)]
+    samples[0].pred_instances.scores = torch.tensor([0.1])  # below score_thr
+    assert not draw(tmp_path, samples[:1] * 3, num_images=2)
+    entry, drawn, (truth, prediction) = picture(tmp_path)
+    assert truth.shape == (288, 384, 3)  # 12 times: the short side is at least 256
+    assert drawn.shape == (288 + entry["legend"], 2 * 384 + 6, 3)
+    names = [path.name for path in sorted((tmp_path / "predictions").iterdir())]
+    assert names == ["0.png", "1.png", "index.json"]
+    assert (entry["image"], entry["panels"]) == ("small image.png", 2)
+    assert (prediction == (255, 0, 0)).all()  # the image alone
+    colour = COLOURS[1]  # of the second class
+    half = [round((x + y) / 2) for x, y in zip(colour, (255, 0, 0), strict=True)]
+    # The box 1, 2, 11, 12 and the mask's pixel 3, 5, twelve times as large
+    assert near(truth[24, 60], colour) and near(truth[100, 12], colour)
+    assert near(truth[144, 60], colour) and near(truth[100, 132], colour)
+    assert near(truth[42, 66], half) and (truth[42, 90] == (255, 0, 0)).all()
+    legend = drawn[288:, :384]
+    assert (legend == colour).all(2).sum() > 80  # its square
+    assert (drawn[288:, -384:] == 255).all()
+    assert (np.random.get_state()[1] == state).all()  # training must not notice
 
 
-def test_semantic_maps_get_the_names_of_their_regions(tmp_path, image):
+def test_scores_are_written_but_not_over_each_other(tmp_path, image):
+    sample = instances(image)
+    alone = sample.pred_instances
+    twice = InstanceData(
+        bboxes=alone.bboxes.repeat(2, 1) + torch.tensor([[0.0], [0.2]]),
+        labels=torch.tensor([0, 0]),
+        scores=torch.tensor([0.9, 0.8]),
+    )
+    found = []
+    for prediction in (alone, twice):
+        sample.pred_instances = prediction
+        assert not draw(tmp_path, [sample])
+        _, _, (_, side) = picture(tmp_path)
+        found.append(int((side.min(2) > 180).sum()))  # white letters
+    assert found[0] > 10 and abs(found[1] - found[0]) < 5
+
+
+@pytest.mark.parametrize("palette", [None, [[1, 2, 3], [9, 200, 40]]])
+def test_semantic_maps_have_a_legend_and_no_text(tmp_path, image, palette):
     labels = torch.zeros(1, 24, 32, dtype=torch.long)
     labels[:, :, 16:] = 1
     labels[:, 0] = 255  # ignored
     maps = {name: PixelData(data=labels) for name in ("gt_sem_seg", "pred_sem_seg")}
-    seen, log = draw(tmp_path, [Sample(metainfo={"img_path": str(image)}, **maps)])
-    assert not log
-    _, sample, _, options = seen[0]
-    assert options == {"with_labels": False}
-    assert sample.pred_sem_seg.data.shape == (1, 288, 384)
-    assert (sample.pred_sem_seg.data[0, 24:, 192:] == 1).all()
-    truth = cv2.imread(str(tmp_path / "predictions" / "0.png"))[:, :384]
-    for half in (truth[:, :192], truth[:, 192:]):  # white letters, maybe blended
-        assert np.median(half) == 10 and half.max() > 240
+    sample = Sample(metainfo={"img_path": str(image)}, **maps)
+    assert not draw(tmp_path, [sample], palette=palette)
+    _, drawn, sides = picture(tmp_path)
+    colours = [tuple(x) for x in palette or COLOURS[:2]]
+    for side in sides:
+        assert (side[:6] == (255, 0, 0)).all()
+        for part, colour in zip(
+            (side[24:, :190], side[24:, 194:]), colours, strict=True
+        ):
+            half = [(x + y) / 2 for x, y in zip(colour, (255, 0, 0), strict=True)]
+            assert near(np.median(part.reshape(-1, 3), 0), half)
+            assert len(np.unique(part[2:-2, 2:-2].reshape(-1, 3), axis=0)) == 1
+    for colour in colours:
+        assert (drawn[288:] == colour).all(2).sum() > 2 * 80
+
+
+def test_a_legend_takes_the_lines_that_it_needs_and_any_name():
+    panel = np.zeros((10, 200, 3), np.uint8)
+    colours = colours_of(range(30), 30)
+    names = [f"a longer name {i}\n\u00e9" for i in range(30)]
+    one, many = add_legends([panel] * 2, [[3], range(30)], names, colours)
+    assert one.shape == many.shape and one.shape[0] > 10 + 6 * 19
+    assert (one[40:] == 255).all() and not (many[40:] == 255).all()
+    assert colours[29] == colours[9]  # more classes than colours: by their places
 
 
 def test_large_images_are_reduced_and_boxes_of_a_box_type_read():
@@ -231,8 +265,7 @@ def test_large_images_are_reduced_and_boxes_of_a_box_type_read():
 
 def test_what_cannot_be_drawn_is_one_warning(tmp_path):
     gone = instances(tmp_path / "gone.png")
-    seen, log = draw(tmp_path, [gone, gone])
-    assert not seen
+    log = draw(tmp_path, [gone, gone])
     assert len(log) == 1 and "gone.png" in log[0] and "goes on without" in log[0]
-    seen, log = draw(tmp_path, [Sample(pred_label=3)])  # classification
-    assert (seen, log) == ([], [])
+    assert not (tmp_path / "predictions" / "index.json").exists()
+    assert not draw(tmp_path, [Sample(pred_label=3)])  # classification

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mmcv
 import numpy as np
 import torch
@@ -15,13 +14,12 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.structures import InstanceData, PixelData
 
-from mmssl_ext.evaluation.features import preserved_rng
 from mmssl_ext.files import write_text
 from mmssl_ext.registry import HOOKS
-from mmssl_ext.text import shown
 from mmssl_ext.unwrap import unwrap
 
 from ..pictures.images import to_pixels
+from ..predictions import add_legends, colours_of, draw_instances, draw_map
 
 FOLDER, INDEX = "predictions", "index.json"
 
@@ -33,11 +31,11 @@ class PicturesHook(Hook):
     """Draw the first images with ground truth (left) and prediction (right).
 
     The pictures of the newest validation or test are
-    ``work_dir/predictions/<i>.png``, drawn by the runner's visualizer (mmdet's
-    DetLocalVisualizer, mmseg's SegLocalVisualizer); ``index.json`` beside them names
-    their images. Small images are enlarged, with their boxes and masks, so that lines
-    and labels do not hide them. Samples without instances or semantic maps are left
-    out, and what cannot be drawn is a warning, never the end of the run.
+    ``work_dir/predictions/<i>.png``, with the classes of the colours below each side;
+    ``index.json`` beside them names their images. Small images are enlarged, with
+    their boxes and masks, so that lines do not hide them. Samples without instances or
+    semantic maps are left out, and what cannot be drawn is a warning, never the end of
+    the run.
 
     Args:
         num_images: Number of images, the first of the data set.
@@ -70,8 +68,7 @@ class PicturesHook(Hook):
             if len(self._drawn) >= self.num_images:
                 return
             try:
-                with preserved_rng():  # mmdet draws the tints of masks
-                    self._draw(runner, sample)
+                self._draw(runner, sample)
             except Exception as error:
                 self._failed = True  # once is enough to read
                 runner.logger.warning(
@@ -94,38 +91,37 @@ class PicturesHook(Hook):
         folder = Path(runner.work_dir, FOLDER)
         folder.mkdir(exist_ok=True)
         file = folder / f"{len(self._drawn)}.png"
-        panels = self._panels(runner.visualizer, large, drawn, str(file))
-        gap = np.full((shape[0], _GAP, 3), 255, np.uint8)
+        panels = self._panels(large, drawn, runner.visualizer.dataset_meta)
+        gap = np.full((len(panels[0]), _GAP, 3), 255, np.uint8)
         joined = [part for panel in panels for part in (gap, panel)][1:]
-        mmcv.imwrite(np.concatenate(joined, axis=1), str(file))
+        mmcv.imwrite(np.concatenate(joined, axis=1)[..., ::-1], str(file))
+        legend = len(panels[0]) - shape[0]
         entry = {"image": Path(sample.img_path).name, "panels": len(panels)}
+        entry |= {"legend": legend}
         self._drawn.append({"file": file.name, **entry, "gap": _GAP})
         index = json.dumps({"pictures": self._drawn}, indent=1)
         write_text(folder / INDEX, index + "\n")
 
     def _panels(
-        self, visualizer: Any, image: np.ndarray, sample: Any, file: str
+        self, image: np.ndarray, sample: Any, meta: Mapping[str, Any]
     ) -> list[np.ndarray]:
-        """Truth, where it is known, and prediction as the visualizer draws them."""
-        semantic, alpha = "pred_sem_seg" in sample, visualizer.alpha
-        # mmseg's own labels take seconds on a large image.
-        labels = {"with_labels": False} if semantic else {}
-        options: Any = labels or {"pred_score_thr": self.score_thr}
-        if semantic or "masks" in sample.pred_instances:
-            visualizer.alpha = min(alpha, 0.55)  # let masks show what they cover
-        try:
-            options = {"show": False, "out_file": file, **options}
-            visualizer.add_datasample(Path(file).stem, image, sample, **options)
-        finally:
-            visualizer.alpha = alpha
-        count = 1 + int("gt_instances" in sample or "gt_sem_seg" in sample)
-        panels = np.split(mmcv.imread(file), count, axis=1)
-        if semantic:
-            names = visualizer.dataset_meta["classes"]
+        """Truth, where it is known, and prediction, each above its legend."""
+        names = meta["classes"]
+        if "pred_sem_seg" in sample:
             keys = [key for key in ("gt_sem_seg", "pred_sem_seg") if key in sample]
-            for panel, key in zip(panels, keys, strict=True):
-                _name_regions(panel, sample.get(key).data[0].numpy(), names)
-        return panels
+            maps = [sample.get(key).data[0].numpy() for key in keys]
+            labels = [np.unique(values).tolist() for values in maps]
+            colours = colours_of(set().union(*labels), len(names), meta.get("palette"))
+            panels = [draw_map(image, values, colours) for values in maps]
+        else:
+            keys = [key for key in ("gt_instances", "pred_instances") if key in sample]
+            found = [sample.get(key) for key in keys]
+            if "scores" in found[-1]:
+                found[-1] = found[-1][found[-1].scores >= self.score_thr]
+            labels = [part.labels.tolist() for part in found]
+            colours = colours_of(set().union(*labels), len(names))
+            panels = [draw_instances(image, part, colours) for part in found]
+        return add_legends(panels, labels, names, colours)
 
 
 def _pixels(path: str, preprocessor: Any) -> np.ndarray:
@@ -134,23 +130,6 @@ def _pixels(path: str, preprocessor: Any) -> np.ndarray:
         return mmcv.imread(path, channel_order="rgb")
     values = torch.from_numpy(preprocessor.decode({"img_path": path})["img"])
     return to_pixels(values.movedim(-1, 0), preprocessor)
-
-
-def _name_regions(panel: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-    """Write the class names of the larger regions onto a BGR image, in place."""
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-    for label in np.unique(labels):
-        region = np.pad((labels == label).astype(np.uint8), 1)
-        if label >= len(names) or region.mean() < 0.01:
-            continue
-        name = shown(names[label])
-        distance = cv2.distanceTransform(region, cv2.DIST_L2, 3)[1:-1, 1:-1]
-        row, column = np.unravel_index(distance.argmax(), distance.shape)
-        (width, height), _ = cv2.getTextSize(name, font, scale, 1)
-        x = int(np.clip(column - width // 2, 2, panel.shape[1] - width - 2))
-        y = int(np.clip(row + height // 2, height + 4, panel.shape[0] - 4))
-        cv2.rectangle(panel, (x - 2, y - height - 3), (x + width + 2, y + 4), 0, -1)
-        cv2.putText(panel, name, (x, y), font, scale, (255,) * 3, 1, cv2.LINE_AA)
 
 
 def enlarged(sample: Any, shape: tuple[int, ...], factor: float) -> Any:
