@@ -65,7 +65,8 @@ def panels(folder: Path, count: int) -> list[list[Image.Image]]:
         gap, number = entry["gap"], entry["panels"]
         width = (picture.width - gap * (number - 1)) // number
         lefts = (i * (width + gap) for i in range(number))
-        found.append([picture.crop((x, 0, x + width, picture.height)) for x in lefts])
+        height = picture.height - entry["legend"]
+        found.append([picture.crop((x, 0, x + width, height)) for x in lefts])
     return found
 
 

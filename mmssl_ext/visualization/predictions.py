@@ -142,7 +142,7 @@ def _cover(canvas: np.ndarray, where: np.ndarray, colour: Colour) -> None:
 def _write_scores(
     pen: ImageDraw.ImageDraw, found: Sequence[tuple[Sequence[float], float]], gap: int
 ) -> None:
-    font, taken = _font(14), []  # type: ignore[var-annotated]
+    font, taken = _font(16), []  # type: ignore[var-annotated]
     for box, score in found:
         text = f"{100 * score:.0f}"
         place = max(0.0, box[0]) + gap + 1, max(0.0, box[1]) + gap
@@ -158,7 +158,7 @@ def _write_scores(
 
 def _legend(width: int, entries: Sequence[tuple[str, Colour]]) -> np.ndarray:
     """Lines of coloured squares with names, as many as they need."""
-    font, line, square = _font(13), 19, 11
+    font, line, square = _font(15), 21, 12
     texts = [name for name, _ in entries[:_MOST]]
     rest = len(entries) - _MOST
     places, x, y = [], 4, 3
