@@ -58,7 +58,8 @@ def load_solo(module: str) -> Any:
         package = sys.modules.setdefault(name, types.ModuleType(name))
         package.__path__ = [os.path.join(root, *name.split(".")[1:])]
     schedule = "pl_bolts.optimizers.lr_scheduler"
-    if importlib.util.find_spec("pl_bolts") is None:
+    known = "pl_bolts" in sys.modules
+    if not known and importlib.util.find_spec("pl_bolts") is None:
         for name in ("pl_bolts", "pl_bolts.optimizers", schedule):
             sys.modules[name] = types.ModuleType(name)
         sys.modules[schedule].LinearWarmupCosineAnnealingLR = None  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from PIL import Image
 REPO = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 
+import accuracy_time  # noqa: E402
 import bases  # noqa: E402
 import collect  # noqa: E402
 import common  # noqa: E402
@@ -38,6 +39,7 @@ import scale  # noqa: E402
 from mmssl_ext.errors import Preempted  # noqa: E402
 from mmssl_ext.run import launch  # noqa: E402
 from mmssl_ext.visualization.logs import RunLog  # noqa: E402
+from tests.datasets.helpers import write_cifar  # noqa: E402
 
 
 @pytest.fixture
@@ -248,6 +250,35 @@ def test_the_figure_of_all_methods_is_drawn_from_its_csv() -> None:
 def test_short_numbers() -> None:
     sizes = {64: "64", 65536: "64k", 2**20: "1M", 640_000: "640k", 1_281_167: "1.28M"}
     assert {size: plot._short(size) for size in sizes} == sizes
+
+
+# --- accuracy against time
+
+
+def test_arms_of_accuracy_train_in_turn(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours and mmpretrain's, on noise; each arm is as if it trained alone."""
+    write_cifar(tmp_path / "cifar")
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "cifar"))
+    monkeypatch.setattr(accuracy_time, "BATCH", 8)
+    monkeypatch.setattr(accuracy_time, "QUEUE", 16)
+    arms = {name: accuracy_time.ARMS[name] for name in ("ours", "mmpretrain")}
+    found = []
+    for chosen in (arms, {"mmpretrain": arms["mmpretrain"]}):
+        monkeypatch.setattr(accuracy_time, "ARMS", chosen)
+        out = ["--out", str(tmp_path / f"of{len(chosen)}")]
+        assert accuracy_time.main(["--epochs", "1", "--seed", "3", *out]) == 0
+        assert accuracy_time.main(["--collect", *out]) == 0
+        with open(results / f"{accuracy_time.NAME}.csv", newline="") as file:
+            found.append([*csv.DictReader(file)])
+    both, alone = found
+    assert [(row["arm"], row["epoch"]) for row in both] == [
+        *(("ours", "0"), ("mmpretrain", "0"), ("ours", "1"), ("mmpretrain", "1"))
+    ]
+    assert all(float(row["cpu_s"]) > 0 for row in both if row["epoch"] == "1")
+    same = [row["knn_top1"] for row in both if row["arm"] == "mmpretrain"]
+    assert same == [row["knn_top1"] for row in alone]
 
 
 # --- gpu
