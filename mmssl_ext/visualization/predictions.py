@@ -159,24 +159,35 @@ def _write_scores(
 def _legend(width: int, entries: Sequence[tuple[str, Colour]]) -> np.ndarray:
     """Lines of coloured squares with names, as many as they need."""
     font, line, square = _font(15), 21, 12
-    texts = [name for name, _ in entries[:_MOST]]
+    room = width - square - 12
+    texts = [_shortened(name, room, font) for name, _ in entries[:_MOST]]
     rest = len(entries) - _MOST
     places, x, y = [], 4, 3
     for text in texts:
-        room = square + 5 + font.getlength(text) + 10
-        if x > 4 and x + room > width:
+        taken = square + 15 + int(font.getlength(text))
+        if x > 4 and x + taken - 10 > width:
             x, y = 4, y + line
         places.append((x, y))
-        x += int(room)
+        x += taken
     picture = Image.new("RGB", (width, y + line), "white")
     pen = ImageDraw.Draw(picture)
-    for (left, upper), (text, colour) in zip(places, entries, strict=False):
+    colours = [colour for _, colour in entries[:_MOST]]
+    for (left, upper), text, colour in zip(places, texts, colours, strict=True):
         corners = (left, upper + 2, left + square, upper + 2 + square)
         pen.rectangle(corners, fill=colour, outline="#555555")
         pen.text((left + square + 5, upper), text, "#24292f", font)
     if rest > 0:
         pen.text((min(x, width - 70), y), f"+ {rest} more", "#6e7781", font)
     return np.asarray(picture)
+
+
+def _shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    """As much of a text as fits, with dots where something is left out."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."
 
 
 @lru_cache

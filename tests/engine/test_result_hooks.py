@@ -134,11 +134,11 @@ def test_pretraining_gives_its_last_knn(tmp_path):
     assert got["curve"]["values"] == [20.0, 61.0]
 
 
-def draw(tmp_path, samples, palette=None, **options):
+def draw(tmp_path, samples, palette=None, classes=("sky", "road"), **options):
     log = []
     logger = types.SimpleNamespace(warning=log.append)
     model = types.SimpleNamespace(data_preprocessor=None)
-    meta = {"classes": ("sky", "road"), "palette": palette}
+    meta = {"classes": classes, "palette": palette}
     vis = types.SimpleNamespace(dataset_meta=meta)
     runner = types.SimpleNamespace(
         work_dir=tmp_path, visualizer=vis, logger=logger, model=model
@@ -261,6 +261,15 @@ def test_large_images_are_reduced_and_boxes_of_a_box_type_read():
     found = Sample(bboxes=boxes, labels=torch.tensor([0]))
     small = enlarged(Sample(pred_instances=found), (100, 200), 0.5)
     assert small.pred_instances.bboxes.tolist() == [[0.0, 0.0, 100.0, 50.0]]
+
+
+def test_a_long_name_is_shortened_and_none_is_a_number(tmp_path, image):
+    panel = np.zeros((10, 120, 3), np.uint8)
+    (legend,) = add_legends([panel], [[0]], ["w" * 90], {0: COLOURS[0]})
+    assert (legend[10:, -6:] == 255).all() and (legend[10:, :100] < 99).any()
+    assert not draw(tmp_path, [instances(image)], classes=None)
+    _, drawn, _ = picture(tmp_path)
+    assert (drawn[288:] == COLOURS[1]).all(2).sum() > 2 * 80
 
 
 def test_what_cannot_be_drawn_is_one_warning(tmp_path):

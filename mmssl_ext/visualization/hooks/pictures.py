@@ -103,14 +103,15 @@ class PicturesHook(Hook):
         write_text(folder / INDEX, index + "\n")
 
     def _panels(
-        self, image: np.ndarray, sample: Any, meta: Mapping[str, Any]
+        self, image: np.ndarray, sample: Any, meta: Mapping[str, Any] | None
     ) -> list[np.ndarray]:
         """Truth, where it is known, and prediction, each above its legend."""
-        names = meta["classes"]
+        meta = meta or {}
         if "pred_sem_seg" in sample:
             keys = [key for key in ("gt_sem_seg", "pred_sem_seg") if key in sample]
             maps = [sample.get(key).data[0].numpy() for key in keys]
             labels = [np.unique(values).tolist() for values in maps]
+            names = _names(meta, labels)
             colours = colours_of(set().union(*labels), len(names), meta.get("palette"))
             panels = [draw_map(image, values, colours) for values in maps]
         else:
@@ -119,9 +120,16 @@ class PicturesHook(Hook):
             if "scores" in found[-1]:
                 found[-1] = found[-1][found[-1].scores >= self.score_thr]
             labels = [part.labels.tolist() for part in found]
+            names = _names(meta, labels)
             colours = colours_of(set().union(*labels), len(names))
             panels = [draw_instances(image, part, colours) for part in found]
         return add_legends(panels, labels, names, colours)
+
+
+def _names(meta: Mapping[str, Any], labels: Sequence[Sequence[int]]) -> Sequence[str]:
+    """The classes of the data set, numbers where it has no names."""
+    count = 1 + max((label for some in labels for label in some), default=0)
+    return meta.get("classes") or [f"class {i}" for i in range(count)]
 
 
 def _pixels(path: str, preprocessor: Any) -> np.ndarray:
