@@ -182,22 +182,17 @@ def mmpretrain(arrays: np.ndarray, seed: int) -> Arm:
     )
 
 
-def pooled_network() -> tuple[nn.Module, nn.Module]:
-    """The network, and behind it what makes a row of numbers of an image."""
-    network = MODELS.build(NETWORK)
-    network.init_weights()
+class Pooled(nn.Module):
+    """The network, and behind it what makes a row of 128 numbers of an image."""
 
-    class Pooled(nn.Module):
-        """Images to N x 128."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = MODELS.build(NETWORK)
+        self.network.init_weights()
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.network(images)[-1].mean((2, 3))
-
-    return network, Pooled()
+    def forward(self, images: Tensor) -> Tensor:
+        """N x 3 x 32 x 32 to N x 128."""
+        return self.network(images)[-1].mean((2, 3))
 
 
 def lightly(arrays: np.ndarray, seed: int) -> Arm:
@@ -211,8 +206,7 @@ def lightly(arrays: np.ndarray, seed: int) -> Arm:
         **{"cj_strength": 1.0, "cj_hue": 0.1, "min_scale": 0.08, "gaussian_blur": 0.0},
         normalize={"mean": [x / 255 for x in MEAN], "std": [x / 255 for x in STD]},
     )
-    backbone, query = pooled_network()
-    _, key = pooled_network()
+    query, key = Pooled(), Pooled()
     heads_of = [heads.MoCoProjectionHead(WIDTH, WIDTH, 128) for _ in range(2)]
     for source, copy in ((query, key), heads_of):
         copy.load_state_dict(source.state_dict())
@@ -235,7 +229,7 @@ def lightly(arrays: np.ndarray, seed: int) -> Arm:
         optimizer.step()
 
     batches = loader(Images(arrays, lambda x: of_image(Image.fromarray(x))))
-    return Arm(backbone, optimizer, lambda _: batches, step)
+    return Arm(query.network, optimizer, lambda _: batches, step)
 
 
 def solo(arrays: np.ndarray, seed: int) -> Arm:
@@ -261,8 +255,7 @@ def solo(arrays: np.ndarray, seed: int) -> Arm:
         **{"warmup_epochs": 0, "num_large_crops": 2, "num_small_crops": 0},
     )
     model.log = model.log_dict = lambda *_, **__: None  # there is no trainer
-    backbone, query = pooled_network()
-    _, key = pooled_network()
+    query, key = Pooled(), Pooled()
     key.load_state_dict(query.state_dict())
     key.requires_grad_(False)
     replaced = 0
@@ -293,7 +286,7 @@ def solo(arrays: np.ndarray, seed: int) -> Arm:
         return [of_image(image), of_image(image)]
 
     batches = loader(Images(arrays, of_array))
-    return Arm(backbone, optimizer, lambda _: batches, step)
+    return Arm(query.network, optimizer, lambda _: batches, step)
 
 
 ARMS: dict[str, Callable[[np.ndarray, int], Arm]] = {

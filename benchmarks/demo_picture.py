@@ -11,7 +11,6 @@ random and with pretrained weights, on the first images of the validation set. R
 
 import argparse
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from torch import nn
 
 from mmssl_ext import load_backbone
 from mmssl_ext.visualization.pictures.pca import principal_components, to_colors
+from mmssl_ext.visualization.predictions import read_panels
 
 FIGURE = common.REPOSITORY / "docs/_static/demo.png"
 NAME, TRANSFER, SOURCE = "demo_knn_cpu", "coco", "ascl"
@@ -54,20 +54,6 @@ def untrained(backbone: nn.Module) -> nn.Module:
             module.reset_running_stats()
             module.reset_parameters()
     return other
-
-
-def panels(folder: Path, count: int) -> list[list[Image.Image]]:
-    """Labels and predictions of the first images of a detector's pictures."""
-    found = []
-    entries = json.loads((folder / "index.json").read_text())["pictures"]
-    for entry in entries[:count]:
-        picture = Image.open(folder / entry["file"]).convert("RGB")
-        gap, number = entry["gap"], entry["panels"]
-        width = (picture.width - gap * (number - 1)) // number
-        lefts = (i * (width + gap) for i in range(number))
-        height = picture.height - entry["legend"]
-        found.append([picture.crop((x, 0, x + width, height)) for x in lefts])
-    return found
 
 
 def show(ax: Axes, picture: Image.Image | np.ndarray, label: str = "") -> None:
@@ -111,7 +97,10 @@ def draw(work_dir: Path, scenes: Path, path: Path) -> None:
         "pretrained": maps(backbone, batch),
     }
     names = (f"{TRANSFER}-{source}-seed0/predictions" for source in ("random", SOURCE))
-    before, after = (panels(work_dir / name, SCENES) for name in names)
+    before, after = (
+        [*read_panels(work_dir / name, legends=False).values()][:SCENES]
+        for name in names
+    )
     boxes = {
         "labels": [one[0] for one in before],
         "from random": [one[-1] for one in before],

@@ -8,7 +8,6 @@ px, pretraining helped it no more.
 
 _base_ = "demo.py"
 
-where = "configs/transfer/"
 detector = {
     "classes": _base_.classes,
     "max_iters": 600,
@@ -32,7 +31,7 @@ detector = {
 }
 transfers = dict(
     linear=dict(
-        config=where + "classification/linear_r50_imagenet.py",
+        config=_base_.where + "classification/linear_r50_imagenet.py",
         title="Linear probe",
         options={
             **_base_.folder,
@@ -46,7 +45,7 @@ transfers = dict(
         },
     ),
     voc=dict(
-        config=where + "detection/faster_rcnn_r50_fpn_voc0712.py",
+        config=_base_.where + "detection/faster_rcnn_r50_fpn_voc0712.py",
         title="Detection, VOC layout",
         options={
             **detector,
@@ -55,7 +54,7 @@ transfers = dict(
         },
     ),
     coco=dict(
-        config=where + "detection/mask_rcnn_r50_fpn_coco_1x.py",
+        config=_base_.where + "detection/mask_rcnn_r50_fpn_coco_1x.py",
         title="Instance segmentation, COCO layout",
         options={**detector, "data_root": _base_.data_root + "/coco"},
     ),

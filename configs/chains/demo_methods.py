@@ -15,7 +15,6 @@ method = "{{$METHOD:mocov2}}"
 few = "{{$TRANSFERS:all}}" == "few"
 number = int("{{$SEED:0}}")  # of the pretraining and of the transfers
 max_epochs = 10
-strides = (1, 2, 2, 1)
 
 folders = {  # of the config, where it is not the method's name
     "regionclm": "regioncl",
@@ -31,7 +30,7 @@ folders = {  # of the config, where it is not the method's name
     "dsc-km": "dsc",
     "bgswaps": "bgaug",
 }
-shortened = dict(interclr=dict(warmup_epochs=4), co2=dict(strides=strides))
+shortened = dict(interclr=dict(warmup_epochs=4), co2=dict(strides=_base_.strides))
 pretrain = (
     None
     if method == "random"

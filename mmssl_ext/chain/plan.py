@@ -157,9 +157,8 @@ class Plan:
     def save(self) -> None:
         """Write ``chain.json``, by which the results are read."""
         stages = [_entry(stage) for stage in self.chain.stages]
-        chain = {"chain": str(self.chain.file), "note": self.chain.note}
-        value = {**chain, "stages": stages}
-        write_json(self.work_dir / CHAIN_FILE, value)
+        said = {"chain": str(self.chain.file), "note": self.chain.note}
+        write_json(self.work_dir / CHAIN_FILE, {**said, "stages": stages})
 
     def move_aside(self, folder: Path) -> Path:
         """Move the folder of a stage below ``old``, and return where it is."""

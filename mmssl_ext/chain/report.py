@@ -11,11 +11,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from mmssl_ext.visualization import curves, page
+from mmssl_ext.visualization.predictions import FOLDER, read_panels
 from mmssl_ext.visualization.report import REPORT_FILE, Run, command_line
 
 from .data import Results
@@ -121,7 +121,7 @@ def _examples(
     found: dict[str, dict[str, list[Image.Image]]] = {}
     for source in filter(None, (results.base, results.main)):
         for record in results.of(transfer, source)[:1]:
-            found[source] = _panels(record.folder / "predictions")
+            found[source] = read_panels(record.folder / FOLDER)
     rows = {}
     for image in list(next(iter(found.values()), ()))[:_EXAMPLES]:
         known = [(name, some[image]) for name, some in found.items() if image in some]
@@ -132,23 +132,6 @@ def _examples(
             shot.thumbnail((_SIDE, _SIDE))
         rows[image] = [(caption, page.embed(shot)) for caption, shot in shots]
     return rows
-
-
-def _panels(folder: Path) -> dict[str, list[Image.Image]]:
-    """Return the panels of every picture of a run by the name of its image."""
-    entries: Any = read_json(folder / "index.json").get("pictures", ())
-    found = {}
-    for entry in entries:
-        try:
-            picture = page.open_picture(folder, entry["file"]).convert("RGB")
-        except page.PictureError:
-            continue
-        count, gap = entry["panels"], entry["gap"]
-        width = (picture.width - gap * (count - 1)) // count
-        starts = [i * (width + gap) for i in range(count)]
-        boxes = [(x, 0, x + width, picture.height) for x in starts]
-        found[entry["image"]] = [picture.crop(box) for box in boxes]
-    return found
 
 
 def _environment(results: Results) -> dict[str, str]:

@@ -159,7 +159,8 @@ class ChainRunner:
         try:
             return self.page and self.page(self.work_dir)
         except Exception as error:
-            _say(f"The page could not be renewed: {error}")
+            with self.processes.guard:
+                _say(f"The page could not be renewed: {error}")
             return None
 
     @staticmethod
@@ -176,8 +177,7 @@ class ChainRunner:
         self, name: str, place: str, failures: dict[str, str], left: list[Task]
     ) -> None:
         """Say how a stage ended and what time the rest will take."""
-        with self.processes.guard:  # reading a config diverts stdout
-            self._renew()
+        self._renew()
         if name in failures:
             with self.processes.guard:
                 _say(f"{place}: FAILED. {failures[name]}")

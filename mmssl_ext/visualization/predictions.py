@@ -12,7 +12,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mmssl_ext.files import read_json
 from mmssl_ext.text import shown
+
+from .page import PictureError, open_picture
+
+#: Of a run's folder, and what in it names the pictures.
+FOLDER, INDEX = "predictions", "index.json"
 
 Colour = tuple[int, int, int]
 
@@ -127,6 +133,26 @@ def add_legends(
         for s in strips
     )
     return [np.concatenate(both) for both in zip(panels, below, strict=True)]
+
+
+def read_panels(folder: Path, legends: bool = True) -> dict[str, list[Image.Image]]:
+    """Return the sides of every picture in ``folder`` by the name of its image.
+
+    Pictures that cannot be read are left out, and legends without ``legends``.
+    """
+    found = {}
+    for entry in read_json(folder / INDEX).get("pictures", ()):
+        try:
+            picture = open_picture(folder, entry["file"]).convert("RGB")
+        except PictureError:
+            continue
+        count, gap = entry["panels"], entry["gap"]
+        width = (picture.width - gap * (count - 1)) // count
+        height = picture.height - (0 if legends else entry.get("legend", 0))
+        starts = [i * (width + gap) for i in range(count)]
+        boxes = [(x, 0, x + width, height) for x in starts]
+        found[entry["image"]] = [picture.crop(box) for box in boxes]
+    return found
 
 
 def _cover(canvas: np.ndarray, where: np.ndarray, colour: Colour) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,14 @@ from mmssl_ext.registry import HOOKS
 from mmssl_ext.unwrap import unwrap
 
 from ..pictures.images import to_pixels
-from ..predictions import add_legends, colours_of, draw_instances, draw_map
-
-FOLDER, INDEX = "predictions", "index.json"
+from ..predictions import (
+    FOLDER,
+    INDEX,
+    add_legends,
+    colours_of,
+    draw_instances,
+    draw_map,
+)
 
 _SHORT, _LONG, _GAP = 288, 1024, 6  # pixels: legible, and no file of many megabytes
 
@@ -95,10 +100,9 @@ class PicturesHook(Hook):
         gap = np.full((len(panels[0]), _GAP, 3), 255, np.uint8)
         joined = [part for panel in panels for part in (gap, panel)][1:]
         mmcv.imwrite(np.concatenate(joined, axis=1)[..., ::-1], str(file))
-        legend = len(panels[0]) - shape[0]
-        entry = {"image": Path(sample.img_path).name, "panels": len(panels)}
-        entry |= {"legend": legend}
-        self._drawn.append({"file": file.name, **entry, "gap": _GAP})
+        entry: dict[str, Any] = {"file": file.name, "image": Path(sample.img_path).name}
+        entry |= {"panels": len(panels), "gap": _GAP}
+        self._drawn.append(entry | {"legend": len(panels[0]) - shape[0]})
         index = json.dumps({"pictures": self._drawn}, indent=1)
         write_text(folder / INDEX, index + "\n")
 
@@ -109,20 +113,20 @@ class PicturesHook(Hook):
         meta = meta or {}
         if "pred_sem_seg" in sample:
             keys = [key for key in ("gt_sem_seg", "pred_sem_seg") if key in sample]
-            maps = [sample.get(key).data[0].numpy() for key in keys]
-            labels = [np.unique(values).tolist() for values in maps]
-            names = _names(meta, labels)
-            colours = colours_of(set().union(*labels), len(names), meta.get("palette"))
-            panels = [draw_map(image, values, colours) for values in maps]
+            parts = [sample.get(key).data[0].numpy() for key in keys]
+            labels = [np.unique(values).tolist() for values in parts]
+            draw: Callable = draw_map
+            palette = meta.get("palette")
         else:
             keys = [key for key in ("gt_instances", "pred_instances") if key in sample]
-            found = [sample.get(key) for key in keys]
-            if "scores" in found[-1]:
-                found[-1] = found[-1][found[-1].scores >= self.score_thr]
-            labels = [part.labels.tolist() for part in found]
-            names = _names(meta, labels)
-            colours = colours_of(set().union(*labels), len(names))
-            panels = [draw_instances(image, part, colours) for part in found]
+            parts = [sample.get(key) for key in keys]
+            if "scores" in parts[-1]:
+                parts[-1] = parts[-1][parts[-1].scores >= self.score_thr]
+            labels = [part.labels.tolist() for part in parts]
+            draw, palette = draw_instances, None
+        names = _names(meta, labels)
+        colours = colours_of(set().union(*labels), len(names), palette)
+        panels = [draw(image, part, colours) for part in parts]
         return add_legends(panels, labels, names, colours)
 
 
