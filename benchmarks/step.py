@@ -7,18 +7,11 @@ ImageNet's bank of 1,281,167 features, 10,000 clusters and 16,384 negatives, in 
 query encoder, one forward of the key encoder and the optimizer: no momentum update, no
 shuffle, no loss, no queue. ``moco_fast`` and ``parts_fast`` run as by
 ``configs/_base_/runtime_fast.py`` on a CPU: channels_last and a fused optimizer. The
-arms of crops have six small ones of 32 and 96 pixels besides; by their convolutions
-alone they cost 1.50 and 1.83 (MoCo), 1.33 and 1.55 (SimSiam), 1.25 and 1.41 (BYOL)
-times the two views. Run:
+arms that `bounds.py` measures are made here too. Run:
 
     python benchmarks/step.py
-    python benchmarks/step.py --places    # methods on places and objects, and bounds
-
-The latter are ResNet-18 alone, by processor time, on one thread; each beside the bound
-that follows from counting multiplications.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 
@@ -58,52 +51,25 @@ CHANGES: dict[str, dict] = {  # of MoCo, where these do not depend on the depth
     "CO2": {
         "consistency": {"type": "ConsistencyHead", "temperature": 0.05, "weight": 0.3}
     },
-    "ASCL": {"head": {"num_neighbours": 5}},
-    "ReSSL": {"head": {}},
-    "MoCHi": {"head": {}},  # 1,152 mixtures
-    "XMoCo": {
-        "type": "MoCo",
-        "terms": [{"type": "CrossConsistency"}, {"type": "CrossUniformity"}],
-    },
     "DSC-PM": {"type": "DSC", "semantic": DSC["DSC-PM"]},
     "DSC-KM": {"type": "DSC", "semantic": DSC["DSC-KM"]},
     "SimSiam": NO_QUEUE | {"momentum": None},
     "DenseSiam": NO_QUEUE | {"momentum": None},
-    "UnMix": {"type": "MoCo", "terms": [{"type": "UnMix"}]},
     "LC": {"type": "MoCo", "terms": [{"type": "LocalContrast"}]},
     "BYOL": NO_QUEUE | {"momentum": 0.99},
     "PixPro": NO_QUEUE | {"momentum": 0.99},
     "LC-BYOL": NO_QUEUE
     | {"type": "BYOL", "momentum": 0.99, "terms": [{"type": "LocalContrast"}]},
-    "TKC": {"temporal": {"interval": 10**6, "by_epoch": False, "ramp": 0}},
     "BGSwaps": {"head": {"type": "ExtraNegativeSoftmax", "temperature": 0.2}},
 }
 
 RATIOS = (  # name, numerator, denominator
     ("co2_over_moco", "co2", "moco"),
-    ("ascl_over_moco", "ascl", "moco"),
-    ("ressl_over_moco", "ressl", "moco"),
-    ("mochi_over_moco", "mochi", "moco"),
-    ("xmoco_over_moco", "xmoco", "moco"),
     ("densecl_over_moco", "densecl", "moco"),
-    ("dsc_pm_over_densecl", "dsc_pm", "densecl"),
-    ("dsc_km_over_densecl", "dsc_km", "densecl"),
-    ("densesiam_over_simsiam", "densesiam", "simsiam"),
     ("regionclm_over_moco", "regionclm", "moco"),
-    ("unmix_over_moco", "unmix", "moco"),
-    ("lcloss_over_moco", "lcloss", "moco"),
-    ("pixpro_over_byol", "pixpro", "byol"),
-    ("lcloss_over_byol", "lcloss_byol", "byol"),
-    ("tkc_over_moco", "tkc", "moco"),
-    ("bgswaps_over_moco", "bgswaps", "moco"),
-    ("ccop_over_moco", "ccop", "moco"),
-    ("ccop_50_over_moco", "ccop_50", "moco"),
     ("detco_over_moco", "detco", "moco"),
     ("interclr_over_moco", "interclr", "moco"),
     ("interclr_fast_over_moco", "interclr_fast", "moco"),
-    ("moco_crops_over_moco", "moco_crops", "moco"),
-    ("simsiam_crops_over_simsiam", "simsiam_crops", "simsiam"),
-    ("byol_crops_over_byol", "byol_crops", "byol"),
     ("moco_over_parts", "moco", "parts"),
     ("moco_fast_over_parts_fast", "moco_fast", "parts_fast"),
     ("moco_over_moco_fast", "moco", "moco_fast"),
@@ -111,20 +77,6 @@ RATIOS = (  # name, numerator, denominator
     ("mmpretrain_over_moco_fast", "mmpretrain_moco", "moco_fast"),
     ("mmpretrain_over_densecl", "mmpretrain_densecl", "densecl"),
 )
-
-# The multiplications of both, from the layers' sizes: a ResNet-18 at 96 pixels has 333
-# million for a view, FPN 469, a box of CCOP 26; forward and backward count three times.
-PLACES = {
-    "lcloss_over_moco": 1.01,
-    "lcloss_over_byol": 1.02,
-    "pixpro_over_byol": 1.07,
-    "densesiam_over_simsiam": 1.45,
-    "dsc_pm_over_densecl": 1.0,
-    "dsc_km_over_densecl": 1.0,
-    "bgswaps_over_moco": 1.25,
-    "ccop_over_moco": 5.0,
-    "ccop_50_over_moco": 15.8,
-}
 
 
 def config(kind: str, depth: int) -> dict:
@@ -298,22 +250,16 @@ def batches(batch_size: int, size: int) -> dict[str, dict]:
 ARMS = {  # name: type of the model, and its batch
     "moco": ("MoCo", "plain"),
     "co2": ("CO2", "plain"),
-    "ascl": ("ASCL", "plain"),
-    "ressl": ("ReSSL", "plain"),
-    "mochi": ("MoCHi", "plain"),
-    "xmoco": ("XMoCo", "plain"),
     "densecl": ("DenseCL", "plain"),
     "dsc_pm": ("DSC-PM", "plain"),
     "dsc_km": ("DSC-KM", "plain"),
     "simsiam": ("SimSiam", "plain"),
     "densesiam": ("DenseSiam", "plain"),
     "regionclm": ("RegionCLM", "plain"),
-    "unmix": ("UnMix", "plain"),
     "lcloss": ("LC", "plain"),
     "byol": ("BYOL", "plain"),
     "lcloss_byol": ("LC-BYOL", "plain"),
     "pixpro": ("PixPro", "plain"),
-    "tkc": ("TKC", "plain"),
     "bgswaps": ("BGSwaps", "three"),
     "moco_crops": ("MoCo-crops", "crops"),
     "simsiam_crops": ("SimSiam-crops", "crops"),
@@ -373,24 +319,9 @@ def measure(
     return rows
 
 
-def measure_places() -> list[dict]:
-    """The methods on places and objects, each beside its bound."""
-    torch.set_num_threads(1)
-    ratios = [ratio for ratio in RATIOS if ratio[0] in PLACES]
-    rows = measure(18, 32, 96, 5, ratios, time.process_time)
-    return [row | {"bound": PLACES[row["ratio"]]} for row in rows]
-
-
 def main() -> None:
     """Time and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--places", action="store_true", help="methods on places")
     common.keep_freed_memory()
-    if parser.parse_args().places:
-        common.write_rows("step_places_cpu", measure_places())
-        return
     rows = measure(depth=18, batch_size=32, size=96, blocks=7)
     rows += measure(depth=50, batch_size=8, size=224, blocks=5)
     common.write_rows("step_cpu", rows)
