@@ -20,7 +20,9 @@ from mmengine.config import Config
 REPO = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 
+import cells_trainings as trainings  # noqa: E402
 import recipe  # noqa: E402
+import rows as figures  # noqa: E402
 import tables  # noqa: E402
 
 from mmssl_ext.datasets import ImageFolder  # noqa: E402
@@ -29,8 +31,8 @@ from mmssl_ext.run.launch import load_config  # noqa: E402
 from mmssl_ext.transfer.detection import CocoDetectionDataset  # noqa: E402
 from mmssl_ext.transfer.segmentation import SegmentationMetric  # noqa: E402
 
-CSVS = sorted(path.stem for path in tables.RESULTS.glob("*.csv"))
-TRAININGS = [name for name in CSVS if "seed" in tables.read(name)[0]]
+CSVS = sorted(path.stem for path in figures.RESULTS.glob("*.csv"))
+TRAININGS = [name for name in CSVS if "seed" in figures.read(name)[0]]
 PAGES = [str(page.relative_to(REPO)) for page in tables.pages()]
 
 # What a column of measured figures is called, and what such a figure looks like.
@@ -135,7 +137,7 @@ def test_figures_of_a_page_are_those_of_the_csvs_and_none_is_by_hand(page: str) 
 )
 @pytest.mark.parametrize("name", TRAININGS)
 def test_settings_of_a_result_are_those_of_its_config(name: str, seeds: str) -> None:
-    checked, rows = set(), tables.read(name)
+    checked, rows = set(), figures.read(name)
     for row in rows:
         if seeds == "first" and row["seed"] != rows[0]["seed"]:
             continue
@@ -157,7 +159,7 @@ def test_every_csv_is_named_by_a_page() -> None:
 def test_sources_of_a_comparison_share_the_settings_of_the_transfer() -> None:
     for name in set(TRAININGS) & recipe.CHAINS.keys():
         found: dict[tuple[str, str], set[str]] = {}
-        for row in tables.read(name):
+        for row in figures.read(name):
             if row.get("transfer", "pretrain") != "pretrain":
                 key = row["transfer"], row["seed"]
                 found.setdefault(key, set()).add(row["recipe"])
@@ -171,11 +173,11 @@ def test_sources_of_a_comparison_share_the_settings_of_the_transfer() -> None:
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the results to put wrong."""
-    shutil.copytree(tables.RESULTS, tmp_path / "results")
-    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
-    tables.read.cache_clear()
+    shutil.copytree(figures.RESULTS, tmp_path / "results")
+    monkeypatch.setattr(figures, "RESULTS", tmp_path / "results")
+    figures.read.cache_clear()
     yield tmp_path / "results"
-    tables.read.cache_clear()
+    figures.read.cache_clear()
 
 
 def edit(path: Path, change) -> None:
@@ -186,7 +188,7 @@ def edit(path: Path, change) -> None:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    tables.read.cache_clear()
+    figures.read.cache_clear()
 
 
 def test_check_prints_a_diff_and_writing_mends_it(
@@ -391,10 +393,10 @@ def test_what_took_the_place_of_something_gives_the_same_on_demo_scenes(
 
 def test_numbers_have_three_digits_and_the_deviation_of_a_sample() -> None:
     # (1 + 0 + 1) / (3 - 1) = 1; the population's would be 0.8.
-    assert tables.mean([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
-    assert (tables.mean([2.0]), tables.mean([])) == ("2.0", "-")
+    assert figures.mean([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+    assert (figures.mean([2.0]), figures.mean([])) == ("2.0", "-")
     numbers = {0.157: "0.16", 6.45: "6.45", "20.45": "20.4", 1392.6: "1,393"}
-    assert {number: tables.short(number) for number in numbers} == numbers
+    assert {number: figures.short(number) for number in numbers} == numbers
 
 
 def test_methods_are_averaged_over_their_seeds(results: Path) -> None:
@@ -410,8 +412,8 @@ def test_methods_are_averaged_over_their_seeds(results: Path) -> None:
             for seed, value in enumerate(row)
         )
     )
-    tables.read.cache_clear()
-    cells = tables.demo_methods(tables.DEMO, "co2")
+    figures.read.cache_clear()
+    cells = trainings.demo_methods(tables.DEMO, "co2")
     assert [row[0] for row in cells[1:]] == ["random weights", "MoCo v2", "CO2"]
     # co2: mean 72, squares 4 + 1 + 9 = 14, / 2 = 7, root 2.6
     assert cells[3] == ["CO2", "72.0 ± 2.6", "-", "72.0 ± 2.6", "-"]
@@ -432,8 +434,8 @@ def test_methods_with_two_seeds_stand_beside_what_a_step_costs(
     (results / f"{tables.DEMO}.csv").write_text(header + "".join(rows))
     costs = "method,value,peak_mb,torch,cpu\nmocov2,1.0,137,2.11.0,EPYC\n"
     (results / "cost.csv").write_text(costs)
-    tables.read.cache_clear()
-    cells = tables.all_methods(tables.DEMO, "cost")
+    figures.read.cache_clear()
+    cells = trainings.all_methods(tables.DEMO, "cost")
     assert cells[1:] == [  # a method with one seed has no row yet
         ["random weights", "-", "30.0 / 31.0", "30.0 / 31.0", "-", "-"],
         [
@@ -441,7 +443,7 @@ def test_methods_with_two_seeds_stand_beside_what_a_step_costs(
             *("2003.04297", "60.0 / 62.0", "60.0 / 62.0", "1.00", "137 MB"),
         ],
     ]
-    table = tables.Table((tables.DEMO, "cost"), tables.all_methods, "")
+    table = tables.Table((tables.DEMO, "cost"), trainings.all_methods, "")
     for page, link in (("README.md", "configs"), ("docs/results.md", "../configs")):
         monkeypatch.setattr(tables, "TABLES", {"all": table})
         shown = tables.render("all", REPO / page)

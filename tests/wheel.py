@@ -4,7 +4,8 @@
 
 Builds the sdist and from it the wheel, installs it with its dependencies (3 GB) in the
 versions of requirements/pinned.txt, pretrains the demo config for an epoch, evaluates
-it and exports the backbone. Everything is in a temporary folder, which goes in the end.
+it, exports the backbone, and does what README's three lines of Python do. Everything is
+in a temporary folder, which goes in the end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,14 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input",
 CONFIG = "co2/co2_r18_demo.py"
 SHORT = ("--cfg-options", "max_epochs=1", "batch_size=16", "queue_len=128")
 CHECKPOINT = "work_dirs/co2_r18_demo/epoch_1.pth"
+THREE_LINES = """\
+import mmssl_ext, torch
+photos = "demo/imagenet/train"
+checkpoint = mmssl_ext.pretrain(photos, "runs/photos", epochs=1, image_size=32)
+backbone = mmssl_ext.load_backbone(checkpoint)
+(maps,) = backbone(torch.zeros(2, 3, 64, 64))
+assert maps.shape == (2, 512, 2, 2), maps.shape
+"""
 
 
 def run(*command: str | Path, folder: Path, **env: str) -> None:
@@ -68,8 +77,10 @@ def main() -> None:
         tool("train", CONFIG, *SHORT)
         tool("test", CONFIG, CHECKPOINT, *SHORT)
         tool("export", CHECKPOINT, "--out", "backbone")
+        run(bin_ / "python", "-c", THREE_LINES, folder=home)
         size = sum(f.stat().st_size for f in root.rglob("*") if not f.is_symlink())
-        print(f"The wheel trains, evaluates and exports. Disk: {size / 1e9:.1f} GB.")
+        print("The wheel trains, evaluates, exports and does three lines of Python.")
+        print(f"Disk: {size / 1e9:.1f} GB.")
 
 
 if __name__ == "__main__":

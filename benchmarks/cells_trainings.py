@@ -1,0 +1,199 @@
+"""The tables of what trainings gave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+from rows import REPOSITORY, ROOT, Cells, Row, mean, one, read, select
+
+METHODS = {
+    "random": "random weights",
+    "mocov2": "MoCo v2",
+    "co2": "CO2",
+    "densecl": "DenseCL",
+    "regionclm": "RegionCL-M",
+    "detco": "DetCo",
+    "interclr": "InterCLR",
+    "byol": "BYOL",
+    "simclr": "SimCLR",
+    "simsiam": "SimSiam",
+    "ascl": "ASCL",
+    "ressl": "ReSSL",
+    "mochi": "MoCHi",
+    "xmoco": "terms inspired by XMoCo, on MoCo v2",
+    "unmix_mocov2": "Un-Mix on MoCo v2",
+    "unmix_byol": "Un-Mix on BYOL",
+    "msf": "MSF",
+    "cmsf-2q": "CMSF-2Q",
+    "cmsf-km": "CMSF, k-means",
+    "ifnd": "IFND, inspired by",
+    "tkc": "TKC, inspired by",
+    "pixpro": "PixPro",
+    "pixcontrast": "PixContrast",
+    "lcloss_mocov2": "LC-loss on MoCo v2",
+    "lcloss_byol": "LC-loss on BYOL",
+    "lcloss_simsiam": "LC-loss on SimSiam",
+    "densesiam": "DenseSiam, inspired by",
+    "dsc-pm": "DSC, prototypes, inspired by",
+    "dsc-km": "DSC, k-means, inspired by",
+    "bgswaps": "BG-Aug, swapped backgrounds",
+    "ccop": "CCOP",
+    "propos": "ProPos",
+    "swav": "SwAV",
+    "mira": "MIRA",
+    "dino": "DINO",
+    "scfs": "SCFS",
+}
+WITH_TERMS = METHODS | {"byol-co2": "BYOL with CO2's term"}
+DEMO_METRICS = {
+    "knn": "kNN, top-1",
+    "linear": "linear, top-1",
+    "voc": "detection, AP",
+    "cityscapes": "segmentation, mIoU",
+}
+
+
+def demo_methods(name: str, method: str = "") -> Cells:
+    """A row per method, a column per transfer."""
+    shown = ("random", "mocov2", method) if method else tuple(METHODS)
+    cells = [["pretraining", *DEMO_METRICS.values()]]
+    for key in dict.fromkeys(shown):
+        rows = {
+            transfer: [
+                float(r["value"]) for r in select(name, method=key, transfer=transfer)
+            ]
+            for transfer in DEMO_METRICS
+        }
+        if rows["voc"]:
+            cells.append([METHODS[key], *map(mean, rows.values())])
+    return cells
+
+
+def all_methods(name: str, cost: str) -> Cells:
+    """A row per method: its seeds, of what needs no detector, and a step's cost."""
+    head = [f"{DEMO_METRICS[t]}, seeds 0 / 1 (/ 2)" for t in ("knn", "linear")]
+    cells = [["pretraining", "arXiv", *head, "time of a step", "memory of a step"]]
+    costs = {row["method"]: row for row in read(cost)}
+    for key, label in METHODS.items():
+        found = []
+        for transfer in ("knn", "linear"):
+            rows = select(name, method=key, transfer=transfer)
+            found.append({row["seed"]: float(row["value"]) for row in rows})
+        if not all({"0", "1"} <= x.keys() for x in found):
+            continue
+        scores = [" / ".join(f"{x[s]:.1f}" for s in sorted(x)) for x in found]
+        row = costs.get(key)
+        step = ["-", "-"]
+        if row:
+            step = [f"{float(row['value']):.2f}", f"{row['peak_mb']} MB"]
+        page, paper = read_more(key)
+        linked = f"[{label}]({ROOT}{page})" if page else label
+        cells.append([linked, paper, *scores, *step])
+    return cells
+
+
+@cache
+def read_more(key: str) -> tuple[str, str]:
+    """README of a method, from the repository's root, and its paper's number."""
+    for config in (REPOSITORY / "configs").glob(f"*/{key}_r18_demo.py"):
+        about = (config.parent / "metafile.yml").read_text(encoding="utf-8")
+        (paper,) = re.findall(r"arxiv\.org/abs/(\S+)", about)
+        return (config.parent / "README.md").relative_to(REPOSITORY).as_posix(), paper
+    return "", "-"
+
+
+def seeds(name: str) -> str:
+    """How many seeds the methods have."""
+    counts = {
+        len(select(name, method=method, transfer=transfer))
+        for method in METHODS
+        for transfer in DEMO_METRICS
+    } - {0}
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def curve(rows: list[Row], label: Callable[[Row], str], first: str) -> Cells:
+    """A row per run, a column per epoch after which kNN was measured."""
+    epochs = sorted({int(row["epoch"]) for row in rows})
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        run = found.setdefault(label(row), {})
+        run.setdefault(int(row["epoch"]), []).append(float(row["backbone_top1"]))
+    head = ["untrained" if not n else f"{n} epochs" for n in epochs]
+    return [
+        [first, *head],
+        *(
+            [name, *(mean(run.get(n, [])) for n in epochs)]
+            for name, run in found.items()
+        ),
+    ]
+
+
+def family(row: Row) -> str:
+    """Method of a row, as its configs call it."""
+    return row["config"].split("_")[0]
+
+
+def cifar10_methods(name: str, method: str = "") -> Cells:
+    """Four epochs each."""
+    shown = ("mocov2", method) if method else tuple(WITH_TERMS)
+    rows = [row for row in read(name) if family(row) in shown]
+    return curve(rows, lambda row: WITH_TERMS[family(row)], "method")
+
+
+def cifar10_long(*names: str) -> Cells:
+    """Twelve epochs."""
+    rows = [row for name in names for row in read(name)]
+    return curve(rows, lambda row: METHODS[family(row)], "method")
+
+
+def augment_on(name: str) -> Cells:
+    """Where the augmentation runs."""
+    places = {
+        "worker": "in the workers, on arrays",
+        "device": "in batches, by the device's operations",
+        "pil": "in the workers, by PIL, as version 0.1 could",
+    }
+    rows = [row for row in read(name) if row["epoch"] != "0"]
+    return curve(rows, lambda row: places[row["run"].split("_")[0]], "augmentation")
+
+
+def demo_chain(name: str) -> Cells:
+    """A row per transfer, beside each other random weights and ASCL."""
+    lines = {
+        "kNN, top-1": ("knn", "top1"),
+        "linear probe, top-1": ("linear", "top1"),
+        "detection (VOC layout), AP": ("voc", "AP"),
+        "instance segmentation (COCO layout), box AP": ("coco", "box AP"),
+        "instance segmentation (COCO layout), mask AP": ("coco", "mask AP"),
+        "semantic segmentation (Cityscapes layout), mIoU": ("cityscapes", "mIoU"),
+    }
+    cells = [["held-out scenes", "random weights", "ASCL"]]
+    for label, (transfer, metric) in lines.items():
+        pair = [one(name, transfer=transfer, source=s) for s in ("random", "ascl")]
+        cells.append([label, *(f"{float(row[metric]):.1f}" for row in pair)])
+    return cells
+
+
+def bccd(name: str) -> Cells:
+    """A row per source."""
+    metrics = ("AP", "AP50", "AP75")
+    sources = {
+        "random": "random weights",
+        "co2_demo": "CO2 on the demo scenes",
+        "distilled": "SimReg on the training images",
+        "co2": "the same, then CO2",
+        "byol": "the same, then BYOL",
+    }
+    return [
+        ["start", *metrics],
+        *(
+            [
+                label,
+                *(mean([float(r[m]) for r in select(name, source=s)]) for m in metrics),
+            ]
+            for s, label in sources.items()
+        ),
+    ]
