@@ -11,6 +11,7 @@ from pathlib import Path
 import common
 from mmengine.config import Config
 from recipe import recipe
+from rows import NOT_RECORDED
 
 from mmssl_ext.chain.spec import PRETRAIN
 from mmssl_ext.visualization import logs
@@ -69,14 +70,15 @@ def chain_rows(work_dir: Path) -> list[dict]:
         }
         | {key: row[key] for key in (*MEASURED, *metrics)}
         | {"torch": row["torch_version"], "onedl-mmengine": row["mmengine_version"]}
-        | unsaid(work_dir)
+        | unsaid(work_dir, row.get("threads"))
         for row in stages
     ]
 
 
-def unsaid(work_dir: Path) -> dict[str, str]:
+def unsaid(work_dir: Path, threads: str | None = None) -> dict[str, str]:
     """What a run does not say itself, else those of who collects would be taken."""
-    return {"threads": "", "commit": commits(work_dir)}
+    said = {"threads": threads, "commit": commits(work_dir)}
+    return {name: value or NOT_RECORDED for name, value in said.items()}
 
 
 def commits(place: Path) -> str:

@@ -14,9 +14,9 @@ from statistics import fmean
 import common
 import matplotlib
 import matplotlib.pyplot as plt
+from cells_trainings import METHODS
 from matplotlib.axes import Axes
 from plot import BAR, GRID, INK, MUTED, OTHER, OURS, STYLE, read
-from tables import METHODS
 
 NAME, COST = "demo_methods_seeds_cpu", "demo_methods_cost_cpu"
 PANELS = {"knn": "kNN of frozen features", "linear": "linear probe"}

@@ -10,6 +10,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 ROOT = "root:"  # in a link, what a page replaces by its own way to the repository
+NOT_RECORDED = "not recorded"  # of a row that was measured before that was asked
 
 Row = dict[str, str]
 Cells = list[list[str]]  # the header first

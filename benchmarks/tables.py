@@ -28,7 +28,7 @@ from pathlib import Path
 import cells_speed as speed
 import cells_trainings as trainings
 import rows
-from rows import REPOSITORY, ROOT, Cells, one, read
+from rows import NOT_RECORDED, REPOSITORY, ROOT, Cells, one, read
 
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value: ([^>]+) -->).*?(<!-- /value -->)")
@@ -276,14 +276,18 @@ def link(name: str, page: Path) -> str:
 def machine(table: Table) -> str:
     """Hardware, version of torch and code of a table's rows."""
     own = [row for name in table.results for row in read(name)]
-    units = (row.get("vector_units") for row in own)
+
+    def said(row: dict[str, str], name: str) -> str:
+        return row.get(name, "").replace(NOT_RECORDED, "")
+
+    units = [said(row, "vector_units") for row in own]
     cpus = dict.fromkeys(
         f"{row['cpu']} with {unit}" if unit else row["cpu"]
         for row, unit in zip(own, units, strict=True)
     )
     versions = dict.fromkeys(row["torch"].split("+")[0] for row in own)
     found = f"{', '.join(cpus)}, torch {', '.join(versions)}"
-    commits = sorted({c for row in own for c in row.get("commit", "").split()})
+    commits = sorted({c for row in own for c in said(row, "commit").split()})
     return f"{found}, commit {', '.join(commits)}" if commits else found
 
 

@@ -168,6 +168,7 @@ def _row(record: Record) -> dict[str, Any]:
         "value": value,
         "seconds": result.get("seconds"),
         "memory_mb": result.get("memory_mb"),
+        "threads": result.get("threads"),
         "iterations": result.get("iterations"),
         "device": result.get("device"),
         "finished": result.get("finished"),

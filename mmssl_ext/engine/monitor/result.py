@@ -144,6 +144,7 @@ class ResultHook(Hook):
             "seconds": round(self._elapsed(runner), 1),
             "memory_mb": round(memory),
             "memory_of": of,
+            "threads": torch.get_num_threads(),
             "handover": _transfer_report(model),
             "checkpoint": read_text(pointer).strip() if pointer.is_file() else None,
             "config": Path(runner.cfg.filename).name if runner.cfg.filename else None,
