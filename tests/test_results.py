@@ -156,6 +156,12 @@ def test_every_csv_is_named_by_a_page() -> None:
     assert unnamed(["step_cpu", "old"], ["see [x](results/step_cpu.csv)"]) == ["old"]
 
 
+@pytest.mark.parametrize("name", sorted({*CSVS} - {"upstream_faults"}))
+def test_every_row_names_commit_threads_and_vector_units(name: str) -> None:
+    for row in figures.read(name):
+        assert all(row[key] for key in ("commit", "threads", "vector_units")), row
+
+
 def test_sources_of_a_comparison_share_the_settings_of_the_transfer() -> None:
     for name in set(TRAININGS) & recipe.CHAINS.keys():
         found: dict[tuple[str, str], set[str]] = {}
