@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_masks
+import torch
+from torchvision.ops import box_convert, box_iou
 
 from .json import is_numbers
 from .source import Source, spread
@@ -89,8 +90,9 @@ def _compare_with_boxes(source: Source, file: str, sample: list[dict]) -> None:
 def _overlap(polygons: list[list[float]], box: list[float]) -> float:
     """Intersection over union of a box with that around polygons."""
     points = np.concatenate(polygons).reshape(-1, 2)
-    around = [*points.min(0), *np.ptp(points, axis=0)]
-    return float(coco_masks.iou(np.array([around]), np.array([box]), [0])[0, 0])
+    around = torch.tensor([[*points.min(0), *points.max(0)]], dtype=torch.float64)
+    given = box_convert(torch.tensor([box], dtype=torch.float64), "xywh", "xyxy")
+    return float(box_iou(around, given))
 
 
 def _fault(mask: Any, image: dict) -> str:
