@@ -10,7 +10,12 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
+import pytest
+from mmengine.config import Config
 from packaging.requirements import Requirement
+
+from mmssl_ext.engine.config import read
+from mmssl_ext.errors import ConfigError
 
 REPO = Path(__file__).parents[1]
 # Modules for a toolbox that is an extra, which nothing else imports at the start.
@@ -101,3 +106,28 @@ def test_all_works_without_the_extras(images: Path, tmp_path: Path) -> None:
     failed = re.findall(r"^(mmssl_ext[\w.]*)", rest, re.M)
     assert [name for name in failed if not re.match(FOR_EXTRAS, name)] == []
     assert "backbone: 512" in rest
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nothing_of_this_name", "own_part imports nothing_of_this_name, which"),
+        ("from os import nothing", "own_part cannot be imported: cannot import name"),
+        ("import os.nothing", r"own_part imports os\.nothing, which is not installed"),
+        ("import of_an_extra", r"of_an_extra is not installed: .*mmssl_ext\[timm\]"),
+        (None, r"no module own_part\. Start from the folder"),
+    ],
+)
+def test_a_module_that_a_config_needs_and_lacks_is_named(
+    text: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(read._EXTRAS, "of_an_extra", "timm")
+    if text:
+        (tmp_path / "own_part.py").write_text(text)
+    cfg = Config({"custom_imports": {"imports": ["own_part"]}})
+    with pytest.raises(ConfigError, match=said):
+        read.import_modules(cfg)
+    cfg.custom_imports.imports = "own_part", "other"
+    with pytest.raises(ConfigError, match=r"must be a list .* Give a list"):
+        read.import_modules(cfg)

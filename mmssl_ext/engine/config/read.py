@@ -47,6 +47,13 @@ _OF_ADAMW = {
     "weight_decay": "adamw_decay",
     "lr_warmup": "adamw_warmup",
 }
+# Package -> the extra that brings it.
+_EXTRAS = {
+    "mmdet": "detection",
+    "mmseg": "segmentation",
+    "pycocotools": "detection",
+    "timm": "timm",
+}
 # Hooks that its Runner has, whatever the config says.
 _OF_MMENGINE = ("runtime_info", "timer", "sampler_seed", "param_scheduler")
 
@@ -105,10 +112,29 @@ def import_modules(cfg: Config) -> Config:
             import_modules_from_strings(**cfg.custom_imports)
     except (ImportError, TypeError) as error:
         raise ConfigError(
-            f"custom_imports of config {cfg.filename}: {error} Start from the folder "
-            "that holds the module, or name that folder in PYTHONPATH."
+            f"custom_imports of config {cfg.filename}: {_cause(error)}"
         ) from error
     return cfg
+
+
+def _cause(error: Exception) -> str:
+    """What a module of ``custom_imports`` lacks, and what to do."""
+    if isinstance(error, TypeError):
+        return f"{error} Give a list of names of modules."
+    first = error.__context__  # mmengine names the module alone
+    missing = first.name if isinstance(first, ModuleNotFoundError) else None
+    if missing in _EXTRAS:
+        extra = f"pip install 'mmssl_ext[{_EXTRAS[missing]}]'"
+        return f"{missing} is not installed: {extra}."
+    named = str(error).removeprefix("Failed to import ").strip()
+    if missing and not f"{named}.".startswith(f"{missing}."):
+        return f"{named} imports {missing}, which is not installed."
+    if isinstance(first, ImportError) and not missing:
+        return f"{named} cannot be imported: {first}."
+    return (
+        f"there is no module {named}. Start from the folder that holds it, or name "
+        "that folder in PYTHONPATH."
+    )
 
 
 def _read(path: Path, options: dict[str, Any]) -> Config:
