@@ -2,12 +2,15 @@
 
 Heads are small. The views are larger than those of other methods, for 7 x 7 cells. The
 transform has two layers, as BYOL's predictor: without its BatchNorm, SGD from the full
-rate on makes all projected cells alike within some forty steps.
+rate on makes all projected cells alike within some forty steps. Crops are as small as
+the paper's: where two views show nearly the same, a place in one tells that in the
+other, and padding tells the network the place.
 """
 
 _base_ = ["../byol/byol_r18_demo.py", "../_base_/models/pixpro.py"]
 
 image_size = 112
+crop_scale = (0.1, 1.0)
 transform_layers = 2
 
 model = dict(
