@@ -92,7 +92,7 @@ def lacking() -> list[str]:
 
 def test_all_works_without_the_extras(images: Path, tmp_path: Path) -> None:
     missing = lacking()
-    assert {"mmdet", "mmseg", "pycocotools"} <= {*missing}
+    assert "pytest" in missing
     assert not {"torch", "mmpretrain", "cv2", "mmssl_ext"} & {*missing}
     words = [",".join(missing), str(images), str(tmp_path / "run")]
     done = subprocess.run(
