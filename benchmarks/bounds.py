@@ -9,9 +9,8 @@ one side over those of the other, from the sizes of the layers. Run:
     python benchmarks/bounds.py
 """
 
-import multiprocessing as mp
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 
 import common
 import step
@@ -39,29 +38,23 @@ BOUNDS = {  # numerator over denominator with ResNet-18, and with ResNet-50
 }
 
 
-def peak(name: str, depth: int, batch_size: int, size: int) -> int:
-    """Bytes that a step adds at most."""
-    torch.set_num_threads(1)
-    call = step.arm(name, depth, step.batches(batch_size, size))
-    call()
-    return common.peak_memory(call)
+def step_of(name: str, depth: int, batch_size: int, size: int) -> Callable[[], object]:
+    """A step, by its name in ``step.ARMS``."""
+    return step.arm(name, depth, step.batches(batch_size, size))
 
 
 def measure(number: int) -> list[dict]:
     """Rows of one of SIZES."""
     depth, batch_size, size = SIZES[number]
     names = sorted({name for both in BOUNDS for name in both})
-    with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as pool:
-        jobs = {name: pool.submit(peak, name, *SIZES[number]) for name in names}
-        memory = {name: round(job.result() / 1e6) for name, job in jobs.items()}
+    memory = common.peaks_of_steps(step_of, names, *SIZES[number])
     common.keep_freed_memory()
     ratios = [(f"{a}_over_{b}", a, b) for a, b in BOUNDS]
     rows = step.measure(depth, batch_size, size, 5, ratios, time.process_time)
-    return [
-        row | {"numerator_mb": memory[a], "denominator_mb": memory[b], "bound": bound}
-        for row, ((a, b), bounds) in zip(rows, BOUNDS.items(), strict=True)
-        for bound in bounds[number : number + 1]
-    ]
+    for row, (a, b) in zip(rows, BOUNDS, strict=True):
+        row |= {"numerator_mb": memory[a], "denominator_mb": memory[b]}
+        row["bound"] = BOUNDS[a, b][number]
+    return rows
 
 
 def main() -> None:

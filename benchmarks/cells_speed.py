@@ -231,15 +231,13 @@ def steps(name: str) -> Cells:
 
 def bounded_steps(name: str) -> Cells:
     """Time and memory of a step of methods by their ImageNet configs."""
-    head = ["method"]
-    found: dict[str, list[str]] = {}
-    for row in read(name):
-        size = f"R{row['depth']}, {row['image_size']} px"
-        if size not in " ".join(head):
-            head += [f"{size}: step / MoCo v2's", "bound", "memory of a step"]
-        cells = found.setdefault(row["method"], [METHODS[row["method"]]])
-        cells += [step_ratio(row), row["bound"], f"{row['peak_mb']} MB"]
-    return [head, *found.values()]
+    return beside_bounds(
+        ("method", "step / MoCo v2's", "memory of a step"),
+        [
+            (METHODS[row["method"]], row["image_size"], row, f"{row['peak_mb']} MB")
+            for row in read(name)
+        ],
+    )
 
 
 PAIRS = {
@@ -260,15 +258,31 @@ PAIRS = {
 
 def bounded_pairs(name: str) -> Cells:
     """Time and memory of steps on places, on objects and with small crops."""
-    head = ["step"]
+    return beside_bounds(
+        ("step", "time", "memory, MB"),
+        [
+            (
+                *(PAIRS[row["ratio"]], row["size"], row),
+                f"{row['numerator_mb']} / {row['denominator_mb']}",
+            )
+            for row in read(name)
+        ],
+    )
+
+
+def beside_bounds(
+    words: tuple[str, str, str], rows: list[tuple[str, str, Row, str]]
+) -> Cells:
+    """A line for each label, with time, bound and memory for each size in columns."""
+    first, time, memory = words
+    head = [first]
     found: dict[str, list[str]] = {}
-    for row in read(name):
-        size = f"R{row['depth']}, {row['size']} px"
+    for label, side, row, peak in rows:
+        size = f"R{row['depth']}, {side} px"
         if size not in " ".join(head):
-            head += [f"{size}: time", "bound", "memory, MB"]
-        memory = f"{row['numerator_mb']} / {row['denominator_mb']}"
-        cells = found.setdefault(row["ratio"], [PAIRS[row["ratio"]]])
-        cells += [step_ratio(row), row["bound"], memory]
+            head += [f"{size}: {time}", "bound", memory]
+        cells = found.setdefault(label, [label])
+        cells += [step_ratio(row), row["bound"], peak]
     return [head, *found.values()]
 
 

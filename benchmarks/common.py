@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -103,6 +103,25 @@ def _peak_of_arm(losses: type, size: int, arm: str) -> int:
     call = getattr(losses(size), arm)
     getattr(losses(8), arm)()  # one-time allocations of libraries
     return peak_memory(call)
+
+
+def peaks_of_steps(
+    step_of: Callable[..., Callable[[], object]], names: Sequence[str], *given: object
+) -> dict[str, int]:
+    """MB that the second call of ``step_of(name, *given)`` adds at most, by name.
+
+    On one thread, each in a fresh process; ``step_of`` is a function of a module.
+    """
+    with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as pool:
+        jobs = {name: pool.submit(_peak_of, step_of, name, *given) for name in names}
+        return {name: round(job.result() / 1e6) for name, job in jobs.items()}
+
+
+def _peak_of(step_of: Callable, name: str, *given: object) -> int:
+    torch.set_num_threads(1)
+    step = step_of(name, *given)
+    step()
+    return peak_memory(step)
 
 
 def let_remember(model: Any, images: int) -> None:

@@ -16,11 +16,9 @@ forward and backward passes and what it compares with a queue or bank.
 
 import argparse
 import functools
-import multiprocessing as mp
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import common
@@ -136,20 +134,10 @@ def step_of(method: str, size: dict[str, int]) -> Callable[[], object]:
     return lambda: model.train_step(dict(batch), wrapper)
 
 
-def peak(method: str, size: dict[str, int]) -> int:
-    """Bytes that a step adds at most."""
-    torch.set_num_threads(1)
-    step = step_of(method, size)
-    step()
-    return common.peak_memory(step)
-
-
 def measure(names: tuple[str, ...], blocks: int, size: dict[str, int]) -> list[dict]:
     """Rows of all methods."""
     steps = functools.partial(step_of, size=size)
-    with ProcessPoolExecutor(1, mp.get_context("spawn"), max_tasks_per_child=1) as pool:
-        found = pool.map(peak, names, [size] * len(names))
-        peaks = dict(zip(names, found, strict=True))
+    peaks = common.peaks_of_steps(step_of, names, size)
     arms = {name: steps(name) for name in names}
     seconds = common.time_arms(arms, blocks, 1, clock=time.process_time)
     rows = []
@@ -159,7 +147,7 @@ def measure(names: tuple[str, ...], blocks: int, size: dict[str, int]) -> list[d
             **{"method": name, "value": round(value, 2)},
             **{"low": round(low, 2), "high": round(high, 2)},
             **{"ms": common.median_ms(seconds[name])},
-            **{"peak_mb": round(peaks[name] / 1e6)},
+            **{"peak_mb": peaks[name]},
         }
         if size:
             row = {**size, **row, "bound": bound(name, size["depth"])}
