@@ -190,7 +190,7 @@ def ratios(path: Path) -> None:
         frameon=False,
         fontsize=9,
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 QUEUE, IMAGES = "queue K, with N = 256 rows", "images in the bank"
@@ -248,7 +248,7 @@ def scaling(path: Path) -> None:
         fontsize=11,
         fontweight="bold",
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_panel(ax: Axes, panel: tuple[str, str], rows: Rows, fits: Rows) -> None:
@@ -303,8 +303,9 @@ def _short(size: float) -> str:
     return f"{size:g}"
 
 
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=150)
+def save(figure: Any, path: Path, dpi: int = 150, **given: Any) -> None:
+    """Write a figure and let go of it."""
+    figure.savefig(path, dpi=dpi, **given)
     plt.close(figure)
     print(f"Wrote {path}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import common
 import matplotlib
 import matplotlib.pyplot as plt
-from plot import GRID, INK, OTHER, OURS, STYLE, THIRD, Rows, read
+from plot import GRID, INK, OTHER, OURS, STYLE, THIRD, Rows, read, save
 
 NAME = "accuracy_time_cpu"
 ARMS = {  # name, colour, line
@@ -45,9 +45,7 @@ def draw(rows: Rows, path: Path) -> None:
     axes[1].legend(loc="lower right", frameon=False, fontsize=8)
     for ax in axes:
         ax.grid(color=GRID)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    print(f"Wrote {path}")
+    save(figure, path, dpi=130)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 from cells_trainings import METHODS
 from matplotlib.axes import Axes
-from plot import BAR, GRID, INK, MUTED, OTHER, OURS, STYLE, read
+from plot import BAR, GRID, INK, MUTED, OTHER, OURS, STYLE, read, save
 
 NAME, COST = "demo_methods_seeds_cpu", "demo_methods_cost_cpu"
 PANELS = {"knn": "kNN of frozen features", "linear": "linear probe"}
@@ -85,9 +85,7 @@ def draw(path: Path) -> None:
             )
     handles, labels = axes[0].get_legend_handles_labels()
     axes[0].legend(handles, labels, loc="lower right", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130, metadata={KEY: digest()})
-    plt.close(figure)
-    print(f"Wrote {path}")
+    save(figure, path, dpi=130, metadata={KEY: digest()})
 
 
 def _draw_panel(ax: Axes, values: list[dict[int, float]]) -> None:

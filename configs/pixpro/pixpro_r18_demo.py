@@ -2,9 +2,9 @@
 
 Heads are small. The views are larger than those of other methods, for 7 x 7 cells. The
 transform has two layers, as BYOL's predictor: without its BatchNorm, SGD from the full
-rate on makes all projected cells alike within some forty steps. Crops are as small as
-the paper's: where two views show nearly the same, a place in one tells that in the
-other, and padding tells the network the place.
+rate on makes all projected cells alike within some forty steps. Crops may show a
+tenth of an image, the paper's 0.08 of it: where two views show nearly the same, a place
+in one tells that in the other, and padding tells the network the place.
 """
 
 _base_ = ["../byol/byol_r18_demo.py", "../_base_/models/pixpro.py"]
