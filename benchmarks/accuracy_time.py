@@ -5,9 +5,10 @@ loss, augmentation and loop over the same 50,000 images: batches of 256, a queue
 4,096, SGD with half a cosine, 8 epochs, one thread, no worker processes. solo-learn's
 loss has both directions; its partner here has them too. The arms take turns by epoch
 in one process, each with random states of its own; kNN of the frozen backbone, by one
-function for all, is outside the measured time. Run, once for each seed:
+function for all, is outside the measured time. Run, once for each seed; the same
+command goes on after the last epoch that all arms have finished:
 
-    python benchmarks/accuracy_time.py --seed 0 --out work_dirs/accuracy    # an hour
+    python benchmarks/accuracy_time.py --seed 0 --out work_dirs/accuracy    # hours
     python benchmarks/accuracy_time.py --collect --out work_dirs/accuracy
 
 CIFAR10_ROOT names the folder of the images. `make peers` installs the others.
@@ -16,286 +17,26 @@ CIFAR10_ROOT names the folder of the images. `make peers` installs the others.
 import argparse
 import json
 import math
+import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import common
 import numpy as np
 import peers
 import torch
-from mmengine.dataset import Compose, default_collate
-from mmengine.optim import OptimWrapper
-from mmengine.registry import DefaultScope, init_default_scope
-from PIL import Image
-from pipeline import mmpretrain_config
+from accuracy_arms import ARMS, LR, MEAN, STD, Arm
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from mmssl_ext.evaluation.knn import weighted_knn
-from mmssl_ext.registry import DATASETS, MODELS
+from mmssl_ext.registry import DATASETS
 from mmssl_ext.run.launch import load_config
 
 NAME = "accuracy_time_cpu"
-BATCH, EPOCHS, EVERY, QUEUE, WIDTH = 256, 8, 2, 4096, 128
-LR, DECAY, MOMENTUM, TEMPERATURE = 0.03, 5e-4, 0.99, 0.2
-MEAN, STD = [125.307, 122.961, 113.8575], [51.5865, 50.847, 51.255]
-NETWORK = {
-    "type": "mmpretrain.ResNet_CIFAR",
-    "depth": 18,
-    "base_channels": 16,
-    "strides": (2, 2, 2, 1),
-}
-NECK = {
-    "type": "MoCoV2Neck",
-    "in_channels": WIDTH,
-    "hid_channels": WIDTH,
-    "out_channels": 128,
-}
-
-
-class Arm(NamedTuple):
-    """A library's training: what gives the batches of an epoch, and what takes one."""
-
-    backbone: nn.Module
-    optimizer: torch.optim.Optimizer
-    batches: Callable[[int], Iterable]
-    step: Callable[[Any], object]
-
-
-class Images(Dataset):
-    """Arrays of uint8, N x 32 x 32 x 3, through a library's transform."""
-
-    def __init__(self, arrays: np.ndarray, transform: Callable) -> None:
-        self.arrays, self.transform = arrays, transform
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def __getitem__(self, index: int) -> Any:
-        """What the transform makes of an image."""
-        return self.transform(self.arrays[index])
-
-
-def loader(data: Dataset, collate: Callable | None = None) -> DataLoader:
-    """Whole batches in a new order for each epoch."""
-    return DataLoader(data, BATCH, shuffle=True, drop_last=True, collate_fn=collate)
-
-
-def sgd(modules: Sequence[nn.Module], fused: bool = False) -> torch.optim.Optimizer:
-    """The optimizer of all arms."""
-    trained = [p for m in modules for p in m.parameters() if p.requires_grad]
-    return torch.optim.SGD(
-        trained, lr=LR, momentum=0.9, weight_decay=DECAY, fused=fused
-    )
-
-
-def ours(arrays: np.ndarray, seed: int, symmetric: bool = False) -> Arm:
-    """This package, with the runtime that ``pretrain`` has on a CPU."""
-    init_default_scope("mmssl_ext")
-    options = {"cpu": True, "augment_on": "worker", "verify_md5": False}
-    path = common.REPOSITORY / "configs/mocov2/mocov2_r18_cifar10.py"
-    given = load_config(path, options).train_dataloader.dataset
-    given["max_images"] = len(arrays)
-    data = DATASETS.build(given)
-    model = MODELS.build(
-        {
-            "type": "MoCo",
-            "data_preprocessor": {
-                "type": "MultiViewPreprocessor",
-                **{"mean": MEAN, "std": STD, "channels_last": True},
-            },
-            "backbone": NETWORK,
-            "neck": NECK,
-            "head": {"type": "InstanceHead", "temperature": TEMPERATURE},
-            "queue_len": QUEUE,
-            "momentum": MOMENTUM,
-            "bn_splits": 1,  # as the others on one device
-            **({"pairs": ((0, 1), (1, 0))} if symmetric else {}),
-        }
-    ).train()
-    model.init_weights()
-    model.to(memory_format=torch.channels_last)
-    optimizer = sgd([model], fused=True)
-    wrapper = OptimWrapper(optimizer)
-    batches = loader(data, default_collate)
-
-    def of_epoch(epoch: int) -> DataLoader:
-        data.set_augmentation_seed(seed, epoch)
-        return batches
-
-    return Arm(
-        model.backbone,
-        optimizer,
-        of_epoch,
-        lambda batch: model.train_step(batch, wrapper),
-    )
-
-
-def mmpretrain(arrays: np.ndarray, seed: int) -> Arm:
-    """Its algorithm and transforms."""
-    steps = mmpretrain_config("_base_/datasets/imagenet_bs32_mocov2.py").train_pipeline
-    (views,) = (step for step in steps if step["type"] == "MultiView")
-    ((*view,),) = views["transforms"]
-    view = [t for t in view if t["type"] != "GaussianBlur"]
-    (crop,) = (t for t in view if t["type"] == "RandomResizedCrop")
-    crop.update(scale=32, crop_ratio_range=(0.08, 1.0))
-    views["transforms"] = [view]
-    with DefaultScope.overwrite_default_scope("mmpretrain"):
-        transform = Compose(
-            [step for step in steps if step["type"] != "LoadImageFromFile"]
-        )
-        model = MODELS.build(
-            {
-                "type": "mmpretrain.MoCo",
-                "data_preprocessor": {
-                    "type": "SelfSupDataPreprocessor",
-                    **{"mean": MEAN, "std": STD},
-                },
-                "backbone": NETWORK,
-                "neck": {**NECK, "with_avg_pool": True},
-                "head": {
-                    "type": "ContrastiveHead",
-                    "temperature": TEMPERATURE,
-                    "loss": {"type": "CrossEntropyLoss"},
-                },
-                "queue_len": QUEUE,
-                "momentum": 1 - MOMENTUM,
-            }
-        ).train()
-        model.init_weights()
-    optimizer = sgd([model])
-    wrapper = OptimWrapper(optimizer)
-
-    def of_array(array: np.ndarray) -> Any:
-        return transform({"img": array, "img_shape": array.shape[:2]})
-
-    batches = loader(Images(arrays, of_array), default_collate)
-    return Arm(
-        model.backbone,
-        optimizer,
-        lambda _: batches,
-        lambda batch: model.train_step(batch, wrapper),
-    )
-
-
-class Pooled(nn.Module):
-    """The network, and behind it what makes a row of 128 numbers of an image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = MODELS.build(NETWORK)
-        self.network.init_weights()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """N x 3 x 32 x 32 to N x 128."""
-        return self.network(images)[-1].mean((2, 3))
-
-
-def lightly(arrays: np.ndarray, seed: int) -> Arm:
-    """Its modules as its own example of MoCo v2 puts them together."""
-    transforms = peers.load("lightly.transforms.moco_transform")
-    losses = peers.load("lightly.loss")
-    heads = peers.load("lightly.models.modules.heads")
-    utils = peers.load("lightly.models.utils")
-    of_image = transforms.MoCoV2Transform(
-        input_size=32,
-        **{"cj_strength": 1.0, "cj_hue": 0.1, "min_scale": 0.08, "gaussian_blur": 0.0},
-        normalize={"mean": [x / 255 for x in MEAN], "std": [x / 255 for x in STD]},
-    )
-    query, key = Pooled(), Pooled()
-    heads_of = [heads.MoCoProjectionHead(WIDTH, WIDTH, 128) for _ in range(2)]
-    for source, copy in ((query, key), heads_of):
-        copy.load_state_dict(source.state_dict())
-        utils.deactivate_requires_grad(copy)
-    criterion = losses.NTXentLoss(
-        temperature=TEMPERATURE, memory_bank_size=(QUEUE, 128)
-    )
-    optimizer = sgd([query, heads_of[0]])
-
-    def step(views: list[Tensor]) -> None:
-        utils.update_momentum(query, key, m=MOMENTUM)
-        utils.update_momentum(*heads_of, m=MOMENTUM)
-        q = heads_of[0](query(views[0]))
-        with torch.no_grad():
-            shuffled, order = utils.batch_shuffle(views[1])
-            k = utils.batch_unshuffle(heads_of[1](key(shuffled)), order)
-        loss = criterion(q, k)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    batches = loader(Images(arrays, lambda x: of_image(Image.fromarray(x))))
-    return Arm(query.network, optimizer, lambda _: batches, step)
-
-
-def solo(arrays: np.ndarray, seed: int) -> Arm:
-    """Its method, both directions, on the shared network."""
-    module = peers.load_solo("solo.methods.mocov2plus")
-    loaders = peers.load_solo("solo.utils.pretrain_dataloader")
-    of_image = loaders.CifarTransform(
-        *(0.4, 0.4, 0.4, 0.1), gaussian_prob=0.0, min_scale=0.08
-    )
-    # Its transform ends with the usual statistics of CIFAR-10; the others have these.
-    of_image.transform.transforms[-1].mean = [x / 255 for x in MEAN]
-    of_image.transform.transforms[-1].std = [x / 255 for x in STD]
-    model = module.MoCoV2Plus(
-        **{"proj_output_dim": 128, "proj_hidden_dim": WIDTH, "queue_size": QUEUE},
-        **{"temperature": TEMPERATURE, "momentum_classifier": False},
-        **{"base_tau_momentum": MOMENTUM, "final_tau_momentum": MOMENTUM},
-        **{"encoder": "resnet18", "num_classes": 10, "max_epochs": 1},
-        backbone_args={"zero_init_residual": False, "cifar": True},
-        **{"batch_size": BATCH, "optimizer": "sgd", "lars": False, "lr": LR},
-        **{"weight_decay": DECAY, "classifier_lr": 0.1, "exclude_bias_n_norm": False},
-        **{"accumulate_grad_batches": 1, "extra_optimizer_args": {"momentum": 0.9}},
-        **{"scheduler": "none", "min_lr": 0.0, "warmup_start_lr": 0.0},
-        **{"warmup_epochs": 0, "num_large_crops": 2, "num_small_crops": 0},
-    )
-    model.log = model.log_dict = lambda *_, **__: None  # there is no trainer
-    query, key = Pooled(), Pooled()
-    key.load_state_dict(query.state_dict())
-    key.requires_grad_(False)
-    replaced = 0
-    for name in ("backbone", "encoder"):
-        if hasattr(model, name):
-            setattr(model, name, query)
-            setattr(model, f"momentum_{name}", key)
-            replaced += 1
-    assert replaced == 1, "solo-learn calls its network otherwise"
-    model.classifier = nn.Linear(WIDTH, 10)
-    for head in (model.projector, model.momentum_projector):
-        head[0] = nn.Linear(WIDTH, WIDTH)
-    model.momentum_projector.load_state_dict(model.projector.state_dict())
-    model.momentum_projector.requires_grad_(False)
-    optimizer = sgd([query, model.projector])
-    labels = torch.zeros(BATCH, dtype=torch.long)
-
-    def step(views: list[Tensor]) -> None:
-        loss = model.training_step([None, views, labels], 0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        for pair in model.momentum_pairs:  # as its on_train_batch_end
-            model.momentum_updater.update(*pair)
-
-    def of_array(array: np.ndarray) -> list[Tensor]:
-        image = Image.fromarray(array)
-        return [of_image(image), of_image(image)]
-
-    batches = loader(Images(arrays, of_array))
-    return Arm(query.network, optimizer, lambda _: batches, step)
-
-
-ARMS: dict[str, Callable[[np.ndarray, int], Arm]] = {
-    "ours": ours,
-    "mmpretrain": mmpretrain,
-    "lightly": lightly,
-    "ours_symmetric": lambda arrays, seed: ours(arrays, seed, symmetric=True),
-    "solo": solo,
-}
+EPOCHS, EVERY = 8, 2
 
 
 class Randomness:
@@ -361,36 +102,109 @@ def train_epoch(arm: Arm, epoch: int, epochs: int) -> None:
         arm.step(batch)
 
 
-def compare(seed: int, count: int | None, epochs: int) -> Iterator[dict]:
-    """Rows of all arms, in turn by epoch."""
-    train, test = read_cifar10("train", count), read_cifar10("test", count)
-    made, states, spent = {}, {}, {}
-    for name, make in ARMS.items():
-        states[name] = Randomness(seed)
-        try:
-            made[name] = make(train[0], seed)
-        except peers.PeerMissing as error:
-            print(f"Left out: {name}: {error}.")
-            continue
-        states[name].keep()
-        spent[name] = [0.0, 0.0]
-    for epoch in range(epochs + 1):
-        for name, arm in made.items():
-            states[name].restore()
-            if epoch:
-                start = time.perf_counter(), time.process_time()
-                train_epoch(arm, epoch - 1, epochs)
-                spent[name][0] += time.perf_counter() - start[0]
-                spent[name][1] += time.process_time() - start[1]
-            states[name].keep()
-            if epoch % EVERY == 0 or epoch == epochs:
-                yield {
-                    **{"arm": name, "seed": seed, "epoch": epoch},
-                    "knn_top1": round(accuracy(arm.backbone, train, test), 2),
-                    "wall_s": round(spent[name][0], 1),
-                    "cpu_s": round(spent[name][1], 1),
-                    "images": len(train[0]),
-                }
+class Comparison:
+    """Arms that train in turn by epoch, and can be stopped between two rounds.
+
+    Raises:
+        ValueError: What was kept is of another number of images, epochs or arms.
+    """
+
+    def __init__(self, seed: int, count: int | None, epochs: int, kept: Path) -> None:
+        self.seed, self.epochs, self.kept = seed, epochs, kept
+        self.train, self.test = (read_cifar10(x, count) for x in ("train", "test"))
+        self.arms: dict[str, Arm] = {}
+        self.states: dict[str, Randomness] = {}
+        for name, make in ARMS.items():
+            state = Randomness(seed)
+            try:
+                self.arms[name] = make(self.train[0], seed)
+            except peers.PeerMissing as error:
+                print(f"Left out: {name}: {error}.")
+                continue
+            state.keep()
+            self.states[name] = state
+        self.spent = {name: [0.0, 0.0] for name in self.arms}
+        self.rows: list[dict] = []
+        self.done = -1  # the last round; 0 is the untrained networks
+        if kept.is_file():
+            self.load()
+
+    def recipe(self) -> list:
+        """What a kept state must have been made with."""
+        return [self.seed, len(self.train[0]), self.epochs, *self.arms]
+
+    def run(self) -> Iterator[list[dict]]:
+        """Rows of a round of all arms, once all that they need to go on is kept."""
+        for epoch in range(self.done + 1, self.epochs + 1):
+            rows = []
+            for name, arm in self.arms.items():
+                self.states[name].restore()
+                if epoch:
+                    start = time.perf_counter(), time.process_time()
+                    train_epoch(arm, epoch - 1, self.epochs)
+                    self.spent[name][0] += time.perf_counter() - start[0]
+                    self.spent[name][1] += time.process_time() - start[1]
+                self.states[name].keep()
+                if epoch % EVERY == 0 or epoch == self.epochs:
+                    rows.append(self.row(name, epoch))
+            self.rows += rows
+            self.done = epoch
+            self.save()
+            yield rows
+
+    def row(self, name: str, epoch: int) -> dict:
+        """What an arm has reached, and the seconds that it took."""
+        knn = accuracy(self.arms[name].backbone, self.train, self.test)
+        return {
+            **{"arm": name, "seed": self.seed, "epoch": epoch},
+            "knn_top1": round(knn, 2),
+            "wall_s": round(self.spent[name][0], 1),
+            "cpu_s": round(self.spent[name][1], 1),
+            **{"images": len(self.train[0]), "threads": 1, "commit": common.commit()},
+        }
+
+    def save(self) -> None:
+        """Keep the state of all arms, in one step."""
+        arms = {
+            name: [
+                arm.model.state_dict(),
+                buffers(arm.model),
+                arm.optimizer.state_dict(),
+            ]
+            for name, arm in self.arms.items()
+        }
+        states = {name: state.states for name, state in self.states.items()}
+        progress = [self.recipe(), self.done, self.spent, self.rows]
+        part = self.kept.with_suffix(".part")
+        torch.save([progress, states, arms], part)
+        os.replace(part, self.kept)
+
+    def load(self) -> None:
+        """Go on from there."""
+        progress, states, arms = torch.load(self.kept, weights_only=False)
+        recipe, self.done, self.spent, self.rows = progress
+        if recipe != self.recipe():
+            raise ValueError(
+                f"{self.kept} is of the seed, images, epochs and arms {recipe}, not "
+                f"{self.recipe()}; delete it or choose another --out."
+            )
+        for name, (*found, optimizer) in arms.items():
+            restore(self.arms[name].model, *found)
+            self.arms[name].optimizer.load_state_dict(optimizer)
+            self.states[name].states = states[name]
+
+
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    """All buffers, also those that a state dict leaves out."""
+    return dict(model.named_buffers())
+
+
+def restore(model: nn.Module, state: dict, found: dict[str, Tensor]) -> None:
+    """Put a state back; a buffer may have another shape than a new model's."""
+    for name, value in found.items():
+        place, _, key = name.rpartition(".")
+        setattr(model.get_submodule(place), key, value)
+    model.load_state_dict(state)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -407,7 +221,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if chosen.collect:
         files = sorted(chosen.out.glob("seed*.json"))
         if not files:
-            print(f"{chosen.out} has no seed*.json.")
+            print(f"{chosen.out} has no seed*.json: no seed has finished.")
             return 1
         parts = [json.loads(line) for f in files for line in f.read_text().splitlines()]
         facts = {name: peers.installed(name) for name in ("lightly", "solo-learn")}
@@ -416,11 +230,13 @@ def main(args: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     common.keep_freed_memory()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    with open(chosen.out / f"seed{chosen.seed}.json", "w", buffering=1) as file:
-        for row in compare(chosen.seed, chosen.images, chosen.epochs):
-            row |= {"threads": 1, "commit": common.commit()}
+    kept = chosen.out / f"seed{chosen.seed}.pt"
+    comparison = Comparison(chosen.seed, chosen.images, chosen.epochs, kept)
+    for rows in comparison.run():
+        for row in rows:
             print(row, flush=True)
-            file.write(json.dumps(row) + "\n")
+    lines = [json.dumps(row) for row in comparison.rows]
+    kept.with_suffix(".json").write_text("\n".join(lines))
     return 0
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 REPO = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 
+import accuracy_arms  # noqa: E402
 import accuracy_time  # noqa: E402
 import bases  # noqa: E402
 import collect  # noqa: E402
@@ -255,17 +256,24 @@ def test_short_numbers() -> None:
 # --- accuracy against time
 
 
-def test_arms_of_accuracy_train_in_turn(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ours and mmpretrain's, on noise; each arm is as if it trained alone."""
+@pytest.fixture
+def two_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Ours and mmpretrain's, on noise."""
     write_cifar(tmp_path / "cifar")
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "cifar"))
-    monkeypatch.setattr(accuracy_time, "BATCH", 8)
-    monkeypatch.setattr(accuracy_time, "QUEUE", 16)
-    arms = {name: accuracy_time.ARMS[name] for name in ("ours", "mmpretrain")}
+    monkeypatch.setattr(accuracy_arms, "BATCH", 8)
+    monkeypatch.setattr(accuracy_arms, "QUEUE", 16)
+    arms = {name: accuracy_arms.ARMS[name] for name in ("ours", "mmpretrain")}
+    monkeypatch.setattr(accuracy_time, "ARMS", arms)
+    return arms
+
+
+def test_arms_of_accuracy_train_in_turn(
+    results: Path, tmp_path: Path, two_arms: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each arm is as if it trained alone."""
     found = []
-    for chosen in (arms, {"mmpretrain": arms["mmpretrain"]}):
+    for chosen in (two_arms, {"mmpretrain": two_arms["mmpretrain"]}):
         monkeypatch.setattr(accuracy_time, "ARMS", chosen)
         out = ["--out", str(tmp_path / f"of{len(chosen)}")]
         assert accuracy_time.main(["--epochs", "1", "--seed", "3", *out]) == 0
@@ -279,6 +287,26 @@ def test_arms_of_accuracy_train_in_turn(
     assert all(float(row["cpu_s"]) > 0 for row in both if row["epoch"] == "1")
     same = [row["knn_top1"] for row in both if row["arm"] == "mmpretrain"]
     assert same == [row["knn_top1"] for row in alone]
+
+
+def test_accuracy_goes_on_bit_by_bit(tmp_path: Path, two_arms: dict) -> None:
+    def compare(name: str) -> accuracy_time.Comparison:
+        return accuracy_time.Comparison(3, None, 2, tmp_path / name)
+
+    whole, stopped = compare("whole.pt"), compare("stopped.pt")
+    list(whole.run())
+    rounds = stopped.run()
+    next(rounds), next(rounds)  # untrained, an epoch
+    again = compare("stopped.pt")
+    assert again.done == 1 and len(list(again.run())) == 1
+    for name in two_arms:
+        one, two = (x.arms[name].model.state_dict() for x in (whole, again))
+        assert [key for key in one if not torch.equal(one[key], two[key])] == []
+    drop = ("wall_s", "cpu_s")
+    rows = [[{**row, **dict.fromkeys(drop)} for row in x.rows] for x in (whole, again)]
+    assert rows[0] == rows[1] and len(rows[0]) == 4
+    with pytest.raises(ValueError, match="delete it or choose another --out"):
+        accuracy_time.Comparison(4, None, 2, tmp_path / "stopped.pt")
 
 
 # --- gpu
