@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-from rows import REPOSITORY, ROOT, Cells, Row, mean, one, read, select
+from rows import REPOSITORY, ROOT, Cells, Row, difference, mean, one, read, select
 
 METHODS = {
     "random": "random weights",
@@ -60,15 +60,32 @@ def demo_methods(name: str, method: str = "") -> Cells:
     shown = ("random", "mocov2", method) if method else tuple(METHODS)
     cells = [["pretraining", *DEMO_METRICS.values()]]
     for key in dict.fromkeys(shown):
-        rows = {
-            transfer: [
-                float(r["value"]) for r in select(name, method=key, transfer=transfer)
-            ]
-            for transfer in DEMO_METRICS
-        }
-        if rows["voc"]:
-            cells.append([METHODS[key], *map(mean, rows.values())])
+        found = [[*by_seed(name, key, t).values()] for t in DEMO_METRICS]
+        if by_seed(name, key, "voc"):
+            cells.append([METHODS[key], *map(mean, found)])
     return cells
+
+
+def demo_pairs(name: str) -> Cells:
+    """A row per method, what it adds to MoCo v2 with the same seed."""
+    cells = [["minus MoCo v2", "seeds", *DEMO_METRICS.values()]]
+    for key, label in METHODS.items():
+        own = by_seed(name, key, "voc")
+        if not own or key == "mocov2":
+            continue
+        line = []
+        for transfer in DEMO_METRICS:
+            base = by_seed(name, "mocov2", transfer)
+            found = by_seed(name, key, transfer)
+            line.append(difference([found[s] - base[s] for s in found if s in base]))
+        cells.append([label, ", ".join(sorted(own)), *line])
+    return cells
+
+
+def by_seed(name: str, method: str, transfer: str) -> dict[str, float]:
+    """What the seeds of a method reached."""
+    rows = select(name, method=method, transfer=transfer)
+    return {row["seed"]: float(row["value"]) for row in rows}
 
 
 def all_methods(name: str, cost: str) -> Cells:
@@ -77,10 +94,7 @@ def all_methods(name: str, cost: str) -> Cells:
     cells = [["pretraining", "arXiv", *head, "time of a step", "memory of a step"]]
     costs = {row["method"]: row for row in read(cost)}
     for key, label in METHODS.items():
-        found = []
-        for transfer in ("knn", "linear"):
-            rows = select(name, method=key, transfer=transfer)
-            found.append({row["seed"]: float(row["value"]) for row in rows})
+        found = [by_seed(name, key, transfer) for transfer in ("knn", "linear")]
         if not all({"0", "1"} <= x.keys() for x in found):
             continue
         scores = [" / ".join(f"{x[s]:.1f}" for s in sorted(x)) for x in found]
@@ -112,6 +126,24 @@ def seeds(name: str) -> str:
         for transfer in DEMO_METRICS
     } - {0}
     return " to ".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def cell_contents(name: str) -> Cells:
+    """A row per method: what the variance of cells follows from."""
+    columns = {
+        "place": "variance by place",
+        "image": "by image",
+        "neither": "by neither",
+        "linear_miou": "linear map of a cell, mIoU",
+        "effective_rank": "effective rank",
+    }
+    cells = [["pretraining", "cells", *columns.values()]]
+    for key, label in METHODS.items():
+        rows = select(name, method=key)
+        if rows:
+            found = [mean([float(row[column]) for row in rows]) for column in columns]
+            cells.append([label, rows[0]["cells"], *found])
+    return cells
 
 
 def curve(rows: list[Row], label: Callable[[Row], str], first: str) -> Cells:

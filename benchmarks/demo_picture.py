@@ -43,9 +43,9 @@ def maps(backbone: nn.Module, images: torch.Tensor) -> np.ndarray:
     return to_colors(scores).reshape(*cells.shape[:3], 3)
 
 
-def untrained(backbone: nn.Module) -> nn.Module:
+def untrained(backbone: nn.Module, seed: int = 0) -> nn.Module:
     """The same network with new weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     other = copy.deepcopy(backbone)
     for module in other.modules():
         if isinstance(module, nn.Conv2d):

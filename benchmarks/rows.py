@@ -7,6 +7,8 @@ import statistics
 from functools import cache
 from pathlib import Path
 
+from scipy import stats
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 ROOT = "root:"  # in a link, what a page replaces by its own way to the repository
@@ -51,6 +53,18 @@ def one(name: str, **conditions: str | int) -> Row:
     return rows[0]
 
 
+def value(query: str) -> str:
+    """Return one figure: ``CSV KEY=VALUE ... COLUMN [FORMAT]``.
+
+    Raises:
+        KeyError: That is not exactly one figure.
+    """
+    name, *words = query.split()
+    conditions = dict(word.split("=", 1) for word in words if "=" in word)
+    column, *formats = [word for word in words if "=" not in word]
+    return format(float(one(name, **conditions)[column]), *(formats or [".2f"]))
+
+
 def short(value: float | str) -> str:
     """Three digits, and all before the point: 0.16, 6.45, 20.4, 1,393."""
     number = float(value)
@@ -71,6 +85,16 @@ def mean(values: list[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.1f}" if values else "-"
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def difference(values: list[float]) -> str:
+    """Mean of differences in pairs with its 95 % interval by Student's t, or a dash."""
+    if len(values) < 2:
+        return f"{values[0]:+.1f}" if values else "-"
+    middle = statistics.mean(values)
+    wide = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values)
+    wide /= len(values) ** 0.5
+    return f"{middle:+.1f} ({middle - wide:+.1f} to {middle + wide:+.1f})"
 
 
 def step_ratio(row: Row) -> str:

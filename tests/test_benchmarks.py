@@ -25,6 +25,7 @@ sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 import accuracy_arms  # noqa: E402
 import accuracy_time  # noqa: E402
 import bases  # noqa: E402
+import cell_contents  # noqa: E402
 import collect  # noqa: E402
 import common  # noqa: E402
 import embed  # noqa: E402
@@ -35,6 +36,7 @@ import pipeline  # noqa: E402
 import plot  # noqa: E402
 import plot_methods  # noqa: E402
 import recipe  # noqa: E402
+import rows  # noqa: E402
 import scale  # noqa: E402
 
 from mmssl_ext.errors import Preempted  # noqa: E402
@@ -251,6 +253,33 @@ def test_the_figure_of_all_methods_is_drawn_from_its_csv() -> None:
 def test_short_numbers() -> None:
     sizes = {64: "64", 65536: "64k", 2**20: "1M", 640_000: "640k", 1_281_167: "1.28M"}
     assert {size: plot._short(size) for size in sizes} == sizes
+
+
+# --- cells and pairs
+
+
+def test_shares_of_the_variance_are_those_of_which_cells_were_made() -> None:
+    place = torch.tensor([[1.0, 0, 0], [-1, 0, 0]])  # P x D, mean 0
+    image = torch.tensor([[0, 2.0, 0], [0, -2, 0]])
+    both = torch.tensor([[1.0, -1], [-1, 1]])  # follows from neither alone
+    cells = place[None] + image[:, None]
+    cells[..., 2] += 3 * both
+    assert cell_contents.shares(cells) == pytest.approx((1 / 14, 4 / 14, 9 / 14))
+
+
+def test_a_linear_map_of_cells_finds_classes_that_lie_apart() -> None:
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 255])
+    cells = torch.eye(4)[labels.clamp(max=3)] + 5
+    assert cell_contents.linear_miou((cells, labels), (cells, labels), 3) == 100
+    swapped = torch.tensor([1, 0, 2, 1, 0, 2, 255])
+    found = cell_contents.linear_miou((cells, labels), (cells, swapped), 3)
+    assert found == pytest.approx(100 / 3)
+
+
+def test_difference_in_pairs_has_the_interval_of_student() -> None:
+    # mean 2, deviation 1, t of 2 degrees of freedom 4.303: 4.303 / sqrt(3) = 2.484
+    assert rows.difference([1.0, 2.0, 3.0]) == "+2.0 (-0.5 to +4.5)"
+    assert rows.difference([-1.25]) == "-1.2" and rows.difference([]) == "-"
 
 
 # --- accuracy against time

@@ -23,6 +23,7 @@ sys.path.append(str(REPO / "benchmarks"))  # scripts, which import each other
 import cells_trainings as trainings  # noqa: E402
 import recipe  # noqa: E402
 import rows as figures  # noqa: E402
+import table_list  # noqa: E402
 import tables  # noqa: E402
 
 from mmssl_ext.datasets import ImageFolder  # noqa: E402
@@ -406,7 +407,7 @@ def test_numbers_have_three_digits_and_the_deviation_of_a_sample() -> None:
 
 
 def test_methods_are_averaged_over_their_seeds(results: Path) -> None:
-    path = results / f"{tables.DEMO}.csv"
+    path = results / f"{table_list.DEMO}.csv"
     header = "method,transfer,seed,metric,value,torch,cpu\n"
     values = {"random": (30, 31, 32), "mocov2": (60, 62, 64), "co2": (70, 71, 75)}
     path.write_text(
@@ -419,7 +420,7 @@ def test_methods_are_averaged_over_their_seeds(results: Path) -> None:
         )
     )
     figures.read.cache_clear()
-    cells = trainings.demo_methods(tables.DEMO, "co2")
+    cells = trainings.demo_methods(table_list.DEMO, "co2")
     assert [row[0] for row in cells[1:]] == ["random weights", "MoCo v2", "CO2"]
     # co2: mean 72, squares 4 + 1 + 9 = 14, / 2 = 7, root 2.6
     assert cells[3] == ["CO2", "72.0 ± 2.6", "-", "72.0 ± 2.6", "-"]
@@ -437,11 +438,11 @@ def test_methods_with_two_seeds_stand_beside_what_a_step_costs(
         for transfer in ("knn", "linear")
         for seed, value in enumerate(row)
     ]
-    (results / f"{tables.DEMO}.csv").write_text(header + "".join(rows))
+    (results / f"{table_list.DEMO}.csv").write_text(header + "".join(rows))
     costs = "method,value,peak_mb,torch,cpu\nmocov2,1.0,137,2.11.0,EPYC\n"
     (results / "cost.csv").write_text(costs)
     figures.read.cache_clear()
-    cells = trainings.all_methods(tables.DEMO, "cost")
+    cells = trainings.all_methods(table_list.DEMO, "cost")
     assert cells[1:] == [  # a method with one seed has no row yet
         ["random weights", "-", "30.0 / 31.0", "30.0 / 31.0", "-", "-"],
         [
@@ -449,7 +450,7 @@ def test_methods_with_two_seeds_stand_beside_what_a_step_costs(
             *("2003.04297", "60.0 / 62.0", "60.0 / 62.0", "1.00", "137 MB"),
         ],
     ]
-    table = tables.Table((tables.DEMO, "cost"), trainings.all_methods, "")
+    table = table_list.Table((table_list.DEMO, "cost"), trainings.all_methods, "")
     for page, link in (("README.md", "configs"), ("docs/results.md", "../configs")):
         monkeypatch.setattr(tables, "TABLES", {"all": table})
         shown = tables.render("all", REPO / page)
