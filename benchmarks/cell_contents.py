@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from cells_trainings import METHODS
 from demo_picture import maps, show, untrained
+from mmengine import Config
 from PIL import Image
 from plot import STYLE, save
+from recipe import UNTRAINED, recipe
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
@@ -130,6 +132,13 @@ def adapted(backbone: nn.Module, images: Tensor) -> nn.Module:
     return backbone.eval()
 
 
+def recipe_of(out: Path, method: str, seed: int) -> str:
+    """Of a pretraining."""
+    if method == "random":
+        return UNTRAINED
+    return recipe(Config.fromfile(out / f"{method}-seed{seed}/configs/pretrain.py"))
+
+
 def measure(
     found: dict[tuple[str, int], nn.Module], train: Scenes, test: Scenes
 ) -> list[dict]:
@@ -186,7 +195,10 @@ def main(args: Sequence[str] | None = None) -> int:
     root = chosen.scenes / "cityscapes"
     train, test = Scenes(root, "train", TRAIN), Scenes(root, "val", TEST)
     found = backbones(chosen.out, train)
-    common.write_rows(NAME, measure(found, train, test))
+    rows = measure(found, train, test)
+    for row in rows:
+        row["recipe"] = recipe_of(chosen.out, row["method"], row["seed"])
+    common.write_rows(NAME, rows)
     matplotlib.use("Agg")
     with plt.rc_context(STYLE):
         draw(found, test, common.RESULTS / "cell_contents.png")

@@ -151,8 +151,10 @@ CHAINS = {
     "demo_chain_cpu": "configs/chains/demo_full.py",
     "demo_knn_cpu": "configs/chains/demo_full.py",  # the curve of its pretraining
     "demo_methods_seeds_cpu": "configs/chains/demo_methods.py",
+    "cell_contents_cpu": "configs/chains/demo_methods.py",  # of its pretrainings
     "bccd_voc_cpu": "benchmarks/bccd.py",
 }
+UNTRAINED = "none"  # recipe of new weights
 AUGMENT_ON: dict[str, dict] = {
     "worker": {},
     "device": {"augment_on": "device", "model.data_preprocessor.batched": True},
@@ -193,7 +195,8 @@ def present(name: str, row: Row) -> tuple[str, str]:
             return _run(path, json.dumps(options(name, row))), ""
         chain = _chain(name, row.get("method", ""), row["seed"])
         if row.get("transfer", PRETRAIN) == PRETRAIN:
-            return _stage(chain, PRETRAIN), ""
+            untrained = row.get("method") == "random"
+            return UNTRAINED if untrained else _stage(chain, PRETRAIN), ""
         source = row.get("source") or row["method"]
         if source not in chain.sources:  # a file; the recipe is that from any other
             source = "random"

@@ -61,9 +61,10 @@ TABLES = {
     "cell_contents": Table(
         ("cell_contents_cpu",),
         trainings.cell_contents,
-        "Percent, mean ± sample standard deviation over the seeds. Cells of the last "
-        "stage at unit length, held-out scenes of the segmentation; the linear map is "
-        "fitted by ridge regression on cells of training scenes.",
+        "Shares and mIoU in percent, mean ± sample standard deviation where there are "
+        "several seeds. Cells of the last stage at unit length, held-out scenes of the "
+        "segmentation; the linear map is fitted by ridge regression on cells of "
+        "training scenes.",
     ),
     "demo_chain": Table(
         ("demo_chain_cpu",),
