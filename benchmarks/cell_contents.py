@@ -10,6 +10,7 @@ segmentation, at their size. A picture shows the cells as colours. Run:
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -192,6 +193,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("scenes", type=Path, help="folder of the demo scenes")
     chosen = parser.parse_args(args)
     torch.set_num_threads(1)
+    # A recipe leaves out where the scenes lie, if it is told.
+    os.environ.setdefault("DEMO_ROOT", str(chosen.scenes))
     root = chosen.scenes / "cityscapes"
     train, test = Scenes(root, "train", TRAIN), Scenes(root, "val", TEST)
     found = backbones(chosen.out, train)
