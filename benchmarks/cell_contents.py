@@ -20,11 +20,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from cells_trainings import METHODS
+from collect import PRETRAIN, settings
 from demo_picture import maps, show, untrained
-from mmengine import Config
 from PIL import Image
 from plot import STYLE, save
-from recipe import UNTRAINED, recipe
+from recipe import UNTRAINED
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
@@ -137,7 +137,7 @@ def recipe_of(out: Path, method: str, seed: int) -> str:
     """Of a pretraining."""
     if method == "random":
         return UNTRAINED
-    return recipe(Config.fromfile(out / f"{method}-seed{seed}/configs/pretrain.py"))
+    return settings(out / f"{method}-seed{seed}", PRETRAIN)
 
 
 def measure(
@@ -166,13 +166,13 @@ def measure(
 
 
 def draw(found: dict[tuple[str, int], nn.Module], scenes: Scenes, path: Path) -> None:
-    """The first scenes, and their cells as colours, a row for each method."""
-    rows = {"scene": [np.asarray(Image.open(f)) for f in scenes.files[:SHOWN]]}
+    """The scenes, and their cells as colours, a row for each method."""
+    rows = {"scene": [np.asarray(Image.open(f)) for f in scenes.files]}
     for method in SOURCES:
         seeds = [seed for name, seed in found if name == method]
         if seeds:
             backbone = found[method, min(seeds)]
-            rows[METHODS[method]] = maps(backbone, scenes.images(backbone)[:SHOWN])
+            rows[METHODS[method]] = maps(backbone, scenes.images(backbone))
     figure, axes = plt.subplots(
         *(len(rows), SHOWN),
         figsize=(1.1 * SHOWN + 1.5, 1.1 * len(rows)),
@@ -204,7 +204,7 @@ def main(args: Sequence[str] | None = None) -> int:
     common.write_rows(NAME, rows)
     matplotlib.use("Agg")
     with plt.rc_context(STYLE):
-        draw(found, test, common.RESULTS / "cell_contents.png")
+        draw(found, Scenes(root, "val", SHOWN), common.RESULTS / "cell_contents.png")
     return 0
 
 

@@ -50,6 +50,11 @@ def run_rows(work_dir: Path) -> list[dict]:
     ]
 
 
+def settings(work_dir: Path, stage: str) -> str:
+    """Recipe of a stage of a chain."""
+    return recipe(Config.fromfile(work_dir / "configs" / f"{stage}.py"))
+
+
 def chain_rows(work_dir: Path) -> list[dict]:
     """The finished stages of a chain, with the metrics in columns at the right."""
     with (work_dir / CHAIN_TABLE).open(encoding="utf-8") as file:
@@ -58,14 +63,11 @@ def chain_rows(work_dir: Path) -> list[dict]:
         stages = [row for row in table if row["status"] == "finished"]
     metrics = names[names.index("reason") + 1 :]
 
-    def settings(stage: str) -> str:
-        return recipe(Config.fromfile(work_dir / "configs" / f"{stage}.py"))
-
     return [
         {key: row[key] for key in STAGE}
         | {
-            "recipe": settings(row["stage"]),
-            "source_recipe": settings(PRETRAIN) if pretrained(row) else "",
+            "recipe": settings(work_dir, row["stage"]),
+            "source_recipe": settings(work_dir, PRETRAIN) if pretrained(row) else "",
             "source_sha256": row["source_sha256"][:12],
         }
         | {key: row[key] for key in (*MEASURED, *metrics)}

@@ -34,7 +34,6 @@ class Budgets:
     def __init__(self, methods: dict[str, int]) -> None:
         self.methods = dict(sorted(methods.items(), reverse=True))  # longer names first
         self.spent: Counter[str] = Counter()
-        self.total = 0.0  # of all tests
         self.start = 0.0
 
     @classmethod
@@ -44,6 +43,7 @@ class Budgets:
         counts = {
             p.stem: p.read_text().count(register) for p in ALGORITHMS.glob("*.py")
         }
+        counts |= dict.fromkeys(BASES, 3)
         return cls({name: count for name, count in counts.items() if count})
 
     def pytest_runtest_logstart(self) -> None:
@@ -65,7 +65,6 @@ class Budgets:
         for name, value in report.user_properties:
             if name == PROPERTY and report.when == "teardown":
                 self.spent[self.owner(report)] += value
-                self.total += value
 
     def owner(self, report: pytest.TestReport) -> str:
         """A matrix by file and function, a method by name, or nothing.
@@ -94,9 +93,8 @@ class Budgets:
 
     def budget(self, name: str) -> float:
         """Seconds of a method or matrix."""
-        count = 3 if name in BASES else self.methods.get(name, 1)
-        seconds = MATRIX if "::" in name else METHOD * count
-        return seconds * max(1.0, self.total / SUITE)
+        seconds = MATRIX if "::" in name else METHOD * self.methods[name]
+        return seconds * max(1.0, self.spent.total() / SUITE)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
