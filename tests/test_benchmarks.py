@@ -30,6 +30,10 @@ import collect  # noqa: E402
 import common  # noqa: E402
 import embed  # noqa: E402
 import gpu  # noqa: E402
+import gpu_files  # noqa: E402
+import gpu_ours  # noqa: E402
+import gpu_peers  # noqa: E402
+import gpu_timing  # noqa: E402
 import methods  # noqa: E402
 import peers  # noqa: E402
 import pipeline  # noqa: E402
@@ -341,17 +345,17 @@ def test_accuracy_goes_on_bit_by_bit(tmp_path: Path, two_arms: dict) -> None:
 # --- gpu
 
 
-def toy() -> gpu.Scale:
-    return gpu.Scale(
+def toy() -> gpu_timing.Scale:
+    return gpu_timing.Scale(
         torch.device("cpu"), batch=2, size=32, queue=64, blocks=3, steps=2, warmups=1
     )
 
 
 def test_without_a_gpu_no_figure_is_written(tmp_path: Path) -> None:
-    timings = gpu.time_steps({"a": lambda: None, "b": lambda: None}, toy())
+    timings = gpu_timing.time_steps({"a": lambda: None, "b": lambda: None}, toy())
     ratios = [("speed-up", "a", "b", 2.0, False, 1), ("speed-up", "a", "c", 0, True, 1)]
-    rows = gpu.table("b5", timings, ratios, {"c": "not installed"}, toy())
-    with open(gpu.write("b5", rows, tmp_path), newline="") as file:
+    rows = gpu_timing.table("b5", timings, ratios, {"c": "not installed"}, toy())
+    with open(gpu_timing.write("b5", rows, tmp_path), newline="") as file:
         written = list(csv.DictReader(file))
     figures = {"value", "low", "high"}
     figures |= {f"{arm}_{x}" for arm in ("above", "below") for x in ("ms", "peak_mb")}
@@ -365,14 +369,14 @@ def test_without_a_gpu_no_figure_is_written(tmp_path: Path) -> None:
 def test_figures_of_a_gpu_come_with_interval_factor_and_the_common_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gpu.Scale, "measures", True)
-    monkeypatch.setattr(gpu, "describe", lambda scale: {})
+    monkeypatch.setattr(gpu_timing.Scale, "measures", True)
+    monkeypatch.setattr(gpu_timing, "describe", lambda scale: {})
     timings = {
-        "peer": gpu.Timing([0.4, 0.8, 0.6, 9.0], int(4e9)),
-        "ours": gpu.Timing([0.1, 0.2, 0.2], int(1e9)),  # stopped a block earlier
+        "peer": gpu_timing.Timing([0.4, 0.8, 0.6, 9.0], int(4e9)),
+        "ours": gpu_timing.Timing([0.1, 0.2, 0.2], int(1e9)),  # stopped a block earlier
     }
     ratios = [("per pair", "peer", "ours", 1.1, False, 0.5)]
-    (row,) = gpu.table("b5", timings, ratios, {}, toy())
+    (row,) = gpu_timing.table("b5", timings, ratios, {}, toy())
     assert (row["value"], row["low"], row["high"]) == ("2.000", "1.500", "2.000")
     assert row["below_ms"] == "200.000" and row["above_peak_mb"] == "4000"
     assert row["blocks"] == 3
@@ -382,31 +386,35 @@ def test_an_arm_that_fails_does_not_cost_the_others_their_figures() -> None:
     def fails() -> None:
         raise RuntimeError("CUDA out of memory.\nand so on")
 
-    timings = gpu.time_steps({"bad": fails, "good": lambda: None}, toy())
+    timings = gpu_timing.time_steps({"bad": fails, "good": lambda: None}, toy())
     assert list(timings) == ["good"]
     assert len(timings["good"].seconds) == 3
     # No block begins after the time is up.
-    short = gpu.Scale(**(vars(toy()) | {"seconds": 0.0}))
-    assert len(gpu.time_steps({"a": lambda: None}, short)["a"].seconds) == 2
+    short = gpu_timing.Scale(**(vars(toy()) | {"seconds": 0.0}))
+    assert len(gpu_timing.time_steps({"a": lambda: None}, short)["a"].seconds) == 2
 
 
 def test_our_loss_is_mmpretrains_and_another_temperature_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert gpu.same_loss(gpu.MOCO, gpu.MMPRETRAIN, toy()) < 1e-5
-    real = gpu.load_config
+    assert gpu_peers.same_loss(gpu_ours.MOCO, gpu_peers.MMPRETRAIN, toy()) < 1e-5
+    dense = "densecl/densecl_r50_imagenet.py", gpu_peers.MMPRETRAIN_DENSECL, toy()
+    assert gpu_peers.same_loss(*dense, start_iters=0) < 1e-5
+    with pytest.raises(AssertionError, match="do not do the same"):
+        gpu_peers.same_loss(*dense)  # without the dense loss before iteration 100
+    real = gpu_ours.load_config
 
     def warmer(path: Path, options: dict):
         return real(path, options | {"tau_ins": 0.21})
 
-    monkeypatch.setattr(gpu, "load_config", warmer)
+    monkeypatch.setattr(gpu_ours, "load_config", warmer)
     with pytest.raises(AssertionError, match="do not do the same"):
-        gpu.same_loss(gpu.MOCO, gpu.MMPRETRAIN, toy())
+        gpu_peers.same_loss(gpu_ours.MOCO, gpu_peers.MMPRETRAIN, toy())
 
 
-@pytest.mark.parametrize("make", [gpu.lightly_step, gpu.solo_step])
+@pytest.mark.parametrize("make", [gpu_peers.lightly_step, gpu_peers.solo_step])
 def test_a_step_of_a_peer_runs(make) -> None:
-    _, views = gpu.made_up(toy())
+    _, views = gpu_ours.made_up(toy())
     try:
         step = make(toy(), views)
     except peers.PeerMissing as error:
@@ -414,8 +422,17 @@ def test_a_step_of_a_peer_runs(make) -> None:
     step()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bench", gpu.BENCHES)
+def test_every_arm_on_a_gpu_runs_at_toy_size(bench: str) -> None:
+    rows = gpu.BENCHES[bench](gpu_timing.full_or_toy())
+    assert rows
+    for row in rows:
+        assert "failed" not in row["note"]
+
+
 def test_looped_files_are_as_many_as_asked_for(photographs: Path) -> None:
-    with gpu.looped(photographs, toy(), batches=10) as folder:
+    with gpu_files.looped(photographs, toy(), batches=10) as folder:
         files = sorted(folder.iterdir())
         assert len(files) == 20  # batches of 2
         assert len({file.resolve() for file in files}) == 12
