@@ -159,7 +159,11 @@ def main(args: list[str] | None = None) -> int:
     """Time and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     without = ("random", "bgswaps", "ccop")
-    known = tuple(name for name in methods.METHODS if name not in without)
+    known = tuple(
+        name
+        for name in methods.METHODS
+        if name not in without and not name.endswith("_112")
+    )
     parser.add_argument("--methods", nargs="+", choices=known)
     parser.add_argument("--imagenet", action="store_true", help="ImageNet's configs")
     parser.add_argument("--blocks", type=int, default=9)

@@ -34,8 +34,9 @@ from mmssl_ext.errors import Preempted
 CHAIN = "configs/chains/demo_methods.py"
 NAME = "demo_methods_seeds_cpu"
 METHODS = (
-    *("random", "mocov2", "co2", "densecl", "regionclm", "detco", "interclr"),
-    *("byol", "simclr", "simsiam", "ascl", "ressl", "mochi", "xmoco"),
+    *("random", "mocov2", "mocov2_112", "co2", "densecl", "regionclm", "detco"),
+    *("interclr", "byol", "byol_112", "simclr", "simsiam", "ascl", "ressl", "mochi"),
+    "xmoco",
     *("unmix_mocov2", "unmix_byol", "msf", "cmsf-2q", "cmsf-km", "ifnd", "tkc"),
     *("pixpro", "pixcontrast", "lcloss_mocov2", "lcloss_byol", "lcloss_simsiam"),
     *("densesiam", "dsc-pm", "dsc-km", "bgswaps", "ccop", "propos"),

@@ -6,15 +6,25 @@ The transfers are those of `demo_full.py`, without its COCO stage, or with TRANS
 without both stages of training a detector or segmentor. The pretraining has 10
 epochs instead of 30, so that all sources with three seeds take hours and not a day;
 every method keeps the last stage at its resolution, and kNN and the linear probe too.
+Dense methods have views of 112 px, for 7 x 7 cells, and so have `mocov2_112` and
+`byol_112`, to compare them with; kNN and the probe see images as large as the views.
+Detection and segmentation see scenes of the same size after all of them.
 """
 
 _base_ = "demo_full.py"
 
-# Or random, or another <method>_r18_demo.py below configs/: co2, detco, msf ...
+# Or random, or another <method>_r18_demo.py below configs/: co2, detco, msf ... with
+# _112 behind it for larger views.
 method = "{{$METHOD:mocov2}}"
 few = "{{$TRANSFERS:all}}" == "few"
 number = int("{{$SEED:0}}")  # of the pretraining and of the transfers
 max_epochs = 10
+base = method.removesuffix("_112")
+dense = (
+    *("pixpro", "pixcontrast", "densesiam", "dsc-pm", "dsc-km"),
+    *("lcloss_mocov2", "lcloss_byol", "lcloss_simsiam"),
+)
+view = 112 if method != base or method in dense else 64  # px
 
 folders = {  # of the config, where it is not the method's name
     "regionclm": "regioncl",
@@ -36,21 +46,22 @@ pretrain = (
     if method == "random"
     else dict(
         _delete_=True,
-        config=f"configs/{folders.get(method, method)}/{method}_r18_demo.py",
+        config=f"configs/{folders.get(base, base)}/{base}_r18_demo.py",
         title=f"{method}, {max_epochs} epochs",
         options={
             "max_epochs": max_epochs,
             "randomness.seed": number,
-            **shortened.get(method, {}),
+            **({} if method == base else {"image_size": view}),
+            **shortened.get(base, {}),
         },
     )
 )
-encoder = "key" if method in ("dino", "scfs") else "query"  # their teachers
+encoder = "key" if base in ("dino", "scfs") else "query"  # their teachers
 sources = {"_delete_": True, method: None if method == "random" else "pretrain"}
 seeds = (number,)
 transfers = dict(
-    knn=dict(options=dict(encoder=encoder)),
-    linear=dict(options=dict(encoder=encoder)),
+    knn=dict(options=dict(encoder=encoder, image_size=view, resize=view)),
+    linear=dict(options=dict(encoder=encoder, image_size=view, resize=view * 3 // 2)),
     coco=None,  # switched off
     voc=None if few else dict(options=dict(encoder=encoder)),
     cityscapes=None
