@@ -11,14 +11,14 @@ from rows import REPOSITORY, ROOT, Cells, Row, difference, mean, one, read, sele
 METHODS = {
     "random": "random weights",
     "mocov2": "MoCo v2",
-    "mocov2_112": "MoCo v2, views of 112 px",
+    "mocov2_112": "MoCo v2, larger views",
     "co2": "CO2",
     "densecl": "DenseCL",
     "regionclm": "RegionCL-M",
     "detco": "DetCo",
     "interclr": "InterCLR",
     "byol": "BYOL",
-    "byol_112": "BYOL, views of 112 px",
+    "byol_112": "BYOL, larger views",
     "simclr": "SimCLR",
     "simsiam": "SimSiam",
     "ascl": "ASCL",
@@ -48,6 +48,10 @@ METHODS = {
     "dino": "DINO",
     "scfs": "SCFS",
 }
+LARGE = (  # views of 112 px, in configs/chains/demo_methods.py
+    *("mocov2_112", "byol_112", "pixpro", "pixcontrast", "densesiam", "dsc-pm"),
+    *("dsc-km", "lcloss_mocov2", "lcloss_byol", "lcloss_simsiam"),
+)
 WITH_TERMS = METHODS | {"byol-co2": "BYOL with CO2's term"}
 DEMO_METRICS = {
     "knn": "kNN, top-1",
@@ -59,28 +63,38 @@ DEMO_METRICS = {
 
 def demo_methods(name: str, method: str = "") -> Cells:
     """A row per method, a column per transfer."""
-    shown = ("random", "mocov2", method) if method else tuple(METHODS)
-    cells = [["pretraining", *DEMO_METRICS.values()]]
+    shown = ("random", like(method), method) if method else tuple(METHODS)
+    cells = [["pretraining", "views", *DEMO_METRICS.values()]]
     for key in dict.fromkeys(shown):
         found = [[*by_seed(name, key, t).values()] for t in DEMO_METRICS]
         if by_seed(name, key, "voc"):
-            cells.append([METHODS[key], *map(mean, found)])
+            cells.append([METHODS[key], views(key), *map(mean, found)])
     return cells
 
 
+def like(method: str) -> str:
+    """MoCo v2 with views of the size that a method has."""
+    return "mocov2_112" if method in LARGE else "mocov2"
+
+
+def views(method: str) -> str:
+    """Size of a method's views."""
+    return "-" if method == "random" else f"{112 if method in LARGE else 64} px"
+
+
 def demo_pairs(name: str) -> Cells:
-    """A row per method, what it adds to MoCo v2 with the same seed."""
-    cells = [["minus MoCo v2", "seeds", *DEMO_METRICS.values()]]
+    """A row per method, what it adds to MoCo v2 with the same seed and size of view."""
+    cells = [["minus MoCo v2", "views", "seeds", *DEMO_METRICS.values()]]
     for key, label in METHODS.items():
         own = by_seed(name, key, "voc")
-        if not own or key == "mocov2":
+        if not own or key == like(key):
             continue
         line = []
         for transfer in DEMO_METRICS:
-            base = by_seed(name, "mocov2", transfer)
+            base = by_seed(name, like(key), transfer)
             found = by_seed(name, key, transfer)
             line.append(difference([found[s] - base[s] for s in found if s in base]))
-        cells.append([label, ", ".join(sorted(own)), *line])
+        cells.append([label, views(key), ", ".join(sorted(own)), *line])
     return cells
 
 

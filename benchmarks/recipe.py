@@ -193,7 +193,7 @@ def present(name: str, row: Row) -> tuple[str, str]:
             config = row["config"].replace("-cpu.py", ".py")
             (path,) = REPOSITORY.glob(f"configs/*/{config}")
             return _run(path, json.dumps(options(name, row))), ""
-        chain = _chain(name, row.get("method", ""), row["seed"])
+        chain = chain_of(name, row.get("method", ""), row["seed"])
         if row.get("transfer", PRETRAIN) == PRETRAIN:
             untrained = row.get("method") == "random"
             return UNTRAINED if untrained else _stage(chain, PRETRAIN), ""
@@ -212,7 +212,8 @@ def _run(path: Path, given: str) -> str:
 
 
 @cache
-def _chain(name: str, method: str, seed: str) -> Chain:
+def chain_of(name: str, method: str, seed: str) -> Chain:
+    """The chain that a CSV's rows of one method and seed come from."""
     with at_home(METHOD=method or None, SEED=seed):
         return read_chain(CHAINS[name])
 

@@ -56,7 +56,8 @@ TABLES = {
         (DEMO,),
         trainings.demo_pairs,
         "The same runs: mean of the differences by seed, and its 95 % interval by "
-        "Student's t.",
+        "Student's t. Each is compared with MoCo v2 on views of the same size; random "
+        "weights with that of 64 px.",
     ),
     "cell_contents": Table(
         ("cell_contents_cpu",),

@@ -26,6 +26,7 @@ import accuracy_arms  # noqa: E402
 import accuracy_time  # noqa: E402
 import bases  # noqa: E402
 import cell_contents  # noqa: E402
+import cells_trainings as trainings  # noqa: E402
 import collect  # noqa: E402
 import common  # noqa: E402
 import embed  # noqa: E402
@@ -535,6 +536,16 @@ def test_methods_runs_every_method_with_every_seed(
     assert methods.main(args) == 1  # one has failed; the others ran, and are collected
     assert seen == [(m, s, "1") for s in "05" for m in ("co2", "detco")]
     assert (results / f"{methods.NAME}.csv").is_file()
+
+
+@pytest.mark.parametrize("method", [*trainings.LARGE, "mocov2", "byol"])
+def test_probes_see_images_as_large_as_the_views_of_a_pretraining(method: str) -> None:
+    chain = recipe.chain_of(methods.NAME, method, "0")
+    size = 112 if method in trainings.LARGE else 64
+    assert chain.stage("pretrain").load().image_size == size
+    for probe in ("knn", "linear"):
+        assert chain.stage(f"{probe}-{method}-seed0").options["image_size"] == size
+    assert trainings.like(method) == ("mocov2_112" if size == 112 else "mocov2")
 
 
 def test_methods_starts_nothing_more_after_a_preemption(
