@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -28,10 +29,25 @@ def some(names: Sequence[str], most: int = 3, quote: str = "") -> str:
 def name_below(root: str, path: str) -> str:
     """The name by which a list or a file knows an image: from the folder ``root`` on.
 
-    Of one in a shard, its name in it.
+    Of one in a shard, its name in it. ``root`` and ``path`` may be spelt in two ways,
+    one from the current folder and one from the root of the file system.
     """
-    name = path.removeprefix(os.path.join(root, "")) if root else path
-    return name.partition(".tar/")[2] or name
+    name = path
+    if root and path.startswith(below := os.path.join(root, "")):
+        name = path.removeprefix(below)
+    elif root and os.path.lexists(path):
+        name = os.path.abspath(path)
+        name = name.removeprefix(os.path.join(os.path.abspath(root), ""))
+        name = path if os.path.isabs(name) else name
+    end = name.find(".tar/")
+    while end >= 0 and _is_folder(os.path.join(root, name[: end + 4])):
+        end = name.find(".tar/", end + 1)
+    return name[end + 5 :] if end >= 0 else name
+
+
+@lru_cache(4096)
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path)
 
 
 class PackedPaths:

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 
+from mmssl_ext.datasets.listing import name_below
 from mmssl_ext.datasets.proposals import ProposalError, Proposals
 from mmssl_ext.datasets.proposals.find import Settings, find_boxes, suppress
 from mmssl_ext.datasets.proposals.superpixels import superpixel_boxes
@@ -45,6 +46,10 @@ def test_boxes_are_those_of_the_image(tmp_path):
     assert boxes.tolist() == [[4, 2, 14, 7], [8, 10, 10, 20]] and boxes.dtype == "f4"
     assert found.of("sub/empty.png").shape == (0, 4)
     assert found.relative(tmp_path / ODD).tolist() == [[0, 0, 1, 1]]
+    rounded = {"annotations": [{"image_id": 7, "bbox": [-1, 0, 41.5, 20.9]}]}
+    found = Proposals(write(tmp_path / "q.json", **rounded), tmp_path)
+    assert found.of("z.png").tolist() == [[-1, 0, 40.5, np.float32(20.9)]]
+    found = Proposals(tmp_path / "p.json", tmp_path)
     in_shard = tmp_path / "shard-00001.tar" / "z.png"
     relative = found.relative(in_shard, (40, 20))
     assert np.allclose(relative, [[0.1, 0.1, 0.35, 0.35], [0.2, 0.5, 0.25, 1]])
@@ -57,14 +62,36 @@ BOX = {"id": 1, "image_id": 1, "bbox": [0, 0, 1, 1]}
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "it is no COCO JSON"),
+        ("{", "it is no JSON from line 1, column 2 on"),
+        ("", "it is empty"),
+        ({"images": [IMAGE], "info": [1]}, "it is no COCO JSON"),
         ("[]", "it is no COCO JSON"),
         ('{"annotations": []}', "it lists no image"),
         ({"images": [IMAGE], "annotations": [BOX | {"image_id": 2}]}, "does not list"),
         ({"images": [IMAGE, IMAGE | {"id": 2}]}, "lists 'a' more than once"),
         ({"images": [IMAGE, IMAGE | {"file_name": "b"}]}, "has one image id twice"),
-        ({"images": [IMAGE], "annotations": [BOX | {"bbox": [0, 0, -1, 1]}]}, "-1 x 1"),
-        ({"images": [IMAGE], "annotations": [BOX | {"bbox": [0, 0]}]}, "no COCO JSON"),
+        ({"images": [IMAGE | {"file_name": "\ud800"}]}, "name that no file can have"),
+        *(
+            ({"images": [{k: v for k, v in (IMAGE | change).items() if v != ""}]}, said)
+            for change, said in (
+                ({"id": ""}, "the image 'a' has no id"),
+                ({"id": "7"}, "has the id '7', which is no whole number"),
+                ({"id": 2**63}, "which is no whole number"),
+                ({"width": float("inf")}, "has the width inf"),
+                ({"height": 0}, "the image 'a' has 4 x 0 pixels"),
+            )
+        ),
+        *(
+            ({"images": [IMAGE], "annotations": [BOX | {"bbox": box}]}, said)
+            for box, said in (
+                ([0, 0], r"image 1 is \[0, 0\], not the four numbers"),
+                (["0", 0, 1, 1], "not the four numbers"),
+                ([0, 0, -1, 1], r"-1.0, 1.0\] of 'a' does not lie in that image of 4"),
+                ([float("nan"), 0, 1, 1], "does not lie"),
+                ([1, 1, 4, 4.5], "does not lie"),  # corners
+                ([0.5, 0.25, 0.5, 0.5], "fractions of the images; write pixels"),
+            )
+        ),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path, text, said):
@@ -83,6 +110,22 @@ def test_what_does_not_fit_the_images_is_refused(tmp_path):
     said = re.escape("are for an image of 40 x 20 pixels, but it has 20 x 40")
     with pytest.raises(ProposalError, match=said):
         found.of(tmp_path / "z.png", (20, 40))
+
+
+def test_an_image_has_one_name_however_it_is_spelt(tmp_path, monkeypatch):
+    (tmp_path / "data" / "set.tar").mkdir(parents=True)  # a folder
+    image = tmp_path / "data" / "set.tar" / "x.jpg"
+    image.touch()
+    monkeypatch.chdir(tmp_path / "data")
+    whole = str(tmp_path / "data")
+    for root in (whole, ".", "../data", f"{whole}/"):
+        for path in (str(image), "set.tar/x.jpg", "./set.tar/x.jpg"):
+            assert name_below(root, path) == "set.tar/x.jpg"
+        assert name_below(root, "other.tar/x.jpg") == "x.jpg"  # of a shard
+        assert name_below(root, "none.jpg") == "none.jpg"
+        assert name_below(root, "/none.jpg") == "/none.jpg"
+    assert name_below("", "set.tar/x.jpg") == "set.tar/x.jpg"
+    assert name_below("set.tar", "b.tar/x.jpg") == "x.jpg"
 
 
 def overlap(a, b):

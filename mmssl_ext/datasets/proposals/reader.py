@@ -63,20 +63,19 @@ class Proposals:
             # What is read is packed at once: as objects, the boxes of COCO's train2017
             # would take gigabytes.
             whole = json.loads(text, object_hook=found.take)
-            if not isinstance(whole, dict):
+            info = whole.get("info") or {} if isinstance(whole, dict) else None
+            if not isinstance(info, dict):
                 raise ProposalError("it is no COCO JSON")
             if not found.names:
                 raise ProposalError("it lists no image")
+            self.info: dict[str, Any] = info
+            self._pack(found)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = (
-                str(error) if isinstance(error, ProposalError) else "it is no COCO JSON"
-            )
             raise ProposalError(
-                f"'{shown(self.ann_file)}' is no file of proposals: {reason}. Write "
-                "one by tools/make_proposals.py."
+                f"'{shown(self.ann_file)}' is no file of proposals: "
+                f"{_reason(error, text)}. Correct it, or write one by "
+                "tools/make_proposals.py."
             ) from error
-        self.info: dict[str, Any] = dict(whole.get("info") or {})
-        self._pack(found)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -136,31 +135,50 @@ class Proposals:
         for row in range(1, len(order)):
             if self._names[row] == self._names[row - 1]:
                 raise ProposalError(
-                    f"'{shown(self.ann_file)}' lists '{shown(self._names[row])}' more "
-                    "than once; keep one of its entries."
+                    f"it lists '{shown(self._names[row])}' more than once, where one "
+                    "entry holds all boxes"
                 )
         boxes = np.frombuffer(found.boxes, np.float32).reshape(-1, 4)
         owners = np.frombuffer(found.owners, np.int64)
         by_id = np.argsort(ids, kind="stable")
         if len(np.unique(ids)) < len(ids):
-            raise ProposalError(f"'{shown(self.ann_file)}' has one image id twice.")
+            raise ProposalError("it has one image id twice")
         places = np.searchsorted(ids, owners, sorter=by_id)
         listed = by_id[np.minimum(places, len(ids) - 1)]
         if len(lost := np.flatnonzero(ids[listed] != owners)):
             raise ProposalError(
-                f"'{shown(self.ann_file)}' has a box of the image "
-                f"{owners[lost[0]]}, which it does not list."
+                f"it has a box of the image {owners[lost[0]]}, which it does not list"
             )
         row_of = np.empty(len(ids), np.int64)
         row_of[order] = np.arange(len(ids))
         rows = row_of[listed]
         sort = np.argsort(rows, kind="stable")  # in the order of the file
         self._boxes = boxes[sort]
+        self._check(rows[sort])
         self._boxes[:, 2:] += self._boxes[:, :2]
         self.counts = np.bincount(rows, minlength=len(ids))
         self._starts = np.concatenate([[0], self.counts.cumsum()])
-        if not np.isfinite(self._boxes).all():
-            raise ProposalError(f"'{shown(self.ann_file)}' has a box that is no box.")
+
+    def _check(self, rows: np.ndarray) -> None:
+        """Refuse boxes that are none of their images: x, y, width, height, n x 4."""
+        boxes, sizes = self._boxes, self._sizes[rows]
+        ends = boxes[:, :2] + boxes[:, 2:]
+        if len(boxes) and boxes.max() <= 1 and (boxes % 1).any():
+            raise ProposalError(
+                "no box of it exceeds 1, so they seem to be fractions of the images; "
+                "write pixels"
+            )
+        # Rounding may take a box out of its image by a pixel.
+        inside = (boxes[:, :2] >= -1).all(1) & (ends <= sizes + 1).all(1)
+        inside &= (boxes[:, 2:] >= 0).all(1)  # and nothing is NaN
+        if len(out := np.flatnonzero(~inside)):
+            row, box = rows[out[0]], boxes[out[0]].tolist()
+            width, height = self._sizes[row].tolist()
+            raise ProposalError(
+                f"its box {box} of '{shown(self._names[row])}' does not lie in that "
+                f"image of {width} x {height} pixels; a box is [x, y, width, height], "
+                "from the upper left corner"
+            )
 
 
 class _Reading:
@@ -174,18 +192,50 @@ class _Reading:
     def take(self, found: dict[str, Any]) -> Any:
         """Keep an image or a box, and leave all other objects as they are."""
         if "file_name" in found:
+            what = f"the image '{shown(found['file_name'])}'"
             self.names.append(str(found["file_name"]))
-            self.ids.append(found["id"])
-            self.sizes.extend((int(found["width"]), int(found["height"])))
+            self.ids.append(_whole(found, "id", what))
+            sides = [_whole(found, side, what) for side in ("width", "height")]
+            if min(sides) < 1:
+                raise ProposalError(f"{what} has {sides[0]} x {sides[1]} pixels")
+            self.sizes.extend(sides)
             return None
         if "bbox" in found and "image_id" in found:
-            x, y, width, height = found["bbox"]
-            if not (width >= 0 and height >= 0):
-                raise ProposalError(f"it has a box of {width} x {height} pixels")
-            self.boxes.extend((x, y, width, height))
-            self.owners.append(found["image_id"])
+            self.owners.append(_whole(found, "image_id", "a box"))
+            try:
+                x, y, width, height = found["bbox"]
+                self.boxes.extend((x, y, width, height))
+            except (TypeError, ValueError):
+                raise ProposalError(
+                    f"a box of the image {found['image_id']} is {found['bbox']!r}, not "
+                    "the four numbers [x, y, width, height]"
+                ) from None
             return None
         return found
+
+
+def _whole(found: dict[str, Any], key: str, what: str) -> int:
+    if key not in found:
+        raise ProposalError(f"{what} has no {key}")
+    value = found[key]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
+        raise ProposalError(f"{what} has the {key} {value!r}, which is no whole number")
+    return value
+
+
+def _reason(error: Exception, text: bytes) -> str:
+    """Why a file cannot be used."""
+    if isinstance(error, ProposalError):
+        return str(error)
+    if not text.strip():
+        return "it is empty"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON from line {error.lineno}, column {error.colno} on"
+    if isinstance(error, UnicodeEncodeError):
+        return "it has a name that no file can have"
+    return "it is no COCO JSON"
 
 
 def _text_of(path: str) -> bytes:
