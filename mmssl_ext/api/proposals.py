@@ -20,7 +20,6 @@ Images are done one by one and what is found is kept beside the file that is to 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -36,8 +35,10 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmssl_ext.datasets import DecodeImage, SSLDataset
+from mmssl_ext.datasets.identity import identify
 from mmssl_ext.datasets.proposals import Proposals
 from mmssl_ext.datasets.proposals.find import Settings, find_boxes
+from mmssl_ext.datasets.proposals.journal import Journal, mark_of
 from mmssl_ext.errors import UserError, UserValueError
 from mmssl_ext.files import drafted
 from mmssl_ext.text import shown, tenths
@@ -92,24 +93,27 @@ def make_proposals(
             of other images or settings.
         FileNotFoundError: There is no such data.
     """
-    wanted = Settings(**settings)
+    wanted = Settings.of(settings)
     wanted.check()
     if workers is not None:
         check_count("workers", workers, 0)
     path = Path(out)
-    if path.suffix != ".json":
-        raise UserValueError(f"'{shown(out)}' must end in .json, COCO's format.")
+    if path.suffix != ".json" or os.path.isdir(path):
+        raise UserValueError(
+            f"'{shown(out)}' must be a file that ends in .json, COCO's format."
+        )
     dataset = open_images(data).dataset
     names = list(dict.fromkeys(map(dataset.name, range(len(dataset)))))
     info = {
         "description": "object proposals without labels, by mmssl_ext",
         "settings": wanted.told(),
         "images": dataset.fingerprint(),
+        "content": _content(dataset),
     }
-    if path.exists():
+    if os.path.exists(path):
         return _complete(path, info)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _Journal(path, wanted) as journal:
+    with Journal(path, wanted) as journal:
+        journal.forget(dataset)
         unreadable = _find(dataset, journal, wanted, workers)
         kept = [name for name in names if name in journal.places]
         found = _write(path, kept, journal, {**info, "unreadable": unreadable})
@@ -119,7 +123,10 @@ def make_proposals(
 def _complete(path: Path, info: dict[str, Any]) -> ProposalFile:
     """What a file says that is there already."""
     found = Proposals(path)
-    for key, what in (("settings", "other settings"), ("images", "other images")):
+    known = {"settings": "other settings", "images": "other images"}
+    if "content" in found.info:
+        known["content"] = "the images before they were changed"
+    for key, what in known.items():
         if found.info.get(key) != info[key]:
             raise UserValueError(
                 f"'{shown(path)}' is there already, and is of {what}; choose another "
@@ -131,7 +138,7 @@ def _complete(path: Path, info: dict[str, Any]) -> ProposalFile:
 
 
 def _find(
-    dataset: SSLDataset, journal: _Journal, settings: Settings, workers: int | None
+    dataset: SSLDataset, journal: Journal, settings: Settings, workers: int | None
 ) -> list[tuple[str, str]]:
     """Fill the journal; returns the images that cannot be read."""
     rest, seen = [], set(journal.places)
@@ -154,7 +161,7 @@ def _find(
         ):
             failed += [(todo.name(row), reason) for row, reason in batch.failed]
             for row, values in zip(batch.rows, batch.values.numpy(), strict=False):
-                journal.add(todo.name(row), values)
+                journal.add(todo.name(row), values, mark_of(todo, row))
             report(done, len(rest))
     except KeyboardInterrupt:
         text = f"{len(journal.places):,} of {len(dataset):,} images are done and kept"
@@ -176,11 +183,24 @@ class _Rest(SSLDataset):
     def name(self, row: int) -> str:
         return self._whole.name(self._places[row])
 
+    def file_size(self, row: int) -> int:
+        return self._whole.file_size(self._places[row])
+
+    def file_head(self, row: int, most: int) -> bytes:
+        return self._whole.file_head(self._places[row], most)
+
     def describe(self, row: int) -> dict[str, Any]:
         return {**self._whole.describe(self._places[row]), "name": self.name(row)}
 
     def read(self, row: int) -> dict[str, Any]:
         return self._whole.read(self._places[row])
+
+
+def _content(dataset: SSLDataset) -> str:
+    """What all images together are told from others by."""
+    identity = identify(dataset, labelled=False)
+    assert identity is not None
+    return str(identity["digest"])
 
 
 class _View:
@@ -200,84 +220,8 @@ class _View:
         return torch.from_numpy(rows)
 
 
-class _Journal:
-    """What is known of the images so far, one line of JSON for each.
-
-    Args:
-        out: The file that is to be.
-        settings: How boxes are made.
-
-    Attributes:
-        places: Where the line of an image begins, by its name.
-
-    Raises:
-        UserValueError: It was begun with other settings, or another process writes it.
-    """
-
-    def __init__(self, out: Path, settings: Settings) -> None:
-        self.path = out.with_name(f"{out.name}.partial")
-        self.places: dict[str, int] = {}
-        self._file = self.path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserValueError(
-                f"'{shown(self.path)}' is being written by another process; wait for "
-                "it, or choose another name."
-            ) from error
-        self._resume(settings.told())
-
-    def __enter__(self) -> _Journal:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.close()
-
-    def _resume(self, told: dict[str, Any]) -> None:
-        """Index the lines, and cut off what was not written to its end."""
-        self._file.seek(0)
-        end = 0
-        for number, line in enumerate(self._file):
-            try:
-                found = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                found = None
-            if found is None:
-                break
-            if number == 0 and found != told:
-                raise UserValueError(
-                    f"'{shown(self.path)}' was begun with other settings ({found}, not "
-                    f"{told}); go on with those, or delete it."
-                )
-            if number:
-                self.places[found["name"]] = end
-            end += len(line)
-        self._file.truncate(end)
-        if not end:
-            self._append(told)
-
-    def _append(self, found: dict[str, Any]) -> int:
-        place = self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(found).encode() + b"\n")
-        self._file.flush()
-        return place
-
-    def add(self, name: str, values: np.ndarray) -> None:
-        """Keep what :class:`_View` made of an image."""
-        (width, height), rows = values[0, :2].astype(int).tolist(), values[1:]
-        found = {"name": name, "width": width, "height": height}
-        boxes, scores = rows[:, :4].astype(int).tolist(), rows[:, 4].tolist()
-        self.places[name] = self._append({**found, "boxes": boxes, "scores": scores})
-
-    def read(self, names: list[str]) -> Iterator[dict[str, Any]]:
-        """What is known of these images."""
-        for name in names:
-            self._file.seek(self.places[name])
-            yield json.loads(self._file.readline())
-
-
 def _write(
-    path: Path, names: list[str], journal: _Journal, info: dict[str, Any]
+    path: Path, names: list[str], journal: Journal, info: dict[str, Any]
 ) -> ProposalFile:
     """Write the file in one step, and remove the journal."""
     boxes = sum(len(found["boxes"]) for found in journal.read(names))

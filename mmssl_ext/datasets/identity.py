@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from .listing import some
 VERSION = 1  # of what is compared
 _SAMPLES = 64  # files whose bytes are compared
 _HEAD = 1 << 20  # bytes of each of them
+_Seen = TypeVar("_Seen")
 
 
 @dataclass
@@ -144,7 +145,7 @@ def _of_images(dataset: SSLDataset, labelled: bool) -> _Files:
     names = [dataset.name(row) for row in rows]
     if not getattr(dataset, "root", ""):
         names = _below_common_folder(names)
-    sizes = _each(dataset.file_size, rows)
+    sizes = look_at_each(dataset.file_size, rows)
     return _Files(names, sizes, lambda i: dataset.file_head(rows[i], _HEAD), others)
 
 
@@ -167,7 +168,7 @@ def _of_annotations(dataset: Any) -> _Files:
     if not dataset.data_root or any(map(os.path.isabs, names)):
         names = _below_common_folder(names)
     return _Files(
-        names, _each(size_of, files), lambda i: head_of(files[i], _HEAD), others
+        names, look_at_each(size_of, files), lambda i: head_of(files[i], _HEAD), others
     )
 
 
@@ -197,7 +198,7 @@ def _below_common_folder(names: list[str]) -> list[str]:
     return [name.removeprefix(common) for name in names]
 
 
-def _each(look: Callable[[Any], int], items: list) -> list[int]:
+def look_at_each(look: Callable[[Any], _Seen], items: list) -> list[_Seen]:
     """Look at each of many files, at several at once: a network makes it slow."""
     parts = [items[i : i + 256] for i in range(0, len(items), 256)]
     with ThreadPoolExecutor(32) as pool:

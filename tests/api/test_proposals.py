@@ -14,6 +14,8 @@ from mmssl_ext.api import proposals
 from mmssl_ext.api.proposals import make_proposals
 from mmssl_ext.datasets import DecodeImage
 from mmssl_ext.datasets.proposals import Proposals
+from mmssl_ext.datasets.proposals.find import Settings
+from mmssl_ext.datasets.proposals.journal import Journal
 from mmssl_ext.errors import UserError, UserValueError
 from tests.ragged import photo, write_ragged
 
@@ -89,6 +91,26 @@ def test_a_call_goes_on_where_one_was_stopped(photos, whole, tmp_path, monkeypat
     assert not seen  # it is complete
 
 
+def test_boxes_of_images_that_have_changed_are_not_kept(tmp_path):
+    images, out = tmp_path / "images", tmp_path / "p.json"
+    images.mkdir()
+    for seed in range(4):
+        photo(seed).save(images / f"{seed}.png")
+    make_proposals(images, tmp_path / "old.json", **SETTINGS)
+    photo(9).save(images / "1.png")
+    with pytest.raises(UserValueError, match="of the images before they were changed"):
+        make_proposals(images, tmp_path / "old.json", **SETTINGS)
+    whole = make_proposals(images, tmp_path / "new.json", **SETTINGS)
+    # The same where the work was stopped between, and lines of other kinds stand there.
+    with Journal(out, Settings(min_side=6.0, max_boxes=5)) as journal:
+        for name, mark in (("0.png", [1, 2]), ("gone.png", [3, 4])):
+            journal.add(name, np.ones((2, 5)), mark)
+    partial = tmp_path / "p.json.partial"
+    partial.write_bytes(partial.read_bytes() + b'5\n{"name": "1.png"}\nx\n')
+    assert make_proposals(images, out, **SETTINGS)[1:] == whole[1:]
+    assert out.read_bytes() == (tmp_path / "new.json").read_bytes()
+
+
 def test_workers_change_nothing(photos, whole, tmp_path):
     made = make_proposals(
         photos.photos, tmp_path / "p.json", **SETTINGS | {"workers": 2}
@@ -112,11 +134,21 @@ def test_what_cannot_be_is_refused_in_a_sentence(photos, whole, tmp_path):
     photo(1).save(tmp_path / "new.png")
     with pytest.raises(UserValueError, match="is there already, and is of other imag"):
         make_proposals(tmp_path, copy, **SETTINGS)
-    with pytest.raises(UserValueError, match=r"must end in \.json"):
+    with pytest.raises(UserValueError, match=r"a file that ends in \.json"):
         make_proposals(tmp_path, tmp_path / "p.txt")
-    for name, value in (("iou", 1.5), ("max_boxes", 0), ("long_side", 3)):
-        with pytest.raises(UserValueError, match=f"{name.replace('_', '-')} must lie"):
-            make_proposals(tmp_path, tmp_path / "q.json", **{name: value})
+    values = {"iou": (1.5, "x"), "max_boxes": (0, "10", 2.5, True), "long_side": (3,)}
+    values |= {"seed": (None,), "method": (["superpixels"],), "max_box": (5,)}
+    said = {"max_box": "no setting 'max_box' of proposals. Did you mean max_boxes"}
+    for name, wrong in values.items():
+        for value in wrong:
+            text = said.get(name, f"{name.replace('_', '-')} must be")
+            with pytest.raises(UserValueError, match=text):
+                make_proposals(tmp_path, tmp_path / "q.json", **{name: value})
+    (tmp_path / "folder.json").mkdir()
+    for name in ("folder.json", "new.png/p.json", f"{'x' * 300}.json"):
+        with pytest.raises(UserValueError, match=f"{name}.*(file|cannot be written)"):
+            make_proposals(tmp_path, tmp_path / name)
+    (tmp_path / "folder.json").rmdir()
     with (tmp_path / "q.json.partial").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserValueError, match="written by another process"):

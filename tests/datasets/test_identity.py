@@ -165,5 +165,5 @@ def test_others_tell_nothing():
 
 
 def test_many_files_are_looked_at_in_their_order():
-    found = identity._each(lambda row: row % 7, list(range(1000)))
+    found = identity.look_at_each(lambda row: row % 7, list(range(1000)))
     assert found == [row % 7 for row in range(1000)]

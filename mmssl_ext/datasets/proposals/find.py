@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import cv2
 import numpy as np
 
 from mmssl_ext.errors import UserError, UserValueError
+from mmssl_ext.text import closest, shown
 
 from .superpixels import superpixel_boxes
 
@@ -59,15 +60,36 @@ class Settings:
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not ((value is None and name == "long_side") or low <= value <= high):
+            if value is None and name == "long_side":
+                continue
+            whole = name in ("max_boxes", "long_side", "seed")
+            kinds = (int,) if whole else (int, float)
+            right = isinstance(value, kinds) and not isinstance(value, bool)
+            if not (right and low <= value <= high):
                 raise UserValueError(
-                    f"{name.replace('_', '-')} must lie in {low} to {high}, but is "
-                    f"{value}."
+                    f"{name.replace('_', '-')} must be a {'whole ' * whole}number in "
+                    f"{low} to {high}, but is {value!r}."
                 )
-        if self.method not in METHODS:
+        if not isinstance(self.method, str) or self.method not in METHODS:
             raise UserValueError(
                 f"method must be {' or '.join(METHODS)}, but is {self.method!r}."
             )
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Settings:
+        """Settings by name.
+
+        Raises:
+            UserValueError: There is no such setting, or a value is out of its range.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in names:
+                raise UserValueError(
+                    f"There is no setting '{shown(name)}' of proposals."
+                    f"{closest(name, names)} There are {', '.join(names)}."
+                )
+        return cls(**given)
 
     def check(self) -> None:
         """Refuse a method whose package is missing.
