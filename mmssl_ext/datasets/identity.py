@@ -2,7 +2,7 @@
 
 Compared are the files' names below the folder of the data and their sizes, all of them
 and in the order of the dataset, the bytes of some that are spread evenly over it, and
-what else a dataset is made from (labels, annotation files). Folders and times do not
+what else a dataset is made from (labels, annotation files, proposals, masks). Folders and times do not
 count: data may be moved and copied, and read from shards instead of files.
 """
 
@@ -142,6 +142,8 @@ def _of_images(dataset: SSLDataset, labelled: bool) -> _Files:
         if labelled and values is not None:
             array = np.ascontiguousarray(values)
             others[kind] = _digest(f"{array.dtype} {array.shape}".encode() + array.data)
+    for transform in dataset.pipeline:
+        others |= getattr(transform, "digests", dict)()
     names = [dataset.name(row) for row in rows]
     if not getattr(dataset, "root", ""):
         names = _below_common_folder(names)

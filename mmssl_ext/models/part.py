@@ -60,6 +60,8 @@ class Part(BaseModule):
             ValueError: They do not suit the part.
         """
 
+    first_epoch = 0  # that must have passed before the part does anything
+
     def start(self, training: Any) -> None:
         """See :meth:`~mmssl_ext.models.algorithms.Method.start`."""
 
@@ -85,6 +87,7 @@ def build_part(name: str, config: Any, kind: type = object) -> Any:
         raise UserValueError(
             f"{name}={config!r} must be a config with a type: {name}=dict(type=...)."
         )
+    check_widths(name, config)
     part = MODELS.build(config)
     if not isinstance(part, kind):
         raise UserValueError(
@@ -92,6 +95,23 @@ def build_part(name: str, config: Any, kind: type = object) -> Any:
             f"is derived from {kind.__module__.rpartition('.')[0]}.{kind.__name__}."
         )
     return part
+
+
+def check_widths(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse widths of layers, ``*_channels`` in a config, that none can have.
+
+    Raises:
+        ValueError: One is no whole number above 0, nor a list of such.
+    """
+    for key, value in config.items():
+        if value is None or not key.endswith("channels"):
+            continue
+        many = value if isinstance(value, (list, tuple)) and value else [value]
+        if not all(map(is_count, many)):
+            raise UserValueError(
+                f"{name}.{key}={value!r} must be a whole number above 0, a layer's "
+                "width."
+            )
 
 
 def choices(method: str, given: Mapping[str, Any], **made: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ and height, those of a view in units of the view's, mirrored or not.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.files import sha256
 from mmssl_ext.registry import TRANSFORMS
 
 from ..proposals import ProposalError, Proposals
@@ -95,6 +97,11 @@ class LoadProposals:
                 f"'{ann_file}' lists {len(self.proposals)} images and no box in any; "
                 "make proposals by another method of tools/make_proposals.py."
             )
+
+    def digests(self) -> dict[str, str]:
+        """Of what is read besides the images, by what it is."""
+        path = self.proposals.ann_file
+        return {f"proposals ({os.path.basename(path)})": sha256(path)[:32]}
 
     def __call__(self, results: dict) -> dict:
         """Add ``results["proposals"]``."""
@@ -181,7 +188,7 @@ class PlaceProposals:
         self, min_visible: float = 0.6, min_side: float = 12, max_boxes: int = 50
     ) -> None:
         self.min_visible = check_share("PlaceProposals", min_visible)
-        if not min_side >= 0:
+        if not isinstance(min_side, (int, float)) or not min_side >= 0:
             raise UserValueError(
                 f"PlaceProposals: min_side={min_side!r} is a number of pixels."
             )

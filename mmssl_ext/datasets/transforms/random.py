@@ -130,7 +130,7 @@ def check_choice(name: str, value: Any, *choices: str) -> None:
 
 def check_prob(owner: str, prob: float) -> float:
     """Return ``prob`` if it is a probability."""
-    if not 0 <= prob <= 1:
+    if not isinstance(prob, (int, float)) or not 0 <= prob <= 1:
         raise UserValueError(f"{owner}: prob must lie in [0, 1], but is {prob!r}.")
     return float(prob)
 

@@ -6,6 +6,7 @@ name of a config or option is refused in a moment.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -83,6 +84,7 @@ def read(
     elif os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where `custom_imports` has modules of the user's
     options = dict(options or {})
+    _check_finite(options)
     given = set(options)
     cfg = _read(path, options)
     _check_rate(given, cfg)
@@ -165,6 +167,17 @@ def _read(path: Path, options: dict[str, Any]) -> Config:
                 "TMPDIR name another folder."
             ) from error
         raise ConfigError(f"Config {path} cannot be read: {error}") from error
+
+
+def _check_finite(options: Mapping[str, Any], within: str = "") -> None:
+    """Refuse nan and inf, which mmengine cannot write into a config."""
+    for key, value in options.items():
+        name = f"{within}{key}"
+        many = value if isinstance(value, (list, tuple)) else [value]
+        if isinstance(value, Mapping):
+            _check_finite(value, f"{name}.")
+        elif any(isinstance(x, float) and not math.isfinite(x) for x in many):
+            raise ConfigError(f"--cfg-options {name}={value} must be finite.")
 
 
 def _check_rate(options: set[str], cfg: Config) -> None:

@@ -277,7 +277,19 @@ class Assembly(SSLAlgorithm):
                     f"iterations, since it begins at {value.unit} {value.until:g}; "
                     "lower until if it is to count."
                 )
+        self._warn_of_idle_parts(training)
         self.waiting.clear()  # of a training that ended between two steps
+
+    def _warn_of_idle_parts(self, training: Any) -> None:
+        total, length = self.clock.total, self.clock.epoch_length
+        epochs = total / length if total and length else None
+        for part in self.losing.values():
+            if epochs is not None and epochs <= part.first_epoch:
+                training.logger.warning(
+                    f"{type(part).__name__} begins after epoch {part.first_epoch}, but "
+                    f"this training ends with epoch {epochs:g}, so that it does "
+                    "nothing; lower its interval or warm-up if it is to count."
+                )
 
     def start_epoch(self, training: Any) -> None:
         """Before an epoch: banks are filled when their time has come."""

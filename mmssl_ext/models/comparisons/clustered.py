@@ -68,7 +68,8 @@ class ClusteredQueue(QueueSoftmax):
         rate = {"kind": "linear", "start": 0, "end": 1} if rate is None else rate
         self.rate = schedule(rate, "rate", 0, 1)
         self.schedules = (self.rate,)
-        self.warmup, self.interval = warmup, interval
+        self.warmup = self.first_epoch = warmup
+        self.interval = interval
         self.confidence_temperature = check_positive(
             "confidence_temperature", confidence_temperature or temperature
         )

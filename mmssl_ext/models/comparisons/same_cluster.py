@@ -45,6 +45,7 @@ class SameCluster(KeepsTargets, ByLabel):
     ) -> None:
         super().__init__(dtype, share, init_cfg)
         self.pseudo_labels = OfflineLabels(num_clusters, interval, num_iters)
+        self.first_epoch = interval
 
     def prepare(self, length: int, fingerprint: int = 0) -> None:
         """Begin with a dataset of so many images, without labels."""

@@ -128,6 +128,12 @@ class LocalContrast(MapTerm):
             points.append(sample(maps, grid).squeeze(3).mT)
             if self.exclude_near:
                 allowed = allowed & apart(grid[:, :, 0], *maps.shape[-2:])
+        if query.shape[-2:].numel() == 1 and not self.across:
+            raise UserValueError(
+                "LocalContrast tells points of a map apart, which all are one point in "
+                "a map of 1 x 1 cell; take larger views (image_size), smaller strides "
+                "of the backbone, or negatives='batch'."
+            )
         if self.across:
             points = [x.flatten(0, 1)[None] for x in points]
             allowed = across_images(allowed, valid)

@@ -18,7 +18,7 @@ from ..layers.roi import padded, require_objects
 from ..losses import info_nce
 from ..memory import KeyQueue
 from ..necks.dropout import DropoutNeck
-from ..part import Features, build_part, check_positive, is_count
+from ..part import Features, build_part, check_positive, is_count, is_number
 from .base import QUEUE_LEN, Term
 from .box_noise import BoxNoise, noisy_boxes
 
@@ -94,10 +94,11 @@ class ObjectContrast(Term):
         self.schedules = self.noise.schedules
         self.fpn = _pyramid(fpn)
         levels = len(self.fpn.in_channels)
-        self.limits = tuple(limits)
-        if len(limits) != levels - 1 or sorted(limits) != list(limits):
+        self.limits = tuple(limits) if isinstance(limits, Sequence) else ()
+        rising = all(map(is_number, self.limits)) and sorted(limits) == list(limits)
+        if len(self.limits) != levels - 1 or not rising:
             raise UserValueError(
-                f"limits={self.limits} must be {levels - 1} rising sizes, one for each "
+                f"limits={limits!r} must be {levels - 1} rising sizes, one for each "
                 f"of the {levels} levels of the fpn but the last."
             )
         self.head_options = hid_channels, dropout

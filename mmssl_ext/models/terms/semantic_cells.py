@@ -169,6 +169,7 @@ class CellClusters(SemanticCells):
             )
         self.num_clusters, self.num_cells = num_clusters, num_cells
         self.queue_len, self.interval, self.num_iters = queue_len, interval, num_iters
+        self.first_epoch = interval
         self.temperature = check_positive("temperature", temperature)
         self.same_image = same_image
         self.clusterings = StepCounter()

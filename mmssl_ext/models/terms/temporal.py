@@ -77,6 +77,7 @@ class TemporalTeachers(Term):
         self.num_teachers, self.ramp, self.hidden = num_teachers, ramp, hidden
         self.form = one_of("form", form, ("regression", "base"))
         self.when: dict[str, Any] = {"interval": interval, "by_epoch": by_epoch}
+        self.first_epoch = interval if by_epoch else 0
         self.scores = nn.Parameter(torch.zeros(num_teachers)) if learn_weights else None
 
     def attach(self, method: Method) -> None:
