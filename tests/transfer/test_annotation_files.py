@@ -13,8 +13,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from pycocotools import mask as rle
 
+from mmssl_ext.coco import number_of_pixels
 from mmssl_ext.transfer.data_check.check import check_data
-from mmssl_ext.transfer.data_check.masks import number_of_pixels
 from mmssl_ext.transfer.data_check.splits import shared_images
 from mmssl_ext.transfer.detection import CocoDetectionMetric
 

@@ -13,6 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mmssl_ext.coco import is_numbers
+
 from .source import Fault, listed
 
 _ID, _TEXT, _NUMBER = "a number or text", "text", "a number below a trillion"
@@ -113,17 +115,3 @@ def _is(value: Any, kind: str) -> bool:
     if kind == _FLAG:  # the text "0" would count as true
         return value is None or value in (0, 1)
     return isinstance(value, str) or (kind == _ID and isinstance(value, (int, float)))
-
-
-def is_numbers(value: Any, length: int | None = None) -> bool:
-    """Whether a value is a list of (so many) finite numbers below a trillion.
-
-    COCO has 34 million of them, so nothing is called for each.
-    """
-    return (
-        isinstance(value, list)
-        and (length is None or len(value) == length)
-        and set(map(type, value)) <= {int, float}
-        and (not value or (min(value) > -1e12 and max(value) < 1e12))
-        and sum(value) == sum(value)  # not NaN, which min and max may pass over
-    )

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from .json import is_numbers
+from mmssl_ext.coco import is_numbers, number_of_pixels
+
 from .source import Source, spread
 
 NUM_MASKS = 500  # run lengths that are decoded, polygons that are compared with boxes
@@ -119,21 +120,3 @@ def _fault(mask: Any, image: dict) -> str:
     if not is_numbers(lengths) or min(lengths, default=0) < 0:
         return _UNFILLED
     return "" if sum(lengths) == height * width else _UNFILLED
-
-
-def number_of_pixels(counts: str) -> int:
-    """How many pixels COCO's compressed run lengths fill; -1 for a bad code."""
-    lengths: list[int] = []
-    value = shift = 0
-    for character in counts:
-        code = ord(character) - 48
-        if not 0 <= code < 64:
-            return -1
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:  # the last piece of a number
-            if code & 16:
-                value -= 1 << shift
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value = shift = 0
-    return sum(lengths) if not shift and min(lengths, default=0) >= 0 else -1
