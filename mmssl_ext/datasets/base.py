@@ -51,7 +51,8 @@ class SSLDataset(Dataset):
 
     A subclass finds its images, calls ``super().__init__`` and implements
     :meth:`describe`. An item is whatever the last transform of the pipeline returns,
-    with :class:`PackViews` ``dict(inputs=..., data_samples=DataSample)``.
+    with :class:`PackViews` ``dict(inputs=..., data_samples=DataSample)``. A transform
+    with ``check_images(paths)`` is told here which images there are.
 
     Args:
         size: Number of images found, or the numbers of those to take.
@@ -88,6 +89,10 @@ class SSLDataset(Dataset):
         self.pipeline = build_pipeline(pipeline)
         self.on_error = on_error
         self.augmentation_seed = AugmentationSeed()
+        for step in self.pipeline:
+            if hasattr(step, "check_images"):
+                infos = (self.describe(int(row)) for row in self._rows)
+                step.check_images(str(info["img_path"]) for info in infos)
 
     @property
     def metainfo(self) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Transforms that run in the loader's workers, on one decoded image."""
 
-from .background import LoadMask, RandomBackground, SwapSubject
+from .background import RandomBackground, SwapSubject
 from .bands import DecodeBands
 from .color import ColorJitter, GaussianBlur, RandomGrayscale, RandomSolarize
 from .decode import DecodeImage, UnreadableImageError
 from .geometry import CenterCrop, RandomFlip, RandomResizedCrop, ResizeShort
+from .load_mask import LoadMask
 from .objects import LoadProposals, ObjectCrop, Objects, PlaceProposals
 from .patches import CutPatches
 from .placing import move_box

@@ -8,11 +8,14 @@ probabilities, validity of masks and how backgrounds are made are reconstruction
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+from mmengine.logging import print_log
+from torch.utils.data import get_worker_info
 
 from mmssl_ext.errors import UserValueError
 from mmssl_ext.registry import DATASETS, SCOPE, TRANSFORMS
@@ -20,72 +23,21 @@ from mmssl_ext.registry import DATASETS, SCOPE, TRANSFORMS
 from .decode import UnreadableImageError
 from .fill import fill_hole
 from .geometry import RandomResizedCrop, resize
-from .masks import SALIENCY, CocoMasks, MaskError, MaskFolder, fitted
 from .placing import UNKNOWN
 from .random import (
     check_choice,
     check_prob,
     check_range,
     image_size,
-    is_rgb,
     on_array,
     uniform,
 )
 
 _TRIES = 5  # images that are tried as donors
+_WATCHED = 64  # masks of which one must suit
+_warned: set[tuple[float, float]] = set()  # of shares that no mask had
 _datasets: WeakValueDictionary[str, Any] = WeakValueDictionary()
 Share = Sequence[float]
-
-
-@TRANSFORMS.register_module()
-class LoadMask:
-    """Load the mask of the image's subject, for :class:`RandomBackground`.
-
-    Writes ``results["mask"]``, H x W float32 of the upright image. Stands between
-    DecodeImage and MakeViews: whatever cuts and mirrors a view afterwards, the mask
-    follows it by the view's box (:mod:`.placing`).
-
-    Args:
-        masks: A folder of mask files (:class:`~.masks.MaskFolder`), a COCO file
-            (``.json``), or the name of a method that needs no labels: ``"border"``,
-            :func:`~.masks.border_saliency`.
-        root: Folder of the images, by which those files know them.
-        missing: An image without mask: ``"raise"`` an error, or ``"keep"`` its
-            background in all views.
-
-    Raises:
-        MaskError: A mask is missing, of another shape than its image, or no mask.
-    """
-
-    keeps_box = True
-
-    def __init__(self, masks: str, root: str = "", missing: str = "raise") -> None:
-        check_choice("LoadMask: missing", missing, "raise", "keep")
-        self.missing, self.masks = missing, str(masks)
-        self._source: Any = None
-        if self.masks not in SALIENCY:
-            kind = CocoMasks if self.masks.endswith(".json") else MaskFolder
-            self._source = kind(self.masks, root)
-
-    def __call__(self, results: dict) -> dict:
-        """Add ``results["mask"]``; None where the background is to be kept."""
-        size, path = image_size(results["img"]), results["img_path"]
-        if self._source is None:
-            if not is_rgb(results["img"]):
-                raise MaskError(
-                    f'LoadMask(masks="{self.masks}") looks at colours, but the images '
-                    "are read as bands; give masks in files."
-                )
-            mask = SALIENCY[self.masks](np.asarray(results["img"]))
-        else:
-            mask = self._source(path, size)
-        if mask is None and self.missing == "raise":
-            raise MaskError(
-                f"There is no mask of '{path}' in '{self.masks}'; make one, or set "
-                'missing="keep" in LoadMask to leave such images as they are.'
-            )
-        results["mask"] = None if mask is None else fitted(mask, path, size)
-        return results
 
 
 def view_mask(results: Mapping[str, Any]) -> np.ndarray | None:
@@ -241,15 +193,19 @@ class RandomBackground:
         self.donors = None
         if donors is not None:
             self.donors = _Donors(donors, scale)
+        self._shares: list[float] | None = []  # of masks, until one suits
 
     def __call__(self, results: dict) -> dict:
         """Replace ``results["img"]``."""
         rng = results["rng"]
         # Drawn whatever the mask is, so that masks do not move other random numbers.
         if rng.random() >= self.prob:
+            if self.prob and self._shares is not None:
+                self._watch(view_mask(results))
             return results
         gray = uniform(rng, 0, 255)
         mask = view_mask(results)
+        self._watch(mask)
         if not _suits(mask, self.valid):
             return results
         img = results["img"]
@@ -262,6 +218,28 @@ class RandomBackground:
             background = fill_hole(*found)
         results["img"] = on_array(img, compose, mask, background)
         return results
+
+    def _watch(self, mask: np.ndarray | None) -> None:
+        """Warn, once in a process, where no mask ever lets a view change."""
+        if mask is None or self._shares is None:
+            return
+        self._shares.append(float(mask.mean()))
+        if not _suits(mask, self.valid) and len(self._shares) < _WATCHED:
+            return
+        shares, self._shares = self._shares, None
+        worker = get_worker_info()
+        one_of_many = worker is not None and worker.id > 0
+        if _suits(mask, self.valid) or one_of_many or self.valid in _warned:
+            return
+        _warned.add(self.valid)
+        print_log(
+            f"The subject fills {min(shares):.1%} to {max(shares):.1%} of the first "
+            f"{_WATCHED} views with masks, and RandomBackground changes those of "
+            f"{self.valid[0]:.1%} to {self.valid[1]:.1%} only, so it has changed none: "
+            f"look at the masks, or set another valid than {self.valid}.",
+            logger="current",
+            level=logging.WARNING,
+        )
 
 
 @TRANSFORMS.register_module()

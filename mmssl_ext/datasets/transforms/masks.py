@@ -1,30 +1,35 @@
-"""Masks of the subjects of images: files beside them, a COCO file, or a saliency.
+"""Masks of the subjects of images: files beside them, or a saliency.
 
-A mask is an array H x W of an upright image, float32 from 0 (background) to 1.
+A mask is an array H x W of an upright image, float32 from 0 (background) to 1. Those of
+a COCO file are in :mod:`.coco_masks`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from mmssl_ext.errors import UserError, UserValueError
-from mmssl_ext.files import read_json
+from mmssl_ext.errors import UserValueError
 from mmssl_ext.text import shown
 
-from ..listing import name_below
-from ..reading import read_file
+from ..listing import name_below, some
+from ..reading import NoImageError, read_file
 from .decode import opened, reason_of
 
 _SIDE = 64  # pixels of the copy that the saliency looks at
 _RIM = 6  # of them at each edge are taken for background
 _NOISE = 20.0  # variance of a colour, so that a plain rim does not make all salient
+_LABELS = (
+    20  # of 255; the largest value of a subject is more, the number of a class less
+)
+_NUMBERS = "buif"  # numpy's letters of booleans, whole numbers and floats
+_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_WRITE = "write a gray PNG, 0 for the background to 255 for the subject"
 
 
 class MaskError(UserValueError):
@@ -64,8 +69,8 @@ SALIENCY: dict[str, Callable[[np.ndarray], np.ndarray]] = {"border": border_sali
 class MaskFolder:
     """Masks in files: ``FOLDER/a/b.png`` belongs to ``ROOT/a/b.jpg``.
 
-    ``FOLDER/a/b.jpg.png`` will do, too. Gray of 8 bits, 255 is the subject; ``.npz``
-    holds one array of 0 to 1, or booleans.
+    ``FOLDER/a/b.jpg.png`` will do, too. Gray of 8 bits, 255 is the subject, or of 16,
+    65535; ``.npz`` holds one array of 0 to 1, or booleans.
 
     Args:
         folder: Of the masks; ``root`` itself where they lie beside the images.
@@ -82,23 +87,48 @@ class MaskFolder:
 
     def __call__(self, path: str, size: tuple[int, int]) -> np.ndarray | None:
         """The mask of an image, None where there is no file."""
+        found = next(filter(os.path.isfile, self._files(path)), None)
+        return None if found is None else _read(found)
+
+    def lacking(self, paths: Iterable[str]) -> list[str]:
+        """Those of the images of a set that have no mask."""
+
+        @functools.cache  # listing a folder is faster than asking for each file
+        def names(folder: str) -> frozenset[str]:
+            try:
+                return frozenset(os.listdir(folder))
+            except OSError:
+                return frozenset()
+
+        return [
+            path
+            for path in paths
+            if not any(
+                os.path.basename(file) in names(os.path.dirname(file))
+                for file in self._files(path)
+            )
+        ]
+
+    def wanted(self, path: str) -> str:
+        """What was looked for of an image, as a part of a sentence."""
+        return f"a file '{shown(next(self._files(path)))}', or .npz"
+
+    def _files(self, path: str) -> Iterator[str]:
         name = name_below(self.root, path)
         for stem in (os.path.splitext(name)[0], name):
             for suffix in (".png", ".npz"):
                 file = os.path.join(self.folder, stem + suffix)
-                if file != path and os.path.isfile(file):
-                    return _read(file)
-        return None
+                if file != path:
+                    yield file
 
 
 def _read(file: str) -> np.ndarray:
     try:
         if file.endswith(".npz"):
-            with np.load(file, allow_pickle=False) as found:
-                values = found[found.files[0]]
+            values = _array(file)
         else:
             with opened(read_file(file)[0]) as img:
-                values = np.asarray(img.convert("L")) / np.float32(255)
+                values = shares_of(img)
     except Exception as error:  # as an image's decoder, it raises almost anything
         raise MaskError(
             f"The mask '{shown(file)}' cannot be read: {reason_of(error)}."
@@ -112,52 +142,72 @@ def _read(file: str) -> np.ndarray:
     return values
 
 
-class CocoMasks:
-    """Masks of a COCO file: all objects of an image together are its subject.
+def _array(file: str) -> np.ndarray:
+    """The one array of an .npz file.
 
-    Args:
-        ann_file: The file, with ``segmentation`` as polygons or run lengths.
-        root: Of the images, from which the file's ``file_name`` starts.
+    Raises:
+        NoImageError: It holds none, several, or one that is empty or of no numbers.
     """
-
-    def __init__(self, ann_file: str, root: str) -> None:
-        try:
-            from pycocotools import mask
-        except ImportError as error:
-            raise UserError(
-                "Masks of a COCO file need pycocotools: run `pip install pycocotools`."
-            ) from error
-        self._tools: Any = mask
-        found = read_json(ann_file)
-        if not found.get("images"):
-            raise MaskError(
-                f"'{shown(ann_file)}' (seen from '{os.getcwd()}') is no COCO file of "
-                "images; correct masks of LoadMask."
+    with np.load(file, allow_pickle=False) as found:
+        if len(found.files) != 1:
+            names = some(found.files, quote="'")
+            raise NoImageError(
+                f"it holds {len(found.files)} arrays ({names}); write the mask alone"
             )
-        self.ann_file, self.root = ann_file, root
-        self._images = {
-            str(i["file_name"]): (i["id"], int(i["width"]), int(i["height"]))
-            for i in found["images"]
-        }
-        self._objects: dict[Any, list[Any]] = defaultdict(list)
-        for annotation in found.get("annotations", ()):
-            if annotation.get("segmentation"):
-                self._objects[annotation["image_id"]].append(annotation["segmentation"])
+        values = found[found.files[0]]
+    if values.dtype.kind not in _NUMBERS:
+        raise NoImageError(
+            f"its values are of the type {values.dtype}; write numbers of 0 to 1"
+        )
+    if not values.size:
+        raise NoImageError(
+            f"its array of the shape {values.shape} is empty; write H x W values"
+        )
+    return values
 
-    def __call__(self, path: str, size: tuple[int, int]) -> np.ndarray | None:
-        """The mask of an image, None where the file has no object of it."""
-        name = name_below(self.root, path)
-        known = self._images.get(name, self._images.get(Path(name).name))
-        if known is None or not (objects := self._objects.get(known[0])):
-            return None
-        _, width, height = known
-        whole = np.zeros((height, width), bool)
-        for shape in objects:
-            if isinstance(shape, list) or isinstance(shape["counts"], list):
-                shape = self._tools.frPyObjects(shape, height, width)
-            decoded = self._tools.decode(shape)  # H x W, or H x W x parts
-            whole |= decoded.reshape(height, width, -1).any(-1)
-        return whole.astype(np.float32)
+
+def shares_of(img: Image.Image) -> np.ndarray:
+    """The shares of the subject that an image file says, H x W of 0 to 1.
+
+    Raises:
+        NoImageError: It is no gray image, or its values are labels.
+    """
+    if img.mode in _ALPHA or "transparency" in img.info:
+        raise NoImageError(f"it has an alpha channel; {_WRITE}")
+    if img.mode == "P":
+        raise NoImageError(f"it has a palette, as maps of labels do; {_WRITE}")
+    if img.mode == "1":
+        return np.asarray(img)
+    full, values = 255, np.asarray(img)
+    if img.mode.startswith("I"):
+        full = 65535
+        if values.min() < 0 or values.max() > full:
+            raise NoImageError(f"it holds values outside 0..{full}; {_WRITE}")
+    elif img.mode == "RGB" and (values == values[..., :1]).all():
+        values = values[..., 0]
+    elif img.mode != "L":
+        raise NoImageError(f"it is no gray image, but {img.mode}; {_WRITE}")
+    _refuse_labels(values, full)
+    return values / np.float32(full)
+
+
+def _refuse_labels(values: np.ndarray, full: int) -> None:
+    """Refuse numbers of classes: the subject would be almost nothing of itself."""
+    few = _LABELS * full // 255
+    top = int(values.max())
+    if 0 < top <= few:
+        raise NoImageError(
+            f"it holds values 0 to {top} of {full}, as maps of labels do; write 0 and "
+            f"{full}"
+        )
+    is_low = (values > 0) & (values <= few)
+    # VOC's maps have the rims of their objects, thin lines, as 255.
+    is_thin = top == full and is_low.sum() > (values == full).sum()
+    if is_thin and not ((values > few) & (values < full)).any():
+        raise NoImageError(
+            f"it holds values 0 to {values[is_low].max()} and {full}, as maps of "
+            f"labels do; write 0 and {full}"
+        )
 
 
 def fitted(mask: np.ndarray, path: str, size: tuple[int, int]) -> np.ndarray:

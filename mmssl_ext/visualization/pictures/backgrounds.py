@@ -10,11 +10,8 @@ import cv2
 import numpy as np
 from mmengine.dataset import default_collate
 
-from mmssl_ext.datasets.transforms.background import (
-    LoadMask,
-    RandomBackground,
-    SwapSubject,
-)
+from mmssl_ext.datasets.transforms.background import RandomBackground, SwapSubject
+from mmssl_ext.datasets.transforms.load_mask import LoadMask
 from mmssl_ext.datasets.transforms.views import MakeViews
 
 from .images import to_images
