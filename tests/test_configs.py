@@ -14,7 +14,7 @@ from mmpretrain.engine.optimizers import LARS
 from mmpretrain.models import ResNet
 from PIL import Image
 
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import ConfigError, UserValueError
 from mmssl_ext.registry import HOOKS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from mmssl_ext.run.launch import load_config, prepare
 
@@ -424,6 +424,17 @@ def test_backgrounds_change_behind_the_crop_and_nothing_else_does():
             else:
                 assert modes == [kind, kind] and cfg.model == plain.model
             same(cfg, plain, "optim_wrapper", "param_scheduler", "train_cfg")
+
+
+def test_a_background_that_is_none_is_refused(tmp_path):
+    for given, said in (
+        ("rm", """mode must be "remove" or "random", but is 'rm'"""),
+        ("swap", "BG_Swaps has configs of its own, configs/bgaug/bgswaps_"),
+    ):
+        cfg = load("bgaug/bgremove_r18_demo.py", background=given)
+        made = with_donors(cfg.train_dataloader.dataset.pipeline, tmp_path)[2]
+        with pytest.raises(UserValueError, match=said):
+            TRANSFORMS.build(made)
 
 
 @pytest.mark.parametrize("base", ["mocov2", "byol"])

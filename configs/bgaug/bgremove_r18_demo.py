@@ -8,8 +8,7 @@ others = {} if _base_.background == "remove" else dict(donors=donors)
 crop, *changes = _base_.view
 changed = [crop, dict(**_base_.change, **others), *changes]
 swapped = [crop, dict(type="SwapSubject", donors=donors), *changes]
-swaps = _base_.background == "swap"
-views = [_base_.view, changed, swapped] if swaps else [changed, changed]
+views = [_base_.view, changed, swapped] if _base_.swaps else [changed, changed]
 train_pipeline = [
     *read,
     dict(type="MakeViews", views=views, augment_on=_base_.augment_on),

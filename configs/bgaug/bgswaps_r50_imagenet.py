@@ -2,6 +2,7 @@
 
 _base_ = "bgremove_r50_imagenet.py"
 
-background = "swap"
+background = "random"
+swaps = True
 
 model = dict(type="BGSwaps", head=dict(type="ExtraNegativeSoftmax"))

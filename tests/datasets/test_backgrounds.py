@@ -281,6 +281,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(root, tmp_path):
         RandomBackground(prob=1)({"img": pixels, "rng": rng, "mask": pixels[..., 0]})
     for options, text in (
         (dict(mode="blur"), 'mode must be "remove" or "random"'),
+        (dict(mode="swap"), r"configs of its own, configs/bgaug/bgswaps_\*\.py"),
         (dict(mode="random"), "takes its backgrounds from donors"),
         (dict(donors={}), 'mode="remove" has none'),
         (dict(level=300), "level must lie in 0 to 255"),

@@ -177,6 +177,11 @@ class RandomBackground:
         scale: Share = (0.2, 1.0),
         valid: Share = (0.05, 0.95),
     ) -> None:
+        if mode == "swap":
+            raise UserValueError(
+                'RandomBackground swaps no subjects: its mode is "remove" or "random", '
+                "and BG_Swaps has configs of its own, configs/bgaug/bgswaps_*.py."
+            )
         check_choice("RandomBackground: mode", mode, "remove", "random")
         self.mode, self.level = mode, level
         self.prob = check_prob("RandomBackground", prob)
