@@ -97,6 +97,14 @@ _OTHER_NAMES = {
 }
 
 
+_NOT_OF_IMAGES_ALONE = {  # what else they need, and a config
+    "ccop": ("boxes from tools/make_proposals.py", "ccop/ccop_r18_demo.py"),
+    "bgaug": ("masks of the subjects", "bgaug/bgremove_r18_demo.py"),
+    "bgremove": ("masks of the subjects", "bgaug/bgremove_r18_demo.py"),
+    "bgswaps": ("masks of the subjects", "bgaug/bgswaps_r18_demo.py"),
+}
+
+
 def method_named(name: str) -> str:
     """The key of a method in :data:`METHODS`, however it is spelt.
 
@@ -105,6 +113,12 @@ def method_named(name: str) -> str:
     """
     key = str(name).lower().replace("-", "").replace(" ", "")
     key = _OTHER_NAMES.get(key, key)
+    if key in _NOT_OF_IMAGES_ALONE:
+        needed, config = _NOT_OF_IMAGES_ALONE[key]
+        raise UserValueError(
+            f"The method '{name}' needs {needed} besides images: train it by a config, "
+            f"such as `mmssl-ext train {config}`."
+        )
     if key not in METHODS:
         raise UserValueError(
             f"There is no method '{name}'.{closest(key, METHODS)} There are "

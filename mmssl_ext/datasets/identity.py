@@ -2,8 +2,8 @@
 
 Compared are the files' names below the folder of the data and their sizes, all of them
 and in the order of the dataset, the bytes of some that are spread evenly over it, and
-what else a dataset is made from (labels, annotation files, proposals, masks). Folders and times do not
-count: data may be moved and copied, and read from shards instead of files.
+what else a dataset is made from (labels, annotation files, proposals, masks). Folders
+and times do not count: data may be moved and copied, and read from shards.
 """
 
 from __future__ import annotations

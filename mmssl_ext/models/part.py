@@ -87,8 +87,13 @@ def build_part(name: str, config: Any, kind: type = object) -> Any:
         raise UserValueError(
             f"{name}={config!r} must be a config with a type: {name}=dict(type=...)."
         )
+    try:
+        part = MODELS.build(config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if not isinstance(error, UserValueError):
+            check_widths(name, config)  # torch says it in words of its own
+        raise
     check_widths(name, config)
-    part = MODELS.build(config)
     if not isinstance(part, kind):
         raise UserValueError(
             f"{name}: a {type(part).__name__} is no {kind.__name__}; take a class that "

@@ -106,6 +106,12 @@ def test_methods_go_by_their_usual_names(name, known):
 def test_slips_of_the_pen_are_answered_by_what_is_near():
     with pytest.raises(ValueError, match=r"no method 'coo2'\. Did you mean co2"):
         method_named("coo2")
+    for name, needed in (
+        ("CCOP", "boxes from tools/make_p"),
+        ("bgaug", "masks of the"),
+    ):
+        with pytest.raises(ValueError, match=f"'{name}' needs {needed}.*_r18_demo.py`"):
+            method_named(name)
     with pytest.raises(ValueError, match=r"no backbone 'resnet55'\. Did you mean resn"):
         backbone_named("resnet55")
     assert backbone_named("ResNet18-w32").variables == dict(depth=18, base_channels=32)

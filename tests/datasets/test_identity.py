@@ -119,6 +119,29 @@ def annotated(root: Path, value: int = 0) -> Annotated:
     return Annotated("train.json", data_root=str(root), data_prefix={"img_path": ""})
 
 
+def test_files_that_the_pipeline_reads_count(root, tmp_path):
+    proposals, masks = tmp_path / "p.json", tmp_path / "masks"
+    masks.mkdir()
+    image = dict(id=1, file_name="class0/000.jpg", width=9, height=9)
+    box = dict(image_id=1, bbox=[0, 0, 5, 5])
+    coco = dict(images=[image], annotations=[box])
+    proposals.write_text(json.dumps(coco))
+    (masks / "a.png").write_bytes(b"1")
+    lines = [dict(type="LoadProposals", ann_file=str(proposals))]
+    lines.append(dict(type="LoadMask", masks=str(masks), missing="keep"))
+
+    def now() -> dict:
+        return identify(ImageFolder(str(root), pipeline=lines))
+
+    before = now()
+    assert said(before, now()) == ""
+    (masks / "b.png").write_bytes(b"1")
+    assert said(before, now()).endswith("; other masks (masks)")
+    (masks / "b.png").unlink()
+    proposals.write_text(json.dumps(coco | dict(annotations=[box | dict(id=3)])))
+    assert said(before, now()).endswith("; other proposals (p.json)")
+
+
 def test_datasets_of_mmengine_and_their_annotations(root, tmp_path):
     first = identify(annotated(root))
     assert first["files"] == COUNT and list(first["others"]) == [

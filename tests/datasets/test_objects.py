@@ -196,6 +196,7 @@ def test_the_first_of_more_boxes_are_kept(tmp_path):
         ({}, dict(crop=dict(tries=0)), "ObjectCrop: tries=0 must be"),
         ({}, dict(place=dict(max_boxes=0)), "PlaceProposals: max_boxes=0 must be"),
         ({}, dict(place=dict(min_side=-1)), "min_side=-1 is a number of pixels"),
+        ({}, dict(place=dict(min_side="1")), "min_side='1' is a number of pixels"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, files, options, sentence):

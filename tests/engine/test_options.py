@@ -116,6 +116,16 @@ def test_a_hook_that_is_not_there_is_not_switched_off(tmp_path):
         assert load_config(file, {f"default_hooks.{name}": None})
 
 
+@pytest.mark.parametrize("option", ["rate=nan", "rate=-inf", "deep.x=1,nan"])
+def test_numbers_that_no_config_can_hold_are_refused(tmp_path, option):
+    file = tmp_path / "c.py"
+    file.write_text("rate = 1\nmodel = dict(rate=rate)")
+    with pytest.raises(ConfigError, match=f"--cfg-options {option[:4]}.* must be fin"):
+        load_config(file, given(option))
+    with pytest.raises(ConfigError, match=r"model\.x=nan must be finite"):
+        load_config(file, {"model": {"x": float("nan")}})
+
+
 # Variables that a file of the user's assigns anew
 
 

@@ -547,6 +547,9 @@ def test_on_bases_without_a_queue(base):
     [
         (dict(objects=dict(limits=(4, 7))), "limits=.* must be 3 rising sizes"),
         (dict(objects=dict(limits=(7, 4, 9))), "must be 3 rising sizes"),
+        (dict(objects=dict(limits=5)), "limits=5 must be 3 rising sizes"),
+        (dict(objects=dict(limits=("a", "b", "c"))), "must be 3 rising sizes"),
+        (dict(objects=dict(hid_channels=0)), "hid_channels=0 must be a whole number"),
         (dict(objects=dict(roi_size=0)), "roi_size=0 of ObjectContrast"),
         (dict(objects=dict(copies=-1)), "roi.copies=-1"),
         (dict(objects=dict(min_iou=1.5)), "roi.min_iou=1.5 must lie in"),

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -300,6 +301,16 @@ def training(epoch=0, iteration=0, by_epoch=True):
         seed=0,
         logger=logging.getLogger("dsc"),
     )
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(3, True), (4, False)])
+def test_clusters_that_never_begin_are_told(epochs, told):
+    model = build("DSC", semantic=KM | dict(interval=3))
+    model.clock.total, model.clock.epoch_length = 5 * epochs, 5
+    run = mock.Mock(iteration=0, by_epoch=True)
+    model.start(run)
+    said = [call.args[0] for call in run.logger.warning.call_args_list]
+    assert ("CellClusters begins after epoch 3" in " ".join(said)) is told
 
 
 def test_clusters_begin_after_an_epoch_and_go_on_exactly(caplog):

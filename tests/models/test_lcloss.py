@@ -302,6 +302,17 @@ def test_bad_options_are_refused(changes, message):
         local("MoCo", **changes)
 
 
+@pytest.mark.parametrize("negatives", ["image", "batch"])
+def test_one_cell_has_no_points_to_tell_apart(negatives):
+    term = local("MoCo", negatives=negatives).terms.point
+    maps, boxes = torch.randn(2, 2, 8, 1, 1), torch.tensor([[0.0, 0, 1, 1]] * 2)
+    if negatives == "batch":  # those of other images are left
+        assert term.pair(*maps, boxes, boxes) > 0
+        return
+    with pytest.raises(ValueError, match=r"map of 1 x 1 cell; take larger views"):
+        term.pair(*maps, boxes, boxes)
+
+
 def test_learns_beside_pixel_consistency():
     model = build(method("BYOL", "LocalContrast", "PixelConsistency"))
     figures = train(model, views(4), sgd(model))

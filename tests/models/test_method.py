@@ -311,6 +311,17 @@ REFUSED = {
         moco(term("InterImage", labels="OnlineLabels")),
         "labels='OnlineLabels' must be a config with a type: labels=dict(type=...).",
     ),
+    **{
+        f"width-{value}": (
+            moco(neck=dict(type="ConvProjector", in_channels=4) | width),
+            f"neck.{name}={value!r} must be a whole number above 0, a layer's width",
+        )
+        for name, value in (
+            *(("hid_channels", x) for x in (0, -1, 2.5, "x", True)),
+            ("out_channels", 0),
+        )
+        for width in [dict(hid_channels=8, out_channels=8) | {name: value}]
+    },
     "no-config": (moco(neck=None), "neck=None must be a config with a type"),
     "detco-regions": (levels(term("Regions")), f"The term Regions {ONE_IMAGE}"),
     "detco-dense": (levels(term("Dense")), f"The term Dense {ONE_IMAGE}"),

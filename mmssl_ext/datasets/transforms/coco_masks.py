@@ -13,6 +13,7 @@ import numpy as np
 
 from mmssl_ext.coco import is_numbers, number_of_pixels
 from mmssl_ext.errors import UserError
+from mmssl_ext.files import sha256
 from mmssl_ext.text import shown
 
 from ..listing import name_below
@@ -99,6 +100,10 @@ class CocoMasks:
                 )
             taken[known.id] = name
         return found
+
+    def digest(self) -> str:
+        """Which file it is."""
+        return sha256(self.ann_file)[:32]
 
     def wanted(self, path: str) -> str:
         """What was looked for of an image, as a part of a sentence."""

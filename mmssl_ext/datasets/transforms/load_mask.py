@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -73,6 +74,12 @@ class LoadMask:
             logger="current",
             level=logging.WARNING if len(lacking) == len(paths) else logging.INFO,
         )
+
+    def digests(self) -> dict[str, str]:
+        """Of what is read besides the images, by what it is."""
+        if self._source is None:
+            return {}
+        return {f"masks ({os.path.basename(self.masks)})": self._source.digest()}
 
     def __call__(self, results: dict) -> dict:
         """Add ``results["mask"]``; None where the background is to be kept."""

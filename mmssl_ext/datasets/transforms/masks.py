@@ -7,6 +7,7 @@ a COCO file are in :mod:`.coco_masks`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mmssl_ext.errors import UserValueError
+from mmssl_ext.files import size_of
 from mmssl_ext.text import shown
 
 from ..listing import name_below, some
@@ -24,6 +26,7 @@ from .decode import opened, reason_of
 _SIDE = 64  # pixels of the copy that the saliency looks at
 _RIM = 6  # of them at each edge are taken for background
 _NOISE = 20.0  # variance of a colour, so that a plain rim does not make all salient
+_SUFFIXES = (".png", ".npz")
 _LABELS = (
     20  # of 255; the largest value of a subject is more, the number of a class less
 )
@@ -109,6 +112,15 @@ class MaskFolder:
             )
         ]
 
+    def digest(self) -> str:
+        """Which masks there are: their names and sizes."""
+        found = []
+        for folder, _, names in os.walk(self.folder):
+            files = (os.path.join(folder, n) for n in names if n.endswith(_SUFFIXES))
+            found += [f"{os.path.relpath(x, self.folder)} {size_of(x)}" for x in files]
+        listing = "\0".join(sorted(found)).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(listing).hexdigest()[:32]
+
     def wanted(self, path: str) -> str:
         """What was looked for of an image, as a part of a sentence."""
         return f"a file '{shown(next(self._files(path)))}', or .npz"
@@ -116,7 +128,7 @@ class MaskFolder:
     def _files(self, path: str) -> Iterator[str]:
         name = name_below(self.root, path)
         for stem in (os.path.splitext(name)[0], name):
-            for suffix in (".png", ".npz"):
+            for suffix in _SUFFIXES:
                 file = os.path.join(self.folder, stem + suffix)
                 if file != path:
                     yield file

@@ -95,7 +95,8 @@ class ObjectContrast(Term):
         self.fpn = _pyramid(fpn)
         levels = len(self.fpn.in_channels)
         self.limits = tuple(limits) if isinstance(limits, Sequence) else ()
-        rising = all(map(is_number, self.limits)) and sorted(limits) == list(limits)
+        rising = all(map(is_number, self.limits))
+        rising = rising and sorted(self.limits) == list(self.limits)
         if len(self.limits) != levels - 1 or not rising:
             raise UserValueError(
                 f"limits={limits!r} must be {levels - 1} rising sizes, one for each "
