@@ -32,7 +32,10 @@ from mmssl_ext import load_backbone
 from mmssl_ext.evaluation.health import embedding_health
 
 NAME = "cell_contents_cpu"
-SOURCES = ("random", "mocov2", "lcloss_mocov2", "byol", "pixpro")
+SOURCES = (
+    *("random", "mocov2", "mocov2_112", "lcloss_mocov2"),
+    *("byol", "byol_112", "pixpro"),
+)
 TRAIN, TEST, CLASSES, IGNORED = 1000, 400, 9, 255
 RIDGE = 1e-2  # of the mean diagonal entry
 SHOWN = 5
