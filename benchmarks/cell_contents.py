@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
 from mmssl_ext import load_backbone
+from mmssl_ext.engine.monitor.result import RESULT_FILE
 from mmssl_ext.evaluation.health import embedding_health
 
 NAME = "cell_contents_cpu"
@@ -117,7 +118,7 @@ def backbones(out: Path, scenes: Scenes) -> dict[tuple[str, int], nn.Module]:
     for method in SOURCES[1:]:
         for folder in sorted(out.glob(f"{method}-seed*/pretrain")):
             seed = int(folder.parent.name.rpartition("-seed")[2])
-            if list(folder.rglob("last_checkpoint")):
+            if (folder / RESULT_FILE).is_file():  # it has ended
                 found[method, seed] = load_backbone(folder).eval()
     some = next(iter(found.values()))
     images = scenes.images(some)
