@@ -167,10 +167,13 @@ def test_every_row_names_commit_threads_and_vector_units(name: str) -> None:
 
 def test_sources_of_a_comparison_share_the_settings_of_the_transfer() -> None:
     for name in set(TRAININGS) & recipe.CHAINS.keys():
-        found: dict[tuple[str, str], set[str]] = {}
+        found: dict[tuple[str, str, bool], set[str]] = {}
         for row in figures.read(name):
             if row.get("transfer", "pretrain") != "pretrain":
-                key = row["transfer"], row["seed"]
+                # Probes see images as large as the views of a pretraining.
+                probe = row["transfer"] in ("knn", "linear")
+                large = probe and row.get("method") in trainings.LARGE
+                key = row["transfer"], row["seed"], large
                 found.setdefault(key, set()).add(row["recipe"])
         alone = ("demo_knn_cpu", "cell_contents_cpu")  # of pretrainings alone
         assert found or name in alone
