@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +82,9 @@ def pretrain(
     """
     check_names(settings)
     _check_told(data, out, init, teacher, options)
+    for name, value in (("method", method), ("backbone", backbone)):
+        if value == "":
+            raise UserValueError(f"{name} is empty. Name one, or leave it out.")
     network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
     read = {"bands": bands, "value_range": value_range}
     asked = {**network, **settings, **read, "seed": seed, "options": options}
@@ -140,9 +145,40 @@ def _settle(
     if not overwrite:
         check_free(path, None, "--out")
     check_writable(path, "folder", "--out")
+    text = write_recipe(plan)
+    if overwrite and recipe.is_file():
+        _put_aside(path, text, asked["options"])
     recipe.parent.mkdir(exist_ok=True)
-    write_text(recipe, write_recipe(plan))
+    write_text(recipe, text)
     _tell(plan, recipe)
+
+
+def _put_aside(path: Path, text: str, options: Any) -> None:
+    """Move a run and its recipe, once the new recipe is one that can be trained.
+
+    Rank 0 does it; the others see that it has by the recipe, which is gone then.
+    """
+    from mmssl_ext.engine.checkpoint.identity import put_aside
+    from mmssl_ext.run.launch import load_config, prepare
+    from mmssl_ext.run.work_dir import hold
+
+    folder = (path / RECIPE).parent
+    if int(os.environ.get("RANK", "0")):
+        deadline = time.monotonic() + 600
+        while folder.exists() and time.monotonic() < deadline:
+            if read_text(path / RECIPE) == text:
+                return
+            time.sleep(0.1)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        trial = Path(place, Path(RECIPE).name)
+        write_text(trial, text)
+        prepare(load_config(trial, options), work_dir=str(path))
+    with hold(path):
+        moved = put_aside(path)
+        if moved is not None:
+            folder.rename(moved / folder.name)
+            print(f"The run that was in {shown(path)} is in {shown(moved)} now.")
 
 
 def _train(path: Path, options: Any, **more: bool) -> Path:

@@ -39,7 +39,7 @@ def read_sources(
     found: dict[str, Path | str | None] = {}
     for name, value in given.items():
         place = f"{path}: sources['{name}']"
-        if not NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(f"{place}: use letters, digits, '_', '.' and '-'.")
         if value is None:
             found[name] = None

@@ -213,7 +213,8 @@ def read_chain(path: str | Path) -> Chain:
         chain.stages.append(_stage(path, cfg[PRETRAIN], PRETRAIN, "Pretraining"))
     chain.sources = read_sources(path, cfg, lambda: chain.stages[0].load())
     seeds = cfg.get("seeds", (0,))
-    if not isinstance(seeds, list | tuple) or not seeds or len({*seeds}) < len(seeds):
+    whole = isinstance(seeds, list | tuple) and all(type(x) is int for x in seeds)
+    if not whole or not seeds or len({*seeds}) < len(seeds):
         raise ConfigError(f"{path}: seeds must be different integers, like (0, 1, 2).")
     transfers = cfg.get("transfers") or {}
     if not isinstance(transfers, dict) or not transfers:
@@ -270,7 +271,7 @@ def _stage(
     path: Path, entry: Any, name: str, title: str, common: Mapping = {}
 ) -> Stage:
     place = f"{path}: {'transfers.' if name != PRETRAIN else ''}{name}"
-    if not NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{place}: use letters, digits, '_', '.' and '-' in names.")
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), str):
         raise ConfigError(f"{place} must be dict(config=PATH, options=..., title=...).")

@@ -51,6 +51,28 @@ def same(one, other):
     )
 
 
+def test_a_run_that_is_overwritten_keeps_its_recipe(first, photos, tmp_path):
+    """Whole, aside; and where the new one is refused, in its place."""
+    out = tmp_path / "run"
+    shutil.copytree(first[0], out)
+    recipe = (out / RECIPE).read_text()
+    wrong = QUIET | {"model.nonsense": 3}
+    with pytest.raises(UserError, match="MoCo has no option 'nonsense'"):
+        pretrain(
+            *(photos, out, "mocov2"),
+            epochs=1,
+            overwrite=True,
+            **SMALL | {"options": wrong},
+        )
+    assert (out / RECIPE).read_text() == recipe and not (out / "old").exists()
+    again = pretrain(photos, out, "mocov2", epochs=2, resume=True, **SMALL)
+    assert same(again, first[1])  # it was finished
+    new = pretrain(photos, out, "mocov2", epochs=1, overwrite=True, **SMALL)
+    moved = out / "old"
+    assert (moved / RECIPE).read_text() == recipe != (out / RECIPE).read_text()
+    assert same(moved / "epoch_2.pth", first[1]) and new == out / "epoch_1.pth"
+
+
 def test_the_recipe_makes_the_same_run_bit_for_bit(first, tmp_path):
     out, checkpoint = first
     assert checkpoint == out / "epoch_2.pth"
@@ -191,6 +213,8 @@ def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_
         (dict(epochs=1, steps=2), r"Give epochs or steps"),
         (dict(data=""), r"^data is empty: ''\. Name a file or folder\.$"),
         (dict(out=""), r"^out is empty: ''"),
+        (dict(method=""), r"^method is empty"),
+        (dict(backbone=""), r"^backbone is empty"),
         (dict(init=""), r"^init is empty: ''\. .*, or leave it out"),
         (dict(teacher=["a.pth", ""]), r"^teacher is empty: \['a\.pth', ''\]"),
         (dict(teacher=[]), r"^teacher is empty: \[\]\. .*, or leave it out"),

@@ -325,6 +325,8 @@ MISTAKES = [  # what takes whose place in the chain, and what is said of it
     ("score=70", "checkpoint=object", "must be a plain Python value"),
     ("pair", "checkpoint", "the chain sets the option checkpoint"),
     ("pretrain = ", "seeds = (1, 1)\npretrain = ", "seeds must be different"),
+    ("pretrain = ", "seeds = (0.5,)\npretrain = ", "seeds must be different"),
+    ("pretrain = ", "seeds = ([1],)\npretrain = ", "seeds must be different"),
     ('"model.type"', '"modle.type"', "Stage city-random-seed0: --cfg-options modl"),
 ]
 
