@@ -1,5 +1,6 @@
 """Options of the command line: blanks, quotes, brackets; variables of child configs."""
 
+import re
 from argparse import ArgumentParser
 
 import pytest
@@ -124,6 +125,29 @@ def test_numbers_that_no_config_can_hold_are_refused(tmp_path, option):
         load_config(file, given(option))
     with pytest.raises(ConfigError, match=r"model\.x=nan must be finite"):
         load_config(file, {"model": {"x": float("nan")}})
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("model=", "model='': this is a section of the config"),
+        ("model.head=3", "model.head=3: this is a section of the config"),
+        ("model=dict(rate=2)", "replaces all of model, and has no type. Give type=A"),
+        ("custom_hooks.0=dict(rate=2)", "by custom_hooks.0.rate=..."),
+    ],
+)
+def test_what_has_a_type_is_not_replaced_by_what_has_none(tmp_path, option, sentence):
+    file = tmp_path / "c.py"
+    file.write_text(
+        'model = dict(type="A", head=dict(type="B"), weight=dict(kind="linear"))\n'
+        'custom_hooks = [dict(type="C")]'
+    )
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load_config(file, given(option))
+    found = load_config(file, given("model.head=None", "model.weight=0.5"))
+    assert found.model == dict(type="A", head=None, weight=0.5)
+    found = load_config(file, given("model=dict(type=D)"))
+    assert found.model == dict(type="D")
 
 
 # Variables that a file of the user's assigns anew

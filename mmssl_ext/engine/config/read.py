@@ -231,6 +231,7 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> None:
     """
     for option, value in options.items():
         node, last = _above(cfg, option), option.rpartition(".")[2]
+        _check_section(option, node, last, value)
         if not isinstance(value, dict):
             continue
         if _item(node, last) is not None:
@@ -240,6 +241,25 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> None:
             cfg.merge_from_dict({option: {"_delete_": True, **value}})
     rest = {k: v for k, v in options.items() if not isinstance(v, dict)}
     cfg.merge_from_dict(rest)
+
+
+def _check_section(option: str, node: Any, key: str, value: Any) -> None:
+    """Refuse to replace what has a type by what nothing can be built from."""
+    known = isinstance(node, (Config, Mapping))
+    old = node.get(key) if known else _item(node, key)
+    if not isinstance(old, dict) or "type" not in old or value is None:
+        return
+    if isinstance(value, dict) and "type" not in value:
+        name = next(iter(value), "KEY")
+        raise ConfigError(
+            f"--cfg-options {option} replaces all of {option}, and has no type. Give "
+            f"type={old['type']} too, or change single values by {option}.{name}=..."
+        )
+    if not isinstance(value, (dict, list, tuple)):
+        raise ConfigError(
+            f"--cfg-options {option}={value!r}: this is a section of the config. "
+            f"Change single values of it by {option}.KEY=VALUE."
+        )
 
 
 def _above(cfg: Config, option: str) -> Any:
