@@ -429,7 +429,7 @@ def test_methods_are_averaged_over_their_seeds(results: Path) -> None:
     cells = trainings.demo_methods(table_list.DEMO, "co2")
     assert [row[0] for row in cells[1:]] == ["random weights", "MoCo v2", "CO2"]
     # co2: mean 72, squares 4 + 1 + 9 = 14, / 2 = 7, root 2.6
-    assert cells[3] == ["CO2", "72.0 ± 2.6", "-", "72.0 ± 2.6", "-"]
+    assert cells[3] == ["CO2", "64 px", "72.0 ± 2.6", "-", "72.0 ± 2.6", "-"]
     assert "n = 3 seeds" in tables.render("demo_methods", REPO / "README.md")
 
 

@@ -82,9 +82,6 @@ def pretrain(
     """
     check_names(settings)
     _check_told(data, out, init, teacher, options)
-    for name, value in (("method", method), ("backbone", backbone)):
-        if value == "":
-            raise UserValueError(f"{name} is empty. Name one, or leave it out.")
     network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
     read = {"bands": bands, "value_range": value_range}
     asked = {**network, **settings, **read, "seed": seed, "options": options}
@@ -108,6 +105,12 @@ def _check_told(data: Any, out: Any, init: Any, teacher: Any, options: Any) -> N
             f"options={options!r} must be a dict of changes of the config, such as "
             "{'optim_wrapper.optimizer.momentum': 0.95}."
         )
+
+
+def _check_named(asked: Mapping[str, Any]) -> None:
+    for name in ("method", "backbone"):
+        if asked[name] == "":
+            raise UserValueError(f"{name} is empty. Name one, or leave it out.")
 
 
 def _named(trackers: Sequence[str]) -> dict[str, bool]:
@@ -134,6 +137,7 @@ def _settle(
     overwrite: bool,
 ) -> None:
     """Write the recipe, or check that of the run that goes on."""
+    _check_named(asked)
     recipe, command = path / RECIPE, _command(data, out, asked)
     if resume and recipe.is_file():
         _check_same(recipe, command, path)

@@ -126,8 +126,9 @@ def _two_steps(base, names, rank, world_size):
     if world_size > 1:
         call = torch.nn.parallel.DistributedDataParallel(model)
     optimizer, history = sgd(model), []
+    size = 64 if "LocalContrast" in names else 32  # it needs cells to tell apart
     for seed in range(2):
-        whole = views(12, seed, 32, model.num_views, dtype=torch.double)
+        whole = views(12, seed, size, model.num_views, dtype=torch.double)
         whole[2:] = [x[..., :24, :24] for x in whole[2:]]  # small crops
         inputs = [x.chunk(world_size)[rank] for x in whole]
         index = (torch.arange(12) + 12 * seed).chunk(world_size)[rank]
