@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,8 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("scope", ["mmseg", "mmdet", "mmengine"])
 def test_a_toolbox_may_have_run_before(scope, folder):
     """Its registries have no ImageFolder, and are those of this process then."""
+    if scope == "mmdet":  # whose data sets need imgaug, unless a transfer spares it
+        import_module("mmssl_ext.transfer.detection")
     with DefaultScope.overwrite_default_scope(scope):
         count = len(open_images(folder).dataset)
         assert count == look_at(dataset_of(folder)).count == 5
