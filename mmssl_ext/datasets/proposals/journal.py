@@ -102,6 +102,7 @@ class Journal:
             for name, mark in zip(known, marks, strict=True)
             if mark == self._marks[name]
         }
+        self._marks.clear()
 
     def _append(self, found: dict[str, Any]) -> int:
         place = self._file.seek(0, os.SEEK_END)
@@ -115,7 +116,6 @@ class Journal:
         found = {"name": name, "mark": mark, "width": width, "height": height}
         boxes, scores = rows[:, :4].astype(int).tolist(), rows[:, 4].tolist()
         self.places[name] = self._append({**found, "boxes": boxes, "scores": scores})
-        self._marks[name] = mark
 
     def read(self, names: list[str]) -> Iterator[dict[str, Any]]:
         """What is known of these images."""

@@ -245,8 +245,7 @@ def _merge(cfg: Config, options: Mapping[str, Any]) -> None:
 
 def _check_section(option: str, node: Any, key: str, value: Any) -> None:
     """Refuse to replace what has a type by what nothing can be built from."""
-    known = isinstance(node, (Config, Mapping))
-    old = node.get(key) if known else _item(node, key)
+    old = _child(node, key)
     if not isinstance(old, dict) or "type" not in old or value is None:
         return
     if isinstance(value, dict) and "type" not in value:
@@ -267,8 +266,7 @@ def _above(cfg: Config, option: str) -> Any:
     *above, last = option.split(".")
     node: Any = cfg
     for place, key in enumerate(above, 1):
-        known = isinstance(node, (Config, Mapping))
-        node = node.get(key) if known else _item(node, key)
+        node = _child(node, key)
         if node is not None and not isinstance(node, (Mapping, list)):
             name = ".".join(above[:place])
             raise ConfigError(
@@ -276,6 +274,11 @@ def _above(cfg: Config, option: str) -> Any:
                 f'it: "{name}=dict({last}=...)".'
             )
     return node
+
+
+def _child(node: Any, key: str) -> Any:
+    known = isinstance(node, (Config, Mapping))
+    return node.get(key) if known else _item(node, key)
 
 
 def _item(node: Any, key: str) -> Any:
