@@ -67,7 +67,9 @@ def test_a_command_is_read_told_and_ended(tmp_path: Path):
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-        "print('ready', flush=True); time.sleep(60)"
+        "print('ready', flush=True)\n"
+        # One long sleep misses a signal that comes just before it.
+        "for _ in range(600): time.sleep(0.1)"
     )
     with Command("-c", code, cwd=tmp_path) as command:
         for line in command.lines(30):

@@ -267,7 +267,7 @@ def test_torchrun_passes_on_that_all_ranks_have_saved(tmp_path, codes, expected)
         f"leave = lambda *_: os._exit({codes}[rank])\n"
         "signal.signal(signal.SIGINT, leave)\n"
         "print('ready', flush=True)\n"
-        "time.sleep(60)\n"
+        "for _ in range(600): time.sleep(0.1)\n"  # one long sleep can miss it
     )
     options = ("--standalone", "--nproc_per_node=2", "--monitor-interval=0.1")
     tool = REPO / "tools" / "torchrun.py"

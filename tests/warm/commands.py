@@ -60,6 +60,13 @@ def _start(place: Path) -> None:
     raise RuntimeError(f"The server of the tests ended: {log.read_text()}")
 
 
+class Late(subprocess.TimeoutExpired):
+    """A command has taken too long; the message has what it printed until then."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; it had printed {(self.output or '')[-2000:]!r}"
+
+
 class Command:
     """``python ARGUMENTS`` on the server, in a process group of its own.
 
@@ -120,7 +127,7 @@ class Command:
         """Return the exit code: minus the signal where one ended it.
 
         Raises:
-            subprocess.TimeoutExpired: It takes longer; it is killed.
+            Late: It takes longer; it is killed.
         """
         if self.returncode is None:
             self._connection.settimeout(timeout)
@@ -128,7 +135,7 @@ class Command:
                 self.returncode = int(answer(self._connection) or 1)
             except TimeoutError:
                 self.kill()
-                raise subprocess.TimeoutExpired(self.arguments, timeout) from None
+                raise Late(self.arguments, timeout, self.text) from None
             self._connection.close()
         return self.returncode
 
@@ -152,7 +159,7 @@ class Command:
                     break
                 if time.monotonic() > end:
                     self.kill()
-                    raise subprocess.TimeoutExpired(self.arguments, timeout)
+                    raise Late(self.arguments, timeout, self.text)
         if kept:
             yield kept
         self.wait()
@@ -177,7 +184,7 @@ def python(
     """``python ARGUMENTS`` on the server, until it ends; its output is captured.
 
     Raises:
-        subprocess.TimeoutExpired: It takes longer than ``timeout`` seconds.
+        Late: It takes longer than ``timeout`` seconds.
     """
     with Command(*arguments, cwd=cwd, env=env, apart=True) as command:
         code = command.wait(timeout)
