@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from mmssl_ext.errors import ConfigError, UserTypeError, UserValueError
 from mmssl_ext.files import read_text, write_text
 from mmssl_ext.text import shown
 
+from .asked import check_same, command_of
 from .data import dataset_of, look_at
 from .methods import METHODS, method_named
 from .networks import backbone_for, place_of, teachers_of
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 RECIPE = "recipe/pretrain.py"  # in the folder of the run
-_ASKED = "Written by:"
 
 
 def pretrain(
@@ -87,6 +86,7 @@ def pretrain(
     asked = {**network, **settings, **read, "seed": seed, "options": options}
     path, also = Path(os.path.expanduser(out)), _named(trackers)
     _settle(path, data, out, asked, resume, overwrite)
+    options = {**(options or {}), **(_moved(path, data) if resume else {})}
     return _train(path, options, resume=resume, overwrite=overwrite, **also)
 
 
@@ -138,9 +138,9 @@ def _settle(
 ) -> None:
     """Write the recipe, or check that of the run that goes on."""
     _check_named(asked)
-    recipe, command = path / RECIPE, _command(data, out, asked)
+    recipe, command = path / RECIPE, command_of(data, out, asked)
     if resume and recipe.is_file():
-        _check_same(recipe, command, path)
+        check_same(recipe, command, path)
         return
     from mmssl_ext.engine.checkpoint.identity import check_free
     from mmssl_ext.run.work_dir import check_writable
@@ -155,6 +155,22 @@ def _settle(
     recipe.parent.mkdir(exist_ok=True)
     write_text(recipe, text)
     _tell(plan, recipe)
+
+
+def _moved(path: Path, data: Any) -> dict[str, Any]:
+    """Where the images of a run are now, as options of its recipe.
+
+    Whether they are the same images is looked at when the run goes on.
+    """
+    from mmssl_ext.run.launch import load_config
+
+    before = load_config(path / RECIPE).train_dataloader.dataset
+    now = dataset_of(Path(os.path.expanduser(data)).absolute())
+    return {
+        f"train_dataloader.dataset.{key}": value
+        for key, value in now.items()
+        if before.get(key) != value
+    }
 
 
 def _put_aside(path: Path, text: str, options: Any) -> None:
@@ -269,50 +285,6 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text().splitlines()
     except OSError:
         return []
-
-
-def _command(data: Any, out: Any, asked: Mapping[str, Any]) -> str:
-    """What was asked for, as a command line; the same for the same."""
-    words = ["mmssl-ext", "pretrain", os.fspath(data), "--out", os.fspath(out)]
-    for name, value in asked.items():
-        if value is None or (name == "seed" and value == 0):
-            continue
-        if name == "options":
-            pairs = [f"{key}={item!r}" for key, item in value.items()]
-            words += ["--cfg-options", *pairs] if pairs else []
-            continue
-        many = isinstance(value, Sequence) and not isinstance(value, str)
-        if name == "bands" and many:
-            value, many = ",".join(map(str, value)) + "," * (len(value) == 1), False
-        words += [f"--{name.replace('_', '-')}", *map(str, value if many else [value])]
-    return shown(shlex.join(words)).replace('"""', "'''").replace("\\", "/")
-
-
-def _check_same(recipe: Path, command: str, out: Path) -> None:
-    """Refuse to go on by other settings than those of the run.
-
-    Raises:
-        ConfigError: The recipe was written for another command.
-    """
-    text = " ".join(read_text(recipe).split('"""')[1].split())
-    before = text.partition(_ASKED)[2].partition(" What is assigned here")[0].strip()
-    if _without_out(before) != _without_out(" ".join(command.split())):
-        raise ConfigError(
-            f"The run in {out} was asked for by other options: {before}. Repeat these "
-            "to go on with it, or choose another folder."
-        )
-
-
-def _without_out(command: str) -> list[str]:
-    """The words of a command but for the folder of the run, which may be moved."""
-    try:
-        words = shlex.split(command)
-    except ValueError:  # quotes that a shell would not close
-        words = command.split(" ")
-    if "--out" in words:
-        place = words.index("--out")
-        del words[place : place + 2]
-    return words
 
 
 def _tell(plan: Plan, recipe: Path) -> None:

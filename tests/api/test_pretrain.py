@@ -94,15 +94,21 @@ def test_the_command_makes_the_same_run_bit_for_bit(
     assert same(first[1], tmp_path / "run" / "epoch_2.pth")
 
 
-def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path):
+def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(first[0], out)
     with pytest.raises(UserError, match=r"holds a finished run|holds a run"):
         pretrain(photos, out, "mocov2", epochs=2, **SMALL)
     recipe = (out / RECIPE).read_text()
     assert recipe == (first[0] / RECIPE).read_text()
-    with pytest.raises(UserError, match=r"was asked for by other options: mmssl-ext"):
+    other = r"by other options: epochs was 2 and is 3\. .*--cfg-options max_epochs=N"
+    with pytest.raises(UserError, match=other):
         pretrain(photos, out, "mocov2", epochs=3, resume=True, **SMALL)
+    with pytest.raises(
+        UserError, match="method was mocov2 and is co2, num-workers was 0"
+    ):
+        small = {k: v for k, v in SMALL.items() if k != "num_workers"}
+        pretrain(photos, out, epochs=2, resume=True, **small)
     made, again = tmp_path / "it's made", tmp_path / "other"
     pretrain(photos, made, "mocov2", epochs=2, **SMALL)
     made.rename(again)  # a run that was moved is the same one
@@ -112,7 +118,12 @@ def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path):
     more = dict(epochs=2, resume=True, **SMALL)
     with pytest.raises(UserValueError, match=r"no tracker 'wandbb'; .* wandb, mlflow"):
         pretrain(photos, again, "mocov2", trackers=["wandbb"], **more)
-    assert pretrain(photos, again, "mocov2", trackers="tensorboard", **more) == ended
+    # Spelt otherwise, in another order, and the images have moved as well.
+    small = dict(reversed(SMALL.items())) | {"backbone": "ResNet18-W32"}
+    more = small | dict(resume=True, epochs=2, trackers="tensorboard", seed=0)
+    shutil.copytree(photos, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    assert pretrain("./photos/", again, "MoCo-v2", **more) == ended
     assert same(ended, first[1]) and [*again.glob("*/vis_data/events*")]
 
 
