@@ -47,8 +47,9 @@ def check_same(recipe: Path, command: str, out: Path) -> None:
     text = " ".join(read_text(recipe).split('"""')[1].split())
     written = text.partition(_ASKED)[2].partition(" What is assigned here")[0].strip()
     before, now = _meaning(written), _meaning(" ".join(command.split()))
+    none = "not given"
     changed = [
-        f"{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
+        f"{name} was {before.get(name, none)} and is {now.get(name, none)}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
@@ -75,8 +76,8 @@ def _meaning(command: str) -> dict[str, str]:
         else:
             values.append(word)
     found.pop("out", None)
-    usual = "simreg" if "teacher" in found else "co2"
-    found["method"] = [method_named(x) for x in found.get("method", [usual])]
+    method = "".join(found.get("method", []))
+    found["method"] = [method_named(method, found.get("teacher"))]
     found["cfg-options"] = sorted(found.get("cfg-options", []))
     for name in ("init", "teacher"):
         found[name] = list(map(place_of, found.get(name, [])))

@@ -105,12 +105,15 @@ _NOT_OF_IMAGES_ALONE = {  # what else they need, and a config
 }
 
 
-def method_named(name: str) -> str:
+def method_named(name: str | None, teacher: object = None) -> str:
     """The key of a method in :data:`METHODS`, however it is spelt.
+
+    Without a name it is ``simreg`` with a teacher, else ``co2``.
 
     Raises:
         UserValueError: There is none of that name.
     """
+    name = name or ("simreg" if teacher else "co2")
     key = str(name).lower().replace("-", "").replace(" ", "")
     key = _OTHER_NAMES.get(key, key)
     if key in _NOT_OF_IMAGES_ALONE:

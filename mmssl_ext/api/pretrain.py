@@ -166,11 +166,10 @@ def _moved(path: Path, data: Any) -> dict[str, Any]:
 
     before = load_config(path / RECIPE).train_dataloader.dataset
     now = dataset_of(Path(os.path.expanduser(data)).absolute())
-    return {
-        f"train_dataloader.dataset.{key}": value
-        for key, value in now.items()
-        if before.get(key) != value
-    }
+    changed = {key: value for key, value in now.items() if before.get(key) != value}
+    if changed and not _rank():
+        print(f"The images of {path / RECIPE} are {shown(data)} now.", flush=True)
+    return {f"train_dataloader.dataset.{key}": x for key, x in changed.items()}
 
 
 def _put_aside(path: Path, text: str, options: Any) -> None:
@@ -183,7 +182,7 @@ def _put_aside(path: Path, text: str, options: Any) -> None:
     from mmssl_ext.run.work_dir import hold
 
     folder = (path / RECIPE).parent
-    if int(os.environ.get("RANK", "0")):
+    if _rank():
         deadline = time.monotonic() + 600
         while folder.exists() and time.monotonic() < deadline:
             if read_text(path / RECIPE) == text:
@@ -218,7 +217,7 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
     from .stats import measure
 
     init, teacher = asked["init"], asked["teacher"]
-    method = method_named(asked["method"] or ("simreg" if teacher else "co2"))
+    method = method_named(asked["method"], teacher)
     _check_teacher(method, teacher)
     device = this_device()
     usual = "resnet50" if device.kind == "cuda" else "resnet18"
@@ -287,9 +286,13 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
 def _tell(plan: Plan, recipe: Path) -> None:
     """Print what was chosen and why, on rank 0."""
-    if int(os.environ.get("RANK", "0")):
+    if _rank():
         return
     print(f"{plan.title}.")
     for setting in plan.settings:

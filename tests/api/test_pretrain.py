@@ -104,10 +104,9 @@ def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path, monkeypa
     other = r"by other options: epochs was 2 and is 3\. .*--cfg-options max_epochs=N"
     with pytest.raises(UserError, match=other):
         pretrain(photos, out, "mocov2", epochs=3, resume=True, **SMALL)
-    with pytest.raises(
-        UserError, match="method was mocov2 and is co2, num-workers was 0"
-    ):
-        small = {k: v for k, v in SMALL.items() if k != "num_workers"}
+    small = {k: v for k, v in SMALL.items() if k != "num_workers"}
+    other = "method was mocov2 and is co2, num-workers was 0"
+    with pytest.raises(UserError, match=other):
         pretrain(photos, out, epochs=2, resume=True, **small)
     made, again = tmp_path / "it's made", tmp_path / "other"
     pretrain(photos, made, "mocov2", epochs=2, **SMALL)
