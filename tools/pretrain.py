@@ -28,12 +28,12 @@ def parse_args() -> argparse.Namespace:
     add("--out", required=True, help="folder of the run")
     add("--method", help=f"{', '.join(sorted(METHODS))} [co2; with a teacher simreg]")
     add("--backbone", help="resnet50, convnext-tiny, timm:NAME, ... [by the device]")
-    add("--init", metavar="FILE", help="starting weights, or torchvision:NAME [random]")
+    add("--init", metavar="FILE", help="weights or run to begin with, torchvision:NAME")
     add(
         "--teacher",
         nargs="+",
         metavar="FILE",
-        help="weights of what teaches, torchvision:NAME or timm:NAME; or several",
+        help="what teaches: weights or run, torchvision:NAME, timm:NAME; or several",
     )
     text = "number of bands, or which, from 0: 5, or 3,2,1 [8-bit RGB]"
     add("--bands", metavar="N", help=text)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from mmssl_ext.compat import let_train_return
 from mmssl_ext.datasets import CenterCrop, DecodeBands, DecodeImage, ResizeShort
-from mmssl_ext.engine.checkpoint.run_folder import find_run
 from mmssl_ext.engine.config.strict import check_names
 from mmssl_ext.engine.weights.files import State, Weights, read_weights, some
 from mmssl_ext.engine.weights.match import best_prefix
@@ -32,6 +31,8 @@ from mmssl_ext.transfer.handover import (
     PretrainedBackbone,
     backbone_in,
 )
+
+from .networks import checkpoint_of
 
 __all__ = ["Preprocess", "load_backbone"]
 
@@ -144,7 +145,8 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
     registered here, files of other libraries a ResNet, ResNeXt or wide ResNet.
 
     Args:
-        checkpoint: Path of the file; any layout that :class:`PretrainedBackbone` reads.
+        checkpoint: Path of the file, of any layout that :class:`PretrainedBackbone`
+            reads, or a run's folder.
             Or the folder of a run, whose last checkpoint is meant.
         encoder: ``query``, the trained encoder, or ``key``, its momentum average.
 
@@ -170,23 +172,6 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
     module.preprocess = preprocess  # type: ignore[assignment]
     module.out_channels = _channels(module)  # type: ignore[assignment]
     return module
-
-
-def checkpoint_of(place: str | Path) -> str | Path:
-    """A file, or the last checkpoint of a run's folder.
-
-    Raises:
-        CheckpointFileError: The folder holds no run.
-    """
-    if not Path(place).is_dir():
-        return place
-    found = find_run(place)
-    if found is None:
-        raise CheckpointFileError(
-            f"The folder {place} holds no run; give a checkpoint, or the folder of one "
-            "that pretrain has made."
-        )
-    return found.newest
 
 
 def check_size(module: nn.Module, size: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmssl_ext.backbones import Backbone, backbone_named
-from mmssl_ext.errors import UserValueError
+from mmssl_ext.errors import CheckpointFileError, UserValueError
 from mmssl_ext.text import shown
 
 from .recipe import STAGES
@@ -95,17 +95,44 @@ def teachers_of(given: Any, bands: Any = None) -> list[dict[str, Any]]:
 
 
 def place_of(weights: Any) -> str:
-    """A file by its whole path, so that the config serves from any folder."""
+    """A file by its whole path, so that the config serves from any folder.
+
+    Of a run's folder it is the last checkpoint.
+
+    Raises:
+        CheckpointFileError: A folder holds no run.
+    """
     text = os.fspath(weights)
-    named = text.split(":", 1)[0] in ("torchvision", "timm") or "://" in text
-    return text if named else str(Path(os.path.expanduser(text)).absolute())
+    if text.split(":", 1)[0] in ("torchvision", "timm") or "://" in text:
+        return text
+    return str(Path(checkpoint_of(os.path.expanduser(text))).absolute())
+
+
+def checkpoint_of(place: str | Path) -> str | Path:
+    """A file, or the last checkpoint of a run's folder.
+
+    Raises:
+        CheckpointFileError: The folder holds no run.
+    """
+    if not Path(place).is_dir():
+        return place
+    from mmssl_ext.engine.checkpoint.run_folder import find_run
+
+    found = find_run(place)
+    if found is None:
+        raise CheckpointFileError(
+            f"The folder {place} holds no run; give a checkpoint, or the folder of one "
+            "that pretrain has made."
+        )
+    return found.newest
 
 
 def _teacher(given: Any, bands: Any) -> dict[str, Any]:
     from mmssl_ext.datasets.transforms.bands import count_of
 
     found = {} if bands is None else {"in_channels": count_of(bands)}
-    load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": place_of(given)}
+    given = place_of(given)
+    load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": given}
     return {"backbone": {**_network(given), **found, "init_cfg": load}}
 
 

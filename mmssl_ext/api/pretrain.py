@@ -53,15 +53,14 @@ def pretrain(
     Args:
         data: Folder of images of any depth, list of paths (``.txt``), or shards.
         out: Folder of the run: checkpoints, logs and ``report.html``.
-        method: Of :data:`~mmssl_ext.api.methods.METHODS`, e.g. ``byol``; by default
-            ``simreg`` with a teacher, else ``co2``.
+        method: Of :data:`~mmssl_ext.api.methods.METHODS`; by default ``co2``, with a
+            teacher ``simreg``.
         backbone: Name, such as ``resnet50``, ``resnet18-w32`` of half the width,
             ``convnext-tiny`` or ``timm:NAME``; by default that of ``init``, else
             ``resnet50`` on a GPU, ``resnet18`` on a CPU.
-        init: Starting weights: a file that ``PretrainedBackbone`` reads,
-            ``torchvision:resnet50`` or ``timm:NAME``; None: random ones.
-        teacher: Of SimReg: such a file of a ResNet or of a run of this package, a
-            config of ``FrozenTeacher``, or a list of these.
+        init: Starting weights: a file that ``PretrainedBackbone`` reads, a run's
+            folder, ``torchvision:resnet50`` or ``timm:NAME``; None: random ones.
+        teacher: Of SimReg: such a file or folder, a ``FrozenTeacher``, or several.
         bands: None for 8-bit RGB; else the number of bands of the images, or which are
             taken, counted from 0, in any depth. Mean and deviation are measured.
         value_range: (low, high), the values of the files that become 0 and 255, for all
@@ -86,8 +85,8 @@ def pretrain(
     asked = {**network, **settings, **read, "seed": seed, "options": options}
     path, also = Path(os.path.expanduser(out)), _named(trackers)
     _settle(path, data, out, asked, resume, overwrite)
-    options = {**(options or {}), **(_moved(path, data) if resume else {})}
-    return _train(path, options, resume=resume, overwrite=overwrite, **also)
+    changes = {**(options or {}), **(_moved(path, data) if resume else {})}
+    return _train(path, changes, resume=resume, overwrite=overwrite, **also)
 
 
 def _check_told(data: Any, out: Any, init: Any, teacher: Any, options: Any) -> None:
@@ -179,6 +178,7 @@ def _put_aside(path: Path, text: str, options: Any) -> None:
     """
     from mmssl_ext.engine.checkpoint.identity import put_aside
     from mmssl_ext.run.launch import load_config, prepare
+    from mmssl_ext.run.starting import texts_of
     from mmssl_ext.run.work_dir import hold
 
     folder = (path / RECIPE).parent
@@ -192,9 +192,9 @@ def _put_aside(path: Path, text: str, options: Any) -> None:
     with tempfile.TemporaryDirectory() as place:
         trial = Path(place, Path(RECIPE).name)
         write_text(trial, text)
-        prepare(load_config(trial, options), work_dir=str(path))
+        cfg = prepare(load_config(trial, options), work_dir=str(path)).cfg
     with hold(path):
-        moved = put_aside(path)
+        moved = put_aside(path, texts_of(cfg.to_dict()))
         if moved is not None:
             folder.rename(moved / folder.name)
             print(f"The run that was in {shown(path)} is in {shown(moved)} now.")
@@ -216,7 +216,8 @@ def _train(path: Path, options: Any, **more: bool) -> Path:
 def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
     from .stats import measure
 
-    init, teacher = asked["init"], asked["teacher"]
+    teacher, init = asked["teacher"], asked["init"]
+    init = init and place_of(init)
     method = method_named(asked["method"], teacher)
     _check_teacher(method, teacher)
     device = this_device()
@@ -235,7 +236,7 @@ def _plan(data: Any, asked: Mapping[str, Any], command: str) -> Plan:
         {**dataset, "on_error": "skip"},
         images.count,
         [*settings, *measured],
-        None if init is None else place_of(init),
+        init,
         teachers_of(teacher, asked.get("bands")),
         asked["seed"],
         command,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,8 @@ def _settle(
         unusable = asked and resumed is None and find_run(work_dir) is not None
         if not (overwrite or unusable):
             raise
-        moved = identity.put_aside(work_dir)
+        needed = texts_of({**cfg.to_dict(), "load_from": None})  # it may move as well
+        moved = identity.put_aside(work_dir, needed)
     if moved is not None:
         told.append(f"The run that was in {work_dir} is in {moved} now.")
         if given and not Path(given).exists():
@@ -157,6 +158,18 @@ def _settle(
         folder = Path(out_dir, run.folder)
         stack.enter_context(hold(folder, "checkpoint folder", "checkpoint.out_dir"))
     return run, given, told
+
+
+def texts_of(node: Any) -> Iterator[str]:
+    """Yield all texts of a config, some of which are names of files."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from texts_of(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from texts_of(value)
 
 
 def _not_writable(cfg: Config, error: OSError) -> UserError:

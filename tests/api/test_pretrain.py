@@ -64,6 +64,10 @@ def test_a_run_that_is_overwritten_keeps_its_recipe(first, photos, tmp_path):
             overwrite=True,
             **SMALL | {"options": wrong},
         )
+    small = {k: v for k, v in SMALL.items() if k != "backbone"}
+    needed = rf"^{out}/epoch_2\.pth is a file of the run in {out}, .* needs it: train"
+    with pytest.raises(UserError, match=needed):  # it would move
+        pretrain(photos, out, init=out, epochs=1, overwrite=True, **small)
     assert (out / RECIPE).read_text() == recipe and not (out / "old").exists()
     again = pretrain(photos, out, "mocov2", epochs=2, resume=True, **SMALL)
     assert same(again, first[1])  # it was finished
@@ -171,7 +175,7 @@ def test_begins_with_given_weights_and_says_so_ever_after(
 
 def test_a_teacher_makes_it_distillation(first, photos, tmp_path):
     out = tmp_path / "run"
-    both = [first[1], str(first[1])]
+    both = [first[0], str(first[1])]  # of a run's folder the last checkpoint
     checkpoint = pretrain(photos, out, teacher=both, epochs=1, **SMALL)
     model = load_config(out / RECIPE).model
     assert model.backbone.out_indices == model.teacher[0].backbone.out_indices
@@ -220,6 +224,7 @@ def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_
         (dict(method="byol", queue_len=64), r"^BYOL has no queue; leave queue_len=64"),
         (dict(method="simreg"), r"^SimReg needs a teacher: teacher='resnet50\.pth'"),
         (dict(init="nowhere.pth"), r"nowhere\.pth"),
+        (dict(init="/tmp"), r"^The folder /tmp holds no run; give a checkpoint, or"),
         (dict(epochs=1, steps=2), r"Give epochs or steps"),
         (dict(data=""), r"^data is empty: ''\. Name a file or folder\.$"),
         (dict(out=""), r"^out is empty: ''"),
@@ -241,7 +246,7 @@ def test_what_cannot_be_used_is_said_in_a_sentence(changes, sentence, photos, tm
 
 
 def test_weights_of_another_backbone_are_refused_at_once(first, photos, tmp_path):
-    asked = SMALL | dict(init=first[1], backbone="resnet50")
+    asked = SMALL | dict(init=first[0], backbone="resnet50")
     sentence = r"holds the weights of resnet18-w32, not of resnet50; leave backbone"
     with pytest.raises(UserError, match=sentence):
         pretrain(photos, tmp_path / "run", **asked)

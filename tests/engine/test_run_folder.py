@@ -213,6 +213,18 @@ def test_weights_to_start_from_are_found_where_they_went(images, run):
     assert (run / "old" / "epoch_1.pth").is_file() and (run / "epoch_1.pth").is_file()
 
 
+def test_a_run_whose_weights_a_config_names_is_not_moved_aside(images, run):
+    before, weights = content(run), str(run / "epoch_1.pth")
+    load = {"type": "mmssl_ext.PretrainedBackbone", "checkpoint": weights}
+    with pytest.raises(UserError, match=rf"^{weights} is a file of the run in {run},"):
+        start(
+            *(images, run),
+            change={"model.backbone.init_cfg": load},
+            overwrite=True,
+        )
+    assert content(run) == before
+
+
 @pytest.mark.parametrize("by", ["a file", "the config", "the folder"])
 def test_a_run_that_is_gone_on_with_is_not_moved_aside(images, run, by):
     before = content(run)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,11 +184,27 @@ def free_name(work_dir: Path) -> Path:
     return path
 
 
-def put_aside(work_dir: Path) -> Path | None:
-    """Move all that a run wrote to :func:`free_name`, if there is anything."""
+def put_aside(work_dir: Path, needed: Iterable[str] = ()) -> Path | None:
+    """Move all that a run wrote to :func:`free_name`, if there is anything.
+
+    Args:
+        work_dir: Of the run.
+        needed: What the next run reads; texts that name no file do no harm.
+
+    Raises:
+        ConfigError: Something needed would move; nothing has.
+    """
     target, entries = free_name(work_dir), sorted({*_written(work_dir)})
     if not entries:
         return None
+    moving = {entry.resolve() for entry in entries}
+    for name in filter(os.path.isfile, map(os.path.expanduser, needed)):
+        if moving & {Path(name).resolve(), *Path(name).resolve().parents}:
+            raise ConfigError(
+                f"{name} is a file of the run in {work_dir}, which would be moved "
+                "aside, and the new run needs it: train into another folder, or copy "
+                "the file out of this one."
+            )
     target.mkdir()
     for entry in entries:
         entry.rename(target / entry.name)
