@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmssl_ext.engine.checkpoint.run_folder import find_run
 from mmssl_ext.engine.weights.download import local_path
 from mmssl_ext.errors import ConfigError
 
@@ -92,6 +93,11 @@ def find(
             return path
     if (found := otherwise(name)) is not None:
         return found
+    for path in (Path(name), chain_file.parent / name):
+        if path.is_dir():
+            run = find_run(path)
+            such = "" if run is None else f", such as {run.newest}"
+            raise ConfigError(f"{place}: {name} is a folder; name a file in it{such}.")
     raise ConfigError(
         f"{place}: there is no file {name} (looked from {Path.cwd()} and "
         f"{chain_file.parent.absolute()})."

@@ -53,6 +53,7 @@ from mmssl_ext.errors import ConfigError
 from mmssl_ext.files import write_text
 from mmssl_ext.packaged import find_config, packaged_config
 from mmssl_ext.run.launch import load_config, prepare
+from mmssl_ext.transfer.data_check.own import check_own_data
 from mmssl_ext.transfer.handover import check_source
 
 from .sources import NAME, PRETRAIN, find, read_sources
@@ -260,9 +261,12 @@ def check_stages(stages: list[Stage]) -> None:
             check_source(source[0], source[1])
         if stage.transfer not in seen:  # the sources and seeds share their data
             seen.add(stage.transfer)
+            cfg = stage.load(None)
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    prepare(copy.deepcopy(stage.load(None)), work_dir="unused")
+                    prepare(copy.deepcopy(cfg), work_dir="unused")
+                if stage.source:  # the pretraining comes first
+                    check_own_data(cfg.to_dict())
             except ConfigError as error:
                 raise ConfigError(f"Stage {stage.name}: {error}") from error
 

@@ -319,6 +319,7 @@ MISTAKES = [  # what takes whose place in the chain, and what is said of it
     ('toy.py", title', 'tyo.py", title', "there is no file tyo.py"),
     ("score=70", "scroe=70", "Stage pretrain: --cfg-options scroe: the config"),
     ('"pretrain"}', '"gone.pth"}', "sources['pretrained']: there is no file gone"),
+    ('"pretrain"}', '"tools"}', "tools is a folder; name a file in it."),
     ("title=", "titel=", "transfers.voc: 'titel' is none of"),
     ("voc=", "**{'a b': 1}, voc=", "use letters, digits"),
     ('"random": None', '"random": 3', "must be None, 'pretrain', 'start' or"),
@@ -348,6 +349,29 @@ def test_configs_are_checked_before_anything_starts(folder):
     text = CHAIN.replace('config="toy.py", title', 'config="real.py", title')
     with pytest.raises(ConfigError, match=r"Stage voc-random-seed0: model\.momentun"):
         run(folder, text)
+    assert not calls(folder)
+
+
+@pytest.mark.parametrize("kind", ["knn_r50_imagenet", "svm_r50_voc07"])
+@pytest.mark.parametrize("gone", ["test_dataloader", "test_cfg.train_dataloader"])
+def test_images_of_transfers_are_looked_for_before_anything_starts(folder, kind, gone):
+    """Those of this package, which no toolbox's checks know."""
+    options = {"data_root": "data"}
+    if gone != "test_dataloader":
+        write_images(folder / "images" / "a")
+        options["test_dataloader.dataset"] = {
+            "_delete_": True,
+            "type": "ImageFolder",
+            "root": "images",
+        }
+    config = str(REPO / f"configs/transfer/classification/{kind}.py")
+    chain = CHAIN.replace("voc=dict(", f"voc=dict(options={options}, ")
+    said = rf"{gone}\.dataset: .* 'data/.* does not exist\. Correct `root`"
+    with pytest.raises(ConfigError, match=rf"^Stage voc-\w+-seed0: {said}"):
+        run(
+            folder,
+            chain.replace('config="toy.py", title="V', f'config="{config}", title="V'),
+        )
     assert not calls(folder)
 
 

@@ -68,7 +68,7 @@ def check_data(cfg: Any) -> list[tuple[int, str]]:
     loaders: dict[str, list[Source]] = {}
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         groups: dict[str, list[Source]] = {}
-        for place, node in _datasets((cfg.get(loader) or {}).get("dataset"), loader):
+        for place, node in datasets((cfg.get(loader) or {}).get("dataset"), loader):
             cls, reader = _identify(node["type"], scope)
             training, model = loader == "train_dataloader", cfg.get("model") or {}
             source = Source(node, place, training, cls, model, findings)
@@ -107,16 +107,16 @@ def _check(sources: list[Source], read: _Read, report: _Report) -> None:
         report(parts)
 
 
-def _datasets(node: Any, place: str) -> Iterator[tuple[str, dict]]:
+def datasets(node: Any, place: str) -> Iterator[tuple[str, dict]]:
     """The innermost data sets below the wrappers."""
     if not isinstance(node, dict):
         return
     place = place if "." in place else f"{place}.dataset"
     if isinstance(node.get("datasets"), (list, tuple)):
         for i, part in enumerate(node["datasets"]):
-            yield from _datasets(part, f"{place}.datasets[{i}]")
+            yield from datasets(part, f"{place}.datasets[{i}]")
     elif isinstance(node.get("dataset"), dict):
-        yield from _datasets(node["dataset"], f"{place}.dataset")
+        yield from datasets(node["dataset"], f"{place}.dataset")
     elif "type" in node:
         yield place, node
 
