@@ -37,6 +37,11 @@ def shown(name: Any) -> str:
     return _UNSAFE_IN_NAMES.sub(_escaped, str(name))
 
 
+def cut(text: str, most: int = 80) -> str:
+    """The beginning of what may be long, within a sentence: as :func:`shown`."""
+    return shown(text if len(text) <= most else f"{text[: most - 4]} ...")
+
+
 def as_line(name: str) -> str:
     """A name as a line of a list: line ends and controls are escaped, bytes kept."""
     return _ENDS.sub(_escaped, name)

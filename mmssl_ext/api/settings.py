@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypedDict
 
 from mmssl_ext.backbones import Backbone
 from mmssl_ext.errors import UserTypeError, UserValueError
-from mmssl_ext.text import closest
+from mmssl_ext.text import closest, cut
 
 from .methods import Recipe
 
@@ -131,9 +132,11 @@ def choose(
             f"{images.count} images are too few to pretrain on; give {_FEWEST} at "
             "the very least, and some hundred for a use."
         )
-    told = {n: given[n] for n in Given.__annotations__ if given.get(n) is not None}
-    for name, value in told.items():
-        _check(name, value)
+    told = {
+        name: _plain(name, given[name])
+        for name in Given.__annotations__
+        if given.get(name) is not None
+    }
     if "queue_len" in told and not recipe.queue:
         raise UserValueError(
             f"{recipe.title} has no queue; leave queue_len={told['queue_len']} out, or "
@@ -154,6 +157,12 @@ class _Choice:
     def all(self) -> Iterator[Setting]:
         """The settings; each follows from those before it."""
         size = self.one("image_size", *self._image_size())
+        if size.value < (cell := self.backbone.stride):
+            raise UserValueError(
+                f"image_size={size.value} is less than {cell}, the pixels that one "
+                f"cell of {self.backbone.title}'s last map stands for; take {cell} or "
+                "more."
+            )
         yield size
         batch = self.one("batch_size", *self._batch_size(size.value))
         if batch.value > self.images.count:
@@ -283,13 +292,14 @@ def _power_below(number: int) -> int:
     return 1 << max(0, max(1, number).bit_length() - 1)
 
 
-def _check(name: str, value: Any) -> None:
-    if name == "lr":
-        fits = isinstance(value, (int, float)) and 0 < value < math.inf
-        wanted = "a positive number"
-    else:
-        least = 0 if name == "num_workers" else 1
-        fits = type(value) is int and value >= least
-        wanted = f"a whole number, {least} or more"
-    if not fits:
-        raise UserValueError(f"{name}={value!r} must be {wanted}.")
+def _plain(name: str, value: Any) -> float:
+    """A value as a plain number, as which it stands in the recipe; True is none."""
+    rate, least = name == "lr", 0 if name == "num_workers" else 1
+    fits = isinstance(value, Real if rate else Integral)
+    fits = fits and not isinstance(value, bool)
+    if rate and fits and 0 < value < 1e30:  # finite in float32, too
+        return float(value)
+    if not rate and fits and value >= least:
+        return int(value)
+    wanted = "a positive number" if rate else f"a whole number, {least} or more"
+    raise UserValueError(f"{name}={cut(repr(value))} must be {wanted}.")

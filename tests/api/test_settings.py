@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mmssl_ext.api.methods import METHODS, method_named
@@ -87,12 +88,28 @@ def test_what_is_told_is_taken_and_what_follows_follows():
         (dict(batch_size=2.5), "batch_size=2.5 must be a whole number"),
         (dict(epochs=0), "epochs=0 must be a whole number, 1 or more"),
         (dict(lr=-1), "lr=-1 must be a positive number"),
+        (dict(lr=True), "lr=True must be a positive number"),
+        (dict(lr=10**400), "lr=10+ \\.\\.\\. must be a positive number"),
+        (dict(epochs=True), "epochs=True must be a whole number, 1 or more"),
+        (dict(image_size=1), "image_size=1 is less than 32, .* ResNet-18's last map"),
+        (dict(image_size=31), "stands for; take 32 or more"),
         (dict(epochs=2, steps=3), "Give epochs or steps, not both"),
     ],
 )
 def test_what_cannot_be_is_refused(given, sentence):
     with pytest.raises(ValueError, match=sentence):
         chosen(given.pop("count", 300), **given)
+
+
+def test_a_view_has_a_cell_and_numbers_are_plain():
+    """Also those of NumPy, which a recipe could not be read with."""
+    assert chosen(300, image_size=32)["image_size"] == 32
+    found = chosen(300, epochs=np.int64(3), lr=np.float32(0.5))
+    assert repr(found["max_epochs"]) == "3" and repr(found["lr"]) == "0.5"
+    of_vit = (Images(300), CPU, METHODS["co2"], backbone_named("vit-tiny"), False)
+    assert choose(*of_vit, {"image_size": 16})[0].value == 16
+    with pytest.raises(ValueError, match="image_size=15 is less than 16"):
+        choose(*of_vit, {"image_size": 15})
 
 
 @pytest.mark.parametrize(
