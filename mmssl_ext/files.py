@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .errors import UserTypeError, UserValueError
 from .room import writing
+from .text import cut
 
 MISSING = -1  # size of what is no file
 #: File name endings of the formats that ``DecodeImage`` reads, for all entrances.
@@ -23,6 +25,31 @@ IMAGE_EXTENSIONS = (
     *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 )
 SHARD_INDEX = "index.npz"  # by which a folder of shards is known
+
+
+def path_named(name: str, value: Any) -> str:
+    """What was given as the path of a file or folder, as text.
+
+    Args:
+        name: Of what was given, for messages.
+        value: Text or a path.
+
+    Raises:
+        UserTypeError: It is neither.
+        UserValueError: It is empty, or holds a zero byte.
+    """
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        hint = f" For a name of digits write './{value}'." if type(value) is int else ""
+        raise UserTypeError(
+            f"{name} is {cut(repr(value))}: it must be the path of a file or folder, "
+            f"as text or pathlib's.{hint}"
+        )
+    if not text:
+        raise UserValueError(f"{name} is empty: {value!r}. Name a file or folder.")
+    if "\0" in text:
+        raise UserValueError(f"{name} is {cut(repr(text))}: no path has a zero byte.")
+    return text
 
 
 def write_text(path: str | Path, text: str, durable: bool = False) -> None:

@@ -136,7 +136,9 @@ class Preprocess:
         return ((batch.flip(1) if self.bgr else batch).float() - mean) / std
 
 
-def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
+def load_backbone(
+    checkpoint: str | os.PathLike[str], encoder: str = "query"
+) -> nn.Module:
     """Load the backbone of a checkpoint, every tensor verified.
 
     The network is built as the config in the file says (which is read as data: nothing
@@ -158,6 +160,8 @@ def load_backbone(checkpoint: str | Path, encoder: str = "query") -> nn.Module:
         array (:class:`Preprocess`).
 
     Raises:
+        UserTypeError: ``checkpoint`` is no path.
+        UserValueError: It is empty.
         CheckpointFileError: There is no such file, it has no weights or not of this
             encoder, or its network cannot be built.
     """

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.files import IMAGE_EXTENSIONS, SHARD_INDEX
+from mmssl_ext.files import IMAGE_EXTENSIONS, SHARD_INDEX, path_named
 from mmssl_ext.text import shown
 
 from .settings import Images
@@ -25,14 +25,15 @@ def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
             start from its folder.
 
     Raises:
+        UserTypeError: It is no path.
         UserValueError: There is no such place, or it is an image.
     """
-    if not os.fspath(data):  # which Path would take for the folder at hand
+    if data == "":  # which Path would take for the folder at hand
         raise UserValueError(
             "The name of the images is empty. Give a folder of images, a folder of "
             "shards, or a text list of images; '.' is the folder at hand."
         )
-    path = Path(os.path.expanduser(data))
+    path = Path(os.path.expanduser(path_named("data", data)))
     if (path / SHARD_INDEX).is_file():
         return {"type": "ImageShards", "root": str(path)}
     if path.is_dir():

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mmssl_ext.datasets import DecodeImage
 from mmssl_ext.errors import UserError, UserValueError
+from mmssl_ext.files import path_named
 
 from .images import check_count, open_images, path_of, read_images
 from .table import check_out, write_csv
@@ -108,6 +109,9 @@ def duplicates(
         UserError: The package imagehash is missing, or as :func:`embed`.
         FileNotFoundError: There is no such folder.
     """
+    for name, given in (("folder", folder), ("other", other)):
+        if given is not None or name == "folder":
+            path_named(name, given)
     path = None if out is None else check_out(out, (".csv",))
     if workers is not None:
         check_count("workers", workers, 0)

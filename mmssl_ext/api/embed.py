@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +98,7 @@ def embed(
             check_count(name, value, least)
     place = _device(device)
     images = open_images(data)
-    backbone = load_backbone(Path(checkpoint), encoder)
+    backbone = load_backbone(checkpoint, encoder)
     if size is not None:
         check_size(backbone, size)
     found = _run(backbone, images, batch_size, workers, size, place)

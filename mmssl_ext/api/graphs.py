@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import mmssl_ext
 from mmssl_ext import compat
 from mmssl_ext.errors import UserError
-from mmssl_ext.files import drafted
+from mmssl_ext.files import drafted, path_named
 from mmssl_ext.fit import pooled
 
 from .backbone import Preprocess, check_size, load_backbone
@@ -92,6 +92,7 @@ def export_graphs(
         UserError: A kind is unknown, a package missing, the checkpoint gives no
             backbone, or its network makes no graph that computes the same.
     """
+    path_named("out", out)
     for kind in kinds:
         if kind not in GRAPHS:
             raise UserError(f"There is no graph {kind}; there are {', '.join(GRAPHS)}.")

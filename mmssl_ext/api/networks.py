@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmssl_ext.backbones import Backbone, backbone_named
 from mmssl_ext.errors import CheckpointFileError, UserValueError
+from mmssl_ext.files import path_named
 from mmssl_ext.text import shown
 
 from .recipe import STAGES
@@ -77,6 +78,34 @@ def backbone_of(path: Any) -> Backbone:
     return found
 
 
+def check_teachers(given: Any) -> None:
+    """Refuse what names no teacher.
+
+    Args:
+        given: As for :func:`teachers_of`.
+
+    Raises:
+        UserTypeError: One of them is neither a path nor a config.
+        UserValueError: One of them, or the list of them, is empty.
+    """
+    if given is None:
+        return
+    listed = _listed(given)
+    if not listed or any(x in ("", {}) for x in listed if isinstance(x, (str, dict))):
+        raise UserValueError(
+            f"teacher is empty: {given!r}. Name a file or folder, or leave it out."
+        )
+    for one in listed:
+        if not isinstance(one, Mapping):
+            path_named("teacher", one)
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    """Teachers, of which one may stand alone."""
+    several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+    return given if several else [given]
+
+
 def teachers_of(given: Any, bands: Any = None) -> list[dict[str, Any]]:
     """Configs of ``FrozenTeacher`` for files, names and configs of teachers.
 
@@ -87,10 +116,9 @@ def teachers_of(given: Any, bands: Any = None) -> list[dict[str, Any]]:
     Raises:
         UserError: A file cannot be read, or does not tell which network it is of.
     """
-    several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
     return [
         dict(one) if isinstance(one, Mapping) else _teacher(one, bands)
-        for one in (given if several else [given] if given else [])
+        for one in (_listed(given) if given is not None else [])
     ]
 
 
@@ -108,17 +136,19 @@ def place_of(weights: Any) -> str:
     return str(Path(checkpoint_of(os.path.expanduser(text))).absolute())
 
 
-def checkpoint_of(place: str | Path) -> str | Path:
+def checkpoint_of(place: str | os.PathLike[str]) -> str | Path:
     """A file, or the last checkpoint of a run's folder.
 
     Raises:
+        UserTypeError: It is no path.
+        UserValueError: It is empty.
         CheckpointFileError: The folder holds no run.
     """
-    if not Path(place).is_dir():
-        return place
+    if not Path(path_named("checkpoint", place)).is_dir():
+        return os.fspath(place)
     from mmssl_ext.engine.checkpoint.run_folder import find_run
 
-    found = find_run(place)
+    found = find_run(Path(place))
     if found is None:
         raise CheckpointFileError(
             f"The folder {place} holds no run; give a checkpoint, or the folder of one "

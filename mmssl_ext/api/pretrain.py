@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmssl_ext.errors import ConfigError, UserTypeError, UserValueError
-from mmssl_ext.files import read_text, write_text
+from mmssl_ext.files import path_named, read_text, write_text
 from mmssl_ext.text import shown
 
 from .asked import check_same, command_of
 from .data import dataset_of, look_at
 from .methods import METHODS, method_named
-from .networks import backbone_for, place_of, teachers_of
+from .networks import backbone_for, check_teachers, place_of, teachers_of
 from .recipe import Plan, write_recipe
 from .settings import Device, Given, check_names, choose
 
@@ -91,14 +91,13 @@ def pretrain(
 
 def _check_told(data: Any, out: Any, init: Any, teacher: Any, options: Any) -> None:
     """Refuse what names nothing, such as a variable of a shell that is not set."""
-    given = {"data": data, "out": out, "init": init, "teacher": teacher}
-    for name, value in given.items():
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        if any(x == "" for x in (value if several else [value])) or value == []:
-            raise UserValueError(
-                f"{name} is empty: {value!r}. Name a file or folder"
-                + (", or leave it out." if name in ("init", "teacher") else ".")
-            )
+    path_named("data", data)
+    path_named("out", out)
+    if init == "":
+        raise UserValueError("init is empty: ''. Name a file, or leave it out.")
+    if init is not None:
+        path_named("init", init)
+    check_teachers(teacher)
     if options is not None and not isinstance(options, Mapping):
         raise UserTypeError(
             f"options={options!r} must be a dict of changes of the config, such as "
@@ -116,9 +115,13 @@ def _named(trackers: Sequence[str]) -> dict[str, bool]:
     """Options of a training, whose packages are there."""
     from mmssl_ext.engine.config.complete import TRACKERS, check_trackers
 
+    if not isinstance(trackers, Iterable):
+        raise UserTypeError(
+            f"trackers={trackers!r} must be a list of some of {', '.join(TRACKERS)}."
+        )
     names = [trackers] if isinstance(trackers, str) else list(trackers)
     for name in names:
-        if name not in TRACKERS:
+        if name not in tuple(TRACKERS):  # a list within it, too
             raise UserValueError(
                 f"There is no tracker {name!r}; trackers can hold "
                 f"{', '.join(TRACKERS)}."

@@ -40,7 +40,7 @@ from mmssl_ext.datasets.proposals import Proposals
 from mmssl_ext.datasets.proposals.find import Settings, find_boxes
 from mmssl_ext.datasets.proposals.journal import Journal, mark_of
 from mmssl_ext.errors import UserError, UserValueError
-from mmssl_ext.files import drafted
+from mmssl_ext.files import drafted, path_named
 from mmssl_ext.text import shown, tenths
 
 from .images import check_count, open_images, read_images
@@ -97,7 +97,7 @@ def make_proposals(
     wanted.check()
     if workers is not None:
         check_count("workers", workers, 0)
-    path = Path(out)
+    path = Path(path_named("out", out))
     if path.suffix != ".json" or os.path.isdir(path):
         raise UserValueError(
             f"'{shown(out)}' must be a file that ends in .json, COCO's format."

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmssl_ext.errors import UserError, UserValueError
-from mmssl_ext.files import drafted
+from mmssl_ext.files import drafted, path_named
 from mmssl_ext.text import closest, shown
 
 _ROWS = 1024  # written at a time
@@ -23,7 +23,7 @@ def check_out(out: str | os.PathLike[str], kinds: Sequence[str]) -> Path:
         UserError: Its name has another ending than one of ``kinds``, its folder cannot
             be made, or the package that writes it is missing.
     """
-    path = Path(out)
+    path = Path(path_named("out", out))
     kind = path.suffix.lower()
     if kind not in kinds:
         listed = " or ".join([", ".join(kinds[:-1]), kinds[-1]] if kinds[1:] else kinds)

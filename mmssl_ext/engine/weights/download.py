@@ -23,7 +23,7 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.logging import print_log
 
 from mmssl_ext.errors import CheckpointFileError
-from mmssl_ext.files import drafted, sha256, write_text
+from mmssl_ext.files import drafted, path_named, sha256, write_text
 
 from .published import timm_file, torchvision_url
 
@@ -59,10 +59,11 @@ def local_path(path: str | Path) -> Path:
     packages publish; they are downloaded once.
 
     Raises:
+        UserTypeError: It is no path.
         CheckpointFileError: It is an address in the net, or published weights cannot be
             had.
     """
-    text = os.fspath(path)
+    text = path_named("checkpoint", path)
     if text.startswith("torchvision:"):
         return fetch(torchvision_url(text.removeprefix("torchvision:")))
     if text.startswith("timm:"):
