@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmssl_ext.engine.config.options import check_keys
 from mmssl_ext.errors import ConfigError, UserTypeError, UserValueError
 from mmssl_ext.files import path_named, read_text, write_text
 from mmssl_ext.text import shown
@@ -103,6 +104,7 @@ def _check_told(data: Any, out: Any, init: Any, teacher: Any, options: Any) -> N
             f"options={options!r} must be a dict of changes of the config, such as "
             "{'optim_wrapper.optimizer.momentum': 0.95}."
         )
+    check_keys(options or {})
 
 
 def _check_named(asked: Mapping[str, Any]) -> None:

@@ -245,6 +245,7 @@ def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_
         (dict(trackers=[["wandb"]]), r"no tracker \['wandb'\]; trackers can hold"),
         (dict(lr=True), r"^lr=True must be a positive number"),
         (dict(image_size=7), r"^image_size=7 is less than 32"),
+        (dict(options={3: 1}), r"^--cfg-options: 3 is no name of an option"),
         (dict(options=["a=1"]), r"options=\['a=1'\] must be a dict"),
         (dict(epoch=1), r"pretrain has no 'epoch'\. Did you mean epochs"),
     ],

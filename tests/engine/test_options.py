@@ -253,3 +253,73 @@ def test_another_number_of_anchor_sizes_than_levels_is_named():
     with pytest.raises(ConfigError, match=expected):
         check_values(cfg)
     check_values(load_config(VOC))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({3: 1}, "--cfg-options: 3 is no name of an option"),
+        ({"model..x": 1}, "--cfg-options: 'model..x' is no name of an option"),
+        (
+            {"epochs": ""},
+            "--cfg-options epochs='': .* of the kind of its own, epochs=3",
+        ),
+        ({"epochs": None, "rate": 2}, "--cfg-options epochs=None: the config computes"),
+        (
+            {"model.terms.2.a": 1},
+            r"model\.terms\.2\.a: model\.terms is a list of 2 entries \(A, B\); give a "
+            r"number of 0 to 1 in place .*, or all of it: model\.terms=\[\.{3}\]\.$",
+        ),
+        ({"model.terms.x": {"type": "C"}}, "in place of 'x', or all of it"),
+        ({"model.terms.-1.a": 1}, "in place of '-1', or all of it"),
+        ({"model.terms.\u00b2": 1}, "in place of '\u00b2', or all of it"),
+        ({"model.one.1": 1}, r"list of 1 entry \(\[5\]\); give 0 in place of '1'"),
+        ({"model.none.0": 1}, r"is a list of 0 entries; give model\.none=\[\.\.\.\]"),
+        ({"model.n.a": 1, "model.n": 2}, "together: model.n.a goes below model.n=2"),
+    ],
+)
+def test_an_option_that_leads_nowhere_is_named(tmp_path, options, sentence):
+    """What stands there is named as well, not by the interpreter's words."""
+    file = tmp_path / "c.py"
+    file.write_text(
+        "epochs = 3\nrate = 1\ntrain_cfg = dict(max_epochs=epochs // 1)\n"
+        "model = dict(terms=[dict(type='A'), dict(type='B')], one=[5], none=[])"
+    )
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_config(file, options)
+    assert "\n" not in str(caught.value)
+
+
+def test_entries_of_lists_are_changed_by_their_numbers(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text("epochs = 3\nmodel = dict(terms=[dict(a=1), dict(a=2)], n=epochs)")
+    found = load_config(file, {"model.terms.1.a": 5, "epochs": 4}).model
+    assert found.to_dict() == {"terms": [{"a": 1}, {"a": 5}], "n": 4}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("foo", "'foo' is no dict"),
+        (["foo"], r"\['foo'\] is no dict"),
+        (3, "3 is no dict"),
+        (
+            {"import": ["os"]},
+            "it has no option 'import', only imports and allow_failed",
+        ),
+        ({"imports": 3}, "imports=3 must be a list"),
+        ({"imports": [""]}, "'' in imports is no name of a module"),
+        ({"imports": ["my parts.py"]}, "'my parts.py' in imports is no name of a mod"),
+        (
+            {"imports": [], "allow_failed_imports": "no"},
+            "allow_failed_imports='no' must",
+        ),
+    ],
+)
+def test_custom_imports_that_are_none_are_a_sentence(tmp_path, given, sentence):
+    file = tmp_path / "c.py"
+    file.write_text("model = dict()")
+    said = rf"^custom_imports of config .*: {sentence}.*\. Give a list of names of modu"
+    with pytest.raises(ConfigError, match=said):
+        load_config(file, {"custom_imports": given})
+    assert load_config(file, {"custom_imports": {"imports": ["os.path"]}})

@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 import re
 from argparse import Action
+from collections.abc import Mapping
 from typing import Any
 
 from mmssl_ext import compat
 from mmssl_ext.errors import ConfigError
+from mmssl_ext.text import cut
 
 _BRACKETS = {"(": ")", "[": "]"}
 _QUOTES = "'\""
@@ -22,6 +24,20 @@ _DICT = re.compile(r"dict\((.*)\)", re.DOTALL)
 def enable_options() -> None:
     """Let mmengine's ``DictAction``, which all tools use, read values like this."""
     compat.read_options_by(parse_value, _store)
+
+
+def check_keys(options: Mapping[Any, Any]) -> None:
+    """Refuse options whose names can name nothing.
+
+    Raises:
+        ConfigError: One is no text, or a part of it is empty.
+    """
+    for key in options:
+        if not isinstance(key, str) or not all(key.split(".")):
+            raise ConfigError(
+                f"--cfg-options: {cut(repr(key))} is no name of an option. Write names "
+                "with dots between them, such as optim_wrapper.optimizer.lr."
+            )
 
 
 def parse_value(text: str) -> Any:

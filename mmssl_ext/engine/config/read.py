@@ -14,16 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from mmssl_ext.errors import ConfigError
+from mmssl_ext.errors import ConfigError, UserError
 from mmssl_ext.packaged import enable_bases, find_config
 from mmssl_ext.room import no_room
-from mmssl_ext.text import closest
+from mmssl_ext.text import closest, cut
 
 from .environment import enable_environment
-from .options import enable_options
+from .merge import merge
+from .options import check_keys, enable_options
 from .strict import check_names, check_strict, enforce
 from .variables import config_files, enable_variables, read_config, variables
 
@@ -84,6 +85,7 @@ def read(
     elif os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where `custom_imports` has modules of the user's
     options = dict(options or {})
+    check_keys(options)
     _check_finite(options)
     given = set(options)
     cfg = _read(path, options)
@@ -91,12 +93,7 @@ def read(
     for option, value in options.items():
         _check_option(option, cfg)
         _check_hook(option, value, cfg)
-    try:
-        _merge(cfg, options)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ConfigError(
-            f"--cfg-options cannot be applied to {path}: {error}"
-        ) from error
+    merge(cfg, options)
     if strict:
         check_names(cfg)
     cfg.setdefault("default_scope", "mmssl_ext")
@@ -109,20 +106,43 @@ def import_modules(cfg: Config) -> Config:
     Raises:
         ConfigError: A module cannot be imported.
     """
+    given = cfg.get("custom_imports")
+    if given is None or given == {}:
+        return cfg
+    if why := _no_imports(given):
+        raise ConfigError(
+            f"custom_imports of config {cfg.filename}: {why}. Give a list of names of "
+            "modules: custom_imports=dict(imports=['my_parts'])."
+        )
     try:
-        if cfg.get("custom_imports"):
-            import_modules_from_strings(**cfg.custom_imports)
-    except (ImportError, TypeError) as error:
+        import_modules_from_strings(**given)
+    except ImportError as error:
         raise ConfigError(
             f"custom_imports of config {cfg.filename}: {_cause(error)}"
         ) from error
     return cfg
 
 
+def _no_imports(given: Any) -> str:
+    """Why a value is no ``custom_imports``, nothing where it is."""
+    known = ("imports", "allow_failed_imports")
+    if not isinstance(given, Mapping):
+        return f"{cut(repr(given))} is no dict"
+    if odd := [key for key in given if key not in known]:
+        return f"it has no option {odd[0]!r}, only {' and '.join(known)}"
+    names, allowed = given.get("imports"), given.get("allow_failed_imports", False)
+    if not isinstance(names, (str, list)):
+        return f"imports={cut(repr(names))} must be a list of text"
+    for name in [names] if isinstance(names, str) else names:
+        if not isinstance(name, str) or not all(map(str.isidentifier, name.split("."))):
+            return f"{cut(repr(name))} in imports is no name of a module"
+    if not isinstance(allowed, bool):
+        return f"allow_failed_imports={cut(repr(allowed))} must be True or False"
+    return ""
+
+
 def _cause(error: Exception) -> str:
     """What a module of ``custom_imports`` lacks, and what to do."""
-    if isinstance(error, TypeError):
-        return f"{error} Give a list of names of modules."
     first = error.__context__  # mmengine names the module alone
     missing = first.name if isinstance(first, ModuleNotFoundError) else None
     if missing in _EXTRAS:
@@ -141,6 +161,7 @@ def _cause(error: Exception) -> str:
 
 def _read(path: Path, options: dict[str, Any]) -> Config:
     """The config of a file; takes options that name variables out of ``options``."""
+    values: dict[str, Any] = {}
     try:
         config_files(path)  # mmengine would follow a circle of bases without end
         names = {name for name in options if "." not in name} - RUNNER_KEYS
@@ -160,6 +181,8 @@ def _read(path: Path, options: dict[str, Any]) -> Config:
     except (ImportError, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
+        if (blamed := _blamed(path, values, error)) is not None:
+            raise blamed from error
         if (full := no_room(error)) is not None:
             raise ConfigError(
                 f"Config {path} cannot be read by way of a copy in "
@@ -167,6 +190,36 @@ def _read(path: Path, options: dict[str, Any]) -> Config:
                 "TMPDIR name another folder."
             ) from error
         raise ConfigError(f"Config {path} cannot be read: {error}") from error
+
+
+def _blamed(
+    path: Path, values: Mapping[str, Any], error: Exception
+) -> ConfigError | None:
+    """The sentence about options with which a file cannot be computed.
+
+    None where it cannot without them either.
+    """
+
+    def fails(some: Mapping[str, Any]) -> bool:
+        try:
+            usual.append(read_config(path, dict(some), RUNNER_KEYS))
+        except Exception:  # whatever the file's expressions raise
+            return True
+        return False
+
+    usual: list[Config] = []
+    if not values or fails({}):
+        return None
+    alone = [name for name in values if fails({name: values[name]})]
+    named = alone[:1] or list(values)
+    given = " ".join(f"{name}={cut(repr(values[name]))}" for name in named)
+    if isinstance(error, UserError):  # says what is wrong
+        return ConfigError(f"--cfg-options {given}: {error}")
+    own = " and ".join(f"{name}={cut(repr(usual[0].get(name)))}" for name in named)
+    return ConfigError(
+        f"--cfg-options {given}: the config computes other values from it, which fails "
+        f"with this one. Give a value of the kind of its own, {own}."
+    )
 
 
 def _check_finite(options: Mapping[str, Any], within: str = "") -> None:
@@ -221,66 +274,3 @@ def _check_hook(option: str, value: Any, cfg: Config) -> None:
         raise ConfigError(
             f"--cfg-options {option}=None: default_hooks has no '{name}'.{meant}"
         )
-
-
-def _merge(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Apply options to a config, in place; a dict replaces what stood there.
-
-    Raises:
-        ConfigError: An option goes below what has nothing below it.
-    """
-    for option, value in options.items():
-        node, last = _above(cfg, option), option.rpartition(".")[2]
-        _check_section(option, node, last, value)
-        if not isinstance(value, dict):
-            continue
-        if _item(node, last) is not None:
-            node[int(last)] = ConfigDict(value)
-        else:
-            cfg.merge_from_dict({option: None})
-            cfg.merge_from_dict({option: {"_delete_": True, **value}})
-    rest = {k: v for k, v in options.items() if not isinstance(v, dict)}
-    cfg.merge_from_dict(rest)
-
-
-def _check_section(option: str, node: Any, key: str, value: Any) -> None:
-    """Refuse to replace what has a type by what nothing can be built from."""
-    old = _child(node, key)
-    if not isinstance(old, dict) or "type" not in old or value is None:
-        return
-    if isinstance(value, dict) and "type" not in value:
-        name = next(iter(value), "KEY")
-        raise ConfigError(
-            f"--cfg-options {option} replaces all of {option}, and has no type. Give "
-            f"type={old['type']} too, or change single values by {option}.{name}=..."
-        )
-    if not isinstance(value, (dict, list, tuple)):
-        raise ConfigError(
-            f"--cfg-options {option}={value!r}: this is a section of the config. "
-            f"Change single values of it by {option}.KEY=VALUE."
-        )
-
-
-def _above(cfg: Config, option: str) -> Any:
-    """What an option stands in; None where that is to be made."""
-    *above, last = option.split(".")
-    node: Any = cfg
-    for place, key in enumerate(above, 1):
-        node = _child(node, key)
-        if node is not None and not isinstance(node, (Mapping, list)):
-            name = ".".join(above[:place])
-            raise ConfigError(
-                f"--cfg-options {option}: {name} is {node!r}, not a dict; give all of "
-                f'it: "{name}=dict({last}=...)".'
-            )
-    return node
-
-
-def _child(node: Any, key: str) -> Any:
-    known = isinstance(node, (Config, Mapping))
-    return node.get(key) if known else _item(node, key)
-
-
-def _item(node: Any, key: str) -> Any:
-    known = isinstance(node, list) and key.isdigit() and int(key) < len(node)
-    return node[int(key)] if known else None
