@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from .data import build_dataset, dataset_of
 
 _FEW = 64  # images for which no worker is started
 _MOST_WORKERS = 8
+_OF_MANY = "bands="  # in reasons of a setting, which hold for any number of images
 View = Callable[[dict[str, Any]], Tensor]
 
 
@@ -112,7 +114,8 @@ def read_images(
     """Read all images in their order; a bar shows how far it is.
 
     At any time a few batches for each worker are in memory, whatever their number. An
-    image that cannot be read is logged and stands in ``failed``.
+    image that cannot be read is logged and stands in ``failed``; of those whose bands
+    do not suit the setting the first is logged, and their number.
 
     Args:
         dataset: Of the images.
@@ -139,23 +142,32 @@ def read_images(
     )
     batches = iter(guard_workers(loader))  # forks before the bar is drawn
     count, failed, example = len(dataset), 0, ""
+    shared: Counter[str] = Counter()
     with bar_of(title, count) as show:
         done = 0
         for batch in batches:
             for row, reason in batch.failed:
                 path = shown(path_of(dataset, row))
                 example = example or f"'{path}': {reason}"
-                text = f"The image '{path}' cannot be read: {reason}."
-                print_log(text, logger="current", level=logging.WARNING)
+                shared[reason] += _OF_MANY in reason
+                if shared[reason] < 2:
+                    _warn(f"The image '{path}' cannot be read: {reason}.")
             failed += len(batch.failed)
             done += len(batch.rows) + len(batch.failed)
             yield batch
             show(done)
+    for reason, number in shared.items():
+        if number > 1:
+            _warn(f"So it is with {number:,} of {count:,} images: {reason}.")
     if failed == count:
         raise UserError(
             f"None of the {count:,} images can be read; of {example}. If they are "
             "not meant to be so, check that they are complete and mounted."
         )
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger="current", level=logging.WARNING)
 
 
 def default_workers(images: int, share: float = 1.0) -> int:

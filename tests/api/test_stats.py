@@ -10,6 +10,7 @@ import torch
 from mmengine.registry import DefaultScope
 from PIL import Image
 
+from mmssl_ext.api import images
 from mmssl_ext.api.data import bands_named, dataset_of, look_at
 from mmssl_ext.api.images import open_images
 from mmssl_ext.api.pretrain import pretrain
@@ -31,6 +32,22 @@ def folder(tmp_path_factory):
     (root / "broken.tif").write_bytes(b"II*\0 no more")
     Image.new("RGB", (8, 8)).save(root / "rgb.png")
     return root
+
+
+@pytest.mark.parametrize("bands", [4, (3, 0)], ids=str)
+def test_a_number_of_bands_that_is_another_is_told_once(tmp_path, bands, monkeypatch):
+    """With how many images have it; each of them stands in what is returned."""
+    told: list[str] = []
+    monkeypatch.setattr(images, "print_log", lambda text, **kinds: told.append(text))
+    for number in range(9):
+        shape = (8, 8, 3 if number % 3 else 4)
+        pixels = np.full(shape, number + 1, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    (tmp_path / "empty.png").touch()
+    assert len(stats(tmp_path, bands, workers=0).unreadable) == 8
+    assert len(told) == 4 and "1.png' cannot be read: it has 3 bands" in told[0]
+    assert told[-1].startswith("So it is with 6 of 11 images: it has 3 bands")
 
 
 @pytest.mark.parametrize("scope", ["mmseg", "mmdet", "mmengine"])
