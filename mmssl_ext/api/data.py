@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.files import IMAGE_EXTENSIONS, SHARD_INDEX, path_named
-from mmssl_ext.text import shown
+from mmssl_ext.files import IMAGE_EXTENSIONS, MISSING, SHARD_INDEX, path_named
+from mmssl_ext.text import cut, shown
 
 from .settings import Images
 
@@ -92,11 +92,28 @@ def build_dataset(dataset: dict[str, Any]) -> Any:
 
     Args:
         dataset: From :func:`dataset_of`.
+
+    Raises:
+        UserValueError: It is a list, and nothing that it names is there.
     """
     from mmssl_ext.registry import DATASETS, SCOPE
 
     kind = f"{SCOPE}.{dataset['type']}"
-    return DATASETS.build({**dataset, "type": kind, "pipeline": []})
+    built = DATASETS.build({**dataset, "type": kind, "pipeline": []})
+    if dataset["type"] == "ImageList":
+        _check_some_are_there(built)
+    return built
+
+
+def _check_some_are_there(listed: Any) -> None:
+    """Refuse any other text, whose lines would be taken for images that are missing."""
+    if any(listed.file_size(row) != MISSING for row in range(len(listed))):
+        return
+    raise UserValueError(
+        f"None of the {len(listed):,} images that '{shown(listed.ann_file)}' lists is "
+        f"there; the first is {cut(repr(listed.name(0)))}, seen from "
+        f"'{shown(listed.root)}'. A list has one `path` or `path label` per line."
+    )
 
 
 def _short_side(dataset: Any, row: int) -> int | None:

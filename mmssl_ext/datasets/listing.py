@@ -10,13 +10,16 @@ from functools import lru_cache
 import numpy as np
 
 from mmssl_ext.errors import UserValueError
-from mmssl_ext.files import IMAGE_EXTENSIONS
-from mmssl_ext.text import shown
+from mmssl_ext.files import IMAGE_EXTENSIONS, head_of
+from mmssl_ext.text import cut, shown
+
+from .reading import what_it_is
 
 _EXTENSION = rf"(?:{'|'.join(re.escape(e) for e in IMAGE_EXTENSIONS)})"
 MAX_LABEL = 1_000_000  # no data set has more classes; each gets a name
 _LABEL = re.compile(r"[+-]?\d{1,18}")
 _PATH_AND_LABEL = re.compile(rf".+{_EXTENSION}\s+[+-]?\d+", re.IGNORECASE)
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _PATH_AND_WORD = re.compile(rf".+{_EXTENSION}\s+[^\s/.]+", re.IGNORECASE)
 
 
@@ -96,13 +99,14 @@ def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The list is empty, or a line is malformed.
+        ValueError: The list is empty or no text, or a line is malformed.
     """
     if not os.path.isfile(ann_file):
         raise FileNotFoundError(
             f"The image list '{ann_file}' (seen from '{os.getcwd()}') does not exist. "
             f"Correct `ann_file` of the dataset."
         )
+    _check_text(ann_file)
     with open(ann_file, encoding="utf-8-sig", errors="surrogateescape") as file:
         lines = [(i, line.strip()) for i, line in enumerate(file, start=1)]
     lines = [(i, line) for i, line in lines if line and not line.startswith("#")]
@@ -125,9 +129,25 @@ def read_list(ann_file: str) -> tuple[list[str], np.ndarray | None]:
         if why:
             raise UserValueError(
                 f"Line {number} of the image list '{ann_file}' is malformed, {why}: "
-                f"{line[:200]!r}. Write one `path` or `path label` per line, and "
+                f"{cut(repr(line))}. Write one `path` or `path label` per line, and "
                 "labels either on all lines or on none."
             )
     if labels is None:
         return [line for _, line in lines], None
     return [path for path, _ in parts], labels
+
+
+def _check_text(ann_file: str) -> None:
+    """Refuse weights, images, archives and the like before they are read as lines.
+
+    One zero byte may be a slip; the line that has it is named then.
+    """
+    head = head_of(ann_file, 4096)
+    named = what_it_is(head) if head else ""
+    if head[:2] in _UTF16:
+        named = "it is text in UTF-16: write it in UTF-8"
+    if named or head.count(0) > 1:
+        raise UserValueError(
+            f"'{shown(ann_file)}' is no list of images: {named or 'it is no text'}. "
+            "A list has one `path` or `path label` per line."
+        )

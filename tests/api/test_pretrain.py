@@ -215,6 +215,30 @@ def test_every_method_has_a_recipe_that_can_be_built(method, photos, first, tmp_
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.pth", b"PK\x03\x04" + bytes(9), "no list of images: it is a zip archive"),
+        ("a.bin", bytes(range(256)) * 99, "no list of images: it is no text"),
+        (
+            "a.txt",
+            "a.png\n".encode("utf-16"),
+            "it is text in UTF-16: write it in UTF-8",
+        ),
+        ("a.csv", b"path,label\na.png,0\n", r"None of the 2 .* is 'path,label', seen"),
+        ("a.json", b'["%s"]' % (b"x" * 999), r"of the 1 .* is '\[\"x{73} \.\.\., seen"),
+        ("b.txt", b"gone/a.png\nb.png\n", r"None of the 2 images .* 'gone/a\.png', se"),
+        ("c.txt", b"a.png 3\nb.png\nc\0.png 2", r"^Line 2 of the image list .* malf"),
+    ],
+)
+def test_what_is_no_list_of_images_is_said(name, content, sentence, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserValueError, match=sentence) as caught:
+        pretrain(path, tmp_path / "run", **SMALL)
+    assert len(str(caught.value)) < 360 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         (dict(data="nowhere"), r"nowhere' .* does not exist\. Give a folder of images"),
