@@ -52,6 +52,33 @@ def dataset_of(data: str | os.PathLike[str]) -> dict[str, Any]:
     return {"type": "ImageList", "ann_file": str(path), "root": root}
 
 
+def check_apart(dataset: dict[str, Any], out: str | os.PathLike[str]) -> None:
+    """Refuse a run within its images: its pictures would be images from then on.
+
+    So the next run would learn from them, and this one could not be resumed, as its
+    images have changed. Hidden folders are never read, see :class:`ImageWalk`.
+
+    Args:
+        dataset: From :func:`dataset_of`.
+        out: Folder of the run; it need not be there.
+
+    Raises:
+        UserValueError: It is the folder of images, or below it.
+    """
+    if dataset["type"] != "ImageFolder":
+        return
+    images, run = Path(os.path.realpath(dataset["root"])), Path(os.path.realpath(out))
+    if not run.is_relative_to(images):
+        return
+    inner = run.relative_to(images).parts
+    if not any(part.startswith(".") for part in inner):
+        raise UserValueError(
+            f"The folder of the run, '{shown(out)}', is {'below ' * bool(inner)}that "
+            f"of the images, '{shown(dataset['root'])}': pictures of the run would be "
+            "images from then on. Choose one beside it by --out."
+        )
+
+
 def bands_named(text: str | None) -> int | list[int] | None:
     """The bands of an option: ``5`` is a number of them, ``3,2,1`` or ``4,`` which.
 

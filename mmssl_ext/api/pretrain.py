@@ -16,7 +16,7 @@ from mmssl_ext.files import path_named, read_text, write_text
 from mmssl_ext.text import shown
 
 from .asked import check_same, command_of
-from .data import dataset_of, look_at
+from .data import check_apart, dataset_of, look_at
 from .methods import METHODS, method_named
 from .networks import backbone_for, check_teachers, place_of, teachers_of
 from .recipe import Plan, write_recipe
@@ -53,7 +53,7 @@ def pretrain(
 
     Args:
         data: Folder of images of any depth, list of paths (``.txt``), or shards.
-        out: Folder of the run: checkpoints, logs and ``report.html``.
+        out: Folder of the run, outside of the images: checkpoints, logs, a report.
         method: Of :data:`~mmssl_ext.api.methods.METHODS`; by default ``co2``, with a
             teacher ``simreg``.
         backbone: Name, such as ``resnet50``, ``resnet18-w32`` of half the width,
@@ -149,6 +149,7 @@ def _settle(
     from mmssl_ext.engine.checkpoint.identity import check_free
     from mmssl_ext.run.work_dir import check_writable
 
+    check_apart(dataset_of(data), path)
     plan = _plan(data, asked, command)
     if not overwrite:
         check_free(path, None, "--out")

@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 
+from mmssl_ext.api.data import check_apart
 from mmssl_ext.api.methods import METHODS
 from mmssl_ext.api.pretrain import RECIPE, _plan, pretrain
 from mmssl_ext.api.recipe import write_recipe
@@ -280,6 +281,21 @@ def test_what_cannot_be_used_is_said_in_a_sentence(changes, sentence, photos, tm
         pretrain(**asked)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_kept_out_of_its_images(photos, tmp_path, monkeypatch):
+    """Whatever way leads there; beside them, above or hidden is its place."""
+    (tmp_path / "link").symlink_to(photos)
+    monkeypatch.chdir(photos)
+    for data, out in ((photos, photos), (".", "runs/x"), (tmp_path / "link", "runs")):
+        said = rf"^The folder of the run, '{out}', is .*that of the images, '{data}': p"
+        with pytest.raises(UserValueError, match=said):
+            pretrain(data, out, **SMALL)
+    assert sorted(x.name for x in photos.iterdir()) == ["class0", "class1", "notes.txt"]
+    listed = {"type": "ImageList", "root": str(photos)}
+    for out in (photos.parent, tmp_path, photos / ".runs/x", f"{photos}2"):
+        check_apart({**listed, "type": "ImageFolder"}, out)
+    check_apart(listed, photos / "runs")
 
 
 def test_weights_of_another_backbone_are_refused_at_once(first, photos, tmp_path):
