@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -26,6 +28,30 @@ def palette(values):
     return img
 
 
+class Gray:
+    """Gray in 2 or 4 bits, which PIL reads and does not write."""
+
+    def __init__(self, values, bits):
+        self.values, self.bits = values, bits
+
+    def save(self, path):
+        text = [[format(int(v), f"0{self.bits}b") for v in row] for row in self.values]
+        rows = ["".join(row) for row in text]
+        rows = [row + "0" * (-len(row) % 8) for row in rows]
+        data = b"".join(
+            b"\0" + int(row, 2).to_bytes(len(row) // 8, "big") for row in rows
+        )
+        height, width = self.values.shape
+        head = struct.pack(">IIBBBBB", width, height, self.bits, 0, 0, 0, 0)
+        parts = ((b"IHDR", head), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
+        with open(path, "wb") as file:
+            file.write(b"\x89PNG\r\n\x1a\n")
+            for kind, part in parts:
+                sealed = kind + part
+                file.write(struct.pack(">I", len(part)) + sealed)
+                file.write(struct.pack(">I", zlib.crc32(sealed)))
+
+
 def mask_of(folder, name="a.jpg", root="images"):
     return LoadMask(str(folder), root)({"img": IMG, "img_path": f"{root}/{name}"})[
         "mask"
@@ -45,6 +71,9 @@ def mask_of(folder, name="a.jpg", root="images"):
         (Image.fromarray(SOFT.astype(np.uint16) * 257), SOFT / np.float32(255)),
         (Image.fromarray(M.astype(np.uint16) * 32768), M * np.float32(32768 / 65535)),
         (Image.fromarray(0 * M), 0 * M),  # no subject in the image
+        (Gray(3 * M, 2), M),
+        (Gray(np.where(M, 3, 2 * (SOFT > 240)), 2), np.where(M, 1, (SOFT > 240) / 1.5)),
+        (Gray(15 * M, 4), M),
         (Image.fromarray(21 * M), M * np.float32(21 / 255)),
         # A sure network's: soft, and next to nothing between its ends.
         (Image.fromarray(np.where(M, 255, 3 * (SOFT > 240)).astype(np.uint8)), None),
@@ -70,6 +99,13 @@ def test_other_files_are_refused_with_what_to_write(tmp_path):
         (Image.fromarray(20 * M), "it holds values 0 to 20 of 255, "),
         (Image.fromarray(rims), "it holds values 0 to 15 and 255, "),
         (Image.fromarray(255 * M.astype(np.uint16)), "0 to 255 of 65535, "),
+        (
+            Gray(M, 2),
+            "it holds values 0 to 1 of 3, as maps of labels do; write 0 and",
+        ),
+        (Gray(2 * M, 2), "it holds values 0 to 2 of 3, "),
+        (Gray(3 * M, 4), "it holds values 0 to 3 of 15, "),
+        (Gray(np.where(rims == 15, 14, rims // 17), 4), "0 to 14 and 15, as maps of"),
         (palette(M), f"it has a palette, as maps of labels do{write}"),
         (palette(classes), "it has a palette"),
         (Image.fromarray(np.dstack([color, 255 * M])), "it has an alpha channel"),
@@ -224,11 +260,19 @@ def test_a_base_name_finds_one_image_only(images, tmp_path):
 def test_annotations_that_cannot_be_read_are_refused_by_number(tmp_path):
     lengths = dict(size=[8, 10], counts=[26, 4, 50])
     assert mask_of(coco(tmp_path, annotations=[shape(lengths)])).sum() == 4
+    beyond = [[-5, -5, 10, -5, 10, 12, -5, 12], [12, 2, 18, 2, 18, 6]]
+    assert mask_of(coco(tmp_path, annotations=[shape(beyond)])).all()
     of = "as 'segmentation' of the annotation 7, "
     for objects, said in (
         ([shape([[3, 2, 8, 2]])], f"{of}a polygon of 4 numbers; three points"),
         ([shape([[3, 2, 8, 2, 8, 6, 3]])], f"{of}a polygon of 7 numbers"),
         ([shape([[]])], f"{of}a polygon of 0 numbers"),
+        (
+            [shape([[12, 2, 18, 2, 18, 6]])],
+            "outside of the 10 x 8 pixels of 'a.jpg'",
+        ),
+        ([shape([[3, -2, 8, -2, 8, -6], [3, 9, 8, 12, 8, 9]])], "outside of the 10"),
+        ([shape([[0.3, 0.2, 0.8, 0.2, 0.8, 0.6]])], f"{of}polygons of 0 to 1; write p"),
         ([shape(SQUARE)], f"{of}one list of numbers; write polygons [["),
         ([shape([["a"] * 6])], f"{of}a list of what is no list of numbers"),
         ([shape({"counts": "a"})], f"{of}neither polygons nor 'size' and 'counts'"),

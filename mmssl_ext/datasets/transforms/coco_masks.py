@@ -226,6 +226,26 @@ def _unfilled(image: _Image) -> str:
     )
 
 
+def _misplaced(polygons: list[list[float]], image: _Image) -> str:
+    """What makes nothing of polygons that can be read, as a part of a sentence."""
+    sides = (image.width, image.height)
+    spans = [
+        [(min(part[axis::2]), max(part[axis::2]), sides[axis]) for axis in (0, 1)]
+        for part in polygons
+    ]
+    if all(any(high <= 0 or low >= side for low, high, side in p) for p in spans):
+        return (
+            f"polygons outside of the {image.width} x {image.height} pixels of "
+            f"'{shown(image.name)}'; write points of the upright image"
+        )
+    if all(low >= 0 and high <= 1 < side for part in spans for low, high, side in part):
+        return (
+            f"polygons of 0 to 1; write points in pixels of '{shown(image.name)}', not "
+            "shares"
+        )
+    return ""
+
+
 def _fault(shape: Any, image: _Image) -> str:
     """What of a segmentation cannot be read, as a part of a sentence, or nothing."""
     if isinstance(shape, list):
@@ -239,7 +259,7 @@ def _fault(shape: Any, image: _Image) -> str:
                 f"a polygon of {odd} numbers; three points or more are [x, y, x, y, x, "
                 "y, ...]"
             )
-        return ""
+        return _misplaced(shape, image)
     size = shape.get("size") if isinstance(shape, dict) else None
     counts = shape.get("counts") if isinstance(shape, dict) else None
     if not is_numbers(size, 2) or not isinstance(counts, (str, list)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import cv2
@@ -73,7 +74,7 @@ class MaskFolder:
     """Masks in files: ``FOLDER/a/b.png`` belongs to ``ROOT/a/b.jpg``.
 
     ``FOLDER/a/b.jpg.png`` will do, too. Gray of 8 bits, 255 is the subject, or of 16,
-    65535; ``.npz`` holds one array of 0 to 1, or booleans.
+    65535, of 2 and 4 bits 3 and 15; ``.npz`` holds one array of 0 to 1, or booleans.
 
     Args:
         folder: Of the masks; ``root`` itself where they lie beside the images.
@@ -190,8 +191,12 @@ def shares_of(img: Image.Image) -> np.ndarray:
         raise NoImageError(f"it has a palette, as maps of labels do; {_WRITE}")
     if img.mode == "1":
         return np.asarray(img)
+    coarse = re.search(r"'L;([24])", str(getattr(img, "tile", "")))
     full, values = 255, np.asarray(img)
-    if img.mode.startswith("I"):
+    if coarse:  # 2 or 4 bits, whose numbers PIL has spread over 0 to 255
+        full = 2 ** int(coarse[1]) - 1
+        values = values // (255 // full)
+    elif img.mode.startswith("I"):
         full = 65535
         if values.min() < 0 or values.max() > full:
             raise NoImageError(f"it holds values outside 0..{full}; {_WRITE}")
@@ -205,7 +210,7 @@ def shares_of(img: Image.Image) -> np.ndarray:
 
 def _refuse_labels(values: np.ndarray, full: int) -> None:
     """Refuse numbers of classes: the subject would be almost nothing of itself."""
-    few = _LABELS * full // 255
+    few = _LABELS * full // 255 if full >= 255 else full - 1
     top = int(values.max())
     if 0 < top <= few:
         raise NoImageError(
