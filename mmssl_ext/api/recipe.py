@@ -117,6 +117,9 @@ def _extras(plan: Plan) -> Iterator[tuple[str, Any, str]]:
     if method == "detco" and size != 224:
         yield "patch_source", size, "px, cut into 3 x 3"
         yield "patch_size", size // 4, "px of a patch"
+    if method == "ressl":  # five epochs of ImageNet's may be longer than all of it
+        warmup = min(5, plan.value("max_epochs") // 10)
+        yield "lr_warmup", warmup, "epochs, a tenth"
     if method == "mochi":
         hardest = max(1, plan.value("queue_len") // 64)
         yield "num_hardest", hardest, "a 64th of the queue is mixed"

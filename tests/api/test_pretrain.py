@@ -174,6 +174,13 @@ def test_begins_with_given_weights_and_says_so_ever_after(
     assert origin_lines(read_weights(out / "epoch_2.pth").origin) == lines
 
 
+def test_a_warm_up_is_shorter_than_any_run(photos):
+    for epochs, warmup in ((1, 0), (5, 0), (20, 2), (200, 5)):
+        asked = dict(method="ressl", backbone="resnet18", init=None, teacher=None)
+        plan = _plan(photos, {**asked, "epochs": epochs, "seed": 0}, "")
+        assert f"\nlr_warmup = {warmup}  # epochs" in write_recipe(plan)
+
+
 def test_a_teacher_makes_it_distillation(first, photos, tmp_path):
     out = tmp_path / "run"
     both = [first[0], str(first[1])]  # of a run's folder the last checkpoint

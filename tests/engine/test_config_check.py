@@ -200,6 +200,15 @@ def test_numbers_that_a_run_counts_by(place, value, wanted):
     assert text in str(caught.value)
 
 
+def test_a_warm_up_that_outlasts_the_training_is_a_sentence():
+    config = REPO / "configs/ressl/ressl_r50_imagenet.py"
+    check_values(load_config(config, {"max_epochs": 6}))
+    sentence = r"^param_scheduler\.1 \(CosineAnnealingLR\) begins at 5 and ends at 5: t"
+    with pytest.raises(ConfigError, match=sentence):
+        check_values(load_config(config, {"max_epochs": 5}))
+    check_values(load_config(config, {"max_epochs": 5, "lr_warmup": 0}))
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "a"])
 def test_a_seed_that_numpy_does_not_take(seed):
     cfg = base()

@@ -35,6 +35,7 @@ def _mistakes(cfg: Any) -> Iterator[str]:
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         yield from _wrong(cfg.get(name), name, _LOADER)
     yield from _wrong_seed(cfg.get("randomness"))
+    yield from _ended(cfg.get("param_scheduler"))
     hooks = cfg.get("default_hooks")
     for name, hook in hooks.items() if isinstance(hooks, dict) else ():
         yield from _wrong(hook, f"default_hooks.{name}", _HOOK)
@@ -77,6 +78,22 @@ def _wrong_seed(randomness: Any) -> Iterator[str]:
             f"randomness.seed is {seed!r}: it must be a whole number from 0 to "
             f"{_SEEDS - 1}, or None for another one each time."
         )
+
+
+def _ended(schedulers: Any) -> Iterator[str]:
+    """Schedules that end before they begin, as behind a warm-up of a short training."""
+    listed = [schedulers] if isinstance(schedulers, dict) else schedulers
+    for place, one in enumerate(listed if isinstance(listed, (list, tuple)) else ()):
+        told = one if isinstance(one, dict) else {}
+        begin, end = told.get("begin"), told.get("end")
+        if not (isinstance(begin, (int, float)) and isinstance(end, (int, float))):
+            continue
+        if end <= begin:
+            yield (
+                f"param_scheduler.{place} ({told.get('type')}) begins at {begin} and "
+                f"ends at {end}: train for longer than the warm-up (lr_warmup) lasts, "
+                "or shorten that."
+            )
 
 
 def _check_class_names(cfg: Any) -> None:
