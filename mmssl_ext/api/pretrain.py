@@ -53,7 +53,7 @@ def pretrain(
 
     Args:
         data: Folder of images of any depth, list of paths (``.txt``), or shards.
-        out: Folder of the run, outside of the images: checkpoints, logs, a report.
+        out: Folder of the run, not within ``data``: checkpoints, logs, ``report.html``.
         method: Of :data:`~mmssl_ext.api.methods.METHODS`; by default ``co2``, with a
             teacher ``simreg``.
         backbone: Name, such as ``resnet50``, ``resnet18-w32`` of half the width,
