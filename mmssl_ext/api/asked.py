@@ -14,7 +14,7 @@ from mmssl_ext.files import read_text
 from mmssl_ext.text import shown
 
 from .methods import method_named
-from .networks import place_of
+from .networks import whole_path
 
 _ASKED = "Written by:"  # in a recipe, before the command
 
@@ -80,7 +80,7 @@ def _meaning(command: str) -> dict[str, str]:
     found["method"] = [method_named(method, found.get("teacher"))]
     found["cfg-options"] = sorted(found.get("cfg-options", []))
     for name in ("init", "teacher"):
-        found[name] = list(map(place_of, found.get(name, [])))
+        found[name] = list(map(whole_path, found.get(name, [])))
     if "backbone" in found:
         found["backbone"] = [backbone_named(x).name for x in found["backbone"]]
     return {name: " ".join(values) for name, values in found.items() if values}

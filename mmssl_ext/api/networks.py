@@ -122,6 +122,13 @@ def teachers_of(given: Any, bands: Any = None) -> list[dict[str, Any]]:
     ]
 
 
+def whole_path(weights: Any) -> str:
+    """A file or folder by its whole path; names of published weights as they are."""
+    text = os.fspath(weights)
+    named = text.split(":", 1)[0] in ("torchvision", "timm") or "://" in text
+    return text if named else str(Path(os.path.expanduser(text)).absolute())
+
+
 def place_of(weights: Any) -> str:
     """A file by its whole path, so that the config serves from any folder.
 
@@ -130,10 +137,7 @@ def place_of(weights: Any) -> str:
     Raises:
         CheckpointFileError: A folder holds no run.
     """
-    text = os.fspath(weights)
-    if text.split(":", 1)[0] in ("torchvision", "timm") or "://" in text:
-        return text
-    return str(Path(checkpoint_of(os.path.expanduser(text))).absolute())
+    return str(checkpoint_of(whole_path(weights)))
 
 
 def checkpoint_of(place: str | os.PathLike[str]) -> str | Path:

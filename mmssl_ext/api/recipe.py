@@ -86,7 +86,12 @@ def write_recipe(plan: Plan) -> str:
     blocks["randomness"] = {"seed": plan.seed}
     text = [
         f'"""{plan.title}.\n',
-        *textwrap.wrap(f"Written by: {plan.command}", 88, break_on_hyphens=False),
+        *textwrap.wrap(
+            f"Written by: {plan.command}",
+            88,
+            break_on_hyphens=False,
+            break_long_words=False,
+        ),
         "",
         "What is assigned here replaces the base's value. To run it again",
         "or change it: mmssl-ext train FILE --work-dir FOLDER",

@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 
+from mmssl_ext.api.asked import check_same, command_of
 from mmssl_ext.api.data import check_apart
 from mmssl_ext.api.methods import METHODS
 from mmssl_ext.api.pretrain import RECIPE, _plan, pretrain
@@ -129,6 +130,21 @@ def test_goes_on_by_the_same_call_and_no_other(first, photos, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert pretrain("./photos/", again, "MoCo-v2", **more) == ended
     assert same(ended, first[1]) and [*again.glob("*/vis_data/events*")]
+
+
+def test_what_a_run_began_with_may_be_gone(photos, tmp_path):
+    begun = tmp_path / ("longer_than_a_line_" * 9)  # a run's without its checkpoints
+    begun.mkdir()
+    asked, recipe = {"init": begun, "epochs": 2}, tmp_path / "recipe.py"
+    plain = dict(method="byol", backbone="resnet18", init=None, teacher=None, seed=0)
+    plan = _plan(photos, plain, command_of("photos", "run", asked))
+    recipe.write_text(write_recipe(plan))
+    again = {"epochs": 2, "init": f"{tmp_path}/./{begun.name}"}
+    check_same(recipe, command_of("moved", "it", again), "it")
+    other = command_of("photos", "run", {**asked, "init": None})
+    said = rf"init was {begun} and is not given\. Repeat its own to go on"
+    with pytest.raises(UserError, match=said):
+        check_same(recipe, other, "run")
 
 
 def test_begins_with_given_weights_and_says_so_ever_after(
