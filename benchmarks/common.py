@@ -203,16 +203,24 @@ def vector_units(flags: str) -> str:
     return next((name for flag, name in names.items() if flag in flags.split()), "")
 
 
-def commit() -> str:
-    """Commit of this repository, with a + where files differ from it."""
-    git = ("git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=10")
+def commit(repository: Path = REPOSITORY) -> str:
+    """Commit of this repository, with a + where files differ from it.
+
+    What benchmarks write themselves, ``benchmarks/results``, may differ: a measurement
+    of several runs writes it after each of them.
+    """
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(repository), *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
     try:
-        found = subprocess.run(
-            [*git, "--exclude=*", "--dirty=+"], capture_output=True, text=True
-        )
+        found = git("describe", "--always", "--abbrev=10", "--exclude=*")
+        besides = ("--", ":/", ":(top,exclude)benchmarks/results")
+        changed = git("diff", "--quiet", "HEAD", *besides).returncode
     except FileNotFoundError:
         return ""
-    return found.stdout.strip()
+    return found.stdout.strip() + "+" * (changed == 1)
 
 
 def write_rows(name: str, rows: list[dict]) -> None:

@@ -255,6 +255,30 @@ def test_the_figure_of_all_methods_is_drawn_from_its_csv() -> None:
     assert drawn == plot_methods.digest(), "run benchmarks/plot_methods.py"
 
 
+def test_a_commit_with_changes_is_marked_but_for_results(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        command = ["git", "-C", str(tmp_path), *who, *words]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout
+
+    csv, code = tmp_path / "benchmarks" / "results" / "a.csv", tmp_path / "code.py"
+    csv.parent.mkdir(parents=True)
+    csv.write_text("1")
+    code.write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    short = git("rev-parse", "HEAD")[:10]
+    assert common.commit(tmp_path) == short
+    csv.write_text("2")
+    assert common.commit(tmp_path) == short
+    code.write_text("2")
+    assert common.commit(tmp_path) == f"{short}+"
+    assert common.commit(tmp_path / "nowhere") == ""
+
+
 def test_short_numbers() -> None:
     sizes = {64: "64", 65536: "64k", 2**20: "1M", 640_000: "640k", 1_281_167: "1.28M"}
     assert {size: plot._short(size) for size in sizes} == sizes
