@@ -141,6 +141,9 @@ def _settle(
     overwrite: bool,
 ) -> None:
     """Write the recipe, or check that of the run that goes on."""
+    for name, value in (("resume", resume), ("overwrite", overwrite)):
+        if not isinstance(value, bool):  # "no" would be a yes
+            raise UserTypeError(f"{name}={value!r} must be True or False.")
     _check_named(asked)
     recipe, command = path / RECIPE, command_of(data, out, asked)
     if resume and recipe.is_file():

@@ -295,6 +295,8 @@ def test_what_is_no_list_of_images_is_said(name, content, sentence, tmp_path):
         (dict(image_size=7), r"^image_size=7 is less than 32"),
         (dict(options={3: 1}), r"^--cfg-options: 3 is no name of an option"),
         (dict(options=["a=1"]), r"options=\['a=1'\] must be a dict"),
+        (dict(overwrite="no"), r"^overwrite='no' must be True or False\.$"),
+        (dict(resume=1), r"^resume=1 must be True or False\.$"),
         (dict(epoch=1), r"pretrain has no 'epoch'\. Did you mean epochs"),
     ],
 )
