@@ -259,7 +259,8 @@ def test_what_is_no_list_of_images_is_said(name, content, sentence, tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserValueError, match=sentence) as caught:
         pretrain(path, tmp_path / "run", **SMALL)
-    assert len(str(caught.value)) < 360 and not (tmp_path / "run").exists()
+    said = str(caught.value).replace(str(tmp_path), "")
+    assert len(said) < 260 and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_what_is_no_list_of_images_is_said(name, content, sentence, tmp_path):
         (dict(method="byol", queue_len=64), r"^BYOL has no queue; leave queue_len=64"),
         (dict(method="simreg"), r"^SimReg needs a teacher: teacher='resnet50\.pth'"),
         (dict(init="nowhere.pth"), r"nowhere\.pth"),
-        (dict(init="/tmp"), r"^The folder /tmp holds no run; give a checkpoint, or"),
+        (dict(init="."), r"^The folder \S+ holds no run; give a checkpoint, or the"),
         (dict(epochs=1, steps=2), r"Give epochs or steps"),
         (dict(data=""), r"^data is empty: ''\. Name a file or folder\.$"),
         (dict(out=""), r"^out is empty: ''"),
