@@ -153,6 +153,7 @@ CHAINS = {
     "demo_methods_seeds_cpu": "configs/chains/demo_methods.py",
     "cell_contents_cpu": "configs/chains/demo_methods.py",  # of its pretrainings
     "bccd_voc_cpu": "benchmarks/bccd.py",
+    "bccd_random_avx2_cpu": "benchmarks/bccd.py",
 }
 UNTRAINED = "none"  # recipe of new weights
 AUGMENT_ON: dict[str, dict] = {

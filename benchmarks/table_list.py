@@ -118,6 +118,12 @@ TABLES = {
         "transfer (divisor n - 1), all from one pretraining; the teacher of "
         "SimReg is EfficientNet-Lite0 with ImageNet's weights.",
     ),
+    "bccd_processors": Table(
+        ("bccd_voc_cpu", "bccd_random_avx2_cpu"),
+        trainings.bccd_processors,
+        "AP in percent of the same detector from random weights, same seeds and "
+        "settings; on AVX2 alone by one thread.",
+    ),
     "augment_on": Table(
         ("demo_augment_on_cpu",),
         trainings.augment_on,
