@@ -250,9 +250,8 @@ def bccd(name: str) -> Cells:
 def bccd_processors(first: str, other: str) -> Cells:
     """The same detectors from random weights, by two processors; a row per seed."""
     found = [["seed", "the run above", "AVX2"]]
-    for row in read(other):
-        above = one(first, source="random", seed=row["seed"])
-        same = above["recipe"] == row["recipe"]
-        assert same and row["vector_units"] == "AVX2", row
-        found.append([row["seed"], *(f"{float(r['AP']):.1f}" for r in (above, row))])
+    for row in select(other, vector_units="AVX2"):
+        same = {name: row[name] for name in ("source", "seed", "recipe")}
+        pair = one(first, **same), row
+        found.append([row["seed"], *(f"{float(r['AP']):.1f}" for r in pair)])
     return found
