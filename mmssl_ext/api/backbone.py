@@ -146,8 +146,7 @@ def load_backbone(
     registered here, files of other libraries a ResNet, ResNeXt or wide ResNet.
 
     Args:
-        checkpoint: Path of the file, of any layout that :class:`PretrainedBackbone`
-            reads, or a run's folder.
+        checkpoint: Path of the file; any layout that :class:`PretrainedBackbone` reads.
             Or the folder of a run, whose last checkpoint is meant.
         encoder: ``query``, the trained encoder, or ``key``, its momentum average.
 

@@ -109,9 +109,9 @@ def duplicates(
         UserError: The package imagehash is missing, or as :func:`embed`.
         FileNotFoundError: There is no such folder.
     """
-    for name, given in (("folder", folder), ("other", other)):
-        if given is not None or name == "folder":
-            path_named(name, given)
+    path_named("folder", folder)
+    if other is not None:
+        path_named("other", other)
     path = None if out is None else check_out(out, (".csv",))
     if workers is not None:
         check_count("workers", workers, 0)

@@ -80,37 +80,38 @@ def pretrain(
         UserError: Something cannot be used; a sentence says what to do.
     """
     check_names(settings)
-    _check_told(data, out, init, teacher, options)
     network = {"method": method, "backbone": backbone, "init": init, "teacher": teacher}
     read = {"bands": bands, "value_range": value_range}
     asked = {**network, **settings, **read, "seed": seed, "options": options}
+    _check_told(data, out, asked, resume=resume, overwrite=overwrite)
     path, also = Path(os.path.expanduser(out)), _named(trackers)
     _settle(path, data, out, asked, resume, overwrite)
     changes = {**(options or {}), **(_moved(path, data) if resume else {})}
     return _train(path, changes, resume=resume, overwrite=overwrite, **also)
 
 
-def _check_told(data: Any, out: Any, init: Any, teacher: Any, options: Any) -> None:
+def _check_told(data: Any, out: Any, asked: Mapping[str, Any], **flags: Any) -> None:
     """Refuse what names nothing, such as a variable of a shell that is not set."""
+    init, options = asked["init"], asked["options"]
     path_named("data", data)
     path_named("out", out)
     if init == "":
         raise UserValueError("init is empty: ''. Name a file, or leave it out.")
     if init is not None:
         path_named("init", init)
-    check_teachers(teacher)
+    check_teachers(asked["teacher"])
+    for name in ("method", "backbone"):
+        if asked[name] == "":
+            raise UserValueError(f"{name} is empty. Name one, or leave it out.")
+    for name, value in flags.items():
+        if not isinstance(value, bool):  # "no" would be a yes
+            raise UserTypeError(f"{name}={value!r} must be True or False.")
     if options is not None and not isinstance(options, Mapping):
         raise UserTypeError(
             f"options={options!r} must be a dict of changes of the config, such as "
             "{'optim_wrapper.optimizer.momentum': 0.95}."
         )
     check_keys(options or {})
-
-
-def _check_named(asked: Mapping[str, Any]) -> None:
-    for name in ("method", "backbone"):
-        if asked[name] == "":
-            raise UserValueError(f"{name} is empty. Name one, or leave it out.")
 
 
 def _named(trackers: Sequence[str]) -> dict[str, bool]:
@@ -141,10 +142,6 @@ def _settle(
     overwrite: bool,
 ) -> None:
     """Write the recipe, or check that of the run that goes on."""
-    for name, value in (("resume", resume), ("overwrite", overwrite)):
-        if not isinstance(value, bool):  # "no" would be a yes
-            raise UserTypeError(f"{name}={value!r} must be True or False.")
-    _check_named(asked)
     recipe, command = path / RECIPE, command_of(data, out, asked)
     if resume and recipe.is_file():
         check_same(recipe, command, path)

@@ -266,7 +266,7 @@ def check_stages(stages: list[Stage]) -> None:
                 with contextlib.redirect_stdout(io.StringIO()):
                     prepare(copy.deepcopy(cfg), work_dir="unused")
                 if stage.source:  # the pretraining comes first
-                    check_own_data(cfg.to_dict())
+                    check_own_data(cfg.to_dict(), seen)
             except ConfigError as error:
                 raise ConfigError(f"Stage {stage.name}: {error}") from error
 

@@ -13,27 +13,27 @@ from mmssl_ext.registry import DATASETS, SCOPE
 from .check import datasets
 
 
-def check_own_data(cfg: Mapping[str, Any]) -> None:
+def check_own_data(cfg: Mapping[str, Any], seen: set[Any]) -> None:
     """Build the data sets of this package that a config names, without a pipeline.
 
     A run does so as it starts; a chain comes to the run of a stage days later.
 
     Args:
         cfg: Of the stage; data sets of the toolboxes are passed over.
+        seen: What was built before, which transfers share; the new ones are added.
 
     Raises:
         ConfigError: One cannot be built; the message has its place in the config.
     """
     scope = cfg.get("default_scope", SCOPE)
-    done: list[dict] = []
     found = (datasets(x, f"{place}.dataset") for place, x in _loaders(cfg))
     for place, node in chain.from_iterable(found):
         head, _, name = str(node.get("type")).rpartition(".")
         cls = DATASETS.module_dict.get(name) if (head or scope) == SCOPE else None
         given = {**node, "type": f"{SCOPE}.{name}", "pipeline": []}
-        if cls is None or not issubclass(cls, SSLDataset) or given in done:
+        if cls is None or not issubclass(cls, SSLDataset) or repr(given) in seen:
             continue
-        done.append(given)
+        seen.add(repr(given))
         try:
             DATASETS.build(given)
         except (UserError, OSError) as error:
